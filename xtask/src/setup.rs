@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Installs what the laboratory and the demo need and the machine lacks.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::step;
+
+/// A Debian package, and a file that shows it is there.
+struct Need {
+    package: &'static str,
+    shows: &'static str,
+}
+
+/// Everything the commands use beyond Rust and Debian's base.
+const NEEDS: &[Need] = &[
+    Need {
+        package: "gcc",
+        shows: "/usr/bin/gcc",
+    },
+    Need {
+        package: "libc6-dev",
+        shows: "/usr/lib/x86_64-linux-gnu/libc.a",
+    },
+    Need {
+        package: "binutils",
+        shows: "/usr/bin/objcopy",
+    },
+    Need {
+        package: "bochs",
+        shows: "/usr/bin/bochs",
+    },
+    Need {
+        package: "bochs-term",
+        shows: "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so",
+    },
+    Need {
+        package: "bochsbios",
+        shows: "/usr/share/bochs/BIOS-bochs-latest",
+    },
+    Need {
+        package: "vgabios",
+        shows: "/usr/share/bochs/VGABIOS-lgpl-latest",
+    },
+    Need {
+        package: "bsdutils",
+        shows: "/usr/bin/script",
+    },
+    Need {
+        package: "qemu-system-x86",
+        shows: "/usr/bin/qemu-system-x86_64",
+    },
+    Need {
+        package: "seabios",
+        shows: "/usr/share/seabios/bios-256k.bin",
+    },
+    Need {
+        package: "busybox-static",
+        shows: "/usr/bin/busybox",
+    },
+    Need {
+        package: "cpio",
+        shows: "/usr/bin/cpio",
+    },
+    Need {
+        package: "xz-utils",
+        shows: "/usr/bin/xz",
+    },
+    Need {
+        package: "acpica-tools",
+        shows: "/usr/bin/iasl",
+    },
+];
+
+/// Installs what is missing. Safe to repeat: with nothing missing it does nothing.
+pub fn setup() -> Result<()> {
+    let missing: Vec<&str> = NEEDS
+        .iter()
+        .filter(|n| !Path::new(n.shows).exists())
+        .map(|n| n.package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let line = format!(
+        "apt-get install -y --no-install-recommends {}",
+        missing.join(" ")
+    );
+    // The owner of a process's folder in /proc is its effective user.
+    let root = std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
+    if !root || !Path::new("/usr/bin/apt-get").exists() {
+        bail!(
+            "missing on this machine: {}; as root on Debian: {line}",
+            missing.join(", ")
+        );
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(arguments);
+        command
+    };
+    step::run("apt-get update", &mut apt(&["update", "-q"]))?;
+    let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
+    arguments.extend(&missing);
+    step::run(
+        &format!("install {}", missing.join(" ")),
+        &mut apt(&arguments),
+    )?;
+    if let Some(need) = NEEDS
+        .iter()
+        .find(|n| missing.contains(&n.package) && !Path::new(n.shows).exists())
+    {
+        bail!(
+            "{} was installed, yet {} is not there",
+            need.package,
+            need.shows
+        );
+    }
+    Ok(())
+}
