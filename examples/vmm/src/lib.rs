@@ -2,3 +2,4 @@
 //! The reference VMM: hvkit's crates wired together over KVM and VFIO.
 
 pub mod bus;
+pub mod machine;
