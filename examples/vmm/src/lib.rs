@@ -2,4 +2,7 @@
 //! The reference VMM: hvkit's crates wired together over KVM and VFIO.
 
 pub mod bus;
+pub mod console;
+pub mod hello;
 pub mod machine;
+pub mod wake;
