@@ -68,6 +68,9 @@ pub struct HostArgs {
     /// A shell on this terminal instead of a command.
     #[arg(long, conflicts_with = "command")]
     shell: bool,
+    /// A folder to put into the host with all that is in it: FROM:PATH.
+    #[arg(long = "tree", value_name = "FROM:PATH", value_parser = pair)]
+    trees: Vec<(PathBuf, String)>,
     /// The command and its arguments.
     #[arg(last = true, required_unless_present = "shell")]
     command: Vec<String>,
@@ -157,6 +160,9 @@ fn host(args: HostArgs) -> Result<ExitCode> {
     }
     for (from, path) in &args.programs {
         host = host.program(from, path);
+    }
+    for (from, path) in &args.trees {
+        host = host.tree(from, path);
     }
     for name in &args.modules {
         host = host.module(name);

@@ -130,6 +130,16 @@ impl Deadline {
         }
     }
 
+    /// The patience there was at the start.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// What is left of the patience; `None` once it has run out.
     pub fn left(&self) -> Option<Duration> {
         self.patience

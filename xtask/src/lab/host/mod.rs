@@ -14,26 +14,22 @@
 
 mod init;
 mod report;
+mod run;
 mod stream;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::cpio;
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
 use crate::lab::process::{Deadline, Tethered, tether};
-use stream::{Event, Stream};
+use run::Run;
 
 pub use report::{CommandReport, HostError, HostReport};
 
@@ -47,10 +43,6 @@ const MODULES: &[&str] = &[
 ];
 /// Below this the kernel and its own data do not fit.
 const KERNEL_MIB: u64 = 160;
-/// How long a host that has said it is done may take to switch itself off.
-const POWER_OFF: Duration = Duration::from_secs(10);
-/// How much of a log an error shows, in bytes.
-const SHOWN: usize = 3000;
 
 /// How time passes in the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -212,7 +204,6 @@ impl Host {
     /// A command that fails does not stop the next: see [`HostReport::check`]. Fails with a
     /// [`HostError`] if the host does not come to its end, else if this machine lacks something.
     pub fn run(mut self, commands: &[impl AsRef<str>]) -> Result<HostReport> {
-        let start = Instant::now();
         let deadline = Deadline::after(self.patience);
         let folder = tempfile::Builder::new().prefix("hvkit-host").tempdir()?;
         let token = token();
@@ -243,25 +234,10 @@ impl Host {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(folder.path().join("qemu"))?);
-        let mut run = Run {
-            qemu: Tethered::spawn(qemu)?,
-            stream: Stream::new(&token),
-            deadline,
-            patience: self.patience,
-            folder: folder.path(),
-            commands: Vec::new(),
-            names: commands.iter().map(|c| c.as_ref().to_owned()).collect(),
-            first: None,
-            watcher: self.watcher.take(),
-        };
-        run.finish()?;
-        Ok(HostReport {
-            files: files(&folder.path().join("files"))?,
-            console: run.log("console"),
-            until_first_command: run.first.map_or(Duration::ZERO, |at| at - start),
-            commands: run.commands,
-            total: start.elapsed(),
-        })
+        let names = commands.iter().map(|c| c.as_ref().to_owned()).collect();
+        let watcher = self.watcher.take();
+        let qemu = Tethered::spawn(qemu)?;
+        Run::new(qemu, &token, deadline, folder.path(), names, watcher).finish()
     }
 
     /// Boots and gives a shell on this terminal. `Ctrl-A x` ends the machine.
@@ -348,154 +324,4 @@ fn token() -> String {
             .finish()
     };
     format!("@lab-{:016x}{:016x}@", draw(), draw())
-}
-
-/// A host that runs.
-struct Run<'a> {
-    qemu: Tethered,
-    stream: Stream,
-    deadline: Deadline,
-    patience: Duration,
-    folder: &'a Path,
-    names: Vec<String>,
-    commands: Vec<CommandReport>,
-    first: Option<Instant>,
-    watcher: Option<Watcher>,
-}
-
-impl Run<'_> {
-    fn finish(&mut self) -> Result<()> {
-        let pieces = self.pieces()?;
-        loop {
-            let Some(left) = self.deadline.left() else {
-                bail!(self.timed_out());
-            };
-            match pieces.recv_timeout(left) {
-                Ok(bytes) => {
-                    for event in self.stream.feed(&bytes) {
-                        if self.take(event) {
-                            // Only the power-off is left, and nothing depends on it.
-                            self.qemu.wait(POWER_OFF);
-                            return Ok(());
-                        }
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => bail!(self.timed_out()),
-                Err(RecvTimeoutError::Disconnected) => bail!(self.ended()),
-            }
-        }
-    }
-
-    /// What QEMU's standard output brings, read by a thread so that we can wait with a time-out.
-    fn pieces(&mut self) -> Result<Receiver<Vec<u8>>> {
-        let mut out = self.qemu.stdout().context("QEMU's output is not piped")?;
-        let (send, pieces) = mpsc::channel();
-        thread::Builder::new().spawn(move || {
-            let mut buffer = vec![0; 64 << 10];
-            while let Ok(count @ 1..) = out.read(&mut buffer) {
-                if send.send(buffer[..count].to_vec()).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(pieces)
-    }
-
-    /// Records an event; true if it was the last.
-    fn take(&mut self, event: Event) -> bool {
-        match event {
-            Event::Begin(index) => {
-                self.first.get_or_insert_with(Instant::now);
-                self.commands.push(CommandReport {
-                    command: self.names.get(index).cloned().unwrap_or_default(),
-                    status: -1,
-                    output: Vec::new(),
-                });
-            }
-            Event::Output(bytes) => {
-                if let Some(watcher) = &mut self.watcher {
-                    watcher(&bytes);
-                }
-                if let Some(command) = self.commands.last_mut() {
-                    command.output.extend(bytes);
-                }
-            }
-            Event::End(_, status) => {
-                if let Some(command) = self.commands.last_mut() {
-                    command.status = status;
-                }
-            }
-            Event::Done => return true,
-        }
-        false
-    }
-
-    fn timed_out(&self) -> HostError {
-        if let Some(panicked) = self.panicked() {
-            return panicked;
-        }
-        let output = self.commands.last().map(CommandReport::text);
-        HostError::TimedOut {
-            during: self.during(),
-            seconds: self.patience.as_secs(),
-            output: end(&output.unwrap_or_default()).to_owned(),
-            console: end(&self.log("console")).to_owned(),
-        }
-    }
-
-    fn ended(&mut self) -> HostError {
-        let status = self.qemu.wait(POWER_OFF);
-        if let Some(panicked) = self.panicked() {
-            return panicked;
-        }
-        HostError::Ended {
-            status: status.map_or("still running".to_owned(), |s| s.to_string()),
-            during: self.during(),
-            qemu: end(&self.log("qemu")).to_owned(),
-            console: end(&self.log("console")).to_owned(),
-        }
-    }
-
-    fn panicked(&self) -> Option<HostError> {
-        let console = self.log("console");
-        let (_, message) = console.split_once("Kernel panic - not syncing: ")?;
-        Some(HostError::Panicked {
-            message: message.lines().next().unwrap_or_default().to_owned(),
-            console: end(&console).to_owned(),
-        })
-    }
-
-    fn during(&self) -> String {
-        match self.commands.last() {
-            None => "booting".to_owned(),
-            Some(last) => format!("`{}`", last.command),
-        }
-    }
-
-    fn log(&self, name: &str) -> String {
-        let bytes = fs::read(self.folder.join(name)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-/// The files that came back.
-fn files(archive: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
-    let archive = fs::read(archive).context("no files came back from the host")?;
-    let entries = cpio::entries(&archive).context("the host's files came back damaged")?;
-    Ok(entries
-        .iter()
-        .map(|entry| {
-            let name = entry.name.trim_start_matches("./").to_owned();
-            (name, entry.data.to_vec())
-        })
-        .collect())
-}
-
-/// The end of a text, cut at a character.
-fn end(text: &str) -> &str {
-    let mut from = text.len().saturating_sub(SHOWN);
-    while !text.is_char_boundary(from) {
-        from += 1;
-    }
-    &text[from..]
 }
