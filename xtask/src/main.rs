@@ -17,11 +17,14 @@ struct Cli {
 enum Cmd {
     /// Install what is missing on this machine (Debian as root), or say what to install.
     Setup,
+    /// Format, clippy, documentation, house lints, minimal features, packages.
+    Check,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Cmd::Setup => xtask::setup::setup(),
+        Cmd::Check => xtask::check::check(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
