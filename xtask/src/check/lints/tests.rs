@@ -12,7 +12,10 @@ const SPDX: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
 
 fn found(rule: &str, path: &str, text: &str) -> Vec<usize> {
     let sources = Sources {
-        files: vec![Source { path: path.into(), text: text.to_owned() }],
+        files: vec![Source {
+            path: path.into(),
+            text: text.to_owned(),
+        }],
         packages: vec![Package {
             name: "hvkit-some".to_owned(),
             folder: paths::root().join("some"),
@@ -21,7 +24,10 @@ fn found(rule: &str, path: &str, text: &str) -> Vec<usize> {
         }],
     };
     let mut lines = Vec::new();
-    let rule = ALL.iter().find(|r| r.name == rule).expect("a rule of that name");
+    let rule = ALL
+        .iter()
+        .find(|r| r.name == rule)
+        .expect("a rule of that name");
     (rule.look)(&sources, &mut |finding| {
         assert_eq!(finding.rule, rule.name);
         lines.push(finding.line);
@@ -54,9 +60,20 @@ fn no_silence_wants_a_reason_and_no_dead_code() {
     let allow = format!("#[{}", "allow(");
     let expect = format!("#[{}", "expect(");
     assert_eq!(rule(&format!("{allow}clippy::all)]\n")), [1]);
-    assert_eq!(rule(&format!("\n{expect}clippy::all, reason = \"because\")]\n")), []);
-    assert_eq!(rule(&format!("{expect}\n    clippy::all,\n    reason = \"because\"\n)]\n")), []);
-    assert_eq!(rule(&format!("{expect}dead_code, reason = \"later\")]\n")), [1]);
+    assert_eq!(
+        rule(&format!("\n{expect}clippy::all, reason = \"because\")]\n")),
+        []
+    );
+    assert_eq!(
+        rule(&format!(
+            "{expect}\n    clippy::all,\n    reason = \"because\"\n)]\n"
+        )),
+        []
+    );
+    assert_eq!(
+        rule(&format!("{expect}dead_code, reason = \"later\")]\n")),
+        [1]
+    );
 }
 
 #[test]
@@ -80,6 +97,9 @@ fn crate_shape_names_each_missing_page() {
 #[test]
 fn inline_tests_are_not_code() {
     let text = "a\n#[cfg(test)]\nmod tests {\nb\n}\n";
-    let source = Source { path: PathBuf::from("a.rs"), text: text.to_owned() };
+    let source = Source {
+        path: PathBuf::from("a.rs"),
+        text: text.to_owned(),
+    };
     assert_eq!(source.code_lines().collect::<Vec<_>>(), [(1, "a")]);
 }
