@@ -3,6 +3,9 @@
 
 pub mod cargo;
 pub mod check;
+pub mod demo;
+pub mod lab;
 pub mod paths;
 pub mod setup;
 pub mod step;
+pub mod test;

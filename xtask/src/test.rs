@@ -44,7 +44,7 @@ pub fn test() -> Result<()> {
 
     note(check::check().map(one));
     note(cargo_tests());
-    note(demo::demo(demo::Options::default()).map(one));
+    note(demo::demo(&demo::Options::default()).map(one));
 
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     for line in skipped.lines() {
@@ -57,7 +57,10 @@ pub fn test() -> Result<()> {
         eprintln!(" FAILED {failure}");
     }
     eprintln!("all in {:.0} s", start.elapsed().as_secs_f64());
-    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
     if total.failed > 0 {
         bail!("tests failed");
     }
@@ -68,14 +71,19 @@ pub fn test() -> Result<()> {
 }
 
 fn one<T>(_: T) -> Count {
-    Count { passed: 1, ..Count::default() }
+    Count {
+        passed: 1,
+        ..Count::default()
+    }
 }
 
 /// Unit tests, integration tests and documentation examples of the whole workspace.
 fn cargo_tests() -> Result<Count> {
     let name = "cargo test";
-    let ran =
-        step::run(name, &mut cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]));
+    let ran = step::run(
+        name,
+        &mut cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]),
+    );
     let log = step::log_path(name)?;
     let text = fs::read_to_string(&log).with_context(|| format!("no {}", log.display()))?;
     let count = read_counts(&text);
@@ -98,7 +106,9 @@ fn read_counts(log: &str) -> Count {
     for line in log.lines().filter_map(|l| l.strip_prefix("test result: ")) {
         for part in line.split([';', '.']) {
             let mut words = part.split_whitespace();
-            if let (Some(Ok(number)), Some(what)) = (words.next().map(str::parse), words.next()) {
+            if let (Some(Ok(number)), Some(what)) =
+                (words.next().map(str::parse::<u64>), words.next())
+            {
                 match what {
                     "passed" => sum.passed += number,
                     "failed" => sum.failed += number,
@@ -120,7 +130,14 @@ mod tests {
         let log = "test a ... ok\n\
             test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s\n\
             test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out; finished in 1.00s\n";
-        assert_eq!(read_counts(log), Count { passed: 15, failed: 2, skipped: 1 });
+        assert_eq!(
+            read_counts(log),
+            Count {
+                passed: 15,
+                failed: 2,
+                skipped: 1
+            }
+        );
         assert_eq!(read_counts("error: could not compile"), Count::default());
     }
 }
