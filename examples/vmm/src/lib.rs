@@ -3,3 +3,4 @@
 
 pub mod bus;
 pub mod machine;
+pub mod pci;
