@@ -2,5 +2,6 @@
 //! The reference VMM: hvkit's crates wired together over KVM and VFIO.
 
 pub mod bus;
+pub mod interrupts;
 pub mod machine;
 pub mod pci;

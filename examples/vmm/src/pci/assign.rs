@@ -70,7 +70,7 @@ impl Root {
         // Large ones first: then alignment wastes nothing.
         requests.sort_by_key(|(at, _, r)| (Reverse(r.length), *at, r.bar));
         for (at, function, Request { bar, length, wide }) in requests {
-            let mut from = |a: &mut AddressAllocator| {
+            let from = |a: &mut AddressAllocator| {
                 a.allocate(length, length, AllocPolicy::FirstMatch)
                     .map(|range| range.start())
             };

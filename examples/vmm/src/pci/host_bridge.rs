@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_header_is_a_host_bridges() {
-        let mut read = |offset: u16| {
+        let read = |offset: u16| {
             let mut data = [0; 4];
             HostBridge.config_read(offset, &mut data);
             u32::from_le_bytes(data)

@@ -56,7 +56,7 @@ impl ConfigPorts {
         let byte = u32::try_from(offset.checked_sub(DATA)?).ok()?;
         let end = usize::try_from(byte).ok()?.checked_add(length)?;
         let base = ConfigAddress::from_mechanism_1(self.latch)?;
-        (end <= 4).then(|| ConfigAddress(base.0 | byte))
+        (end <= 4).then_some(ConfigAddress(base.0 | byte))
     }
 }
 
