@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The reference VMM: hvkit's crates wired together over KVM and VFIO.
 
+pub mod acpi;
 pub mod bus;
 pub mod interrupts;
 pub mod machine;

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many ports this device takes from 0xcf8 up.
-pub const PORTS: u64 = 8;
+pub const PORTS: u8 = 8;
 
 /// The latch keeps what it has a meaning for: enable, bus, device, function, register.
 const LATCH_BITS: u32 = 0x80ff_fffc;
