@@ -6,3 +6,7 @@ pub mod bus;
 pub mod interrupts;
 pub mod machine;
 pub mod pci;
+pub mod console;
+pub mod hello;
+pub mod machine;
+pub mod wake;

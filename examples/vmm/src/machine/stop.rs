@@ -5,10 +5,10 @@
 //! this: vCPUs look at [`Stop::is_asked`] after each exit, and the machine, which waits on
 //! [`Stop::event`], makes those that run the guest leave it.
 
+use crate::wake::Wake;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Why a machine stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,15 @@ pub enum StopReason {
     },
     /// The guest says that it panicked.
     GuestPanic,
-    /// The user quit from the console, or a signal asked for an end.
+    /// The user quit from the console.
     Quit,
+    /// A signal asked the VMM to end.
+    Signal(i32),
+    /// A vCPU halted, and the machine has no interrupt controller that could wake it.
+    Halted {
+        /// Which vCPU.
+        vcpu: u8,
+    },
     /// KVM could not go on running a vCPU.
     Internal {
         /// Which vCPU.
@@ -36,7 +43,7 @@ pub enum StopReason {
     },
     /// A thread of the VMM panicked: a defect of ours.
     Defect {
-        /// The thread.
+        /// The thread's name.
         thread: String,
     },
 }
@@ -86,7 +93,9 @@ impl fmt::Display for StopReason {
             StopReason::Reset => f.write_str("the guest asked for a reset"),
             StopReason::TripleFault { vcpu } => write!(f, "triple fault on vCPU {vcpu}"),
             StopReason::GuestPanic => f.write_str("the guest panicked"),
-            StopReason::Quit => f.write_str("quit"),
+            StopReason::Quit => f.write_str("quit from the console"),
+            StopReason::Signal(signal) => write!(f, "ended by signal {signal}"),
+            StopReason::Halted { vcpu } => write!(f, "vCPU {vcpu} halted"),
             StopReason::Internal { vcpu, error } => write!(f, "vCPU {vcpu}: {error}"),
             StopReason::Defect { thread } => write!(f, "the VMM's thread {thread} panicked"),
         }
@@ -102,7 +111,7 @@ pub struct Stop {
 #[derive(Debug)]
 struct Shared {
     reason: OnceLock<StopReason>,
-    event: EventFd,
+    event: Wake,
 }
 
 impl Stop {
@@ -111,18 +120,15 @@ impl Stop {
         Ok(Stop {
             shared: Arc::new(Shared {
                 reason: OnceLock::new(),
-                event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+                event: Wake::new()?,
             }),
         })
     }
 
     /// Asks the machine to stop. Only the first reason is kept.
     pub fn ask(&self, reason: StopReason) {
-        if self.shared.reason.set(reason).is_ok()
-            && let Err(error) = self.shared.event.write(1)
-        {
-            // The counter starts at 0 and is written once, so this cannot be an overflow.
-            log::error!("cannot wake the machine to stop it: {error}");
+        if self.shared.reason.set(reason).is_ok() {
+            self.shared.event.signal();
         }
     }
 
@@ -138,9 +144,9 @@ impl Stop {
         self.shared.reason.get()
     }
 
-    /// Readable once somebody asked; not to be read, so that every waiter sees it.
+    /// Readable once somebody asked; not to be cleared, so that every waiter sees it.
     #[must_use]
-    pub fn event(&self) -> &EventFd {
+    pub fn event(&self) -> &Wake {
         &self.shared.event
     }
 }
@@ -154,11 +160,10 @@ mod tests {
         let stop = Stop::new().unwrap();
         let device = stop.clone();
         assert!(!stop.is_asked());
-        // Non-blocking and unsignalled: a read would have to wait.
-        assert!(stop.event().read().is_err());
+        assert!(!stop.event().clear());
         device.ask(StopReason::PowerOff);
         stop.ask(StopReason::Reset);
         assert_eq!(stop.reason(), Some(&StopReason::PowerOff));
-        assert_eq!(stop.event().read().unwrap(), 1);
+        assert!(stop.event().clear());
     }
 }
