@@ -18,8 +18,8 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::features::{DeviceType, Features};
-use crate::queue::Queue;
-use crate::worker::Worker;
+use crate::queue::{Queue, QueueError};
+use crate::worker::{StartError, Worker};
 
 /// A virtio device over guest memory of type `A`.
 ///
@@ -93,10 +93,40 @@ pub trait Interrupts: Send + Sync {
     /// Device-specific configuration has changed.
     fn config(&self);
 
-    /// The device has met an error it cannot recover from: sets DEVICE_NEEDS_RESET and tells the driver.
+    /// The device cannot go on because of `why`: sets DEVICE_NEEDS_RESET and tells the driver. Called once
+    /// for each thing that goes wrong.
     ///
     /// "Device Status Field" (2.1).
-    fn needs_reset(&self);
+    fn needs_reset(&self, why: &Failure);
+}
+
+/// Why a device stopped until its driver resets it.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The driver did what no driver may do to a queue.
+    #[error("queue {index} is broken")]
+    Queue {
+        /// Which one.
+        index: u16,
+        /// What the driver did.
+        #[source]
+        source: QueueError,
+    },
+    /// The driver sent a request that cannot even be answered.
+    #[error("queue {index}: chain {head} has no room for an answer")]
+    Unanswerable {
+        /// Which queue.
+        index: u16,
+        /// First descriptor of the chain.
+        head: u16,
+    },
+    /// The device could not be brought to life.
+    #[error("the device could not be activated")]
+    Activate(#[from] ActivateError),
+    /// A worker could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
 }
 
 /// Why a device cannot serve what the driver asks for. The driver sees DEVICE_NEEDS_RESET.

@@ -14,6 +14,7 @@
 //! PCI Local Bus 3.0, "Configuration Space".
 
 use super::bar::{Bar, BarError, BarKind};
+use crate::bytes::read_at;
 
 /// Bytes of configuration space, extended part included.
 pub const SIZE: usize = 4096;
@@ -191,10 +192,7 @@ impl ConfigSpace {
 
     /// Reads: any offset, any length. Beyond the end: zero.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
-        let mut bytes = self.bytes.iter().skip(offset.into());
-        for byte in data {
-            *byte = bytes.next().copied().unwrap_or(0);
-        }
+        read_at(&*self.bytes, offset.into(), data);
     }
 
     /// Writes what software may write: any offset, any length.

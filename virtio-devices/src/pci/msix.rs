@@ -196,8 +196,8 @@ impl Msix {
 
     /// Reads the pending bits: any offset, any length. Beyond the end: zero. They are read-only.
     pub fn pending_read(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
-            let first = at.saturating_mul(8);
+        for (byte, i) in data.iter_mut().zip(0..) {
+            let first = offset.saturating_add(i).saturating_mul(8);
             *byte = (0..8u8).fold(0, |bits, bit| {
                 let index = usize::try_from(first.saturating_add(bit.into())).ok();
                 let pending = index
