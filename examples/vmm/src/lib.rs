@@ -3,10 +3,9 @@
 
 pub mod acpi;
 pub mod bus;
+pub mod console;
+pub mod hello;
 pub mod interrupts;
 pub mod machine;
 pub mod pci;
-pub mod console;
-pub mod hello;
-pub mod machine;
 pub mod wake;
