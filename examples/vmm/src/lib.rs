@@ -3,6 +3,7 @@
 
 pub mod acpi;
 pub mod bus;
+pub mod chipset;
 pub mod console;
 pub mod hello;
 pub mod interrupts;

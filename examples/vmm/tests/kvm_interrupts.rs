@@ -9,7 +9,7 @@ use hvkit_vmm::pci::{Doorbells, KvmDoorbells};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// SDM 3A, "The Local APIC Block Diagram": spurious-interrupt vector, with the APIC's software
 /// enable in bit 8; interrupt request register, 32 vectors each 16 bytes.
@@ -119,11 +119,12 @@ fn a_whole_table_of_vectors_fits_and_is_given_back() {
 #[test]
 fn the_kernel_takes_a_line_once() {
     let Some(machine) = machine() else { return };
-    let line = Line::new(Arc::clone(&machine.router), Gsi(4)).unwrap();
-    machine.vm.register_irqfd(line.event(), 4).unwrap_err();
-    let event = line.event().try_clone().unwrap();
+    let event = EventFd::new(EFD_NONBLOCK).unwrap();
+    let ours = event.try_clone().unwrap();
+    let line = Line::new(Arc::clone(&machine.router), Gsi(4), event).unwrap();
+    machine.vm.register_irqfd(&ours, 4).unwrap_err();
     drop(line);
-    machine.vm.register_irqfd(&event, 4).unwrap();
+    machine.vm.register_irqfd(&ours, 4).unwrap();
 }
 
 #[test]

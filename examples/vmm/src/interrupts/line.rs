@@ -3,9 +3,8 @@
 
 use super::router::{InterruptError, Router};
 use super::routing::Gsi;
-use std::io;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// A line that pulses when its event is written, for as long as this value lives.
 #[derive(Debug)]
@@ -16,28 +15,13 @@ pub struct Line {
 }
 
 impl Line {
-    /// The line to the pins of `gsi`.
-    pub fn new(router: Arc<Router>, gsi: Gsi) -> Result<Self, InterruptError> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(InterruptError::Event)?;
+    /// Connects `event` to the pins of `gsi`.
+    pub fn new(router: Arc<Router>, gsi: Gsi, event: EventFd) -> Result<Self, InterruptError> {
         router
             .kernel()
             .attach(&event, gsi)
             .map_err(|source| InterruptError::Attach { gsi, source })?;
         Ok(Line { router, gsi, event })
-    }
-
-    /// The event, for who raises the line from elsewhere.
-    #[must_use]
-    pub fn event(&self) -> &EventFd {
-        &self.event
-    }
-}
-
-impl vm_superio::Trigger for Line {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.event.write(1)
     }
 }
 
@@ -54,17 +38,17 @@ mod tests {
     use super::super::fake::FakeKernel;
     use super::super::routing::Target;
     use super::*;
-    use vm_superio::Trigger;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     #[test]
     fn a_line_raises_its_pins_until_it_is_dropped() {
         let kernel = Arc::new(FakeKernel::default());
         let router = Arc::new(Router::new(kernel.clone(), 4096).unwrap());
-        let line = Line::new(Arc::clone(&router), Gsi(4)).unwrap();
-        line.trigger().unwrap();
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let serial = event.try_clone().unwrap();
+        let line = Line::new(router, Gsi(4), event).unwrap();
+        serial.write(1).unwrap();
         assert_eq!(kernel.delivered(), [Target::Pic(4), Target::IoApic(4)]);
-        line.event().write(1).unwrap();
-        assert_eq!(kernel.delivered().len(), 2);
         drop(line);
         assert_eq!(kernel.listening(), 0);
     }
@@ -74,7 +58,7 @@ mod tests {
         let kernel = Arc::new(FakeKernel::default());
         let router = Arc::new(Router::new(kernel.clone(), 4096).unwrap());
         kernel.refuse(true);
-        let error = Line::new(router, Gsi(4)).unwrap_err();
+        let error = Line::new(router, Gsi(4), EventFd::new(0).unwrap()).unwrap_err();
         assert!(matches!(error, InterruptError::Attach { gsi: Gsi(4), .. }));
     }
 }
