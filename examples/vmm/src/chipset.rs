@@ -10,7 +10,7 @@
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
-use crate::interrupts::{Gsi, InterruptError, KvmMsiVectors, Line, Router};
+use crate::interrupts::{Gsi, InterruptError, KvmMsiVectors, Line, Pin, Router, SharedLine};
 use crate::machine::address_map::{
     ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, PCI_CONFIG_PORT, PCI_MMIO32,
 };
@@ -21,12 +21,14 @@ use crate::machine::vcpu::Buses;
 use crate::pci::decode::Decoder;
 use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
-    ports,
+    intx, ports,
 };
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
 use kvm_ioctls::{Cap, VmFd};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use vmm_sys_util::eventfd::EventFd;
@@ -68,6 +70,8 @@ pub struct Chipset {
     map: AddressMap,
     stop: Stop,
     serial: Option<Line>,
+    /// Those of PCI pins, in use.
+    lines: BTreeMap<Gsi, Arc<SharedLine>>,
 }
 
 impl Chipset {
@@ -110,6 +114,7 @@ impl Chipset {
             map: map.clone(),
             stop: stop.clone(),
             serial: None,
+            lines: BTreeMap::new(),
         })
     }
 
@@ -130,11 +135,23 @@ impl Chipset {
         let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
         let vectors = VirtioPci::<DeviceMemory>::vectors_for(queues);
         let vectors = Arc::new(KvmMsiVectors::new(Arc::clone(&self.router), vectors)?);
+        let at = self.root().free()?;
+        let pin = self.pin(at)?;
         let function = VirtioPci::new(device, memory, vectors, self.device_threads())?
-            .with_report(|failure| log::warn!("a virtio device stopped: {failure}"));
-        let at = self.root().append(Arc::new(Mutex::new(function)))?;
-        log::debug!("virtio device at {at}");
+            .with_interrupt_line(Arc::new(pin))
+            .with_report(move |failure| log::warn!("virtio device {at} stopped: {failure}"));
+        self.root().insert(at, Arc::new(Mutex::new(function)))?;
         Ok(at)
+    }
+
+    /// The interrupt pin INTA# of the function at `at`.
+    fn pin(&mut self, at: FunctionAddress) -> Result<Pin, InterruptError> {
+        let gsi = Gsi(intx::gsi(at, 0));
+        let line = match self.lines.entry(gsi) {
+            Entry::Occupied(line) => line.into_mut(),
+            Entry::Vacant(none) => none.insert(SharedLine::new(Arc::clone(&self.router), gsi)?),
+        };
+        Ok(line.pin())
     }
 
     /// Places all devices and describes a machine of `cpus` processors. To be written to guest

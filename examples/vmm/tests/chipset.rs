@@ -95,6 +95,10 @@ fn disks_are_where_the_guest_looks() {
     );
     assert_eq!([0, 1, 2, 3].map(|device| bench.ecam(device, 0)), identities);
 
+    // INTA#, and the line it is wired to.
+    assert_eq!(bench.config(1, 0x3c) & 0xffff, 0x0111);
+    assert_eq!(bench.config(2, 0x3c) & 0xffff, 0x0112);
+
     // A 64-bit memory BAR in the upper window, off until the guest switches it on.
     let window = bench.map.pci_mmio64();
     let bars = [1, 2].map(|device| {

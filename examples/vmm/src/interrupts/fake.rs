@@ -3,6 +3,7 @@
 
 use super::router::Kernel;
 use super::routing::{Gsi, Route, Target};
+use hvkit_virtio_devices::pci::Level;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
@@ -13,6 +14,8 @@ use vmm_sys_util::eventfd::EventFd;
 pub(super) struct FakeKernel {
     pub(super) routes: Mutex<Vec<Route>>,
     events: Mutex<Vec<(i32, EventFd, Gsi)>>,
+    /// Every change of a level, in order.
+    pub(super) levels: Mutex<Vec<(Gsi, Level)>>,
     refuse: AtomicBool,
 }
 
@@ -70,6 +73,12 @@ impl Kernel for FakeKernel {
         let key = (event.as_raw_fd(), gsi);
         let mut events = self.events.lock().unwrap();
         events.retain(|&(fd, _, gsi)| (fd, gsi) != key);
+        Ok(())
+    }
+
+    fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()> {
+        self.check()?;
+        self.levels.lock().unwrap().push((gsi, level));
         Ok(())
     }
 }

@@ -169,17 +169,17 @@ mod tests {
         // Masked from the start.
         let event = vectors.event(0).unwrap();
         event.write(1).unwrap();
-        assert_eq!(kernel.delivered(), []);
+        assert!(kernel.delivered().is_empty());
         vectors.route(0, message(0x31)).unwrap();
         assert_eq!(kernel.delivered(), [Target::Message(message(0x31))]);
         vectors.mask(0).unwrap();
         vectors.mask(0).unwrap();
         event.write(1).unwrap();
         event.write(1).unwrap();
-        assert_eq!(kernel.delivered(), []);
+        assert!(kernel.delivered().is_empty());
         vectors.route(0, message(0x32)).unwrap();
         assert_eq!(kernel.delivered(), [Target::Message(message(0x32))]);
-        assert_eq!(kernel.delivered(), []);
+        assert!(kernel.delivered().is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! The owner of the machine's routing table.
 
 use super::routing::{FIRST_MESSAGE, Gsi, Route, RoutingTable, pins};
-use hvkit_virtio_devices::pci::MsiMessage;
+use hvkit_virtio_devices::pci::{Level, MsiMessage};
 use kvm_bindings::{KvmIrqRouting, kvm_irq_routing_entry};
 use kvm_ioctls::VmFd;
 use std::fmt;
@@ -21,6 +21,9 @@ pub trait Kernel: Send + Sync {
 
     /// Ends what [`attach`](Self::attach) began; a write from now on stays in the event.
     fn detach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()>;
+
+    /// Sets the level of the pins of `gsi`.
+    fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()>;
 }
 
 impl Kernel for VmFd {
@@ -37,6 +40,10 @@ impl Kernel for VmFd {
 
     fn detach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()> {
         Ok(self.unregister_irqfd(event, gsi.0)?)
+    }
+
+    fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()> {
+        Ok(self.set_irq_line(gsi.0, level == Level::Asserted)?)
     }
 }
 

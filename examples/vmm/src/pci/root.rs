@@ -80,12 +80,17 @@ impl Root {
         Ok(())
     }
 
-    /// Puts `function` in the first free device and says where that is.
-    pub fn append(&mut self, function: Function) -> Result<FunctionAddress, RootError> {
-        let at = (0..32)
+    /// The first device that nothing is at.
+    pub fn free(&self) -> Result<FunctionAddress, RootError> {
+        (0..32)
             .filter_map(FunctionAddress::of_device)
             .find(|at| !self.slots.contains_key(at))
-            .ok_or(RootError::Full)?;
+            .ok_or(RootError::Full)
+    }
+
+    /// Puts `function` in the first free device and says where that is.
+    pub fn append(&mut self, function: Function) -> Result<FunctionAddress, RootError> {
+        let at = self.free()?;
         self.insert(at, function)?;
         Ok(at)
     }
