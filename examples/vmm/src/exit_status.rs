@@ -8,6 +8,7 @@ use crate::machine::kvm::KvmError;
 use crate::machine::memory::MemoryError;
 use crate::machine::processors::CountError;
 use crate::machine::stop::StopReason;
+use hvkit_virtio_devices::block::OpenError;
 
 macro_rules! exit_statuses {
     ($($name:ident = $code:literal $meaning:literal,)*) => {
@@ -126,6 +127,18 @@ impl From<&BootError> for ExitStatus {
     }
 }
 
+impl From<&OpenError> for ExitStatus {
+    fn from(error: &OpenError) -> Self {
+        match error {
+            OpenError::Missing { .. } => ExitStatus::DiskMissing,
+            OpenError::Directory { .. } => ExitStatus::DiskNotAFile,
+            OpenError::ReadOnly { .. } => ExitStatus::DiskReadOnly,
+            OpenError::Locked { .. } => ExitStatus::DiskLocked,
+            _ => ExitStatus::DiskUnusable,
+        }
+    }
+}
+
 impl From<&MachineError> for ExitStatus {
     fn from(error: &MachineError) -> Self {
         match error {
@@ -138,7 +151,9 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
-            MachineError::Bus(_)
+            MachineError::Disk(error) => error.into(),
+            MachineError::Chipset(_)
+            | MachineError::Bus(_)
             | MachineError::Threads(_)
             | MachineError::Event(_)
             | MachineError::Wait(_) => ExitStatus::Host,

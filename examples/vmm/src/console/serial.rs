@@ -10,6 +10,9 @@ use vm_superio::serial::{Error, SerialEvents};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
+/// Ports that the line answers.
+pub const PORTS: u64 = 8;
+
 /// The line's interrupt: an eventfd that KVM turns into an edge.
 #[derive(Debug)]
 struct Interrupt(EventFd);

@@ -8,7 +8,9 @@ use super::processors::CountError;
 use super::threads::ThreadError;
 use crate::boot::BootError;
 use crate::bus::BusError;
+use crate::chipset::ChipsetError;
 use crate::console::ConsoleError;
+use hvkit_virtio_devices::block::OpenError;
 use std::io;
 
 /// A machine could not be built or run.
@@ -32,6 +34,12 @@ pub enum MachineError {
     /// The serial line's other end cannot be used.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// The devices cannot be joined.
+    #[error(transparent)]
+    Chipset(#[from] ChipsetError),
     /// Two devices are in each other's way.
     #[error(transparent)]
     Bus(#[from] BusError),

@@ -91,7 +91,7 @@ impl Machine {
             kernel: &config.kernel,
             initramfs: config.initramfs.as_deref(),
             command_line: &config.command_line,
-            rsdp: platform.rsdp(),
+            rsdp: Some(platform.rsdp()),
         };
         let entry = boot::load(&payload, &map, vm.ram())?;
         entry

@@ -106,17 +106,25 @@ fn spawn(mut vcpu: Vcpu, stop: Stop) -> io::Result<JoinHandle<Option<Box<Registe
         .name(name.clone())
         .stack_size(STACK)
         .spawn(move || {
-            let watch = PanicWatch { name, stop };
+            let watch = PanicWatch::new(name, stop);
             let registers = vcpu.run();
             drop(watch);
             registers
         })
 }
 
-/// Stops the machine if its thread panics: without that vCPU the guest would wait for ever.
-struct PanicWatch {
+/// Stops the machine if its thread panics: without that thread the guest would wait for ever.
+#[derive(Debug)]
+pub(crate) struct PanicWatch {
     name: String,
     stop: Stop,
+}
+
+impl PanicWatch {
+    /// Made and dropped in the thread of that name.
+    pub(crate) fn new(name: String, stop: Stop) -> Self {
+        PanicWatch { name, stop }
+    }
 }
 
 impl Drop for PanicWatch {
