@@ -15,11 +15,13 @@
 //!
 //! "Virtqueues" (2.6), "Split Virtqueues" (2.7).
 
+mod buffers;
 mod chain;
 mod split;
 
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
+pub use buffers::Buffers;
 pub use chain::{Chain, ChainError, Segment};
 use split::SplitRing;
 
@@ -231,6 +233,10 @@ impl Queue {
     /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
     ///
     /// `written` is how many bytes from the start of the chain's writable part were written.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "taken by value so that no chain is completed twice"
+    )]
     pub fn complete<M: GuestMemory + ?Sized>(
         &mut self,
         memory: &M,
