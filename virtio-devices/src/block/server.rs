@@ -89,12 +89,14 @@ impl<A: GuestAddressSpace> Server<A> {
             let Some(head) = popped else {
                 return Ok(Batch::Drained);
             };
-            let served =
-                disk.serve(memory, &self.chain)
-                    .map_err(|Unanswerable| Failure::Unanswerable {
-                        index,
-                        head: head.index(),
-                    })?;
+            let served = match disk.serve(memory, &self.chain) {
+                Ok(served) => served,
+                Err(Unanswerable) => {
+                    self.active.queue.fail();
+                    let head = head.index();
+                    return Err(Failure::Unanswerable { index, head });
+                }
+            };
             self.active
                 .queue
                 .complete(memory, head, served.written)

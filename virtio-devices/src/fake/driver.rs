@@ -191,7 +191,7 @@ impl<F: TestFunction> Driver<F> {
     }
 
     /// Resets the device, then goes as far as FEATURES_OK with those of `features` that are offered.
-    /// Panics if the device refuses. Returns the features.
+    /// Panics if the device refuses. Gives changes of configuration MSI-X vector 0. Returns the features.
     pub fn negotiate(&mut self, features: u64) -> u64 {
         assert_eq!(self.set_status(0), 0, "reset");
         self.set_status(1);
@@ -199,6 +199,7 @@ impl<F: TestFunction> Driver<F> {
         let accepted = self.offered() & features;
         self.accept(accepted);
         assert_eq!(self.set_status(0xb), 0xb, "FEATURES_OK was refused");
+        self.put(self.common, 0x10, 2, 0);
         accepted
     }
 

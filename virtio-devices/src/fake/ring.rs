@@ -120,13 +120,15 @@ impl Ring {
         head
     }
 
-    /// The next chain that the device has used.
+    /// The next chain that the device has used. Asks for an interrupt at the one after it, if the device
+    /// goes by event indices.
     pub fn take(&mut self) -> Option<Used> {
         if self.get16(self.used + 2) == self.seen {
             return None;
         }
         let at = self.used + 4 + 8 * u64::from(self.seen % self.size);
         self.seen = self.seen.wrapping_add(1);
+        self.put16(self.available + 4 + 2 * u64::from(self.size), self.seen);
         let mut raw = [0; 8];
         self.memory.read_slice(&mut raw, GuestAddress(at)).unwrap();
         let word = u64::from_le_bytes(raw);

@@ -211,9 +211,14 @@ impl Queue {
         self.ring.size()
     }
 
-    /// Whether a protocol error has ended this queue.
+    /// Whether an error has ended this queue.
     pub fn is_failed(&self) -> bool {
         self.failed
+    }
+
+    /// Ends this queue for a reason that only the device can see, as a protocol error would.
+    pub fn fail(&mut self) {
+        self.failed = true;
     }
 
     /// Takes the next available chain and puts its buffers in `chain`; `None` if there is none, or the
