@@ -23,6 +23,9 @@ enum Cmd {
     Demo(xtask::demo::Options),
     /// Everything that must pass; ends in the line "N passed, N failed, N skipped".
     Test,
+    /// Side by side in one run: ours, peers, limits, with ratios.
+    #[command(subcommand)]
+    Bench(xtask::bench::Bench),
     /// The laboratory by hand: bochs, qtest, host.
     #[command(subcommand)]
     Lab(xtask::lab::cli::LabCommand),
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Cmd::Lab(command) => xtask::lab::cli::run(command),
         Cmd::Demo(options) => xtask::demo::demo(&options),
         Cmd::Test => xtask::test::test().map(|()| ExitCode::SUCCESS),
+        Cmd::Bench(which) => xtask::bench::bench(&which).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -128,8 +128,9 @@ fn watch(child: &mut Child, options: &Options, start: Instant) -> Result<String,
         let Ok((when, chunk)) = chunks.recv_timeout(left) else {
             let tail = &seen[seen.len().saturating_sub(KEPT)..];
             return Err(format!(
-                "`{}` did not come within {} s; the end of the output:\n{}",
+                "`{}` did not come in {:.1} s of {}; the end of the output:\n{}",
                 options.until,
+                start.elapsed().as_secs_f64(),
                 options.timeout.as_secs(),
                 String::from_utf8_lossy(tail)
             ));

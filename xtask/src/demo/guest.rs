@@ -19,9 +19,9 @@ pub(super) const MEMORY_MIB: u64 = 256;
 /// Length of the disk.
 pub(super) const DISK_BYTES: u64 = 16 << 20;
 /// The part of the disk that the guest reads: from its start.
-const READ_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 1 << 20;
 /// The part of the disk that the guest writes: MiB at which it starts, and its length in MiB.
-pub(super) const WRITTEN_MIB: (u64, u64) = (4, 4);
+pub(super) const WRITTEN_MIB: (u64, u64) = (4, 1);
 
 /// The kernel's command line: all of it the guest's own choice but for the console.
 const CMDLINE: &str = "console=ttyS0 panic=-1 quiet";

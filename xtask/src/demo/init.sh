@@ -28,13 +28,13 @@ while [ ! -b /dev/vda ] && [ $tries -lt 50 ]; do
 done
 if [ -b /dev/vda ]; then
     say disk-sectors "$(cat /sys/block/vda/size)"
-    # The first 4 MiB are the host's, to be read; the next 4 MiB are ours, to be written.
-    say disk-read "$(dd if=/dev/vda bs=1M count=4 2>/dev/null | digest)"
-    dd if=/dev/urandom of=/tmp/ours bs=1M count=4 2>/dev/null
+    # The first MiB is the host's, to be read; one at 4 MiB is ours, to be written.
+    say disk-read "$(dd if=/dev/vda bs=1M count=1 2>/dev/null | digest)"
+    dd if=/dev/urandom of=/tmp/ours bs=1M count=1 2>/dev/null
     say disk-wrote "$(digest </tmp/ours)"
     dd if=/tmp/ours of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null || say trouble "write to /dev/vda"
     echo 3 >/proc/sys/vm/drop_caches
-    say disk-reread "$(dd if=/dev/vda bs=1M skip=4 count=4 2>/dev/null | digest)"
+    say disk-reread "$(dd if=/dev/vda bs=1M skip=4 count=1 2>/dev/null | digest)"
 else
     say trouble "no /dev/vda after 5 s"
 fi

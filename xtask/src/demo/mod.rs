@@ -18,6 +18,7 @@ use guest::Guest;
 use verdict::{After, Given, Said};
 
 pub use vmm::build as build_vmm;
+pub(crate) use vmm::static_program;
 
 /// What `cargo xtask demo` takes.
 #[derive(Args, Clone, Debug, Default)]
