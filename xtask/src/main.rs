@@ -17,14 +17,18 @@ struct Cli {
 enum Cmd {
     /// Install what is missing on this machine (Debian as root), or say what to install.
     Setup,
+    /// The laboratory by hand: bochs, qtest, host.
+    #[command(subcommand)]
+    Lab(xtask::lab::cli::LabCommand),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Cmd::Setup => xtask::setup::setup(),
+        Cmd::Setup => xtask::setup::setup().map(|()| ExitCode::SUCCESS),
+        Cmd::Lab(command) => xtask::lab::cli::run(command),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

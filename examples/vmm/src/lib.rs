@@ -2,9 +2,13 @@
 //! The reference VMM: hvkit's crates wired together over KVM and VFIO.
 
 pub mod acpi;
+pub mod boot;
 pub mod bus;
 pub mod chipset;
+pub mod cli;
+pub mod config;
 pub mod console;
+pub mod exit_status;
 pub mod hello;
 pub mod interrupts;
 pub mod machine;

@@ -7,6 +7,7 @@
 use super::escape::{Escape, Typed};
 use super::output::Deadline;
 use super::serial::SerialLine;
+use super::terminal::RawTerminal;
 use crate::machine::stop::{Stop, StopReason};
 use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Signals that ask for an orderly end.
 const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
@@ -52,36 +53,28 @@ impl Signals {
     }
 }
 
-/// What the user types goes where.
+/// The user's input on its way to the guest.
 #[derive(Debug)]
 pub struct Typing {
-    serial: Arc<Mutex<SerialLine>>,
     room: Arc<Wake>,
     escape: Option<Escape>,
     ended: bool,
 }
 
 impl Typing {
-    /// Standard input goes to `serial`; with an escape key if it is a terminal.
+    /// Standard input, with an escape key if it is a terminal. `room` is signalled when the line
+    /// can take more.
     #[must_use]
-    pub fn new(serial: Arc<Mutex<SerialLine>>, escape: Option<Escape>) -> Self {
-        let room = lock(&serial).room();
+    pub fn new(room: Arc<Wake>, escape: Option<Escape>) -> Self {
         Typing {
-            serial,
             room,
             escape,
             ended: false,
         }
     }
 
-    /// Whether the guest's line can take input, which may still come.
-    fn wants_input(&self) -> bool {
-        !self.ended && lock(&self.serial).capacity() > 0
-    }
-
-    /// Takes what can be read without waiting, and no more than the line can take.
-    fn take(&mut self) -> io::Result<Typed> {
-        let mut line = lock(&self.serial);
+    /// Takes what can be read without waiting, and no more than `line` can take.
+    fn take(&mut self, line: &mut SerialLine) -> io::Result<Typed> {
         let mut bytes = [0; 64];
         // An escape pair that turns out not to be one grows by the byte that was held back.
         let room = line.capacity().saturating_sub(1).clamp(1, bytes.len());
@@ -101,8 +94,77 @@ impl Typing {
     }
 }
 
-fn lock(serial: &Mutex<SerialLine>) -> std::sync::MutexGuard<'_, SerialLine> {
-    serial.lock().unwrap_or_else(PoisonError::into_inner)
+/// The serial line while the machine runs: what is printed, and what is typed.
+#[derive(Debug)]
+pub struct Session<'a> {
+    line: &'a Mutex<SerialLine>,
+    deadline: &'a Deadline,
+    typing: Option<Typing>,
+    /// Restores the terminal when the session ends, however it ends.
+    _terminal: Option<RawTerminal>,
+}
+
+impl<'a> Session<'a> {
+    /// Output only.
+    #[must_use]
+    pub fn new(line: &'a Mutex<SerialLine>, deadline: &'a Deadline) -> Self {
+        Session {
+            line,
+            deadline,
+            typing: None,
+            _terminal: None,
+        }
+    }
+
+    /// With input, from a terminal that was taken over or from what else standard input is.
+    #[must_use]
+    pub fn with_input(mut self, typing: Typing, terminal: Option<RawTerminal>) -> Self {
+        self.typing = Some(typing);
+        self._terminal = terminal;
+        self
+    }
+
+    /// What to wait for: the printing deadline, and input or room for it.
+    fn sources(&self) -> [Option<BorrowedFd<'_>>; 3] {
+        let (input, room) = match &self.typing {
+            Some(typing) if !typing.ended => match lock(self.line).capacity() {
+                0 => (None, Some(typing.room.as_fd())),
+                _ => (Some(stdin()), None),
+            },
+            _ => (None, None),
+        };
+        [Some(self.deadline.as_fd()), input, room]
+    }
+
+    /// Does what the sources that are ready ask for.
+    fn serve(&mut self, [deadline, input, room]: [bool; 3]) -> Typed {
+        if deadline {
+            self.deadline.passed();
+            lock(self.line).drain();
+        }
+        let Some(typing) = &mut self.typing else {
+            return Typed::Input;
+        };
+        if room {
+            typing.room.clear();
+        }
+        if !input {
+            return Typed::Input;
+        }
+        match typing.take(&mut lock(self.line)) {
+            Ok(typed) => typed,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Typed::Input,
+            Err(error) => {
+                log::warn!("standard input: {error}; the guest gets no more of it");
+                typing.ended = true;
+                Typed::Input
+            }
+        }
+    }
+}
+
+fn lock(line: &Mutex<SerialLine>) -> MutexGuard<'_, SerialLine> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until the machine is asked to stop, by anybody, and asks it itself for signals and the
@@ -110,49 +172,24 @@ fn lock(serial: &Mutex<SerialLine>) -> std::sync::MutexGuard<'_, SerialLine> {
 pub fn wait_for_stop(
     stop: &Stop,
     signals: &Signals,
-    mut typing: Option<Typing>,
-    printing: Option<(&Mutex<SerialLine>, &Deadline)>,
+    mut session: Option<Session<'_>>,
 ) -> io::Result<()> {
     while !stop.is_asked() {
-        let ready = {
-            let never = stop.event().as_fd();
-            let (input, room) = match &typing {
-                Some(typing) if typing.wants_input() => (Some(stdin()), None),
-                Some(typing) if !typing.ended => (None, Some(typing.room.as_fd())),
-                _ => (None, None),
-            };
-            let sources: [Option<BorrowedFd<'_>>; 5] = [
-                Some(never),
-                Some(signals.woken.as_fd()),
-                printing.map(|(_, deadline)| deadline.as_fd()),
-                input,
-                room,
-            ];
-            wait(sources)?
-        };
-        let [_, signalled, deadline, input, room] = ready;
+        let [deadline, input, room] = session.as_ref().map_or([None; 3], Session::sources);
+        let [_, signalled, deadline, input, room] = wait([
+            Some(stop.event().as_fd()),
+            Some(signals.woken.as_fd()),
+            deadline,
+            input,
+            room,
+        ])?;
         if signalled && let Some(signal) = signals.arrived() {
             stop.ask(StopReason::Signal(signal));
         }
-        if deadline && let Some((serial, deadline)) = printing {
-            deadline.passed();
-            lock(serial).drain();
-        }
-        if let Some(typing) = &mut typing {
-            if room {
-                typing.room.clear();
-            }
-            if input {
-                match typing.take() {
-                    Ok(Typed::Quit) => stop.ask(StopReason::Quit),
-                    Ok(Typed::Input) => {}
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        log::warn!("standard input: {error}; the guest gets no more of it");
-                        typing.ended = true;
-                    }
-                }
-            }
+        if let Some(session) = &mut session
+            && session.serve([deadline, input, room]) == Typed::Quit
+        {
+            stop.ask(StopReason::Quit);
         }
     }
     Ok(())
@@ -193,7 +230,7 @@ mod tests {
         let signals = Signals::catch().unwrap();
         let elsewhere = stop.clone();
         let guest = thread::spawn(move || elsewhere.ask(StopReason::PowerOff));
-        wait_for_stop(&stop, &signals, None, None).unwrap();
+        wait_for_stop(&stop, &signals, None).unwrap();
         guest.join().unwrap();
         assert_eq!(stop.reason(), Some(&StopReason::PowerOff));
     }

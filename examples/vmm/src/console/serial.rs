@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use vm_superio::serial::{Error, SerialEvents};
 use vm_superio::{Serial, Trigger};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// The line's interrupt: an eventfd that KVM turns into an edge.
 #[derive(Debug)]
@@ -42,30 +42,15 @@ impl SerialEvents for Room {
 #[derive(Debug)]
 pub struct SerialLine {
     uart: Serial<Interrupt, Room, Output>,
-    interrupt: EventFd,
     room: Arc<Wake>,
 }
 
 impl SerialLine {
-    /// A line that prints to `output`.
-    pub fn new(output: Output) -> io::Result<Self> {
-        let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+    /// A line that prints to `output` and interrupts the guest by signalling `interrupt`.
+    pub fn new(interrupt: EventFd, output: Output) -> io::Result<Self> {
         let room = Arc::new(Wake::new()?);
-        Ok(SerialLine {
-            uart: Serial::with_events(
-                Interrupt(interrupt.try_clone()?),
-                Room(Arc::clone(&room)),
-                output,
-            ),
-            interrupt,
-            room,
-        })
-    }
-
-    /// Signalled when the guest is to be interrupted.
-    #[must_use]
-    pub fn interrupt(&self) -> &EventFd {
-        &self.interrupt
+        let uart = Serial::with_events(Interrupt(interrupt), Room(Arc::clone(&room)), output);
+        Ok(SerialLine { uart, room })
     }
 
     /// Signalled when the guest has read all input.
@@ -122,6 +107,7 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::sync::Mutex;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     /// 16550 registers, by offset from the first port.
     const DATA: u64 = 0;
@@ -141,9 +127,15 @@ mod tests {
     }
 
     fn line() -> (SerialLine, Place) {
+        let (line, place, _) = line_with_interrupt();
+        (line, place)
+    }
+    fn line_with_interrupt() -> (SerialLine, Place, EventFd) {
         let place = Place::default();
         let output = Output::new(Box::new(place.clone()), None);
-        (SerialLine::new(output).unwrap(), place)
+        let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let line = SerialLine::new(interrupt.try_clone().unwrap(), output).unwrap();
+        (line, place, interrupt)
     }
 
     fn read(line: &mut SerialLine, register: u64) -> u8 {
@@ -165,10 +157,10 @@ mod tests {
 
     #[test]
     fn the_guest_reads_what_is_typed_and_makes_room() {
-        let (mut line, _) = line();
+        let (mut line, _, interrupt) = line_with_interrupt();
         line.write(INTERRUPT_ENABLE, &[1]);
         line.type_in(b"ab");
-        assert!(line.interrupt().read().is_ok(), "no interrupt");
+        assert!(interrupt.read().is_ok(), "no interrupt");
         assert_eq!(read(&mut line, LINE_STATUS) & 1, 1);
         assert_eq!(read(&mut line, DATA), b'a');
         assert!(!line.room().clear(), "there is still a byte");
