@@ -4,6 +4,8 @@
 pub mod block;
 mod bytes;
 pub mod device;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod features;
 pub mod pci;
 pub mod queue;

@@ -3,10 +3,14 @@
 
 use std::fs::{File, FileType, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use vm_memory::GuestMemory;
+
 use super::SECTOR;
+use super::transfer::{self, Direction, Hole, TransferError, transfer};
+use crate::queue::Buffers;
 
 /// What may be done to an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -60,6 +64,24 @@ pub enum OpenError {
         /// Bytes.
         length: u64,
     },
+    /// No disk has so many queues.
+    #[error("{count} queues; a disk has 1 to 256")]
+    Queues {
+        /// Asked for.
+        count: u16,
+    },
+    /// No queue can have that size.
+    #[error("a queue of {size} descriptors; it must be a power of two from 4 to 32768")]
+    QueueSize {
+        /// Asked for.
+        size: u16,
+    },
+    /// Too long, or not printable ASCII.
+    #[error("serial number \"{}\"; it must be at most 20 printable characters", serial.escape_ascii())]
+    Serial {
+        /// Asked for.
+        serial: Vec<u8>,
+    },
     /// The host refused for another reason.
     #[error("{}: cannot be opened", path.display())]
     Host {
@@ -77,6 +99,7 @@ pub(super) struct Image {
     file: File,
     sectors: u64,
     access: Access,
+    physical_block_exponent: u8,
 }
 
 impl Image {
@@ -109,7 +132,8 @@ impl Image {
             .open(path)
             .map_err(host)?;
         // Again: it may be another file by now.
-        is_disk(file.metadata().map_err(host)?.file_type(), path)?;
+        let metadata = file.metadata().map_err(host)?;
+        is_disk(metadata.file_type(), path)?;
         let locked = match access {
             Access::ReadWrite => file.try_lock(),
             Access::ReadOnly => file.try_lock_shared(),
@@ -133,12 +157,71 @@ impl Image {
             file,
             sectors: length / SECTOR,
             access,
+            physical_block_exponent: exponent(metadata.blksize()),
         })
     }
 
     /// Capacity in sectors, fixed when it was opened.
     pub(super) fn sectors(&self) -> u64 {
         self.sectors
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Sectors of what the host writes at once, as a power of two.
+    pub(super) fn physical_block_exponent(&self) -> u8 {
+        self.physical_block_exponent
+    }
+
+    /// Moves `data` from or to the image at `offset` in bytes.
+    pub(super) fn transfer<M: GuestMemory + ?Sized>(
+        &self,
+        offset: u64,
+        direction: Direction,
+        memory: &M,
+        data: Buffers<'_>,
+    ) -> Result<(), TransferError> {
+        transfer(&self.file, offset, direction, memory, data)
+    }
+
+    /// Puts what was written on stable storage.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Makes a range read as zeros.
+    pub(super) fn hole(&self, offset: u64, length: u64, kind: Hole) -> io::Result<()> {
+        match transfer::hole(&self.file, offset, length, kind) {
+            // The host's file system has no holes; the guest gets its zeros all the same.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.zero(offset, length),
+            result => result,
+        }
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let now = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
+            self.file.write_all_at(&ZEROS[..now], at)?;
+            at += now as u64;
+        }
+        Ok(())
+    }
+}
+
+/// log2 of a block's size in sectors; 0 for a size that cannot be told so.
+fn exponent(block: u64) -> u8 {
+    let sectors = block / SECTOR;
+    if sectors.is_power_of_two() && sectors <= 1 << 15 {
+        sectors.ilog2() as u8
+    } else {
+        0
     }
 }
 

@@ -10,21 +10,28 @@
 
 mod config;
 mod image;
+mod request;
+mod server;
+mod transfer;
 
 use std::sync::Arc;
 
 use vm_memory::GuestAddressSpace;
 
-pub use config::Options;
-use image::Image;
+pub use config::{Options, feature};
 pub use image::{Access, OpenError};
 
+use self::image::Image;
+use self::request::Caching;
+use self::server::Server;
 use crate::device::{ActivateError, Activation, Device};
 use crate::features::{DeviceType, Features};
 use crate::worker::Worker;
 
 /// Bytes of a sector, the unit of every address and capacity.
 pub const SECTOR: u64 = 512;
+/// Bytes of a serial number.
+const SERIAL: usize = 20;
 
 /// A block device.
 #[derive(Debug)]
@@ -36,6 +43,7 @@ pub struct Block {
 impl Block {
     /// Opens the image that `options` name, and locks it.
     pub fn open(options: Options) -> Result<Self, OpenError> {
+        options.check()?;
         let image = Image::open(options.path(), options.access())?;
         Ok(Self {
             image: Arc::new(image),
@@ -58,7 +66,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        self.options.config_read(self.image.sectors(), offset, data);
+        self.options.config_read(&self.image, offset, data);
     }
 
     fn config_write(&mut self, _offset: u64, _data: &[u8]) {
@@ -72,7 +80,29 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
         if activation.queues.is_empty() {
             return Err(ActivateError::QueueMissing { index: 0 });
         }
-        Ok(Vec::new())
+        // A driver that did not accept the flush cannot ask for one, so every write is flushed (5.2.6.2).
+        let caching = if activation.features.contains(feature::FLUSH) {
+            Caching::WriteBack
+        } else {
+            Caching::WriteThrough
+        };
+        let Activation {
+            memory,
+            queues,
+            interrupts,
+            ..
+        } = activation;
+        let server = |active| -> Box<dyn Worker> {
+            Box::new(Server::new(
+                Arc::clone(&self.image),
+                self.options.serial(),
+                caching,
+                memory.clone(),
+                active,
+                Arc::clone(&interrupts),
+            ))
+        };
+        Ok(queues.into_iter().map(server).collect())
     }
 
     fn reset(&mut self) {}

@@ -12,6 +12,8 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
 
+use super::Buffers;
+
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
@@ -122,14 +124,14 @@ impl Chain {
         Self::default()
     }
 
-    /// Buffers for the device to read, in order.
-    pub fn readable(&self) -> &[Segment] {
-        &self.segments[..self.readable]
+    /// What the device is to read.
+    pub fn readable(&self) -> Buffers<'_> {
+        Buffers::new(&self.segments[..self.readable])
     }
 
-    /// Buffers for the device to write, in order.
-    pub fn writable(&self) -> &[Segment] {
-        &self.segments[self.readable..]
+    /// What the device is to write.
+    pub fn writable(&self) -> Buffers<'_> {
+        Buffers::new(&self.segments[self.readable..])
     }
 
     /// Takes in all of a chain, or fails.

@@ -15,11 +15,13 @@
 //!
 //! "Virtqueues" (2.6), "Split Virtqueues" (2.7).
 
+mod buffers;
 mod chain;
 mod split;
 
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
+pub use buffers::Buffers;
 pub use chain::{Chain, ChainError, Segment};
 use split::SplitRing;
 
@@ -209,9 +211,14 @@ impl Queue {
         self.ring.size()
     }
 
-    /// Whether a protocol error has ended this queue.
+    /// Whether an error has ended this queue.
     pub fn is_failed(&self) -> bool {
         self.failed
+    }
+
+    /// Ends this queue for a reason that only the device can see, as a protocol error would.
+    pub fn fail(&mut self) {
+        self.failed = true;
     }
 
     /// Takes the next available chain and puts its buffers in `chain`; `None` if there is none, or the
@@ -231,6 +238,10 @@ impl Queue {
     /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
     ///
     /// `written` is how many bytes from the start of the chain's writable part were written.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "taken by value so that no chain is completed twice"
+    )]
     pub fn complete<M: GuestMemory + ?Sized>(
         &mut self,
         memory: &M,
