@@ -8,6 +8,7 @@ use crate::machine::kvm::KvmError;
 use crate::machine::memory::MemoryError;
 use crate::machine::processors::CountError;
 use crate::machine::stop::StopReason;
+use hvkit_virtio_devices::block::OpenError;
 
 macro_rules! exit_statuses {
     ($($name:ident = $code:literal $meaning:literal,)*) => {
@@ -60,6 +61,7 @@ exit_statuses! {
     MemoryTooLarge = 42 "the memory size is larger than the host's, or than its processor can address",
     CpusZero = 43 "there are no processors",
     CpusTooMany = 44 "there are more processors than KVM can run",
+    MemoryTooSmall = 45 "the memory ends below where a PC's tables go",
     DiskMissing = 50 "a disk's file is missing",
     DiskNotAFile = 51 "a disk is a directory",
     DiskReadOnly = 52 "a disk cannot be written, and readonly=on was not asked",
@@ -126,6 +128,18 @@ impl From<&BootError> for ExitStatus {
     }
 }
 
+impl From<&OpenError> for ExitStatus {
+    fn from(error: &OpenError) -> Self {
+        match error {
+            OpenError::Missing { .. } => ExitStatus::DiskMissing,
+            OpenError::Directory { .. } => ExitStatus::DiskNotAFile,
+            OpenError::ReadOnly { .. } => ExitStatus::DiskReadOnly,
+            OpenError::Locked { .. } => ExitStatus::DiskLocked,
+            _ => ExitStatus::DiskUnusable,
+        }
+    }
+}
+
 impl From<&MachineError> for ExitStatus {
     fn from(error: &MachineError) -> Self {
         match error {
@@ -137,8 +151,11 @@ impl From<&MachineError> for ExitStatus {
             | MachineError::DoesNotFit(DoesNotFit { .. }) => ExitStatus::MemoryTooLarge,
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
+            MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
+            MachineError::Disk(error) => error.into(),
             MachineError::Bus(_)
+            | MachineError::Chipset(_)
             | MachineError::Threads(_)
             | MachineError::Event(_)
             | MachineError::Wait(_) => ExitStatus::Host,
