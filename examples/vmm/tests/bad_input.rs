@@ -233,6 +233,9 @@ fn initramfs_missing_or_larger_than_memory() {
 
 #[test]
 fn memory_that_no_machine_has() {
+    if !has_kvm() {
+        return;
+    }
     let folder = Folder::new();
     let with = |size: &str, status, part: &str| {
         refused(
@@ -244,6 +247,7 @@ fn memory_that_no_machine_has() {
     with("size=0", 40, "size is 0");
     with("size=4097", 41, "4097 is not a multiple of the page size");
     with("size=1000T", 42, "larger than this host's");
+    with("size=4K", 45, "memory too small");
     with("size=lots", 2, "size=lots is not a size such as 512M");
 }
 

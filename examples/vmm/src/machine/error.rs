@@ -43,12 +43,6 @@ pub enum MachineError {
     /// Two devices are in each other's way.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// PCI, interrupts, and their description.
-    #[error(transparent)]
-    Chipset(#[from] ChipsetError),
-    /// A disk cannot be used.
-    #[error(transparent)]
-    Disk(#[from] OpenError),
     /// The guest's description has its place, and there is no RAM.
     #[error("memory too small: there is none at {address:#x}, where the ACPI tables go")]
     NoRoomForTables {
