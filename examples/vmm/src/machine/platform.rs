@@ -5,6 +5,7 @@ use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_POR
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
+use super::reset_vector;
 use super::stop::Stop;
 use super::vcpu::Buses;
 use super::vm::Vm;
@@ -70,6 +71,7 @@ impl Platform {
         let tables = chipset.describe(cpus)?;
         vm.ram()
             .write_slice(&tables.bytes, GuestAddress(tables.address))
+            .and_then(|()| reset_vector::write(vm.ram()))
             .map_err(|_| MachineError::NoRoomForTables {
                 address: tables.address,
             })?;
