@@ -12,12 +12,22 @@ use clap::{Args, Subcommand};
 use crate::lab::host::{Clock, Host};
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
+use crate::lab::qtest::QtestOptions;
 
 /// The laboratory's machines.
 #[derive(Clone, Debug, Subcommand)]
 pub enum LabCommand {
     /// A Linux host with KVM, VT-d and VFIO: run a command in it, or a shell.
     Host(HostArgs),
+    /// QEMU's VT-d unit and memory without a guest: send requests, print the answers.
+    Qtest {
+        /// The VT-d unit's properties, as QEMU spells them.
+        #[arg(long, default_value = "aw-bits=48,intremap=on")]
+        iommu: String,
+        /// Requests of the qtest protocol, such as "readl 0xfed90000".
+        #[arg(required = true)]
+        requests: Vec<String>,
+    },
     /// Print the path of Debian's cloud kernel, fetched if need be.
     Kernel {
         /// The decompressed ELF file instead of the bzImage.
@@ -114,6 +124,13 @@ fn pair(text: &str) -> Result<(PathBuf, String), String> {
 pub fn run(command: LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Host(args) => host(args),
+        LabCommand::Qtest { iommu, requests } => {
+            let mut machine = QtestOptions::new().iommu(&iommu).start()?;
+            for request in requests {
+                println!("{}", machine.raw(&request)?);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         LabCommand::Kernel { vmlinux } => {
             let kernel = Kernel::fetch()?;
             let path = if vmlinux {

@@ -2,8 +2,8 @@
 //! The laboratory: machines written by others, on which our own work is tried.
 //!
 //! Each machine is one call from a test. [`host`] is a Linux host with KVM, VT-d and VFIO inside
-//! QEMU. What it needs to boot is made by [`initramfs`] and fetched by [`kernel`].
-//! `lab/README.md` shows the same by hand.
+//! QEMU; what it needs to boot is made by [`initramfs`] and fetched by [`kernel`]. [`qtest`] is
+//! QEMU's VT-d unit without a guest. `lab/README.md` shows the same by hand.
 
 pub mod cli;
 pub mod cpio;
@@ -12,3 +12,4 @@ pub mod host;
 pub mod initramfs;
 pub mod kernel;
 pub mod process;
+pub mod qtest;

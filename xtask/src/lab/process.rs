@@ -12,9 +12,9 @@ use anyhow::{Context, Result};
 const POLL: Duration = Duration::from_millis(5);
 
 /// A command that starts `program` so that it dies with the thread that started it.
-pub fn tether(program: &str) -> Command {
+pub fn tether(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", program]);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
 }
 
