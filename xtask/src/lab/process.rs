@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A child process that never outlives us: killed when dropped, and by the kernel if we die first.
 
+use std::ffi::OsStr;
 use std::process::{Child, ChildStdout, Command, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,7 @@ use anyhow::{Context, Result};
 const POLL: Duration = Duration::from_millis(5);
 
 /// A command that starts `program` so that it dies with the thread that started it.
-pub fn tether(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn tether(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command

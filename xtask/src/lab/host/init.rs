@@ -56,14 +56,13 @@ poweroff -f
     script
 }
 
-/// The init that gives a shell on the console.
-pub(super) fn shell() -> String {
+/// The init that runs one command on the console.
+pub(super) fn on_terminal() -> String {
     let mut script = preparation();
-    script.push_str(
-        "echo 'the laboratory host; exit or Ctrl-A x ends it'
-setsid cttyhack sh
+    script.push_str(&format!(
+        "setsid cttyhack sh {COMMANDS}/0
 poweroff -f
-",
-    );
+"
+    ));
     script
 }

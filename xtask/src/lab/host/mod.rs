@@ -242,9 +242,16 @@ impl Host {
 
     /// Boots and gives a shell on this terminal. `Ctrl-A x` ends the machine.
     pub fn shell(self) -> Result<ExitCode> {
+        self.on_terminal("echo 'the laboratory host; exit or Ctrl-A x ends it'; exec sh")
+    }
+
+    /// Boots, runs `command`, a script for busybox's shell, on this terminal, and powers off.
+    /// `Ctrl-A x` ends the machine.
+    pub fn on_terminal(self, command: &str) -> Result<ExitCode> {
         let folder = tempfile::Builder::new().prefix("hvkit-host").tempdir()?;
         let mut image = self.image()?;
-        image.file("/init", 0o755, init::shell());
+        image.file("/init", 0o755, init::on_terminal());
+        image.file(&format!("{}/0", init::COMMANDS), 0o644, command);
         let mut qemu = Command::new("qemu-system-x86_64");
         self.machine(&mut qemu, &image, folder.path())?;
         let status = qemu
