@@ -14,6 +14,7 @@ use crate::lab::host::{Clock, Host};
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
 use crate::lab::payload::build_payload;
+use crate::lab::probe::probe;
 use crate::lab::qtest::QtestOptions;
 
 /// The laboratory's machines.
@@ -32,6 +33,8 @@ pub enum LabCommand {
         #[arg(required = true)]
         requests: Vec<String>,
     },
+    /// Say where Linux guests can run: "direct", or "lab:" and why not on this machine's own KVM.
+    Probe,
     /// Print the path of Debian's cloud kernel, fetched if need be.
     Kernel {
         /// The decompressed ELF file instead of the bzImage.
@@ -165,6 +168,10 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
             for request in requests {
                 println!("{}", machine.raw(&request)?);
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Probe => {
+            println!("{}", probe());
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::Kernel { vmlinux } => {
