@@ -13,6 +13,7 @@ use crate::lab::bochs::{Bochs, Exit};
 use crate::lab::host::{Clock, Host};
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
+use crate::lab::models::Model;
 use crate::lab::payload::build_payload;
 use crate::lab::probe::probe;
 use crate::lab::qtest::QtestOptions;
@@ -32,6 +33,11 @@ pub enum LabCommand {
         /// Requests of the qtest protocol, such as "readl 0xfed90000".
         #[arg(required = true)]
         requests: Vec<String>,
+    },
+    /// Fetch a newer model into the cache and test whether it can be believed.
+    Fetch {
+        /// Which.
+        model: Model,
     },
     /// Say where Linux guests can run: "direct", or "lab:" and why not on this machine's own KVM.
     Probe,
@@ -168,6 +174,11 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
             for request in requests {
                 println!("{}", machine.raw(&request)?);
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Fetch { model } => {
+            let fetched = model.fetch()?;
+            println!("{}\n{}", fetched.version(), fetched.program().display());
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::Probe => {

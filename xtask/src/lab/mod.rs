@@ -5,7 +5,8 @@
 //! QEMU; what it needs to boot is made by [`initramfs`] and fetched by [`kernel`]. [`qtest`] is
 //! QEMU's VT-d unit without a guest. [`bochs`] is a processor with VMX that runs a bare-metal
 //! program, which [`payload`] builds. [`probe`] tells whether this machine's own KVM makes the host
-//! unnecessary, and [`skip`] is for tests that cannot run here. `lab/README.md` shows the same by hand.
+//! unnecessary, [`models`] fetches newer models on request, and [`skip`] is for tests that cannot run
+//! here. `lab/README.md` shows the same by hand.
 
 pub mod bochs;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod elf;
 pub mod host;
 pub mod initramfs;
 pub mod kernel;
+pub mod models;
 pub mod payload;
 pub mod probe;
 pub mod process;

@@ -16,7 +16,7 @@
 //!
 //! Bochs counts time by instructions, so a run repeats exactly.
 
-mod boot_sector;
+pub(crate) mod boot_sector;
 
 use std::fmt;
 use std::fs::{self, File};
