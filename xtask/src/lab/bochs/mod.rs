@@ -16,7 +16,7 @@
 //!
 //! Bochs counts time by instructions, so a run repeats exactly.
 
-mod boot_sector;
+pub(crate) mod boot_sector;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -28,6 +28,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::process::{Deadline, Tethered, tether};
+use crate::lab::skip;
 
 /// Where the payload lies and is entered.
 pub const ENTRY: u32 = 0x20_0000;
@@ -41,6 +42,15 @@ const MOST_IMAGES: usize = 4;
 const POLL: Duration = Duration::from_millis(10);
 /// How much of the log a failed run shows, in lines.
 const SHOWN_LINES: usize = 30;
+
+/// What this machine lacks to run Bochs, if anything: for [`skip_if`](crate::skip_if).
+pub fn missing() -> Option<String> {
+    skip::missing(&[
+        "/usr/bin/bochs",
+        "/usr/share/bochs/BIOS-bochs-latest",
+        "/usr/share/bochs/VGABIOS-lgpl-latest",
+    ])
+}
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
