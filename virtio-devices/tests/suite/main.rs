@@ -2,6 +2,7 @@
 //! The crate's tests from outside, one module for each subject.
 
 mod disk;
+mod hostile;
 mod image;
 mod msix;
 mod pci_config;
