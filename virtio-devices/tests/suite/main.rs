@@ -3,6 +3,7 @@
 
 mod disk;
 mod hostile;
+mod hostile_cases;
 mod image;
 mod msix;
 mod pci_config;
