@@ -65,6 +65,7 @@ impl Chain {
     }
 
     /// Subtrees in the chain.
+    #[cfg(all(debug_assertions, feature = "log"))]
     pub(crate) const fn count(&self) -> u64 {
         self.count
     }

@@ -85,7 +85,8 @@ mod tests {
         assert_eq!(low.hull(Span::new(0x3000, 0x1000)), Span::new(0, 0x4000));
         // All 2^64 bytes cannot be said: one byte short.
         assert_eq!(low.hull(top), Span::new(0, u64::MAX));
-        assert_eq!(Span::from(5..3).length, 0);
+        let (start, end) = (5, 3);
+        assert_eq!(Span::from(start..end).length, 0);
         assert!(top.contains(u64::MAX) && !top.contains(0));
     }
 }
