@@ -3,12 +3,36 @@
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(any(feature = "fake", test))]
+extern crate alloc;
+
+mod build;
+mod chain;
+mod change;
+mod decide;
+mod error;
+#[cfg(any(feature = "fake", test))]
+pub mod fake;
+mod fault_in;
 mod format;
+mod harvest;
+mod iterate;
+pub mod map;
 mod memory;
+mod merge;
 mod shape;
+mod span;
+pub mod stale;
 pub mod walk;
 
+pub use error::{MapError, Refused};
+pub use fault_in::Filled;
 pub use format::{Encode, Entry, Format, Marks};
+pub use harvest::{Collect, Marked};
+pub use iterate::{Mapped, Mappings};
+pub use map::{Mapper, Sizes};
 pub use memory::{Frames, OwnEntries, ReadEntry, UpdateEntry};
 pub use shape::{MAX_LEVELS, Shape, ShapeError, Upper, Width};
+pub use span::Span;
+pub use stale::{Cause, Invalidate, Stale, Unsettled, leaked};
 pub use walk::{Fault, Outcome, Root, Step, Translation, Walk, translate, walk};
