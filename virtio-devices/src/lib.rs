@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! virtio devices and their transports, for any VMM.
-#![forbid(unsafe_code)]
 
+pub mod block;
+mod bytes;
+pub mod device;
+#[cfg(feature = "fake")]
+pub mod fake;
+pub mod features;
 pub mod pci;
+pub mod queue;
+pub mod transport;
+pub mod worker;
