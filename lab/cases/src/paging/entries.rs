@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The entries of a case's tables.
 
+use core::fmt;
+
 /// One entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
@@ -14,7 +16,7 @@ pub struct Slot {
 
 /// All entries that are not zero, in the order in which they are stored; later ones replace earlier
 /// ones at the same address.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Entries {
     slots: [Slot; 12],
     used: usize,
@@ -31,5 +33,14 @@ impl Entries {
     #[must_use]
     pub fn slots(&self) -> &[Slot] {
         &self.slots[..self.used]
+    }
+}
+
+/// The entries, one a line.
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.slots().iter().map(|slot| (slot.at, slot.value)))
+            .finish()
     }
 }

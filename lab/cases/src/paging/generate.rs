@@ -71,7 +71,14 @@ impl Cpu {
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let [a, b, c, d] = self.cr4.to_le_bytes();
-        [self.physical_address_bits, u8::from(self.gib_pages), a, b, c, d]
+        [
+            self.physical_address_bits,
+            u8::from(self.gib_pages),
+            a,
+            b,
+            c,
+            d,
+        ]
     }
 
     /// What was sent.
@@ -243,7 +250,9 @@ impl Builder<'_> {
             if self.r.chance(1, 10) && self.case.doing != Doing::Fetch {
                 entry |= self.spoil_32(level);
             }
-            self.case.entries.add(frame + indices[level - 1] * 4, 4, entry);
+            self.case
+                .entries
+                .add(frame + indices[level - 1] * 4, 4, entry);
             if leaf {
                 break;
             }
@@ -335,7 +344,9 @@ impl Builder<'_> {
             if self.r.chance(1, 12) {
                 entry |= self.spoil_64(leaf);
             }
-            self.case.entries.add(frame + indices[level - 1] * 8, 8, entry);
+            self.case
+                .entries
+                .add(frame + indices[level - 1] * 8, 8, entry);
             if leaf {
                 break;
             }

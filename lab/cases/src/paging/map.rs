@@ -4,7 +4,8 @@
 //! ```text
 //!  0x0000_0000  the monitor: payload, stack, descriptor tables (below 4 MiB, mapped by every case)
 //!  0x0040_0000  the user page: the monitor's instructions at CPL 3
-//!  0x0100_0000  tables that map both, shared by all cases
+//!  0x0100_0000  what to run: an `Order`
+//!  0x0104_0000  tables that map both, shared by all cases
 //!  0x0110_0000  the arena: a case's own tables, all zero between cases
 //!  0x0200_0000  the pattern: pages that tell their own address, as data and as code
 //!  0x0400_0000  its end; from 0x1000_0000 on there is no memory
@@ -16,13 +17,13 @@ use core::ops::Range;
 pub const USER_PAGE: u64 = 0x0040_0000;
 
 /// PDPT of the monitor in 4-level paging.
-pub const HARNESS_PDPT: u64 = 0x0100_0000;
+pub const HARNESS_PDPT: u64 = 0x0104_0000;
 /// Page directory of the monitor in 4-level and PAE paging.
-pub const HARNESS_PD: u64 = 0x0100_1000;
+pub const HARNESS_PD: u64 = 0x0104_1000;
 /// Page table of the monitor's first 4 MiB in 32-bit paging.
-pub const HARNESS_PT_LOW: u64 = 0x0100_2000;
+pub const HARNESS_PT_LOW: u64 = 0x0104_2000;
 /// Page table of the user page in 32-bit paging.
-pub const HARNESS_PT_USER: u64 = 0x0100_3000;
+pub const HARNESS_PT_USER: u64 = 0x0104_3000;
 
 /// The first frame of a case's tables. Bit 20 is set: such a frame is misaligned for any large page.
 pub const ARENA: u64 = 0x0110_0000;

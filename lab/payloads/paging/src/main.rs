@@ -6,7 +6,6 @@
 #![no_main]
 
 mod descriptors;
-mod start;
 mod switch;
 
 use core::arch::asm;
@@ -14,57 +13,41 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use lab_cases::paging::{
     ARENA, ARENA_BYTES, CODE_OFFSETS, Case, Cpu, DATA_OFFSETS, DONE, Digest, Doing, HARNESS_PD,
-    HARNESS_PDPT, HARNESS_PT_LOW, HARNESS_PT_USER, HEADER_MAGIC, Mode, PATTERN, PATTERN_BYTES,
-    Record, Stored, USER_PAGE, Who,
+    HARNESS_PDPT, HARNESS_PT_LOW, HARNESS_PT_USER, HEADER_MAGIC, Mode, Order, PATTERN,
+    PATTERN_BYTES, Record, STORED, Stored, USER_PAGE, Who,
 };
 
-use crate::switch::{STORED, SEQUENCE_BYTES, SEQUENCES, context, enter32, enter64, sequences};
+use payload_rt::{input, serial};
 
-/// What to run. The host finds it by its first word and fills it in before the start.
-#[repr(C)]
-struct Order {
-    magic: [u8; 8],
-    seed: u64,
-    first: u64,
-    count: u64,
-}
+use crate::switch::{SEQUENCE_BYTES, SEQUENCES, context, enter32, enter64, sequences};
 
-#[unsafe(no_mangle)]
-static mut ORDER: Order = Order {
-    magic: *b"HVKITORD",
-    seed: 0,
-    first: 0,
-    count: 0,
-};
+payload_rt::entry!(main);
 
+/// CR4.SMEP, SMAP, PKE and PKS.
 const CR4_OPTIONAL: u32 = 1 << 20 | 1 << 21 | 1 << 22 | 1 << 24;
+/// EFER.LMA: the processor's to say.
+const LMA: u64 = 1 << 10;
 
-#[unsafe(no_mangle)]
-extern "C" fn main() -> ! {
-    start::serial();
+fn main() {
+    let order = Order::from_bytes(input(Order::BYTES));
     descriptors::load();
     prepare();
     let cpu = cpu();
-    start::send(HEADER_MAGIC);
-    start::send(&cpu.to_bytes());
-    // SAFETY: nobody writes it any more.
-    let (seed, first, count) = unsafe {
-        let order = (&raw const ORDER).read_volatile();
-        (order.seed, order.first, order.count)
-    };
-    // SAFETY: reading control registers has no effect.
+    serial::write(HEADER_MAGIC);
+    serial::write(&cpu.to_bytes());
+    // SAFETY: reading control registers has no effect; nobody else uses the context.
     unsafe {
-        asm!("mov {}, cr0", out(reg) context.cr0);
-        asm!("mov {}, cr3", out(reg) context.cr3);
-        asm!("mov {}, cr4", out(reg) context.cr4);
-        // LMA is the processor's to say.
-        context.efer = u64::from(start::rdmsr(0xc000_0080)) & !(1 << 10);
+        asm!("mov {}, cr0", out(reg) context.cr0, options(nomem, nostack));
+        asm!("mov {}, cr3", out(reg) context.cr3, options(nomem, nostack));
+        asm!("mov {}, cr4", out(reg) context.cr4, options(nomem, nostack));
+        let efer: u32;
+        asm!("rdmsr", in("ecx") 0xc000_0080u32, out("eax") efer, out("edx") _, options(nomem, nostack));
+        context.efer = u64::from(efer) & !LMA;
     }
-    for index in first..first + count {
-        let record = run(&Case::new(seed, index, &cpu));
-        start::send(&record.to_bytes());
+    for index in order.first..order.first.saturating_add(order.count) {
+        let record = run(&Case::new(order.seed, index, &cpu));
+        serial::write(&record.to_bytes());
     }
-    start::power_off()
 }
 
 /// What of the processor cases depend on.
@@ -99,7 +82,10 @@ fn write<T: Copy>(at: u64, value: T) {
 
 /// Fills the memory that cases share: see the map in `lab_cases::paging`.
 fn prepare() {
-    for at in (HARNESS_PDPT..HARNESS_PT_USER + 0x1000).chain(ARENA..ARENA + ARENA_BYTES).step_by(8) {
+    for at in (HARNESS_PDPT..HARNESS_PT_USER + 0x1000)
+        .chain(ARENA..ARENA + ARENA_BYTES)
+        .step_by(8)
+    {
         write(at, 0u64);
     }
     // P, R/W, A, D; with U/S for what leads to the user page. Nothing here ever needs to be marked.
@@ -139,8 +125,14 @@ fn run(case: &Case) -> Record {
     }
     enter(case);
     // SAFETY: the handler is done with it.
-    let (vector, error, eax, cr2) =
-        unsafe { (context.vector, context.error, context.eax as u32, context.cr2) };
+    let (vector, error, eax, cr2) = unsafe {
+        (
+            context.vector,
+            context.error,
+            context.eax as u32,
+            context.cr2,
+        )
+    };
     let done = vector == 32;
     let (value, stored) = match case.doing {
         _ if !done => (0, Stored::No),
@@ -168,15 +160,24 @@ fn take_back(page: u32, offset: u64, before: u32) -> Stored {
     }
     let found: u32 = read(at + offset);
     write(at + offset, before);
-    if found == STORED { Stored::Yes } else { Stored::No }
+    if found == STORED {
+        Stored::Yes
+    } else {
+        Stored::No
+    }
 }
 
 /// Enters the case's mode, makes the access, comes back.
 fn enter(case: &Case) {
     /// EFLAGS.AC, and the bit that is always 1.
     const AC: u64 = 1 << 18 | 2;
+    const IA32_PKRS: u32 = 0x6e1;
     let user = case.who == Who::User;
-    let copy = if user { USER_PAGE } else { &raw const sequences as u64 };
+    let copy = if user {
+        USER_PAGE
+    } else {
+        &raw const sequences as u64
+    };
     if case.doing == Doing::Implicit {
         descriptors::local(case.linear);
     }
@@ -200,7 +201,7 @@ fn enter(case: &Case) {
         context.user = u64::from(user);
         context.rflags = if case.who == Who::SupervisorAc { AC } else { 2 };
         if case.cr4 >> 24 & 1 != 0 {
-            start::wrmsr(0x6e1, case.pkrs);
+            asm!("wrmsr", in("ecx") IA32_PKRS, in("eax") case.pkrs, in("edx") 0);
         }
         if case.mode == Mode::FourLevel {
             enter64();
@@ -218,10 +219,10 @@ fn digest(case: &Case) -> u32 {
         digest.add(at, read(at));
         write(at, 0u64);
     }
-    let others = (ARENA..ARENA + ARENA_BYTES)
-        .step_by(8)
-        .fold(0, |all, at| all | read::<u64>(at));
-    if others != 0 {
+    // SAFETY: the arena is mapped, aligned, and written by nobody while this runs.
+    let words =
+        unsafe { core::slice::from_raw_parts(ARENA as *const u64, ARENA_BYTES as usize / 8) };
+    if words.iter().fold(0, |all, word| all | word) != 0 {
         for at in (ARENA..ARENA + ARENA_BYTES).step_by(8) {
             digest.add(at, read(at));
             write(at, 0u64);

@@ -17,6 +17,8 @@
 
 use core::arch::global_asm;
 
+use lab_cases::paging::STORED;
+
 /// What goes into a case and what comes out; the assembly knows the offsets.
 #[repr(C)]
 #[derive(Default)]
@@ -46,8 +48,6 @@ pub(crate) struct Context {
     pub(crate) rip: u64,
 }
 
-/// What an access that writes stores.
-pub(crate) const STORED: u32 = 0x600d_da7a;
 /// Bytes between two sequences.
 pub(crate) const SEQUENCE_BYTES: u64 = 16;
 /// How many there are.
