@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::paths;
 
 /// Fails unless the ledger of oracle `name` has a section for each of `rules`, and for nothing else.
-pub fn check(name: &str, rules: &[&str]) -> Result<()> {
+pub(super) fn check(name: &str, rules: &[&str]) -> Result<()> {
     let path = paths::root().join(format!("lab/ledgers/{name}.md"));
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -9,7 +9,7 @@ const SHOWN: usize = 10;
 
 /// What one case came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// The same on both sides.
     Agrees,
     /// Different, by a rule of the ledger.
@@ -20,7 +20,7 @@ pub enum Verdict {
 
 /// Verdicts, counted.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub(super) struct Tally {
     agreeing: u64,
     /// By rule: how many, and the first case.
     explained: BTreeMap<&'static str, (u64, u64)>,
@@ -32,7 +32,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts case `index`, which was of a `kind` worth counting.
-    pub fn add(&mut self, index: u64, kind: String, verdict: Verdict) {
+    pub(super) fn add(&mut self, index: u64, kind: String, verdict: Verdict) {
         *self.kinds.entry(kind).or_default() += 1;
         match verdict {
             Verdict::Agrees => self.agreeing += 1,
@@ -49,7 +49,7 @@ impl Tally {
     }
 
     /// Adds the counts of another part of the run.
-    pub fn merge(&mut self, other: Tally) {
+    pub(super) fn merge(&mut self, other: Tally) {
         self.agreeing += other.agreeing;
         self.differing += other.differing;
         for (rule, (count, first)) in other.explained {
@@ -74,18 +74,18 @@ impl Tally {
     }
 
     /// How many cases differ without an explanation.
-    pub fn differing(&self) -> u64 {
+    pub(super) fn differing(&self) -> u64 {
         self.differing
     }
 
     /// How many cases there were.
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         let explained: u64 = self.explained.values().map(|(count, _)| count).sum();
         self.agreeing + self.differing + explained
     }
 
     /// The kinds of cases, and how many of each.
-    pub fn kinds(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub(super) fn kinds(&self) -> impl Iterator<Item = (&str, u64)> {
         self.kinds
             .iter()
             .map(|(kind, count)| (kind.as_str(), *count))

@@ -247,7 +247,8 @@ impl Builder<'_> {
             if leaf && level == 2 {
                 entry |= self.r.bit(1 << 12, 1, 4); // PAT
             }
-            if self.r.chance(1, 10) && self.case.doing != Doing::Fetch {
+            let spoil = if large { 3 } else { 1 };
+            if self.r.chance(spoil, 10) && self.case.doing != Doing::Fetch {
                 entry |= self.spoil_32(level);
             }
             self.case

@@ -4,36 +4,36 @@
 use anyhow::{Result, bail};
 use hvkit_shadow_paging::guest::{
     Access, Features, GuestFault, Kind, LoadError, PagingMode, PdpteError, Privilege, Registers,
-    translate,
 };
 use lab_cases::paging::{
     CODE_OFFSETS, Case, Cpu, DONE, Doing, Mode, Record, STORED, Stored, Who, pattern,
 };
 
 use super::memory::Memory;
+use super::quirks::Quirks;
 
 /// #GP and #PF.
 const GENERAL_PROTECTION: u8 = 13;
 const PAGE_FAULT: u8 = 14;
 
 /// Our side of a case.
-pub struct Expected {
+pub(super) struct Expected {
     /// What the model should send.
-    pub record: Record,
+    pub(super) record: Record,
     /// Why, in words.
-    pub why: String,
+    pub(super) why: String,
 }
 
-/// Runs `case` on our walker.
-pub fn expect(case: &Case, cpu: &Cpu) -> Result<Expected> {
+/// Runs `case` on our walker, or on it as it would be with a model's `quirks`.
+pub(super) fn expect(case: &Case, cpu: &Cpu, quirks: Quirks) -> Result<Expected> {
     let memory = Memory::of(case);
-    let (mut record, why) = outcome(case, cpu, &memory)?;
+    let (mut record, why) = outcome(case, cpu, &memory, quirks)?;
     record.tables = memory.digest();
     Ok(Expected { record, why })
 }
 
 /// The record but for the tables, and the reason.
-fn outcome(case: &Case, cpu: &Cpu, memory: &Memory) -> Result<(Record, String)> {
+fn outcome(case: &Case, cpu: &Cpu, memory: &Memory, quirks: Quirks) -> Result<(Record, String)> {
     let features = Features {
         gib_pages: cpu.gib_pages,
         ..Features::all(cpu.physical_address_bits)
@@ -54,13 +54,16 @@ fn outcome(case: &Case, cpu: &Cpu, memory: &Memory) -> Result<(Record, String)> 
         Err(error) => bail!("the case cannot be: {error}"),
     };
     let privilege = match (case.doing, case.who) {
-        (Doing::Implicit, _) => Privilege::Implicit,
+        (Doing::Implicit, who) => quirks.implicit(who),
         (_, Who::User) => Privilege::User,
         (_, Who::Supervisor) => Privilege::Supervisor,
         (_, Who::SupervisorAc) => Privilege::SupervisorAc,
     };
     let go = |linear, kind| {
-        translate(&mode, memory, linear, Access::new(kind, privilege)).map(|found| found.physical)
+        let access = Access::new(kind, privilege);
+        quirks
+            .translate(&mode, case, memory, linear, access)
+            .map(|found| found.physical)
     };
     let done = match case.doing {
         Doing::Read => go(case.linear, Kind::Read).map(|at| completed(memory.load_32(at))),
@@ -140,7 +143,7 @@ fn exception(vector: u8, error: u16, cr2: u64) -> Record {
 }
 
 /// What kind of case it was, for the count of what was exercised: mode, and how it ended.
-pub fn kind(case: &Case, record: &Record) -> String {
+pub(super) fn kind(case: &Case, record: &Record) -> String {
     let mode = match case.mode {
         Mode::Unpaged => "no paging",
         Mode::ThirtyTwoBit => "32-bit",

@@ -2,26 +2,50 @@
 //! Differences that `lab/ledgers/paging.md` explains, as code: each rule says exactly what the model
 //! does instead, so that nothing else hides behind it.
 
+use anyhow::Result;
 use lab_cases::paging::{Case, Cpu, Record};
 
-/// A rule of the ledger.
-struct Rule {
-    name: &'static str,
-    /// Whether `theirs` is what the model answers to the case, by this rule, where we answer `ours`.
-    holds: fn(&Case, &Cpu, ours: &Record, theirs: &Record) -> bool,
-}
+use super::expect::expect;
+use super::quirks::{Quirk, Quirks};
 
-const RULES: &[Rule] = &[];
+/// By the ledger's section, what the model follows.
+const RULES: &[(&str, &[Quirks])] = &[
+    (
+        "smap-implicit-ac",
+        &[Quirks {
+            implicit_ac: Quirk::Model,
+            keys_by_access: Quirk::Manual,
+        }],
+    ),
+    (
+        "pkru-by-access",
+        &[
+            Quirks {
+                implicit_ac: Quirk::Manual,
+                keys_by_access: Quirk::Model,
+            },
+            // A case may meet both.
+            Quirks {
+                implicit_ac: Quirk::Model,
+                keys_by_access: Quirk::Model,
+            },
+        ],
+    ),
+];
 
 /// The names of all rules.
-pub fn names() -> Vec<&'static str> {
-    RULES.iter().map(|rule| rule.name).collect()
+pub(super) fn names() -> Vec<&'static str> {
+    RULES.iter().map(|(name, _)| *name).collect()
 }
 
-/// The rule that explains the difference, if one does.
-pub fn explain(case: &Case, cpu: &Cpu, ours: &Record, theirs: &Record) -> Option<&'static str> {
-    RULES
-        .iter()
-        .find(|rule| (rule.holds)(case, cpu, ours, theirs))
-        .map(|rule| rule.name)
+/// The rule by which the model answers `theirs`, if there is one.
+pub(super) fn explain(case: &Case, cpu: &Cpu, theirs: &Record) -> Result<Option<&'static str>> {
+    for (name, variants) in RULES {
+        for quirks in *variants {
+            if expect(case, cpu, *quirks)?.record == *theirs {
+                return Ok(Some(name));
+            }
+        }
+    }
+    Ok(None)
 }

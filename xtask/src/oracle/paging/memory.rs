@@ -9,14 +9,14 @@ use hvkit_page_table::{ReadEntry, UpdateEntry, Width};
 use lab_cases::paging::{CODE_OFFSETS, Case, DATA_OFFSETS, Digest, RAM_END, arena, pattern};
 
 /// Memory with the tables of one case in it.
-pub struct Memory {
+pub(super) struct Memory {
     /// What was stored, in words of 8 bytes. The rest is as the payload prepared it.
     stored: RefCell<BTreeMap<u64, u64>>,
 }
 
 impl Memory {
     /// As the access finds it.
-    pub fn of(case: &Case) -> Self {
+    pub(super) fn of(case: &Case) -> Self {
         let memory = Self {
             stored: RefCell::default(),
         };
@@ -32,17 +32,17 @@ impl Memory {
     }
 
     /// The 4 bytes at `at`.
-    pub fn load_32(&self, at: u64) -> u32 {
+    pub(super) fn load_32(&self, at: u64) -> u32 {
         self.load(at, Width::Four) as u32
     }
 
     /// Stores 4 bytes at `at`, if there is memory.
-    pub fn store_32(&self, at: u64, value: u32) {
+    pub(super) fn store_32(&self, at: u64, value: u32) {
         self.store(at, Width::Four, u64::from(value));
     }
 
     /// The digest of the tables.
-    pub fn digest(&self) -> u32 {
+    pub(super) fn digest(&self) -> u32 {
         let mut digest = Digest::default();
         for (&at, &word) in self.stored.borrow().range(arena()) {
             digest.add(at, word);
