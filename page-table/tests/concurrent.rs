@@ -113,10 +113,10 @@ fn check(interleavings: usize, model: impl Fn() + Sync + Send + 'static) {
     let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counting = std::sync::Arc::clone(&count);
     builder.check(move || {
-        counting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        counting.fetch_add(1, Ordering::Relaxed);
         model();
     });
-    let count = count.load(std::sync::atomic::Ordering::Relaxed);
+    let count = count.load(Ordering::Relaxed);
     println!("{count} interleavings");
     assert!(
         count >= interleavings,
