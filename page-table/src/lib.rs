@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One walker and one mapper for every radix page table.
 #![no_std]
+#![cfg_attr(not(feature = "identity"), forbid(unsafe_code))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(feature = "fake", test))]
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+#[cfg(any(feature = "identity", feature = "vm-memory"))]
+mod adapters;
+mod batch;
 mod build;
+mod cache;
 mod chain;
 mod change;
 mod decide;
@@ -25,6 +32,12 @@ mod span;
 pub mod stale;
 pub mod walk;
 
+#[cfg(feature = "identity")]
+pub use adapters::identity::PhysicalWindow;
+#[cfg(feature = "vm-memory")]
+pub use adapters::vm_memory::GuestTables;
+pub use batch::translate_batch;
+pub use cache::LeafCache;
 pub use error::{MapError, Refused};
 pub use fault_in::Filled;
 pub use format::{Encode, Entry, Format, Marks};
