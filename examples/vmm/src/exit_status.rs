@@ -61,6 +61,7 @@ exit_statuses! {
     MemoryTooLarge = 42 "the memory size is larger than the host's, or than its processor can address",
     CpusZero = 43 "there are no processors",
     CpusTooMany = 44 "there are more processors than KVM can run",
+    MemoryTooSmall = 45 "the memory ends below where a PC's tables go",
     DiskMissing = 50 "a disk's file is missing",
     DiskNotAFile = 51 "a disk is a directory",
     DiskReadOnly = 52 "a disk cannot be written, and readonly=on was not asked",
@@ -150,6 +151,7 @@ impl From<&MachineError> for ExitStatus {
             | MachineError::DoesNotFit(DoesNotFit { .. }) => ExitStatus::MemoryTooLarge,
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
+            MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
             MachineError::Disk(error) => error.into(),
             MachineError::Chipset(_)

@@ -14,6 +14,8 @@ use linux_loader::loader::{self, KernelLoader, bzimage};
 use std::fs::File;
 use std::path::Path;
 
+/// Where the setup header ends, which begins at 0x1f1. linux-loader takes a file that ends inside it.
+const HEADER_END: u64 = 0x1f1 + size_of::<setup_header>() as u64;
 /// From the load address to the 64-bit entry point. "64-bit Boot Protocol".
 const ENTRY_64: u64 = 0x200;
 /// "type_of_loader": no assigned number.
@@ -39,6 +41,9 @@ pub(super) fn load(
             source,
         })?
         .len();
+    if length < HEADER_END {
+        return Err(BootError::KernelTruncated(path.to_owned()));
+    }
     let loaded = bzimage::BzImage::load(ram, Some(HIGH_MEMORY), &mut file, None)
         .map_err(|error| refused(path, &error, length, map))?;
     let header = loaded

@@ -57,7 +57,7 @@ mod tests {
                 0x1_0000_0000..0x1_8000_0000
             ]
         );
-        assert_eq!(ram(0x8_0000), [0..0x8_0000]);
+        assert_eq!(ram(0x8_0000), vec![0..0x8_0000]);
         assert!(entries(5 << 30).is_sorted_by(|(a, _), (b, _)| a.end <= b.start));
     }
 }

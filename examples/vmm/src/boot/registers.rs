@@ -72,7 +72,7 @@ impl EntryState {
             ram.write_obj(pointers | TABLE, GuestAddress(root))?;
             ram.write_obj(directory | TABLE, GuestAddress(pointers))?;
             for index in 0..ENTRIES {
-                let entry = index * LARGE_PAGE_SIZE | LARGE_PAGE;
+                let entry = (index * LARGE_PAGE_SIZE) | LARGE_PAGE;
                 ram.write_obj(entry, GuestAddress(directory + index * 8))?;
             }
         }

@@ -31,9 +31,9 @@ pub enum ConsoleError {
         /// Why.
         source: io::Error,
     },
-    /// The terminal's mode cannot be changed.
-    #[error("cannot take over the terminal: {0}")]
-    Terminal(io::Error),
+    /// The terminal's mode cannot be changed, or the file not be emptied.
+    #[error("cannot take over the serial line's output: {0}")]
+    Enter(io::Error),
     /// The host has no more file descriptors, or something of that kind.
     #[error("cannot create an event: {0}")]
     Event(io::Error),
@@ -47,20 +47,28 @@ pub struct Console {
     room: Arc<Wake>,
     deadline: Arc<Deadline>,
     is_interactive: bool,
+    /// Emptied only when the machine starts: one that never does leaves it as it was.
+    file: Option<File>,
 }
 
 impl Console {
     /// The line that `config` describes; nothing if there is none.
     pub fn open(config: &Serial) -> Result<Option<Self>, ConsoleError> {
+        let mut file = None;
         let to: Box<dyn Write + Send> = match config {
             Serial::Off => return Ok(None),
             Serial::Null => Box::new(io::sink()),
             Serial::Tty => Box::new(io::stdout()),
             Serial::File(path) => {
-                Box::new(File::create(path).map_err(|source| ConsoleError::File {
+                let fail = |source| ConsoleError::File {
                     path: path.clone(),
                     source,
-                })?)
+                };
+                let mut options = File::options();
+                let options = options.create(true).write(true).truncate(false);
+                let opened = options.open(path).map_err(fail)?;
+                file = Some(opened.try_clone().map_err(fail)?);
+                Box::new(opened)
             }
         };
         let deadline = Arc::new(Deadline::new().map_err(ConsoleError::Event)?);
@@ -76,6 +84,7 @@ impl Console {
             interrupt,
             deadline,
             is_interactive: *config == Serial::Tty,
+            file,
         }))
     }
 
@@ -98,9 +107,12 @@ impl Console {
 
     /// Takes over standard input, and the terminal if it is one, for as long as the session lives.
     pub fn enter(&self) -> Result<Session<'_>, ConsoleError> {
+        if let Some(file) = &self.file {
+            file.set_len(0).map_err(ConsoleError::Enter)?;
+        }
         let mut session = Session::new(&self.line, &self.deadline);
         if self.is_interactive {
-            let terminal = RawTerminal::enter().map_err(ConsoleError::Terminal)?;
+            let terminal = RawTerminal::enter().map_err(ConsoleError::Enter)?;
             // Bytes that no user types are all the guest's.
             let escape = terminal.is_some().then(Escape::default);
             session = session.with_input(Typing::new(Arc::clone(&self.room), escape), terminal);

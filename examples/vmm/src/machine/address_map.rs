@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn small_memory_stays_below_the_hole() {
         let map = AddressMap::new(512 << 20, 40).unwrap();
-        assert_eq!(map.ram().collect::<Vec<_>>(), [0..0x2000_0000]);
+        assert!(map.ram().eq(std::iter::once(0..0x2000_0000)));
         assert_eq!(map.pci_mmio64(), 0x1_0000_0000..0x11_0000_0000);
     }
 

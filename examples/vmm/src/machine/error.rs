@@ -43,6 +43,12 @@ pub enum MachineError {
     /// Two devices are in each other's way.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The guest's description has its place, and there is no RAM.
+    #[error("memory too small: there is none at {address:#x}, where the ACPI tables go")]
+    NoRoomForTables {
+        /// Where they would be.
+        address: u64,
+    },
     /// The vCPUs' threads.
     #[error(transparent)]
     Threads(#[from] ThreadError),

@@ -49,7 +49,9 @@ pub(super) fn port_accesses(fd: &mut VcpuFd, mapped: usize) -> Option<PortAccess
 /// The number of the internal error that was the last exit, if it was one.
 pub(super) fn internal_suberror(fd: &mut VcpuFd) -> Option<u32> {
     let run = fd.get_kvm_run();
+    if run.exit_reason != KVM_EXIT_INTERNAL_ERROR {
+        return None;
+    }
     // SAFETY: as for `io` above.
-    (run.exit_reason == KVM_EXIT_INTERNAL_ERROR)
-        .then(|| unsafe { run.__bindgen_anon_1.internal.suberror })
+    Some(unsafe { run.__bindgen_anon_1.internal.suberror })
 }

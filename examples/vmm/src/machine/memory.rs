@@ -43,9 +43,7 @@ pub fn check_size(bytes: u64) -> Result<(), MemoryError> {
         return Err(MemoryError::NotPages(bytes));
     }
     let info = rustix::system::sysinfo();
-    let host = u64::try_from(info.totalram)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(info.mem_unit.into());
+    let host = info.totalram.saturating_mul(info.mem_unit.into());
     if bytes > host {
         return Err(MemoryError::LargerThanHost { asked: bytes, host });
     }

@@ -8,7 +8,6 @@ use super::panic_port::PanicPort;
 use super::stop::Stop;
 use super::vcpu::Buses;
 use super::vm::Vm;
-use crate::boot::BootError;
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
 use crate::config::{Access, Disk};
@@ -71,7 +70,9 @@ impl Platform {
         let tables = chipset.describe(cpus)?;
         vm.ram()
             .write_slice(&tables.bytes, GuestAddress(tables.address))
-            .map_err(BootError::from)?;
+            .map_err(|_| MachineError::NoRoomForTables {
+                address: tables.address,
+            })?;
         Ok(Platform {
             buses,
             _chipset: chipset,

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A disk on PCI in a guest of two memory regions, with everything around it in memory.
+//! What the tests share: a guest of two memory regions, and devices on PCI with fakes around them.
+
+pub(crate) mod probe;
 
 use std::io::Write;
 use std::sync::Arc;

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A disk as its driver sees it: every request type, however it is cut, and what the image holds after.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 
+use crate::support::{END, MIDDLE, Machine, header, image, pattern};
 use hvkit_virtio_devices::block::{Access, Options};
 use hvkit_virtio_devices::fake::{Buffer, Ring, Used};
 use proptest::prelude::*;
-use support::{END, MIDDLE, Machine, header, image, pattern};
 
 use Buffer::{Readable, Writable};
 
