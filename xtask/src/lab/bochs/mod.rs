@@ -115,6 +115,7 @@ pub struct Bochs {
     share: PathBuf,
     cpu: String,
     memory_mib: u64,
+    instructions_per_second: u64,
     images: Vec<(Vec<u8>, u64)>,
     patience: Duration,
     watcher: Option<Watcher>,
@@ -145,6 +146,7 @@ impl Bochs {
             share: "/usr/share/bochs".into(),
             cpu: "corei7_skylake_x".to_owned(),
             memory_mib: 256,
+            instructions_per_second: 50_000_000,
             images: Vec::new(),
             patience: Duration::from_secs(60),
             watcher: None,
@@ -170,6 +172,14 @@ impl Bochs {
     #[must_use]
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// How many instructions a second of the machine's own time has. The serial port sends some 11,000
+    /// bytes in one: a payload that sends much wants a small number here.
+    #[must_use]
+    pub fn instructions_per_second(mut self, number: u64) -> Self {
+        self.instructions_per_second = number;
         self
     }
 
@@ -281,6 +291,7 @@ impl Bochs {
             .replace("@MEMORY@", &self.memory_mib.to_string())
             .replace("@SHARE@", &self.share.to_string_lossy())
             .replace("@CPU@", &self.cpu)
+            .replace("@IPS@", &self.instructions_per_second.to_string())
             .replace("@IMAGES@", &lines);
         fs::write(folder.join("bochsrc"), configuration)?;
         Ok(())
