@@ -4,7 +4,7 @@
 use hvkit_page_table::{Encode, Entry, Format, Marks, Shape, Upper};
 
 use crate::spec::{
-    Controls, EntryRules, EptEntry, Eptp, EptpError, EptVpidCap, MemoryType, Misconfiguration, Pat,
+    Controls, EntryRules, EptEntry, EptVpidCap, Eptp, EptpError, MemoryType, Misconfiguration, Pat,
     Rights, Unsupported, Use, WalkLength,
 };
 
@@ -160,7 +160,11 @@ impl Attributes {
     #[must_use]
     pub(crate) const fn track_writes(self) -> Self {
         let write = Rights::WRITE.bits();
-        if self.0 & write == 0 { self } else { Self(self.0 & !write | Self::TRACKED) }
+        if self.0 & write == 0 {
+            self
+        } else {
+            Self(self.0 & !write | Self::TRACKED)
+        }
     }
 
     /// Gives back what [`track_writes`](Self::track_writes) took.
@@ -183,7 +187,13 @@ impl Attributes {
 
 impl core::fmt::Debug for Attributes {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Attributes({:?} {:?} {:?}", self.rights(), self.memory_type(), self.pat())?;
+        write!(
+            f,
+            "Attributes({:?} {:?} {:?}",
+            self.rights(),
+            self.memory_type(),
+            self.pat()
+        )?;
         match self.0 & !(Self::RIGHTS | EptEntry::MEMORY_TYPE | EptEntry::IGNORE_PAT) {
             0 => write!(f, ")"),
             rest => write!(f, " {rest:#x})"),
@@ -220,7 +230,10 @@ impl Ept {
         if asked(Controls::ACCESSED_DIRTY, EptVpidCap::ACCESSED_DIRTY) {
             return Err(Unsupported::AccessedDirty);
         }
-        if asked(Controls::SUPERVISOR_SHADOW_STACK, EptVpidCap::SUPERVISOR_SHADOW_STACK) {
+        if asked(
+            Controls::SUPERVISOR_SHADOW_STACK,
+            EptVpidCap::SUPERVISOR_SHADOW_STACK,
+        ) {
             return Err(Unsupported::SupervisorShadowStack);
         }
         if !(32..=52).contains(&physical_bits) {
@@ -232,7 +245,13 @@ impl Ept {
             WalkLength::Five => Shape::nines(5, rules.leaf_levels(), Upper::Zero),
         };
         let shape = shape.map_err(|_| Unsupported::WalkLength(length.levels()))?;
-        Ok(Self { shape, rules, capability, length, empty: 0 })
+        Ok(Self {
+            shape,
+            rules,
+            capability,
+            length,
+            empty: 0,
+        })
     }
 
     /// EPT as `eptp` sets it up: levels, accessed and dirty flags and supervisor shadow stacks come from
@@ -250,7 +269,12 @@ impl Ept {
         eptp.check(capability, physical_bits)?;
         let here = Controls::ACCESSED_DIRTY | Controls::SUPERVISOR_SHADOW_STACK;
         let controls = controls - here | eptp.controls();
-        Ok(Self::new(capability, physical_bits, eptp.walk_length()?, controls)?)
+        Ok(Self::new(
+            capability,
+            physical_bits,
+            eptp.walk_length()?,
+            controls,
+        )?)
     }
 
     /// The same, with absent entries that suppress #VE: no violation there becomes a virtualization
@@ -268,7 +292,14 @@ impl Ept {
     /// What the processor refuses.
     pub fn eptp(&self, root: u64, structures: MemoryType) -> Result<Eptp, EptpError> {
         let (bits, controls) = (self.rules.physical_bits(), self.controls());
-        Eptp::new(root, self.length, structures, controls, self.capability, bits)
+        Eptp::new(
+            root,
+            self.length,
+            structures,
+            controls,
+            self.capability,
+            bits,
+        )
     }
 
     /// The rules for its entries.
@@ -311,8 +342,12 @@ impl Format for Ept {
                 Entry::Table { frame, attributes }
             }
             Ok(Use::Page(target)) => {
-                let kept = self.rules.meaningful(level) | Attributes::SOFTWARE | Attributes::TRACKED;
-                Entry::Leaf { target, attributes: Attributes(entry & kept) }
+                let kept =
+                    self.rules.meaningful(level) | Attributes::SOFTWARE | Attributes::TRACKED;
+                Entry::Leaf {
+                    target,
+                    attributes: Attributes(entry & kept),
+                }
             }
             Err(rule) => Entry::Malformed(Rule::Misconfigured(rule)),
         }
@@ -330,7 +365,10 @@ impl Format for Ept {
     #[inline]
     fn marks(&self) -> Marks {
         if self.controls().contains(Controls::ACCESSED_DIRTY) {
-            Marks { accessed: EptEntry::ACCESSED, dirty: EptEntry::DIRTY }
+            Marks {
+                accessed: EptEntry::ACCESSED,
+                dirty: EptEntry::DIRTY,
+            }
         } else {
             Marks::NONE
         }
@@ -346,7 +384,11 @@ impl Encode for Ept {
     #[inline]
     fn table(&self, frame: u64, _level: u8) -> u64 {
         let user = self.controls().contains(Controls::MODE_BASED_EXECUTE);
-        let user = if user { Rights::USER_EXECUTE } else { Rights::empty() };
+        let user = if user {
+            Rights::USER_EXECUTE
+        } else {
+            Rights::empty()
+        };
         frame | (Rights::READ_WRITE_EXECUTE | user).bits()
     }
 
@@ -358,15 +400,18 @@ impl Encode for Ept {
 
     fn check(&self, attributes: Attributes, level: u8) -> Result<(), Rule> {
         let bits = attributes.0 & !Attributes::UPPER_READ_ONLY;
-        let unknown = bits
-            & !(self.rules.meaningful(1) | Attributes::SOFTWARE | Attributes::TRACKED);
+        let unknown =
+            bits & !(self.rules.meaningful(1) | Attributes::SOFTWARE | Attributes::TRACKED);
         if unknown != 0 {
             return Err(Rule::Ignored(needed_for(unknown)));
         }
         if level > 1 && bits & EptEntry::SUB_PAGE_WRITE != 0 {
             return Err(Rule::SubPagesOfLargePage(level));
         }
-        match self.rules.classify(EptEntry(self.leaf(0, attributes, level)), level)? {
+        match self
+            .rules
+            .classify(EptEntry(self.leaf(0, attributes, level)), level)?
+        {
             Use::Absent => Err(Rule::NoRights),
             Use::Table(_) | Use::Page(_) => Ok(()),
         }
@@ -384,7 +429,9 @@ impl Encode for Ept {
 
     #[inline]
     fn executable(&self, attributes: Attributes) -> bool {
-        attributes.rights().intersects(Rights::EXECUTE | Rights::USER_EXECUTE)
+        attributes
+            .rights()
+            .intersects(Rights::EXECUTE | Rights::USER_EXECUTE)
     }
 
     /// Rights that are only added need no INVEPT: a stale entry costs one violation, which removes it.
@@ -401,12 +448,24 @@ impl Encode for Ept {
 /// The controls that would give the bits of `ignored` a meaning.
 fn needed_for(ignored: u64) -> Controls {
     let mut controls = Controls::empty();
-    controls.set(Controls::MODE_BASED_EXECUTE, ignored & Rights::USER_EXECUTE.bits() != 0);
-    controls.set(Controls::VIOLATION_EXCEPTION, ignored & EptEntry::SUPPRESS_VE != 0);
-    controls.set(Controls::SUB_PAGE_WRITE, ignored & EptEntry::SUB_PAGE_WRITE != 0);
+    controls.set(
+        Controls::MODE_BASED_EXECUTE,
+        ignored & Rights::USER_EXECUTE.bits() != 0,
+    );
+    controls.set(
+        Controls::VIOLATION_EXCEPTION,
+        ignored & EptEntry::SUPPRESS_VE != 0,
+    );
+    controls.set(
+        Controls::SUB_PAGE_WRITE,
+        ignored & EptEntry::SUB_PAGE_WRITE != 0,
+    );
     let shadow_stack = ignored & EptEntry::SUPERVISOR_SHADOW_STACK != 0;
     controls.set(Controls::SUPERVISOR_SHADOW_STACK, shadow_stack);
-    controls.set(Controls::PAGING_WRITE, ignored & EptEntry::PAGING_WRITE != 0);
+    controls.set(
+        Controls::PAGING_WRITE,
+        ignored & EptEntry::PAGING_WRITE != 0,
+    );
     let verify = ignored & EptEntry::VERIFY_GUEST_PAGING != 0;
     controls.set(Controls::GUEST_PAGING_VERIFICATION, verify);
     controls

@@ -97,7 +97,11 @@ impl EptVpidCap {
             WalkLength::Four => Self::WALK_LENGTH_4,
             WalkLength::Five => Self::WALK_LENGTH_5,
         };
-        if self.contains(needed) { Ok(()) } else { Err(Unsupported::WalkLength(length.levels())) }
+        if self.contains(needed) {
+            Ok(())
+        } else {
+            Err(Unsupported::WalkLength(length.levels()))
+        }
     }
 
     /// Whether EPT paging structures may have the type that bits 2:0 of an EPTP encode.
@@ -111,7 +115,11 @@ impl EptVpidCap {
             Some(MemoryType::WriteBack) => self.contains(Self::STRUCTURES_WRITE_BACK),
             _ => false,
         };
-        if allowed { Ok(()) } else { Err(Unsupported::StructureType(encoding)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(Unsupported::StructureType(encoding))
+        }
     }
 
     /// The levels at which an entry may map a page: bit `level - 1`.
@@ -151,20 +159,36 @@ mod tests {
         assert_eq!(cap.leaf_levels(), 0b111);
         assert_eq!(EptVpidCap::from_msr(1 << 16).leaf_levels(), 0b011);
         assert_eq!(EptVpidCap::from_msr(0).leaf_levels(), 0b001);
-        assert_eq!(EptVpidCap::from_msr(0x002a_0000_0000_0000).max_hlat_prefix(), 42);
+        assert_eq!(
+            EptVpidCap::from_msr(0x002a_0000_0000_0000).max_hlat_prefix(),
+            42
+        );
     }
 
     #[test]
     fn what_is_refused_is_named() {
         let cap = EptVpidCap::from_msr(SKYLAKE);
         assert_eq!(cap.walk_length(WalkLength::Four), Ok(()));
-        assert_eq!(cap.walk_length(WalkLength::Five), Err(Unsupported::WalkLength(5)));
+        assert_eq!(
+            cap.walk_length(WalkLength::Five),
+            Err(Unsupported::WalkLength(5))
+        );
         let none = EptVpidCap::from_msr(0);
-        assert_eq!(none.walk_length(WalkLength::Four), Err(Unsupported::WalkLength(4)));
-        assert_eq!(EptVpidCap::from_msr(1 << 7).walk_length(WalkLength::Five), Ok(()));
+        assert_eq!(
+            none.walk_length(WalkLength::Four),
+            Err(Unsupported::WalkLength(4))
+        );
+        assert_eq!(
+            EptVpidCap::from_msr(1 << 7).walk_length(WalkLength::Five),
+            Ok(())
+        );
         for encoding in 0..=7 {
             let allowed = matches!(encoding, 0 | 6);
-            assert_eq!(cap.structure_type(encoding).is_ok(), allowed, "type {encoding}");
+            assert_eq!(
+                cap.structure_type(encoding).is_ok(),
+                allowed,
+                "type {encoding}"
+            );
             assert_eq!(
                 none.structure_type(encoding),
                 Err(Unsupported::StructureType(encoding))

@@ -133,7 +133,11 @@ impl EptEntry {
     #[inline]
     #[must_use]
     pub const fn pat(self) -> Pat {
-        if self.0 & Self::IGNORE_PAT == 0 { Pat::Combined } else { Pat::Ignored }
+        if self.0 & Self::IGNORE_PAT == 0 {
+            Pat::Combined
+        } else {
+            Pat::Ignored
+        }
     }
 
     /// Whether every bit of `mask` is set.
@@ -185,10 +189,16 @@ impl EntryRules {
         let mut present = Rights::READ_WRITE_EXECUTE.bits();
         let mut meaningful = present | EptEntry::MEMORY_TYPE | EptEntry::IGNORE_PAT;
         let optional = [
-            (Controls::SUPERVISOR_SHADOW_STACK, EptEntry::SUPERVISOR_SHADOW_STACK),
+            (
+                Controls::SUPERVISOR_SHADOW_STACK,
+                EptEntry::SUPERVISOR_SHADOW_STACK,
+            ),
             (Controls::VIOLATION_EXCEPTION, EptEntry::SUPPRESS_VE),
             (Controls::PAGING_WRITE, EptEntry::PAGING_WRITE),
-            (Controls::GUEST_PAGING_VERIFICATION, EptEntry::VERIFY_GUEST_PAGING),
+            (
+                Controls::GUEST_PAGING_VERIFICATION,
+                EptEntry::VERIFY_GUEST_PAGING,
+            ),
             (Controls::SUB_PAGE_WRITE, EptEntry::SUB_PAGE_WRITE),
         ];
         let mut i = 0;
@@ -247,7 +257,11 @@ impl EntryRules {
     #[inline]
     #[must_use]
     pub const fn meaningful(&self, level: u8) -> u64 {
-        if level == 1 { self.meaningful } else { self.meaningful & !EptEntry::SUB_PAGE_WRITE }
+        if level == 1 {
+            self.meaningful
+        } else {
+            self.meaningful & !EptEntry::SUB_PAGE_WRITE
+        }
     }
 
     /// The rights that `entry` grants: without mode-based execute control, bit 10 is none.
@@ -278,7 +292,9 @@ impl EntryRules {
             self.too_wide | (1 << (12 + 9 * (level as u32 - 1))) - 0x1000
         };
         if bits & reserved != 0 {
-            return Err(Misconfiguration::Reserved { bits: bits & reserved });
+            return Err(Misconfiguration::Reserved {
+                bits: bits & reserved,
+            });
         }
         if bits & Rights::READ.bits() == 0 {
             if bits & Rights::WRITE.bits() != 0 {

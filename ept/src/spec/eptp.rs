@@ -244,9 +244,18 @@ mod tests {
     fn raw_words_from_the_figure() {
         use MemoryType::{Uncacheable, WriteBack};
         let none = Controls::empty();
-        assert_eq!(new(0x1234_5000, WalkLength::Four, WriteBack, none), Ok(0x1234_501e));
-        assert_eq!(new(0x1234_5000, WalkLength::Four, Uncacheable, none), Ok(0x1234_5018));
-        assert_eq!(new(0x1234_5000, WalkLength::Five, WriteBack, none), Ok(0x1234_5026));
+        assert_eq!(
+            new(0x1234_5000, WalkLength::Four, WriteBack, none),
+            Ok(0x1234_501e)
+        );
+        assert_eq!(
+            new(0x1234_5000, WalkLength::Four, Uncacheable, none),
+            Ok(0x1234_5018)
+        );
+        assert_eq!(
+            new(0x1234_5000, WalkLength::Five, WriteBack, none),
+            Ok(0x1234_5026)
+        );
         let ad = Controls::ACCESSED_DIRTY;
         assert_eq!(new(0x1000, WalkLength::Four, WriteBack, ad), Ok(0x105e));
         let sss = Controls::SUPERVISOR_SHADOW_STACK;
@@ -266,26 +275,51 @@ mod tests {
     fn each_refusal_is_named() {
         let check = |bits, cap| Eptp(bits).check(EptVpidCap::from_msr(cap), 46);
         let all = ALL.bits();
-        assert_eq!(check(0x101d, all), Err(Unsupported::StructureType(5).into()));
-        assert_eq!(check(0x101e, all & !(1 << 14)), Err(Unsupported::StructureType(6).into()));
-        assert_eq!(check(0x101e, all & !(1 << 6)), Err(Unsupported::WalkLength(4).into()));
-        assert_eq!(check(0x1026, all & !(1 << 7)), Err(Unsupported::WalkLength(5).into()));
+        assert_eq!(
+            check(0x101d, all),
+            Err(Unsupported::StructureType(5).into())
+        );
+        assert_eq!(
+            check(0x101e, all & !(1 << 14)),
+            Err(Unsupported::StructureType(6).into())
+        );
+        assert_eq!(
+            check(0x101e, all & !(1 << 6)),
+            Err(Unsupported::WalkLength(4).into())
+        );
+        assert_eq!(
+            check(0x1026, all & !(1 << 7)),
+            Err(Unsupported::WalkLength(5).into())
+        );
         for length in [0u64, 1, 2, 5, 6, 7] {
             assert_eq!(
                 check(0x1006 | length << 3, all),
                 Err(EptpError::WalkLength(length as u8))
             );
         }
-        assert_eq!(check(0x105e, all & !(1 << 21)), Err(Unsupported::AccessedDirty.into()));
+        assert_eq!(
+            check(0x105e, all & !(1 << 21)),
+            Err(Unsupported::AccessedDirty.into())
+        );
         let sss = Err(Unsupported::SupervisorShadowStack.into());
         assert_eq!(check(0x109e, all & !(1 << 23)), sss);
         for bit in (8..12).chain(46..64) {
             let reserved = Err(EptpError::Reserved(1 << bit));
             assert_eq!(check(0x101e | 1 << bit, all), reserved);
         }
-        let unaligned = new(0x1800, WalkLength::Four, MemoryType::WriteBack, Controls::empty());
+        let unaligned = new(
+            0x1800,
+            WalkLength::Four,
+            MemoryType::WriteBack,
+            Controls::empty(),
+        );
         assert_eq!(unaligned, Err(EptpError::Unaligned(0x1800)));
-        let wide = new(1 << 46, WalkLength::Four, MemoryType::WriteBack, Controls::empty());
+        let wide = new(
+            1 << 46,
+            WalkLength::Four,
+            MemoryType::WriteBack,
+            Controls::empty(),
+        );
         assert_eq!(wide, Err(EptpError::Reserved(1 << 46)));
         // A width of 64 or more reserves nothing, and does not panic.
         assert_eq!(Eptp(u64::MAX << 12 | 0x1e).check(ALL, 64), Ok(()));
@@ -297,7 +331,10 @@ mod tests {
         assert_eq!(four.check_switch(Eptp(0x205e), ALL, 46), Ok(()));
         let other = EptpError::OtherWalkLength { current: 4, new: 5 };
         assert_eq!(four.check_switch(Eptp(0x2026), ALL, 46), Err(other));
-        assert_eq!(four.check_switch(Eptp(0), ALL, 46), Err(EptpError::WalkLength(0)));
+        assert_eq!(
+            four.check_switch(Eptp(0), ALL, 46),
+            Err(EptpError::WalkLength(0))
+        );
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub const fn effective(ept: MemoryType, pat: Pat, selected: PatType) -> MemoryTy
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
 
     /// SDM 3A, "Effective Page-Level Memory Types for Pentium III and More Recent Processor Families",
@@ -142,10 +144,14 @@ mod tests {
 
     #[test]
     fn reserved_encodings_are_none() {
-        let known: Vec<u8> = (0..=255).filter(|&b| MemoryType::from_bits(b).is_some()).collect();
+        let known: Vec<u8> = (0..=255)
+            .filter(|&b| MemoryType::from_bits(b).is_some())
+            .collect();
         assert_eq!(known, [0, 1, 4, 5, 6]);
         assert_eq!(MemoryType::ALL.map(MemoryType::bits), [0, 1, 4, 5, 6]);
-        let pat: Vec<u8> = (0..=255).filter(|&b| PatType::from_bits(b).is_some()).collect();
+        let pat: Vec<u8> = (0..=255)
+            .filter(|&b| PatType::from_bits(b).is_some())
+            .collect();
         assert_eq!(pat, [0, 1, 4, 5, 6, 7]);
     }
 }

@@ -54,7 +54,11 @@ impl SppEntry {
         if self.0 & 1 == 0 {
             return Err(SppFault::Miss);
         }
-        let address = if physical_bits >= 64 { u64::MAX } else { (1 << physical_bits) - 1 };
+        let address = if physical_bits >= 64 {
+            u64::MAX
+        } else {
+            (1 << physical_bits) - 1
+        };
         match self.0 & (!address | 0xffe) {
             0 => Ok(self.0 - 1),
             bits => Err(SppFault::Misconfiguration { bits }),
@@ -124,13 +128,19 @@ impl SppExit {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
 
     #[test]
     fn entries_from_raw_words() {
         assert_eq!(SppEntry::table(0x1234_5000).0, 0x1234_5001);
         assert_eq!(SppEntry(0x1234_5001).next(46), Ok(0x1234_5000));
-        assert_eq!(SppEntry(0x1234_5ffe).next(46), Err(SppFault::Miss), "only bit 0 counts then");
+        assert_eq!(
+            SppEntry(0x1234_5ffe).next(46),
+            Err(SppFault::Miss),
+            "only bit 0 counts then"
+        );
         for bit in (1..12).chain(46..64) {
             let fault = SppFault::Misconfiguration { bits: 1 << bit };
             assert_eq!(SppEntry(1 | 1 << bit).next(46), Err(fault));

@@ -112,8 +112,11 @@ pub struct PageRights {
 
 impl PageRights {
     /// With CR0.PG = 0 every linear address is user-mode, writable and executable.
-    pub const PAGING_OFF: Self =
-        Self { mode: Mode::User, writable: true, execute_disable: false };
+    pub const PAGING_OFF: Self = Self {
+        mode: Mode::User,
+        writable: true,
+        execute_disable: false,
+    };
 }
 
 /// What the guest-physical address of an access has to do with a linear address.
@@ -152,7 +155,10 @@ impl Violation {
         let mut q = Q::from_bits_retain(u64::from(self.accesses.bits()));
         q |= Q::from_bits_retain((self.granted & Rights::READ_WRITE_EXECUTE).bits() << 3);
         if controls.contains(Controls::MODE_BASED_EXECUTE) {
-            q.set(Q::USER_EXECUTABLE, self.granted.contains(Rights::USER_EXECUTE));
+            q.set(
+                Q::USER_EXECUTABLE,
+                self.granted.contains(Rights::USER_EXECUTE),
+            );
         }
         match self.linear {
             LinearAddress::None => {}
@@ -189,13 +195,20 @@ impl Violation {
         if controls.contains(Controls::MODE_BASED_EXECUTE) {
             granted.set(Rights::USER_EXECUTE, q.contains(Q::USER_EXECUTABLE));
         }
-        let linear = match (q.contains(Q::LINEAR_ADDRESS_VALID), q.contains(Q::TRANSLATION)) {
+        let linear = match (
+            q.contains(Q::LINEAR_ADDRESS_VALID),
+            q.contains(Q::TRANSLATION),
+        ) {
             (false, _) => LinearAddress::None,
             (true, false) => LinearAddress::PagingStructure,
             (true, true) => {
                 let advanced = capability.contains(EptVpidCap::ADVANCED_VIOLATION_INFORMATION);
                 LinearAddress::Translation(advanced.then(|| PageRights {
-                    mode: if q.contains(Q::USER_MODE) { Mode::User } else { Mode::Supervisor },
+                    mode: if q.contains(Q::USER_MODE) {
+                        Mode::User
+                    } else {
+                        Mode::Supervisor
+                    },
                     writable: q.contains(Q::PAGE_WRITABLE),
                     execute_disable: q.contains(Q::PAGE_EXECUTE_DISABLE),
                 }))
@@ -236,11 +249,19 @@ mod tests {
     const ADVANCED: EptVpidCap = EptVpidCap::from_msr(1 << 22);
     const PLAIN: EptVpidCap = EptVpidCap::from_msr(0);
 
-    const USER_PAGE: PageRights =
-        PageRights { mode: Mode::User, writable: true, execute_disable: true };
+    const USER_PAGE: PageRights = PageRights {
+        mode: Mode::User,
+        writable: true,
+        execute_disable: true,
+    };
 
     fn violation(accesses: Accesses, granted: Rights, linear: LinearAddress) -> Violation {
-        Violation { accesses, granted, linear, flags: ViolationFlags::empty() }
+        Violation {
+            accesses,
+            granted,
+            linear,
+            flags: ViolationFlags::empty(),
+        }
     }
 
     /// Raw qualifications, each with the facts that the manual's table reads in it.
@@ -254,22 +275,51 @@ mod tests {
         let (r, w, x) = (Accesses::READ, Accesses::WRITE, Accesses::FETCH);
         let cases = [
             // A read of a page that is not there.
-            (0x181, PLAIN, none, violation(r, Rights::empty(), translation(None))),
+            (
+                0x181,
+                PLAIN,
+                none,
+                violation(r, Rights::empty(), translation(None)),
+            ),
             // A write to a read-only page.
-            (0x18a, PLAIN, none, violation(w, Rights::READ, translation(None))),
+            (
+                0x18a,
+                PLAIN,
+                none,
+                violation(w, Rights::READ, translation(None)),
+            ),
             // A fetch from one that is not executable.
-            (0x19c, PLAIN, none, violation(x, Rights::READ_WRITE, translation(None))),
+            (
+                0x19c,
+                PLAIN,
+                none,
+                violation(x, Rights::READ_WRITE, translation(None)),
+            ),
             // A read of a paging-structure entry that counts as a write, to a read/execute page.
             (
                 0x0ab,
                 ADVANCED,
                 none,
-                violation(r | w, Rights::READ | Rights::EXECUTE, LinearAddress::PagingStructure),
+                violation(
+                    r | w,
+                    Rights::READ | Rights::EXECUTE,
+                    LinearAddress::PagingStructure,
+                ),
             ),
             // A load of PDPTEs.
-            (0x001, ADVANCED, none, violation(r, Rights::empty(), LinearAddress::None)),
+            (
+                0x001,
+                ADVANCED,
+                none,
+                violation(r, Rights::empty(), LinearAddress::None),
+            ),
             // Advanced information: user-mode, writable, execute-disable.
-            (0xf8a, ADVANCED, none, violation(w, Rights::READ, translation(Some(USER_PAGE)))),
+            (
+                0xf8a,
+                ADVANCED,
+                none,
+                violation(w, Rights::READ, translation(Some(USER_PAGE))),
+            ),
             // A supervisor fetch from a page that only user mode may fetch from.
             (
                 0x1cc,
@@ -289,7 +339,11 @@ mod tests {
         for (raw, capability, controls, facts) in cases {
             let q = Qualification::from_bits_retain(raw);
             assert_eq!(facts.qualification(capability, controls), q, "{raw:#x}");
-            assert_eq!(Violation::decode(q, capability, controls), facts, "{raw:#x}");
+            assert_eq!(
+                Violation::decode(q, capability, controls),
+                facts,
+                "{raw:#x}"
+            );
         }
         let flags = [
             (0x1000, ViolationFlags::NMI_UNBLOCKING),
@@ -299,7 +353,10 @@ mod tests {
             (0x1_0000, ViolationFlags::ASYNCHRONOUS),
         ];
         for (raw, flag) in flags {
-            let facts = Violation { flags: flag, ..violation(r, rwx, LinearAddress::None) };
+            let facts = Violation {
+                flags: flag,
+                ..violation(r, rwx, LinearAddress::None)
+            };
             let q = Qualification::from_bits_retain(raw | 0x39);
             assert_eq!(facts.qualification(PLAIN, sss), q);
             assert_eq!(Violation::decode(q, PLAIN, sss), facts);

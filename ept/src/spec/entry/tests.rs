@@ -2,6 +2,9 @@
 //! Entries against raw words from the figures, and exhaustively against the manual's rules, written down
 //! a second time as a table of bit ranges.
 
+use std::vec;
+use std::vec::Vec;
+
 use super::*;
 
 const EVERYTHING: EptVpidCap = EptVpidCap::from_msr(0x0f01_06f3_41c1);
@@ -19,13 +22,27 @@ fn raw_words_from_the_figure() {
     let at = |bits, level| r.classify(EptEntry(bits), level);
     // Tables: bits 8 (A) and 10 (XU, ignored here) and all of 63:52 change nothing.
     for level in 2..=5 {
-        assert_eq!(at(0x1234_5007, level), Ok(Use::Table(0x1234_5000)), "level {level}");
-        assert_eq!(at(0xfff0_0000_1234_5f07, level), Ok(Use::Table(0x1234_5000)));
-        assert_eq!(at(0x3fff_ffff_f007, level), Ok(Use::Table(0x3fff_ffff_f000)));
+        assert_eq!(
+            at(0x1234_5007, level),
+            Ok(Use::Table(0x1234_5000)),
+            "level {level}"
+        );
+        assert_eq!(
+            at(0xfff0_0000_1234_5f07, level),
+            Ok(Use::Table(0x1234_5000))
+        );
+        assert_eq!(
+            at(0x3fff_ffff_f007, level),
+            Ok(Use::Table(0x3fff_ffff_f000))
+        );
     }
     // Pages: WB is 6 in bits 5:3, so 0x37; IPAT 0x77; with A and D 0x377.
     assert_eq!(at(0x1234_5037, 1), Ok(Use::Page(0x1234_5000)));
-    assert_eq!(at(0x1234_53f7, 1), Ok(Use::Page(0x1234_5000)), "bit 7 is ignored in a PTE");
+    assert_eq!(
+        at(0x1234_53f7, 1),
+        Ok(Use::Page(0x1234_5000)),
+        "bit 7 is ignored in a PTE"
+    );
     assert_eq!(at(0x4020_00b7, 2), Ok(Use::Page(0x4020_0000)));
     assert_eq!(at(0xc000_03f7, 3), Ok(Use::Page(0xc000_0000)));
     // Not present: everything else is ignored.
@@ -38,7 +55,10 @@ fn raw_words_from_the_figure() {
 #[test]
 fn fields_from_raw_words() {
     let entry = EptEntry(0xb600_0000_1234_576d);
-    assert_eq!(entry.rights(), Rights::READ | Rights::EXECUTE | Rights::USER_EXECUTE);
+    assert_eq!(
+        entry.rights(),
+        Rights::READ | Rights::EXECUTE | Rights::USER_EXECUTE
+    );
     assert_eq!(entry.memory_type(), Some(MemoryType::WriteProtected));
     assert_eq!(entry.pat(), Pat::Ignored);
     assert_eq!(EptEntry(0x12).pat(), Pat::Combined);
@@ -124,14 +144,14 @@ fn all_controls() -> impl Iterator<Item = Controls> {
 fn misconfigurations_are_the_manuals() {
     let upper = [
         0u64,
-        0x4000_0000,              // aligned to 1 GiB
-        0x0020_0000,              // to 2 MiB only
-        0x1000,                   // to 4 KiB only
-        1 << 45,                  // the highest address bit
-        1 << 46,                  // one too high
+        0x4000_0000, // aligned to 1 GiB
+        0x0020_0000, // to 2 MiB only
+        0x1000,      // to 4 KiB only
+        1 << 45,     // the highest address bit
+        1 << 46,     // one too high
         1 << 51,
-        1 << 58 | 0x4000_0000,    // paging-write
-        0xbbf0_0000_0000_0000,    // every ignorable high bit but 58
+        1 << 58 | 0x4000_0000, // paging-write
+        0xbbf0_0000_0000_0000, // every ignorable high bit but 58
         0xfff0_0000_0000_0000,
     ];
     let mut seen = [0u32; 2];
@@ -149,7 +169,11 @@ fn misconfigurations_are_the_manuals() {
                         let bits = high | low;
                         let expected = misconfigured(bits, level, cap, controls, 46);
                         let found = r.classify(EptEntry(bits), level);
-                        assert_eq!(found.is_err(), expected, "{bits:#x} level {level}: {found:?}");
+                        assert_eq!(
+                            found.is_err(),
+                            expected,
+                            "{bits:#x} level {level}: {found:?}"
+                        );
                         seen[usize::from(expected)] += 1;
                     }
                 }
@@ -187,13 +211,20 @@ fn each_physical_address_width_reserves_what_is_above() {
                 let found = r.classify(EptEntry(bits), level);
                 let reserved = bit >= width;
                 let expected = Err(Misconfiguration::Reserved { bits: 1 << bit });
-                assert_eq!(found == expected, reserved, "bit {bit}, width {width}: {found:?}");
+                assert_eq!(
+                    found == expected,
+                    reserved,
+                    "bit {bit}, width {width}: {found:?}"
+                );
                 assert_eq!(found.is_err(), reserved);
             }
         }
     }
     let clamp = |bits| EntryRules::new(EVERYTHING, bits, Controls::empty()).physical_bits();
-    assert_eq!((clamp(0), clamp(31), clamp(53), clamp(u32::MAX)), (32, 32, 52, 52));
+    assert_eq!(
+        (clamp(0), clamp(31), clamp(53), clamp(u32::MAX)),
+        (32, 32, 52, 52)
+    );
 }
 
 #[test]
@@ -205,13 +236,19 @@ fn each_rule_has_its_name() {
     assert_eq!(name(EVERYTHING, 0x36, 1), M::WriteWithoutRead);
     assert_eq!(name(WITHOUT_EXECUTE_ONLY, 0x34, 1), M::ExecuteOnly);
     assert_eq!(name(WITHOUT_EXECUTE_ONLY, 0x430, 1), M::ExecuteOnly);
-    assert_eq!(name(EVERYTHING, 1 << 58 | 0x34, 1), M::PagingWriteWithoutRead);
+    assert_eq!(
+        name(EVERYTHING, 1 << 58 | 0x34, 1),
+        M::PagingWriteWithoutRead
+    );
     assert_eq!(name(EVERYTHING, 0x17, 1), M::MemoryType(2));
     assert_eq!(name(EVERYTHING, 0x1f, 1), M::MemoryType(3));
     assert_eq!(name(EVERYTHING, 0xbf, 2), M::MemoryType(7));
     assert_eq!(name(EVERYTHING, 0x87, 4), M::Reserved { bits: 0x80 });
     assert_eq!(name(SMALL_PAGES, 0xb7, 2), M::Reserved { bits: 0xb0 });
-    assert_eq!(name(EVERYTHING, 0x1000_10b7, 3), M::Reserved { bits: 0x1000_1000 });
+    assert_eq!(
+        name(EVERYTHING, 0x1000_10b7, 3),
+        M::Reserved { bits: 0x1000_1000 }
+    );
 }
 
 #[test]
@@ -228,7 +265,9 @@ fn only_enabled_bits_mean_something() {
     };
     for controls in all_controls() {
         let r = rules(EVERYTHING, controls);
-        let expected = controls.iter().fold(base, |bits, control| bits | bit(control));
+        let expected = controls
+            .iter()
+            .fold(base, |bits, control| bits | bit(control));
         assert_eq!(r.meaningful(1), expected, "{controls:?}");
         assert_eq!(r.meaningful(2), expected & !(1 << 61));
         let user = r.rights(EptEntry(0x400)) == Rights::USER_EXECUTE;
