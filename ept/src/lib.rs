@@ -7,7 +7,12 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod access;
 mod format;
+pub mod marks;
+pub mod nested_walk;
 pub mod spec;
+pub mod spp;
 
+pub use access::{Access, EptFault, GuestSpace};
 pub use format::{Attributes, Ept, Rule};
