@@ -254,49 +254,62 @@ pub(crate) fn visit<F: Format, M: ReadEntry>(
                 )
             }
         };
-        let step = Step {
+        let next = follow(format, entry, level, above, bits);
+        let attributes = match &next {
+            Next::Down { attributes, .. } => Some(*attributes),
+            Next::End(end) => end.as_ref().ok().map(|there| there.attributes),
+        };
+        seen(Step {
             level,
             at,
             entry,
-            attributes: None,
-        };
-        let fold = |here| above.map_or(here, |above| format.fold(above, here));
-        match format.decode(entry, level) {
-            Entry::Leaf { target, attributes } => {
-                let attributes = fold(attributes);
-                seen(Step {
-                    attributes: Some(attributes),
-                    ..step
-                });
-                let offset = bits & shape.size(level).wrapping_sub(1);
-                let target = target.wrapping_add(offset);
-                return Ok(Translation {
-                    target,
-                    level,
-                    attributes,
-                });
-            }
-            Entry::Table { frame, attributes } => {
-                let attributes = fold(attributes);
-                seen(Step {
-                    attributes: Some(attributes),
-                    ..step
-                });
-                if level <= 1 {
-                    return Err(Fault::TooDeep { level, entry });
-                }
+            attributes,
+        });
+        match next {
+            Next::Down { frame, attributes } => {
                 above = Some(attributes);
                 table = frame;
                 level = level.wrapping_sub(1);
             }
-            Entry::Empty => {
-                seen(step);
-                return Err(Fault::NotPresent { level, entry });
-            }
-            Entry::Malformed(rule) => {
-                seen(step);
-                return Err(Fault::Malformed { level, entry, rule });
-            }
+            Next::End(end) => return end,
         }
+    }
+}
+
+/// What comes after an entry.
+pub(crate) enum Next<A, R, E> {
+    /// The table at `frame`, one level down.
+    Down { frame: u64, attributes: A },
+    /// Nothing: the walk is over.
+    End(Result<Translation<A>, Fault<R, E>>),
+}
+
+/// Follows one entry. `bits` is the stripped address, `above` what the entries above fold to.
+#[inline]
+pub(crate) fn follow<F: Format, E>(
+    format: &F,
+    entry: u64,
+    level: u8,
+    above: Option<F::Attributes>,
+    bits: u64,
+) -> Next<F::Attributes, F::Rule, E> {
+    let fold = |here| above.map_or(here, |above| format.fold(above, here));
+    match format.decode(entry, level) {
+        Entry::Leaf { target, attributes } => {
+            let offset = bits & format.shape().size(level).wrapping_sub(1);
+            let target = target.wrapping_add(offset);
+            Next::End(Ok(Translation {
+                target,
+                level,
+                attributes: fold(attributes),
+            }))
+        }
+        Entry::Table { frame, attributes } if level > 1 => Next::Down {
+            frame,
+            attributes: fold(attributes),
+        },
+        Entry::Table { .. } => Next::End(Err(Fault::TooDeep { level, entry })),
+        Entry::Empty => Next::End(Err(Fault::NotPresent { level, entry })),
+        Entry::Malformed(rule) => Next::End(Err(Fault::Malformed { level, entry, rule })),
     }
 }

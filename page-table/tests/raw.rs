@@ -217,14 +217,17 @@ fn map_uses_the_largest_pages_that_fit() {
     let level3 = word(&mapper, mapper.root(), 0) & !0xfff;
     assert_eq!(word(&mapper, level3, 1), (5 << 30) | 0x83 | NX);
     let level2 = word(&mapper, level3, 0) & !0xfff;
-    assert_eq!(word(&mapper, level2, 1), (4 << 30) + (2 << 20) | 0x83 | NX);
+    assert_eq!(
+        word(&mapper, level2, 1),
+        ((4 << 30) + (2 << 20)) | 0x83 | NX
+    );
     assert_eq!(
         word(&mapper, level2, 511),
-        (4 << 30) + (511 << 21) | 0x83 | NX
+        ((4 << 30) + (511 << 21)) | 0x83 | NX
     );
     let level1 = word(&mapper, level2, 0) & !0xfff;
     assert_eq!(word(&mapper, level1, 510), 0);
-    assert_eq!(word(&mapper, level1, 511), (4 << 30) + 0x1f_f000 | 3 | NX);
+    assert_eq!(word(&mapper, level1, 511), ((4 << 30) + 0x1f_f000) | 3 | NX);
     let level2 = word(&mapper, level3, 2) & !0xfff;
     let level1 = word(&mapper, level2, 0) & !0xfff;
     assert_eq!(word(&mapper, level2, 1), 0);
