@@ -51,11 +51,19 @@ impl Access {
         Self::of(accesses, LinearAddress::Translation(Some(page)))
     }
 
-    /// To a guest paging-structure entry, to translate a linear address: a read, or the read and write
-    /// that set an accessed or dirty flag.
+    /// To a guest paging-structure entry, to translate a linear address.
     #[must_use]
-    pub const fn paging_structure(accesses: Accesses) -> Self {
-        Self::of(accesses, LinearAddress::PagingStructure)
+    pub const fn paging_read() -> Self {
+        Self::of(Accesses::READ, LinearAddress::PagingStructure)
+    }
+
+    /// To a guest paging-structure entry, to set its accessed or dirty flag: read and written.
+    #[must_use]
+    pub const fn paging_write() -> Self {
+        Self::of(
+            Accesses::READ.union(Accesses::WRITE),
+            LinearAddress::PagingStructure,
+        )
     }
 
     /// Without a linear address: the load of PDPTEs by MOV to CR, trace output.
@@ -314,9 +322,7 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
     #[inline]
     fn allows(&self, attributes: Attributes, access: Access) -> bool {
         let (rights, controls) = (attributes.rights(), self.ept.controls());
-        if access.shadow_stack == ShadowStack::Supervisor
-            && controls.contains(Controls::SUPERVISOR_SHADOW_STACK)
-        {
+        if self.is_supervisor_shadow_stack(access) {
             return rights.contains(Rights::READ)
                 && attributes.writable_above()
                 && attributes.options(EptEntry::SUPERVISOR_SHADOW_STACK) != 0;
@@ -334,6 +340,16 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         (!access.accesses.contains(Accesses::READ) || rights.contains(Rights::READ))
             && (!access.accesses.contains(Accesses::WRITE) || writable)
             && (!access.accesses.contains(Accesses::FETCH) || rights.contains(fetch))
+    }
+
+    /// Whether the rights for supervisor shadow stacks count, in place of those for data.
+    #[inline]
+    fn is_supervisor_shadow_stack(&self, access: Access) -> bool {
+        access.shadow_stack == ShadowStack::Supervisor
+            && self
+                .ept
+                .controls()
+                .contains(Controls::SUPERVISOR_SHADOW_STACK)
     }
 
     /// Guest-paging verification: the page demands that every guest paging structure of the translation
@@ -363,7 +379,7 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
             && granted.level == 1
             && access.accesses.contains(Accesses::WRITE)
             && matches!(access.linear, LinearAddress::Translation(_))
-            && access.shadow_stack != ShadowStack::Supervisor
+            && !self.is_supervisor_shadow_stack(access)
             && !access.circumstances.contains(ViolationFlags::ASYNCHRONOUS)
             && rights.contains(Rights::READ)
             && !rights.contains(Rights::WRITE);

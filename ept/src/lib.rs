@@ -4,12 +4,15 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(test)]
+#[cfg(any(feature = "arbitrary", test))]
 extern crate std;
 
 pub mod access;
+pub mod builder;
+pub mod dirty;
 mod format;
 pub mod marks;
+pub mod mtrr;
 pub mod nested_walk;
 pub mod spec;
 pub mod spp;

@@ -12,8 +12,9 @@
 //!                                                 page fault?
 //! ```
 //!
-//! The guest's side of it is a [`GuestPaging`]: any [`Format`] with the rules that make page faults. The
-//! one walker walks the guest's tables and does not know that reading an entry is a walk too.
+//! The guest's side is a [`GuestPaging`]: whatever walks the guest's tables, in any format, and knows
+//! the guest's rules. It is given a memory in which reading or marking an entry is an access through
+//! EPT, and does not know it.
 //!
 //! The order is the manual's (SDM 3C, "Prioritization of EPT Misconfigurations and EPT Violations"):
 //! an EPT fault on the way to a guest entry comes before anything that entry says; the guest's page
@@ -21,85 +22,77 @@
 //! fault, the guest's accessed and dirty flags are set, which are writes through EPT.
 
 use core::cell::{Cell, RefCell};
-use core::convert::Infallible;
 
-use hvkit_page_table::{Fault, Format, ReadEntry, Root, Translation, Walk, Width, walk};
+use hvkit_page_table::{ReadEntry, UpdateEntry, Width};
 
 use crate::access::{Access, EptFault, Granted, GuestSpace, PagingPages, ShadowStack};
 use crate::marks::{Mark, Updates};
 use crate::spec::{Accesses, EptEntry, PageRights};
 
-/// A fault that is the guest's own: not present, reserved bits, an address that is not canonical.
-pub type GuestFault<F> = Fault<<F as Format>::Rule, Infallible>;
-
-/// The guest's side of a walk: its paging mode, as set up by its registers.
+/// The guest's side of a walk: its paging mode, as its registers set it up.
 pub trait GuestPaging {
-    /// The tables.
-    type Format: Format;
-    /// An access to a linear address, with whatever decides whether it faults (CPL, implicit accesses).
+    /// An access to a linear address, with whatever decides whether it faults: kind, CPL, ...
     type Access: Copy;
-    /// What the guest gets: error code and all.
+    /// What the guest gets when it does: error code and all.
     type PageFault;
 
-    /// The tables' format.
-    fn format(&self) -> &Self::Format;
-
-    /// Where they begin, guest-physical: CR3, or the PDPTEs.
-    fn root(&self) -> Root<'_, <Self::Format as Format>::Attributes>;
-
-    /// The page fault for an address that the tables do not translate.
-    fn fault(&self, why: GuestFault<Self::Format>, access: Self::Access) -> Self::PageFault;
-
-    /// Whether the tables' rights allow `access`, and what kind of access to the page it makes.
+    /// Translates `linear` as a processor does: reads entries from `memory`, judges, and if the access
+    /// is allowed sets the accessed and dirty flags by compare-exchange.
+    ///
+    /// `memory` is guest-physical. Its exchange always finds what a read found, and takes only bits that
+    /// are added: the flags are stored later, see [`Updates`].
     ///
     /// # Errors
     ///
-    /// The page fault.
-    fn judge(
+    /// The guest's fault, or the first error of `memory` unchanged.
+    fn translate<M: UpdateEntry>(
         &self,
-        found: &Translation<<Self::Format as Format>::Attributes>,
+        memory: &M,
+        linear: u64,
         access: Self::Access,
-    ) -> Result<PageAccess, Self::PageFault>;
+    ) -> Result<GuestPage, GuestFault<Self::PageFault, M::Error>>;
 }
 
-/// An access that the guest's tables allow, as EPT sees it.
+/// Where the guest's tables lead, for an access they allow, and that access as EPT sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageAccess {
-    /// What it does.
+pub struct GuestPage {
+    /// The guest-physical address of the byte.
+    pub physical: u64,
+    /// What the access does.
     pub accesses: Accesses,
     /// What the guest's tables say of the page.
-    pub page: PageRights,
-    /// Whether it is one of the shadow stack's.
+    pub rights: PageRights,
+    /// Whether the access is one of the shadow stack's.
     pub shadow_stack: ShadowStack,
+}
+
+/// Why the guest's tables lead nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestFault<P, E> {
+    /// The guest's own fault.
+    #[error("page fault: {0:?}")]
+    Page(P),
+    /// An entry could not be read or marked.
+    #[error("memory: {0:?}")]
+    Memory(E),
 }
 
 /// A linear address, translated twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Nested<A> {
+pub struct Nested {
     /// By the guest's tables.
-    pub guest: Translation<A>,
+    pub guest: GuestPage,
     /// By EPT.
     pub host: Granted,
-    /// What the guest's tables say of the page.
-    pub page: PageRights,
 }
 
-/// Why a linear address could not be accessed. `P` is the guest's page fault, `E` the host memory's error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NestedFault<P, E> {
-    /// The guest's own page fault.
-    #[error("page fault: {0:?}")]
-    Page(P),
-    /// A VM exit. The guest-linear-address field is the linear address, where the qualification says so.
-    #[error(transparent)]
-    Ept(EptFault<E>),
-}
+/// Why a linear address could not be accessed: the guest's fault `P`, or a VM exit. The exit's
+/// guest-linear-address field is the linear address, where the qualification says that it is valid.
+pub type NestedFault<P, E> = GuestFault<P, EptFault<E>>;
 
 /// What [`translate`] returns for guest `G` over memory `M`.
-pub type NestedOutcome<G, M> = Result<
-    Nested<<<G as GuestPaging>::Format as Format>::Attributes>,
-    NestedFault<<G as GuestPaging>::PageFault, <M as ReadEntry>::Error>,
->;
+pub type NestedOutcome<G, M> =
+    Result<Nested, NestedFault<<G as GuestPaging>::PageFault, <M as ReadEntry>::Error>>;
 
 /// Makes `access` to `linear`, and forgets the flags it would set.
 ///
@@ -148,35 +141,17 @@ fn visit<G: GuestPaging, M: ReadEntry>(
         note: RefCell::new(note),
         paging: Cell::new(PagingPages::Writable),
     };
-    let seen = walk(guest.format(), &through, guest.root(), linear);
-    let found = match seen.outcome {
-        Ok(found) => found,
-        Err(fault) => {
-            let why = guests_own(fault).map_err(NestedFault::Ept)?;
-            return Err(NestedFault::Page(guest.fault(why, access)));
-        }
-    };
-    let PageAccess {
-        accesses,
-        page,
-        shadow_stack,
-    } = guest.judge(&found, access).map_err(NestedFault::Page)?;
-    through
-        .mark_guest(guest.format(), &seen, accesses)
-        .map_err(NestedFault::Ept)?;
-    let access = Access::translation(accesses, page).with_shadow_stack(shadow_stack);
+    let page = guest.translate(&through, linear, access)?;
+    let access =
+        Access::translation(page.accesses, page.rights).with_shadow_stack(page.shadow_stack);
     let (paging, mut note) = (through.paging.get(), through.note.into_inner());
     let host = space
-        .access_after(found.target, access, paging, &mut note)
-        .map_err(NestedFault::Ept)?;
-    Ok(Nested {
-        guest: found,
-        host,
-        page,
-    })
+        .access_after(page.physical, access, paging, &mut note)
+        .map_err(GuestFault::Memory)?;
+    Ok(Nested { guest: page, host })
 }
 
-/// The guest's tables, read through EPT.
+/// Guest-physical memory, as the guest's paging structures are read and marked through EPT.
 struct Through<'s, 'a, M, N> {
     space: &'s GuestSpace<'a, M>,
     note: RefCell<N>,
@@ -187,41 +162,10 @@ struct Through<'s, 'a, M, N> {
 impl<M: ReadEntry, N: FnMut(Mark)> Through<'_, '_, M, N> {
     /// Makes an access to a guest paging-structure entry.
     #[inline]
-    fn access(&self, at: u64, accesses: Accesses) -> Result<Granted, EptFault<M::Error>> {
-        let access = Access::paging_structure(accesses);
+    fn access(&self, at: u64, access: Access) -> Result<Granted, EptFault<M::Error>> {
         let note = &mut *self.note.borrow_mut();
         self.space
             .access_after(at, access, PagingPages::Writable, note)
-    }
-
-    /// The flags that the guest's format has and the entries of the path lack: each is a read and a
-    /// write through EPT. The root's first; the leaf's are those that its page's access calls for.
-    #[inline]
-    fn mark_guest<F: Format>(
-        &self,
-        format: &F,
-        seen: &Walk<F::Attributes, F::Rule, EptFault<M::Error>>,
-        accesses: Accesses,
-    ) -> Result<(), EptFault<M::Error>> {
-        let (marks, steps, width) = (format.marks(), seen.steps(), format.shape().width());
-        for (i, step) in steps.iter().enumerate() {
-            let last = i + 1 == steps.len();
-            let dirty = last && accesses.contains(Accesses::WRITE);
-            let set = (marks.accessed | if dirty { marks.dirty } else { 0 }) & !step.entry;
-            if let (Some(guest_physical), true) = (step.at, set != 0) {
-                let granted = self.access(guest_physical, Accesses::READ | Accesses::WRITE)?;
-                let at = granted.host_physical;
-                let mark = Mark {
-                    at,
-                    width,
-                    entry: step.entry,
-                    set,
-                    logged: None,
-                };
-                (self.note.borrow_mut())(mark);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -230,7 +174,7 @@ impl<M: ReadEntry, N: FnMut(Mark)> ReadEntry for Through<'_, '_, M, N> {
 
     #[inline]
     fn read(&self, at: u64, width: Width) -> Result<u64, Self::Error> {
-        let granted = self.access(at, Accesses::READ)?;
+        let granted = self.access(at, Access::paging_read())?;
         if granted.attributes.options(EptEntry::PAGING_WRITE) == 0 {
             self.paging.set(PagingPages::Others);
         }
@@ -240,19 +184,26 @@ impl<M: ReadEntry, N: FnMut(Mark)> ReadEntry for Through<'_, '_, M, N> {
     }
 }
 
-/// Tells the guest's faults from those of EPT below it.
-fn guests_own<R, E>(fault: Fault<R, EptFault<E>>) -> Result<Fault<R, Infallible>, EptFault<E>> {
-    Ok(match fault {
-        Fault::Unreadable { error, .. } => return Err(error),
-        Fault::Address { address } => Fault::Address { address },
-        Fault::NoRootEntry { index } => Fault::NoRootEntry { index },
-        Fault::NotPresent { level, entry } => Fault::NotPresent { level, entry },
-        Fault::Malformed { level, entry, rule } => Fault::Malformed { level, entry, rule },
-        Fault::TooDeep { level, entry } => Fault::TooDeep { level, entry },
-        // A fault that the walker may learn: as far as it is known, nothing is there.
-        other => Fault::NotPresent {
-            level: other.level().unwrap_or(0),
-            entry: 0,
-        },
-    })
+impl<M: ReadEntry, N: FnMut(Mark)> UpdateEntry for Through<'_, '_, M, N> {
+    /// A paging write: allowed or not now, stored by whoever applies the updates.
+    fn compare_exchange(
+        &self,
+        at: u64,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, Self::Error> {
+        let granted = self.access(at, Access::paging_write())?;
+        let (at, set) = (granted.host_physical, new & !current);
+        if set != 0 {
+            (self.note.borrow_mut())(Mark {
+                at,
+                width,
+                entry: current,
+                set,
+                logged: None,
+            });
+        }
+        Ok(current)
+    }
 }
