@@ -54,7 +54,7 @@ fn tables(dice: &mut Dice, s: Setup) -> Cpu {
         memory: Default::default(),
         logged: vec![],
     };
-    let damage = 1 + dice.below(40);
+    let damage = 4 + dice.below(100);
     let mut set = |dice: &mut Dice, at: u64, word: u64, page: bool| {
         let mut word = word;
         if s.mbe && dice.once_in(2) {
@@ -86,7 +86,7 @@ fn tables(dice: &mut Dice, s: Setup) -> Cpu {
     set(dice, 0x3000, 0x4007, false);
     set(dice, 0x3008, 0x60_0000 | 0xb7, true); // 2 MiB
     for n in 0..16 {
-        let rights = [7, 7, 7, 3, 1, 5, 4, 0][dice.below(8) as usize];
+        let rights = [7, 7, 7, 7, 7, 3, 1, 5, 5, 5, 4, 0][dice.below(12) as usize];
         set(
             dice,
             0x4000 + n * 8,
@@ -96,7 +96,7 @@ fn tables(dice: &mut Dice, s: Setup) -> Cpu {
     }
     // The sub-page table.
     let mut spp = |dice: &mut Dice, at: u64, word: u64| {
-        let flip = if dice.once_in(damage) {
+        let flip = if dice.once_in(6) {
             1 << dice.below(64)
         } else {
             0
@@ -112,7 +112,7 @@ fn tables(dice: &mut Dice, s: Setup) -> Cpu {
     }
     // The guest's root at guest-physical 0x1000, its table at 0x2000; its pages are anywhere.
     let mut guest = |dice: &mut Dice, page: u64, index: u64, target: u64| {
-        let mut word = target | [7, 7, 3, 5, 6][dice.below(5) as usize];
+        let mut word = target | [7, 7, 7, 7, 7, 7, 3, 5, 6][dice.below(9) as usize];
         word |= u64::from(dice.flag()) << 5 | u64::from(dice.flag()) << 6;
         word |= u64::from(dice.once_in(6)) << 63;
         if dice.once_in(damage) {

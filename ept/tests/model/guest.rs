@@ -7,17 +7,17 @@ use hvkit_ept::spec::{Accesses, Mode, PageRights};
 use hvkit_page_table::{Entry, Fault, Format, Marks, Root, Shape, UpdateEntry, Upper, walk};
 
 /// Two levels of 512 8-byte entries. P 0, R/W 1, U/S 2, A 5, D 6, PS 7, XD 63; bits 51:46 reserved.
-pub struct Toy(Shape);
+pub(crate) struct Toy(Shape);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ToyRights {
+pub(crate) struct ToyRights {
     writable: bool,
     user: bool,
     execute_disable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reserved;
+pub(crate) struct Reserved;
 
 impl Format for Toy {
     type Attributes = ToyRights;
@@ -68,13 +68,13 @@ impl Format for Toy {
 }
 
 /// The toy guest with its CR3.
-pub struct ToyGuest {
+pub(crate) struct ToyGuest {
     format: Toy,
     cr3: u64,
 }
 
 impl ToyGuest {
-    pub fn new(cr3: u64) -> Self {
+    pub(crate) fn new(cr3: u64) -> Self {
         Self {
             format: Toy(Shape::nines(2, 0b11, Upper::Zero).unwrap()),
             cr3,
@@ -83,10 +83,10 @@ impl ToyGuest {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct ToyAccess {
-    pub accesses: Accesses,
-    pub mode: Mode,
-    pub shadow_stack: ShadowStack,
+pub(crate) struct ToyAccess {
+    pub(crate) accesses: Accesses,
+    pub(crate) mode: Mode,
+    pub(crate) shadow_stack: ShadowStack,
 }
 
 impl GuestPaging for ToyGuest {

@@ -8,27 +8,27 @@ use std::collections::BTreeMap;
 
 /// How the processor is set up.
 #[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    pub levels: u32,
-    pub root: u64,
-    pub sppt: u64,
-    pub width: u32,
-    pub execute_only: bool,
-    pub large: bool,
-    pub huge: bool,
-    pub advanced: bool,
-    pub mbe: bool,
-    pub ad: bool,
-    pub sss: bool,
-    pub ve: bool,
-    pub pw: bool,
-    pub gpv: bool,
-    pub spp: bool,
+pub(crate) struct Setup {
+    pub(crate) levels: u32,
+    pub(crate) root: u64,
+    pub(crate) sppt: u64,
+    pub(crate) width: u32,
+    pub(crate) execute_only: bool,
+    pub(crate) large: bool,
+    pub(crate) huge: bool,
+    pub(crate) advanced: bool,
+    pub(crate) mbe: bool,
+    pub(crate) ad: bool,
+    pub(crate) sss: bool,
+    pub(crate) ve: bool,
+    pub(crate) pw: bool,
+    pub(crate) gpv: bool,
+    pub(crate) spp: bool,
 }
 
 /// An exit, or the guest's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Guest-physical address, qualification, convertible to #VE.
     Violation(u64, u64, bool),
     /// Guest-physical address, level, entry.
@@ -41,7 +41,7 @@ pub enum End {
 
 /// What an access is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum For {
+pub(crate) enum For {
     /// Nothing linear.
     Nothing,
     /// A guest paging-structure entry.
@@ -51,18 +51,18 @@ pub enum For {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stack {
+pub(crate) enum Stack {
     No,
     User,
     Supervisor,
 }
 
 #[derive(Clone, Debug)]
-pub struct Cpu {
-    pub setup: Setup,
-    pub memory: BTreeMap<u64, u64>,
+pub(crate) struct Cpu {
+    pub(crate) setup: Setup,
+    pub(crate) memory: BTreeMap<u64, u64>,
     /// What page-modification logging would hold.
-    pub logged: Vec<u64>,
+    pub(crate) logged: Vec<u64>,
 }
 
 fn bit(word: u64, n: u32) -> bool {
@@ -101,7 +101,7 @@ impl Cpu {
     }
 
     /// One access to a guest-physical address. Read, write, fetch.
-    pub fn access(
+    pub(crate) fn access(
         &mut self,
         gpa: u64,
         (mut r, mut w, x): (bool, bool, bool),
@@ -237,7 +237,7 @@ impl Cpu {
 
     /// A toy guest: two levels of 512 8-byte entries. P 0, R/W 1, U/S 2, A 5, D 6, PS 7 (2 MiB), XD 63;
     /// bits 51:46 reserved. Error codes as x86's.
-    pub fn linear(
+    pub(crate) fn linear(
         &mut self,
         cr3: u64,
         address: u64,
