@@ -192,7 +192,7 @@ mod tests {
         );
         assert_eq!(memory.exchange(0x7014, Width::Four, 0xaabb_ccdd, 6), Ok(()));
         let words = arena.0.into_inner();
-        assert_eq!(words[1..5], [0x1122_3344_5566_7788, 6 << 32, 0, 0,][..4]);
+        assert_eq!(words[1..4], [0x1122_3344_5566_7788, 6 << 32, 0]);
         assert_eq!(words[4], 5 | 6 << 32);
         assert_eq!((words[512], words[1023]), (7, 511 << 12 | 7));
     }
