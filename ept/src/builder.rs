@@ -10,7 +10,8 @@
 
 use hvkit_page_table::{Frames, Invalidate, Mapper, OwnEntries, Refused, Sizes, Span, Stale};
 
-use crate::format::{Attributes, Ept};
+use crate::attributes::Attributes;
+use crate::format::Ept;
 use crate::mtrr::Mtrrs;
 use crate::spec::{Controls, MemoryType, Pat, Rights};
 

@@ -118,7 +118,7 @@ fn tables(dice: &mut Dice, s: Setup) -> Cpu {
         if dice.once_in(damage) {
             word ^= 1 << dice.below(64);
         }
-        cpu.memory.insert((0x120 + page) << 12 | index * 8, word);
+        cpu.memory.insert(((0x120 + page) << 12) + index * 8, word);
     };
     guest(dice, 1, 0, 0x2000);
     guest(dice, 1, 1, 0x2000);

@@ -269,7 +269,7 @@ fn memory_type() -> impl Strategy<Value = u64> {
 
 fn variable() -> impl Strategy<Value = Variable> {
     (memory_type(), 0u64..1 << 24, 12u32..=36, any::<bool>()).prop_map(|(t, page, size, valid)| {
-        let mask = (1u64 << 36) - (1 << size) | if valid { MASK_VALID } else { 0 };
+        let mask = ((1u64 << 36) - (1 << size)) | if valid { MASK_VALID } else { 0 };
         Variable {
             base: page << 12 & ((1 << 36) - 1) | t,
             mask,

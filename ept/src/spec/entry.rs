@@ -289,7 +289,7 @@ impl EntryRules {
         } else if level <= 1 {
             self.too_wide
         } else {
-            self.too_wide | (1 << (12 + 9 * (level as u32 - 1))) - 0x1000
+            self.too_wide | ((1 << (12 + 9 * (level as u32 - 1))) - 0x1000)
         };
         if bits & reserved != 0 {
             return Err(Misconfiguration::Reserved {
