@@ -27,8 +27,7 @@
 //! ];
 //! // Bare metal gives physical memory here; this fake remembers every store.
 //! let memory = FakeTables::new();
-//! let mut mapper = build(ept, &memory, &memory, &map, Policy::default())
-//!     .map_err(|error| error.to_string())?;
+//! let mut mapper = build(ept, &memory, &memory, &map, Policy::default())?;
 //! let eptp = ept.eptp(mapper.root(), MemoryType::WriteBack)?; // for the VMCS
 //! assert_eq!(eptp.0 & 0xfff, 0x5e);
 //!
@@ -45,13 +44,13 @@
 //! }
 //!
 //! // Take a megabyte away. What hardware may still hold of it comes back as a token.
-//! let stale = mapper.unmap(0x4000_0000..0x4010_0000).map_err(|error| error.to_string())?;
+//! let stale = mapper.unmap(0x4000_0000..0x4010_0000)?;
 //! // On a processor this is INVEPT, on every core that ran the guest. Then frames are freed.
 //! let mut invept = |stale: &Stale| -> Result<(), u8> {
 //!     assert!(stale.spans()[0].contains(0x4000_0000));
 //!     Ok(())
 //! };
-//! mapper.settle(stale, &mut invept).map_err(|error| error.to_string())?;
+//! mapper.settle(stale, &mut invept)?;
 //! assert!(mapper.translate(0x4000_1234).is_err());
 //! # Ok(()) }
 //! ```
