@@ -4,6 +4,7 @@
 //!
 //! An [`Access`] says what is done and how a linear address led there; [`GuestSpace`] decides.
 
+mod reader;
 mod space;
 
 use crate::attributes::Attributes;
@@ -12,6 +13,7 @@ use crate::spec::{
     Accesses, LinearAddress, PageRights, Qualification, SppExit, SppFault, ViolationFlags,
 };
 
+pub use reader::GuestReader;
 pub use space::GuestSpace;
 pub(crate) use space::PagingPages;
 
