@@ -40,18 +40,24 @@ pub enum Refusal {
 pub struct KeyRights(pub u32);
 
 impl KeyRights {
+    /// The two bits of `key`.
+    #[inline]
+    const fn bits(self, key: u8) -> u32 {
+        self.0.wrapping_shr((key as u32 & 0xf) << 1)
+    }
+
     /// ADi: no data access.
     #[inline]
     #[must_use]
     pub const fn access_disabled(self, key: u8) -> bool {
-        self.0 >> (2 * (key as u32 & 0xf)) & 1 != 0
+        self.bits(key) & 0b01 != 0
     }
 
     /// WDi: no data write (a supervisor's, only while CR0.WP is set).
     #[inline]
     #[must_use]
     pub const fn write_disabled(self, key: u8) -> bool {
-        self.0 >> (2 * (key as u32 & 0xf) + 1) & 1 != 0
+        self.bits(key) & 0b10 != 0
     }
 }
 
