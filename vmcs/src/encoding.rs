@@ -158,7 +158,10 @@ mod tests {
         // EPT pointer: 64 bits (1), control (0), index 13.
         assert_eq!(Encoding::new(Width::Bits64, Class::Control, 13).0, 0x201a);
         // Exit reason: 32 bits (2), exit information (1), index 1.
-        assert_eq!(Encoding::new(Width::Bits32, Class::ExitInformation, 1).0, 0x4402);
+        assert_eq!(
+            Encoding::new(Width::Bits32, Class::ExitInformation, 1).0,
+            0x4402
+        );
         // Host TR selector: 16 bits (0), host (3), index 6.
         assert_eq!(Encoding::new(Width::Bits16, Class::Host, 6).0, 0x0c0c);
     }
@@ -166,13 +169,22 @@ mod tests {
     #[test]
     fn parts_of_a_raw_number() {
         let high = Encoding(0x2805);
-        assert_eq!((high.width(), high.class(), high.index()), (Width::Bits64, Class::Guest, 2));
+        assert_eq!(
+            (high.width(), high.class(), high.index()),
+            (Width::Bits64, Class::Guest, 2)
+        );
         assert!(high.is_high() && high.is_well_formed());
         assert_eq!(high.full(), Encoding(0x2804));
         assert_eq!(Encoding(0x2804).high_half(), Some(Encoding(0x2805)));
         assert_eq!(Encoding(0x6800).high_half(), None);
-        assert!(!Encoding(0x6801).is_well_formed(), "natural-width fields have no high half");
+        assert!(
+            !Encoding(0x6801).is_well_formed(),
+            "natural-width fields have no high half"
+        );
         assert!(!Encoding(0x1000).is_well_formed(), "bit 12 is reserved");
-        assert!(!Encoding(0x8000).is_well_formed(), "bits 31:15 are reserved");
+        assert!(
+            !Encoding(0x8000).is_well_formed(),
+            "bits 31:15 are reserved"
+        );
     }
 }

@@ -40,7 +40,6 @@ macro_rules! names {
         }
     };
 }
-pub(crate) use names;
 
 names! { EventKind(u8) {
     EXTERNAL_INTERRUPT = 0, "external interrupt";
@@ -148,7 +147,11 @@ impl fmt::Display for Event {
         if let Some(name) = self.exception() {
             write!(f, " ({name})")?;
         }
-        f.write_str(if self.has_error_code() { ", with error code" } else { "" })?;
+        f.write_str(if self.has_error_code() {
+            ", with error code"
+        } else {
+            ""
+        })?;
         f.write_str(if self.is_nested() { ", nested" } else { "" })
     }
 }
@@ -267,11 +270,20 @@ mod tests {
         // #PF with error code; external interrupt d1H; NMI; INT1; pending MTF.
         let fault = Event::new(EventKind::HARDWARE_EXCEPTION, 14).with_error_code();
         assert_eq!(fault.0, 0x8000_0b0e);
-        assert_eq!(Event::new(EventKind::EXTERNAL_INTERRUPT, 0xd1).0, 0x8000_00d1);
+        assert_eq!(
+            Event::new(EventKind::EXTERNAL_INTERRUPT, 0xd1).0,
+            0x8000_00d1
+        );
         assert_eq!(Event::new(EventKind::NMI, 2).0, 0x8000_0202);
-        assert_eq!(Event::new(EventKind::PRIVILEGED_SOFTWARE_EXCEPTION, 1).0, 0x8000_0501);
+        assert_eq!(
+            Event::new(EventKind::PRIVILEGED_SOFTWARE_EXCEPTION, 1).0,
+            0x8000_0501
+        );
         assert_eq!(Event::new(EventKind::OTHER, 0).0, 0x8000_0700);
-        assert_eq!(Event::new(EventKind::HARDWARE_EXCEPTION, 13).nested().0, 0x8000_230d);
+        assert_eq!(
+            Event::new(EventKind::HARDWARE_EXCEPTION, 13).nested().0,
+            0x8000_230d
+        );
     }
 
     #[test]
@@ -280,7 +292,10 @@ mod tests {
         assert!(event.is_valid() && event.has_error_code() && event.unblocked_nmi());
         assert!(!event.is_nested());
         assert_eq!(event.exception(), Some("#PF"));
-        assert_eq!(format!("{}", Event(0x8000_0b0d)), "hardware exception, vector 13 (#GP), with error code");
+        assert_eq!(
+            format!("{}", Event(0x8000_0b0d)),
+            "hardware exception, vector 13 (#GP), with error code"
+        );
         assert_eq!(format!("{}", Event(0x0000_0b0d)), "none");
         assert_eq!(format!("{}", Event(0x8000_0105)), "EventKind 1, vector 5");
     }
@@ -288,21 +303,39 @@ mod tests {
     #[test]
     fn inactive_states_take_what_the_manual_lists() {
         let interrupt = Event(0x8000_0020);
-        let [nmi, debug, machine_check, fault] = [0x202, 0x301, 0x312, 0x30d].map(|w| Event(1 << 31 | w));
-        let taken = |state: ActivityState| [interrupt, nmi, debug, machine_check, fault].map(|e| state.takes(e));
+        let [nmi, debug, machine_check, fault] =
+            [0x202, 0x301, 0x312, 0x30d].map(|w| Event(1 << 31 | w));
+        let taken = |state: ActivityState| {
+            [interrupt, nmi, debug, machine_check, fault].map(|e| state.takes(e))
+        };
         assert_eq!(taken(ActivityState::ACTIVE), [true; 5]);
         assert_eq!(taken(ActivityState::HLT), [true, true, true, true, false]);
-        assert_eq!(taken(ActivityState::SHUTDOWN), [false, true, false, true, false]);
+        assert_eq!(
+            taken(ActivityState::SHUTDOWN),
+            [false, true, false, true, false]
+        );
         assert_eq!(taken(ActivityState::WAIT_FOR_SIPI), [false; 5]);
         assert_eq!(taken(ActivityState(4)), [false; 5]);
-        assert!(ActivityState::HLT.takes(Event(0x8000_0700)), "a pending MTF exit");
+        assert!(
+            ActivityState::HLT.takes(Event(0x8000_0700)),
+            "a pending MTF exit"
+        );
         assert!(!ActivityState::HLT.takes(Event(0x8000_0701)), "SYSCALL");
     }
 
     #[test]
     fn state_bits_are_where_the_tables_put_them() {
-        assert_eq!((Interruptibility::MOV_SS | Interruptibility::ENCLAVE).bits(), 0x12);
-        assert_eq!((PendingDebug::BS | PendingDebug::ENABLED_BREAKPOINT).bits(), 0x5000);
-        assert_eq!((PendingDebug::RTM | PendingDebug::BUS_LOCK).bits(), 0x1_0800);
+        assert_eq!(
+            (Interruptibility::MOV_SS | Interruptibility::ENCLAVE).bits(),
+            0x12
+        );
+        assert_eq!(
+            (PendingDebug::BS | PendingDebug::ENABLED_BREAKPOINT).bits(),
+            0x5000
+        );
+        assert_eq!(
+            (PendingDebug::RTM | PendingDebug::BUS_LOCK).bits(),
+            0x1_0800
+        );
     }
 }

@@ -93,7 +93,10 @@ pub struct Field<T, A> {
 impl<T: WidthType, A: Access> Field<T, A> {
     /// Field `index` of `class`; the width comes from the type.
     pub(crate) const fn at(class: Class, index: u16) -> Self {
-        Self { encoding: Encoding::new(T::WIDTH, class, index), kind: PhantomData }
+        Self {
+            encoding: Encoding::new(T::WIDTH, class, index),
+            kind: PhantomData,
+        }
     }
 
     /// The number that VMREAD takes.

@@ -11,6 +11,7 @@ pub mod event;
 pub mod exit;
 pub mod field;
 pub mod fields;
+pub mod seed;
 pub mod store;
 
 pub use capability::{Capabilities, Processor};

@@ -53,7 +53,11 @@ pub fn parse_dump(text: &[u8]) -> Result<Capabilities, DumpError> {
     let mut start = 0;
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let mut words = words_of(line);
-        let fail = |at: usize, problem| DumpError { line: number + 1, offset: start + at, problem };
+        let fail = |at: usize, problem| DumpError {
+            line: number + 1,
+            offset: start + at,
+            problem,
+        };
         if let Some((at, word)) = words.next() {
             let slot = slot_of(word).ok_or_else(|| fail(at, DumpProblem::UnknownMsr))?;
             let (value_at, word) = words.next().unwrap_or((line.len(), b""));
@@ -69,7 +73,9 @@ pub fn parse_dump(text: &[u8]) -> Result<Capabilities, DumpError> {
         start += line.len() + 1;
     }
     let find = |msr| Msr::ALL.iter().position(|known| *known == msr);
-    Ok(Capabilities::from_msrs(|msr| values.get(find(msr)?).copied().flatten()))
+    Ok(Capabilities::from_msrs(|msr| {
+        values.get(find(msr)?).copied().flatten()
+    }))
 }
 
 /// Words of one line with their places; separators and comments are left out.
@@ -93,7 +99,9 @@ impl<'a> Iterator for Words<'a> {
         if word.first() == Some(&b'#') {
             return None;
         }
-        let length = word.iter().position(|byte| separates(byte) || *byte == b'#');
+        let length = word
+            .iter()
+            .position(|byte| separates(byte) || *byte == b'#');
         let length = length.unwrap_or(word.len());
         self.at = start + length;
         Some((start, word.get(..length)?))
@@ -102,7 +110,10 @@ impl<'a> Iterator for Words<'a> {
 
 /// A hexadecimal number of 1 to 16 digits, with or without `0x`.
 pub(crate) fn hex(word: &[u8]) -> Option<u64> {
-    let digits = word.strip_prefix(b"0x").or_else(|| word.strip_prefix(b"0X")).unwrap_or(word);
+    let digits = word
+        .strip_prefix(b"0x")
+        .or_else(|| word.strip_prefix(b"0X"))
+        .unwrap_or(word);
     if digits.is_empty() || digits.len() > 16 {
         return None;
     }

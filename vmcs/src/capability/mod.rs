@@ -22,8 +22,8 @@ mod tests;
 
 pub mod presets;
 
-pub(crate) use dump::{hex, words_of};
 pub use dump::{DumpError, DumpProblem, parse_dump};
+pub(crate) use dump::{hex, words_of};
 pub use processor::{Features, Processor, Writable};
 pub use words::{Basic, EptVpid, Misc};
 
@@ -146,7 +146,11 @@ impl Capabilities {
     pub fn from_msrs(mut rdmsr: impl FnMut(Msr) -> Option<u64>) -> Self {
         let basic = Basic(rdmsr(Msr::BASIC).unwrap_or(0));
         let mut controls = |plain, precise| {
-            let precise = if basic.has_true_controls() { rdmsr(precise) } else { None };
+            let precise = if basic.has_true_controls() {
+                rdmsr(precise)
+            } else {
+                None
+            };
             Allowed::from_msr(precise.or_else(|| rdmsr(plain)).unwrap_or(0))
         };
         let pin_based = controls(Msr::PINBASED_CTLS, Msr::TRUE_PINBASED_CTLS);
@@ -184,6 +188,10 @@ impl Capabilities {
     /// From `(index, value)` pairs, as KVM returns its feature MSRs. Indices outside the set are
     /// passed over; of an index that comes twice the first counts.
     pub fn from_list(list: &[(u32, u64)]) -> Self {
-        Self::from_msrs(|msr| list.iter().find(|(index, _)| *index == msr.0).map(|(_, v)| *v))
+        Self::from_msrs(|msr| {
+            list.iter()
+                .find(|(index, _)| *index == msr.0)
+                .map(|(_, v)| *v)
+        })
     }
 }

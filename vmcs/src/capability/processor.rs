@@ -99,7 +99,14 @@ impl Processor {
     #[inline(always)]
     pub const fn beyond_physical(&self) -> u64 {
         let bits = self.physical_address_bits as u32;
-        u64::MAX << if bits < 32 { 32 } else if bits > 52 { 52 } else { bits }
+        u64::MAX
+            << if bits < 32 {
+                32
+            } else if bits > 52 {
+                52
+            } else {
+                bits
+            }
     }
 
     /// Whether an address has the canonical form: all bits from the top linear-address bit upwards
@@ -121,7 +128,13 @@ impl Processor {
     #[inline(always)]
     const fn linear_bits(&self) -> u32 {
         let bits = self.linear_address_bits as u32;
-        if bits < 32 { 32 } else if bits > 63 { 63 } else { bits }
+        if bits < 32 {
+            32
+        } else if bits > 63 {
+            63
+        } else {
+            bits
+        }
     }
 }
 

@@ -61,7 +61,14 @@ impl<'a, S: Fields, M: PhysicalMemory, K: Sink + ?Sized> Run<'a, S, M, K> {
         memory: &'a M,
         sink: &'a mut K,
     ) -> Self {
-        Self { vmcs, cpu, now, memory, sink, verdict: Verdict::default() }
+        Self {
+            vmcs,
+            cpu,
+            now,
+            memory,
+            sink,
+            verdict: Verdict::default(),
+        }
     }
 
     pub(super) fn into_verdict(self) -> Verdict {
@@ -134,13 +141,24 @@ impl<'a, S: Fields, M: PhysicalMemory, K: Sink + ?Sized> Run<'a, S, M, K> {
     /// Reports a broken rule. Kept out of line: entries that work never come here.
     #[cold]
     #[inline(never)]
-    pub(super) fn broken(&mut self, rule: &'static Rule, place: Place, value: u64, expected: Expected) {
+    pub(super) fn broken(
+        &mut self,
+        rule: &'static Rule,
+        place: Place,
+        value: u64,
+        expected: Expected,
+    ) {
         let entry = match place {
             Place::MsrEntry { number, .. } => number,
             _ => 0,
         };
         self.verdict.broken(rule, entry);
-        self.sink.violation(&Violation { rule, place, value, expected });
+        self.sink.violation(&Violation {
+            rule,
+            place,
+            value,
+            expected,
+        });
     }
 
     /// Requires that only bits of `may_be_one` are set.
@@ -151,7 +169,10 @@ impl<'a, S: Fields, M: PhysicalMemory, K: Sink + ?Sized> Run<'a, S, M, K> {
         rule: &'static Rule,
         (field, value): (Field<T, A>, u64),
     ) {
-        let expected = Expected::Bits { must_be_one: 0, may_be_one };
+        let expected = Expected::Bits {
+            must_be_one: 0,
+            may_be_one,
+        };
         self.require(value & !may_be_one == 0, rule, (field, value), expected);
     }
 
@@ -177,7 +198,9 @@ impl<'a, S: Fields, M: PhysicalMemory, K: Sink + ?Sized> Run<'a, S, M, K> {
         rule: &'static Rule,
         (field, value): (Field<T, A>, u64),
     ) {
-        let expected = Expected::Canonical { bits: self.cpu.linear_address_bits };
+        let expected = Expected::Canonical {
+            bits: self.cpu.linear_address_bits,
+        };
         self.require(self.cpu.is_canonical(value), rule, (field, value), expected);
     }
 

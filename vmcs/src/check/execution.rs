@@ -132,7 +132,12 @@ pub(super) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     let targets = run.get(f::CR3_TARGET_COUNT);
     let most = u64::from(run.cpu.vmx.misc.cr3_targets());
     let expected = Expected::AtMost(most);
-    run.require(targets <= most, &CR3_TARGETS, (f::CR3_TARGET_COUNT, targets), expected);
+    run.require(
+        targets <= most,
+        &CR3_TARGETS,
+        (f::CR3_TARGET_COUNT, targets),
+        expected,
+    );
 
     if c.primary.contains(Primary::IO_BITMAPS) {
         run.address(PAGE, &IO_A, f::IO_BITMAP_A);
@@ -152,8 +157,12 @@ pub(super) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
         tertiary(run, c);
     }
     if run.now.tracing {
-        let may = u64::from((!Entry::LOAD_RTIT_CTL).bits());
-        run.only_bits(may, &RTIT_TRACING, (f::ENTRY_CONTROLS, c.entry.bits().into()));
+        let may = !u64::from(Entry::LOAD_RTIT_CTL.bits());
+        run.only_bits(
+            may,
+            &RTIT_TRACING,
+            (f::ENTRY_CONTROLS, c.entry.bits().into()),
+        );
     }
 }
 
@@ -168,19 +177,35 @@ fn reserved<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     };
     let vmx = &run.cpu.vmx;
     let (value, allowed) = (u64::from(c.pin.bits()), vmx.pin_based);
-    run.require(allowed.accepts(value), &PIN, (f::PIN_BASED_CONTROLS, value), bits(allowed));
+    run.require(
+        allowed.accepts(value),
+        &PIN,
+        (f::PIN_BASED_CONTROLS, value),
+        bits(allowed),
+    );
     let (value, allowed) = (u64::from(c.primary.bits()), vmx.primary);
-    run.require(allowed.accepts(value), &PRIMARY, (f::PRIMARY_CONTROLS, value), bits(allowed));
+    run.require(
+        allowed.accepts(value),
+        &PRIMARY,
+        (f::PRIMARY_CONTROLS, value),
+        bits(allowed),
+    );
     // Without activation these are 0, which passes: no reserved bit of theirs must be 1.
     let (value, may) = (u64::from(c.secondary.bits()), vmx.secondary.may_be_one);
     run.only_bits(may, &SECONDARY, (f::SECONDARY_CONTROLS, value));
-    run.only_bits(vmx.tertiary.may_be_one, &TERTIARY, (f::TERTIARY_CONTROLS, c.tertiary.bits()));
+    run.only_bits(
+        vmx.tertiary.may_be_one,
+        &TERTIARY,
+        (f::TERTIARY_CONTROLS, c.tertiary.bits()),
+    );
 }
 
 #[inline(always)]
 fn nmis<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, K>, c: &Controls) {
-    let (nmi, virtual_nmis) =
-        (c.pin.contains(PinBased::NMI_EXITING), c.pin.contains(PinBased::VIRTUAL_NMIS));
+    let (nmi, virtual_nmis) = (
+        c.pin.contains(PinBased::NMI_EXITING),
+        c.pin.contains(PinBased::VIRTUAL_NMIS),
+    );
     let holds = nmi || !virtual_nmis;
     let at = (f::PIN_BASED_CONTROLS, u64::from(c.pin.bits()));
     run.require(holds, &VIRTUAL_NMIS, at, Expected::AsTheRuleSays);
@@ -192,7 +217,12 @@ fn nmis<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, 
 /// Reports a combination of controls: the rule's first field is at fault.
 macro_rules! combination {
     ($run:ident, $holds:expr, $rule:expr, $field:ident, $value:expr) => {
-        $run.require($holds, &$rule, (f::$field, u64::from($value.bits())), Expected::AsTheRuleSays)
+        $run.require(
+            $holds,
+            &$rule,
+            (f::$field, u64::from($value.bits())),
+            Expected::AsTheRuleSays,
+        )
     };
 }
 
@@ -213,14 +243,38 @@ fn apic<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, 
         }
     } else {
         let holds = !c.secondary.intersects(needing);
-        combination!(run, holds, NEEDS_TPR_SHADOW, SECONDARY_CONTROLS, c.secondary);
+        combination!(
+            run,
+            holds,
+            NEEDS_TPR_SHADOW,
+            SECONDARY_CONTROLS,
+            c.secondary
+        );
         let holds = !c.tertiary.contains(Tertiary::IPI_VIRTUALIZATION);
-        combination!(run, holds, IPI_NEEDS_TPR_SHADOW, TERTIARY_CONTROLS, c.tertiary);
+        combination!(
+            run,
+            holds,
+            IPI_NEEDS_TPR_SHADOW,
+            TERTIARY_CONTROLS,
+            c.tertiary
+        );
     }
     if c.pin.contains(PinBased::POSTED_INTERRUPTS) {
-        combination!(run, virtual_interrupts, POSTED_NEEDS_VID, SECONDARY_CONTROLS, c.secondary);
+        combination!(
+            run,
+            virtual_interrupts,
+            POSTED_NEEDS_VID,
+            SECONDARY_CONTROLS,
+            c.secondary
+        );
         let acknowledges = c.exit.contains(ExitPrimary::ACKNOWLEDGE_INTERRUPT);
-        combination!(run, acknowledges, POSTED_NEEDS_ACK, PRIMARY_EXIT_CONTROLS, c.exit);
+        combination!(
+            run,
+            acknowledges,
+            POSTED_NEEDS_ACK,
+            PRIMARY_EXIT_CONTROLS,
+            c.exit
+        );
         let vector = run.get(f::POSTED_INTERRUPT_VECTOR);
         run.only_bits(0xff, &POSTED_VECTOR, (f::POSTED_INTERRUPT_VECTOR, vector));
         run.address(64, &POSTED_DESCRIPTOR, f::POSTED_INTERRUPT_DESCRIPTOR);
@@ -240,7 +294,12 @@ fn vtpr<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     if let Some([vtpr]) = run.read_memory(&TPR_ABOVE_VTPR, address) {
         let class = u64::from(vtpr >> 4);
         let at = (f::TPR_THRESHOLD, threshold);
-        run.require(threshold & 0xf <= class, &TPR_ABOVE_VTPR, at, Expected::AtMost(class));
+        run.require(
+            threshold & 0xf <= class,
+            &TPR_ABOVE_VTPR,
+            at,
+            Expected::AtMost(class),
+        );
     }
 }
 
@@ -323,10 +382,29 @@ fn eptp<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, 
     let eptp = run.get(f::EPT_POINTER);
     let (at, cap) = ((f::EPT_POINTER, eptp), run.cpu.vmx.ept_vpid);
     let says = Expected::AsTheRuleSays;
-    run.require(cap.supports_memory_type(eptp & 7), &EPTP_MEMORY_TYPE, at, says);
-    run.require(cap.supports_walk_length((eptp >> 3 & 7) + 1), &EPTP_WALK, at, says);
-    run.require(cap.has_accessed_dirty() || eptp & 1 << 6 == 0, &EPTP_ACCESSED_DIRTY, at, says);
-    let reserved = if cap.has_supervisor_shadow_stack() { 0xf00 } else { 0xf80 };
+    run.require(
+        cap.supports_memory_type(eptp & 7),
+        &EPTP_MEMORY_TYPE,
+        at,
+        says,
+    );
+    run.require(
+        cap.supports_walk_length((eptp >> 3 & 7) + 1),
+        &EPTP_WALK,
+        at,
+        says,
+    );
+    run.require(
+        cap.has_accessed_dirty() || eptp & 1 << 6 == 0,
+        &EPTP_ACCESSED_DIRTY,
+        at,
+        says,
+    );
+    let reserved = if cap.has_supervisor_shadow_stack() {
+        0xf00
+    } else {
+        0xf80
+    };
     run.only_bits(!reserved, &EPTP_RESERVED, at);
     run.only_bits(!run.cpu.beyond_physical(), &EPTP_ADDRESS, at);
 }
@@ -342,7 +420,13 @@ fn tertiary<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
         | Tertiary::GUEST_PAGING_VERIFICATION
         | Tertiary::PEBS_GUEST_PHYSICAL;
     let holds = c.secondary.contains(Secondary::ENABLE_EPT) || !c.tertiary.intersects(needing);
-    combination!(run, holds, TERTIARY_NEEDS_EPT, TERTIARY_CONTROLS, c.tertiary);
+    combination!(
+        run,
+        holds,
+        TERTIARY_NEEDS_EPT,
+        TERTIARY_CONTROLS,
+        c.tertiary
+    );
     if on(Tertiary::IPI_VIRTUALIZATION) {
         run.address(8, &PID_TABLE, f::PID_POINTER_TABLE);
         let last = run.get(f::LAST_PID_POINTER_INDEX);
@@ -351,7 +435,11 @@ fn tertiary<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     if on(Tertiary::ENABLE_HLAT) {
         let hlatp = run.get(f::HLAT_POINTER);
         run.only_bits(!0xfe7, &HLATP_RESERVED, (f::HLAT_POINTER, hlatp));
-        run.only_bits(!run.cpu.beyond_physical(), &HLATP_ADDRESS, (f::HLAT_POINTER, hlatp));
+        run.only_bits(
+            !run.cpu.beyond_physical(),
+            &HLATP_ADDRESS,
+            (f::HLAT_POINTER, hlatp),
+        );
     }
     if on(Tertiary::APIC_TIMER_VIRTUALIZATION) {
         let holds = c.secondary.contains(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
@@ -376,6 +464,11 @@ pub(super) fn area_end<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     let end = start.checked_add(last);
     if end.is_none_or(|end| end & run.cpu.beyond_physical() != 0) {
         let most = (!run.cpu.beyond_physical()).saturating_sub(last);
-        run.broken(rule, Place::Field(field.encoding()), start, Expected::AtMost(most));
+        run.broken(
+            rule,
+            Place::Field(field.encoding()),
+            start,
+            Expected::AtMost(most),
+        );
     }
 }

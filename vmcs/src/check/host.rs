@@ -127,17 +127,31 @@ fn registers<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     let cpu = run.cpu;
     let cr0 = run.get(f::HOST_CR0);
     let allowed = cr0_expected(cpu, 0);
-    let expected =
-        Expected::Bits { must_be_one: allowed.must_be_one, may_be_one: allowed.may_be_one };
+    let expected = Expected::Bits {
+        must_be_one: allowed.must_be_one,
+        may_be_one: allowed.may_be_one,
+    };
     run.require(allowed.accepts(cr0), &CR0, (f::HOST_CR0, cr0), expected);
     let cr4 = run.get(f::HOST_CR4);
     let (must_be_one, may_be_one) = (cpu.vmx.cr4_fixed0, cpu.vmx.cr4_fixed1);
     let holds = must_be_one & !cr4 == 0 && cr4 & !may_be_one == 0;
-    run.require(holds, &CR4, (f::HOST_CR4, cr4), Expected::Bits { must_be_one, may_be_one });
+    run.require(
+        holds,
+        &CR4,
+        (f::HOST_CR4, cr4),
+        Expected::Bits {
+            must_be_one,
+            may_be_one,
+        },
+    );
     let holds = cr4 & CET_ENABLE == 0 || cr0 & WP != 0;
     run.require(holds, &CET_WP, (f::HOST_CR4, cr4), Expected::AsTheRuleSays);
     let cr3 = run.get(f::HOST_CR3);
-    let masking = if cpu.features.contains(Features::LAM) { 3 << 61 } else { 0 };
+    let masking = if cpu.features.contains(Features::LAM) {
+        3 << 61
+    } else {
+        0
+    };
     run.only_bits(!cpu.beyond_physical() | masking, &CR3, (f::HOST_CR3, cr3));
     let esp = run.get(f::HOST_SYSENTER_ESP);
     run.canonical(&SYSENTER_ESP, (f::HOST_SYSENTER_ESP, esp));
@@ -152,14 +166,28 @@ fn registers<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     }
     if on(ExitPrimary::LOAD_PAT) {
         let pat = run.get(f::HOST_PAT);
-        run.require(pat_is_valid(pat), &PAT, (f::HOST_PAT, pat), Expected::AsTheRuleSays);
+        run.require(
+            pat_is_valid(pat),
+            &PAT,
+            (f::HOST_PAT, pat),
+            Expected::AsTheRuleSays,
+        );
     }
     if on(ExitPrimary::LOAD_EFER) {
         let efer = run.get(f::HOST_EFER);
         run.only_bits(cpu.writable.efer, &EFER_RESERVED, (f::HOST_EFER, efer));
-        let want = if on(ExitPrimary::HOST_ADDRESS_SPACE_SIZE) { 0x500 } else { 0 };
+        let want = if on(ExitPrimary::HOST_ADDRESS_SPACE_SIZE) {
+            0x500
+        } else {
+            0
+        };
         let at = (f::HOST_EFER, efer);
-        run.require(efer & 0x500 == want, &EFER_MODE, at, Expected::AsTheRuleSays);
+        run.require(
+            efer & 0x500 == want,
+            &EFER_MODE,
+            at,
+            Expected::AsTheRuleSays,
+        );
     }
     if on(ExitPrimary::LOAD_PKRS) {
         let pkrs = run.get(f::HOST_PKRS);
@@ -170,7 +198,11 @@ fn registers<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     }
     if c.exit2.contains(ExitSecondary::LOAD_SPEC_CTRL) {
         let value = run.get(f::HOST_SPEC_CTRL);
-        run.only_bits(cpu.writable.spec_ctrl, &SPEC_CTRL, (f::HOST_SPEC_CTRL, value));
+        run.only_bits(
+            cpu.writable.spec_ctrl,
+            &SPEC_CTRL,
+            (f::HOST_SPEC_CTRL, value),
+        );
     }
 }
 
@@ -185,15 +217,35 @@ fn segments<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
             run.only_bits(0xfff8, &SELECTOR, (f::$field, value));
         )*};
     }
-    selectors!(HOST_CS_SELECTOR, HOST_SS_SELECTOR, HOST_DS_SELECTOR, HOST_ES_SELECTOR);
+    selectors!(
+        HOST_CS_SELECTOR,
+        HOST_SS_SELECTOR,
+        HOST_DS_SELECTOR,
+        HOST_ES_SELECTOR
+    );
     selectors!(HOST_FS_SELECTOR, HOST_GS_SELECTOR, HOST_TR_SELECTOR);
     let cs = run.get(f::HOST_CS_SELECTOR);
-    run.require(cs != 0, &CS_NULL, (f::HOST_CS_SELECTOR, cs), Expected::AnyBut(0));
+    run.require(
+        cs != 0,
+        &CS_NULL,
+        (f::HOST_CS_SELECTOR, cs),
+        Expected::AnyBut(0),
+    );
     let tr = run.get(f::HOST_TR_SELECTOR);
-    run.require(tr != 0, &TR_NULL, (f::HOST_TR_SELECTOR, tr), Expected::AnyBut(0));
+    run.require(
+        tr != 0,
+        &TR_NULL,
+        (f::HOST_TR_SELECTOR, tr),
+        Expected::AnyBut(0),
+    );
     if !c.exit.contains(ExitPrimary::HOST_ADDRESS_SPACE_SIZE) {
         let ss = run.get(f::HOST_SS_SELECTOR);
-        run.require(ss != 0, &SS_NULL, (f::HOST_SS_SELECTOR, ss), Expected::AnyBut(0));
+        run.require(
+            ss != 0,
+            &SS_NULL,
+            (f::HOST_SS_SELECTOR, ss),
+            Expected::AnyBut(0),
+        );
     }
     macro_rules! bases {
         ($($field:ident),*) => {$(
@@ -201,7 +253,13 @@ fn segments<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
             run.canonical(&BASE, (f::$field, value));
         )*};
     }
-    bases!(HOST_FS_BASE, HOST_GS_BASE, HOST_GDTR_BASE, HOST_IDTR_BASE, HOST_TR_BASE);
+    bases!(
+        HOST_FS_BASE,
+        HOST_GS_BASE,
+        HOST_GDTR_BASE,
+        HOST_IDTR_BASE,
+        HOST_TR_BASE
+    );
 }
 
 #[inline(always)]
@@ -225,7 +283,10 @@ fn size<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, 
         run.only_bits(0xffff_ffff, &RIP_LEGACY, (f::HOST_RIP, rip));
     }
     if c.exit.contains(ExitPrimary::LOAD_CET) {
-        let (s_cet, ssp) = ((f::HOST_S_CET, run.get(f::HOST_S_CET)), (f::HOST_SSP, run.get(f::HOST_SSP)));
+        let (s_cet, ssp) = (
+            (f::HOST_S_CET, run.get(f::HOST_S_CET)),
+            (f::HOST_SSP, run.get(f::HOST_SSP)),
+        );
         super::guest::registers::s_cet(run, &S_CET, s_cet);
         run.only_bits(!3, &SSP_ALIGNED, ssp);
         for value in [s_cet, ssp] {
@@ -235,7 +296,10 @@ fn size<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, 
                 run.only_bits(0xffff_ffff, &CET_LEGACY, value);
             }
         }
-        let table = (f::HOST_INTERRUPT_SSP_TABLE, run.get(f::HOST_INTERRUPT_SSP_TABLE));
+        let table = (
+            f::HOST_INTERRUPT_SSP_TABLE,
+            run.get(f::HOST_INTERRUPT_SSP_TABLE),
+        );
         run.canonical(&SSP_TABLE, table);
     }
 }

@@ -143,7 +143,12 @@ pub struct Checker<'a, M = NoMemory, L = Processor> {
 impl<'a> Checker<'a> {
     /// A checker for the first launch by a 64-bit host, which sees no memory.
     pub fn new(processor: &'a Processor) -> Self {
-        Self { processor, moment: Moment::default(), memory: NoMemory, loading: processor }
+        Self {
+            processor,
+            moment: Moment::default(),
+            memory: NoMemory,
+            loading: processor,
+        }
     }
 }
 
@@ -156,14 +161,34 @@ impl<'a, M: PhysicalMemory, L: MsrLoading> Checker<'a, M, L> {
     /// The same with physical memory to look into: for the virtual-APIC page, the VMCS that the link pointer names,
     /// PDPTEs that are not in the VMCS, and MSR-load areas.
     pub fn with_memory<N: PhysicalMemory>(self, memory: N) -> Checker<'a, N, L> {
-        let Self { processor, moment, loading, .. } = self;
-        Checker { processor, moment, memory, loading }
+        let Self {
+            processor,
+            moment,
+            loading,
+            ..
+        } = self;
+        Checker {
+            processor,
+            moment,
+            memory,
+            loading,
+        }
     }
 
     /// The same with other knowledge of which MSR values a load accepts.
     pub fn with_msr_loading<K: MsrLoading>(self, loading: &'a K) -> Checker<'a, M, K> {
-        let Self { processor, moment, memory, .. } = self;
-        Checker { processor, moment, memory, loading }
+        let Self {
+            processor,
+            moment,
+            memory,
+            ..
+        } = self;
+        Checker {
+            processor,
+            moment,
+            memory,
+            loading,
+        }
     }
 
     /// Reports every broken rule to `sink`, and predicts what the processor will say.

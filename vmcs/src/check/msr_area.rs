@@ -49,7 +49,13 @@ pub trait MsrLoading {
 
 impl MsrLoading for Processor {
     fn load(&self, index: u32, value: u64) -> MsrVerdict {
-        let faults_unless = |fine| if fine { MsrVerdict::Loads } else { MsrVerdict::Faults };
+        let faults_unless = |fine| {
+            if fine {
+                MsrVerdict::Loads
+            } else {
+                MsrVerdict::Faults
+            }
+        };
         let only = |bits: u64| faults_unless(value & !bits == 0);
         match index {
             // IA32_BIOS_UPDT_TRIG
@@ -108,7 +114,10 @@ fn entries<S: Fields, M: PhysicalMemory, K: Sink + ?Sized, L: MsrLoading>(
         };
         let entry = u128::from_le_bytes(bytes);
         let (word, value) = (entry as u64, (entry >> 64) as u64);
-        let place = Place::MsrEntry { number: at as u32 + 1, index: word };
+        let place = Place::MsrEntry {
+            number: at as u32 + 1,
+            index: word,
+        };
         let rule = match word {
             0xc000_0100 | 0xc000_0101 => &FS_GS_BASE,
             0x800..=0x8ff => &X2APIC,

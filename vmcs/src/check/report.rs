@@ -66,10 +66,22 @@ pub enum Expected {
 impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Bits { must_be_one: 0, may_be_one } => write!(f, "no bits outside {may_be_one:#x}"),
-            Self::Bits { must_be_one, may_be_one: u64::MAX } => write!(f, "bits {must_be_one:#x} set"),
-            Self::Bits { must_be_one, may_be_one } => {
-                write!(f, "bits {must_be_one:#x} set, and none outside {may_be_one:#x}")
+            Self::Bits {
+                must_be_one: 0,
+                may_be_one,
+            } => write!(f, "no bits outside {may_be_one:#x}"),
+            Self::Bits {
+                must_be_one,
+                may_be_one: u64::MAX,
+            } => write!(f, "bits {must_be_one:#x} set"),
+            Self::Bits {
+                must_be_one,
+                may_be_one,
+            } => {
+                write!(
+                    f,
+                    "bits {must_be_one:#x} set, and none outside {may_be_one:#x}"
+                )
             }
             Self::Exactly(value) => write!(f, "{value:#x}"),
             Self::AnyBut(value) => write!(f, "any value but {value:#x}"),
@@ -107,9 +119,15 @@ impl fmt::Display for Violation {
         match self.place {
             Place::Field(field) => write!(f, "{field} is {:#x}", self.value)?,
             Place::Processor => f.write_str("the processor's state")?,
-            Place::Memory { address } => write!(f, "memory at {address:#x} holds {:#x}", self.value)?,
+            Place::Memory { address } => {
+                write!(f, "memory at {address:#x} holds {:#x}", self.value)?
+            }
             Place::MsrEntry { number, index } => {
-                write!(f, "entry {number} loads MSR {index:#x} with {:#x}", self.value)?;
+                write!(
+                    f,
+                    "entry {number} loads MSR {index:#x} with {:#x}",
+                    self.value
+                )?;
             }
         }
         if self.expected != Expected::AsTheRuleSays {
@@ -164,7 +182,12 @@ pub struct List<const N: usize> {
 
 impl<const N: usize> Default for List<N> {
     fn default() -> Self {
-        Self { found: [None; N], count: 0, undecided: 0, missing: 0 }
+        Self {
+            found: [None; N],
+            count: 0,
+            undecided: 0,
+            missing: 0,
+        }
     }
 }
 

@@ -76,27 +76,66 @@ pub(super) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
         may_be_one: allowed.may_be_one,
     };
     let (value, allowed) = (u64::from(c.exit.bits()), run.cpu.vmx.exit);
-    run.require(allowed.accepts(value), &EXIT, (f::PRIMARY_EXIT_CONTROLS, value), bits(allowed));
+    run.require(
+        allowed.accepts(value),
+        &EXIT,
+        (f::PRIMARY_EXIT_CONTROLS, value),
+        bits(allowed),
+    );
     let may = run.cpu.vmx.exit2.may_be_one;
     run.only_bits(may, &EXIT2, (f::SECONDARY_EXIT_CONTROLS, c.exit2.bits()));
     let holds = c.pin.contains(PinBased::PREEMPTION_TIMER)
         || !c.exit.contains(ExitPrimary::SAVE_PREEMPTION_TIMER);
-    run.require(holds, &SAVE_TIMER, (f::PRIMARY_EXIT_CONTROLS, value), Expected::AsTheRuleSays);
-    msr_area(run, [&EXIT_STORE, &EXIT_STORE_END], f::EXIT_MSR_STORE_COUNT, f::EXIT_MSR_STORE_ADDRESS);
-    msr_area(run, [&EXIT_LOAD, &EXIT_LOAD_END], f::EXIT_MSR_LOAD_COUNT, f::EXIT_MSR_LOAD_ADDRESS);
+    run.require(
+        holds,
+        &SAVE_TIMER,
+        (f::PRIMARY_EXIT_CONTROLS, value),
+        Expected::AsTheRuleSays,
+    );
+    msr_area(
+        run,
+        [&EXIT_STORE, &EXIT_STORE_END],
+        f::EXIT_MSR_STORE_COUNT,
+        f::EXIT_MSR_STORE_ADDRESS,
+    );
+    msr_area(
+        run,
+        [&EXIT_LOAD, &EXIT_LOAD_END],
+        f::EXIT_MSR_LOAD_COUNT,
+        f::EXIT_MSR_LOAD_ADDRESS,
+    );
 
     let (value, allowed) = (u64::from(c.entry.bits()), run.cpu.vmx.entry);
-    run.require(allowed.accepts(value), &ENTRY, (f::ENTRY_CONTROLS, value), bits(allowed));
+    run.require(
+        allowed.accepts(value),
+        &ENTRY,
+        (f::ENTRY_CONTROLS, value),
+        bits(allowed),
+    );
     if c.event.is_valid() {
         event(run, c);
     }
-    msr_area(run, [&ENTRY_LOAD, &ENTRY_LOAD_END], f::ENTRY_MSR_LOAD_COUNT, f::ENTRY_MSR_LOAD_ADDRESS);
+    msr_area(
+        run,
+        [&ENTRY_LOAD, &ENTRY_LOAD_END],
+        f::ENTRY_MSR_LOAD_COUNT,
+        f::ENTRY_MSR_LOAD_ADDRESS,
+    );
     let smm = Entry::ENTRY_TO_SMM | Entry::DEACTIVATE_DUAL_MONITOR;
     if !run.now.smm {
-        run.only_bits(u64::from((!smm).bits()), &OUTSIDE_SMM, (f::ENTRY_CONTROLS, value));
+        run.only_bits(
+            !u64::from(smm.bits()),
+            &OUTSIDE_SMM,
+            (f::ENTRY_CONTROLS, value),
+        );
     }
     let holds = !c.entry.contains(smm);
-    run.require(holds, &SMM_BOTH, (f::ENTRY_CONTROLS, value), Expected::AsTheRuleSays);
+    run.require(
+        holds,
+        &SMM_BOTH,
+        (f::ENTRY_CONTROLS, value),
+        Expected::AsTheRuleSays,
+    );
 }
 
 #[inline(always)]
@@ -149,15 +188,29 @@ fn event<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M,
     let strict = !vmx.basic.has_free_error_codes();
     let among = |set: u32| vector < 32 && set >> vector & 1 != 0;
     let owes = exception && !real_mode && strict && among(WITH_ERROR_CODE);
-    run.require(event.has_error_code() || !owes, &EVENT_ERROR_MISSING, at, says);
+    run.require(
+        event.has_error_code() || !owes,
+        &EVENT_ERROR_MISSING,
+        at,
+        says,
+    );
     let forbidden = !exception || real_mode || strict && among(WITHOUT_ERROR_CODE);
-    run.require(!(event.has_error_code() && forbidden), &EVENT_ERROR_FORBIDDEN, at, says);
+    run.require(
+        !(event.has_error_code() && forbidden),
+        &EVENT_ERROR_FORBIDDEN,
+        at,
+        says,
+    );
     let may_nest = exception && vmx.basic.has_nested_exceptions();
     run.require(!event.is_nested() || may_nest, &EVENT_NESTED, at, says);
     run.only_bits(0x8000_2fff, &EVENT_RESERVED, at);
     if event.has_error_code() {
         let code = run.get(f::INJECTED_EVENT_ERROR_CODE);
-        run.only_bits(0xffff, &EVENT_ERROR_CODE, (f::INJECTED_EVENT_ERROR_CODE, code));
+        run.only_bits(
+            0xffff,
+            &EVENT_ERROR_CODE,
+            (f::INJECTED_EVENT_ERROR_CODE, code),
+        );
     }
     let by_instruction = matches!(
         kind,

@@ -27,7 +27,10 @@ pub enum Outcome {
 
 impl Outcome {
     const fn failure(reason: ExitReason, qualification: u64) -> Self {
-        Self::EntryFailure { reason, qualification }
+        Self::EntryFailure {
+            reason,
+            qualification,
+        }
     }
 }
 
@@ -37,8 +40,15 @@ impl fmt::Display for Outcome {
             Self::Enters => f.write_str("the guest runs"),
             Self::FailInvalid => f.write_str("VMfailInvalid"),
             Self::FailValid(error) => write!(f, "VMfailValid: error {}, {error}", error.0),
-            Self::EntryFailure { reason, qualification } => {
-                write!(f, "exit reason {}, {reason}, qualification {qualification}", reason.basic())
+            Self::EntryFailure {
+                reason,
+                qualification,
+            } => {
+                write!(
+                    f,
+                    "exit reason {}, {reason}, qualification {qualification}",
+                    reason.basic()
+                )
             }
         }
     }
@@ -119,7 +129,10 @@ impl Verdict {
         } else if steps & step::HOST != 0 {
             Outcome::FailValid(InstructionError::INVALID_HOST_STATE)
         } else if steps & step::ANY_GUEST != 0 {
-            Outcome::failure(ExitReason::INVALID_GUEST_STATE, self.first_qualification as u64)
+            Outcome::failure(
+                ExitReason::INVALID_GUEST_STATE,
+                self.first_qualification as u64,
+            )
         } else if steps & step::MSR_LOAD != 0 {
             Outcome::failure(ExitReason::MSR_LOADING, self.first_msr_entry as u64)
         } else {
@@ -138,7 +151,10 @@ impl Verdict {
             Outcome::FailValid(InstructionError::INVALID_HOST_STATE) => {
                 self.steps & earlier == 0 && self.steps & step::HOST != 0
             }
-            Outcome::EntryFailure { reason: ExitReason::INVALID_GUEST_STATE, qualification } => {
+            Outcome::EntryFailure {
+                reason: ExitReason::INVALID_GUEST_STATE,
+                qualification,
+            } => {
                 let earlier = earlier | step::CONTROLS | step::HOST;
                 self.steps & earlier == 0
                     && qualification < 8

@@ -36,18 +36,27 @@ pub struct Allowed {
 
 impl Allowed {
     /// Nothing may be set.
-    pub const NONE: Self = Self { must_be_one: 0, may_be_one: 0 };
+    pub const NONE: Self = Self {
+        must_be_one: 0,
+        may_be_one: 0,
+    };
 
     /// From a capability MSR of 32-bit controls: bits 31:0 are the allowed 0-settings, bits 63:32
     /// the allowed 1-settings.
     pub const fn from_msr(value: u64) -> Self {
-        Self { must_be_one: value & 0xffff_ffff, may_be_one: value >> 32 }
+        Self {
+            must_be_one: value & 0xffff_ffff,
+            may_be_one: value >> 32,
+        }
     }
 
     /// From a capability MSR of 64-bit controls (tertiary, secondary VM-exit, VM functions), which
     /// holds allowed 1-settings alone.
     pub const fn from_msr64(value: u64) -> Self {
-        Self { must_be_one: 0, may_be_one: value }
+        Self {
+            must_be_one: 0,
+            may_be_one: value,
+        }
     }
 
     /// The capability MSR this came from, for 32-bit controls.
@@ -105,7 +114,9 @@ pub fn adjust<C: Controls>(wanted: C, capability: Allowed) -> Result<Adjusted<C>
     let asked = wanted.to_u64();
     let refused = asked & !capability.may_be_one;
     if refused != 0 {
-        return Err(Refused { cannot_be_set: C::from_u64(refused) });
+        return Err(Refused {
+            cannot_be_set: C::from_u64(refused),
+        });
     }
     let forced = capability.must_be_one & !asked & C::all().to_u64();
     Ok(Adjusted {

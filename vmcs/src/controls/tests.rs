@@ -7,7 +7,10 @@ use super::*;
 fn bits_are_where_the_tables_put_them() {
     assert_eq!(PinBased::POSTED_INTERRUPTS.bits(), 0x80);
     assert_eq!(Primary::ACTIVATE_TERTIARY.bits(), 0x0002_0000);
-    assert_eq!((Primary::MSR_BITMAPS | Primary::IO_BITMAPS).bits(), 0x1200_0000);
+    assert_eq!(
+        (Primary::MSR_BITMAPS | Primary::IO_BITMAPS).bits(),
+        0x1200_0000
+    );
     assert_eq!(Secondary::UNRESTRICTED_GUEST.bits(), 0x80);
     assert_eq!(Secondary::INSTRUCTION_TIMEOUT.bits(), 0x8000_0000);
     assert_eq!(Tertiary::IPI_VIRTUALIZATION.bits(), 0x10);
@@ -22,7 +25,10 @@ fn bits_are_where_the_tables_put_them() {
 fn default1_classes_are_the_manuals_lists() {
     let word = |bits: &[u32]| bits.iter().fold(0_u64, |word, bit| word | 1 << bit);
     assert_eq!(PinBased::DEFAULT1, word(&[1, 2, 4]));
-    assert_eq!(Primary::DEFAULT1, word(&[1, 4, 5, 6, 8, 13, 14, 15, 16, 26]));
+    assert_eq!(
+        Primary::DEFAULT1,
+        word(&[1, 4, 5, 6, 8, 13, 14, 15, 16, 26])
+    );
     assert_eq!(
         ExitPrimary::DEFAULT1,
         word(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 14, 16, 17])
@@ -37,16 +43,25 @@ fn adjust_names_what_is_refused_and_what_is_forced() {
     let old = Allowed::from_msr(0x77d9_fffe_0401_e172);
     let chosen = adjust(Primary::HLT_EXITING, old).unwrap();
     assert_eq!(chosen.value.bits(), 0x0401_e1f2);
-    assert_eq!(chosen.forced, Primary::CR3_LOAD_EXITING | Primary::CR3_STORE_EXITING);
+    assert_eq!(
+        chosen.forced,
+        Primary::CR3_LOAD_EXITING | Primary::CR3_STORE_EXITING
+    );
 
     let wanted = Primary::HLT_EXITING | Primary::ACTIVATE_SECONDARY | Primary::TPR_SHADOW;
     let refused = adjust(wanted, old).unwrap_err();
-    assert_eq!(refused.cannot_be_set, Primary::ACTIVATE_SECONDARY | Primary::TPR_SHADOW);
+    assert_eq!(
+        refused.cannot_be_set,
+        Primary::ACTIVATE_SECONDARY | Primary::TPR_SHADOW
+    );
 }
 
 #[test]
 fn adjust_clears_nothing_and_adds_nothing_else() {
-    let free = Allowed { must_be_one: 0, may_be_one: u64::MAX };
+    let free = Allowed {
+        must_be_one: 0,
+        may_be_one: u64::MAX,
+    };
     let chosen = adjust(Tertiary::ENABLE_HLAT, free).unwrap();
     assert_eq!((chosen.value.bits(), chosen.forced), (2, Tertiary::empty()));
     // A bit without a name passes through where the processor allows it.

@@ -193,10 +193,16 @@ mod tests {
     fn words_of_the_appendix() {
         assert_eq!(ExitReason::EPT_VIOLATION.0, 48);
         assert_eq!(ExitReason::INVALID_GUEST_STATE.0, 0x8000_0021);
-        assert_eq!(ExitReason(0x8000_0022).name(), Some("VM-entry failure due to MSR loading"));
+        assert_eq!(
+            ExitReason(0x8000_0022).name(),
+            Some("VM-entry failure due to MSR loading")
+        );
         let exit = ExitReason(0x0c00_000c);
         assert!(exit.is(ExitReason::HLT) && exit.asserted_bus_lock() && exit.from_enclave());
-        assert!(!ExitReason(33).is(ExitReason::INVALID_GUEST_STATE), "bit 31 is clear");
+        assert!(
+            !ExitReason(33).is(ExitReason::INVALID_GUEST_STATE),
+            "bit 31 is clear"
+        );
         assert!(ExitReason(0x3200_0025).has_pending_mtf() && ExitReason(0x2000_0006).from_root());
         assert!(ExitReason(0x0200_0000).left_shadow_stack_busy());
     }

@@ -74,8 +74,7 @@ macro_rules! fields {
 }
 use fields;
 
-const PARTS: [&[Info]; 4] =
-    [CONTROL, EXIT_INFORMATION, GUEST, HOST];
+const PARTS: [&[Info]; 4] = [CONTROL, EXIT_INFORMATION, GUEST, HOST];
 
 /// How many fields there are.
 pub const COUNT: usize = {
@@ -114,7 +113,10 @@ struct Group {
 /// Slots are numbered by width and class, then by index, so that a constant encoding becomes a
 /// constant slot and neighbouring fields share cache lines.
 const GROUPS: [Group; 16] = {
-    let mut groups = [Group { first_slot: 0, declared: 0 }; 16];
+    let mut groups = [Group {
+        first_slot: 0,
+        declared: 0,
+    }; 16];
     let mut part = 0;
     while part < PARTS.len() {
         let mut at = 0;
@@ -146,7 +148,10 @@ const fn group(encoding: Encoding) -> usize {
 /// The slot of a field, for either access type; `None` where the manual defines no field.
 #[inline(always)]
 pub(crate) const fn slot(encoding: Encoding) -> Option<usize> {
-    let Group { first_slot, declared } = GROUPS[group(encoding)];
+    let Group {
+        first_slot,
+        declared,
+    } = GROUPS[group(encoding)];
     let index = encoding.index();
     if encoding.is_well_formed() && index < 64 && declared >> index & 1 != 0 {
         Some(first_slot as usize + index as usize)
@@ -188,12 +193,16 @@ pub fn find_by_id(id: &str) -> Option<&'static Info> {
 /// should report in bits 9:1 of `IA32_VMX_VMCS_ENUM`.
 pub fn greatest_index(capabilities: &crate::Capabilities) -> u16 {
     let existing = ALL.iter().filter(|info| info.exists.on(capabilities));
-    existing.map(|info| info.encoding.index()).max().unwrap_or(0)
+    existing
+        .map(|info| info.encoding.index())
+        .max()
+        .unwrap_or(0)
 }
 
 /// The fields of one width and class, in the order of their encodings.
 pub fn of(width: Width, class: Class) -> impl Iterator<Item = &'static Info> {
-    ALL.iter().filter(move |info| info.encoding.width() == width && info.encoding.class() == class)
+    ALL.iter()
+        .filter(move |info| info.encoding.width() == width && info.encoding.class() == class)
 }
 
 #[cfg(test)]

@@ -14,11 +14,7 @@
 //! ```
 
 use super::{FieldsMut, Snapshot};
-use crate::{
-    capability::words_of,
-    encoding::Encoding,
-    fields,
-};
+use crate::{capability::words_of, encoding::Encoding, fields};
 
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,14 +58,21 @@ pub fn parse_listing(text: &[u8]) -> Result<Snapshot, ListingError> {
     let mut start = 0;
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let mut words = words_of(line);
-        let fail =
-            |at: usize, problem| ListingError { line: number + 1, offset: start + at, problem };
+        let fail = |at: usize, problem| ListingError {
+            line: number + 1,
+            offset: start + at,
+            problem,
+        };
         if let Some((at, word)) = words.next() {
             let field = field_of(word).ok_or_else(|| fail(at, ListingProblem::UnknownField))?;
             let (at, word) = words.next().unwrap_or((line.len(), b""));
             let value = crate::capability::hex(word);
             let value = value.ok_or_else(|| fail(at, ListingProblem::BadValue))?;
-            let room = if field.is_high() { 0xffff_ffff } else { field.width().mask() };
+            let room = if field.is_high() {
+                0xffff_ffff
+            } else {
+                field.width().mask()
+            };
             if value & !room != 0 {
                 return Err(fail(at, ListingProblem::TooWide(field)));
             }

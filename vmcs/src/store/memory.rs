@@ -27,7 +27,8 @@ impl Vmcs {
     pub fn copy_of(from: &impl Fields) -> Self {
         let mut copy = Self::new();
         for info in &fields::ALL {
-            if let (Some(slot), Some(value)) = (fields::slot(info.encoding), from.get(info.encoding))
+            if let (Some(slot), Some(value)) =
+                (fields::slot(info.encoding), from.get(info.encoding))
             {
                 copy.slots[slot] = value;
             }
@@ -101,7 +102,10 @@ pub struct Snapshot {
 impl Snapshot {
     /// A snapshot of no fields.
     pub const fn new() -> Self {
-        Self { vmcs: Vmcs::new(), present: [0; SLOTS.div_ceil(64)] }
+        Self {
+            vmcs: Vmcs::new(),
+            present: [0; SLOTS.div_ceil(64)],
+        }
     }
 
     /// Copies every field that `from` has, and knows of no other.
@@ -118,7 +122,10 @@ impl Snapshot {
 
     /// How many fields it has.
     pub fn len(&self) -> usize {
-        self.present.iter().map(|word| word.count_ones() as usize).sum()
+        self.present
+            .iter()
+            .map(|word| word.count_ones() as usize)
+            .sum()
     }
 
     /// Whether it has no field.

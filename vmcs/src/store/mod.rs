@@ -92,7 +92,11 @@ impl<S: FieldsMut + ?Sized> FieldsMut for &mut S {
 /// What VMREAD returns for an access of this encoding to a field that holds `whole`.
 #[inline(always)]
 const fn view(encoding: Encoding, whole: u64) -> u64 {
-    if encoding.is_high() { whole >> 32 } else { whole & encoding.width().mask() }
+    if encoding.is_high() {
+        whole >> 32
+    } else {
+        whole & encoding.width().mask()
+    }
 }
 
 /// What a field that holds `whole` holds after VMWRITE of `value` with this encoding.

@@ -43,8 +43,14 @@ impl<B: AsRef<[u8]>, L: Layout> Raw<B, L> {
     /// [`TooShort`].
     pub fn new(bytes: B) -> Result<Self, TooShort> {
         match bytes.as_ref().len() {
-            have if have < L::SIZE => Err(TooShort { have, need: L::SIZE }),
-            _ => Ok(Self { bytes, layout: PhantomData }),
+            have if have < L::SIZE => Err(TooShort {
+                have,
+                need: L::SIZE,
+            }),
+            _ => Ok(Self {
+                bytes,
+                layout: PhantomData,
+            }),
         }
     }
 

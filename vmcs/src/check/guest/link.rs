@@ -59,6 +59,11 @@ fn linked<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
         run.require(!itself, &CURRENT, at, Expected::AnyBut(link));
     } else {
         let executive = run.get(f::EXECUTIVE_VMCS_POINTER);
-        run.require(link != executive, &EXECUTIVE, at, Expected::AnyBut(executive));
+        run.require(
+            link != executive,
+            &EXECUTIVE,
+            at,
+            Expected::AnyBut(executive),
+        );
     }
 }

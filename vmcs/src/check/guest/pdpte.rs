@@ -41,10 +41,18 @@ fn entries<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     c: &Controls,
 ) {
     let may_be_one = !(run.cpu.beyond_physical() | 0x1e6);
-    let expected = Expected::Bits { must_be_one: 0, may_be_one };
+    let expected = Expected::Bits {
+        must_be_one: 0,
+        may_be_one,
+    };
     let bad = |entry: u64| entry & PRESENT != 0 && entry & !may_be_one != 0;
     if c.secondary.contains(Secondary::ENABLE_EPT) {
-        for field in [f::GUEST_PDPTE0, f::GUEST_PDPTE1, f::GUEST_PDPTE2, f::GUEST_PDPTE3] {
+        for field in [
+            f::GUEST_PDPTE0,
+            f::GUEST_PDPTE1,
+            f::GUEST_PDPTE2,
+            f::GUEST_PDPTE3,
+        ] {
             let entry = run.get(field);
             run.require(!bad(entry), &FIELD, (field, entry), expected);
         }
@@ -56,7 +64,9 @@ fn entries<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
         for (number, chunk) in bytes.as_chunks::<8>().0.iter().enumerate() {
             let entry = u64::from_le_bytes(*chunk);
             if bad(entry) {
-                let place = Place::Memory { address: table + 8 * number as u64 };
+                let place = Place::Memory {
+                    address: table + 8 * number as u64,
+                };
                 run.broken(&MEMORY, place, entry, expected);
             }
         }

@@ -153,7 +153,15 @@ pub(in crate::check) fn s_cet<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     const SUPPRESS_AND_TRACKER: u64 = 3 << 10;
     let may_be_one = run.cpu.writable.s_cet & 0xfff | !0xfff;
     let holds = at.1 & !may_be_one == 0 && at.1 & SUPPRESS_AND_TRACKER != SUPPRESS_AND_TRACKER;
-    run.require(holds, rule, at, Expected::Bits { must_be_one: 0, may_be_one });
+    run.require(
+        holds,
+        rule,
+        at,
+        Expected::Bits {
+            must_be_one: 0,
+            may_be_one,
+        },
+    );
 }
 
 #[inline(always)]
@@ -180,7 +188,12 @@ pub(in crate::check) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     }
     if c.entry.contains(Entry::LOAD_PAT) {
         let pat = run.get(f::GUEST_PAT);
-        run.require(pat_is_valid(pat), &PAT, (f::GUEST_PAT, pat), Expected::AsTheRuleSays);
+        run.require(
+            pat_is_valid(pat),
+            &PAT,
+            (f::GUEST_PAT, pat),
+            Expected::AsTheRuleSays,
+        );
     }
     if c.entry.contains(Entry::LOAD_EFER) {
         efer(run, c, guest);
@@ -200,14 +213,34 @@ fn control_registers<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     let (cpu, says) = (run.cpu, Expected::AsTheRuleSays);
     let (cr0, cr4) = ((f::GUEST_CR0, guest.cr0), (f::GUEST_CR4, guest.cr4));
     let allowed = cr0_expected(cpu, if c.unrestricted() { PE | PG } else { 0 });
-    let expected =
-        Expected::Bits { must_be_one: allowed.must_be_one, may_be_one: allowed.may_be_one };
+    let expected = Expected::Bits {
+        must_be_one: allowed.must_be_one,
+        may_be_one: allowed.may_be_one,
+    };
     run.require(allowed.accepts(guest.cr0), &CR0, cr0, expected);
-    run.require(guest.cr0 & PG == 0 || guest.cr0 & PE != 0, &PG_PE, cr0, says);
+    run.require(
+        guest.cr0 & PG == 0 || guest.cr0 & PE != 0,
+        &PG_PE,
+        cr0,
+        says,
+    );
     let (must_be_one, may_be_one) = (cpu.vmx.cr4_fixed0, cpu.vmx.cr4_fixed1);
     let holds = must_be_one & !guest.cr4 == 0 && guest.cr4 & !may_be_one == 0;
-    run.require(holds, &CR4, cr4, Expected::Bits { must_be_one, may_be_one });
-    run.require(guest.cr4 & CET == 0 || guest.cr0 & WP != 0, &CET_WP, cr4, says);
+    run.require(
+        holds,
+        &CR4,
+        cr4,
+        Expected::Bits {
+            must_be_one,
+            may_be_one,
+        },
+    );
+    run.require(
+        guest.cr4 & CET == 0 || guest.cr0 & WP != 0,
+        &CET_WP,
+        cr4,
+        says,
+    );
     if c.ia32e_guest() {
         run.require(guest.cr0 & PG != 0, &IA32E_PAGING, cr0, says);
         run.require(guest.cr4 & PAE != 0, &IA32E_PAE, cr4, says);
@@ -216,7 +249,11 @@ fn control_registers<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
         run.only_bits(!(1 << 32), &CR4_FRED, cr4);
     }
     let cr3 = run.get(f::GUEST_CR3);
-    let masking = if cpu.features.contains(Features::LAM) { 3 << 61 } else { 0 };
+    let masking = if cpu.features.contains(Features::LAM) {
+        3 << 61
+    } else {
+        0
+    };
     run.only_bits(!cpu.beyond_physical() | masking, &CR3, (f::GUEST_CR3, cr3));
 }
 
@@ -230,7 +267,12 @@ fn efer<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     let at = (f::GUEST_EFER, efer);
     run.only_bits(run.cpu.writable.efer, &EFER_RESERVED, at);
     let (lme, lma) = (efer >> 8 & 1 != 0, efer >> 10 & 1 != 0);
-    run.require(lma == c.ia32e_guest(), &EFER_LMA, at, Expected::AsTheRuleSays);
+    run.require(
+        lma == c.ia32e_guest(),
+        &EFER_LMA,
+        at,
+        Expected::AsTheRuleSays,
+    );
     let holds = guest.cr0 & PG == 0 || lma == lme;
     run.require(holds, &EFER_LME, at, Expected::AsTheRuleSays);
 }

@@ -123,7 +123,11 @@ const fn dpl(rights: u64) -> u64 {
 /// Whether limit and G bit fit each other.
 #[inline(always)]
 pub(super) const fn granular(limit: u64, rights: u64) -> bool {
-    if rights & 1 << 15 != 0 { limit & 0xfff == 0xfff } else { limit >> 20 == 0 }
+    if rights & 1 << 15 != 0 {
+        limit & 0xfff == 0xfff
+    } else {
+        limit >> 20 == 0
+    }
 }
 
 #[inline(always)]
@@ -164,11 +168,26 @@ fn virtual_8086<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
 ) {
     let want = run.get(register.selector) << 4;
     let base = run.get(register.base);
-    run.require(base == want, &V86_BASE, (register.base, base), Expected::Exactly(want));
+    run.require(
+        base == want,
+        &V86_BASE,
+        (register.base, base),
+        Expected::Exactly(want),
+    );
     let limit = run.get(register.limit);
-    run.require(limit == 0xffff, &V86_LIMIT, (register.limit, limit), Expected::Exactly(0xffff));
+    run.require(
+        limit == 0xffff,
+        &V86_LIMIT,
+        (register.limit, limit),
+        Expected::Exactly(0xffff),
+    );
     let rights = run.get(register.rights);
-    run.require(rights == 0xf3, &V86_RIGHTS, (register.rights, rights), Expected::Exactly(0xf3));
+    run.require(
+        rights == 0xf3,
+        &V86_RIGHTS,
+        (register.rights, rights),
+        Expected::Exactly(0xf3),
+    );
 }
 
 #[inline(always)]
@@ -177,7 +196,10 @@ fn code<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     c: &Controls,
     guest: &Guest,
 ) {
-    let (rights, at) = (guest.cs_rights, (f::GUEST_CS_ACCESS_RIGHTS, guest.cs_rights));
+    let (rights, at) = (
+        guest.cs_rights,
+        (f::GUEST_CS_ACCESS_RIGHTS, guest.cs_rights),
+    );
     let base = run.get(f::GUEST_CS_BASE);
     run.only_bits(0xffff_ffff, &CS_BASE, (f::GUEST_CS_BASE, base));
     let of_code = rights & 9 == 9;
@@ -203,11 +225,19 @@ fn stack<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     c: &Controls,
     guest: &Guest,
 ) {
-    let (rights, at) = (guest.ss_rights, (f::GUEST_SS_ACCESS_RIGHTS, guest.ss_rights));
+    let (rights, at) = (
+        guest.ss_rights,
+        (f::GUEST_SS_ACCESS_RIGHTS, guest.ss_rights),
+    );
     let selector = run.get(f::GUEST_SS_SELECTOR);
     if !c.unrestricted() {
         let rpl = run.get(f::GUEST_CS_SELECTOR) & 3;
-        run.require(selector & 3 == rpl, &SS_RPL, (f::GUEST_SS_SELECTOR, selector), SAYS);
+        run.require(
+            selector & 3 == rpl,
+            &SS_RPL,
+            (f::GUEST_SS_SELECTOR, selector),
+            SAYS,
+        );
         run.require(dpl(rights) == selector & 3, &SS_DPL_RPL, at, SAYS);
     }
     let must_be_zero = kind(guest.cs_rights) == 3 || !guest.protected();
@@ -220,10 +250,7 @@ fn stack<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
 }
 
 #[inline(never)]
-fn fred<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
-    run: &mut Run<'_, S, M, K>,
-    guest: &Guest,
-) {
+fn fred<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, K>, guest: &Guest) {
     let at = (f::GUEST_SS_ACCESS_RIGHTS, guest.ss_rights);
     match guest.ss_dpl() {
         0 => {
@@ -267,7 +294,10 @@ fn for_low<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
 ) {
     let (rights, base) = (run.get(register.rights), run.get(register.base));
     let holds = !usable(rights) || base >> 32 == 0;
-    let expected = Expected::Bits { must_be_one: 0, may_be_one: 0xffff_ffff };
+    let expected = Expected::Bits {
+        must_be_one: 0,
+        may_be_one: 0xffff_ffff,
+    };
     run.require(holds, &DATA_BASE, (register.base, base), expected);
 }
 
@@ -294,7 +324,12 @@ fn uncommon<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
 ) {
     let at = (register.rights, rights);
     run.require(rights & 1 << 4 != 0, &S_BIT, at, SAYS);
-    system(run, at, limit, [&PRESENT, &RESERVED_LOW, &RESERVED_HIGH, &G_SMALL, &G_LARGE]);
+    system(
+        run,
+        at,
+        limit,
+        [&PRESENT, &RESERVED_LOW, &RESERVED_HIGH, &G_SMALL, &G_LARGE],
+    );
 }
 
 /// P, reserved bits and G, for segments of either kind.

@@ -80,7 +80,12 @@ pub(super) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     }
     if to_smm {
         let holds = blocking & u64::from(Interruptibility::SMI.bits()) != 0;
-        run.require(holds, &SMI_ENTRY, (f::GUEST_INTERRUPTIBILITY, blocking), SAYS);
+        run.require(
+            holds,
+            &SMI_ENTRY,
+            (f::GUEST_INTERRUPTIBILITY, blocking),
+            SAYS,
+        );
     }
     if outside {
         let may = !u64::from(Interruptibility::SMI.bits());
@@ -103,14 +108,23 @@ fn inactive<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
 ) {
     let at = (f::GUEST_ACTIVITY, activity);
     let state = ActivityState(activity as u32);
-    run.require(run.cpu.vmx.misc.supports_activity(activity), &ACTIVITY, at, SAYS);
+    run.require(
+        run.cpu.vmx.misc.supports_activity(activity),
+        &ACTIVITY,
+        at,
+        SAYS,
+    );
     let holds = state != ActivityState::HLT || guest.ss_dpl() == 0;
     run.require(holds, &ACTIVITY_HLT, at, SAYS);
-    run.require(guest.interruptibility & 3 == 0, &ACTIVITY_BLOCKING, at, Expected::Exactly(0));
+    run.require(
+        guest.interruptibility & 3 == 0,
+        &ACTIVITY_BLOCKING,
+        at,
+        Expected::Exactly(0),
+    );
     let holds = !c.event.is_valid() || state.takes(c.event);
     run.require(holds, &ACTIVITY_EVENT, at, SAYS);
-    let holds =
-        state != ActivityState::WAIT_FOR_SIPI || !c.entry.contains(Entry::ENTRY_TO_SMM);
+    let holds = state != ActivityState::WAIT_FOR_SIPI || !c.entry.contains(Entry::ENTRY_TO_SMM);
     run.require(holds, &ACTIVITY_SMM, at, SAYS);
 }
 
@@ -137,10 +151,20 @@ fn blocked<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
         let free = run.cpu.features.contains(Features::NMI_DESPITE_STI);
         run.require(free || !sti, &NMI_STI, at, SAYS);
         let virtual_nmis = c.pin.contains(PinBased::VIRTUAL_NMIS);
-        run.require(!(virtual_nmis && by(Interruptibility::NMI)), &NMI_BLOCKED, at, SAYS);
+        run.require(
+            !(virtual_nmis && by(Interruptibility::NMI)),
+            &NMI_BLOCKED,
+            at,
+            SAYS,
+        );
     }
     let sgx = run.cpu.features.contains(Features::SGX);
-    run.require(!by(Interruptibility::ENCLAVE) || sgx && !mov_ss, &ENCLAVE, at, SAYS);
+    run.require(
+        !by(Interruptibility::ENCLAVE) || sgx && !mov_ss,
+        &ENCLAVE,
+        at,
+        SAYS,
+    );
 }
 
 /// Debug exceptions are pending, or the guest delays them.

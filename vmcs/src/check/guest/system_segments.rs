@@ -78,7 +78,13 @@ pub(super) fn check<F: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     // S, P, and bits 11:8 and 31:17 in one test.
     if rights & 0xfffe_0f90 != 0x80 || !granular(limit, rights) {
         run.require(rights & S == 0, &TR_S, at, SAYS);
-        let rules = [&TR_PRESENT, &TR_RESERVED_LOW, &TR_RESERVED_HIGH, &TR_G_SMALL, &TR_G_LARGE];
+        let rules = [
+            &TR_PRESENT,
+            &TR_RESERVED_LOW,
+            &TR_RESERVED_HIGH,
+            &TR_G_SMALL,
+            &TR_G_LARGE,
+        ];
         system(run, at, limit, rules);
     }
     ldtr(run);

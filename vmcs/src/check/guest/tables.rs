@@ -62,19 +62,32 @@ pub(super) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     if c.ia32e_guest() && guest.cs_long() {
         let bits = run.cpu.linear_address_bits;
         let holds = run.cpu.is_nearly_canonical(rip);
-        run.require(holds, &RIP_64, (f::GUEST_RIP, rip), Expected::Canonical { bits });
+        run.require(
+            holds,
+            &RIP_64,
+            (f::GUEST_RIP, rip),
+            Expected::Canonical { bits },
+        );
     } else {
         run.only_bits(0xffff_ffff, &RIP_32, (f::GUEST_RIP, rip));
     }
 
     let (flags, says) = ((f::GUEST_RFLAGS, guest.rflags), Expected::AsTheRuleSays);
     let holds = guest.rflags & !RFLAGS == 0 && guest.rflags & 2 != 0;
-    let expected = Expected::Bits { must_be_one: 2, may_be_one: RFLAGS };
+    let expected = Expected::Bits {
+        must_be_one: 2,
+        may_be_one: RFLAGS,
+    };
     run.require(holds, &FLAGS_RESERVED, flags, expected);
     let no_vm = c.ia32e_guest() || !guest.protected();
     run.require(!(guest.virtual_8086() && no_vm), &FLAGS_VM, flags, says);
     let needs_if = c.event.is_a(EventKind::EXTERNAL_INTERRUPT);
-    run.require(!needs_if || guest.rflags & 1 << 9 != 0, &FLAGS_IF, flags, says);
+    run.require(
+        !needs_if || guest.rflags & 1 << 9 != 0,
+        &FLAGS_IF,
+        flags,
+        says,
+    );
 
     if c.entry.contains(Entry::LOAD_CET) {
         let ssp = (f::GUEST_SSP, run.get(f::GUEST_SSP));
