@@ -31,7 +31,7 @@ pub fn bochs_skylake_x() -> Processor {
     }
 }
 
-/// Intel Core i7-5600U (Broadwell): EPT with accessed and dirty flags, VMCS shadowing, PML, #VE.
+/// Intel Core i7-5600U (Broadwell): EPT with accessed and dirty flags, VMCS shadowing, #VE.
 pub fn core_i7_5600u() -> Processor {
     let vmx = Capabilities::from_list(&[
         (0x480, 0x00da_0400_0000_0012),
