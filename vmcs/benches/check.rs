@@ -40,9 +40,8 @@ fn usual() -> Vmcs {
         let old = vmcs.get(field).unwrap();
         vmcs.set(field, old | bits).unwrap();
     };
-    let pin = PinBased::EXTERNAL_INTERRUPT_EXITING
-        | PinBased::VIRTUAL_NMIS
-        | PinBased::PREEMPTION_TIMER;
+    let pin =
+        PinBased::EXTERNAL_INTERRUPT_EXITING | PinBased::VIRTUAL_NMIS | PinBased::PREEMPTION_TIMER;
     or(f::PIN_BASED_CONTROLS.encoding(), pin.bits().into());
     let primary = Primary::TPR_SHADOW | Primary::MSR_BITMAPS | Primary::IO_BITMAPS;
     or(f::PRIMARY_CONTROLS.encoding(), primary.bits().into());
@@ -52,8 +51,14 @@ fn usual() -> Vmcs {
         | Secondary::ENABLE_RDTSCP
         | Secondary::VMCS_SHADOWING;
     or(f::SECONDARY_CONTROLS.encoding(), secondary.bits().into());
-    or(f::PRIMARY_EXIT_CONTROLS.encoding(), ExitPrimary::LOAD_PERF_GLOBAL_CTRL.bits().into());
-    or(f::ENTRY_CONTROLS.encoding(), Entry::LOAD_PERF_GLOBAL_CTRL.bits().into());
+    or(
+        f::PRIMARY_EXIT_CONTROLS.encoding(),
+        ExitPrimary::LOAD_PERF_GLOBAL_CTRL.bits().into(),
+    );
+    or(
+        f::ENTRY_CONTROLS.encoding(),
+        Entry::LOAD_PERF_GLOBAL_CTRL.bits().into(),
+    );
     or(f::VPID.encoding(), 1);
     vmcs
 }
@@ -76,7 +81,10 @@ struct Timing {
 impl Timing {
     fn least_and_median(&mut self) -> (f64, f64) {
         self.nanoseconds.sort_by(f64::total_cmp);
-        (self.nanoseconds[0], self.nanoseconds[self.nanoseconds.len() / 2])
+        (
+            self.nanoseconds[0],
+            self.nanoseconds[self.nanoseconds.len() / 2],
+        )
     }
 }
 
@@ -94,7 +102,10 @@ fn main() {
     let checker = Checker::new(&processor);
     let vmcs = usual();
     let recorder = Recorder(&vmcs, RefCell::default());
-    assert!(checker.check(&recorder, &mut Discard).enters(), "the VMCS of the benchmark enters");
+    assert!(
+        checker.check(&recorder, &mut Discard).enters(),
+        "the VMCS of the benchmark enters"
+    );
     let read = recorder.1.into_inner();
     let limit: BTreeSet<_> = LIMIT.iter().copied().collect();
     if read != limit {
@@ -108,32 +119,52 @@ fn main() {
     let checked = |vmcs: &Vmcs| {
         black_box(checker.check(black_box(vmcs), &mut Discard));
     };
-    let mut timings = ["limit, hot", "check, hot", "limit, cold", "check, cold"]
-        .map(|name| Timing { name, nanoseconds: Vec::new() });
+    let mut timings =
+        ["limit, hot", "check, hot", "limit, cold", "check, cold"].map(|name| Timing {
+            name,
+            nanoseconds: Vec::new(),
+        });
     for _ in 0..ROUNDS {
-        timings[0].nanoseconds.push(time(|_| load(black_box(&vmcs))));
+        timings[0]
+            .nanoseconds
+            .push(time(|_| load(black_box(&vmcs))));
         timings[1].nanoseconds.push(time(|_| checked(&vmcs)));
-        timings[2].nanoseconds.push(time(|turn| load(black_box(&many[turn]))));
-        timings[3].nanoseconds.push(time(|turn| checked(&many[turn])));
+        timings[2]
+            .nanoseconds
+            .push(time(|turn| load(black_box(&many[turn]))));
+        timings[3]
+            .nanoseconds
+            .push(time(|turn| checked(&many[turn])));
     }
     let results = timings.each_mut().map(Timing::least_and_median);
     if json {
         let entry = |(timing, (least, median)): (&Timing, &(f64, f64))| {
-            format!("{{\"name\":\"{}\",\"least_ns\":{least:.1},\"median_ns\":{median:.1}}}", timing.name)
+            format!(
+                "{{\"name\":\"{}\",\"least_ns\":{least:.1},\"median_ns\":{median:.1}}}",
+                timing.name
+            )
         };
         let entries: Vec<_> = timings.iter().zip(&results).map(entry).collect();
-        println!("{{\"fields\":{},\"results\":[{}]}}", LIMIT.len(), entries.join(","));
+        println!(
+            "{{\"fields\":{},\"results\":[{}]}}",
+            LIMIT.len(),
+            entries.join(",")
+        );
         return;
     }
-    println!("VM-entry check of {} fields; nanoseconds, {ROUNDS} rounds", LIMIT.len());
+    println!(
+        "VM-entry check of {} fields; nanoseconds, {ROUNDS} rounds",
+        LIMIT.len()
+    );
     println!("{:<14}{:>8}{:>8}", "", "least", "median");
     for (timing, (least, median)) in timings.iter().zip(&results) {
         println!("{:<14}{least:>8.1}{median:>8.1}", timing.name);
     }
     let ratio = |ours: (f64, f64), limit: (f64, f64)| (ours.0 / limit.0, ours.1 / limit.1);
-    for (name, (least, median)) in
-        [("hot / limit", ratio(results[1], results[0])), ("cold / limit", ratio(results[3], results[2]))]
-    {
+    for (name, (least, median)) in [
+        ("hot / limit", ratio(results[1], results[0])),
+        ("cold / limit", ratio(results[3], results[2])),
+    ] {
         println!("{name:<14}{least:>8.2}{median:>8.2}");
     }
 }

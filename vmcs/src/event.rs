@@ -41,6 +41,8 @@ macro_rules! names {
     };
 }
 
+pub(crate) use names;
+
 names! { EventKind(u8) {
     EXTERNAL_INTERRUPT = 0, "external interrupt";
     NMI = 2, "non-maskable interrupt (NMI)";

@@ -6,6 +6,8 @@
 pub mod capability;
 pub mod check;
 pub mod controls;
+pub mod diff;
+pub mod dump;
 pub mod encoding;
 pub mod event;
 pub mod exit;

@@ -22,6 +22,7 @@
 mod context;
 mod entry;
 mod execution;
+mod explain;
 mod guest;
 mod host;
 mod memory;
@@ -34,6 +35,7 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+pub use explain::Explanation;
 pub use memory::{NoMemory, PhysicalMemory, Unreadable};
 pub use msr_area::{MsrLoading, MsrVerdict};
 pub use report::{Discard, Expected, List, Place, Sink, Violation};

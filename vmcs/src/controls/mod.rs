@@ -14,9 +14,11 @@
 //! ```
 
 mod execution;
+mod names;
 mod transition;
 
 pub use execution::{PinBased, Primary, Secondary, Tertiary, VmFunctions};
+pub use names::names_of;
 pub use transition::{Entry, ExitPrimary, ExitSecondary};
 
 use core::fmt;

@@ -79,3 +79,15 @@ fn allowed_reads_both_kinds_of_capability_msr() {
     let tertiary = Allowed::from_msr64(0x1_0000_0010);
     assert!(tertiary.accepts(0x1_0000_0010) && tertiary.accepts(0) && !tertiary.accepts(1));
 }
+
+#[test]
+fn names_of_a_value() {
+    let names = |field, value| names_of(crate::Encoding(field), value).collect::<Vec<_>>();
+    assert_eq!(names(0x4000, 0x3e), ["NMI exiting", "virtual NMIs"]);
+    assert_eq!(names(0x401e, 0x82), ["enable EPT", "unrestricted guest"]);
+    assert_eq!(names(0x2034, 0x10), ["IPI virtualization"]);
+    assert_eq!(names(0x2044, 0x2), ["load FRED"]);
+    assert_eq!(names(0x2018, 0x1), ["EPTP switching"]);
+    assert_eq!(names(0x4012, 0x200), ["IA-32e mode guest"]);
+    assert!(names(0x6800, u64::MAX).is_empty());
+}

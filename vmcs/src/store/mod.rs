@@ -5,6 +5,8 @@
 //! [`Snapshot`] that knows which fields it was given, KVM's [`Vmcs12`], any memory image with a
 //! known [`Layout`], and in the crate `hvkit-vmx` the current VMCS of a processor.
 
+#[cfg(feature = "serde")]
+mod json;
 mod listing;
 mod memory;
 mod raw;
