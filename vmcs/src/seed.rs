@@ -168,10 +168,10 @@ impl Builder<'_> {
         self.set(f::GUEST_RSP, 0xf000);
         match seed {
             Seed::LongMode => {
-                self.segments(CODE | GRANULAR | LONG, DATA | flat, u64::from(u32::MAX))
+                self.segments(CODE | GRANULAR | LONG, DATA | flat, u64::from(u32::MAX));
             }
             Seed::Protected | Seed::Pae => {
-                self.segments(CODE | flat, DATA | flat, u64::from(u32::MAX))
+                self.segments(CODE | flat, DATA | flat, u64::from(u32::MAX));
             }
             Seed::RealMode => self.segments(CODE, DATA, 0xffff),
             Seed::Virtual8086 => self.segments(0xf3, 0xf3, 0xffff),

@@ -34,7 +34,7 @@ fn words_in_parts() {
     let misc = Misc(0x3004_81e5); // Core i7-5600U
     assert_eq!((misc.preemption_timer_shift(), misc.cr3_targets()), (5, 4));
     assert_eq!(misc.recommended_msr_count(), 512);
-    assert!(misc.saves_lma() && misc.has_processor_trace() == false);
+    assert!(misc.saves_lma() && !misc.has_processor_trace());
     assert!(misc.can_write_exit_information() && !misc.allows_zero_length());
     assert_eq!(
         [0, 1, 2, 3, 4].map(|s| misc.supports_activity(s)),

@@ -29,6 +29,7 @@ mod memory;
 mod msr_area;
 mod report;
 mod rule;
+mod second_stage;
 mod transition;
 mod verdict;
 

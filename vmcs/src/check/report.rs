@@ -120,7 +120,7 @@ impl fmt::Display for Violation {
             Place::Field(field) => write!(f, "{field} is {:#x}", self.value)?,
             Place::Processor => f.write_str("the processor's state")?,
             Place::Memory { address } => {
-                write!(f, "memory at {address:#x} holds {:#x}", self.value)?
+                write!(f, "memory at {address:#x} holds {:#x}", self.value)?;
             }
             Place::MsrEntry { number, index } => {
                 write!(

@@ -68,10 +68,11 @@ pub(crate) use declare;
 
 /// Every rule, in the order of the chapter.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
-    use super::{entry, execution, guest, host, msr_area, transition};
+    use super::{entry, execution, guest, host, msr_area, second_stage, transition};
     [
         entry::RULES,
         execution::RULES,
+        second_stage::RULES,
         transition::EXIT_RULES,
         transition::ENTRY_RULES,
         host::REGISTER_RULES,

@@ -75,7 +75,8 @@ fn ept_violations() {
     assert!(all.is_shadow_stack() && all.was_shadow_stack_page());
     assert!(all.is_paging_verification() && all.is_asynchronous() && all.is_read());
     // One bit, one meaning.
-    let single: [(u32, fn(EptViolation) -> bool); 17] = [
+    type Reader = fn(EptViolation) -> bool;
+    let single: [(u32, Reader); 17] = [
         (0, EptViolation::is_read),
         (1, EptViolation::is_write),
         (2, EptViolation::is_fetch),

@@ -47,7 +47,7 @@ fn check(case: &Case, changes: &[Change], ram: &Ram) -> (Vec<&'static str>, Stri
     let mut ids = Vec::new();
     let checker = Checker::new(&case.cpu).at(case.moment).with_memory(ram);
     let verdict = checker.check(&case.vmcs(changes), &mut |violation: &Violation| {
-        ids.push(violation.rule.id)
+        ids.push(violation.rule.id);
     });
     (ids, verdict.outcome().to_string(), verdict.undecided)
 }

@@ -12,6 +12,7 @@ mod host;
 mod memory;
 mod moments;
 mod seeds;
+mod transitions;
 
 use std::collections::BTreeSet;
 
@@ -133,7 +134,7 @@ impl Case {
         let mut found = Vec::new();
         let checker = Checker::new(&self.cpu).at(self.moment);
         let verdict = checker.check(&self.vmcs(changes), &mut |violation: &Violation| {
-            found.push(*violation)
+            found.push(*violation);
         });
         (found, verdict)
     }
@@ -205,6 +206,7 @@ fn outcome_fits(rule: &Rule, verdict: &Verdict) {
 
 fn tables() -> Vec<Case> {
     let mut cases = controls::cases();
+    cases.extend(transitions::cases());
     cases.extend(host::cases());
     cases.extend(guest_registers::cases());
     cases.extend(guest_segments::cases());
