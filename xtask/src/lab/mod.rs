@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The laboratory: machines written by others, on which our own work is tried.
+//!
+//! Each machine is one call from a test. [`host`] is a Linux host with KVM, VT-d and VFIO inside
+//! QEMU; what it needs to boot is made by [`initramfs`] and fetched by [`kernel`]. [`qtest`] is
+//! QEMU's VT-d unit without a guest. [`bochs`] is a processor with VMX that runs a bare-metal
+//! program, which [`payload`] builds. `lab/README.md` shows the same by hand.
+
+pub mod bochs;
+pub mod cli;
+pub mod cpio;
+pub mod elf;
+pub mod host;
+pub mod initramfs;
+pub mod kernel;
+pub mod payload;
+pub mod process;
+pub mod qtest;
