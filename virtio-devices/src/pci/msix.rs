@@ -155,7 +155,8 @@ impl Msix {
 
     /// Reads the table: any offset, any length. Beyond the end: zero.
     pub fn table_read(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
+        for (byte, i) in data.iter_mut().zip(0..) {
+            let at = offset.saturating_add(i);
             let entry = usize::try_from(at / ENTRY)
                 .ok()
                 .and_then(|i| self.vectors.get(i));

@@ -69,7 +69,7 @@ const CONTENDERS: &[Contender] = &[
     },
     Contender {
         name: BASE,
-        command: |kernel, initramfs| qemu("microvm,isa-serial=on", kernel, initramfs),
+        command: |kernel, initramfs| qemu("microvm,isa-serial=on,rtc=on", kernel, initramfs),
     },
     Contender {
         name: "QEMU q35",

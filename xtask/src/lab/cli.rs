@@ -9,15 +9,38 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
+use crate::lab::bochs::{Bochs, Exit};
 use crate::lab::host::{Clock, Host};
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
+use crate::lab::models::Model;
+use crate::lab::payload::build_payload;
+use crate::lab::probe::probe;
+use crate::lab::qtest::QtestOptions;
 
 /// The laboratory's machines.
 #[derive(Clone, Debug, Subcommand)]
 pub enum LabCommand {
     /// A Linux host with KVM, VT-d and VFIO: run a command in it, or a shell.
     Host(HostArgs),
+    /// Bochs, a processor with VMX: build a payload crate, or take a flat binary, and run it.
+    Bochs(BochsArgs),
+    /// QEMU's VT-d unit and memory without a guest: send requests, print the answers.
+    Qtest {
+        /// The VT-d unit's properties, as QEMU spells them.
+        #[arg(long, default_value = "aw-bits=48,intremap=on")]
+        iommu: String,
+        /// Requests of the qtest protocol, such as "readl 0xfed90000".
+        #[arg(required = true)]
+        requests: Vec<String>,
+    },
+    /// Fetch a newer model into the cache and test whether it can be believed.
+    Fetch {
+        /// Which.
+        model: Model,
+    },
+    /// Say where Linux guests can run: "direct", or "lab:" and why not on this machine's own KVM.
+    Probe,
     /// Print the path of Debian's cloud kernel, fetched if need be.
     Kernel {
         /// The decompressed ELF file instead of the bzImage.
@@ -76,6 +99,28 @@ pub struct HostArgs {
     command: Vec<String>,
 }
 
+/// What `cargo xtask lab bochs` takes.
+#[derive(Args, Clone, Debug)]
+pub struct BochsArgs {
+    /// A payload crate's folder, such as lab/payloads/hello, or a flat binary.
+    payload: PathBuf,
+    /// The processor model, by Bochs's name.
+    #[arg(long)]
+    cpu: Option<String>,
+    /// A file to place into memory before the start: FILE@ADDRESS, such as input@0x1000000.
+    #[arg(long = "image", value_name = "FILE@ADDRESS", value_parser = placed)]
+    images: Vec<(PathBuf, u64)>,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 256)]
+    memory: u64,
+    /// Seconds the run may take.
+    #[arg(long, default_value_t = 60)]
+    time_out: u64,
+    /// Show Bochs's log at the end.
+    #[arg(long)]
+    log: bool,
+}
+
 /// What `cargo xtask lab initramfs` takes.
 #[derive(Args, Clone, Debug)]
 pub struct InitramfsArgs {
@@ -110,10 +155,36 @@ fn pair(text: &str) -> Result<(PathBuf, String), String> {
     }
 }
 
+fn placed(text: &str) -> Result<(PathBuf, u64), String> {
+    text.rsplit_once('@')
+        .and_then(|(file, address)| {
+            let digits = address.strip_prefix("0x")?;
+            Some((file.into(), u64::from_str_radix(digits, 16).ok()?))
+        })
+        .ok_or_else(|| format!("{text}: give FILE@0xADDRESS"))
+}
+
 /// Runs one command of the laboratory.
 pub fn run(command: LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Host(args) => host(args),
+        LabCommand::Bochs(args) => bochs(args),
+        LabCommand::Qtest { iommu, requests } => {
+            let mut machine = QtestOptions::new().iommu(&iommu).start()?;
+            for request in requests {
+                println!("{}", machine.raw(&request)?);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Fetch { model } => {
+            let fetched = model.fetch()?;
+            println!("{}\n{}", fetched.version(), fetched.program().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Probe => {
+            println!("{}", probe());
+            Ok(ExitCode::SUCCESS)
+        }
         LabCommand::Kernel { vmlinux } => {
             let kernel = Kernel::fetch()?;
             let path = if vmlinux {
@@ -138,6 +209,45 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn bochs(args: BochsArgs) -> Result<ExitCode> {
+    let payload = if args.payload.is_dir() {
+        build_payload(&args.payload)?
+    } else {
+        args.payload
+    };
+    let mut bochs = Bochs::new()
+        .memory_mib(args.memory)
+        .time_out(Duration::from_secs(args.time_out));
+    if let Some(model) = &args.cpu {
+        bochs = bochs.cpu(model);
+    }
+    for (file, address) in args.images {
+        let bytes =
+            std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        bochs = bochs.image(bytes, address);
+    }
+    let report = bochs.watch(show).run(&payload)?;
+    if args.log {
+        eprintln!("--- log\n{}", report.log);
+    }
+    eprintln!(
+        "--- {:?} after {:.1} s; {}",
+        report.exit,
+        report.total.as_secs_f64(),
+        report.version().unwrap_or("Bochs of unknown version")
+    );
+    Ok(match report.exit {
+        Exit::Shutdown => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Passes on what a machine prints.
+fn show(bytes: &[u8]) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
 fn hello_initramfs() -> Result<Initramfs> {
@@ -178,12 +288,7 @@ fn host(args: HostArgs) -> Result<ExitCode> {
         return host.shell();
     }
     let command: Vec<String> = args.command.iter().map(|word| quoted(word)).collect();
-    let report = host
-        .watch(|bytes| {
-            let mut out = std::io::stdout();
-            let _ = out.write_all(bytes).and_then(|()| out.flush());
-        })
-        .run(&[command.join(" ")])?;
+    let report = host.watch(show).run(&[command.join(" ")])?;
     if args.console {
         eprintln!("--- the host's console\n{}", report.console);
     }
@@ -226,5 +331,12 @@ mod tests {
         assert_eq!(pair("a/b:/c"), Ok(("a/b".into(), "/c".to_owned())));
         assert!(pair("a/b").is_err());
         assert!(pair("a:b").is_err());
+    }
+
+    #[test]
+    fn an_image_names_its_address() {
+        assert_eq!(placed("a@b@0x10"), Ok(("a@b".into(), 0x10)));
+        assert!(placed("a@16").is_err());
+        assert!(placed("a").is_err());
     }
 }
