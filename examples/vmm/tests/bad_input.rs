@@ -58,7 +58,10 @@ fn bzimage(paragraphs: u32, init_size: u32) -> Vec<u8> {
 /// Copies the program to where any user can run it.
 fn public_vmm(folder: &Folder) -> PathBuf {
     let path = folder.path("vmm");
-    fs::copy(Path::new(env!("CARGO_BIN_EXE_vmm")), &path).unwrap();
+    // In a process of its own: a child that another test starts meanwhile would inherit a file open
+    // for writing, and the copy could not be executed.
+    let (copied, _, stderr) = run(Command::new("cp").arg(env!("CARGO_BIN_EXE_vmm")).arg(&path));
+    assert_eq!(copied, Some(0), "{stderr}");
     path
 }
 

@@ -2,6 +2,7 @@
 //! Kernels written byte by byte, and the real `vmm` run on them.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -101,15 +102,26 @@ pub(crate) fn kernel(code: &[u8]) -> Vec<u8> {
     elf(code, Some(ENTRY))
 }
 
-/// Whether this user can use this machine's KVM; says so where it cannot.
+/// Whether this user can use this machine's KVM. Where not, the test that asked counts as skipped.
 pub(crate) fn has_kvm() -> bool {
-    let usable = fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
-    if !usable {
-        eprintln!("SKIPPED: no /dev/kvm that this user may open");
+    let mut device = fs::File::options();
+    match device.read(true).write(true).open("/dev/kvm") {
+        Ok(_) => true,
+        Err(error) => {
+            skip(&format!("/dev/kvm: {error}"));
+            false
+        }
     }
-    usable
+}
+
+/// Says loudly that the test that calls it did not run, and why.
+fn skip(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("{}: {why}", thread.name().unwrap_or("a test"));
+    eprintln!("SKIPPED {line}");
+    // `cargo xtask test` counts these lines.
+    let file = xtask::paths::logs().join("skipped");
+    if let Ok(mut file) = fs::File::options().append(true).open(file) {
+        writeln!(file, "{line}").unwrap();
+    }
 }
