@@ -2,19 +2,21 @@
 //! The chipset on real KVM, looked at through its buses as a guest would.
 
 use hvkit_virtio_devices::block::{Block, Options};
+use hvkit_vmm::acpi::power::{RESET_CODE, RESET_VECTOR};
 use hvkit_vmm::chipset::Chipset;
 
 use hvkit_vmm::machine::address_map::AddressMap;
 use hvkit_vmm::machine::stop::{Stop, StopReason};
 use hvkit_vmm::machine::threads::VcpuThreads;
 use hvkit_vmm::machine::vcpu::{Buses, Vcpu};
-use hvkit_vmm::machine::{kvm, memory, reset_vector, vm::Vm};
+use hvkit_vmm::machine::{kvm, memory, vm::Vm};
 use kvm_bindings::kvm_regs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 struct Bench {
@@ -162,7 +164,9 @@ fn a_jump_to_the_bios_resets() {
     let Bench {
         buses, stop, vm, ..
     } = bench;
-    reset_vector::write(vm.ram()).unwrap();
+    vm.ram()
+        .write_slice(&RESET_CODE, GuestAddress(RESET_VECTOR))
+        .unwrap();
     let fd = vm.fd().create_vcpu(0).unwrap();
     let mut system = fd.get_sregs().unwrap();
     // As after a far jump to f000:fff0; a processor out of reset has a base of its own.

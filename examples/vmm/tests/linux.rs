@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Debian's kernel in the real `vmm`, in the laboratory's host: both kinds of kernel file, eight
-//! processors, memory above 4 GiB, and each way that Linux ends.
+//! processors, memory above 4 GiB, disks with and without message-signalled interrupts, and each way
+//! that Linux ends.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +25,9 @@ done
 say ran $ran
 say ram $(sed -n 's/^\([0-9a-f]*-[0-9a-f]*\) : System RAM/\1/p' /proc/iomem)
 say clock "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
-say segments $(ls /sys/bus/pci/devices)
+say functions $(ls /sys/bus/pci/devices)
+[ -b /dev/vda ] && say digest "$(sha256sum </dev/vda | cut -d' ' -f1)"
+say vector $(sed -n 's/.* \(IO-APIC\|PCI-MSI\) .* \(virtio[^ ]*\)$/\1 \2/p' /proc/interrupts)
 say disks $(cd /sys/block && for d in vd*; do echo "$d:$(cat $d/size):$(cat $d/ro)"; done)
 case "$(cat /proc/cmdline)" in
 *end=reboot*) reboot -f ;;
@@ -56,10 +59,12 @@ fn linux_finds_what_it_was_given_and_ends_as_it_is_told() {
         )
     };
     let commands = [
+        "sha256sum </disk".to_owned(),
+        // Without message-signalled interrupts, too: the disks are on their pins.
         vmm(
-            "--kernel /guest/bzImage --cpus boot=1 --memory size=256M \
+            "--kernel /guest/bzImage --cpus boot=2 --memory size=256M \
              --disk path=/disk,readonly=on path=/other",
-            "end=reboot",
+            "pci=nomsi end=reboot",
         ),
         vmm(
             "--kernel /guest/vmlinux --cpus boot=8 --memory size=3584M",
@@ -70,6 +75,8 @@ fn linux_finds_what_it_was_given_and_ends_as_it_is_told() {
             "end=panic",
         ),
     ];
+    // No two sectors alike.
+    let content: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
     let report = Host::new()
         .memory_mib(5120)
         .cpus(2)
@@ -78,23 +85,30 @@ fn linux_finds_what_it_was_given_and_ends_as_it_is_told() {
         .file(kernel.bzimage(), "/guest/bzImage", 0o644)
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
-        .data(vec![0; 1 << 20], "/disk", 0o644)
+        .data(content, "/disk", 0o644)
         .data(vec![0; 3 << 20], "/other", 0o644)
         .run(&commands)
         .unwrap();
-    let texts: Vec<String> = report.commands.iter().map(|c| c.text()).collect();
-    let statuses: Vec<i32> = report.commands.iter().map(|c| c.status).collect();
+    let [digest, guests @ ..] = &report.commands[..] else {
+        panic!("the host ran nothing");
+    };
+    let texts: Vec<String> = guests.iter().map(|c| c.text()).collect();
+    let statuses: Vec<i32> = guests.iter().map(|c| c.status).collect();
     // Reset, power-off, panic.
     assert_eq!(statuses, [3, 0, 4], "{texts:#?}");
     let guests: Vec<_> = texts.iter().map(|text| said(text)).collect();
 
-    assert_eq!(guests[0]["online"], "0");
+    assert_eq!(guests[0]["online"], "0-1");
+    assert_eq!(guests[0]["ran"], "0 1");
     assert_eq!(guests[0]["ram"], "00001000-0009ffff 00100000-0fffffff");
     assert_eq!(
-        guests[0]["segments"],
+        guests[0]["functions"],
         "0000:00:00.0 0000:00:01.0 0000:00:02.0"
     );
     assert_eq!(guests[0]["disks"], "vda:2048:1 vdb:6144:0");
+    assert_eq!(guests[0]["vector"], "IO-APIC virtio0 IO-APIC virtio1");
+    let digest = digest.text();
+    assert_eq!(Some(guests[0]["digest"]), digest.split_whitespace().next());
 
     assert_eq!(guests[1]["online"], "0-7");
     assert_eq!(guests[1]["ran"], "0 1 2 3 4 5 6 7");
@@ -102,9 +116,13 @@ fn linux_finds_what_it_was_given_and_ends_as_it_is_told() {
         guests[1]["ram"],
         "00001000-0009ffff 00100000-bfffffff 100000000-11fffffff"
     );
-    assert_eq!(guests[1]["segments"], "0000:00:00.0");
+    assert_eq!(guests[1]["functions"], "0000:00:00.0");
 
     assert_eq!(guests[2]["disks"], "vda:2048:0");
+    assert!(
+        guests[2]["vector"].contains("PCI-MSI virtio0-"),
+        "{guests:?}"
+    );
     assert!(texts[2].contains("vmm: the guest panicked"), "{}", texts[2]);
     for guest in &guests {
         assert_eq!(guest["clock"], "kvm-clock");

@@ -48,8 +48,6 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 pub const BIOS_AREA: Range<u64> = 0xa_0000..0x10_0000;
 /// Where ACPI tables are written; the root pointer is at its first byte, where a search finds it.
 pub const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_f000;
-/// Where an 8086 began, F000:FFF0, and where guests jump to restart a PC by its BIOS.
-pub const RESET_VECTOR: u64 = 0xf_fff0;
 
 /// Port of the first serial line, eight registers.
 pub const COM1_PORT: u16 = 0x3f8;
@@ -73,7 +71,6 @@ const MMIO64_ALIGN: u64 = 1 << 30;
 /// The window is no larger than this: 64 GiB hold any BARs that we can attach.
 const MMIO64_MAX: u64 = 1 << 36;
 
-const _: () = assert!(ACPI_TABLES.end <= RESET_VECTOR);
 const _: () = assert!(PCI_MMIO32.start >= LOW_RAM_LIMIT);
 const _: () = assert!(PCI_MMIO32.end <= ECAM_BASE);
 const _: () = assert!(ECAM_BASE + ECAM_LENGTH <= IO_APIC_BASE);

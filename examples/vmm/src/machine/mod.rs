@@ -19,7 +19,6 @@ pub mod panic_port;
 mod platform;
 pub mod processors;
 pub mod registers;
-pub mod reset_vector;
 mod start_report;
 pub mod stop;
 pub mod threads;

@@ -5,10 +5,10 @@ use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_POR
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
-use super::reset_vector;
 use super::stop::Stop;
 use super::vcpu::Buses;
 use super::vm::Vm;
+use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
 use crate::config::{Access, Disk};
@@ -69,12 +69,14 @@ impl Platform {
             log::info!("disk at {at}");
         }
         let tables = chipset.describe(cpus)?;
-        vm.ram()
-            .write_slice(&tables.bytes, GuestAddress(tables.address))
-            .and_then(|()| reset_vector::write(vm.ram()))
-            .map_err(|_| MachineError::NoRoomForTables {
-                address: tables.address,
-            })?;
+        for (address, bytes) in [
+            (tables.address, &tables.bytes[..]),
+            (RESET_VECTOR, &RESET_CODE),
+        ] {
+            vm.ram()
+                .write_slice(bytes, GuestAddress(address))
+                .map_err(|_| MachineError::NoRoomForTables { address })?;
+        }
         Ok(Platform {
             buses,
             _chipset: chipset,
