@@ -11,6 +11,8 @@ mod expect;
 mod explained;
 mod memory;
 mod quirks;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::path::Path;
