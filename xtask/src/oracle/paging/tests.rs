@@ -20,7 +20,7 @@ use crate::oracle::tally::Verdict;
 const CPU: Cpu = Cpu {
     physical_address_bits: 40,
     gib_pages: true,
-    cr4: 0x0170_0000,
+    cr4: 0x01f0_0000,
 };
 
 fn cases() -> impl Iterator<Item = Case> {
@@ -76,7 +76,12 @@ fn every_case_has_an_outcome_and_writes_only_where_it_is_undone() {
     let p_w_u_i = [0, 1, 2, 3, 4, 5, 6, 7, 0x10, 0x11, 0x14, 0x15];
     let reserved = [0x09, 0x0b, 0x0d, 0x0f, 0x19, 0x1d];
     let keys = [0x21, 0x23, 0x25, 0x27];
-    let codes = p_w_u_i.into_iter().chain(reserved).chain(keys);
+    let shadow_stack = [0x46, 0x47, 0x4f, 0x67];
+    let codes = p_w_u_i
+        .into_iter()
+        .chain(reserved)
+        .chain(keys)
+        .chain(shadow_stack);
     for outcome in codes.map(|code| (14, code)).chain([(DONE, 0), (13, 0)]) {
         assert!(
             ended.get(&outcome).is_some_and(|n| *n >= 10),
@@ -152,7 +157,7 @@ fn each_part_of_a_wrong_answer_is_seen() {
 
 #[test]
 fn a_quirk_excuses_its_own_answer_and_no_other() {
-    // VERR with EFLAGS.AC of an LDT in a user-mode page, under SMAP: the ledger's example.
+    // Of the ledger: VERR with EFLAGS.AC of an LDT in a user-mode page, under SMAP.
     let case = Case::new(
         1,
         1196,
