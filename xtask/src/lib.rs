@@ -6,6 +6,7 @@ pub mod cargo;
 pub mod check;
 pub mod demo;
 pub mod lab;
+pub mod oracle;
 pub mod paths;
 pub mod setup;
 pub mod step;

@@ -26,6 +26,9 @@ enum Cmd {
     /// Side by side in one run: ours, peers, limits, with ratios.
     #[command(subcommand)]
     Bench(xtask::bench::Bench),
+    /// Cases on a processor model and on ours, compared.
+    #[command(subcommand)]
+    Oracle(xtask::oracle::Oracle),
     /// The laboratory by hand: bochs, qtest, host.
     #[command(subcommand)]
     Lab(xtask::lab::cli::LabCommand),
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Cmd::Demo(options) => xtask::demo::demo(&options),
         Cmd::Test => xtask::test::test().map(|()| ExitCode::SUCCESS),
         Cmd::Bench(which) => xtask::bench::bench(&which).map(|()| ExitCode::SUCCESS),
+        Cmd::Oracle(which) => xtask::oracle::oracle(&which).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };
     match result {

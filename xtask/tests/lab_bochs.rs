@@ -18,6 +18,7 @@ fn hello() -> PathBuf {
 
 #[test]
 fn a_rust_payload_runs_on_a_processor_with_vmx() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watched = Arc::clone(&seen);
     let report = Bochs::new()
@@ -54,6 +55,7 @@ fn a_rust_payload_runs_on_a_processor_with_vmx() {
 
 #[test]
 fn the_model_of_the_processor_can_be_chosen() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
     let report = Bochs::new().cpu("athlon64_venice").run(&hello()).unwrap();
     assert_eq!(report.exit, Exit::Shutdown, "{report}");
     assert!(report.text().starts_with("vmx=0\n"), "{report}");
@@ -61,6 +63,7 @@ fn the_model_of_the_processor_can_be_chosen() {
 
 #[test]
 fn a_triple_fault_and_a_panic_are_no_orderly_end() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
     let fault = Bochs::new().image(*b"f", INPUT).run(&hello()).unwrap();
     assert_eq!(fault.exit, Exit::TripleFault, "{fault}");
     let panic = Bochs::new().image(*b"p", INPUT).run(&hello()).unwrap();
@@ -71,6 +74,7 @@ fn a_triple_fault_and_a_panic_are_no_orderly_end() {
 
 #[test]
 fn a_hang_is_a_time_out_and_what_it_said_is_kept() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
     let payload = hello();
     // The second try is for a machine so busy that the first ends before the payload speaks.
     let reports = [4, 40].map(|seconds| {
@@ -89,6 +93,7 @@ fn a_hang_is_a_time_out_and_what_it_said_is_kept() {
 
 #[test]
 fn what_bochs_refuses_is_told() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
     let report = Bochs::new().cpu("no_such_cpu").run_bytes(b"\xf4").unwrap();
     match &report.exit {
         Exit::Panic(words) => assert!(words.contains("cpu directive"), "{words}"),
@@ -119,6 +124,7 @@ fn what_bochs_refuses_is_told() {
 
 #[test]
 fn a_payload_that_does_not_build_shows_why() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("Cargo.toml"),

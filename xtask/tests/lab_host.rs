@@ -8,11 +8,13 @@ use xtask::lab::host::{Host, HostError};
 
 #[test]
 fn runs_commands_in_a_host_with_kvm_and_vfio() {
+    xtask::skip_if!(xtask::lab::host::missing());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watched = Arc::clone(&seen);
     let report = Host::new()
         .data("given\n", "/etc/given", 0o644)
         .program("/usr/bin/xz", "/bin/real-xz")
+        .program(env!("CARGO_BIN_EXE_xtask"), "/bin/xtask")
         .qemu_args(["-device", "edu"])
         .watch(move |bytes| watched.lock().unwrap().extend_from_slice(bytes))
         .run(&[
@@ -26,11 +28,19 @@ fn runs_commands_in_a_host_with_kvm_and_vfio() {
             "echo 1234 11e8 > /sys/bus/pci/drivers/vfio-pci/new_id && ls /dev/vfio",
             "mkdir -p /out/deep; head -c 300000 /dev/urandom > /out/deep/noise
              sha256sum < /out/deep/noise; : > /out/empty",
+            // The host's KVM can run Linux; without it, the probe says what is missing.
+            "xtask lab probe",
+            "rm /dev/kvm; xtask lab probe",
+            "mknod /dev/kvm c 10 232; rmmod kvm_amd kvm; xtask lab probe",
         ])
         .unwrap();
 
     let statuses: Vec<i32> = report.commands.iter().map(|c| c.status).collect();
-    assert_eq!(statuses, [0, 3, 128 + 9, 0, 0, 0, 0], "{report:#?}");
+    assert_eq!(
+        statuses,
+        [0, 3, 128 + 9, 0, 0, 0, 0, 0, 0, 0],
+        "{report:#?}"
+    );
     assert!(report.check().unwrap_err().to_string().contains("`exit 3`"));
     let text: Vec<String> = report.commands.iter().map(|c| c.text()).collect();
     assert_eq!(text[0], "given\nno end of line");
@@ -40,6 +50,13 @@ fn runs_commands_in_a_host_with_kvm_and_vfio() {
     assert!(
         matches!(groups[..], [group] if group.parse::<u32>().is_ok()),
         "{groups:?}"
+    );
+
+    assert_eq!(text[7], "direct\n");
+    assert_eq!(text[8], "lab: no /dev/kvm\n");
+    assert_eq!(
+        text[9],
+        "lab: /dev/kvm refuses to be opened: No such device (os error 19)\n"
     );
 
     assert_eq!(report.files["empty"], b"");
@@ -62,6 +79,7 @@ fn runs_commands_in_a_host_with_kvm_and_vfio() {
 
 #[test]
 fn a_panic_of_the_host_is_told_from_other_ends() {
+    xtask::skip_if!(xtask::lab::host::missing());
     let error = Host::new()
         .run(&["echo before; echo c > /proc/sysrq-trigger; sleep 100"])
         .unwrap_err();
@@ -75,6 +93,7 @@ fn a_panic_of_the_host_is_told_from_other_ends() {
 
 #[test]
 fn a_host_that_takes_too_long_is_ended() {
+    xtask::skip_if!(xtask::lab::host::missing());
     let error = Host::new()
         .time_out(Duration::from_secs(1))
         .run(&["true"])
@@ -89,6 +108,7 @@ fn a_host_that_takes_too_long_is_ended() {
 
 #[test]
 fn what_qemu_says_when_it_refuses_is_passed_on() {
+    xtask::skip_if!(xtask::lab::host::missing());
     let error = Host::new()
         .qemu_args(["-device", "no-such-device"])
         .run(&["true"])
@@ -104,6 +124,7 @@ fn what_qemu_says_when_it_refuses_is_passed_on() {
 
 #[test]
 fn too_little_memory_is_said_before_the_start() {
+    xtask::skip_if!(xtask::lab::host::missing());
     let error = Host::new()
         .memory_mib(256)
         .data(vec![0; 100 << 20], "/large", 0o644)
@@ -123,6 +144,7 @@ fn too_little_memory_is_said_before_the_start() {
 
 #[test]
 fn a_payload_that_is_not_there_is_named() {
+    xtask::skip_if!(xtask::lab::host::missing());
     let error = Host::new()
         .program("/no/such/program", "/bin/x")
         .run(&["true"])

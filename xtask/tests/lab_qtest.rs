@@ -24,6 +24,7 @@ const TARGET: u64 = 0x20_1000;
 
 #[test]
 fn the_unit_says_what_it_can() {
+    xtask::skip_if!(xtask::lab::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let mut batch = Batch::new();
     let version = batch.readl(VERSION);
@@ -44,6 +45,7 @@ fn the_unit_says_what_it_can() {
 
 #[test]
 fn without_translation_a_device_reaches_memory() {
+    xtask::skip_if!(xtask::lab::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let edu = Edu::find(&mut machine).unwrap();
     assert_eq!(edu.address().requester_id(), 0x0018);
@@ -55,6 +57,7 @@ fn without_translation_a_device_reaches_memory() {
 
 #[test]
 fn with_translation_a_device_reaches_what_the_tables_say() {
+    xtask::skip_if!(xtask::lab::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let edu = Edu::find(&mut machine).unwrap();
     machine.write(SOURCE, b"through VT-d").unwrap();
@@ -135,6 +138,7 @@ fn take_fault(machine: &mut Qtest) -> (u64, u64) {
 
 #[test]
 fn an_interrupt_line_can_be_watched() {
+    xtask::skip_if!(xtask::lab::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let edu = Edu::find(&mut machine).unwrap();
     machine.intercept_interrupts("ioapic").unwrap();
@@ -151,6 +155,7 @@ fn an_interrupt_line_can_be_watched() {
 
 #[test]
 fn many_requests_go_in_one_flush() {
+    xtask::skip_if!(xtask::lab::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let mut batch = Batch::new();
     let words: Vec<_> = (0..20_000u64)
@@ -171,6 +176,7 @@ fn many_requests_go_in_one_flush() {
 
 #[test]
 fn what_goes_wrong_is_told_apart() {
+    xtask::skip_if!(xtask::lab::qtest::missing());
     let error = QtestOptions::new().device("no-such").start().unwrap_err();
     match error.downcast_ref() {
         Some(QtestError::Ended { stderr }) => assert!(stderr.contains("no-such"), "{stderr}"),

@@ -2,15 +2,21 @@
 //! The chipset on real KVM, looked at through its buses as a guest would.
 
 use hvkit_virtio_devices::block::{Block, Options};
+use hvkit_vmm::acpi::power::{RESET_CODE, RESET_VECTOR};
 use hvkit_vmm::chipset::Chipset;
+
 use hvkit_vmm::machine::address_map::AddressMap;
 use hvkit_vmm::machine::stop::{Stop, StopReason};
-use hvkit_vmm::machine::vcpu::Buses;
+use hvkit_vmm::machine::threads::VcpuThreads;
+use hvkit_vmm::machine::vcpu::{Buses, Vcpu};
 use hvkit_vmm::machine::{kvm, memory, vm::Vm};
+use kvm_bindings::kvm_regs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 struct Bench {
@@ -150,4 +156,35 @@ fn a_guest_switches_off_and_resets_by_ports() {
         assert!(bench.buses.ports.write(port, &[value]));
         assert_eq!(bench.stop.reason(), Some(&reason));
     }
+}
+
+#[test]
+fn a_jump_to_the_bios_resets() {
+    let Some(bench) = bench() else { return };
+    let Bench {
+        buses, stop, vm, ..
+    } = bench;
+    vm.ram()
+        .write_slice(&RESET_CODE, GuestAddress(RESET_VECTOR))
+        .unwrap();
+    let fd = vm.fd().create_vcpu(0).unwrap();
+    let mut system = fd.get_sregs().unwrap();
+    // As after a far jump to f000:fff0; a processor out of reset has a base of its own.
+    system.cs.base = 0xf_0000;
+    fd.set_sregs(&system).unwrap();
+    let registers = kvm_regs {
+        rip: 0xfff0,
+        rflags: 2,
+        ..Default::default()
+    };
+    fd.set_regs(&registers).unwrap();
+    let vcpu = Vcpu::new(0, fd, Arc::new(vm), buses, stop.clone());
+    let threads = VcpuThreads::start(vec![vcpu], &stop).unwrap();
+    let patience = Instant::now() + Duration::from_secs(10);
+    while !stop.is_asked() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    stop.ask(StopReason::Quit);
+    threads.join().unwrap();
+    assert_eq!(stop.reason(), Some(&StopReason::Reset));
 }

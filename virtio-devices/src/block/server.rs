@@ -10,7 +10,7 @@ use super::SERIAL;
 use super::image::Image;
 use super::request::{Caching, Disk, Unanswerable};
 use crate::device::{ActiveQueue, Failure, Interrupts};
-use crate::queue::{Chain, Notify, QueueError};
+use crate::queue::{Chain, Mapped, Notify};
 use crate::worker::{Progress, Worker};
 
 /// Requests after which what is done is published, and the worker looks whether it is to stop.
@@ -53,61 +53,57 @@ impl<A: GuestAddressSpace> Server<A> {
         let memory = self.memory.memory();
         let index = self.active.index;
         let broken = |source| Failure::Queue { index, source };
-        loop {
-            self.active.queue.disable_kicks(&*memory).map_err(broken)?;
-            let batch = self.batch(&*memory);
-            // What was done before something went wrong is done, and the driver is to know.
-            let notify = self.active.queue.publish(&*memory).map_err(broken)?;
-            if notify == Notify::Yes {
-                self.interrupts.queue(index);
-            }
-            match batch? {
-                Batch::Full => return Ok(Progress::More),
-                Batch::Drained => {}
-            }
-            if !self.active.queue.enable_kicks(&*memory).map_err(broken)? {
-                return Ok(Progress::Wait);
-            }
-        }
-    }
-
-    fn batch<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Result<Batch, Failure> {
-        let index = self.active.index;
-        let broken = |source: QueueError| Failure::Queue { index, source };
+        let mut queue = self.active.queue.map(&*memory);
         let disk = Disk {
             image: &self.image,
             serial: &self.serial,
             caching: self.caching,
         };
-        let mut bytes = 0;
-        for _ in 0..BATCH_REQUESTS {
-            let popped = self
-                .active
-                .queue
-                .pop(memory, &mut self.chain)
-                .map_err(broken)?;
-            let Some(head) = popped else {
-                return Ok(Batch::Drained);
-            };
-            let served = match disk.serve(memory, &self.chain) {
-                Ok(served) => served,
-                Err(Unanswerable) => {
-                    self.active.queue.fail();
-                    let head = head.index();
-                    return Err(Failure::Unanswerable { index, head });
-                }
-            };
-            self.active
-                .queue
-                .complete(memory, head, served.written)
-                .map_err(broken)?;
-            bytes += served.moved;
-            if bytes >= BATCH_BYTES {
-                break;
-            }
+        queue.disable_kicks().map_err(broken)?;
+        let batch = batch(&mut queue, &*memory, &disk, &mut self.chain, index);
+        // What was done before something went wrong is done, and the driver is to know.
+        let notify = queue.publish().map_err(broken)?;
+        if notify == Notify::Yes {
+            self.interrupts.queue(index);
         }
-        Ok(Batch::Full)
+        // One batch a call, also if a quick driver has made more available: a request to stop comes between.
+        let more = match batch? {
+            Batch::Full => true,
+            Batch::Drained => queue.enable_kicks().map_err(broken)?,
+        };
+        Ok(if more { Progress::More } else { Progress::Wait })
     }
+}
+
+/// Serves requests until none is left or it is time to publish.
+fn batch<M: GuestMemory + ?Sized>(
+    queue: &mut Mapped<'_, M>,
+    memory: &M,
+    disk: &Disk<'_>,
+    chain: &mut Chain,
+    index: u16,
+) -> Result<Batch, Failure> {
+    let broken = |source| Failure::Queue { index, source };
+    let mut bytes = 0;
+    for _ in 0..BATCH_REQUESTS {
+        let Some(head) = queue.pop(chain).map_err(broken)? else {
+            return Ok(Batch::Drained);
+        };
+        let served = match disk.serve(memory, chain) {
+            Ok(served) => served,
+            Err(Unanswerable) => {
+                queue.fail();
+                let head = head.index();
+                return Err(Failure::Unanswerable { index, head });
+            }
+        };
+        queue.complete(head, served.written).map_err(broken)?;
+        bytes += served.moved;
+        if bytes >= BATCH_BYTES {
+            break;
+        }
+    }
+    Ok(Batch::Full)
 }
 
 /// Why a batch ended.

@@ -2,7 +2,7 @@
 //! Between an image and guest memory without a copy of our own: one system call moves many pieces.
 #![expect(
     unsafe_code,
-    reason = "preadv, pwritev and fallocate: no safe interface takes guest memory, which may not be borrowed"
+    reason = "guest memory may not be borrowed, and safe calls borrow"
 )]
 
 use std::fs::File;

@@ -10,9 +10,10 @@
 //!
 //! "The Virtqueue Descriptor Table" (2.7.5).
 
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
+use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::Buffers;
+use super::view::{Fault, View};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -137,7 +138,7 @@ impl Chain {
     /// Takes in all of a chain, or fails.
     pub(super) fn fill<M: GuestMemory + ?Sized>(
         &mut self,
-        descriptors: Descriptors<'_, M>,
+        descriptors: Descriptors<'_, '_, M>,
     ) -> Result<(), ChainError> {
         self.segments.clear();
         self.readable = 0;
@@ -162,10 +163,12 @@ enum Indirect {
 
 /// The descriptors of a chain. Ends: after the last one, or after an error, which is then the last item.
 /// Never yields more than the queue has descriptors.
-#[derive(Debug)]
-pub(super) struct Descriptors<'m, M: ?Sized> {
+pub(super) struct Descriptors<'t, 'm, M: GuestMemory + ?Sized> {
     memory: &'m M,
-    table: u64,
+    table: &'t View<'m, M>,
+    /// The indirect table that the chain goes on in.
+    inner: Option<View<'m, M>>,
+    /// Descriptors in the current table.
     entries: u32,
     next: Option<u16>,
     size: u16,
@@ -175,12 +178,19 @@ pub(super) struct Descriptors<'m, M: ?Sized> {
     indirect: Indirect,
 }
 
-impl<'m, M: GuestMemory + ?Sized> Descriptors<'m, M> {
-    /// The chain that starts at `head` of the table at `table`, in a queue of `size`.
-    pub(super) fn new(memory: &'m M, table: u64, size: u16, head: u16, indirect: bool) -> Self {
+impl<'t, 'm, M: GuestMemory + ?Sized> Descriptors<'t, 'm, M> {
+    /// The chain that starts at `head` of `table`, in a queue of `size`.
+    pub(super) fn new(
+        memory: &'m M,
+        table: &'t View<'m, M>,
+        size: u16,
+        head: u16,
+        indirect: bool,
+    ) -> Self {
         Self {
             memory,
             table,
+            inner: None,
             entries: u32::from(size),
             next: Some(head),
             size,
@@ -259,7 +269,8 @@ impl<'m, M: GuestMemory + ?Sized> Descriptors<'m, M> {
         if address.checked_add(u64::from(length)).is_none() {
             return Err(ChainError::Wraps { address, length });
         }
-        self.table = address;
+        let length64 = u64::from(length);
+        self.inner = Some(View::new(self.memory, address, length64, Permissions::Read));
         self.entries = length / DESCRIPTOR;
         Ok(())
     }
@@ -271,13 +282,12 @@ impl<'m, M: GuestMemory + ?Sized> Descriptors<'m, M> {
                 entries: self.entries,
             });
         }
-        // The end of either table was checked, so the sum does not wrap.
-        let address = self.table + u64::from(index) * u64::from(DESCRIPTOR);
-        let mut raw = [0; DESCRIPTOR as usize];
-        self.memory
-            .read_slice(&mut raw, GuestAddress(address))
-            .map_err(|source| ChainError::Unreadable { address, source })?;
-        let raw = u128::from_le_bytes(raw);
+        // Inside: both tables have `entries` descriptors.
+        let offset = u64::from(index) * u64::from(DESCRIPTOR);
+        let table = self.inner.as_ref().unwrap_or(self.table);
+        let raw = table
+            .read128(offset)
+            .map_err(|Fault { address, source }| ChainError::Unreadable { address, source })?;
         // Truncations on purpose: these are the fields of "struct virtq_desc".
         Ok(Descriptor {
             address: raw as u64,
@@ -288,7 +298,7 @@ impl<'m, M: GuestMemory + ?Sized> Descriptors<'m, M> {
     }
 }
 
-impl<M: GuestMemory + ?Sized> Iterator for Descriptors<'_, M> {
+impl<M: GuestMemory + ?Sized> Iterator for Descriptors<'_, '_, M> {
     type Item = Result<(Segment, Direction), ChainError>;
 
     fn next(&mut self) -> Option<Self::Item> {

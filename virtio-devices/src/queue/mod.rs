@@ -6,7 +6,7 @@
 //!   driver area       which are available (in split)   read by us
 //!   device area       which are used      (in split)   written by us
 //!
-//!   pop --> Chain, Head --> the device works --> complete(Head, written) --> publish --> interrupt?
+//!   map --> pop --> Chain, Head --> the device works --> complete(Head, written) --> publish --> interrupt?
 //! ```
 //!
 //! Everything in the three areas but the last may change under our feet. So each word is read once, kept
@@ -18,12 +18,13 @@
 mod buffers;
 mod chain;
 mod split;
+mod view;
 
-use vm_memory::{GuestAddress, GuestMemory, Permissions};
+use vm_memory::{GuestAddress, GuestMemory};
 
 pub use buffers::Buffers;
 pub use chain::{Chain, ChainError, Segment};
-use split::SplitRing;
+use split::{AreaShape, Areas, SplitRing};
 
 use crate::features::Features;
 
@@ -156,31 +157,14 @@ impl Queue {
         if !size.is_power_of_two() || size > MAX_SIZE {
             return Err(QueueError::Size { size });
         }
-        // "Split Virtqueues" (2.7): alignment and bytes of each part.
-        let entries = u64::from(size);
-        for (area, address, alignment, length, access) in [
-            (
-                Area::Descriptor,
-                config.descriptor_area,
-                16,
-                16 * entries,
-                Permissions::Read,
-            ),
-            (
-                Area::Driver,
-                config.driver_area,
-                2,
-                6 + 2 * entries,
-                Permissions::Read,
-            ),
-            (
-                Area::Device,
-                config.device_area,
-                4,
-                6 + 8 * entries,
-                Permissions::Write,
-            ),
-        ] {
+        for shape in config.areas() {
+            let AreaShape {
+                area,
+                address,
+                alignment,
+                length,
+                access,
+            } = shape;
             if !address.is_multiple_of(alignment) {
                 return Err(QueueError::Alignment {
                     area,
@@ -221,18 +205,42 @@ impl Queue {
         self.failed = true;
     }
 
+    /// Finds the queue in `memory`, for a batch of work on it.
+    pub fn map<'a, M: GuestMemory + ?Sized>(&'a mut self, memory: &'a M) -> Mapped<'a, M> {
+        let areas = self.ring.find(memory);
+        Mapped { queue: self, areas }
+    }
+}
+
+/// A queue and the memory it lies in, for the length of a batch: what an IOMMU says of the rings is asked
+/// once, not for each word.
+pub struct Mapped<'a, M: GuestMemory + ?Sized> {
+    queue: &'a mut Queue,
+    areas: Areas<'a, M>,
+}
+
+impl<M: GuestMemory + ?Sized> std::fmt::Debug for Mapped<'_, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mapped")
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: GuestMemory + ?Sized> Mapped<'_, M> {
+    /// As [`Queue::fail`].
+    pub fn fail(&mut self) {
+        self.queue.fail();
+    }
+
     /// Takes the next available chain and puts its buffers in `chain`; `None` if there is none, or the
     /// queue has failed.
-    pub fn pop<M: GuestMemory + ?Sized>(
-        &mut self,
-        memory: &M,
-        chain: &mut Chain,
-    ) -> Result<Option<Head>, QueueError> {
-        if self.failed {
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
+        if self.queue.failed {
             return Ok(None);
         }
-        let popped = self.ring.pop(memory, chain);
-        self.latch(popped)
+        let popped = self.queue.ring.pop(&self.areas, chain);
+        self.queue.latch(popped)
     }
 
     /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
@@ -242,54 +250,48 @@ impl Queue {
         clippy::needless_pass_by_value,
         reason = "taken by value so that no chain is completed twice"
     )]
-    pub fn complete<M: GuestMemory + ?Sized>(
-        &mut self,
-        memory: &M,
-        head: Head,
-        written: u32,
-    ) -> Result<(), QueueError> {
-        if self.failed {
+    pub fn complete(&mut self, head: Head, written: u32) -> Result<(), QueueError> {
+        if self.queue.failed {
             return Ok(());
         }
-        let completed = self.ring.complete(memory, head.0, written);
-        self.latch(completed)
+        let completed = self.queue.ring.complete(&self.areas, head.0, written);
+        self.queue.latch(completed)
     }
 
     /// Shows the driver all that was completed, at once.
     ///
     /// "Used Buffer Notification Suppression" (2.7.7).
-    pub fn publish<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Result<Notify, QueueError> {
-        let published = self.ring.publish(memory);
-        if self.failed && published.is_err() {
+    pub fn publish(&mut self) -> Result<Notify, QueueError> {
+        let published = self.queue.ring.publish(&self.areas);
+        if self.queue.failed && published.is_err() {
             return Ok(Notify::No);
         }
-        self.latch(published)
+        self.queue.latch(published)
     }
 
     /// Asks the driver not to notify: we are looking anyway. A hint.
-    pub fn disable_kicks<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Result<(), QueueError> {
-        if self.failed {
+    pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
+        if self.queue.failed {
             return Ok(());
         }
-        let done = self.ring.disable_kicks(memory);
-        self.latch(done)
+        let done = self.queue.ring.disable_kicks(&self.areas);
+        self.queue.latch(done)
     }
 
     /// Asks the driver to notify, then looks again: true if something became available meanwhile, for which
     /// no notification will come.
     ///
     /// "Available Buffer Notification Suppression" (2.7.10).
-    pub fn enable_kicks<M: GuestMemory + ?Sized>(
-        &mut self,
-        memory: &M,
-    ) -> Result<bool, QueueError> {
-        if self.failed {
+    pub fn enable_kicks(&mut self) -> Result<bool, QueueError> {
+        if self.queue.failed {
             return Ok(false);
         }
-        let more = self.ring.enable_kicks(memory);
-        self.latch(more)
+        let more = self.queue.ring.enable_kicks(&self.areas);
+        self.queue.latch(more)
     }
+}
 
+impl Queue {
     fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
         self.failed |= result.is_err();
         result

@@ -185,6 +185,8 @@ impl<A: GuestAddressSpace> Session<A> {
         }
         self.status.add(new);
         if live && let Err(why) = self.activate(interrupts) {
+            // Those that did start have nothing to do any more. The reset collects them.
+            self.stop_workers();
             interrupts.needs_reset(&why);
         }
         Outcome::Taken
@@ -216,11 +218,15 @@ impl<A: GuestAddressSpace> Session<A> {
     }
 
     fn reset(&mut self) -> Outcome {
-        self.workers
-            .iter_mut()
-            .for_each(|worker| worker.request_stop());
+        self.stop_workers();
         self.resetting = true;
         self.finish_reset(PATIENCE)
+    }
+
+    fn stop_workers(&mut self) {
+        for worker in &mut self.workers {
+            worker.request_stop();
+        }
     }
 
     /// Waits for all workers together, at most `patience`; when all have stopped, forgets everything.

@@ -2,6 +2,8 @@
 //! The crate's tests from outside, one module for each subject.
 
 mod disk;
+mod hostile;
+mod hostile_cases;
 mod image;
 mod msix;
 mod pci_config;

@@ -54,7 +54,7 @@ impl Pair {
     }
 
     fn pop(&mut self) -> Result<Option<u16>, QueueError> {
-        let head = self.queue.pop(&*self.memory, &mut self.chain)?;
+        let head = self.queue.map(&*self.memory).pop(&mut self.chain)?;
         Ok(head.map(|head| head.index()))
     }
 
@@ -79,12 +79,13 @@ impl Pair {
         for _ in 0..count {
             let head = self
                 .queue
-                .pop(&*self.memory, &mut self.chain)
+                .map(&*self.memory)
+                .pop(&mut self.chain)
                 .unwrap()
                 .unwrap();
-            self.queue.complete(&*self.memory, head, 7).unwrap();
+            self.queue.map(&*self.memory).complete(head, 7).unwrap();
         }
-        self.queue.publish(&*self.memory).unwrap()
+        self.queue.map(&*self.memory).publish().unwrap()
     }
 
     /// The next pop reports an error; after it the queue is empty and quiet.
@@ -93,7 +94,7 @@ impl Pair {
         assert!(self.queue.is_failed());
         self.ring.submit(&[Readable(0, 1)]);
         assert_eq!(self.pop().unwrap(), None, "an error must be latched");
-        assert!(!self.queue.enable_kicks(&*self.memory).unwrap());
+        assert!(!self.queue.map(&*self.memory).enable_kicks().unwrap());
         error
     }
 
@@ -150,17 +151,24 @@ fn used_elements_are_what_was_completed_in_that_order() {
     let mut heads: Vec<_> = (0..3)
         .map(|_| {
             pair.queue
-                .pop(&*pair.memory, &mut pair.chain)
+                .map(&*pair.memory)
+                .pop(&mut pair.chain)
                 .unwrap()
                 .unwrap()
         })
         .collect();
     heads.reverse();
     for (head, length) in heads.into_iter().zip([9, 0, u32::MAX]) {
-        pair.queue.complete(&*pair.memory, head, length).unwrap();
+        pair.queue
+            .map(&*pair.memory)
+            .complete(head, length)
+            .unwrap();
     }
     assert_eq!(pair.ring.take(), None, "seen before it was published");
-    assert_eq!(pair.queue.publish(&*pair.memory).unwrap(), Notify::Yes);
+    assert_eq!(
+        pair.queue.map(&*pair.memory).publish().unwrap(),
+        Notify::Yes
+    );
     let used: Vec<_> = std::iter::from_fn(|| pair.ring.take()).collect();
     let expected = [(4, 9), (2, 0), (0, u32::MAX)].map(|(head, length)| Used { head, length });
     assert_eq!(used, expected);
@@ -174,7 +182,7 @@ fn indices_wrap() {
             pair.ring.submit(&[Readable(i, 1)]);
             assert_eq!(pair.serve(1), Notify::Yes, "{i:#x}");
             assert_eq!(pair.ring.take().map(|used| used.length), Some(7), "{i:#x}");
-            assert!(!pair.queue.enable_kicks(&*pair.memory).unwrap());
+            assert!(!pair.queue.map(&*pair.memory).enable_kicks().unwrap());
         }
     }
 }
@@ -219,7 +227,7 @@ fn without_event_indices_the_drivers_flag_counts() {
         assert_eq!(pair.serve(1), expected, "{flags:#x}");
     }
     assert_eq!(
-        pair.queue.publish(&*pair.memory).unwrap(),
+        pair.queue.map(&*pair.memory).publish().unwrap(),
         Notify::No,
         "nothing was completed"
     );
@@ -232,18 +240,18 @@ fn kicks_are_asked_for_where_the_driver_looks() {
     let event = pair.ring.used + 4 + 8 * 4;
     pair.ring.submit(&[Readable(0, 1)]);
     let _ = pair.serve(1);
-    assert!(!pair.queue.enable_kicks(&*pair.memory).unwrap());
+    assert!(!pair.queue.map(&*pair.memory).enable_kicks().unwrap());
     assert_eq!(pair.ring.get16(event), 1);
-    pair.queue.disable_kicks(&*pair.memory).unwrap();
+    pair.queue.map(&*pair.memory).disable_kicks().unwrap();
     assert_eq!(
         (pair.ring.get16(event), pair.ring.get16(pair.ring.used)),
         (1, 0)
     );
     // Flag: 1 for "do not".
     let mut pair = Pair::new(4, Features::empty());
-    pair.queue.disable_kicks(&*pair.memory).unwrap();
+    pair.queue.map(&*pair.memory).disable_kicks().unwrap();
     assert_eq!(pair.ring.get16(pair.ring.used), 1);
-    assert!(!pair.queue.enable_kicks(&*pair.memory).unwrap());
+    assert!(!pair.queue.map(&*pair.memory).enable_kicks().unwrap());
     assert_eq!(pair.ring.get16(pair.ring.used), 0);
     assert_eq!(
         pair.ring.get16(pair.ring.used + 4 + 8 * 4),
@@ -256,10 +264,10 @@ fn kicks_are_asked_for_where_the_driver_looks() {
 fn what_comes_while_kicks_are_off_is_noticed() {
     for features in [BOTH, Features::empty()] {
         let mut pair = Pair::new(4, features);
-        pair.queue.disable_kicks(&*pair.memory).unwrap();
+        pair.queue.map(&*pair.memory).disable_kicks().unwrap();
         assert_eq!(pair.pop().unwrap(), None);
         pair.ring.submit(&[Readable(3, 1)]);
-        assert!(pair.queue.enable_kicks(&*pair.memory).unwrap());
+        assert!(pair.queue.map(&*pair.memory).enable_kicks().unwrap());
         assert_eq!(pair.buffers(), [Readable(3, 1)]);
     }
 }
@@ -360,14 +368,15 @@ fn more_in_flight_than_the_queue_holds_is_refused() {
     let heads: Vec<_> = (0..4)
         .map(|_| {
             pair.queue
-                .pop(&*pair.memory, &mut pair.chain)
+                .map(&*pair.memory)
+                .pop(&mut pair.chain)
                 .unwrap()
                 .unwrap()
         })
         .collect();
     // Completed but not published: the driver cannot know, so it may not reuse them.
     for head in heads {
-        pair.queue.complete(&*pair.memory, head, 0).unwrap();
+        pair.queue.map(&*pair.memory).complete(head, 0).unwrap();
     }
     pair.ring.submit(&[Readable(0, 1)]);
     assert!(matches!(
@@ -379,7 +388,10 @@ fn more_in_flight_than_the_queue_holds_is_refused() {
         }
     ));
     // What was done before is still shown.
-    assert_eq!(pair.queue.publish(&*pair.memory).unwrap(), Notify::Yes);
+    assert_eq!(
+        pair.queue.map(&*pair.memory).publish().unwrap(),
+        Notify::Yes
+    );
     assert_eq!(std::iter::from_fn(|| pair.ring.take()).count(), 4);
 }
 

@@ -153,7 +153,7 @@ proptest! {
         ring.offer(head);
         let mut queue = Queue::new(&config(&ring), BOTH, &*memory).unwrap();
         let mut chain = Chain::new();
-        let ours = queue.pop(&*memory, &mut chain);
+        let ours = queue.map(&*memory).pop(&mut chain);
         match model(&memory, head) {
             Some(expected) => {
                 let popped_head = ours.unwrap().map(|head| head.index());
@@ -208,19 +208,19 @@ proptest! {
         let mut errors = 0;
         for (offset, value) in rewrites {
             for _ in 0..2 {
-                match queue.pop(&*memory, &mut chain) {
+                match queue.map(&*memory).pop(&mut chain) {
                     Ok(Some(head)) => {
                         let segments = popped(&chain).len();
                         prop_assert!(segments <= usize::from(size));
                         prop_assert!(chain.readable().len() + chain.writable().len() <= 1 << 32);
-                        errors += usize::from(queue.complete(&*memory, head, 1).is_err());
+                        errors += usize::from(queue.map(&*memory).complete(head, 1).is_err());
                     }
                     Ok(None) => {}
                     Err(_) => errors += 1,
                 }
             }
-            errors += usize::from(queue.publish(&*memory).is_err());
-            errors += usize::from(queue.enable_kicks(&*memory).is_err());
+            errors += usize::from(queue.map(&*memory).publish().is_err());
+            errors += usize::from(queue.map(&*memory).enable_kicks().is_err());
             memory.write_slice(&value.to_le_bytes(), GuestAddress(BASE + offset)).unwrap();
         }
         prop_assert!(errors <= 1, "{errors} errors from one queue");
@@ -296,10 +296,10 @@ fn a_queue_may_lie_behind_an_iommu() {
 
     let mut queue = Queue::new(&config, BOTH, &view).unwrap();
     let mut chain = Chain::new();
-    let head = queue.pop(&view, &mut chain).unwrap().unwrap();
+    let head = queue.map(&view).pop(&mut chain).unwrap().unwrap();
     assert_eq!(popped(&chain), [Readable(0x111, 1), Writable(0x222, 2)]);
-    queue.complete(&view, head, 2).unwrap();
-    assert_eq!(queue.publish(&view).unwrap(), Notify::Yes);
+    queue.map(&view).complete(head, 2).unwrap();
+    assert_eq!(queue.map(&view).publish().unwrap(), Notify::Yes);
     assert_eq!(ring.take().map(|used| used.length), Some(2));
 }
 

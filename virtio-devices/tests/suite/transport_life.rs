@@ -78,7 +78,7 @@ fn a_device_or_runner_that_fails_is_reported_and_can_be_reset() {
     bench.start();
 
     let mut bench = Bench::new();
-    bench.workers.refuse();
+    bench.workers.refuse_after(0);
     bench.driver.negotiate(u64::MAX);
     assert_eq!(bench.driver.set_status(0xf), NEEDS_RESET);
     assert_eq!(
@@ -86,6 +86,25 @@ fn a_device_or_runner_that_fails_is_reported_and_can_be_reset() {
         ["worker probe could not be started"]
     );
     assert_eq!(bench.driver.set_status(0), 0);
+}
+
+#[test]
+fn half_a_device_does_not_run() {
+    use hvkit_virtio_devices::block::Options;
+    use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+    let file = crate::support::image(64);
+    let options = Options::new(file.path()).with_queues(2);
+    let mut machine = crate::support::Machine::with_disk(options);
+    machine.workers.refuse_after(1);
+    machine.driver.negotiate(u64::MAX);
+    let mut ring = machine.driver.queue(0, &machine.memory, 0x1000, 256);
+    machine.driver.queue(1, &machine.memory, 0x4000, 256);
+    assert_eq!(machine.driver.set_status(0xf), NEEDS_RESET);
+    machine.write(0x8000, &header(4, 0));
+    ring.submit(&[Readable(0x8000, 16), Writable(0x9000, 1)]);
+    machine.run();
+    assert_eq!((ring.take(), machine.workers.running()), (None, 0));
+    assert_eq!(machine.driver.set_status(0), 0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::Place;
 use super::guest::{Guest, WRITTEN_MIB, arguments};
 use crate::cargo::cargo;
 use crate::lab::host::Host;
+use crate::lab::probe::{Choice, probe};
 use crate::lab::process::{Deadline, Tethered, tether};
 use crate::{paths, step};
 
@@ -56,7 +57,10 @@ pub(super) fn place(lab_wanted: bool) -> Place {
     if lab_wanted {
         return Place::Lab("asked for with --lab".to_owned());
     }
-    Place::Lab("this machine's own KVM is not probed yet".to_owned())
+    match probe() {
+        Choice::Direct => Place::Here,
+        Choice::Lab(why) => Place::Lab(why.to_string()),
+    }
 }
 
 /// Boots the guest to its end.

@@ -13,7 +13,9 @@ use crate::lab::bochs::{Bochs, Exit};
 use crate::lab::host::{Clock, Host};
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
+use crate::lab::models::Model;
 use crate::lab::payload::build_payload;
+use crate::lab::probe::probe;
 use crate::lab::qtest::QtestOptions;
 
 /// The laboratory's machines.
@@ -32,6 +34,13 @@ pub enum LabCommand {
         #[arg(required = true)]
         requests: Vec<String>,
     },
+    /// Fetch a newer model into the cache and test whether it can be believed.
+    Fetch {
+        /// Which.
+        model: Model,
+    },
+    /// Say where Linux guests can run: "direct", or "lab:" and why not on this machine's own KVM.
+    Probe,
     /// Print the path of Debian's cloud kernel, fetched if need be.
     Kernel {
         /// The decompressed ELF file instead of the bzImage.
@@ -165,6 +174,15 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
             for request in requests {
                 println!("{}", machine.raw(&request)?);
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Fetch { model } => {
+            let fetched = model.fetch()?;
+            println!("{}\n{}", fetched.version(), fetched.program().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Probe => {
+            println!("{}", probe());
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::Kernel { vmlinux } => {

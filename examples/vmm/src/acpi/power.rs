@@ -2,7 +2,7 @@
 //! The registers by which a guest switches itself off or resets itself.
 
 use crate::bus::BusDevice;
-use crate::machine::address_map::ACPI_POWER_PORT;
+use crate::machine::address_map::{ACPI_POWER_PORT, RESET_PORT};
 use crate::machine::stop::{Stop, StopReason};
 
 /// "Sleep Control Register".
@@ -12,7 +12,7 @@ pub const SLEEP_STATUS_PORT: u16 = ACPI_POWER_PORT + 1;
 /// Ports of [`SleepRegisters`], from [`SLEEP_CONTROL_PORT`] on.
 pub const SLEEP_PORTS: u64 = 2;
 
-/// What the guest writes to [`crate::machine::address_map::RESET_PORT`]: full reset.
+/// What the guest writes to [`RESET_PORT`]: full reset.
 pub const RESET_VALUE: u8 = RESET_PROCESSOR | RESET_SYSTEM;
 /// The sleep type that our tables give to "off".
 pub const SLEEP_TYPE_OFF: u8 = 5;
@@ -27,6 +27,20 @@ const SLEEP_ENABLE: u8 = 1 << 5;
 const RESET_SYSTEM: u8 = 1 << 1;
 /// Bit 2: set, it resets.
 const RESET_PROCESSOR: u8 = 1 << 2;
+
+/// Where a PC's processors begin, and where a guest jumps that asks the BIOS for a reset.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
+/// What our machine has there instead of a BIOS. Linux needs it: on a hardware-reduced platform it
+/// resets by EFI, and where that is missing by this jump, never by the reset register.
+#[rustfmt::skip]
+pub const RESET_CODE: [u8; 9] = [
+    // mov al, RESET_VALUE; mov dx, RESET_PORT; out dx, al
+    0xb0, RESET_VALUE, 0xba, RESET_PORT.to_le_bytes()[0], RESET_PORT.to_le_bytes()[1], 0xee,
+    // hlt; jmp to the hlt
+    0xf4, 0xeb, 0xfd,
+];
+// It ends where the first megabyte does.
+const _: () = assert!(RESET_VECTOR + RESET_CODE.len() as u64 <= 1 << 20);
 
 /// The sleep control and status registers. There is one state to sleep in, off, and nothing wakes
 /// from that, so the status is always clear.

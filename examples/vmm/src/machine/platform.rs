@@ -8,6 +8,7 @@ use super::panic_port::PanicPort;
 use super::stop::Stop;
 use super::vcpu::Buses;
 use super::vm::Vm;
+use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
 use crate::config::{Access, Disk};
@@ -68,11 +69,14 @@ impl Platform {
             log::info!("disk at {at}");
         }
         let tables = chipset.describe(cpus)?;
-        vm.ram()
-            .write_slice(&tables.bytes, GuestAddress(tables.address))
-            .map_err(|_| MachineError::NoRoomForTables {
-                address: tables.address,
-            })?;
+        for (address, bytes) in [
+            (tables.address, &tables.bytes[..]),
+            (RESET_VECTOR, &RESET_CODE),
+        ] {
+            vm.ram()
+                .write_slice(bytes, GuestAddress(address))
+                .map_err(|_| MachineError::NoRoomForTables { address })?;
+        }
         Ok(Platform {
             buses,
             _chipset: chipset,

@@ -11,7 +11,7 @@ const GDTR_AT: usize = GDT_AT + 8 * DESCRIPTORS.len();
 const PROTECTED_AT: usize = 0x40;
 
 /// The sector, with a jump to `entry` as its end.
-pub(super) fn boot_sector(entry: u32) -> [u8; SIZE] {
+pub(crate) fn boot_sector(entry: u32) -> [u8; SIZE] {
     let mut sector = [0; SIZE];
     let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
     // An offset in the sector as the 16-bit code sees it. The sector ends below 64 KiB.

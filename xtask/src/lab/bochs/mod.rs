@@ -16,7 +16,7 @@
 //!
 //! Bochs counts time by instructions, so a run repeats exactly.
 
-mod boot_sector;
+pub(crate) mod boot_sector;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -28,6 +28,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::process::{Deadline, Tethered, tether};
+use crate::lab::skip;
 
 /// Where the payload lies and is entered.
 pub const ENTRY: u32 = 0x20_0000;
@@ -41,6 +42,15 @@ const MOST_IMAGES: usize = 4;
 const POLL: Duration = Duration::from_millis(10);
 /// How much of the log a failed run shows, in lines.
 const SHOWN_LINES: usize = 30;
+
+/// What this machine lacks to run Bochs, if anything: for [`skip_if`](crate::skip_if).
+pub fn missing() -> Option<String> {
+    skip::missing(&[
+        "/usr/bin/bochs",
+        "/usr/share/bochs/BIOS-bochs-latest",
+        "/usr/share/bochs/VGABIOS-lgpl-latest",
+    ])
+}
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +115,7 @@ pub struct Bochs {
     share: PathBuf,
     cpu: String,
     memory_mib: u64,
+    instructions_per_second: u64,
     images: Vec<(Vec<u8>, u64)>,
     patience: Duration,
     watcher: Option<Watcher>,
@@ -135,6 +146,7 @@ impl Bochs {
             share: "/usr/share/bochs".into(),
             cpu: "corei7_skylake_x".to_owned(),
             memory_mib: 256,
+            instructions_per_second: 50_000_000,
             images: Vec::new(),
             patience: Duration::from_secs(60),
             watcher: None,
@@ -160,6 +172,14 @@ impl Bochs {
     #[must_use]
     pub fn memory_mib(mut self, mib: u64) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// How many instructions a second of the machine's own time has. The serial port sends some 11,000
+    /// bytes in one: a payload that sends much wants a small number here.
+    #[must_use]
+    pub fn instructions_per_second(mut self, number: u64) -> Self {
+        self.instructions_per_second = number;
         self
     }
 
@@ -271,6 +291,7 @@ impl Bochs {
             .replace("@MEMORY@", &self.memory_mib.to_string())
             .replace("@SHARE@", &self.share.to_string_lossy())
             .replace("@CPU@", &self.cpu)
+            .replace("@IPS@", &self.instructions_per_second.to_string())
             .replace("@IMAGES@", &lines);
         fs::write(folder.join("bochsrc"), configuration)?;
         Ok(())

@@ -29,6 +29,7 @@ use anyhow::{Context, Result, bail};
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
 use crate::lab::process::{Deadline, Tethered, tether};
+use crate::lab::skip;
 use run::Run;
 
 pub use report::{CommandReport, HostError, HostReport};
@@ -41,8 +42,26 @@ const MODULES: &[&str] = &[
     "vfio_iommu_type1",
     "vfio_pci",
 ];
+/// Without `no_timer_check` the kernel waits some 40 ms of its time for the first timer interrupts
+/// and panics if there were too few, which happens when this machine is busy.
+const KERNEL_ARGS: &[&str] = &[
+    "console=ttyS0",
+    "panic=-1",
+    "intel_iommu=on",
+    "no_timer_check",
+    "quiet",
+];
 /// Below this the kernel and its own data do not fit.
 const KERNEL_MIB: u64 = 160;
+
+/// What this machine lacks to run the host, if anything: for [`skip_if`](crate::skip_if).
+pub fn missing() -> Option<String> {
+    skip::missing(&[
+        "/usr/bin/qemu-system-x86_64",
+        "/usr/bin/busybox",
+        "/usr/share/seabios/bios-256k.bin",
+    ])
+}
 
 /// How time passes in the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -295,12 +314,11 @@ impl Host {
                 memory_mib: self.memory_mib,
             });
         }
-        let kernel_args = [
-            &["console=ttyS0", "panic=-1", "intel_iommu=on", "quiet"].join(" "),
-            &self.kernel_args.join(" "),
-        ]
-        .map(String::as_str)
-        .join(" ");
+        let own = KERNEL_ARGS.iter().copied();
+        let kernel_args: Vec<&str> = own
+            .chain(self.kernel_args.iter().map(String::as_str))
+            .collect();
+        let kernel_args = kernel_args.join(" ");
         qemu.args(["-accel", "tcg", "-M", "q35,kernel-irqchip=off"])
             .args(["-cpu", "EPYC-Rome,+svm,+npt", "-no-reboot"])
             .args(["-m", &self.memory_mib.to_string()])

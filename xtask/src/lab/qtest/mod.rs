@@ -32,6 +32,7 @@ use anyhow::{Context, Result};
 use thiserror::Error;
 
 use crate::lab::process::Tethered;
+use crate::lab::skip;
 use batch::Expected;
 
 pub use batch::{Batch, Bytes, Value};
@@ -43,6 +44,11 @@ pub use pci::PciAddress;
 pub const VTD: u64 = 0xfed9_0000;
 /// No answer line is longer than this; one that is ends the conversation.
 const LONGEST_ANSWER: u64 = 64 << 20;
+
+/// What this machine lacks to run QEMU, if anything: for [`skip_if`](crate::skip_if).
+pub fn missing() -> Option<String> {
+    skip::missing(&["/usr/bin/qemu-system-x86_64"])
+}
 
 /// Why QEMU did not answer as it should.
 #[derive(Debug, Error)]

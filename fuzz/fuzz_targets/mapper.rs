@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Operations on an EPT, beside the plainest model of one: a sorted map of ranges.
+#![no_main]
+
+use std::collections::BTreeMap;
+
+use arbitrary::Arbitrary;
+use hvkit_ept::spec::{Controls, EptVpidCap, MemoryType, Rights, WalkLength};
+use hvkit_ept::{Attributes, Ept};
+use hvkit_page_table::fake::FakeTables;
+use hvkit_page_table::{MapError, Mapper, Sizes, Span, Stale};
+use libfuzzer_sys::fuzz_target;
+
+/// Pages of the space that operations choose from: 8 GiB, so that every page size occurs.
+const PAGES: u64 = 1 << 21;
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Op {
+    Map(Place, u32, Kind),
+    Remap(Place, u32, Kind),
+    Unmap(Place),
+    Protect(Place, Kind),
+    Split(Place, u8),
+    Merge(Place),
+    FaultIn(Place, u32, Kind),
+    Sizes(u8, u8),
+    Frames(u8),
+}
+
+/// A range of pages, mostly aligned to something.
+#[derive(Arbitrary, Debug, Clone, Copy)]
+struct Place {
+    page: u32,
+    length: u32,
+    align: u8,
+}
+
+impl Place {
+    fn span(self) -> Span {
+        let shift = [0, 0, 0, 9, 9, 18][usize::from(self.align % 6)];
+        let start = u64::from(self.page) % PAGES >> shift << shift;
+        let length = (u64::from(self.length) % (8 << shift) >> shift << shift).max(1 << shift);
+        Span::new(start << 12, length << 12)
+    }
+}
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+struct Kind(u8);
+
+impl Kind {
+    fn attributes(self) -> Attributes {
+        let rights = match self.0 & 3 {
+            0 => Rights::READ,
+            1 => Rights::READ_WRITE,
+            2 => Rights::READ | Rights::EXECUTE,
+            _ => Rights::READ_WRITE_EXECUTE,
+        };
+        let memory_type = if self.0 & 4 == 0 { MemoryType::WriteBack } else { MemoryType::Uncacheable };
+        Attributes::new(rights, memory_type)
+    }
+}
+
+/// Start to end, target and attributes; neighbours that continue each other are one.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model(BTreeMap<u64, (u64, u64, Attributes)>);
+
+impl Model {
+    /// Removes what is in `start..end`, and returns it in pieces.
+    fn cut(&mut self, start: u64, end: u64) -> Vec<(u64, u64, u64, Attributes)> {
+        let over: Vec<_> = self
+            .0
+            .range(..end)
+            .filter(|(_, (e, ..))| *e > start)
+            .map(|(&s, &(e, t, a))| (s, e, t, a))
+            .collect();
+        let mut cut = vec![];
+        for (s, e, t, a) in over {
+            self.0.remove(&s);
+            if s < start {
+                self.0.insert(s, (start, t, a));
+            }
+            if e > end {
+                self.0.insert(end, (e, t + (end - s), a));
+            }
+            let (low, high) = (s.max(start), e.min(end));
+            cut.push((low, high, t + (low - s), a));
+        }
+        cut
+    }
+
+    fn insert(&mut self, start: u64, end: u64, target: u64, attributes: Attributes) {
+        self.0.insert(start, (end, target, attributes));
+    }
+
+    /// As `Mapper::mappings` tells it.
+    fn stretches(&self) -> Vec<(u64, u64, u64, Attributes)> {
+        let mut out: Vec<(u64, u64, u64, Attributes)> = vec![];
+        for (&s, &(e, t, a)) in &self.0 {
+            match out.last_mut() {
+                Some(last) if last.1 == s && last.2 + (s - last.0) == t && last.3 == a => last.1 = e,
+                _ => out.push((s, e, t, a)),
+            }
+        }
+        out
+    }
+}
+
+type Table<'a> = Mapper<Ept, &'a FakeTables, &'a FakeTables>;
+
+fn settle(mapper: &Table<'_>, stale: Stale) {
+    let mut flush = |_: &Stale| Ok::<(), u8>(());
+    assert!(mapper.settle(stale, &mut flush).is_ok());
+}
+
+fn stretches(mapper: &Table<'_>) -> Vec<(u64, u64, u64, Attributes)> {
+    let all = mapper.mappings(0..1 << 34).unwrap();
+    all.map(|m| m.unwrap())
+        .map(|m| (m.span.start, m.span.start + m.span.length, m.target, m.attributes))
+        .collect()
+}
+
+fn run(ops: &[Op]) {
+    let capability = EptVpidCap::from_msr(0x0f01_0673_4141);
+    let ept = Ept::new(capability, 46, WalkLength::Four, Controls::ACCESSED_DIRTY).unwrap();
+    let memory = FakeTables::new();
+    let mut mapper = Mapper::new(ept, &memory, &memory).unwrap();
+    let mut model = Model::default();
+    for &op in ops.iter().take(64) {
+        let target = |page: u32| u64::from(page) % (1 << 24) << 12;
+        let frames = memory.in_use();
+        let refused = match op {
+            Op::Map(place, page, kind) => {
+                let (span, target, a) = (place.span(), target(page), kind.attributes());
+                let end = span.start + span.length;
+                let taken = !model.clone().cut(span.start, end).is_empty();
+                let done = mapper.map(span, target, a);
+                assert_eq!(taken, matches!(done, Err(MapError::Overlap { .. })), "{op:?}: {done:?}");
+                if done.is_ok() {
+                    model.insert(span.start, end, target, a);
+                }
+                done.err()
+            }
+            Op::Remap(place, page, kind) => {
+                let (span, target, a) = (place.span(), target(page), kind.attributes());
+                match mapper.remap(span, target, a) {
+                    Ok(stale) => {
+                        settle(&mapper, stale);
+                        let end = span.start + span.length;
+                        model.cut(span.start, end);
+                        model.insert(span.start, end, target, a);
+                        None
+                    }
+                    Err(why) => Some(why),
+                }
+            }
+            Op::Unmap(place) => {
+                let span = place.span();
+                match mapper.unmap(span) {
+                    Ok(stale) => {
+                        settle(&mapper, stale);
+                        model.cut(span.start, span.start + span.length);
+                        None
+                    }
+                    Err(why) => Some(why),
+                }
+            }
+            Op::Protect(place, kind) => {
+                let (span, a) = (place.span(), kind.attributes());
+                match mapper.protect(span, |_| a) {
+                    Ok(stale) => {
+                        settle(&mapper, stale);
+                        for (s, e, t, _) in model.cut(span.start, span.start + span.length) {
+                            model.insert(s, e, t, a);
+                        }
+                        None
+                    }
+                    Err(why) => Some(why),
+                }
+            }
+            Op::Split(place, level) => match mapper.split(place.span(), level % 5) {
+                Ok(stale) => {
+                    settle(&mapper, stale);
+                    None
+                }
+                Err(why) => Some(why),
+            },
+            Op::Merge(place) => match mapper.merge(place.span()) {
+                Ok(stale) => {
+                    settle(&mapper, stale);
+                    assert!(memory.in_use() <= frames, "merging frees");
+                    None
+                }
+                Err(why) => Some(why),
+            },
+            Op::FaultIn(place, page, kind) => {
+                let (span, target, a) = (place.span(), target(page), kind.attributes());
+                match mapper.fault_in(span, target, a) {
+                    Ok(filled) => {
+                        assert_eq!(filled.added + filled.same + filled.other, span.length);
+                        let end = span.start + span.length;
+                        let there = model.cut(span.start, end);
+                        model.insert(span.start, end, target, a);
+                        for (s, e, t, a) in there {
+                            model.cut(s, e);
+                            model.insert(s, e, t, a);
+                        }
+                        None
+                    }
+                    Err(why) => Some(why),
+                }
+            }
+            Op::Sizes(largest, largest_executable) => {
+                let level = |n| n % 4;
+                mapper.set_sizes(Sizes {
+                    largest: level(largest),
+                    largest_executable: level(largest_executable),
+                });
+                None
+            }
+            Op::Frames(more) => {
+                memory.limit(frames + usize::from(more));
+                None
+            }
+        };
+        if let Some(why) = refused {
+            assert_eq!(memory.in_use(), frames, "{op:?} was refused and kept frames: {why}");
+        }
+        assert_eq!(stretches(&mapper), model.stretches(), "after {op:?}");
+    }
+    assert!(mapper.destroy(&mut |_: &Stale| Ok::<(), u8>(())).is_ok());
+    assert_eq!(memory.in_use(), 0, "a frame is lost");
+}
+
+fuzz_target!(|ops: Vec<Op>| run(&ops));

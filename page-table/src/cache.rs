@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A cache of leaf tables, for emulators that walk the same table again and again.
+//!
+//! It remembers where the lowest table for a stretch of addresses is (2 MiB of them, in most formats)
+//! and reads the leaf itself every time. So changes of leaves are seen at once, as if nothing were
+//! cached; changes of upper entries are seen after [`flush`](LeafCache::flush), as a processor sees
+//! them after an invalidation. Large pages are not cached.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use crate::format::Format;
+use crate::memory::ReadEntry;
+use crate::shape::Shape;
+use crate::span::Span;
+use crate::walk::{Fault, Next, Outcome, Root, follow, visit};
+
+/// A stretch of addresses that no table has: nothing cached.
+const NOTHING: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Slot<A> {
+    /// The stretch: its stripped addresses without the bits below level 2.
+    tag: u64,
+    /// Physical address of its leaf table.
+    table: u64,
+    /// Attributes folded above the leaf.
+    above: Option<A>,
+}
+
+/// `N` leaf tables of *one* root, each in the one place its address gives it. `N` is a power of two.
+///
+/// A cache belongs to a root: when the root changes, [`flush`](Self::flush).
+#[derive(Clone, Debug)]
+pub struct LeafCache<A, const N: usize> {
+    slots: [Slot<A>; N],
+}
+
+impl<A: Copy, const N: usize> Default for LeafCache<A, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A: Copy, const N: usize> LeafCache<A, N> {
+    const MASK: u64 = {
+        assert!(
+            N.is_power_of_two(),
+            "the number of slots must be a power of two"
+        );
+        N as u64 - 1
+    };
+
+    /// Nothing cached.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            slots: [Slot {
+                tag: NOTHING,
+                table: 0,
+                above: None,
+            }; N],
+        }
+    }
+
+    /// [`translate`](crate::translate), through the cache.
+    ///
+    /// # Errors
+    ///
+    /// The fault a walk would end in, given the upper entries as they were when they were cached.
+    #[inline]
+    pub fn translate<F: Format<Attributes = A>, M: ReadEntry>(
+        &mut self,
+        format: &F,
+        memory: &M,
+        root: Root<'_, A>,
+        address: u64,
+    ) -> Outcome<F, M> {
+        let shape = format.shape();
+        let Some(bits) = shape.strip(address) else {
+            return Err(Fault::Address { address });
+        };
+        let tag = bits.wrapping_shr(shape.shift(2));
+        match self.slots.get((tag & Self::MASK) as usize) {
+            Some(slot) if slot.tag == tag => {
+                let at = shape.entry_at(slot.table, bits, 1);
+                let entry = memory
+                    .read(at, shape.width())
+                    .map_err(|error| Fault::Unreadable {
+                        level: 1,
+                        at,
+                        error,
+                    })?;
+                match follow(format, entry, 1, slot.above, bits) {
+                    Next::End(end) => end,
+                    Next::Down { .. } => Err(Fault::TooDeep { level: 1, entry }),
+                }
+            }
+            _ => self.walk(format, memory, root, bits, address),
+        }
+    }
+
+    /// Walks, and remembers the leaf table if there was one.
+    #[cold]
+    fn walk<F: Format<Attributes = A>, M: ReadEntry>(
+        &mut self,
+        format: &F,
+        memory: &M,
+        root: Root<'_, A>,
+        bits: u64,
+        address: u64,
+    ) -> Outcome<F, M> {
+        let shape = format.shape();
+        let mut above = match root {
+            Root::Inner { attributes, .. } => Some(attributes),
+            Root::Table(_) | Root::Registers(_) => None,
+        };
+        let mut found = None;
+        let outcome = visit(format, memory, root, address, |step| {
+            match (step.level, step.at) {
+                (1, Some(at)) => found = Some(at),
+                _ => above = step.attributes,
+            }
+        });
+        if let Some(at) = found {
+            let tag = bits.wrapping_shr(shape.shift(2));
+            let table = at.wrapping_sub(shape.slot_at(0, shape.index(bits, 1)));
+            if let Some(slot) = self.slots.get_mut((tag & Self::MASK) as usize) {
+                *slot = Slot { tag, table, above };
+            }
+        }
+        outcome
+    }
+
+    /// Forgets everything.
+    pub fn flush(&mut self) {
+        self.slots.fill(Slot {
+            tag: NOTHING,
+            table: 0,
+            above: None,
+        });
+    }
+
+    /// Forgets the leaf tables for `span`, of a table of this `shape`.
+    pub fn flush_span(&mut self, shape: &Shape, span: impl Into<Span>) {
+        let span = span.into();
+        let shift = shape.shift(2);
+        let tag = |address: u64| shape.strip(address).map(|bits| bits.wrapping_shr(shift));
+        let (Some(first), Some(last)) = (tag(span.start), tag(span.last())) else {
+            return self.flush();
+        };
+        for slot in &mut self.slots {
+            if slot.tag != NOTHING && slot.tag >= first && slot.tag <= last {
+                slot.tag = NOTHING;
+            }
+        }
+    }
+}

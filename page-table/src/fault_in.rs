@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Mapping on demand, from several threads at once.
+//!
+//! ```text
+//!   thread 1   build table, fill it --.                      .--> done
+//!                                      compare-exchange, once
+//!   thread 2   build table, fill it --'                      '--> free ours, use theirs
+//! ```
+//!
+//! No lock: a missing table is built where nobody sees it, with the pages in it, and one
+//! compare-exchange links all of it. Who loses takes what the winner linked. Walkers and hardware see
+//! no table before it is finished. What is there is left alone, so nothing is ever stale.
+
+use crate::chain::Subtree;
+use crate::change::{Block, Map};
+use crate::error::{MapError, Refused};
+use crate::format::{Encode, Entry};
+use crate::map::Mapper;
+use crate::memory::{Frames, OwnEntries};
+use crate::span::Span;
+
+/// How often a slot is tried again that keeps changing and stays empty. Faulting in never does that to
+/// a slot; a peer that rewrites empty entries might.
+const PATIENCE: u32 = 64;
+
+/// What a [`fault_in`](Mapper::fault_in) found and did, in bytes; together the range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Filled {
+    /// Mapped now, by this call.
+    pub added: u64,
+    /// Mapped as asked before, by someone else.
+    pub same: u64,
+    /// Mapped before to something else, or otherwise; left alone.
+    pub other: u64,
+}
+
+impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
+    /// Maps what is not mapped in `span`, beside other threads that do the same.
+    ///
+    /// With leaves of one size, the largest that `span` is made of; they must lie in one table, so that
+    /// the whole is done or refused: a page, or the pages around a fault.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Straddles`] if they do not; otherwise as [`map`](Self::map), except that what is
+    /// mapped already is no error: see [`Filled`].
+    pub fn fault_in(
+        &self,
+        span: impl Into<Span>,
+        target: u64,
+        attributes: F::Attributes,
+    ) -> Result<Filled, Refused<F>> {
+        let span = span.into();
+        let (lo, hi) = self.target_range(span, target)?;
+        let change = Map {
+            start: lo,
+            target,
+            attributes,
+        };
+        let leaf_level = self.leaf_level(&change, lo, hi)?;
+        let (format, shape, memory) = (self.format(), self.shape(), self.memory());
+        if leaf_level < shape.levels() && (lo ^ (hi - 1)) & !(shape.size(leaf_level + 1) - 1) != 0 {
+            let Span { start, length } = span;
+            return Err(MapError::Straddles {
+                start,
+                length,
+                level: leaf_level,
+            });
+        }
+        let (mut table, mut level) = (self.root(), shape.levels());
+        let mut patience = PATIENCE;
+        while level > leaf_level {
+            let at = shape.entry_at(table, lo, level);
+            let entry = memory.load(at, shape.width());
+            match format.decode(entry, level) {
+                Entry::Table { frame, .. } => {
+                    table = frame;
+                    level -= 1;
+                }
+                Entry::Empty => {
+                    let base = lo & !(shape.size(level) - 1);
+                    let frame = self.build(&change, level - 1, base, (lo, hi), Block::Hole)?;
+                    let link = format.table(frame, level);
+                    if memory.exchange(at, shape.width(), entry, link).is_ok() {
+                        return Ok(Filled {
+                            added: hi - lo,
+                            ..Filled::default()
+                        });
+                    }
+                    self.free_subtree(Subtree {
+                        frame,
+                        level: level - 1,
+                    });
+                    patience = patience
+                        .checked_sub(1)
+                        .ok_or_else(|| self.corrupt(lo, level, entry, None))?;
+                }
+                Entry::Leaf {
+                    target: there,
+                    attributes: theirs,
+                } => {
+                    let offset = lo & (shape.size(level) - 1);
+                    let same = there.wrapping_add(offset) == target && theirs == attributes;
+                    return Ok(Filled::found(same, hi - lo));
+                }
+                Entry::Malformed(rule) => {
+                    return Err(self.corrupt(lo, level, entry, Some(rule)));
+                }
+            }
+        }
+        self.fill_slots(table, level, (lo, hi), target, attributes)
+    }
+
+    /// Puts a leaf in each empty slot of a table that everyone sees.
+    fn fill_slots(
+        &self,
+        table: u64,
+        level: u8,
+        (lo, hi): (u64, u64),
+        target: u64,
+        attributes: F::Attributes,
+    ) -> Result<Filled, Refused<F>> {
+        let (format, shape, memory) = (self.format(), self.shape(), self.memory());
+        let size = shape.size(level);
+        // Nothing is refused once something was stored.
+        for base in (lo..hi).step_by(size as usize) {
+            let entry = memory.load(shape.entry_at(table, base, level), shape.width());
+            if let Entry::Malformed(rule) = format.decode(entry, level) {
+                return Err(self.corrupt(base, level, entry, Some(rule)));
+            }
+        }
+        let mut filled = Filled::default();
+        for base in (lo..hi).step_by(size as usize) {
+            let at = shape.entry_at(table, base, level);
+            let target = target.wrapping_add(base - lo);
+            let leaf = format.leaf(target, attributes, level);
+            let mut entry = memory.load(at, shape.width());
+            let mut patience = PATIENCE;
+            while let (Entry::Empty, 1..) = (format.decode(entry, level), patience) {
+                match memory.exchange(at, shape.width(), entry, leaf) {
+                    Ok(()) => {
+                        filled.added += size;
+                        break;
+                    }
+                    Err(found) => entry = found,
+                }
+                patience -= 1;
+            }
+            match format.decode(entry, level) {
+                Entry::Empty => (),
+                Entry::Leaf {
+                    target: there,
+                    attributes: theirs,
+                } if there == target && theirs == attributes => {
+                    filled.same += size;
+                }
+                _ => filled.other += size,
+            }
+        }
+        Ok(filled)
+    }
+
+    /// The level of the largest leaves that `lo..hi` is made of.
+    fn leaf_level(&self, change: &Map<F::Attributes>, lo: u64, hi: u64) -> Result<u8, Refused<F>> {
+        let Map {
+            target, attributes, ..
+        } = *change;
+        let shape = self.shape();
+        let largest = self.largest(change, attributes);
+        let fits = |level: &u8| {
+            let size = shape.size(*level);
+            (lo | hi) & (size - 1) == 0
+                && self.fits(
+                    *level,
+                    largest,
+                    (hi - lo) >> shape.shift(*level),
+                    target,
+                    attributes,
+                )
+        };
+        let level = (1..=shape.levels()).rev().find(fits);
+        level.ok_or_else(|| self.misfit(target.wrapping_add(hi - lo - 1), attributes))
+    }
+}
+
+impl Filled {
+    /// All of `bytes` was mapped before.
+    fn found(same: bool, bytes: u64) -> Self {
+        if same {
+            Self {
+                same: bytes,
+                ..Self::default()
+            }
+        } else {
+            Self {
+                other: bytes,
+                ..Self::default()
+            }
+        }
+    }
+}

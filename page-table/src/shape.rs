@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The shape of a radix table: how many levels, how an address is cut into indices, how wide an entry is.
+//!
+//! Hardware chooses it at run time (VT-d's AGAW, LA57, PAE), so a shape is a value, not a type.
+
+/// The most levels any shape has.
+pub const MAX_LEVELS: usize = 5;
+
+/// Bytes of one table entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// 32-bit entries: x86 paging without PAE.
+    Four,
+    /// 64-bit entries: everything else here.
+    Eight,
+}
+
+impl Width {
+    /// 4 or 8.
+    #[inline]
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+
+    /// log2 of [`bytes`](Self::bytes).
+    #[inline]
+    const fn shift(self) -> u32 {
+        match self {
+            Self::Four => 2,
+            Self::Eight => 3,
+        }
+    }
+}
+
+/// What the address bits above a table's reach must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Upper {
+    /// All zero: guest-physical and I/O virtual addresses.
+    Zero,
+    /// All equal to the highest translated bit: canonical linear addresses.
+    SignExtended,
+}
+
+/// A shape that no table here can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShapeError {
+    /// Not 2 to 5 levels.
+    #[error("{levels} levels, where 2 to 5 are supported")]
+    Levels {
+        /// How many were asked for.
+        levels: usize,
+    },
+    /// An index of no bits, or of more than 12.
+    #[error("level {level} is indexed by {bits} bits, where 1 to 12 are supported")]
+    IndexBits {
+        /// The level, 1 the lowest.
+        level: u8,
+        /// Its index bits.
+        bits: u8,
+    },
+    /// A page smaller than 4 KiB or an address wider than 63 bits.
+    #[error("addresses of {bits} bits over pages of 2^{page_bits} bytes")]
+    AddressBits {
+        /// Bits of a whole address.
+        bits: u32,
+        /// Bits of the offset in the smallest page.
+        page_bits: u8,
+    },
+    /// Level 1 cannot hold leaves, or a level that does not exist can.
+    #[error("leaf levels {leaves:#07b} of {levels} levels")]
+    Leaves {
+        /// Bit `level - 1` is set where leaves may be.
+        leaves: u8,
+        /// How many levels there are.
+        levels: usize,
+    },
+}
+
+/// The shape of a table: a value that a [`Format`](crate::Format) carries.
+///
+/// Levels count from the bottom, as the manuals do: level 1 holds the smallest pages, level
+/// [`levels`](Self::levels) is the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    levels: u8,
+    width: Width,
+    upper: Upper,
+    leaves: u8,
+    /// Index bits of level `i + 1`.
+    index_bits: [u8; MAX_LEVELS],
+    /// Lowest address bit of the index of level `i + 1`; one past the last is the address width.
+    shifts: [u8; MAX_LEVELS + 1],
+}
+
+impl Shape {
+    /// A shape from its numbers.
+    ///
+    /// `index_bits[i]` belongs to level `i + 1`; `leaf_levels` names each level that may hold leaves by
+    /// its bit `level - 1`, and level 1 must.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError`] names the number that is out of bounds.
+    pub const fn new(
+        page_bits: u8,
+        index_bits: &[u8],
+        leaf_levels: u8,
+        width: Width,
+        upper: Upper,
+    ) -> Result<Self, ShapeError> {
+        let levels = index_bits.len();
+        if levels < 2 || levels > MAX_LEVELS {
+            return Err(ShapeError::Levels { levels });
+        }
+        if leaf_levels & 1 == 0 || leaf_levels >> levels != 0 {
+            return Err(ShapeError::Leaves {
+                leaves: leaf_levels,
+                levels,
+            });
+        }
+        let mut shape = Self {
+            levels: levels as u8,
+            width,
+            upper,
+            leaves: leaf_levels,
+            index_bits: [0; MAX_LEVELS],
+            shifts: [0; MAX_LEVELS + 1],
+        };
+        let mut shift = page_bits;
+        let mut i = 0;
+        while i < levels {
+            let bits = index_bits[i];
+            if bits == 0 || bits > 12 {
+                return Err(ShapeError::IndexBits {
+                    level: i as u8 + 1,
+                    bits,
+                });
+            }
+            if page_bits < 12 || shift > 63 - bits {
+                return Err(ShapeError::AddressBits {
+                    bits: shift as u32 + bits as u32,
+                    page_bits,
+                });
+            }
+            shape.index_bits[i] = bits;
+            shape.shifts[i] = shift;
+            shift += bits;
+            i += 1;
+        }
+        while i <= MAX_LEVELS {
+            shape.shifts[i] = shift;
+            i += 1;
+        }
+        Ok(shape)
+    }
+
+    /// `levels` levels of 512 8-byte entries over 4 KiB pages: EPT, VT-d, 4- and 5-level paging.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub const fn nines(levels: u8, leaf_levels: u8, upper: Upper) -> Result<Self, ShapeError> {
+        const NINES: [u8; MAX_LEVELS] = [9; MAX_LEVELS];
+        if levels as usize > MAX_LEVELS {
+            return Err(ShapeError::Levels {
+                levels: levels as usize,
+            });
+        }
+        let (index_bits, _) = NINES.split_at(levels as usize);
+        Self::new(12, index_bits, leaf_levels, Width::Eight, upper)
+    }
+
+    /// How many levels: the root's level.
+    #[inline]
+    #[must_use]
+    pub const fn levels(&self) -> u8 {
+        self.levels
+    }
+
+    /// How wide an entry is.
+    #[inline]
+    #[must_use]
+    pub const fn width(&self) -> Width {
+        self.width
+    }
+
+    /// Whether a leaf at `level` exists in this shape.
+    #[inline]
+    #[must_use]
+    pub const fn leaf_at(&self, level: u8) -> bool {
+        level != 0 && level <= self.levels && self.leaves.wrapping_shr(level as u32 - 1) & 1 != 0
+    }
+
+    /// Bits of an address that the table translates.
+    #[inline]
+    #[must_use]
+    pub const fn address_bits(&self) -> u32 {
+        self.shifts[MAX_LEVELS] as u32
+    }
+
+    /// log2 of the bytes that one entry of a table at `level` covers. 0 for a level that is not there.
+    #[inline]
+    #[must_use]
+    pub const fn shift(&self, level: u8) -> u32 {
+        let i = level.wrapping_sub(1) as usize;
+        if i < MAX_LEVELS {
+            self.shifts[i] as u32
+        } else {
+            0
+        }
+    }
+
+    /// Bytes that one entry of a table at `level` covers.
+    #[inline]
+    #[must_use]
+    pub const fn size(&self, level: u8) -> u64 {
+        1u64.wrapping_shl(self.shift(level))
+    }
+
+    /// Entries of a table at `level`. 1 for a level that is not there.
+    #[inline]
+    #[must_use]
+    pub const fn entries(&self, level: u8) -> u64 {
+        let i = level.wrapping_sub(1) as usize;
+        1u64.wrapping_shl(if i < MAX_LEVELS {
+            self.index_bits[i] as u32
+        } else {
+            0
+        })
+    }
+
+    /// Which entry of a table at `level` translates `address`.
+    #[inline]
+    #[must_use]
+    pub const fn index(&self, address: u64, level: u8) -> u64 {
+        address.wrapping_shr(self.shift(level)) & self.entries(level).wrapping_sub(1)
+    }
+
+    /// Where the entry that translates `address` lies in the table at physical address `table`.
+    #[inline]
+    #[must_use]
+    pub const fn entry_at(&self, table: u64, address: u64, level: u8) -> u64 {
+        self.slot_at(table, self.index(address, level))
+    }
+
+    /// Where entry `index` of the table at physical address `table` lies.
+    #[inline]
+    #[must_use]
+    pub const fn slot_at(&self, table: u64, index: u64) -> u64 {
+        table.wrapping_add(index.wrapping_shl(self.width.shift()))
+    }
+
+    /// The translated bits of `address`, or `None` where its upper bits are not as they must be.
+    #[inline]
+    #[must_use]
+    pub const fn strip(&self, address: u64) -> Option<u64> {
+        let bits = address & self.mask();
+        if self.extend(bits) == address {
+            Some(bits)
+        } else {
+            None
+        }
+    }
+
+    /// The address that [`strip`](Self::strip) made `bits` of: upper bits restored.
+    #[inline]
+    #[must_use]
+    pub const fn extend(&self, bits: u64) -> u64 {
+        let spare = 64u32.wrapping_sub(self.address_bits());
+        match self.upper {
+            Upper::Zero => bits & self.mask(),
+            Upper::SignExtended => (bits.wrapping_shl(spare) as i64).wrapping_shr(spare) as u64,
+        }
+    }
+
+    /// One bit for each that the table translates.
+    const fn mask(&self) -> u64 {
+        1u64.wrapping_shl(self.address_bits()).wrapping_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x86_without_pae_is_two_tens_of_four_bytes() {
+        let shape = Shape::new(12, &[10, 10], 0b11, Width::Four, Upper::Zero).unwrap();
+        // Linear address 0xc0de_f123: directory 0x303, table 0x1ef, offset 0x123.
+        assert_eq!(shape.index(0xc0de_f123, 2), 0x303);
+        assert_eq!(shape.index(0xc0de_f123, 1), 0x1ef);
+        assert_eq!(shape.entry_at(0x7000, 0xc0de_f123, 2), 0x7000 + 0x303 * 4);
+        assert_eq!((shape.size(1), shape.size(2)), (4096, 4 << 20));
+        assert_eq!(shape.address_bits(), 32);
+        assert_eq!(shape.strip(0x1_0000_0000), None);
+    }
+
+    #[test]
+    fn pae_is_two_nine_nine() {
+        let shape = Shape::new(12, &[9, 9, 2], 0b11, Width::Eight, Upper::Zero).unwrap();
+        assert_eq!(
+            (shape.levels(), shape.entries(3), shape.address_bits()),
+            (3, 4, 32)
+        );
+        assert_eq!(shape.index(0xffff_ffff, 3), 3);
+    }
+
+    #[test]
+    fn canonical_addresses_keep_their_sign() {
+        let four = Shape::nines(4, 0b111, Upper::SignExtended).unwrap();
+        let five = Shape::nines(5, 0b111, Upper::SignExtended).unwrap();
+        assert_eq!(four.strip(0xffff_8000_0000_0000), Some(0x8000_0000_0000));
+        assert_eq!(four.extend(0x8000_0000_0000), 0xffff_8000_0000_0000);
+        assert_eq!(four.strip(0x0000_8000_0000_0000), None);
+        assert_eq!(
+            five.strip(0x0000_8000_0000_0000),
+            Some(0x0000_8000_0000_0000)
+        );
+        assert_eq!(five.strip(0xfeff_ffff_ffff_f000), None);
+        assert_eq!(
+            five.strip(0xff00_0000_0000_0000),
+            Some(0x0100_0000_0000_0000)
+        );
+    }
+
+    #[test]
+    fn impossible_shapes_are_named() {
+        let new = |page, bits: &[u8], leaves| {
+            Shape::new(page, bits, leaves, Width::Eight, Upper::Zero).unwrap_err()
+        };
+        assert_eq!(new(12, &[9], 1), ShapeError::Levels { levels: 1 });
+        assert_eq!(new(12, &[9; 6], 1), ShapeError::Levels { levels: 6 });
+        assert_eq!(
+            new(12, &[9, 13], 1),
+            ShapeError::IndexBits { level: 2, bits: 13 }
+        );
+        assert_eq!(
+            new(12, &[0, 9], 1),
+            ShapeError::IndexBits { level: 1, bits: 0 }
+        );
+        assert_eq!(
+            new(11, &[9, 9], 1),
+            ShapeError::AddressBits {
+                bits: 20,
+                page_bits: 11
+            }
+        );
+        assert_eq!(
+            new(12, &[12; 5], 1),
+            ShapeError::AddressBits {
+                bits: 72,
+                page_bits: 12
+            }
+        );
+        assert_eq!(
+            new(12, &[9, 9], 0b10),
+            ShapeError::Leaves {
+                leaves: 2,
+                levels: 2
+            }
+        );
+        assert_eq!(
+            new(12, &[9, 9], 0b101),
+            ShapeError::Leaves {
+                leaves: 5,
+                levels: 2
+            }
+        );
+        assert_eq!(
+            Shape::nines(6, 1, Upper::Zero).unwrap_err(),
+            ShapeError::Levels { levels: 6 }
+        );
+    }
+
+    #[test]
+    fn a_level_that_is_not_there_is_harmless() {
+        let shape = Shape::nines(4, 0b111, Upper::Zero).unwrap();
+        for level in [0, 6, 200, 255] {
+            assert!(!shape.leaf_at(level));
+            assert_eq!(shape.index(u64::MAX, level), 0);
+        }
+        assert!(shape.leaf_at(3) && !shape.leaf_at(4));
+    }
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What hardware may still hold: the token that every change of a live table returns.
+//!
+//! A translation lives on in TLBs, IOTLBs and paging-structure caches after its entry is gone, and a
+//! page walk under way may still read a table that was just unlinked. So the frames of unlinked tables
+//! are *inside* the token: they return to the pool when an invalidation says that nobody uses them,
+//! not before. A token that is lost leaks its frames and never frees one early; [`leaked`] counts.
+//!
+//! ```text
+//!   unmap ------> Stale ---- settle ----> invalidate ---- Ok ----> frames to the pool
+//!   unmap ------> Stale --'    ^                     '--- Err --.
+//!        (merge: one flush)    '--------- Stale, back again <---'
+//! ```
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::chain::{Chain, Subtree};
+use crate::format::Encode;
+use crate::map::Mapper;
+use crate::memory::{Frames, OwnEntries};
+use crate::span::Span;
+
+/// How many spans a token keeps apart. Beyond that the nearest two become one: invalidating more than
+/// needed is always right.
+pub const SPANS: usize = 3;
+
+static LEAKED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many tokens that owed something were dropped unsettled, since the program started.
+#[must_use]
+pub fn leaked() -> usize {
+    LEAKED.load(Ordering::Relaxed)
+}
+
+/// Makes hardware forget: INVEPT, INVVPID, INVLPG, an invalidation-queue wait, a VFIO unmap, a log.
+///
+/// Implemented by every `FnMut(&Stale) -> Result<(), E>`.
+pub trait Invalidate {
+    /// Why hardware could not be made to forget.
+    type Error;
+
+    /// Returns `Ok` only once no agent can use a translation or a table that `stale` names:
+    /// [`spans`](Stale::spans), and caches of tables too if [`tables`](Stale::tables) says so.
+    ///
+    /// # Errors
+    ///
+    /// Some agent may not have forgotten. The token is given back, to be settled later.
+    fn invalidate(&mut self, stale: &Stale) -> Result<(), Self::Error>;
+}
+
+impl<E, T: FnMut(&Stale) -> Result<(), E>> Invalidate for T {
+    type Error = E;
+
+    fn invalidate(&mut self, stale: &Stale) -> Result<(), E> {
+        self(stale)
+    }
+}
+
+/// Translations hardware may still use, and the frames of tables it may still read.
+///
+/// To be [settled](Mapper::settle). Dropping one that owes something leaks its frames, which
+/// [`leaked`] counts and which debug builds with the feature `log` say in a warning.
+#[must_use = "hardware may still use the old translations: settle it"]
+#[derive(Debug)]
+pub struct Stale {
+    root: u64,
+    chain: Chain,
+    spans: [Span; SPANS],
+    used: u8,
+    tables: bool,
+}
+
+/// Why a token could not be settled. It is given back inside.
+#[derive(Debug, thiserror::Error)]
+#[error("the token was not settled: {cause}")]
+pub struct Unsettled<E> {
+    /// The token, as it was.
+    pub stale: Stale,
+    /// What went wrong.
+    pub cause: Cause<E>,
+}
+
+/// What kept a token from being settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause<E> {
+    /// It belongs to another table.
+    #[error("it is of the table with root {root:#x}")]
+    Foreign {
+        /// Root of the table that it belongs to.
+        root: u64,
+    },
+    /// The invalidation failed.
+    #[error("the invalidation failed: {0:?}")]
+    Failed(E),
+}
+
+impl Stale {
+    #[inline]
+    pub(crate) const fn new(root: u64) -> Self {
+        let none = Span {
+            start: 0,
+            length: 0,
+        };
+        Self {
+            root,
+            chain: Chain::EMPTY,
+            spans: [none; SPANS],
+            used: 0,
+            tables: false,
+        }
+    }
+
+    /// The addresses whose old translation may be in use: at least those that changed.
+    #[must_use]
+    pub fn spans(&self) -> &[Span] {
+        &self.spans[..usize::from(self.used)]
+    }
+
+    /// Whether tables were linked or unlinked, so that caches of upper entries are stale too. If not,
+    /// only leaves changed (VT-d's invalidation hint may be set).
+    #[must_use]
+    pub const fn tables(&self) -> bool {
+        self.tables
+    }
+
+    /// Whether nothing is owed: settling calls no invalidation, dropping loses nothing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.used == 0 && self.chain.is_empty()
+    }
+
+    /// Adds `span` to what is stale.
+    #[inline]
+    pub(crate) fn add(&mut self, span: Span) {
+        let used = usize::from(self.used);
+        if used > 0 {
+            let last = &mut self.spans[used - 1];
+            if last.start.wrapping_add(last.length) == span.start {
+                last.length = last.length.saturating_add(span.length);
+                return;
+            }
+            return self.add_apart(span);
+        }
+        self.spans[0] = span;
+        self.used = 1;
+    }
+
+    /// Adds a span that does not continue the last one.
+    #[cold]
+    fn add_apart(&mut self, span: Span) {
+        let used = usize::from(self.used);
+        let nearest = (0..used).min_by_key(|&i| self.spans[i].gap(span));
+        match nearest {
+            Some(i) if used == SPANS || self.spans[i].gap(span) == 0 => {
+                self.spans[i] = self.spans[i].hull(span);
+            }
+            _ => {
+                self.spans[used] = span;
+                self.used += 1;
+            }
+        }
+    }
+
+    /// Notes that a table was linked where a leaf was.
+    #[inline]
+    pub(crate) const fn note_tables(&mut self) {
+        self.tables = true;
+    }
+
+    /// Forgets what is owed, without counting it as lost.
+    pub(crate) fn disown(mut self) {
+        self.used = 0;
+        self.chain = Chain::EMPTY;
+    }
+
+    /// Takes over an unlinked subtree, of which slot 0's addresses are unmapped.
+    #[inline]
+    pub(crate) fn take<F: Encode, M: OwnEntries>(
+        &mut self,
+        format: &F,
+        memory: &M,
+        subtree: Subtree,
+    ) {
+        self.tables = true;
+        self.chain.push(format, memory, subtree);
+    }
+}
+
+impl Drop for Stale {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            say_leaked(self);
+        }
+    }
+}
+
+/// Counts a lost token, and in debug builds says so where somebody listens. Must not panic: the token
+/// may be dropped by a panic.
+#[cold]
+fn say_leaked(stale: &Stale) {
+    LEAKED.fetch_add(1, Ordering::Relaxed);
+    #[cfg(all(debug_assertions, feature = "log"))]
+    log::warn!(
+        "a stale token of the table at {:#x} was dropped unsettled: {} subtrees leaked, stale: {:x?}",
+        stale.root,
+        stale.chain.count(),
+        stale.spans(),
+    );
+    let _ = stale;
+}
+
+impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
+    /// Invalidates what `stale` names, then returns its frames to the pool.
+    ///
+    /// # Errors
+    ///
+    /// The token is given back if the invalidation failed, or if it is another table's.
+    pub fn settle<I: Invalidate>(
+        &self,
+        mut stale: Stale,
+        by: &mut I,
+    ) -> Result<(), Unsettled<I::Error>> {
+        if stale.is_empty() {
+            return Ok(());
+        }
+        if stale.root != self.root() {
+            let cause = Cause::Foreign { root: stale.root };
+            return Err(Unsettled { stale, cause });
+        }
+        if let Err(error) = by.invalidate(&stale) {
+            return Err(Unsettled {
+                stale,
+                cause: Cause::Failed(error),
+            });
+        }
+        stale.used = 0;
+        while let Some((subtree, _)) = stale.chain.pop(self.format(), self.memory()) {
+            self.free_subtree(subtree);
+        }
+        Ok(())
+    }
+
+    /// Puts what `other` owes into `into`, so that one invalidation settles both.
+    ///
+    /// # Errors
+    ///
+    /// Either is another table's; `other` is given back.
+    pub fn merge_stale(
+        &self,
+        into: &mut Stale,
+        mut other: Stale,
+    ) -> Result<(), Unsettled<core::convert::Infallible>> {
+        if other.is_empty() {
+            return Ok(());
+        }
+        for root in [into.root, other.root] {
+            if root != self.root() {
+                return Err(Unsettled {
+                    stale: other,
+                    cause: Cause::Foreign { root },
+                });
+            }
+        }
+        for &span in other.spans() {
+            into.add(span);
+        }
+        into.tables |= other.tables;
+        into.chain.append(self.format(), self.memory(), other.chain);
+        other.used = 0;
+        other.chain = Chain::EMPTY;
+        Ok(())
+    }
+
+    /// A token that owes nothing yet: where many are to be merged.
+    pub fn nothing_stale(&self) -> Stale {
+        Stale::new(self.root())
+    }
+}
