@@ -186,33 +186,26 @@ impl EntryRules {
         } else {
             physical_bits
         };
-        let mut present = Rights::READ_WRITE_EXECUTE.bits();
-        let mut meaningful = present | EptEntry::MEMORY_TYPE | EptEntry::IGNORE_PAT;
-        let optional = [
-            (
-                Controls::SUPERVISOR_SHADOW_STACK,
-                EptEntry::SUPERVISOR_SHADOW_STACK,
-            ),
-            (Controls::VIOLATION_EXCEPTION, EptEntry::SUPPRESS_VE),
-            (Controls::PAGING_WRITE, EptEntry::PAGING_WRITE),
-            (
-                Controls::GUEST_PAGING_VERIFICATION,
-                EptEntry::VERIFY_GUEST_PAGING,
-            ),
-            (Controls::SUB_PAGE_WRITE, EptEntry::SUB_PAGE_WRITE),
-        ];
-        let mut i = 0;
-        while i < optional.len() {
-            let (control, bit) = optional[i];
-            if controls.contains(control) {
-                meaningful |= bit;
-            }
-            i += 1;
+        const fn under(controls: Controls, control: Controls, bit: u64) -> u64 {
+            if controls.contains(control) { bit } else { 0 }
         }
-        if controls.contains(Controls::MODE_BASED_EXECUTE) {
-            present |= Rights::USER_EXECUTE.bits();
-            meaningful |= Rights::USER_EXECUTE.bits();
-        }
+        let user = Rights::USER_EXECUTE.bits();
+        let present =
+            Rights::READ_WRITE_EXECUTE.bits() | under(controls, Controls::MODE_BASED_EXECUTE, user);
+        let verify = EptEntry::VERIFY_GUEST_PAGING;
+        let shadow_stack = EptEntry::SUPERVISOR_SHADOW_STACK;
+        let meaningful = present
+            | EptEntry::MEMORY_TYPE
+            | EptEntry::IGNORE_PAT
+            | under(controls, Controls::SUPERVISOR_SHADOW_STACK, shadow_stack)
+            | under(
+                controls,
+                Controls::VIOLATION_EXCEPTION,
+                EptEntry::SUPPRESS_VE,
+            )
+            | under(controls, Controls::PAGING_WRITE, EptEntry::PAGING_WRITE)
+            | under(controls, Controls::GUEST_PAGING_VERIFICATION, verify)
+            | under(controls, Controls::SUB_PAGE_WRITE, EptEntry::SUB_PAGE_WRITE);
         Self {
             controls,
             execute_only: capability.contains(EptVpidCap::EXECUTE_ONLY),

@@ -91,7 +91,7 @@ fn refuses(mode: &PagingMode, case: &Case, key: u8, access: Access) -> bool {
     };
     let (access_disabled, write_disabled) =
         (pkru >> (2 * key) & 1 != 0, pkru >> (2 * key + 1) & 1 != 0);
-    let writes = access.kind == Kind::Write;
+    let writes = access.kind.writes();
     match (access.kind, access.privilege) {
         (Kind::Fetch, _) => false,
         (_, Privilege::User) => access_disabled || write_disabled && writes,
@@ -102,8 +102,11 @@ fn refuses(mode: &PagingMode, case: &Case, key: u8, access: Access) -> bool {
 /// The error code of a data access that only a key refuses.
 fn describe(access: Access) -> ErrorCode {
     let mut code = ErrorCode::PRESENT | ErrorCode::KEY;
-    if access.kind == Kind::Write {
+    if access.kind.writes() {
         code |= ErrorCode::WRITE;
+    }
+    if access.kind.shadow_stack() {
+        code |= ErrorCode::SHADOW_STACK;
     }
     if access.privilege == Privilege::User {
         code |= ErrorCode::USER;
