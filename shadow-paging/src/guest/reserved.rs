@@ -39,7 +39,7 @@ pub(crate) struct ReservedBits {
 impl ReservedBits {
     /// All of them.
     #[inline]
-    const fn all(&self) -> u64 {
+    pub(crate) const fn all(&self) -> u64 {
         self.address
             | self.alignment
             | self.page_size
@@ -51,9 +51,6 @@ impl ReservedBits {
     /// The rule that `entry` breaks, if it breaks one.
     #[inline]
     pub(crate) fn broken_by(&self, entry: u64) -> Option<Reserved> {
-        if entry & self.all() == 0 {
-            return None;
-        }
         [
             (self.page_size, Reserved::PageSize),
             (self.pdpte, Reserved::Pdpte),
