@@ -23,7 +23,7 @@ use super::entry::{
     USER, WRITABLE,
 };
 use super::registers::{Features, Registers, cr4, efer};
-use super::reserved::{Reserved, ReservedBits};
+use super::reserved::Reserved;
 
 /// The paging modes that have tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,24 +60,22 @@ struct EntryKind {
     kept: u64,
     /// Rights that the entry cannot withhold: a PDPTE's.
     granted: u64,
-    /// Bits that must be 0, and why.
-    reserved: ReservedBits,
-    /// All of them.
-    any_reserved: u64,
+    /// Bits that must be 0.
+    reserved: u64,
 }
 
 /// The kinds of entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Row {
     /// Pages of levels 1, 2 and 3.
-    Small = 0,
-    Large = 1,
-    Huge = 2,
+    Small,
+    Large,
+    Huge,
     /// Leads to a table from level 2, and from further up.
-    Table = 3,
-    High = 4,
+    Table,
+    High,
     /// A PDPTE register.
-    Pdpte = 5,
+    Pdpte,
 }
 
 /// The shapes, checked when this is compiled.
@@ -172,7 +170,25 @@ impl GuestFormat {
     /// The rule that a present PDPTE breaks.
     #[inline]
     pub(crate) fn pdpte_breaks(&self, entry: u64) -> Option<Reserved> {
-        self.kind(Row::Pdpte).reserved.broken_by(entry)
+        self.breaks(entry, Row::Pdpte)
+    }
+
+    /// The rule that an entry of `row` breaks: that of the lowest bit that should be 0.
+    #[inline]
+    fn breaks(&self, entry: u64, row: Row) -> Option<Reserved> {
+        let bits = entry & self.kind(row).reserved;
+        (bits != 0).then(|| match (row, bits.trailing_zeros()) {
+            (Row::Pdpte, 1..=8) => Reserved::Pdpte,
+            (Row::Pdpte, _) => Reserved::Address,
+            (Row::High, 7) => Reserved::PageSize,
+            (Row::Small, 7) | (Row::Large | Row::Huge, 12) => Reserved::Pat,
+            // Of a 4 MiB page, these could only be address bits above its width.
+            (Row::Large | Row::Huge, 13..=29) if self.layout != Layout::ThirtyTwoBit => {
+                Reserved::Alignment
+            }
+            (_, 63) => Reserved::ExecuteDisable,
+            _ => Reserved::Address,
+        })
     }
 }
 
@@ -185,7 +201,7 @@ impl EntryKind {
         let leaf = matches!(row, Row::Small | Row::Large | Row::Huge);
         let large = matches!(row, Row::Large | Row::Huge);
         // Of the address: below the lowest bit there is PAT in a large page, and nothing else.
-        let lowest = match (row, wide) {
+        let lowest: u32 = match (row, wide) {
             (Row::Large, true) => 21,
             (Row::Large, false) => 22,
             (Row::Huge, _) => 30,
@@ -209,37 +225,25 @@ impl EntryKind {
         };
         let unused = match (large, wide) {
             (false, _) => 0,
-            (true, true) => bits(lowest - 1, 13),
+            (true, true) => bits(lowest.wrapping_sub(1), 13),
             (true, false) => bits(21, 13) & !high_address,
         };
-        let mut reserved = ReservedBits {
-            // PAE reserves bits 62 to 52, which the wider modes ignore.
-            address: if wide {
-                bits(if pae { 62 } else { 51 }, width)
-            } else {
-                0
-            },
-            alignment: 0,
-            page_size: 0,
-            execute_disable: if wide && registers.efer & efer::NXE == 0 {
-                EXECUTE_DISABLE
-            } else {
-                0
-            },
-            pat: if features.pat { 0 } else { pat },
-            pdpte: 0,
+        // PAE reserves bits 62 to 52, which the wider modes ignore.
+        let above = if wide {
+            bits(if pae { 62 } else { 51 }, width)
+        } else {
+            0
         };
-        match row {
-            Row::Pdpte => {
-                reserved.address |= EXECUTE_DISABLE;
-                reserved.execute_disable = 0;
-                reserved.pdpte = bits(2, 1) | bits(8, 5);
-            }
-            Row::High => reserved.page_size = PAGE_SIZE,
-            _ if wide => reserved.alignment = unused,
-            // All that these bits of a 4 MiB page could be is an address above its width.
-            _ => reserved.address = unused,
-        }
+        let execute_disable = if wide && registers.efer & efer::NXE == 0 {
+            EXECUTE_DISABLE
+        } else {
+            0
+        };
+        let reserved = match row {
+            Row::Pdpte => above | EXECUTE_DISABLE | bits(2, 1) | bits(8, 5),
+            Row::High => above | execute_disable | PAGE_SIZE,
+            _ => above | execute_disable | unused | if features.pat { 0 } else { pat },
+        };
         Self {
             address: bits(if wide { width.wrapping_sub(1) } else { 31 }, lowest),
             high_address,
@@ -252,7 +256,6 @@ impl EntryKind {
             } else {
                 0
             },
-            any_reserved: reserved.all(),
             reserved,
         }
     }
@@ -285,12 +288,10 @@ impl Format for GuestFormat {
             return Entry::Empty;
         }
         let row = self.row(entry, level);
-        let kind = self.kind(row);
-        if entry & kind.any_reserved != 0
-            && let Some(rule) = kind.reserved.broken_by(entry)
-        {
+        if let Some(rule) = self.breaks(entry, row) {
             return Entry::Malformed(rule);
         }
+        let kind = self.kind(row);
         let (address, attributes) = (kind.target(entry), kind.attributes(entry));
         match row {
             Row::Small | Row::Large | Row::Huge => Entry::Leaf {

@@ -342,3 +342,46 @@ fn a_path_grants_what_every_entry_grants_and_the_last_names_the_rest() {
     let folded = format.fold(of(0x7800_0000_0000_211f, 2), of(0x2800_0000_0000_7089, 1));
     assert_eq!((folded.key(), folded.global(), folded.pat()), (5, false, 5));
 }
+
+#[test]
+fn a_reserved_bit_is_called_what_the_manual_calls_it() {
+    let mut long = registers(Layout::FourLevel);
+    assert_eq!(
+        decode(&long, 0x0000_4000_0000_2001, 4),
+        Entry::Malformed(Reserved::Address)
+    );
+    assert_eq!(
+        decode(&long, 0x0000_0000_0010_0081, 2),
+        Entry::Malformed(Reserved::Alignment)
+    );
+    assert_eq!(
+        decode(&long, 0x0000_0000_2000_0081, 3),
+        Entry::Malformed(Reserved::Alignment)
+    );
+    long.efer = 0x500;
+    for level in 1..=4 {
+        let entry = 0x8000_0000_0000_2001;
+        assert_eq!(
+            decode(&long, entry, level),
+            Entry::Malformed(Reserved::ExecuteDisable)
+        );
+    }
+    let old = Features {
+        pat: false,
+        ..Features::all(36)
+    };
+    for (layout, entry, level) in [
+        (Layout::ThirtyTwoBit, 0x2081, 1),
+        (Layout::ThirtyTwoBit, 0x0040_1081, 2),
+        (Layout::Pae, 0x2081, 1),
+        (Layout::Pae, 0x0020_1081, 2),
+    ] {
+        let mode = mode_of(&registers(layout), &old);
+        let decoded = mode.format().unwrap().decode(entry, level);
+        assert_eq!(
+            decoded,
+            Entry::Malformed(Reserved::Pat),
+            "{layout:?} {level}"
+        );
+    }
+}
