@@ -17,80 +17,65 @@ use crate::format::Format;
 use crate::memory::ReadEntry;
 use crate::walk::{Fault, Next, Outcome, Root, follow, translate};
 
-/// One walk of a batch.
-enum Lane<A, O> {
-    /// At this table, under these attributes.
-    At {
-        bits: u64,
-        table: u64,
-        above: Option<A>,
-    },
-    /// Over.
-    Done(O),
-}
-
-/// [`translate`], for `N` addresses of one table. 16 is a good `N`.
+/// [`translate`], for `N` addresses of one table. 16 is a good `N`; 64 is the most.
+#[inline]
 pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     format: &F,
     memory: &M,
     root: Root<'_, F::Attributes>,
     addresses: &[u64; N],
 ) -> [Outcome<F, M>; N] {
+    const { assert!(N > 0 && N <= 64, "a batch is of 1 to 64 addresses") };
     let shape = format.shape();
-    let (table, mut level, above) = match root {
+    let (table, top, above) = match root {
         Root::Table(table) => (table, shape.levels(), None),
         Root::Inner {
             table,
             level,
             attributes,
-        } => (table, level.min(shape.levels()), Some(attributes)),
+        } => (table, level.clamp(1, shape.levels()), Some(attributes)),
         Root::Registers(_) => {
             return addresses.map(|address| translate(format, memory, root, address));
         }
     };
-    let mut lanes = addresses.map(|address| match shape.strip(address) {
-        Some(bits) => Lane::At { bits, table, above },
-        None => Lane::Done(Err(Fault::Address { address })),
-    });
-    // After level 1 every lane is done: nothing leads below it.
-    loop {
-        for lane in &mut lanes {
-            if let Lane::At { bits, table, above } = *lane {
-                *lane = step(format, memory, level, bits, table, above);
+    // What stays for a lane that does not start: an address that the table does not translate.
+    let mut outcomes = addresses.map(|address| Err(Fault::Address { address }));
+    let mut lanes = [(0u64, table, above); N];
+    let mut walking = 0u64;
+    for (i, (lane, &address)) in lanes.iter_mut().zip(addresses).enumerate() {
+        if let Some(bits) = shape.strip(address) {
+            lane.0 = bits;
+            walking |= 1u64.wrapping_shl(i as u32);
+        }
+    }
+    let mut one = |level: u8| {
+        for (i, (lane, outcome)) in lanes.iter_mut().zip(&mut outcomes).enumerate() {
+            let this = 1u64.wrapping_shl(i as u32);
+            if walking & this == 0 {
+                continue;
+            }
+            let (bits, table, above) = *lane;
+            let at = shape.entry_at(table, bits, level);
+            let next = match memory.read(at, shape.width()) {
+                Ok(entry) => follow(format, entry, level, above, bits),
+                Err(error) => Next::End(Err(Fault::Unreadable { level, at, error })),
+            };
+            match next {
+                Next::Down { frame, attributes } => *lane = (bits, frame, Some(attributes)),
+                Next::End(end) => {
+                    *outcome = end;
+                    walking &= !this;
+                }
             }
         }
-        if level <= 1 {
-            break;
-        }
-        level = level.wrapping_sub(1);
-    }
-    lanes.map(|lane| match lane {
-        Lane::Done(outcome) => outcome,
-        Lane::At { .. } => Err(Fault::TooDeep { level, entry: 0 }),
-    })
-}
-
-#[inline]
-fn step<F: Format, M: ReadEntry>(
-    format: &F,
-    memory: &M,
-    level: u8,
-    bits: u64,
-    table: u64,
-    above: Option<F::Attributes>,
-) -> Lane<F::Attributes, Outcome<F, M>> {
-    let shape = format.shape();
-    let at = shape.entry_at(table, bits, level);
-    let entry = match memory.read(at, shape.width()) {
-        Ok(entry) => entry,
-        Err(error) => return Lane::Done(Err(Fault::Unreadable { level, at, error })),
     };
-    match follow(format, entry, level, above, bits) {
-        Next::Down { frame, attributes } => Lane::At {
-            bits,
-            table: frame,
-            above: Some(attributes),
-        },
-        Next::End(end) => Lane::Done(end),
+    macro_rules! levels {
+        ($($at:literal)*) => { $(
+            if top >= $at {
+                one($at);
+            }
+        )* };
     }
+    levels!(5 4 3 2 1);
+    outcomes
 }

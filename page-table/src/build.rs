@@ -49,7 +49,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// Whether `count` leaves at `level`, the first to `target`, can stand there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fits(
         &self,
         level: u8,
@@ -61,7 +61,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         let size = self.shape().size(level);
         let end = target.wrapping_add(size.wrapping_mul(count));
         (level == 1 || (self.shape().leaf_at(level) && level <= largest))
-            && target & (size - 1) == 0
+            && target & size.wrapping_sub(1) == 0
             && end <= 1u64 << self.format().target_bits(level).min(52)
             && self.format().check(attributes, level).is_ok()
     }
