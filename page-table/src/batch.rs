@@ -15,9 +15,9 @@
 
 use crate::format::Format;
 use crate::memory::ReadEntry;
-use crate::walk::{Fault, Next, Outcome, Root, follow, translate};
+use crate::walk::{Fault, Next, Outcome, Root, Translation, follow, translate};
 
-/// [`translate`], for `N` addresses of one table. 16 is a good `N`; 64 is the most.
+/// [`translate`], for `N` addresses of one table. 16 is a good `N`.
 #[inline]
 pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     format: &F,
@@ -25,7 +25,6 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     root: Root<'_, F::Attributes>,
     addresses: &[u64; N],
 ) -> [Outcome<F, M>; N] {
-    const { assert!(N > 0 && N <= 64, "a batch is of 1 to 64 addresses") };
     let shape = format.shape();
     let (table, top, above) = match root {
         Root::Table(table) => (table, shape.levels(), None),
@@ -38,44 +37,95 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
             return addresses.map(|address| translate(format, memory, root, address));
         }
     };
-    // What stays for a lane that does not start: an address that the table does not translate.
-    let mut outcomes = addresses.map(|address| Err(Fault::Address { address }));
-    let mut lanes = [(0u64, table, above); N];
-    let mut walking = 0u64;
-    for (i, (lane, &address)) in lanes.iter_mut().zip(addresses).enumerate() {
-        if let Some(bits) = shape.strip(address) {
-            lane.0 = bits;
-            walking |= 1u64.wrapping_shl(i as u32);
-        }
-    }
-    let mut one = |level: u8| {
-        for (i, (lane, outcome)) in lanes.iter_mut().zip(&mut outcomes).enumerate() {
-            let this = 1u64.wrapping_shl(i as u32);
-            if walking & this == 0 {
-                continue;
-            }
-            let (bits, table, above) = *lane;
-            let at = shape.entry_at(table, bits, level);
-            let next = match memory.read(at, shape.width()) {
-                Ok(entry) => follow(format, entry, level, above, bits),
-                Err(error) => Next::End(Err(Fault::Unreadable { level, at, error })),
-            };
-            match next {
-                Next::Down { frame, attributes } => *lane = (bits, frame, Some(attributes)),
-                Next::End(end) => {
-                    *outcome = end;
-                    walking &= !this;
-                }
-            }
-        }
-    };
+    let mut lanes = addresses.map(|address| match shape.strip(address) {
+        Some(bits) => Lane {
+            bits,
+            table,
+            above,
+            early: None,
+        },
+        None => Lane {
+            bits: 0,
+            table,
+            above,
+            early: Some(Err(Fault::Address { address })),
+        },
+    });
     macro_rules! levels {
         ($($at:literal)*) => { $(
             if top >= $at {
-                one($at);
+                for lane in &mut lanes {
+                    lane.down(format, memory, $at);
+                }
             }
         )* };
     }
-    levels!(5 4 3 2 1);
-    outcomes
+    levels!(5 4 3 2);
+    lanes.map(|lane| lane.end(format, memory))
+}
+
+/// One walk of a batch.
+struct Lane<A, O> {
+    /// The stripped address.
+    bits: u64,
+    /// The table it is at.
+    table: u64,
+    /// What the entries above fold to.
+    above: Option<A>,
+    /// How it ended above level 1, if it did.
+    early: Option<O>,
+}
+
+impl<A: Copy, R, E> Lane<A, Result<Translation<A>, Fault<R, E>>> {
+    /// Reads the entry at `level`, above 1, and goes where it leads.
+    #[inline(always)]
+    fn down<F, M>(&mut self, format: &F, memory: &M, level: u8)
+    where
+        F: Format<Attributes = A, Rule = R>,
+        M: ReadEntry<Error = E>,
+    {
+        if self.early.is_some() {
+            return;
+        }
+        match self.next(format, memory, level) {
+            Next::Down { frame, attributes } => {
+                self.table = frame;
+                self.above = Some(attributes);
+            }
+            Next::End(end) => self.early = Some(end),
+        }
+    }
+
+    /// Reads the entry at level 1, if it came so far.
+    #[inline(always)]
+    fn end<F, M>(self, format: &F, memory: &M) -> Result<Translation<A>, Fault<R, E>>
+    where
+        F: Format<Attributes = A, Rule = R>,
+        M: ReadEntry<Error = E>,
+    {
+        if let Some(end) = self.early {
+            return end;
+        }
+        match self.next(format, memory, 1) {
+            Next::End(end) => end,
+            Next::Down { .. } => Err(Fault::TooDeep {
+                level: 1,
+                entry: self.table,
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn next<F, M>(&self, format: &F, memory: &M, level: u8) -> Next<A, R, E>
+    where
+        F: Format<Attributes = A, Rule = R>,
+        M: ReadEntry<Error = E>,
+    {
+        let shape = format.shape();
+        let at = shape.entry_at(self.table, self.bits, level);
+        match memory.read(at, shape.width()) {
+            Ok(entry) => follow(format, entry, level, self.above, self.bits),
+            Err(error) => Next::End(Err(Fault::Unreadable { level, at, error })),
+        }
+    }
 }

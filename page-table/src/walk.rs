@@ -247,34 +247,10 @@ pub(crate) fn visit<F: Format, M: ReadEntry>(
             None,
         ),
     };
-    let mut one = |level: u8, table, above, register: Option<u64>| {
-        let (at, entry) = match register {
-            Some(entry) => (None, entry),
-            None => {
-                let at = shape.entry_at(table, bits, level);
-                match memory.read(at, shape.width()) {
-                    Ok(entry) => (Some(at), entry),
-                    Err(error) => return Next::End(Err(Fault::Unreadable { level, at, error })),
-                }
-            }
-        };
-        let next = follow(format, entry, level, above, bits);
-        let attributes = match &next {
-            Next::Down { attributes, .. } => Some(*attributes),
-            Next::End(end) => end.as_ref().ok().map(|there| there.attributes),
-        };
-        seen(Step {
-            level,
-            at,
-            entry,
-            attributes,
-        });
-        next
-    };
     macro_rules! levels {
         ($($at:literal)*) => { $(
             if level == $at {
-                match one($at, table, above, register.take()) {
+                match one(format, memory, $at, bits, table, above, register.take(), &mut seen) {
                     Next::End(end) => return end,
                     Next::Down { frame, attributes } => {
                         table = frame;
@@ -286,13 +262,54 @@ pub(crate) fn visit<F: Format, M: ReadEntry>(
         )* };
     }
     levels!(5 4 3 2);
-    match one(1, table, above, register) {
+    match one(format, memory, 1, bits, table, above, register, &mut seen) {
         Next::End(end) => end,
         Next::Down { .. } => Err(Fault::TooDeep {
             level,
             entry: table,
         }),
     }
+}
+
+/// Reads one entry, tells `seen` of it, and follows it.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the state of a walk, kept in registers"
+)]
+fn one<F: Format, M: ReadEntry>(
+    format: &F,
+    memory: &M,
+    level: u8,
+    bits: u64,
+    table: u64,
+    above: Option<F::Attributes>,
+    register: Option<u64>,
+    seen: &mut impl FnMut(Step<F::Attributes>),
+) -> Next<F::Attributes, F::Rule, M::Error> {
+    let shape = format.shape();
+    let (at, entry) = match register {
+        Some(entry) => (None, entry),
+        None => {
+            let at = shape.entry_at(table, bits, level);
+            match memory.read(at, shape.width()) {
+                Ok(entry) => (Some(at), entry),
+                Err(error) => return Next::End(Err(Fault::Unreadable { level, at, error })),
+            }
+        }
+    };
+    let next = follow(format, entry, level, above, bits);
+    let attributes = match &next {
+        Next::Down { attributes, .. } => Some(*attributes),
+        Next::End(end) => end.as_ref().ok().map(|there| there.attributes),
+    };
+    seen(Step {
+        level,
+        at,
+        entry,
+        attributes,
+    });
+    next
 }
 
 /// What comes after an entry.
