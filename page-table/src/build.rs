@@ -67,7 +67,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// The largest leaf that policy and operation allow for `attributes`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn largest<C: Change<F>>(&self, change: &C, attributes: F::Attributes) -> u8 {
         let sizes = self.sizes();
         let mut largest = sizes.largest.min(change.largest());
@@ -94,7 +94,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// The word for `block` in a table at `level`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn word(&self, block: Block<F::Attributes>, level: u8) -> u64 {
         match block {
             Block::Hole => self.format().empty(),

@@ -74,7 +74,7 @@ struct Passes<'a, D> {
 ///
 /// The loop over levels is written out, as in [`visit`](crate::walk::visit): one page in a table that is
 /// there is the operation that happens most often.
-#[inline]
+#[inline(always)]
 pub(crate) fn run<F: Encode, M: OwnEntries, P: Frames, C: Change<F>, D: Debt>(
     mapper: &Mapper<F, M, P>,
     change: &C,

@@ -249,7 +249,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// Runs an operation that may owe something.
-    #[inline]
+    #[inline(always)]
     fn change<C: Change<F>>(&self, change: &C, range: (u64, u64)) -> Result<Stale, Refused<F>> {
         let mut stale = Stale::new(self.root);
         run(self, change, range, &mut stale)?;
@@ -286,7 +286,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// Checks a range and strips it to the bits that are translated: first, and one past the last.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn range(&self, span: Span) -> Result<(u64, u64), Refused<F>> {
         let Span { start, length } = span;
         let shape = self.format.shape();
@@ -314,7 +314,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// [`range`](Self::range), and checks that `target` is a physical address for all of it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn target_range(&self, span: Span, target: u64) -> Result<(u64, u64), Refused<F>> {
         let range = self.range(span)?;
         let granule = self.format.shape().size(1);
@@ -387,7 +387,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// The shape, for loops.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn shape(&self) -> &Shape {
         self.format.shape()
     }

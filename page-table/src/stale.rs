@@ -239,6 +239,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// # Errors
     ///
     /// The token is given back if the invalidation failed, or if it is another table's.
+    #[inline]
     pub fn settle<I: Invalidate>(
         &self,
         mut stale: Stale,
