@@ -27,6 +27,7 @@ mod iterate;
 pub mod map;
 mod memory;
 mod merge;
+mod passes;
 mod shape;
 mod span;
 pub mod stale;
