@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Decide over the whole range, then store: the two passes of every range operation.
+//! What is to be done with one slot, and doing it where one store is enough.
 //!
-//! Both passes ask the same pure question of each slot ([`Operation::decide`]) and get the same
-//! answer, as only hardware's accessed and dirty bits change in between. Plan goes from high to low
-//! addresses and chains the tables it builds through themselves; apply goes from low to high and
-//! takes them off again in order.
+//! A range that is one slot of a table that is there needs no more than that. Any other goes through
+//! the two [passes](crate::passes).
 
-use crate::chain::{Chain, Subtree};
+use crate::chain::Subtree;
 use crate::change::{Block, Change};
 use crate::error::{MapError, Refused};
 use crate::format::{Encode, Entry};
@@ -21,18 +19,22 @@ const PATIENCE: u32 = 8;
 
 /// One slot, and the part of it that is in the range.
 #[derive(Clone, Copy)]
-struct Slot {
-    at: u64,
-    level: u8,
-    base: u64,
-    lo: u64,
-    hi: u64,
-    entry: u64,
+pub(crate) struct Slot {
+    /// Where its entry is.
+    pub(crate) at: u64,
+    pub(crate) level: u8,
+    /// The first stripped address that it translates.
+    pub(crate) base: u64,
+    /// The part that is in the range.
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
+    /// The entry, as it was read.
+    pub(crate) entry: u64,
 }
 
 /// What is to be done with a slot.
 #[derive(Clone, Copy)]
-enum Action<A> {
+pub(crate) enum Action<A> {
     /// Nothing.
     Keep,
     /// Replace a hole or a leaf by `entry`.
@@ -52,22 +54,15 @@ enum Action<A> {
 }
 
 /// What is to be done, and whether there is a leaf or a whole table.
-struct Decision<A> {
-    action: Action<A>,
-    found: bool,
+pub(crate) struct Decision<A> {
+    pub(crate) action: Action<A>,
+    pub(crate) found: bool,
 }
 
-struct Operation<'a, F, M, P, C> {
-    mapper: &'a Mapper<F, M, P>,
-    change: &'a C,
-}
-
-/// What the two passes share.
-struct Passes<'a, D> {
-    debt: &'a mut D,
-    pending: Chain,
-    /// A leaf was there, or a whole table.
-    found: bool,
+/// A change of a mapper's table.
+pub(crate) struct Operation<'a, F, M, P, C> {
+    pub(crate) mapper: &'a Mapper<F, M, P>,
+    pub(crate) change: &'a C,
 }
 
 /// Does `change` to the stripped addresses `lo..hi`, and adds to `debt` what is owed for it.
@@ -151,41 +146,9 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
         self.both_passes(table, level, lo, hi, debt)
     }
 
-    /// Plans, then applies.
-    fn both_passes<D: Debt>(
-        &self,
-        table: u64,
-        level: u8,
-        lo: u64,
-        hi: u64,
-        debt: &mut D,
-    ) -> Result<(), Refused<F>> {
-        let mut passes = Passes {
-            debt,
-            pending: Chain::EMPTY,
-            found: !C::NEEDS_LEAF,
-        };
-        let planned = self.plan(&mut passes, table, level, lo, hi).and_then(|()| {
-            if passes.found {
-                Ok(())
-            } else {
-                Err(self.nothing(lo, hi))
-            }
-        });
-        if planned.is_ok() {
-            self.apply(&mut passes, table, level, lo, hi);
-        }
-        // What was built and not linked.
-        let (format, memory) = (self.mapper.format(), self.mapper.memory());
-        while let Some((subtree, _)) = passes.pending.pop(format, memory) {
-            self.mapper.free_subtree(subtree);
-        }
-        planned
-    }
-
     /// The slot of `table` that `lo` is in, clipped to `lo..hi`.
     #[inline]
-    fn slot(&self, table: u64, level: u8, lo: u64, hi: u64) -> Slot {
+    pub(crate) fn slot(&self, table: u64, level: u8, lo: u64, hi: u64) -> Slot {
         let shape = self.mapper.shape();
         let at = shape.entry_at(table, lo, level);
         let size = shape.size(level);
@@ -203,7 +166,7 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
 
     /// What is to be done with a slot. The same in both passes.
     #[inline(always)]
-    fn decide(&self, slot: &Slot) -> Result<Decision<F::Attributes>, Refused<F>> {
+    pub(crate) fn decide(&self, slot: &Slot) -> Result<Decision<F::Attributes>, Refused<F>> {
         let (format, level) = (self.mapper.format(), slot.level);
         let whole = slot.hi.wrapping_sub(slot.lo) == self.mapper.shape().size(level);
         let before = match format.decode(slot.entry, level) {
@@ -304,69 +267,14 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
         }
     }
 
-    /// First pass, high to low: may refuse, builds what is missing, changes nothing.
-    fn plan<D: Debt>(
-        &self,
-        passes: &mut Passes<'_, D>,
-        table: u64,
-        level: u8,
-        lo: u64,
-        hi: u64,
-    ) -> Result<(), Refused<F>> {
-        let size = self.mapper.shape().size(level);
-        let mut end = hi;
-        while end > lo {
-            let start = lo.max((end - 1) & !(size - 1));
-            let slot = self.slot(table, level, start, end);
-            let decision = self.decide(&slot)?;
-            passes.found |= decision.found;
-            match decision.action {
-                Action::Descend(frame) => self.plan(passes, frame, level - 1, start, end)?,
-                Action::Build(before) => {
-                    let range = (start, end);
-                    let base = slot.base;
-                    let frame = self
-                        .mapper
-                        .build(self.change, level - 1, base, range, before)?;
-                    let subtree = Subtree {
-                        frame,
-                        level: level - 1,
-                    };
-                    passes
-                        .pending
-                        .push(self.mapper.format(), self.mapper.memory(), subtree);
-                }
-                Action::Keep | Action::Store { .. } | Action::Discard(_) => (),
-            }
-            end = start;
-        }
-        Ok(())
-    }
-
-    /// Second pass, low to high: stores.
-    fn apply<D: Debt>(&self, passes: &mut Passes<'_, D>, table: u64, level: u8, lo: u64, hi: u64) {
-        let mut start = lo;
-        while start < hi {
-            let slot = self.slot(table, level, start, hi);
-            // The plan had no error here, and only marks have changed since.
-            if let Ok(Decision { action, .. }) = self.decide(&slot)
-                && !self.perform(&slot, action, passes.debt)
-            {
-                match action {
-                    Action::Descend(frame) => {
-                        self.apply(passes, frame, slot.level - 1, slot.lo, slot.hi);
-                    }
-                    Action::Build(before) => self.link(passes, &slot, before),
-                    Action::Keep | Action::Store { .. } | Action::Discard(_) => (),
-                }
-            }
-            start = slot.hi;
-        }
-    }
-
     /// Does what was decided for one slot, if one store does it.
     #[inline(always)]
-    fn perform<D: Debt>(&self, slot: &Slot, action: Action<F::Attributes>, debt: &mut D) -> bool {
+    pub(crate) fn perform<D: Debt>(
+        &self,
+        slot: &Slot,
+        action: Action<F::Attributes>,
+        debt: &mut D,
+    ) -> bool {
         let (format, memory) = (self.mapper.format(), self.mapper.memory());
         let width = self.mapper.shape().width();
         match action {
@@ -404,44 +312,8 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
         }
     }
 
-    /// Links the next table that the plan built, in place of `before`.
-    fn link<D: Debt>(&self, passes: &mut Passes<'_, D>, slot: &Slot, before: Block<F::Attributes>) {
-        let (format, memory) = (self.mapper.format(), self.mapper.memory());
-        let width = self.mapper.shape().width();
-        let Some((subtree, displaced)) = passes.pending.pop(format, memory) else {
-            return;
-        };
-        if let Some((at, level)) = displaced {
-            // The chain's link lay in slot 0, which is the block's first page or hole.
-            let first = if slot.lo == slot.base {
-                self.change.after(slot.lo, before).unwrap_or(Block::Hole)
-            } else {
-                before
-            };
-            memory.write(at, width, self.mapper.word(first, level));
-        }
-        let mut marked = slot.entry;
-        self.exchange(
-            slot,
-            format.table(subtree.frame, slot.level),
-            |entry, found| {
-                if found != marked {
-                    self.mapper
-                        .mark_subtree(subtree, found & format.marks().all());
-                    marked = found;
-                }
-                entry
-            },
-        );
-        if let Block::Leaf { .. } = before {
-            let end = slot.base + self.mapper.shape().size(slot.level);
-            passes.debt.note_tables();
-            passes.debt.add(self.span(slot.base, end));
-        }
-    }
-
     /// Replaces a slot's entry by what `with` makes of `entry` and of the old entry as last seen.
-    fn exchange(&self, slot: &Slot, entry: u64, mut with: impl FnMut(u64, u64) -> u64) {
+    pub(crate) fn exchange(&self, slot: &Slot, entry: u64, mut with: impl FnMut(u64, u64) -> u64) {
         let memory = self.mapper.memory();
         let width = self.mapper.shape().width();
         let mut found = slot.entry;
@@ -457,13 +329,13 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
 
     /// The addresses whose stripped ones are `lo..hi`.
     #[inline(always)]
-    fn span(&self, lo: u64, hi: u64) -> Span {
+    pub(crate) fn span(&self, lo: u64, hi: u64) -> Span {
         Span::new(self.mapper.shape().extend(lo), hi.wrapping_sub(lo))
     }
 
     /// Nothing was mapped.
     #[cold]
-    fn nothing(&self, lo: u64, hi: u64) -> Refused<F> {
+    pub(crate) fn nothing(&self, lo: u64, hi: u64) -> Refused<F> {
         let Span { start, length } = self.span(lo, hi);
         MapError::NothingMapped { start, length }
     }
