@@ -13,7 +13,7 @@ use crate::format::{Encode, Entry};
 use crate::map::Mapper;
 use crate::memory::{Frames, OwnEntries};
 use crate::span::Span;
-use crate::stale::Stale;
+use crate::stale::Debt;
 
 /// How often an entry is exchanged before its accessed and dirty bits must have come to rest: hardware
 /// can set each of the two once.
@@ -51,73 +51,136 @@ enum Action<A> {
     Build(Block<A>),
 }
 
-struct Operation<'a, F, M, P, C> {
-    mapper: &'a Mapper<F, M, P>,
-    change: &'a C,
-    pending: Chain,
-    stale: Stale,
+/// What is to be done, and whether there is a leaf or a whole table.
+struct Decision<A> {
+    action: Action<A>,
     found: bool,
 }
 
-/// Does `change` to the stripped addresses `lo..hi`.
-pub(crate) fn run<F: Encode, M: OwnEntries, P: Frames, C: Change<F>>(
+struct Operation<'a, F, M, P, C> {
+    mapper: &'a Mapper<F, M, P>,
+    change: &'a C,
+}
+
+/// What the two passes share.
+struct Passes<'a, D> {
+    debt: &'a mut D,
+    pending: Chain,
+    /// A leaf was there, or a whole table.
+    found: bool,
+}
+
+/// Does `change` to the stripped addresses `lo..hi`, and adds to `debt` what is owed for it.
+///
+/// The loop over levels is written out, as in [`visit`](crate::walk::visit): one page in a table that is
+/// there is the operation that happens most often.
+#[inline(always)]
+pub(crate) fn run<F: Encode, M: OwnEntries, P: Frames, C: Change<F>, D: Debt>(
     mapper: &Mapper<F, M, P>,
     change: &C,
     (lo, hi): (u64, u64),
-) -> Result<Stale, Refused<F>> {
-    let stale = Stale::new(mapper.root());
-    let mut operation = Operation {
-        mapper,
-        change,
-        pending: Chain::EMPTY,
-        stale,
-        found: !C::NEEDS_LEAF,
+    debt: &mut D,
+) -> Result<(), Refused<F>> {
+    let operation = Operation { mapper, change };
+    let (format, shape) = (mapper.format(), mapper.shape());
+    let (length, spread) = (hi.wrapping_sub(lo), lo ^ hi.wrapping_sub(1));
+    let (mut table, mut level) = (mapper.root(), shape.levels());
+    macro_rules! levels {
+        ($($at:literal)*) => { $(
+            if level == $at {
+                let size = shape.size($at);
+                // Down, while the whole range is in one slot and may not all be discarded there.
+                if spread >= size || (C::DISCARDS && length == size) {
+                    return operation.any(table, $at, lo, hi, debt);
+                }
+                let entry = mapper.memory().load(shape.entry_at(table, lo, $at), shape.width());
+                let Entry::Table { frame, .. } = format.decode(entry, $at) else {
+                    return operation.any(table, $at, lo, hi, debt);
+                };
+                table = frame;
+                level = $at - 1;
+            }
+        )* };
+    }
+    levels!(5 4 3 2);
+    debug_assert_eq!(level, 1);
+    if length != shape.size(1) {
+        return operation.any(table, 1, lo, hi, debt);
+    }
+    let at = shape.entry_at(table, lo, 1);
+    let entry = mapper.memory().load(at, shape.width());
+    let slot = Slot {
+        at,
+        level: 1,
+        base: lo,
+        lo,
+        hi,
+        entry,
     };
-    let (table, level) = operation.locate(lo, hi);
-    let slot = operation.slot(table, level, lo, hi);
-    if slot.hi == hi {
-        // One slot: what is decided can be done at once, unless a table has to be built.
-        let action = operation.decide(&slot)?;
-        if let Action::Keep | Action::Store { .. } | Action::Discard(_) = action {
-            operation.check_found(lo, hi)?;
-            operation.perform(&slot, action);
-            return Ok(operation.stale);
-        }
+    let decision = operation.decide(&slot)?;
+    if C::NEEDS_LEAF && !decision.found {
+        return Err(operation.nothing(lo, hi));
     }
-    let planned = operation
-        .plan(table, level, lo, hi)
-        .and_then(|()| operation.check_found(lo, hi));
-    if let Err(refused) = planned {
-        operation.drop_pending();
-        return Err(refused);
-    }
-    operation.apply(table, level, lo, hi);
-    operation.drop_pending();
-    Ok(operation.stale)
+    // At level 1 one store does whatever was decided.
+    operation.perform(&slot, decision.action, debt);
+    Ok(())
 }
 
 impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C> {
-    /// The lowest table that holds the whole range.
-    #[inline]
-    fn locate(&self, lo: u64, hi: u64) -> (u64, u8) {
-        let (format, shape) = (self.mapper.format(), self.mapper.shape());
-        let (mut table, mut level) = (self.mapper.root(), shape.levels());
-        while level > 1 {
-            let size = shape.size(level);
-            if (lo ^ (hi - 1)) & !(size - 1) != 0 || (C::DISCARDS && hi - lo == size) {
-                break;
+    /// Does the change to a range that lies in one table.
+    #[inline(never)]
+    fn any<D: Debt>(
+        &self,
+        table: u64,
+        level: u8,
+        lo: u64,
+        hi: u64,
+        debt: &mut D,
+    ) -> Result<(), Refused<F>> {
+        let slot = self.slot(table, level, lo, hi);
+        if slot.hi == hi {
+            // One slot: what is decided can be done at once, unless a table has to be built.
+            let decision = self.decide(&slot)?;
+            if C::NEEDS_LEAF && !decision.found {
+                return Err(self.nothing(lo, hi));
             }
-            let entry = self
-                .mapper
-                .memory()
-                .load(shape.entry_at(table, lo, level), shape.width());
-            let Entry::Table { frame, .. } = format.decode(entry, level) else {
-                break;
-            };
-            table = frame;
-            level -= 1;
+            if self.perform(&slot, decision.action, debt) {
+                return Ok(());
+            }
         }
-        (table, level)
+        self.both_passes(table, level, lo, hi, debt)
+    }
+
+    /// Plans, then applies.
+    fn both_passes<D: Debt>(
+        &self,
+        table: u64,
+        level: u8,
+        lo: u64,
+        hi: u64,
+        debt: &mut D,
+    ) -> Result<(), Refused<F>> {
+        let mut passes = Passes {
+            debt,
+            pending: Chain::EMPTY,
+            found: !C::NEEDS_LEAF,
+        };
+        let planned = self.plan(&mut passes, table, level, lo, hi).and_then(|()| {
+            if passes.found {
+                Ok(())
+            } else {
+                Err(self.nothing(lo, hi))
+            }
+        });
+        if planned.is_ok() {
+            self.apply(&mut passes, table, level, lo, hi);
+        }
+        // What was built and not linked.
+        let (format, memory) = (self.mapper.format(), self.mapper.memory());
+        while let Some((subtree, _)) = passes.pending.pop(format, memory) {
+            self.mapper.free_subtree(subtree);
+        }
+        planned
     }
 
     /// The slot of `table` that `lo` is in, clipped to `lo..hi`.
@@ -139,26 +202,28 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
     }
 
     /// What is to be done with a slot. The same in both passes.
-    #[inline]
-    fn decide(&mut self, slot: &Slot) -> Result<Action<F::Attributes>, Refused<F>> {
+    #[inline(always)]
+    fn decide(&self, slot: &Slot) -> Result<Decision<F::Attributes>, Refused<F>> {
         let (format, level) = (self.mapper.format(), slot.level);
-        let whole = slot.hi - slot.lo == self.mapper.shape().size(level);
+        let whole = slot.hi.wrapping_sub(slot.lo) == self.mapper.shape().size(level);
         let before = match format.decode(slot.entry, level) {
             Entry::Empty => Block::Hole,
-            Entry::Leaf { target, attributes } => {
-                self.found = true;
-                Block::Leaf {
-                    target,
-                    attributes,
-                    marks: slot.entry & format.marks().all(),
-                }
-            }
+            Entry::Leaf { target, attributes } => Block::Leaf {
+                target,
+                attributes,
+                marks: slot.entry & format.marks().all(),
+            },
             Entry::Table { frame, .. } if level > 1 => {
-                if C::DISCARDS && whole {
-                    self.found = true;
-                    return Ok(Action::Discard(frame));
-                }
-                return Ok(Action::Descend(frame));
+                let discard = C::DISCARDS && whole;
+                let action = if discard {
+                    Action::Discard(frame)
+                } else {
+                    Action::Descend(frame)
+                };
+                return Ok(Decision {
+                    action,
+                    found: discard,
+                });
             }
             Entry::Table { .. } => {
                 return Err(self.mapper.corrupt(slot.lo, level, slot.entry, None));
@@ -167,7 +232,7 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                 return Err(self.mapper.corrupt(slot.lo, level, slot.entry, Some(rule)));
             }
         };
-        let here = before.skip(slot.lo - slot.base);
+        let here = before.skip(slot.lo.wrapping_sub(slot.base));
         let Some(after) = self.change.after(slot.lo, here) else {
             let address = self.mapper.shape().extend(slot.lo);
             return Err(MapError::Overlap {
@@ -176,33 +241,38 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                 entry: slot.entry,
             });
         };
-        if after == here && level <= self.change.largest().max(1) {
-            return Ok(Action::Keep);
-        }
-        match after {
-            Block::Hole if whole => Ok(Action::Store {
-                entry: format.empty(),
-                owes: true,
-                inherits: false,
-            }),
-            Block::Leaf {
-                target, attributes, ..
-            } if whole => {
-                let largest = self.mapper.largest(self.change, attributes);
-                if self.mapper.fits(level, largest, 1, target, attributes) {
-                    Ok(self.store(level, before, after))
-                } else if level == 1 {
-                    Err(self.mapper.misfit(target, attributes))
-                } else {
-                    Ok(Action::Build(before))
+        let action = if after == here && level <= self.change.largest().max(1) {
+            Action::Keep
+        } else {
+            match after {
+                Block::Hole if whole => Action::Store {
+                    entry: format.empty(),
+                    owes: true,
+                    inherits: false,
+                },
+                Block::Leaf {
+                    target, attributes, ..
+                } if whole => {
+                    let largest = self.mapper.largest(self.change, attributes);
+                    if self.mapper.fits(level, largest, 1, target, attributes) {
+                        self.store(level, before, after)
+                    } else if level == 1 {
+                        return Err(self.mapper.misfit(target, attributes));
+                    } else {
+                        Action::Build(before)
+                    }
                 }
+                _ => Action::Build(before),
             }
-            _ => Ok(Action::Build(before)),
-        }
+        };
+        Ok(Decision {
+            action,
+            found: matches!(before, Block::Leaf { .. }),
+        })
     }
 
     /// The store that makes a leaf of a whole slot.
-    #[inline]
+    #[inline(always)]
     fn store(
         &self,
         level: u8,
@@ -235,25 +305,35 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
     }
 
     /// First pass, high to low: may refuse, builds what is missing, changes nothing.
-    fn plan(&mut self, table: u64, level: u8, lo: u64, hi: u64) -> Result<(), Refused<F>> {
+    fn plan<D: Debt>(
+        &self,
+        passes: &mut Passes<'_, D>,
+        table: u64,
+        level: u8,
+        lo: u64,
+        hi: u64,
+    ) -> Result<(), Refused<F>> {
         let size = self.mapper.shape().size(level);
         let mut end = hi;
         while end > lo {
             let start = lo.max((end - 1) & !(size - 1));
             let slot = self.slot(table, level, start, end);
-            match self.decide(&slot)? {
-                Action::Descend(frame) => self.plan(frame, level - 1, start, end)?,
+            let decision = self.decide(&slot)?;
+            passes.found |= decision.found;
+            match decision.action {
+                Action::Descend(frame) => self.plan(passes, frame, level - 1, start, end)?,
                 Action::Build(before) => {
                     let range = (start, end);
-                    let change = self.change;
+                    let base = slot.base;
                     let frame = self
                         .mapper
-                        .build(change, level - 1, slot.base, range, before)?;
+                        .build(self.change, level - 1, base, range, before)?;
                     let subtree = Subtree {
                         frame,
                         level: level - 1,
                     };
-                    self.pending
+                    passes
+                        .pending
                         .push(self.mapper.format(), self.mapper.memory(), subtree);
                 }
                 Action::Keep | Action::Store { .. } | Action::Discard(_) => (),
@@ -264,25 +344,33 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
     }
 
     /// Second pass, low to high: stores.
-    fn apply(&mut self, table: u64, level: u8, lo: u64, hi: u64) {
+    fn apply<D: Debt>(&self, passes: &mut Passes<'_, D>, table: u64, level: u8, lo: u64, hi: u64) {
         let mut start = lo;
         while start < hi {
             let slot = self.slot(table, level, start, hi);
             // The plan had no error here, and only marks have changed since.
-            if let Ok(action) = self.decide(&slot) {
-                self.perform(&slot, action);
+            if let Ok(Decision { action, .. }) = self.decide(&slot)
+                && !self.perform(&slot, action, passes.debt)
+            {
+                match action {
+                    Action::Descend(frame) => {
+                        self.apply(passes, frame, slot.level - 1, slot.lo, slot.hi);
+                    }
+                    Action::Build(before) => self.link(passes, &slot, before),
+                    Action::Keep | Action::Store { .. } | Action::Discard(_) => (),
+                }
             }
             start = slot.hi;
         }
     }
 
-    /// Does what was decided for one slot.
-    #[inline]
-    fn perform(&mut self, slot: &Slot, action: Action<F::Attributes>) {
+    /// Does what was decided for one slot, if one store does it.
+    #[inline(always)]
+    fn perform<D: Debt>(&self, slot: &Slot, action: Action<F::Attributes>, debt: &mut D) -> bool {
         let (format, memory) = (self.mapper.format(), self.mapper.memory());
         let width = self.mapper.shape().width();
         match action {
-            Action::Keep => (),
+            Action::Keep => true,
             Action::Store {
                 entry,
                 owes,
@@ -295,13 +383,14 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                     self.exchange(slot, entry, |entry, found| entry | found & marks);
                 }
                 if owes {
-                    self.owe(slot.lo, slot.hi);
+                    debt.add(self.span(slot.lo, slot.hi));
                 }
+                true
             }
             Action::Discard(frame) => {
                 memory.write(slot.at, width, format.empty());
-                self.owe(slot.lo, slot.hi);
-                self.stale.take(
+                debt.add(self.span(slot.lo, slot.hi));
+                debt.take(
                     format,
                     memory,
                     Subtree {
@@ -309,17 +398,17 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                         level: slot.level - 1,
                     },
                 );
+                true
             }
-            Action::Descend(frame) => self.apply(frame, slot.level - 1, slot.lo, slot.hi),
-            Action::Build(before) => self.link(slot, before),
+            Action::Descend(_) | Action::Build(_) => false,
         }
     }
 
     /// Links the next table that the plan built, in place of `before`.
-    fn link(&mut self, slot: &Slot, before: Block<F::Attributes>) {
+    fn link<D: Debt>(&self, passes: &mut Passes<'_, D>, slot: &Slot, before: Block<F::Attributes>) {
         let (format, memory) = (self.mapper.format(), self.mapper.memory());
         let width = self.mapper.shape().width();
-        let Some((subtree, displaced)) = self.pending.pop(format, memory) else {
+        let Some((subtree, displaced)) = passes.pending.pop(format, memory) else {
             return;
         };
         if let Some((at, level)) = displaced {
@@ -345,8 +434,9 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
             },
         );
         if let Block::Leaf { .. } = before {
-            self.stale.note_tables();
-            self.owe(slot.base, slot.base + self.mapper.shape().size(slot.level));
+            let end = slot.base + self.mapper.shape().size(slot.level);
+            passes.debt.note_tables();
+            passes.debt.add(self.span(slot.base, end));
         }
     }
 
@@ -365,29 +455,16 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
         memory.write(slot.at, width, with(entry, found));
     }
 
-    #[inline]
-    fn owe(&mut self, lo: u64, hi: u64) {
-        self.stale
-            .add(Span::new(self.mapper.shape().extend(lo), hi - lo));
+    /// The addresses whose stripped ones are `lo..hi`.
+    #[inline(always)]
+    fn span(&self, lo: u64, hi: u64) -> Span {
+        Span::new(self.mapper.shape().extend(lo), hi.wrapping_sub(lo))
     }
 
-    #[inline]
-    fn check_found(&self, lo: u64, hi: u64) -> Result<(), Refused<F>> {
-        if self.found {
-            return Ok(());
-        }
-        let start = self.mapper.shape().extend(lo);
-        Err(MapError::NothingMapped {
-            start,
-            length: hi - lo,
-        })
-    }
-
-    /// Frees what was built and not linked.
-    fn drop_pending(&mut self) {
-        while let Some((subtree, _)) = self.pending.pop(self.mapper.format(), self.mapper.memory())
-        {
-            self.mapper.free_subtree(subtree);
-        }
+    /// Nothing was mapped.
+    #[cold]
+    fn nothing(&self, lo: u64, hi: u64) -> Refused<F> {
+        let Span { start, length } = self.span(lo, hi);
+        MapError::NothingMapped { start, length }
     }
 }
