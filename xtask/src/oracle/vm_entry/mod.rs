@@ -192,11 +192,28 @@ fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
     Some((Cpu::from_bytes(cpu), records.iter().map(Record::from_bytes)))
 }
 
-/// The distinct reasons for refused entries in the model's log; numbers in them do not count.
+/// The distinct reasons for refused entries in the model's log; registers and numbers in them do not count.
 fn reasons(log: &str) -> BTreeSet<String> {
+    let plain = |word: &str| {
+        let register = ["ES", "CS", "SS", "DS", "FS", "GS"]
+            .iter()
+            .find(|r| word.starts_with(**r));
+        let name = word.trim_matches(|c: char| c.is_ascii_digit() || "()[]!.:>".contains(c));
+        match register {
+            _ if word.contains("0x") || name.is_empty() => "#".to_owned(),
+            Some(register) if word.len() > 2 => word.replacen(register, "%s", 1),
+            _ => word.to_owned(),
+        }
+    };
     let reason = |line: &str| {
         let at = REFUSALS.iter().find_map(|mark| line.find(mark))?;
-        Some(line[at..].trim().replace(|c: char| c.is_ascii_digit(), "#"))
+        Some(
+            line[at..]
+                .split_whitespace()
+                .map(plain)
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
     };
     log.lines().filter_map(reason).collect()
 }
