@@ -254,7 +254,7 @@ fn rerun(options: &Options, number: u64) -> String {
 fn describe(case: &Case, cpu: &Cpu) -> String {
     let mut text = String::new();
     case.check(cpu, &mut |violation: &Violation| {
-        text += &format!("  {violation}\n")
+        text += &format!("  {violation}\n");
     });
     let mut begun = case.seed.vmcs(&cpu.processor());
     lab_cases::vm_entry::exit_at_once(&mut begun);
