@@ -148,6 +148,9 @@ impl EptEntry {
     }
 }
 
+/// Bits that no entry has that references a table.
+const NOT_IN_TABLES: u64 = EptEntry::LARGE | EptEntry::IGNORE_PAT | EptEntry::MEMORY_TYPE;
+
 /// What an entry does, apart from its rights. SDM 3C, "EPT Translation Mechanism".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Use {
@@ -272,13 +275,33 @@ impl EntryRules {
     #[inline]
     pub const fn classify(&self, entry: EptEntry, level: u8) -> Result<Use, Misconfiguration> {
         let EptEntry(bits) = entry;
+        // What nearly every entry is: readable, with nothing reserved set.
+        if bits & Rights::READ.bits() != 0 {
+            if level > 1 && bits & (self.too_wide | NOT_IN_TABLES) == 0 {
+                return Ok(Use::Table(bits & EptEntry::ADDRESS));
+            }
+            if level == 1 && bits & self.too_wide == 0 && entry.memory_type().is_some() {
+                return Ok(Use::Page(bits & EptEntry::ADDRESS));
+            }
+        }
+        self.classify_at_length(entry, level)
+    }
+
+    /// Every rule.
+    #[inline(never)]
+    const fn classify_at_length(
+        &self,
+        entry: EptEntry,
+        level: u8,
+    ) -> Result<Use, Misconfiguration> {
+        let EptEntry(bits) = entry;
         if bits & self.present == 0 {
             return Ok(Use::Absent);
         }
         let large = level > 1 && level <= 3 && bits & EptEntry::LARGE != 0;
         let page = level <= 1 || large && self.leaf_levels >> (level - 1) & 1 != 0;
         let reserved = if !page {
-            self.too_wide | EptEntry::LARGE | EptEntry::IGNORE_PAT | EptEntry::MEMORY_TYPE
+            self.too_wide | NOT_IN_TABLES
         } else if level <= 1 {
             self.too_wide
         } else {

@@ -7,5 +7,6 @@
 
 pub mod paging;
 mod random;
+pub mod vm_entry;
 
 pub use random::Random;

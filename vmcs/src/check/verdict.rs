@@ -3,7 +3,10 @@
 
 use core::fmt;
 
-use super::rule::{Area, Rule};
+use super::{
+    report::{Place, Violation},
+    rule::{Area, Rule},
+};
 use crate::exit::{ExitReason, InstructionError};
 
 /// The result of a VM-entry instruction.
@@ -81,6 +84,21 @@ pub struct Verdict {
     pub undecided: u32,
     /// How many times a field was missing.
     pub missing: u32,
+}
+
+/// The verdict if these rules are broken and no others: for those who know that a processor does not make a check.
+impl<'a> FromIterator<&'a Violation> for Verdict {
+    fn from_iter<I: IntoIterator<Item = &'a Violation>>(violations: I) -> Self {
+        let mut verdict = Self::default();
+        for violation in violations {
+            let entry = match violation.place {
+                Place::MsrEntry { number, .. } => number,
+                _ => 0,
+            };
+            verdict.broken(violation.rule, entry);
+        }
+        verdict
+    }
 }
 
 impl Verdict {

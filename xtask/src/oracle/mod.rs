@@ -4,6 +4,7 @@
 mod ledger;
 pub mod paging;
 mod tally;
+pub mod vm_entry;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -13,11 +14,14 @@ use clap::Subcommand;
 pub enum Oracle {
     /// Guest page tables, modes and accesses: Bochs's own paging against `shadow-paging`'s guest half.
     Paging(paging::Options),
+    /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
+    VmEntry(vm_entry::Options),
 }
 
 /// Runs one. An error if anything differs that the ledger does not explain.
 pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
         Oracle::Paging(options) => paging::run(options),
+        Oracle::VmEntry(options) => vm_entry::run(options),
     }
 }

@@ -8,7 +8,7 @@ use hvkit_page_table::{Frames, Mapper, PhysicalWindow};
 use super::START;
 use crate::arena::{self, Pages};
 use crate::ept::{Ept, RWX_WB};
-use crate::harness::{Aim, Case, Report, Role, compare, time};
+use crate::harness::{Aim, Case, Report, Role, compare, elapsed};
 use crate::tables::window;
 
 const PAGES: u64 = 1 << 18;
@@ -55,7 +55,7 @@ fn together(work: impl Fn(u64) + Sync) -> f64 {
             })
         });
         barrier.wait();
-        time(|| threads.map(|thread| thread.join().expect("no panic")))
+        elapsed(|| threads.map(|thread| thread.join().expect("no panic")))
     })
 }
 
@@ -64,7 +64,7 @@ pub fn threads(rounds: usize) -> Report {
     arena::prepare(16 << 20, Pages::Resident);
     let one = || {
         let mapper = fresh();
-        time(|| fault_in(&mapper, 0..PAGES))
+        elapsed(|| fault_in(&mapper, 0..PAGES))
     };
     let two = || {
         let mapper = fresh();

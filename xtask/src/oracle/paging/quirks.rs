@@ -60,7 +60,7 @@ impl Quirks {
         let without_keys = mode.with_keys(0, 0);
         let key = mode
             .walk(memory, linear)
-            .and_then(|walk| Some(walk.outcome.ok()?.attributes.key));
+            .and_then(|walk| Some(walk.outcome.ok()?.attributes.key()));
         let refused = key.is_some_and(|key| refuses(mode, case, key, access));
         match probe(&without_keys, memory, linear, access) {
             Ok(_) if refused => Err(GuestFault::Page {
