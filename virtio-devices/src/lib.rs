@@ -1,5 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! virtio devices and their transports, for any VMM.
-#![forbid(unsafe_code)]
+//!
+//! ```text
+//!   guest driver                                  VMM
+//!        |  registers                              |  bus, interrupts, threads
+//!   transport  (virtio-pci: configuration space, BAR, MSI-X, common configuration, doorbells)
+//!        |  Device: identity, features, configuration, activate, reset
+//!   device     (block)
+//!        |  Worker: queues, memory, interrupts; moves data when it is called
+//!   queue      (split rings in guest memory, which may lie behind an IOMMU)
+//! ```
+//!
+//! Each layer can be used alone. [`queue`] needs guest memory and nothing else. [`pci`] is configuration
+//! space, base address registers and MSI-X for any function, virtio or not. A [`device`] knows no bus, no
+//! address, no clock and no thread; a [`transport`] knows no KVM. What a VMM brings is in its own words:
+//! guest memory ([`vm_memory::GuestAddressSpace`]), where interrupts lead ([`pci::MsiVectors`]), and who runs
+//! workers ([`worker::Runner`]).
+//!
+//! # A disk on PCI
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use hvkit_virtio_devices::block::{Access, Block, Options};
+//! use hvkit_virtio_devices::fake::Vectors;
+//! use hvkit_virtio_devices::pci::PciFunction;
+//! use hvkit_virtio_devices::transport::pci::VirtioPci;
+//! use hvkit_virtio_devices::worker::Threads;
+//! use vm_memory::{GuestAddress, GuestMemoryMmap};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let image = tempfile::NamedTempFile::new()?;
+//! # image.as_file().set_len(1 << 20)?;
+//! # let path = image.path();
+//! let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
+//! let disk = Block::open(Options::new(path).with_access(Access::ReadOnly).with_serial("root"))?;
+//!
+//! // The VMM's own: messages to KVM's irqfds, say. This one is for tests and remembers them.
+//! let vectors = Arc::new(Vectors::default());
+//! let threads = Threads::new(|name, body| {
+//!     std::thread::Builder::new().name(name).spawn(body).map(drop)
+//! });
+//! let mut function = VirtioPci::new(Box::new(disk), memory, vectors, Box::new(threads))?;
+//!
+//! // It answers configuration space, as a function on the VMM's PCI bus does.
+//! let mut id = [0; 4];
+//! function.config_read(0, &mut id);
+//! assert_eq!(u32::from_le_bytes(id), 0x1042_1af4);
+//! // And has one eventfd a queue, which KVM can signal without waking the VMM.
+//! assert_eq!(function.doorbells().len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Hostile drivers
+//!
+//! A driver may write what it likes, where and when it likes. Nothing here panics, loops or allocates at its
+//! word. What a driver has set up is frozen when the device goes live; what it can still change is read once
+//! and checked. Breaking a rule of the specification ends the queue, sets DEVICE_NEEDS_RESET, and is told to
+//! the VMM once ([`transport::pci::VirtioPci::with_report`]); a bad request alone is answered with an error.
+//! A reset is complete only when the old worker has stopped.
+//!
+//! # Edition
+//!
+//! "The specification" is Virtual I/O Device (VIRTIO) Version 1.3, OASIS, 2023; its sections are cited by
+//! title and number. PCI is cited as PCI Local Bus Specification 3.0.
+#![deny(unsafe_code)]
 
+pub mod block;
+mod bytes;
+pub mod device;
+#[cfg(feature = "fake")]
+pub mod fake;
+pub mod features;
 pub mod pci;
+pub mod queue;
+pub mod transport;
+pub mod worker;
+
+/// The program in the README compiles.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the `cargo xtask` commands are made of, and the laboratory that tests call.
 
+pub mod bench;
+pub mod cargo;
+pub mod check;
+pub mod demo;
+pub mod fuzz;
+pub mod lab;
+pub mod oracle;
 pub mod paths;
 pub mod setup;
 pub mod step;
+pub mod test;

@@ -17,14 +17,38 @@ struct Cli {
 enum Cmd {
     /// Install what is missing on this machine (Debian as root), or say what to install.
     Setup,
+    /// Format, clippy, documentation, house lints, minimal features, packages.
+    Check,
+    /// The main job: boot Debian's kernel in the reference VMM, verify what the guest was given.
+    Demo(xtask::demo::Options),
+    /// Everything that must pass; ends in the line "N passed, N failed, N skipped".
+    Test,
+    /// Side by side in one run: ours, peers, limits, with ratios.
+    #[command(subcommand)]
+    Bench(xtask::bench::Bench),
+    /// Cases on a processor model and on ours, compared.
+    #[command(subcommand)]
+    Oracle(xtask::oracle::Oracle),
+    /// A fuzz target for a while, by cargo-fuzz, which is installed first where it is missing.
+    Fuzz(xtask::fuzz::Options),
+    /// The laboratory by hand: bochs, qtest, host.
+    #[command(subcommand)]
+    Lab(xtask::lab::cli::LabCommand),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Cmd::Setup => xtask::setup::setup(),
+        Cmd::Setup => xtask::setup::setup().map(|()| ExitCode::SUCCESS),
+        Cmd::Lab(command) => xtask::lab::cli::run(command),
+        Cmd::Demo(options) => xtask::demo::demo(&options),
+        Cmd::Test => xtask::test::test().map(|()| ExitCode::SUCCESS),
+        Cmd::Bench(which) => xtask::bench::bench(&which).map(|()| ExitCode::SUCCESS),
+        Cmd::Oracle(which) => xtask::oracle::oracle(&which).map(|()| ExitCode::SUCCESS),
+        Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
+        Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -12,6 +12,10 @@
 //! A function knows offsets, not where a window is mapped; the VMM asks again after each
 //! configuration write.
 
+pub mod bar;
+pub mod config;
+pub mod msix;
+
 use vmm_sys_util::eventfd::EventFd;
 
 /// A stretch of guest-physical address space that a function answers to now.
@@ -101,4 +105,21 @@ pub trait MsiVectors: Send + Sync {
     /// An eventfd that delivers `vector` when written while it is routed, for workers in other
     /// threads or processes.
     fn event(&self, vector: u16) -> Option<EventFd>;
+}
+
+/// The state of an interrupt line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// The function wants attention.
+    Asserted,
+    /// It does not.
+    Deasserted,
+}
+
+/// A function's interrupt pin, for guests that do not use messages.
+///
+/// Called with the function's locks held: must not call back into it.
+pub trait InterruptLine: Send + Sync {
+    /// Sets the level. May be called again with the same one.
+    fn set(&self, level: Level);
 }

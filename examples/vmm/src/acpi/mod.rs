@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! ACPI: what the guest is told about the machine, and the registers that switch it off.
+//!
+//! ```text
+//!   RSDP -> XSDT -> FADT -> DSDT   PCI root, serial port, the sleep state "off"
+//!                -> MADT           processors and interrupt controllers
+//!                -> MCFG           PCI configuration space
+//! ```
+//!
+//! The platform is hardware-reduced: no SCI, no PM timer, no fixed events, no FACS. That is less to
+//! emulate and less for a guest to set up. Sleep and reset are byte registers on ports.
+//!
+//! ACPI Specification 6.5; sections are cited by title.
+
+mod dsdt;
+mod fadt;
+mod madt;
+pub mod power;
+
+use crate::machine::address_map;
+use crate::pci::intx;
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, sdt::Sdt};
+use std::ops::Range;
+
+const OEM_ID: [u8; 6] = *b"HVKIT ";
+const OEM_TABLE_ID: [u8; 8] = *b"HVKITVMM";
+const OEM_REVISION: u32 = 1;
+
+/// Tables begin at multiples of this; the root pointer must, so that a search finds it.
+const ALIGN: u64 = 16;
+/// Bytes of the root pointer.
+const RSDP_LENGTH: usize = 36;
+/// Bytes of a table's header.
+const HEADER_LENGTH: u32 = 36;
+
+/// Buses that the guest is told of: the root bus has no bridge to another.
+pub const BUSES: u16 = 1;
+
+/// The parts of the machine that differ from one to the next; the rest is the address map's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Platform {
+    /// Local APIC identifiers of the processors, the boot processor's first.
+    pub apic_ids: Vec<u32>,
+    /// The PCI root's windows of memory.
+    pub windows: Vec<Range<u64>>,
+    /// The interrupt pins of PCI devices that are in use.
+    pub intx: Vec<intx::Route>,
+    /// The first serial port, if there is one.
+    pub serial: Option<SerialPort>,
+}
+
+/// A 16550 on eight ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SerialPort {
+    /// Its first port.
+    pub port: u16,
+    /// Its interrupt, edge-triggered and active high.
+    pub gsi: u32,
+}
+
+/// Tables, and where they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Guest-physical address of the first byte, which is also the root pointer's.
+    pub address: u64,
+    /// All tables, to be written there.
+    pub bytes: Vec<u8>,
+}
+
+/// A platform that cannot be described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AcpiError {
+    /// The tables would not fit.
+    #[error("{length} bytes of ACPI tables do not fit in {room} bytes")]
+    TooLarge {
+        /// Bytes needed.
+        length: u64,
+        /// Bytes there.
+        room: u64,
+    },
+    /// The tables may not begin here.
+    #[error("ACPI tables cannot begin at {address:#x}")]
+    Address {
+        /// Where they were to begin.
+        address: u64,
+    },
+    /// A window of the PCI root is empty.
+    #[error("{start:#x}..{end:#x} is no window")]
+    Window {
+        /// Its first address.
+        start: u64,
+        /// The address behind it.
+        end: u64,
+    },
+}
+
+/// Writes the tables that describe `platform`, to lie inside `area` from its first byte on.
+pub fn build(platform: &Platform, area: Range<u64>) -> Result<Tables, AcpiError> {
+    let Range { start, end } = area;
+    if !start.is_multiple_of(ALIGN) || end < start {
+        return Err(AcpiError::Address { address: start });
+    }
+    let mut layout = Layout {
+        start,
+        bytes: vec![0; RSDP_LENGTH],
+    };
+    let dsdt = layout.append(dsdt::build(platform)?.as_slice());
+    let tables = [
+        bytes_of(&fadt::build(dsdt)),
+        madt::build(platform).as_slice().to_vec(),
+        bytes_of(&mcfg()),
+    ];
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for table in &tables {
+        xsdt.add_entry(layout.append(table));
+    }
+    let xsdt = layout.append(&bytes_of(&xsdt));
+    let mut bytes = layout.bytes;
+    bytes[..RSDP_LENGTH].copy_from_slice(&bytes_of(&Rsdp::new(OEM_ID, xsdt)));
+    let (length, room) = (bytes.len() as u64, end - start);
+    if length > room {
+        return Err(AcpiError::TooLarge { length, room });
+    }
+    Ok(Tables {
+        address: start,
+        bytes,
+    })
+}
+
+/// Where each table comes to lie.
+struct Layout {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Layout {
+    /// Puts a table behind the others and says at which address.
+    fn append(&mut self, table: &[u8]) -> u64 {
+        let offset = (self.bytes.len() as u64).next_multiple_of(ALIGN);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(ALIGN as usize), 0);
+        self.bytes.extend_from_slice(table);
+        // Whether this is inside the area is decided once all tables are there.
+        self.start.wrapping_add(offset)
+    }
+}
+
+/// PCI Firmware Specification 3.3, "MCFG Table Description".
+fn mcfg() -> MCFG {
+    let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let last = u8::try_from(BUSES - 1).unwrap_or(u8::MAX);
+    mcfg.add_ecam(address_map::ECAM_BASE, 0, 0, last);
+    mcfg
+}
+
+/// A table of `signature` with a header and no contents yet.
+fn empty(signature: [u8; 4], revision: u8) -> Sdt {
+    Sdt::new(
+        signature,
+        HEADER_LENGTH,
+        revision,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    )
+}
+
+fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests;

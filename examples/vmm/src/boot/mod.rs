@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Loading a kernel and starting it: files into guest memory, boot data beside them, and the first
+//! processor's registers.
+//!
+//! | file | protocol | entered in |
+//! |---|---|---|
+//! | bzImage | Linux x86 boot protocol, 64-bit | long mode, with identity-mapped page tables |
+//! | ELF with a PVH note | Xen's direct boot for HVM guests | protected mode, paging off |
+//!
+//! The Linux/x86 boot protocol is cited by section title; PVH is Xen's `docs/misc/pvh.pandoc`.
+
+mod bzimage;
+mod command_line;
+mod elf;
+mod error;
+mod initramfs;
+mod layout;
+mod memory_map;
+mod registers;
+
+pub use error::BootError;
+pub use registers::EntryState;
+
+use crate::machine::address_map::AddressMap;
+use crate::machine::memory::GuestRam;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// What to boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// A bzImage or an ELF file.
+    pub kernel: &'a Path,
+    /// An initial RAM file system.
+    pub initramfs: Option<&'a Path>,
+    /// The kernel's command line.
+    pub command_line: &'a str,
+    /// Where the ACPI root pointer is.
+    pub rsdp: Option<u64>,
+}
+
+/// A kernel's file, and what it is.
+enum Kernel {
+    BzImage(File),
+    Elf(File),
+}
+
+/// Loads `payload` into `ram`; the result says how its first processor starts.
+pub fn load(
+    payload: &Payload<'_>,
+    map: &AddressMap,
+    ram: &GuestRam,
+) -> Result<EntryState, BootError> {
+    match open(payload.kernel)? {
+        Kernel::BzImage(file) => bzimage::load(file, payload, map, ram),
+        Kernel::Elf(file) => elf::load(file, payload, map, ram),
+    }
+}
+
+/// Opens a file that cannot be a directory; its length, too.
+fn open_file(
+    path: &Path,
+    unreadable: fn(PathBuf, io::Error) -> BootError,
+) -> Result<(File, u64), BootError> {
+    let fail = |error| unreadable(path.to_owned(), error);
+    let file = File::open(path).map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
+    if metadata.is_dir() {
+        return Err(fail(io::ErrorKind::IsADirectory.into()));
+    }
+    Ok((file, metadata.len()))
+}
+
+/// Opens the kernel and finds out what it is.
+fn open(path: &Path) -> Result<Kernel, BootError> {
+    /// ELF: `e_ident`, magic number.
+    const ELF: [u8; 4] = *b"\x7fELF";
+    /// "The Real-Mode Kernel Header": `header` at 0x202.
+    const HDRS: [u8; 4] = *b"HdrS";
+    const HDRS_AT: usize = 0x202;
+
+    let unreadable = |path, source| BootError::KernelFile { path, source };
+    let (mut file, length) = open_file(path, unreadable)?;
+    if length == 0 {
+        return Err(BootError::KernelEmpty(path.to_owned()));
+    }
+    let fail = |error| unreadable(path.to_owned(), error);
+    let mut start = Vec::with_capacity(HDRS_AT + HDRS.len());
+    Read::by_ref(&mut file)
+        .take((HDRS_AT + HDRS.len()) as u64)
+        .read_to_end(&mut start)
+        .map_err(fail)?;
+    file.seek(SeekFrom::Start(0)).map_err(fail)?;
+    if start.starts_with(&ELF) {
+        Ok(Kernel::Elf(file))
+    } else if start.get(HDRS_AT..) == Some(&HDRS) {
+        Ok(Kernel::BzImage(file))
+    } else {
+        Err(BootError::NotAKernel(path.to_owned()))
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The chipset: what joins processors, memory and devices, and the description of it all.
+//!
+//! ```text
+//!   new        interrupt routes; on the buses: PCI configuration, sleep and reset registers
+//!   add_...    devices, each with its interrupts
+//!   describe   addresses for BARs, then ACPI tables; the guest may run
+//! ```
+
+use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
+use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
+use crate::bus::BusError;
+use crate::interrupts::{Gsi, InterruptError, KvmMsiVectors, Line, Pin, Router, SharedLine};
+use crate::machine::address_map::{
+    ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, PCI_CONFIG_PORT, PCI_MMIO32,
+};
+use crate::machine::memory::GuestRam;
+use crate::machine::stop::Stop;
+use crate::machine::threads::PanicWatch;
+use crate::machine::vcpu::Buses;
+use crate::pci::decode::Decoder;
+use crate::pci::{
+    AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
+    intx, ports,
+};
+use hvkit_virtio_devices::device::Device;
+use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
+use hvkit_virtio_devices::worker::{Runner, Threads};
+use kvm_ioctls::{Cap, VmFd};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Bytes of configuration space that the guest is told of.
+const ECAM_LENGTH: u64 = (acpi::BUSES as u64) << 20;
+
+/// How virtio devices reach the guest's memory.
+pub type DeviceMemory = Arc<GuestRam>;
+
+/// A chipset that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ChipsetError {
+    /// Interrupts.
+    #[error(transparent)]
+    Interrupt(#[from] InterruptError),
+    /// Devices in each other's way.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The PCI bus.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// Addresses of PCI functions.
+    #[error(transparent)]
+    Assign(#[from] AssignError),
+    /// A virtio device on PCI.
+    #[error(transparent)]
+    Virtio(#[from] PciError),
+    /// The description.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+}
+
+/// The chipset of one machine. It lives as long as the machine's devices are to interrupt.
+#[derive(Debug)]
+pub struct Chipset {
+    router: Arc<Router>,
+    root: Arc<Mutex<Root>>,
+    map: AddressMap,
+    stop: Stop,
+    serial: Option<Line>,
+    /// Those of PCI pins, in use.
+    lines: BTreeMap<Gsi, Arc<SharedLine>>,
+}
+
+impl Chipset {
+    /// A chipset on `buses` of the machine `vm`, whose interrupt controllers are KVM's and there
+    /// already. `stop` is asked when the guest switches off or resets.
+    pub fn new(
+        vm: &Arc<VmFd>,
+        buses: &Buses,
+        map: &AddressMap,
+        stop: &Stop,
+    ) -> Result<Self, ChipsetError> {
+        let limit = vm.check_extension_int(Cap::IrqRouting);
+        let limit = u32::try_from(limit).unwrap_or(0);
+        let router = Arc::new(Router::new(vm.clone(), limit)?);
+        let decoder = Decoder::new(
+            Arc::clone(&buses.memory),
+            [PCI_MMIO32, map.pci_mmio64()],
+            Arc::new(KvmDoorbells::new(Arc::clone(vm))),
+        );
+        let mut root = Root::new(decoder);
+        let bridge = Arc::new(Mutex::new(HostBridge));
+        root.insert(FunctionAddress::HOST_BRIDGE, bridge)?;
+        let root = Arc::new(Mutex::new(root));
+
+        let reset = Arc::new(Mutex::new(ResetControl::new(stop.clone())));
+        let config = Arc::new(Mutex::new(ConfigPorts::new(Arc::clone(&root), reset)));
+        let config_ports = ports::PORTS.into();
+        buses
+            .ports
+            .insert(PCI_CONFIG_PORT.into(), config_ports, config)?;
+        let sleep = Arc::new(Mutex::new(SleepRegisters::new(stop.clone())));
+        buses
+            .ports
+            .insert(SLEEP_CONTROL_PORT.into(), SLEEP_PORTS, sleep)?;
+        let ecam = Arc::new(Mutex::new(Ecam::new(Arc::clone(&root))));
+        buses.memory.insert(ECAM_BASE, ECAM_LENGTH, ecam)?;
+        Ok(Chipset {
+            router,
+            root,
+            map: map.clone(),
+            stop: stop.clone(),
+            serial: None,
+            lines: BTreeMap::new(),
+        })
+    }
+
+    /// Says that there is a serial port at [`COM1_PORT`], and lets `event` be its interrupt.
+    pub fn add_serial(&mut self, event: EventFd) -> Result<(), ChipsetError> {
+        let router = Arc::clone(&self.router);
+        self.serial = Some(Line::new(router, Gsi(COM1_GSI), event)?);
+        Ok(())
+    }
+
+    /// Puts a virtio device on the PCI bus. Its DMA goes to `memory`, its queues are served by
+    /// threads of their own.
+    pub fn add_virtio(
+        &mut self,
+        device: Box<dyn Device<DeviceMemory>>,
+        memory: DeviceMemory,
+    ) -> Result<FunctionAddress, ChipsetError> {
+        let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
+        let vectors = VirtioPci::<DeviceMemory>::vectors_for(queues);
+        let vectors = Arc::new(KvmMsiVectors::new(Arc::clone(&self.router), vectors)?);
+        let at = self.root().free()?;
+        let pin = self.pin(at)?;
+        let function = VirtioPci::new(device, memory, vectors, self.device_threads())?
+            .with_interrupt_line(Arc::new(pin))
+            .with_report(move |failure| log::warn!("virtio device {at} stopped: {failure}"));
+        self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        Ok(at)
+    }
+
+    /// The interrupt pin INTA# of the function at `at`.
+    fn pin(&mut self, at: FunctionAddress) -> Result<Pin, InterruptError> {
+        let gsi = Gsi(intx::gsi(at, 0));
+        let line = match self.lines.entry(gsi) {
+            Entry::Occupied(line) => line.into_mut(),
+            Entry::Vacant(none) => none.insert(SharedLine::new(Arc::clone(&self.router), gsi)?),
+        };
+        Ok(line.pin())
+    }
+
+    /// Places all devices and describes a machine of `cpus` processors. To be written to guest
+    /// memory before the guest runs; no device can be added after this.
+    pub fn describe(&mut self, cpus: u8) -> Result<Tables, ChipsetError> {
+        let mmio64 = self.map.pci_mmio64();
+        let mut root = self.root();
+        root.assign(PCI_MMIO32, mmio64.clone())?;
+        let intx = root.route_intx();
+        drop(root);
+        let platform = Platform {
+            // The APIC id is the vCPU's number.
+            apic_ids: (0..cpus.into()).collect(),
+            windows: vec![PCI_MMIO32, mmio64],
+            intx,
+            serial: self.serial.is_some().then_some(SerialPort {
+                port: COM1_PORT,
+                gsi: COM1_GSI,
+            }),
+        };
+        Ok(acpi::build(&platform, ACPI_TABLES)?)
+    }
+
+    fn root(&self) -> MutexGuard<'_, Root> {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread for each worker. One that panics stops the machine: the guest would wait for ever.
+    fn device_threads(&self) -> Box<dyn Runner> {
+        let stop = self.stop.clone();
+        Box::new(Threads::new(move |name: String, body| {
+            let watch = (name.clone(), stop.clone());
+            let thread = thread::Builder::new().name(name).spawn(move || {
+                let (name, stop) = watch;
+                let watch = PanicWatch::new(name, stop);
+                body();
+                drop(watch);
+            });
+            thread.map(drop)
+        }))
+    }
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line, in cloud-hypervisor's spelling.
+
+mod key_value;
+mod log;
+
+pub use key_value::OptionError;
+
+use crate::config::{Access, Config, Disk, KVM_DEVICE, Serial};
+use crate::exit_status::ExitStatus;
+use crate::hello::{self, HelloError};
+use crate::machine::{Machine, MachineError};
+use clap::{ArgAction, Parser, ValueEnum};
+use key_value::{Keys, number, size, switch};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Runs a virtual machine on this host's KVM.
+#[derive(Debug, Parser)]
+#[command(name = "vmm", version, after_help = after_help(), max_term_width = 100)]
+struct Arguments {
+    /// Kernel: a bzImage, or an ELF file (vmlinux) with a PVH note
+    #[arg(long, value_name = "FILE", required_unless_present = "guest")]
+    kernel: Option<PathBuf>,
+
+    /// Initial RAM file system
+    #[arg(long, value_name = "FILE")]
+    initramfs: Option<PathBuf>,
+
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0")]
+    cmdline: String,
+
+    /// Processors. Keys: boot=N
+    #[arg(long, value_name = "boot=N", default_value = "boot=1")]
+    cpus: String,
+
+    /// Memory. Keys: size=BYTES, with K, M, G or T
+    #[arg(long, value_name = "size=BYTES", default_value = "size=512M")]
+    memory: String,
+
+    /// Raw disk image; several may follow, and the option may be repeated. Keys: path=FILE,
+    /// readonly=on|off
+    #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
+    disk: Vec<String>,
+
+    /// Serial line: the terminal, nowhere, absent, or a file
+    #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
+    serial: String,
+
+    /// Paravirtual console
+    #[arg(long, value_name = "off", default_value = "off")]
+    console: ConsoleMode,
+
+    /// Run a guest that is built in, instead of a kernel
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk"])]
+    guest: Option<Guest>,
+
+    /// Say more on standard error: -v what is done, -vv details
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// KVM's device
+    #[arg(long, value_name = "DEVICE", default_value = KVM_DEVICE, hide = true)]
+    kvm: PathBuf,
+
+    /// Write how long the start took, as JSON
+    #[arg(long, value_name = "FILE", hide = true)]
+    report: Option<PathBuf>,
+}
+
+/// What the paravirtual console can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ConsoleMode {
+    Off,
+}
+
+/// The guests that are built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Guest {
+    /// From real to long mode: port and memory accesses, arithmetic, halt
+    Hello,
+}
+
+fn after_help() -> String {
+    let mut text = String::from(
+        "In a terminal, Ctrl-A x ends the machine, and Ctrl-A Ctrl-A sends one Ctrl-A.\n\n\
+         Exit status:\n",
+    );
+    for status in ExitStatus::ALL {
+        text.push_str(&format!("  {:>3}  {}\n", status.code(), status.meaning()));
+    }
+    text.push_str("  128 and more: ended by that signal, plus 128");
+    text
+}
+
+/// The VMM as a command: its arguments, the program's name first; its exit status.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way, too, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitStatus::Usage.code()
+            } else {
+                ExitStatus::PoweredOff.code()
+            };
+        }
+    };
+    log::start(arguments.verbose);
+    match run(arguments) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            error.exit_status().code()
+        }
+    }
+}
+
+/// Why the VMM did not run a machine to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An option.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The built-in guest.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+}
+
+impl RunError {
+    fn exit_status(&self) -> ExitStatus {
+        match self {
+            RunError::Option(_) => ExitStatus::Usage,
+            RunError::Machine(error) => error.into(),
+            RunError::Hello(HelloError::Kvm(error)) => error.into(),
+            RunError::Hello(_) => ExitStatus::Host,
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<u8, RunError> {
+    let config = match (arguments.guest, arguments.kernel.clone()) {
+        (None, Some(kernel)) => config(arguments, kernel)?,
+        // clap sees to it that there is one of them.
+        (Some(Guest::Hello), _) | (None, None) => {
+            let report = hello::run(&arguments.kvm)?;
+            print!("{report}");
+            let status = if report.holds() {
+                ExitStatus::PoweredOff
+            } else {
+                ExitStatus::WrongAnswer
+            };
+            return Ok(status.code());
+        }
+    };
+    let outcome = Machine::new(&config)?.run()?;
+    ::log::info!("{}", outcome.reason);
+    if let Some(registers) = &outcome.registers {
+        eprintln!("vmm: {}\n{registers}", outcome.reason);
+    } else if outcome.is_failure() {
+        eprintln!("vmm: {}", outcome.reason);
+    }
+    Ok(ExitStatus::code_of(&outcome.reason))
+}
+
+fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
+    Ok(Config {
+        kvm: arguments.kvm,
+        kernel,
+        initramfs: arguments.initramfs,
+        command_line: arguments.cmdline,
+        cpus: cpus(&arguments.cpus)?,
+        memory: memory(&arguments.memory)?,
+        disks: arguments
+            .disk
+            .iter()
+            .map(|text| disk(text))
+            .collect::<Result<_, _>>()?,
+        serial: serial(&arguments.serial)?,
+        report: arguments.report,
+    })
+}
+
+fn cpus(text: &str) -> Result<u32, OptionError> {
+    Keys::parse("cpus", &["boot"], text)?.required("boot", "a number of processors", number)
+}
+
+fn memory(text: &str) -> Result<u64, OptionError> {
+    Keys::parse("memory", &["size"], text)?.required(
+        "size",
+        "a size such as 512M, 2G or 1048576",
+        size,
+    )
+}
+
+fn disk(text: &str) -> Result<Disk, OptionError> {
+    let keys = Keys::parse("disk", &["path", "readonly"], text)?;
+    let readonly = keys.optional("readonly", "on or off", switch)?;
+    Ok(Disk {
+        path: keys.required("path", "a file's name", file)?,
+        access: match readonly {
+            Some(true) => Access::ReadOnly,
+            Some(false) | None => Access::ReadWrite,
+        },
+    })
+}
+
+fn file(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| text.into())
+}
+
+fn serial(text: &str) -> Result<Serial, OptionError> {
+    match text {
+        "off" => Ok(Serial::Off),
+        "null" => Ok(Serial::Null),
+        "tty" => Ok(Serial::Tty),
+        _ => {
+            let keys = Keys::parse("serial", &["mode", "file"], text)?;
+            let path = keys.optional("file", "a file's name", file)?;
+            match path {
+                Some(path) => Ok(Serial::File(path)),
+                None => keys.required("mode", "tty, null, off or file=PATH", |_| None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Config {
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let kernel = arguments.kernel.clone().unwrap();
+        config(arguments, kernel).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn cloud_hypervisors_spelling_is_understood() {
+        let config = parse(
+            "vmm --kernel vmlinux --initramfs i.cpio --cmdline quiet --cpus boot=4 \
+             --memory size=2G --disk path=a.img path=b.img,readonly=on --disk c.img \
+             --serial file=log --console off -v",
+        );
+        assert_eq!(config.kernel, PathBuf::from("vmlinux"));
+        assert_eq!(config.initramfs, Some("i.cpio".into()));
+        assert_eq!((config.cpus, config.memory), (4, 2 << 30));
+        let disks = [
+            ("a.img", Access::ReadWrite),
+            ("b.img", Access::ReadOnly),
+            ("c.img", Access::ReadWrite),
+        ];
+        let disks = disks.map(|(path, access)| Disk {
+            path: path.into(),
+            access,
+        });
+        assert_eq!(config.disks, disks);
+        assert_eq!(config.serial, Serial::File("log".into()));
+    }
+
+    #[test]
+    fn without_options_it_is_the_library_s_default() {
+        let config = parse("vmm --kernel k");
+        assert_eq!(config, Config::new("k".into()));
+    }
+
+    #[test]
+    fn serial_modes_are_listed_when_one_is_wrong() {
+        assert_eq!(serial("null"), Ok(Serial::Null));
+        assert!(
+            serial("pty")
+                .unwrap_err()
+                .to_string()
+                .contains("tty, null, off")
+        );
+        assert!(serial("file=").is_err());
+    }
+
+    #[test]
+    fn help_lists_keys_and_exit_statuses() {
+        let help = Arguments::command().render_help().to_string();
+        for part in [
+            "boot=N",
+            "size=BYTES",
+            "readonly=on",
+            "file=PATH",
+            "Ctrl-A x",
+        ] {
+            assert!(help.contains(part), "{part} is not in\n{help}");
+        }
+        for status in ExitStatus::ALL {
+            assert!(help.contains(status.meaning()), "{status:?}");
+        }
+    }
+}

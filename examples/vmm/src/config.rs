@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What machine to build. Plain data: the machine's parts check it, wherever it comes from.
+
+use std::path::PathBuf;
+
+/// The device that is KVM on every Linux host.
+pub const KVM_DEVICE: &str = "/dev/kvm";
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The KVM device.
+    pub kvm: PathBuf,
+    /// A bzImage, or an ELF file with a PVH note.
+    pub kernel: PathBuf,
+    /// An initial RAM file system.
+    pub initramfs: Option<PathBuf>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// Disks, in the order the guest finds them.
+    pub disks: Vec<Disk>,
+    /// The serial line.
+    pub serial: Serial,
+    /// A file for the figures of the start.
+    pub report: Option<PathBuf>,
+}
+
+impl Config {
+    /// A machine with one vCPU, 512 MiB, a serial line on the terminal and nothing else.
+    #[must_use]
+    pub fn new(kernel: PathBuf) -> Self {
+        Config {
+            kvm: KVM_DEVICE.into(),
+            kernel,
+            initramfs: None,
+            command_line: "console=ttyS0".into(),
+            cpus: 1,
+            memory: 512 << 20,
+            disks: Vec::new(),
+            serial: Serial::Tty,
+            report: None,
+        }
+    }
+}
+
+/// A disk: a file, as it is, block by block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// What the guest may do to it.
+    pub access: Access,
+}
+
+/// What the guest may do to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read.
+    ReadOnly,
+    /// Read and write.
+    ReadWrite,
+}
+
+/// Where the guest's serial line leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// There is none.
+    Off,
+    /// Output is dropped, and there is no input.
+    Null,
+    /// Standard output and input; a terminal becomes the guest's, with an escape key.
+    Tty,
+    /// Output goes to a file, created or emptied; there is no input.
+    File(PathBuf),
+}

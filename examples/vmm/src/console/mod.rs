@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The guest's console: a serial line to the guest, a terminal, file or nothing to the user.
+
+pub mod escape;
+pub mod input;
+pub mod output;
+pub mod serial;
+pub mod terminal;
+
+use crate::config::Serial;
+use crate::wake::Wake;
+use escape::Escape;
+use input::{Session, Typing};
+use output::{Deadline, Output};
+use serial::SerialLine;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use terminal::RawTerminal;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// The user's end of the serial line cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// The file for the guest's output.
+    #[error("cannot write serial output to {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The terminal's mode cannot be changed, or the file not be emptied.
+    #[error("cannot take over the serial line's output: {0}")]
+    Enter(io::Error),
+    /// The host has no more file descriptors, or something of that kind.
+    #[error("cannot create an event: {0}")]
+    Event(io::Error),
+}
+
+/// The serial line and the user's end of it.
+#[derive(Debug)]
+pub struct Console {
+    line: Arc<Mutex<SerialLine>>,
+    interrupt: EventFd,
+    room: Arc<Wake>,
+    deadline: Arc<Deadline>,
+    is_interactive: bool,
+    /// Emptied only when the machine starts: one that never does leaves it as it was.
+    file: Option<File>,
+}
+
+impl Console {
+    /// The line that `config` describes; nothing if there is none.
+    pub fn open(config: &Serial) -> Result<Option<Self>, ConsoleError> {
+        let mut file = None;
+        let to: Box<dyn Write + Send> = match config {
+            Serial::Off => return Ok(None),
+            Serial::Null => Box::new(io::sink()),
+            Serial::Tty => Box::new(io::stdout()),
+            Serial::File(path) => {
+                let fail = |source| ConsoleError::File {
+                    path: path.clone(),
+                    source,
+                };
+                let mut options = File::options();
+                let options = options.create(true).write(true).truncate(false);
+                let opened = options.open(path).map_err(fail)?;
+                file = Some(opened.try_clone().map_err(fail)?);
+                Box::new(opened)
+            }
+        };
+        let deadline = Arc::new(Deadline::new().map_err(ConsoleError::Event)?);
+        let output = Output::new(to, Some(Arc::clone(&deadline)));
+        let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(ConsoleError::Event)?;
+        let line = interrupt
+            .try_clone()
+            .and_then(|interrupt| SerialLine::new(interrupt, output))
+            .map_err(ConsoleError::Event)?;
+        Ok(Some(Console {
+            room: line.room(),
+            line: Arc::new(Mutex::new(line)),
+            interrupt,
+            deadline,
+            is_interactive: *config == Serial::Tty,
+            file,
+        }))
+    }
+
+    /// The line, to be put on a bus.
+    #[must_use]
+    pub fn serial(&self) -> Arc<Mutex<SerialLine>> {
+        Arc::clone(&self.line)
+    }
+
+    /// Signalled when the guest is to be interrupted.
+    #[must_use]
+    pub fn interrupt(&self) -> &EventFd {
+        &self.interrupt
+    }
+
+    /// Writes what of the output waits.
+    pub fn drain(&self) {
+        lock(&self.line).drain();
+    }
+
+    /// Takes over standard input, and the terminal if it is one, for as long as the session lives.
+    pub fn enter(&self) -> Result<Session<'_>, ConsoleError> {
+        if let Some(file) = &self.file {
+            file.set_len(0).map_err(ConsoleError::Enter)?;
+        }
+        let mut session = Session::new(&self.line, &self.deadline);
+        if self.is_interactive {
+            let terminal = RawTerminal::enter().map_err(ConsoleError::Enter)?;
+            // Bytes that no user types are all the guest's.
+            let escape = terminal.is_some().then(Escape::default);
+            session = session.with_input(Typing::new(Arc::clone(&self.room), escape), terminal);
+        }
+        Ok(session)
+    }
+}
+
+fn lock(line: &Mutex<SerialLine>) -> MutexGuard<'_, SerialLine> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The user's terminal while it is the guest's: every key goes through as it is typed.
+
+use rustix::stdio::stdin;
+use rustix::termios::{
+    InputModes, LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr,
+};
+use std::io;
+
+/// A terminal in raw mode; dropping it restores the mode found.
+#[derive(Debug)]
+pub struct RawTerminal {
+    found: Termios,
+}
+
+impl RawTerminal {
+    /// Puts standard input in raw mode; nothing if it is no terminal. Output processing stays on,
+    /// so that the VMM's own messages keep their line ends.
+    pub fn enter() -> io::Result<Option<Self>> {
+        if !isatty(stdin()) {
+            return Ok(None);
+        }
+        let found = tcgetattr(stdin())?;
+        let mut raw = found.clone();
+        raw.local_modes -=
+            LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;
+        raw.input_modes -= InputModes::ICRNL | InputModes::IXON | InputModes::ISTRIP;
+        tcsetattr(stdin(), OptionalActions::Now, &raw)?;
+        Ok(Some(RawTerminal { found }))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(stdin(), OptionalActions::Now, &self.found) {
+            log::warn!("cannot restore the terminal: {error}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A kernel that listens to events and remembers what it would have delivered.
+
+use super::router::Kernel;
+use super::routing::{Gsi, Route, Target};
+use hvkit_virtio_devices::pci::Level;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vmm_sys_util::eventfd::EventFd;
+
+#[derive(Default)]
+pub(super) struct FakeKernel {
+    pub(super) routes: Mutex<Vec<Route>>,
+    events: Mutex<Vec<(i32, EventFd, Gsi)>>,
+    /// Every change of a level, in order.
+    pub(super) levels: Mutex<Vec<(Gsi, Level)>>,
+    refuse: AtomicBool,
+}
+
+impl FakeKernel {
+    /// From now on every call fails, or none does.
+    pub(super) fn refuse(&self, refuse: bool) {
+        self.refuse.store(refuse, Ordering::Relaxed);
+    }
+
+    /// Events listened to.
+    pub(super) fn listening(&self) -> usize {
+        self.events.lock().unwrap().len()
+    }
+
+    /// What reached the guest since the last call: as KVM, an event written twice counts once, and
+    /// one without a route is swallowed.
+    pub(super) fn delivered(&self) -> Vec<Target> {
+        let events = self.events.lock().unwrap();
+        let routes = self.routes.lock().unwrap();
+        let fired = events.iter().filter(|(_, event, _)| event.read().is_ok());
+        fired
+            .flat_map(|(_, _, gsi)| routes.iter().filter(move |route| route.gsi == *gsi))
+            .map(|route| route.target)
+            .collect()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.refuse.load(Ordering::Relaxed) {
+            true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn set_routes(&self, routes: &[Route]) -> io::Result<()> {
+        self.check()?;
+        *self.routes.lock().unwrap() = routes.to_vec();
+        Ok(())
+    }
+
+    fn attach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()> {
+        self.check()?;
+        let mut events = self.events.lock().unwrap();
+        let fd = event.as_raw_fd();
+        if events.iter().any(|&(other, _, _)| other == fd) {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        events.push((fd, event.try_clone()?, gsi));
+        Ok(())
+    }
+
+    fn detach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()> {
+        self.check()?;
+        let key = (event.as_raw_fd(), gsi);
+        let mut events = self.events.lock().unwrap();
+        events.retain(|&(fd, _, gsi)| (fd, gsi) != key);
+        Ok(())
+    }
+
+    fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()> {
+        self.check()?;
+        self.levels.lock().unwrap().push((gsi, level));
+        Ok(())
+    }
+}

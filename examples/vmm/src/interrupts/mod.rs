@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Interrupts: how an event becomes an interrupt of the guest, whose controllers KVM emulates.
+//!
+//! ```text
+//!   Line        ---.                             .--> PIC and I/O APIC pins, as on a PC
+//!                   eventfd --irqfd--> GSI --route
+//!   MsiVectors  ---'                    |        '--> message to a local APIC
+//!                                       |
+//!   Pin  ---.                           |
+//!            SharedLine: level ---------'
+//!   Pin  ---'
+//! ```
+//!
+//! KVM replaces its routing table as a whole, so one [`Router`] owns it and all senders of a
+//! machine share that.
+//!
+//! KVM API, "KVM_SET_GSI_ROUTING" and "KVM_IRQFD".
+
+#[cfg(test)]
+mod fake;
+pub mod line;
+pub mod msi;
+pub mod pin;
+pub mod router;
+pub mod routing;
+
+pub use line::Line;
+pub use msi::KvmMsiVectors;
+pub use pin::{Pin, SharedLine};
+pub use router::{InterruptError, Kernel, Router};
+pub use routing::{Gsi, Route, Target};

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Why a machine could not be built or run.
+
+use super::address_map::DoesNotFit;
+use super::kvm::KvmError;
+use super::memory::MemoryError;
+use super::processors::CountError;
+use super::threads::ThreadError;
+use crate::boot::BootError;
+use crate::bus::BusError;
+use crate::chipset::ChipsetError;
+use crate::console::ConsoleError;
+use hvkit_virtio_devices::block::OpenError;
+use std::io;
+
+/// A machine could not be built or run.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM cannot be used.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The memory cannot be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The memory cannot be addressed.
+    #[error(transparent)]
+    DoesNotFit(#[from] DoesNotFit),
+    /// That number of processors is impossible.
+    #[error(transparent)]
+    Processors(#[from] CountError),
+    /// The kernel cannot be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The serial line's other end cannot be used.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// The devices cannot be joined.
+    #[error(transparent)]
+    Chipset(#[from] ChipsetError),
+    /// Two devices are in each other's way.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The guest's description has its place, and there is no RAM.
+    #[error("memory too small: there is none at {address:#x}, where the ACPI tables go")]
+    NoRoomForTables {
+        /// Where they would be.
+        address: u64,
+    },
+    /// The vCPUs' threads.
+    #[error(transparent)]
+    Threads(#[from] ThreadError),
+    /// The host has no more file descriptors, or something of that kind.
+    #[error("cannot create an event: {0}")]
+    Event(io::Error),
+    /// The main thread cannot wait.
+    #[error("cannot wait for the machine to stop: {0}")]
+    Wait(io::Error),
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How much RAM the guest gets, and where in this process it lives.
+//!
+//! Pages are reserved, not allocated: the host provides each one when the guest first touches it.
+
+use super::address_map::AddressMap;
+use std::sync::Arc;
+use vm_memory::mmap::{FromRangesError, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+/// The guest's RAM. Clones share it.
+pub type GuestRam = GuestMemoryMmap<()>;
+
+/// The smallest unit of RAM that can be given to a guest, in bytes.
+pub const PAGE: u64 = 4096;
+
+/// The next larger page of the host and of KVM, in bytes.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// The guest's RAM cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// None was asked for.
+    #[error("a machine needs memory: size is 0")]
+    Zero,
+    /// Not a number of pages.
+    #[error("memory size {0} is not a multiple of the page size, {PAGE}")]
+    NotPages(u64),
+    /// More than the host has.
+    #[error("memory size {asked} is larger than this host's {host} bytes")]
+    LargerThanHost {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes of RAM in the host.
+        host: u64,
+    },
+    /// The host would not map it.
+    #[error("cannot map guest memory: {0}")]
+    Map(FromRangesError),
+}
+
+/// Whether a machine of `bytes` can be built on this host.
+pub fn check_size(bytes: u64) -> Result<(), MemoryError> {
+    if bytes == 0 {
+        return Err(MemoryError::Zero);
+    }
+    if !bytes.is_multiple_of(PAGE) {
+        return Err(MemoryError::NotPages(bytes));
+    }
+    let info = rustix::system::sysinfo();
+    let host = info.totalram.saturating_mul(info.mem_unit.into());
+    if bytes > host {
+        return Err(MemoryError::LargerThanHost { asked: bytes, host });
+    }
+    Ok(())
+}
+
+/// Maps the RAM of `map` into this process.
+pub fn reserve(map: &AddressMap) -> Result<GuestRam, MemoryError> {
+    let regions = map
+        .ram()
+        .map(|range| {
+            // The target is 64-bit: a `usize` holds any length below 2^52.
+            let length = (range.end - range.start) as usize;
+            let mapping = huge_page_aligned(length)?;
+            ask_for_huge_pages(&mapping);
+            GuestRegionMmap::new(mapping, GuestAddress(range.start))
+                .map(Arc::new)
+                .ok_or(MemoryError::Map(FromRangesError::InvalidGuestRegion))
+        })
+        .collect::<Result<_, _>>()?;
+    GuestRam::from_arc_regions(regions).map_err(|error| MemoryError::Map(error.into()))
+}
+
+/// Maps `length` bytes so that they begin at a multiple of [`HUGE_PAGE`], as the guest's addresses
+/// do: only then can KVM map them by huge pages, and most of a boot's exits are page faults.
+///
+/// A mapping cannot be asked for by alignment, but Linux puts each one just below the last that fits
+/// there. So one more, as long as the first try was misaligned, pushes the second into place. Where
+/// that fails the guest is slower, and nothing else.
+fn huge_page_aligned(length: usize) -> Result<MmapRegion, MemoryError> {
+    let map = |length| {
+        MmapRegion::new(length).map_err(|e| MemoryError::Map(FromRangesError::MmapRegion(e)))
+    };
+    let first = map(length)?;
+    let excess = first.as_ptr() as usize % HUGE_PAGE;
+    if excess == 0 || length < HUGE_PAGE {
+        return Ok(first);
+    }
+    drop(first);
+    let spacer = map(excess)?;
+    let second = map(length);
+    drop(spacer);
+    second
+}
+
+#[expect(unsafe_code, reason = "advice about a range of this process's memory")]
+fn ask_for_huge_pages(mapping: &MmapRegion) {
+    // SAFETY: the range is that of a live anonymous mapping of ours, and this advice changes
+    // neither its content nor its access rights.
+    let advised = unsafe {
+        rustix::mm::madvise(
+            mapping.as_ptr().cast(),
+            mapping.size(),
+            rustix::mm::Advice::LinuxHugepage,
+        )
+    };
+    if let Err(error) = advised {
+        log::debug!("no huge pages for the guest's memory: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+    #[test]
+    fn sizes_that_no_host_can_give() {
+        assert!(matches!(check_size(0), Err(MemoryError::Zero)));
+        assert!(matches!(check_size(4095), Err(MemoryError::NotPages(4095))));
+        assert!(matches!(
+            check_size(1 << 60),
+            Err(MemoryError::LargerThanHost { asked, .. }) if asked == 1 << 60
+        ));
+        assert!(check_size(1 << 20).is_ok());
+    }
+
+    #[test]
+    fn ram_begins_where_a_huge_page_can() {
+        // Odd lengths move the place of every later mapping.
+        for length in [HUGE_PAGE, 5 * HUGE_PAGE + 4096, 64 << 20] {
+            let _in_the_way = MmapRegion::<()>::new(4096 * 7).unwrap();
+            // Another test's thread may map something in between, but not every time.
+            let aligned = (0..100).any(|_| {
+                let mapping = huge_page_aligned(length).unwrap();
+                assert_eq!(mapping.size(), length);
+                (mapping.as_ptr() as usize).is_multiple_of(HUGE_PAGE)
+            });
+            assert!(aligned, "{length:#x}");
+        }
+        assert_eq!(huge_page_aligned(4096).unwrap().size(), 4096);
+    }
+
+    #[test]
+    fn ram_is_where_the_map_says() {
+        // Reserved, not touched: 4 GiB cost nothing.
+        let map = AddressMap::new(4 << 30, 40).unwrap();
+        let ram = reserve(&map).unwrap();
+        let regions: Vec<_> = ram.iter().map(|r| (r.start_addr().0, r.len())).collect();
+        assert_eq!(regions, [(0, 3 << 30), (4 << 30, 1 << 30)]);
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The machine: memory, processors and devices, from the first page to the last thread's end.
+//!
+//! ```text
+//!   Config --> Machine::new                         run
+//!              memory, KVM's controllers            vCPU threads --+--> Stop
+//!              devices on two buses                 main thread: console, signals
+//!              kernel, boot data, first registers   every thread joined, terminal restored
+//! ```
+
+pub mod address_map;
+pub mod cpuid;
+mod error;
+mod exit;
+pub mod keyboard;
+pub mod kvm;
+pub mod memory;
+pub mod panic_port;
+mod platform;
+pub mod processors;
+pub mod registers;
+mod start_report;
+pub mod stop;
+pub mod threads;
+pub mod vcpu;
+pub mod vm;
+
+pub use error::MachineError;
+
+use crate::boot::{self, Payload};
+use crate::config::Config;
+use crate::console::Console;
+use crate::console::input::{Signals, wait_for_stop};
+use address_map::AddressMap;
+use cpuid::Features;
+use platform::Platform;
+use registers::Registers;
+use std::sync::Arc;
+use std::time::Instant;
+use stop::{Stop, StopReason};
+use threads::VcpuThreads;
+use vcpu::Vcpu;
+use vm::Vm;
+
+/// A machine that is ready to run.
+#[derive(Debug)]
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    // Devices answer the vCPUs, so they outlive them.
+    platform: Platform,
+    console: Option<Console>,
+    stop: Stop,
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Why.
+    pub reason: StopReason,
+    /// The registers of the vCPU that ended it, if they help to understand that.
+    pub registers: Option<Box<Registers>>,
+}
+
+impl Outcome {
+    /// Whether the guest or the machine came to harm; an end that somebody asked for is none.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        !matches!(
+            self.reason,
+            StopReason::PowerOff | StopReason::Reset | StopReason::Quit | StopReason::Signal(_)
+        )
+    }
+}
+
+impl Machine {
+    /// Builds the machine that `config` describes, with its kernel in memory.
+    pub fn new(config: &Config) -> Result<Self, MachineError> {
+        let began = Instant::now();
+        memory::check_size(config.memory)?;
+        let kvm = kvm::open(&config.kvm)?;
+        let count = processors::count(config.cpus, &kvm)?;
+        let features = Features::of(&kvm)?;
+        let map = AddressMap::new(config.memory, features.address_bits())?;
+        let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?)?);
+        vm.add_interrupt_controllers()?;
+
+        let stop = Stop::new().map_err(MachineError::Event)?;
+        let console = Console::open(&config.serial)?;
+        let platform = Platform::new(&vm, &map, count, console.as_ref(), &config.disks, &stop)?;
+        let payload = Payload {
+            kernel: &config.kernel,
+            initramfs: config.initramfs.as_deref(),
+            command_line: &config.command_line,
+            rsdp: Some(platform.rsdp()),
+        };
+        let entry = boot::load(&payload, &map, vm.ram())?;
+        entry
+            .write_tables(vm.ram())
+            .map_err(boot::BootError::from)?;
+
+        let mut vcpus = Vec::with_capacity(count.into());
+        for id in 0..count {
+            let fd = processors::create(&vm, id, count, &features)?;
+            let buses = platform.buses().clone();
+            vcpus.push(Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone()));
+        }
+        if let Some(first) = vcpus.first_mut() {
+            entry.apply(first.fd())?;
+            first.before_first_run(start_report::teller(began, config.report.clone()));
+        }
+        log::info!(
+            "{count} vCPUs, {} MiB, entered in {entry:x?}",
+            config.memory >> 20
+        );
+        Ok(Machine {
+            vcpus,
+            platform,
+            console,
+            stop,
+        })
+    }
+
+    /// By which another thread may stop the machine.
+    #[must_use]
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Runs the machine to its end. Every thread has ended when this returns, and the terminal is as
+    /// it was found.
+    pub fn run(self) -> Result<Outcome, MachineError> {
+        let Machine {
+            vcpus,
+            platform,
+            console,
+            stop,
+        } = self;
+        let signals = Signals::catch().map_err(MachineError::Event)?;
+        let session = console.as_ref().map(Console::enter).transpose()?;
+        let threads = VcpuThreads::start(vcpus, &stop)?;
+        let waited = wait_for_stop(&stop, &signals, session);
+        if waited.is_err() {
+            // There is nobody left to say when to stop.
+            stop.ask(StopReason::Quit);
+        }
+        let registers = threads.join();
+        if let Some(console) = &console {
+            console.drain();
+        }
+        drop(platform);
+        let registers = registers?;
+        waited.map_err(MachineError::Wait)?;
+        Ok(Outcome {
+            reason: stop.reason().cloned().unwrap_or(StopReason::Quit),
+            registers,
+        })
+    }
+}

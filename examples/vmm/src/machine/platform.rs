@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The devices of the machine, and the description of them that the guest finds in its memory.
+
+use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
+use super::error::MachineError;
+use super::keyboard::KeyboardCommand;
+use super::panic_port::PanicPort;
+use super::stop::Stop;
+use super::vcpu::Buses;
+use super::vm::Vm;
+use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
+use crate::bus::{Bus, BusDevice, BusError};
+use crate::chipset::Chipset;
+use crate::config::{Access, Disk};
+use crate::console::Console;
+use crate::console::serial;
+use hvkit_virtio_devices::block::{self, Block};
+use std::sync::{Arc, Mutex};
+use vm_memory::{Bytes, GuestAddress};
+
+/// What answers the guest.
+#[derive(Debug)]
+pub(super) struct Platform {
+    buses: Buses,
+    /// Held for its interrupts, which end with it.
+    _chipset: Chipset,
+    rsdp: u64,
+}
+
+impl Platform {
+    /// The chipset, what is on it, and its description in the memory of `vm` for `cpus` processors.
+    pub(super) fn new(
+        vm: &Vm,
+        map: &AddressMap,
+        cpus: u8,
+        console: Option<&Console>,
+        disks: &[Disk],
+        stop: &Stop,
+    ) -> Result<Self, MachineError> {
+        let buses = Buses {
+            ports: Arc::new(Bus::default()),
+            memory: Arc::new(Bus::default()),
+        };
+        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
+        if let Some(console) = console {
+            let interrupt = console
+                .interrupt()
+                .try_clone()
+                .map_err(MachineError::Event)?;
+            chipset.add_serial(interrupt)?;
+            buses
+                .ports
+                .insert(COM1_PORT.into(), serial::PORTS, console.serial())?;
+        }
+        port(
+            &buses,
+            KEYBOARD_COMMAND_PORT,
+            KeyboardCommand::new(stop.clone()),
+        )?;
+        port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
+        let memory = Arc::new(vm.ram().clone());
+        for disk in disks {
+            let access = match disk.access {
+                Access::ReadOnly => block::Access::ReadOnly,
+                Access::ReadWrite => block::Access::ReadWrite,
+            };
+            let disk = Block::open(block::Options::new(&disk.path).with_access(access))?;
+            let at = chipset.add_virtio(Box::new(disk), Arc::clone(&memory))?;
+            log::info!("disk at {at}");
+        }
+        let tables = chipset.describe(cpus)?;
+        for (address, bytes) in [
+            (tables.address, &tables.bytes[..]),
+            (RESET_VECTOR, &RESET_CODE),
+        ] {
+            vm.ram()
+                .write_slice(bytes, GuestAddress(address))
+                .map_err(|_| MachineError::NoRoomForTables { address })?;
+        }
+        Ok(Platform {
+            buses,
+            _chipset: chipset,
+            rsdp: tables.address,
+        })
+    }
+
+    /// What the vCPUs' exits are answered by.
+    pub(super) fn buses(&self) -> &Buses {
+        &self.buses
+    }
+
+    /// Where the ACPI root pointer is.
+    pub(super) fn rsdp(&self) -> u64 {
+        self.rsdp
+    }
+}
+
+/// A device of one port.
+fn port(buses: &Buses, port: u16, device: impl BusDevice + 'static) -> Result<(), BusError> {
+    buses
+        .ports
+        .insert(port.into(), 1, Arc::new(Mutex::new(device)))
+}

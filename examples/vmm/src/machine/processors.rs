@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Making the vCPUs: how many, and each as a BIOS would leave it.
+
+use super::cpuid::Features;
+use super::kvm::KvmError;
+use super::vm::Vm;
+use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry};
+use kvm_ioctls::{Kvm, VcpuFd};
+use std::ffi::c_char;
+
+/// Local APIC ids are bytes, and 255 means all of them.
+const LARGEST_COUNT: usize = 254;
+
+/// The vCPUs cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CountError {
+    /// None was asked for.
+    #[error("a machine needs a processor: boot is 0")]
+    Zero,
+    /// More than KVM runs.
+    #[error("{asked} processors are too many: {most} are possible")]
+    TooMany {
+        /// Asked for.
+        asked: u32,
+        /// What this host's KVM and the APIC ids allow.
+        most: usize,
+    },
+}
+
+/// The number of vCPUs, if `kvm` can run so many.
+pub fn count(asked: u32, kvm: &Kvm) -> Result<u8, CountError> {
+    let most = kvm.get_max_vcpus().min(LARGEST_COUNT);
+    match u8::try_from(asked) {
+        Ok(0) => Err(CountError::Zero),
+        Ok(count) if usize::from(count) <= most => Ok(count),
+        _ => Err(CountError::TooMany { asked, most }),
+    }
+}
+
+/// SDM 4: IA32_MISC_ENABLE, fast string operations.
+const MISC_ENABLE: u32 = 0x1a0;
+const FAST_STRINGS: u64 = 1;
+/// SDM 4: IA32_MTRR_DEF_TYPE. Enabled, write-back: a guest that finds the MTRRs off believes that
+/// its memory is not cached.
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// Makes vCPU `id` of `count`. Its registers are those after a reset; the first one still has to
+/// be given an entry point, the others wait for INIT and SIPI in KVM.
+pub fn create(vm: &Vm, id: u8, count: u8, features: &Features) -> Result<VcpuFd, KvmError> {
+    let vcpu = vm
+        .fd()
+        .create_vcpu(id.into())
+        .map_err(KvmError::refused("create a vCPU"))?;
+    vcpu.set_cpuid2(&features.of_vcpu(id, count))
+        .map_err(KvmError::refused("set the processor features"))?;
+    let msrs = [
+        (MISC_ENABLE, FAST_STRINGS),
+        (MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
+    ]
+    .map(|(index, data)| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    });
+    let refused = || KvmError::refused("set the model-specific registers");
+    let msrs =
+        Msrs::from_entries(&msrs).map_err(|_| refused()(kvm_ioctls::Error::new(libc::E2BIG)))?;
+    let set = vcpu.set_msrs(&msrs).map_err(refused())?;
+    if set < msrs.as_slice().len() {
+        return Err(refused()(kvm_ioctls::Error::new(libc::EINVAL)));
+    }
+    connect_local_interrupts(&vcpu)?;
+    Ok(vcpu)
+}
+
+/// SDM 3A, "Local Vector Table": the two local interrupt pins, and their delivery modes.
+const LVT_LINT0: usize = 0x350;
+const LVT_LINT1: usize = 0x360;
+const DELIVER_EXTINT: u32 = 7 << 8;
+const DELIVER_NMI: u32 = 4 << 8;
+
+/// Pin 0 takes the PIC's interrupts, pin 1 is for NMIs, as the MADT says.
+fn connect_local_interrupts(vcpu: &VcpuFd) -> Result<(), KvmError> {
+    let mut apic = vcpu
+        .get_lapic()
+        .map_err(KvmError::refused("read the local APIC"))?;
+    set_register(&mut apic, LVT_LINT0, DELIVER_EXTINT);
+    set_register(&mut apic, LVT_LINT1, DELIVER_NMI);
+    vcpu.set_lapic(&apic)
+        .map_err(KvmError::refused("set the local APIC"))
+}
+
+fn set_register(apic: &mut kvm_lapic_state, offset: usize, value: u32) {
+    for (byte, value) in apic.regs[offset..].iter_mut().zip(value.to_le_bytes()) {
+        *byte = value as c_char;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_apic_register_is_four_bytes_in_place() {
+        let mut apic = kvm_lapic_state::default();
+        set_register(&mut apic, LVT_LINT1, DELIVER_NMI);
+        assert_eq!(apic.regs[0x35f..0x365], [0, 0, 4, 0, 0, 0]);
+    }
+}

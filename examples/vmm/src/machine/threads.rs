@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A thread for each vCPU, and their end: each is made to leave the guest, and joined, in bounded
+//! time.
+//!
+//! A signal makes KVM_RUN return. One that arrives just before KVM_RUN is lost, so it is repeated
+//! until the thread has ended: no flag has to be shared with the thread for that.
+
+use super::registers::Registers;
+use super::stop::{Stop, StopReason};
+use super::vcpu::Vcpu;
+use std::io;
+use std::os::raw::c_int;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+/// A vCPU's thread emulates devices, with no deep calls and no large buffers.
+const STACK: usize = 128 << 10;
+/// Between two signals to a thread that should leave the guest.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
+/// A thread that has not ended after this long is stuck outside the guest, in the host.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The vCPUs' threads could not be started or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ThreadError {
+    /// The handler of the signal that makes a vCPU leave the guest.
+    #[error("cannot install a signal handler: {0}")]
+    Handler(io::Error),
+    /// The host would not start a thread.
+    #[error("cannot start the thread of vCPU {vcpu}: {source}")]
+    Start {
+        /// Which vCPU.
+        vcpu: u8,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread did not end in time.
+    #[error("vCPU {vcpu} is stuck in the host and did not stop in {PATIENCE:?}")]
+    Stuck {
+        /// Which vCPU.
+        vcpu: u8,
+    },
+}
+
+/// Running vCPUs.
+#[derive(Debug)]
+pub struct VcpuThreads {
+    running: Vec<(u8, JoinHandle<Option<Box<Registers>>>)>,
+    stop: Stop,
+}
+
+impl VcpuThreads {
+    /// Starts a thread for each of `vcpus`. If one cannot be started, those before it have ended
+    /// when this returns.
+    pub fn start(vcpus: Vec<Vcpu>, stop: &Stop) -> Result<Self, ThreadError> {
+        extern "C" fn leave_the_guest(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+            // Nothing to do: that there is a handler is what makes KVM_RUN return.
+        }
+        register_signal_handler(SIGRTMIN(), leave_the_guest)
+            .map_err(|error| ThreadError::Handler(error.into()))?;
+        let mut threads = VcpuThreads {
+            running: Vec::with_capacity(vcpus.len()),
+            stop: stop.clone(),
+        };
+        for vcpu in vcpus {
+            let id = vcpu.id();
+            match spawn(vcpu, stop.clone()) {
+                Ok(thread) => threads.running.push((id, thread)),
+                Err(source) => {
+                    stop.ask(StopReason::Quit);
+                    threads.join()?;
+                    return Err(ThreadError::Start { vcpu: id, source });
+                }
+            }
+        }
+        Ok(threads)
+    }
+
+    /// Makes every vCPU leave the guest and waits for its thread; the machine must have been asked
+    /// to stop. The result is the registers of the vCPU that ended it, if they tell why.
+    pub fn join(mut self) -> Result<Option<Box<Registers>>, ThreadError> {
+        debug_assert!(self.stop.is_asked(), "running vCPUs would never end");
+        let deadline = Instant::now() + PATIENCE;
+        let mut registers = None;
+        for (vcpu, thread) in self.running.drain(..) {
+            while !thread.is_finished() {
+                if Instant::now() >= deadline {
+                    return Err(ThreadError::Stuck { vcpu });
+                }
+                if let Err(error) = thread.kill(SIGRTMIN()) {
+                    log::debug!("signal to vCPU {vcpu}: {error}");
+                }
+                thread::sleep(KICK_INTERVAL);
+            }
+            // A panic has been reported through `Defect`.
+            registers = registers.or(thread.join().ok().flatten());
+        }
+        Ok(registers)
+    }
+}
+
+fn spawn(mut vcpu: Vcpu, stop: Stop) -> io::Result<JoinHandle<Option<Box<Registers>>>> {
+    let name = format!("vcpu{}", vcpu.id());
+    thread::Builder::new()
+        .name(name.clone())
+        .stack_size(STACK)
+        .spawn(move || {
+            let watch = PanicWatch::new(name, stop);
+            let registers = vcpu.run();
+            drop(watch);
+            registers
+        })
+}
+
+/// Stops the machine if its thread panics: without that thread the guest would wait for ever.
+#[derive(Debug)]
+pub(crate) struct PanicWatch {
+    name: String,
+    stop: Stop,
+}
+
+impl PanicWatch {
+    /// Made and dropped in the thread of that name.
+    pub(crate) fn new(name: String, stop: Stop) -> Self {
+        PanicWatch { name, stop }
+    }
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.stop.ask(StopReason::Defect {
+                thread: std::mem::take(&mut self.name),
+            });
+        }
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A virtual machine as KVM knows it: its descriptor, and the memory it was given.
+
+use super::address_map::{KVM_IDENTITY_MAP, KVM_TSS};
+use super::kvm::KvmError;
+use super::memory::GuestRam;
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VmFd};
+use std::sync::Arc;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+/// A virtual machine with its memory. Whoever runs its vCPUs holds it, so that the memory outlives
+/// them.
+#[derive(Debug)]
+pub struct Vm {
+    // Declared, and so dropped, before the memory that KVM reaches through it.
+    fd: Arc<VmFd>,
+    ram: GuestRam,
+}
+
+impl Vm {
+    /// Creates a machine with this memory, and nothing else in it.
+    pub fn new(kvm: &Kvm, ram: GuestRam) -> Result<Self, KvmError> {
+        let fd = kvm
+            .create_vm()
+            .map_err(KvmError::refused("create a machine"))?;
+        for (slot, region) in (0u32..).zip(ram.iter()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            register(&fd, region).map_err(KvmError::refused("register guest memory"))?;
+        }
+        Ok(Vm {
+            fd: Arc::new(fd),
+            ram,
+        })
+    }
+
+    /// Gives the machine KVM's interrupt controllers and timer: PIC, I/O APIC, local APICs, PIT.
+    ///
+    /// Needed before the first vCPU is made.
+    pub fn add_interrupt_controllers(&self) -> Result<(), KvmError> {
+        // Intel's KVM wants four pages of guest-physical space; others ignore this.
+        self.fd
+            .set_identity_map_address(KVM_IDENTITY_MAP)
+            .map_err(KvmError::refused("place the identity map"))?;
+        self.fd
+            .set_tss_address(KVM_TSS as usize)
+            .map_err(KvmError::refused("place the task state segment"))?;
+        self.fd
+            .create_irq_chip()
+            .map_err(KvmError::refused("create the interrupt controllers"))?;
+        self.fd
+            .create_pit2(kvm_pit_config {
+                // The speaker's port is then answered in the kernel; guests time loops with it.
+                flags: KVM_PIT_SPEAKER_DUMMY,
+                ..Default::default()
+            })
+            .map_err(KvmError::refused("create the timer"))
+    }
+
+    /// The machine's descriptor.
+    #[must_use]
+    pub fn fd(&self) -> &Arc<VmFd> {
+        &self.fd
+    }
+
+    /// The machine's memory.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+}
+
+#[expect(unsafe_code, reason = "KVM is given a range of this process's memory")]
+fn register(fd: &VmFd, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: 1. `userspace_addr` and `memory_size` are those of one mapping of a `GuestRam`, which
+    // unmaps it only when its last clone is dropped. `Vm` owns a clone and drops it after `fd`;
+    // every vCPU holds its `Vm`; so the mapping is there whenever the guest runs. 2. The mapping is
+    // anonymous memory used for nothing but this guest's RAM, and vm-memory reaches it by volatile
+    // access only, so the guest's writes break no reference of ours.
+    unsafe { fd.set_user_memory_region(region) }
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What an oracle's payload, in the processor model, and the oracle on the host must agree on.
+//!
+//! Both make the same cases from the same seed, so that only results travel over the serial line.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod paging;
+mod random;
+pub mod vm_entry;
+
+pub use random::Random;

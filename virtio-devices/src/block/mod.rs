@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A disk: virtio-blk over a raw image.
+//!
+//! ```text
+//!   Options::open --> Image (checked, locked) --> Block --activate--> Server, one a queue
+//!                                                                       pop, Request, Image, status
+//! ```
+//!
+//! "Block Device" (5.2).
+
+mod config;
+mod image;
+mod request;
+mod server;
+mod transfer;
+
+use std::sync::Arc;
+
+use vm_memory::GuestAddressSpace;
+
+pub use config::{Options, feature};
+pub use image::{Access, OpenError};
+
+use self::image::Image;
+use self::request::Caching;
+use self::server::Server;
+use crate::device::{ActivateError, Activation, Device};
+use crate::features::{DeviceType, Features};
+use crate::worker::Worker;
+
+/// Bytes of a sector, the unit of every address and capacity.
+pub const SECTOR: u64 = 512;
+/// Bytes of a serial number.
+const SERIAL: usize = 20;
+
+/// A block device.
+#[derive(Debug)]
+pub struct Block {
+    image: Arc<Image>,
+    options: Options,
+}
+
+impl Block {
+    /// Opens the image that `options` name, and locks it.
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        options.check()?;
+        let image = Image::open(options.path(), options.access())?;
+        Ok(Self {
+            image: Arc::new(image),
+            options,
+        })
+    }
+}
+
+impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::BLOCK
+    }
+
+    fn features(&self) -> Features {
+        self.options.features()
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        self.options.queue_sizes()
+    }
+
+    fn config_read(&self, offset: u64, data: &mut [u8]) {
+        self.options.config_read(&self.image, offset, data);
+    }
+
+    fn config_write(&mut self, _offset: u64, _data: &[u8]) {
+        // No field that we offer is writable.
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation<A>,
+    ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
+        if activation.queues.is_empty() {
+            return Err(ActivateError::QueueMissing { index: 0 });
+        }
+        // A driver that did not accept the flush cannot ask for one, so every write is flushed (5.2.6.2).
+        let caching = if activation.features.contains(feature::FLUSH) {
+            Caching::WriteBack
+        } else {
+            Caching::WriteThrough
+        };
+        let Activation {
+            memory,
+            queues,
+            interrupts,
+            ..
+        } = activation;
+        let server = |active| -> Box<dyn Worker> {
+            Box::new(Server::new(
+                Arc::clone(&self.image),
+                self.options.serial(),
+                caching,
+                memory.clone(),
+                active,
+                Arc::clone(&interrupts),
+            ))
+        };
+        Ok(queues.into_iter().map(server).collect())
+    }
+
+    fn reset(&mut self) {}
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One request: from the bytes of its chain to what the image is asked, and a status byte.
+//!
+//! ```text
+//!   readable   type:32 reserved:32 sector:64   data to write ...
+//!   writable   data read ...                                      status:8
+//! ```
+//!
+//! "Device Operation" (5.2.6).
+
+use vm_memory::GuestMemory;
+
+use super::image::Image;
+use super::transfer::{Direction, Hole};
+use super::{Access, SECTOR, SERIAL};
+use crate::queue::{Buffers, Chain};
+
+/// The largest amount of data in one request. More is refused: moving it would keep the worker from
+/// answering. No known driver asks for more.
+pub(super) const MAX_DATA: u64 = 1 << 30;
+/// Sectors of one discard or write-zeroes segment.
+pub(super) const MAX_HOLE_SECTORS: u32 = 1 << 16;
+/// Segments of one discard or write-zeroes request.
+pub(super) const MAX_HOLES: u32 = 16;
+
+/// Bytes of a request's header.
+const HEADER: u64 = 16;
+/// Bytes of a discard or write-zeroes segment.
+const HOLE: usize = 16;
+
+/// A request's type. Open: a type that we do not know is answered UNSUPP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Type(u32);
+
+impl Type {
+    const IN: Self = Self(0);
+    const OUT: Self = Self(1);
+    const FLUSH: Self = Self(4);
+    const GET_ID: Self = Self(8);
+    const DISCARD: Self = Self(11);
+    const WRITE_ZEROES: Self = Self(13);
+}
+
+/// The status byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Status {
+    Ok = 0,
+    IoErr = 1,
+    Unsupported = 2,
+}
+
+/// When a completed write is on stable storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caching {
+    /// After the next flush: the driver knows how to ask for one.
+    WriteBack,
+    /// At once.
+    WriteThrough,
+}
+
+/// What requests are served from.
+#[derive(Debug)]
+pub(super) struct Disk<'a> {
+    pub(super) image: &'a Image,
+    pub(super) serial: &'a [u8; SERIAL],
+    pub(super) caching: Caching,
+}
+
+/// A chain in which there is no room for a status byte.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unanswerable;
+
+/// What a request came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Served {
+    /// Bytes written from the start of the chain's writable part without a gap, for the used ring.
+    pub(super) written: u32,
+    /// Bytes of data that the request moved, or tried to.
+    pub(super) moved: u64,
+}
+
+impl Disk<'_> {
+    /// Does what a chain asks, and writes its status byte.
+    pub(super) fn serve<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+        chain: &Chain,
+    ) -> Result<Served, Unanswerable> {
+        let writable = chain.writable();
+        let room = writable.len().checked_sub(1).ok_or(Unanswerable)?;
+        let (data, status) = writable.split_at(room);
+        let moved = room.max(chain.readable().len().saturating_sub(HEADER));
+        let (answer, filled) = match self.answer(memory, chain.readable(), data) {
+            Ok(filled) => (Status::Ok, filled),
+            Err(status) => (status, 0),
+        };
+        // If the driver gave an address at which there is no memory, nothing can be said.
+        let said = status.write(memory, &[answer as u8]).is_ok();
+        // "len" counts from the start: the status byte adds to it only behind a full data part (2.7.8.2).
+        let written = if filled == room && said {
+            filled + 1
+        } else {
+            filled
+        };
+        Ok(Served {
+            written: u32::try_from(written).unwrap_or(u32::MAX),
+            moved,
+        })
+    }
+
+    /// Returns how many bytes of `to_guest` were filled.
+    fn answer<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+        from_guest: Buffers<'_>,
+        to_guest: Buffers<'_>,
+    ) -> Result<u64, Status> {
+        let (header, data) = from_guest.split_at(HEADER);
+        let mut raw = [0; HEADER as usize];
+        if header.read(memory, &mut raw).ok() != Some(raw.len()) {
+            return Err(Status::IoErr);
+        }
+        let raw = u128::from_le_bytes(raw);
+        // Truncations on purpose: one field each.
+        let (kind, sector) = (Type(raw as u32), (raw >> 64) as u64);
+        match kind {
+            Type::IN => {
+                self.transfer(memory, sector, Direction::Read, to_guest)?;
+                Ok(to_guest.len())
+            }
+            Type::OUT => {
+                self.writable()?;
+                self.transfer(memory, sector, Direction::Write, data)?;
+                self.settle()?;
+                Ok(0)
+            }
+            Type::FLUSH => {
+                self.image.flush().map_err(|_| Status::IoErr)?;
+                Ok(0)
+            }
+            Type::GET_ID => {
+                let filled = to_guest
+                    .write(memory, self.serial)
+                    .map_err(|_| Status::IoErr)?;
+                Ok(filled as u64)
+            }
+            Type::DISCARD | Type::WRITE_ZEROES => {
+                self.writable()?;
+                self.holes(memory, kind, data)?;
+                self.settle()?;
+                Ok(0)
+            }
+            _ => Err(Status::Unsupported),
+        }
+    }
+
+    fn writable(&self) -> Result<(), Status> {
+        match self.image.access() {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => Err(Status::IoErr),
+        }
+    }
+
+    /// Keeps the promise made to a driver that cannot ask for a flush.
+    fn settle(&self) -> Result<(), Status> {
+        match self.caching {
+            Caching::WriteBack => Ok(()),
+            Caching::WriteThrough => self.image.flush().map_err(|_| Status::IoErr),
+        }
+    }
+
+    fn transfer<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+        sector: u64,
+        direction: Direction,
+        data: Buffers<'_>,
+    ) -> Result<(), Status> {
+        let length = data.len();
+        if length > MAX_DATA || !length.is_multiple_of(SECTOR) {
+            return Err(Status::IoErr);
+        }
+        let offset = self.range(sector, length / SECTOR)?;
+        self.image
+            .transfer(offset, direction, memory, data)
+            .map_err(|_| Status::IoErr)
+    }
+
+    /// The offset in bytes of `sector`, if `count` sectors from there are on the disk.
+    fn range(&self, sector: u64, count: u64) -> Result<u64, Status> {
+        let end = sector.checked_add(count).ok_or(Status::IoErr)?;
+        if end > self.image.sectors() {
+            return Err(Status::IoErr);
+        }
+        // The image's length fits 64 bits.
+        Ok(sector * SECTOR)
+    }
+
+    /// "struct virtio_blk_discard_write_zeroes", one after another. All are checked before the first is done.
+    fn holes<M: GuestMemory + ?Sized>(
+        &self,
+        memory: &M,
+        kind: Type,
+        data: Buffers<'_>,
+    ) -> Result<(), Status> {
+        let mut raw = [0; HOLE * MAX_HOLES as usize];
+        let length = usize::try_from(data.len()).unwrap_or(usize::MAX);
+        let raw = raw.get_mut(..length).ok_or(Status::IoErr)?;
+        if raw.is_empty() || !raw.len().is_multiple_of(HOLE) {
+            return Err(Status::IoErr);
+        }
+        data.read(memory, raw).map_err(|_| Status::IoErr)?;
+        for check_only in [true, false] {
+            for segment in raw.chunks_exact(HOLE) {
+                let mut word = [0; HOLE];
+                word.copy_from_slice(segment);
+                let word = u128::from_le_bytes(word);
+                let (sector, count, flags) =
+                    (word as u64, (word >> 64) as u32, (word >> 96) as u32);
+                let hole = match (kind, flags) {
+                    (Type::DISCARD, 0) | (Type::WRITE_ZEROES, 1) => Hole::Punch,
+                    (Type::WRITE_ZEROES, 0) => Hole::Zero,
+                    _ => return Err(Status::Unsupported),
+                };
+                if count > MAX_HOLE_SECTORS {
+                    return Err(Status::IoErr);
+                }
+                let offset = self.range(sector, count.into())?;
+                if !check_only && count > 0 {
+                    let length = u64::from(count) * SECTOR;
+                    self.image
+                        .hole(offset, length, hole)
+                        .map_err(|_| Status::IoErr)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Between an image and guest memory without a copy of our own: one system call moves many pieces.
+#![expect(
+    unsafe_code,
+    reason = "guest memory may not be borrowed, and safe calls borrow"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
+
+use crate::queue::Buffers;
+
+/// Pieces for one system call; the host takes no more than 1024.
+const PIECES: usize = 64;
+
+/// Why data did not move. The driver is told only that there was an error.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TransferError {
+    #[error("the request's buffer is not in guest memory")]
+    Memory(#[from] GuestMemoryError),
+    #[error("the image could not be accessed")]
+    Image(#[from] io::Error),
+}
+
+/// Which way, seen from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the image to memory.
+    Read,
+    /// From memory to the image.
+    Write,
+}
+
+/// Moves all of `buffers` from or to `file` at `offset`. After an error part of it may have moved.
+pub(super) fn transfer<M: GuestMemory + ?Sized>(
+    file: &File,
+    mut offset: u64,
+    direction: Direction,
+    memory: &M,
+    buffers: Buffers<'_>,
+) -> Result<(), TransferError> {
+    let access = match direction {
+        Direction::Read => Permissions::Write,
+        Direction::Write => Permissions::Read,
+    };
+    let mut slices = Vec::with_capacity(PIECES);
+    for piece in buffers.pieces() {
+        let address = GuestAddress(piece.address);
+        for slice in memory.get_slices(address, piece.length as usize, access)? {
+            slices.push(slice?);
+            if slices.len() == PIECES {
+                offset += move_all(file, offset, direction, &mut slices)?;
+            }
+        }
+    }
+    move_all(file, offset, direction, &mut slices)?;
+    Ok(())
+}
+
+/// Moves all of `slices` and empties it. Returns the number of bytes.
+fn move_all<B: BitmapSlice>(
+    file: &File,
+    offset: u64,
+    direction: Direction,
+    slices: &mut Vec<VolatileSlice<'_, B>>,
+) -> Result<u64, TransferError> {
+    let mut moved = 0;
+    let mut first = 0;
+    while let Some(rest) = slices.get_mut(first..).filter(|rest| !rest.is_empty()) {
+        let position = offset
+            .checked_add(moved)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut count = match move_some(file, position, direction, rest) {
+            Ok(0) => Err(io::Error::from(match direction {
+                // Somebody has shortened the image.
+                Direction::Read => io::ErrorKind::UnexpectedEof,
+                Direction::Write => io::ErrorKind::WriteZero,
+            }))?,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error)?,
+        };
+        moved += count as u64;
+        for slice in rest {
+            let here = count.min(slice.len());
+            if direction == Direction::Read {
+                // The kernel wrote it; vm-memory's own dirty tracking did not see that.
+                slice.bitmap().mark_dirty(0, here);
+            }
+            count -= here;
+            if here < slice.len() {
+                *slice = slice.offset(here).map_err(GuestMemoryError::from)?;
+                break;
+            }
+            first += 1;
+        }
+    }
+    slices.clear();
+    Ok(moved)
+}
+
+/// One system call. Returns the number of bytes that it moved.
+fn move_some<B: BitmapSlice>(
+    file: &File,
+    offset: u64,
+    direction: Direction,
+    slices: &[VolatileSlice<'_, B>],
+) -> io::Result<usize> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
+    let pieces: Vec<_> = guards
+        .iter()
+        .map(|guard| libc::iovec {
+            iov_base: guard.as_ptr().cast(),
+            iov_len: guard.len(),
+        })
+        .collect();
+    let count = libc::c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let moved = match direction {
+        // SAFETY: 1. `pieces` are `count` valid iovecs: each is the memory of a `VolatileSlice`, which stays
+        // mapped and writable while the slice and its guard live, and both live beyond the call. 2. No
+        // reference to that memory exists anywhere: guest memory is only ever accessed through raw pointers,
+        // so the kernel's writes alias nothing. 3. The descriptor is open for as long as `file` is borrowed.
+        Direction::Read => unsafe {
+            libc::preadv(file.as_raw_fd(), pieces.as_ptr(), count, offset)
+        },
+        // SAFETY: as above; the kernel only reads the memory. That the guest may change it meanwhile is the
+        // guest's affair.
+        Direction::Write => unsafe {
+            libc::pwritev(file.as_raw_fd(), pieces.as_ptr(), count, offset)
+        },
+    };
+    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+}
+
+/// What to do to a range of an image without giving data for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hole {
+    /// Reads as zeros afterwards, and its space is given back.
+    Punch,
+    /// Reads as zeros afterwards, and its space is kept.
+    Zero,
+}
+
+/// Punches or zeroes `length` bytes at `offset`, inside the image.
+pub(super) fn hole(file: &File, offset: u64, length: u64, kind: Hole) -> io::Result<()> {
+    let too_far = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let offset = libc::off_t::try_from(offset).map_err(too_far)?;
+    let length = libc::off_t::try_from(length).map_err(too_far)?;
+    let mode = libc::FALLOC_FL_KEEP_SIZE
+        | match kind {
+            Hole::Punch => libc::FALLOC_FL_PUNCH_HOLE,
+            Hole::Zero => libc::FALLOC_FL_ZERO_RANGE,
+        };
+    // SAFETY: takes no pointer; the descriptor is open for as long as `file` is borrowed.
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

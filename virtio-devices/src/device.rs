@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a virtio device is, whatever bus it sits on.
+//!
+//! ```text
+//!   transport                      device                       worker
+//!   identity, features  <--------- Device
+//!   configuration  <-------------> Device
+//!   DRIVER_OK: activate ---------> Device  -- makes ----------> Worker: queues, memory, interrupts
+//!   reset ------------------------ stops the worker, then tells the Device
+//! ```
+//!
+//! A device knows no bus, no address and no thread. The transport owns negotiation, queue registers and
+//! status; it hands over only what the driver has settled, and never changes it afterwards.
+
+use std::sync::Arc;
+
+use vm_memory::GuestAddressSpace;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::features::{DeviceType, Features};
+use crate::queue::{Queue, QueueError};
+use crate::worker::{StartError, Worker};
+
+/// A virtio device over guest memory of type `A`.
+///
+/// `A` is what the device's DMA goes through: all of guest memory, or
+/// `Arc<vm_memory::IommuMemory<..>>` behind an IOMMU.
+pub trait Device<A: GuestAddressSpace>: Send {
+    /// What it is.
+    fn device_type(&self) -> DeviceType;
+
+    /// The device's own feature bits, and those of its queues. The transport adds
+    /// [`VERSION_1`](Features::VERSION_1) and what belongs to itself.
+    fn features(&self) -> Features;
+
+    /// The largest size of each queue, in descriptors: powers of two up to 32768. The number of entries is
+    /// the number of queues. The same for the life of the device.
+    fn queue_sizes(&self) -> Vec<u16>;
+
+    /// Reads device-specific configuration: any `offset`, any length. Bytes that do not exist are zero.
+    fn config_read(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes device-specific configuration: any `offset`, any length. What is not writable is dropped.
+    fn config_write(&mut self, offset: u64, data: &[u8]);
+
+    /// The driver has set DRIVER_OK: makes the workers that will serve `activation`'s queues.
+    fn activate(
+        &mut self,
+        activation: Activation<A>,
+    ) -> Result<Vec<Box<dyn Worker>>, ActivateError>;
+
+    /// The driver has reset the device, and its workers have stopped.
+    fn reset(&mut self);
+}
+
+/// What the driver and the transport have settled.
+pub struct Activation<A> {
+    /// Where queues and buffers are.
+    pub memory: A,
+    /// Offered and accepted.
+    pub features: Features,
+    /// The queues that the driver has enabled, in order of index.
+    pub queues: Vec<ActiveQueue>,
+    /// How to tell the driver.
+    pub interrupts: Arc<dyn Interrupts>,
+}
+
+impl<A> std::fmt::Debug for Activation<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Activation")
+            .field("features", &self.features)
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A queue that is ready for use.
+#[derive(Debug)]
+pub struct ActiveQueue {
+    /// Which one.
+    pub index: u16,
+    /// The queue.
+    pub queue: Queue,
+    /// Readable after the driver has notified the device. Does not block.
+    pub kick: EventFd,
+}
+
+/// How a device speaks to its driver outside of queues. Called from workers.
+pub trait Interrupts: Send + Sync {
+    /// Used buffers were published in the queue `index`, and the driver wants to know.
+    fn queue(&self, index: u16);
+
+    /// Device-specific configuration has changed.
+    fn config(&self);
+
+    /// The device cannot go on because of `why`: sets DEVICE_NEEDS_RESET and tells the driver. Called once
+    /// for each thing that goes wrong.
+    ///
+    /// "Device Status Field" (2.1).
+    fn needs_reset(&self, why: &Failure);
+}
+
+/// Why a device stopped until its driver resets it.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The driver did what no driver may do to a queue.
+    #[error("queue {index} is broken")]
+    Queue {
+        /// Which one.
+        index: u16,
+        /// What the driver did.
+        #[source]
+        source: QueueError,
+    },
+    /// The driver sent a request that cannot even be answered.
+    #[error("queue {index}: chain {head} has no room for an answer")]
+    Unanswerable {
+        /// Which queue.
+        index: u16,
+        /// First descriptor of the chain.
+        head: u16,
+    },
+    /// The device could not be brought to life.
+    #[error("the device could not be activated")]
+    Activate(#[from] ActivateError),
+    /// A worker could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Why a device cannot serve what the driver asks for. The driver sees DEVICE_NEEDS_RESET.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// A queue without which the device cannot work is not enabled.
+    #[error("queue {index} is not enabled")]
+    QueueMissing {
+        /// Which one.
+        index: u16,
+    },
+    /// The host refused something.
+    #[error("the host refused a resource")]
+    Host(#[from] std::io::Error),
+}

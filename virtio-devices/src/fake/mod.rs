@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The other sides of this crate's seams, in memory, for tests: interrupts that are recorded, workers that
+//! are stepped by hand, and a driver.
+//!
+//! The driver shares no code with the devices: it writes the specification's words itself, so that a
+//! misunderstanding cannot hide on both sides. Its methods panic on misuse, as a test wants.
+
+mod by_hand;
+mod driver;
+mod interrupts;
+mod ring;
+
+pub use by_hand::ByHand;
+pub use driver::{Driver, Region, TestFunction};
+pub use interrupts::{Event, Line, Refuse, Vectors};
+pub use ring::{Buffer, Ring, Used};

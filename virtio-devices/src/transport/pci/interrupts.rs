@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From "queue 3 has news" to a message, or to the ISR status byte and the interrupt pin.
+//!
+//! "ISR status capability" (4.1.4.5), "MSI-X Vector Configuration" (4.1.5.1.2).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::device::{Failure, Interrupts};
+use crate::pci::msix::Msix;
+use crate::pci::{InterruptLine, Level};
+use crate::transport::Status;
+use crate::transport::session::SharedStatus;
+
+/// VIRTIO_MSI_NO_VECTOR.
+pub(super) const NO_VECTOR: u16 = 0xffff;
+
+const ISR_QUEUE: u8 = 1;
+const ISR_CONFIG: u8 = 2;
+
+/// Tells the VMM why a device stopped.
+pub(super) type Report = Arc<dyn Fn(&Failure) + Send + Sync>;
+
+/// A device's interrupts, shared by its registers and its workers.
+pub(super) struct PciInterrupts {
+    status: Arc<SharedStatus>,
+    state: Mutex<State>,
+}
+
+/// What the lock guards: registers that workers read and vCPUs write.
+pub(super) struct State {
+    pub(super) msix: Msix,
+    config_vector: u16,
+    queue_vectors: Vec<u16>,
+    isr: u8,
+    generation: u8,
+    pin_disabled: bool,
+    line: Option<Arc<dyn InterruptLine>>,
+    report: Option<Report>,
+}
+
+impl PciInterrupts {
+    pub(super) fn new(msix: Msix, queues: u16, status: Arc<SharedStatus>) -> Self {
+        Self {
+            status,
+            state: Mutex::new(State {
+                msix,
+                config_vector: NO_VECTOR,
+                queue_vectors: vec![NO_VECTOR; queues.into()],
+                isr: 0,
+                generation: 0,
+                pin_disabled: false,
+                line: None,
+                report: None,
+            }),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere left the registers in a state that a driver could have made.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    pub(super) fn set_line(&mut self, line: Arc<dyn InterruptLine>) {
+        self.line = Some(line);
+    }
+
+    pub(super) fn set_report(&mut self, report: Report) {
+        self.report = Some(report);
+    }
+
+    /// The virtio part of a reset. MSI-X belongs to PCI and keeps its state.
+    pub(super) fn reset(&mut self) {
+        self.config_vector = NO_VECTOR;
+        self.queue_vectors.fill(NO_VECTOR);
+        self.isr = 0;
+        self.drive();
+    }
+
+    pub(super) fn config_vector(&self) -> u16 {
+        self.config_vector
+    }
+
+    pub(super) fn set_config_vector(&mut self, vector: u16) {
+        self.config_vector = self.checked(vector);
+    }
+
+    pub(super) fn queue_vector(&self, queue: u16) -> u16 {
+        self.queue_vectors
+            .get(usize::from(queue))
+            .copied()
+            .unwrap_or(NO_VECTOR)
+    }
+
+    pub(super) fn set_queue_vector(&mut self, queue: u16, vector: u16) {
+        let vector = self.checked(vector);
+        if let Some(place) = self.queue_vectors.get_mut(usize::from(queue)) {
+            *place = vector;
+        }
+    }
+
+    /// A vector that does not exist reads back as NO_VECTOR, which is how the driver learns of it.
+    fn checked(&self, vector: u16) -> u16 {
+        if vector < self.msix.count() {
+            vector
+        } else {
+            NO_VECTOR
+        }
+    }
+
+    pub(super) fn generation(&self) -> u8 {
+        self.generation
+    }
+
+    /// The ISR status byte; reading clears it and takes the pin back.
+    pub(super) fn take_isr(&mut self) -> u8 {
+        let isr = std::mem::take(&mut self.isr);
+        self.drive();
+        isr
+    }
+
+    /// Whether something waits for the driver to read the ISR status byte.
+    pub(super) fn level(&self) -> Level {
+        if self.isr != 0 && !self.msix.is_enabled() {
+            Level::Asserted
+        } else {
+            Level::Deasserted
+        }
+    }
+
+    /// The command register's Interrupt Disable has changed, or MSI-X was switched.
+    pub(super) fn set_pin_disabled(&mut self, disabled: bool) {
+        self.pin_disabled = disabled;
+        self.drive();
+    }
+
+    fn queue_event(&mut self, queue: u16) {
+        if self.msix.is_enabled() {
+            self.msix.trigger(self.queue_vector(queue));
+        } else {
+            self.isr |= ISR_QUEUE;
+            self.drive();
+        }
+    }
+
+    fn config_event(&mut self) {
+        self.isr |= ISR_CONFIG;
+        if self.msix.is_enabled() {
+            self.msix.trigger(self.config_vector);
+        } else {
+            self.drive();
+        }
+    }
+
+    fn drive(&self) {
+        if let Some(line) = &self.line {
+            line.set(if self.pin_disabled {
+                Level::Deasserted
+            } else {
+                self.level()
+            });
+        }
+    }
+}
+
+impl Interrupts for PciInterrupts {
+    fn queue(&self, index: u16) {
+        self.lock().queue_event(index);
+    }
+
+    fn config(&self) {
+        let mut state = self.lock();
+        state.generation = state.generation.wrapping_add(1);
+        state.config_event();
+    }
+
+    fn needs_reset(&self, why: &Failure) {
+        self.status.add(Status::DEVICE_NEEDS_RESET);
+        let report = {
+            let mut state = self.lock();
+            state.config_event();
+            state.report.clone()
+        };
+        if let Some(report) = report {
+            report(why);
+        }
+    }
+}

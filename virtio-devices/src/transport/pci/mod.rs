@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! virtio over PCI, without the transitional parts.
+//!
+//! ```text
+//!   configuration space   capabilities: where each structure is, MSI-X, access by configuration space
+//!   window 0              common configuration, ISR, device configuration, notify, MSI-X table, pending bits
+//!   doorbells             one a queue, in the notify structure
+//! ```
+//!
+//! "Virtio Over PCI Bus" (4.1).
+
+mod common;
+mod interrupts;
+mod layout;
+
+use std::sync::Arc;
+
+use vm_memory::GuestAddressSpace;
+
+use self::common::{Common, Selectors};
+use self::interrupts::PciInterrupts;
+use self::layout::{BAR, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
+use super::session::Session;
+use crate::device::{Device, Failure};
+use crate::features::{DeviceType, Features};
+use crate::pci::bar::{BarError, BarKind};
+use crate::pci::config::{CapabilityError, Command, ConfigSpace, Identity};
+use crate::pci::msix::{self, Msix};
+use crate::pci::{Doorbell, InterruptLine, MsiVectors, PciFunction, Window};
+use crate::worker::Runner;
+
+/// Vendor of every virtio device.
+pub const VENDOR: u16 = 0x1af4;
+/// Device identifier of type 0; the others follow.
+pub const DEVICE_BASE: u16 = 0x1040;
+
+/// Offset of `pci_cfg_data` in the capability for access by configuration space.
+const CFG_DATA: u16 = 16;
+/// Offset of Message Control in the MSI-X capability.
+const MSIX_CONTROL: u16 = 2;
+
+/// Why a device cannot be put on PCI.
+#[derive(Debug, thiserror::Error)]
+pub enum PciError {
+    /// More queues than the transport has notification addresses and vectors for.
+    #[error("{count} queues; this transport has room for {max}")]
+    Queues {
+        /// The device's.
+        count: usize,
+        /// The transport's.
+        max: u16,
+    },
+    /// A queue that no driver could use.
+    #[error("queue {index} of at most {size} descriptors")]
+    QueueSize {
+        /// Which one.
+        index: usize,
+        /// What the device offers.
+        size: u16,
+    },
+    /// The host has no event file descriptor left.
+    #[error("no event for a queue")]
+    Event(#[source] std::io::Error),
+    /// The vectors do not fit.
+    #[error(transparent)]
+    Vectors(#[from] msix::CountError),
+    /// The window does not fit.
+    #[error(transparent)]
+    Window(#[from] BarError),
+    /// The capabilities do not fit.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+}
+
+/// A virtio device as a PCI function.
+///
+/// It has one MSI-X vector for each queue and one for changes of configuration: [`vectors`](Self::vectors).
+pub struct VirtioPci<A> {
+    config: ConfigSpace,
+    declared: Declared,
+    layout: Layout,
+    selectors: Selectors,
+    session: Session<A>,
+    interrupts: Arc<PciInterrupts>,
+}
+
+impl<A> std::fmt::Debug for VirtioPci<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtioPci")
+            .field("config", &self.config)
+            .field("layout", &self.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: GuestAddressSpace> VirtioPci<A> {
+    /// Puts `device` on PCI: its DMA goes through `memory`, its interrupts to `vectors`, and its workers are
+    /// run by `runner`.
+    pub fn new(
+        device: Box<dyn Device<A>>,
+        memory: A,
+        vectors: Arc<dyn MsiVectors>,
+        runner: Box<dyn Runner>,
+    ) -> Result<Self, PciError> {
+        let sizes = device.queue_sizes();
+        let queues = u16::try_from(sizes.len())
+            .ok()
+            .filter(|count| *count <= MAX_QUEUES)
+            .ok_or(PciError::Queues {
+                count: sizes.len(),
+                max: MAX_QUEUES,
+            })?;
+        let usable = |size: &u16| size.is_power_of_two() && *size <= crate::queue::MAX_SIZE;
+        if let Some(index) = sizes.iter().position(|size| !usable(size)) {
+            return Err(PciError::QueueSize {
+                index,
+                size: sizes[index],
+            });
+        }
+        let msix = Msix::new(queues + 1, vectors)?;
+        let session =
+            Session::new(device, memory, runner, Features::empty()).map_err(PciError::Event)?;
+        let mut config = ConfigSpace::new(identity(session.device_type()));
+        let layout = Layout::new(queues, &msix);
+        config.add_bar(BAR, BarKind::Memory64, layout.length())?;
+        let declared = layout.declare(&mut config, &msix)?;
+        let interrupts = Arc::new(PciInterrupts::new(msix, queues, session.shared_status()));
+        Ok(Self {
+            config,
+            declared,
+            layout,
+            selectors: Selectors::default(),
+            session,
+            interrupts,
+        })
+    }
+
+    /// How many MSI-X vectors a device of `queues` queues has: what the VMM must provide.
+    pub fn vectors_for(queues: u16) -> u16 {
+        queues.saturating_add(1)
+    }
+
+    /// Number of MSI-X vectors.
+    pub fn vectors(&self) -> u16 {
+        self.interrupts.lock().msix.count()
+    }
+
+    /// Connects the pin INTA, for guests that do not use MSI-X. Before the guest runs.
+    #[must_use]
+    pub fn with_interrupt_line(mut self, line: Arc<dyn InterruptLine>) -> Self {
+        self.config.set_interrupt_pin();
+        self.interrupts.lock().set_line(line);
+        self
+    }
+
+    /// Says that `memory` translates or limits what the device may access, so that only drivers that know of
+    /// it can use the device ([`Features::ACCESS_PLATFORM`]). Before the guest runs.
+    #[must_use]
+    pub fn with_access_platform(mut self) -> Self {
+        self.session.offer(Features::ACCESS_PLATFORM);
+        self
+    }
+
+    /// Calls `report` with what made the device stop until it is reset; the guest sees only that it did.
+    /// It must not call back into the function. A guest can cause it as often as it resets the device.
+    #[must_use]
+    pub fn with_report(self, report: impl Fn(&Failure) + Send + Sync + 'static) -> Self {
+        self.interrupts.lock().set_report(Arc::new(report));
+        self
+    }
+
+    fn common(&mut self) -> Common<'_, A> {
+        Common {
+            selectors: &mut self.selectors,
+            session: &mut self.session,
+            interrupts: &self.interrupts,
+        }
+    }
+
+    fn window_read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let Some((structure, offset, left)) = self.layout.find(offset) else {
+            return;
+        };
+        let length = data.len().min(left);
+        let data = &mut data[..length];
+        match structure {
+            Structure::Common => self.common().read(offset, data),
+            Structure::Device => self.session.config_read(offset, data),
+            Structure::Isr => data.fill(self.interrupts.lock().take_isr()),
+            Structure::Notify => {}
+            Structure::Table => self.interrupts.lock().msix.table_read(offset, data),
+            Structure::Pending => self.interrupts.lock().msix.pending_read(offset, data),
+        }
+    }
+
+    fn window_write(&mut self, offset: u64, data: &[u8]) {
+        let Some((structure, offset, left)) = self.layout.find(offset) else {
+            return;
+        };
+        let data = &data[..data.len().min(left)];
+        match structure {
+            Structure::Common => self.common().write(offset, data),
+            Structure::Device => self.session.config_write(offset, data),
+            Structure::Notify => {
+                let queue = usize::try_from(offset / NOTIFY_STRIDE).ok();
+                if let Some(kick) = queue.and_then(|queue| self.session.kicks().get(queue)) {
+                    // Fails only if the counter is full, and then the worker has been told.
+                    let _ = kick.write(1);
+                }
+            }
+            Structure::Table => self.interrupts.lock().msix.table_write(offset, data),
+            Structure::Isr | Structure::Pending => {}
+        }
+    }
+
+    /// What the capability for access by configuration space asks for, if it is a legal access (4.1.4.9).
+    fn access(&self) -> Option<(u64, usize)> {
+        let mut capability = [0; CFG_DATA as usize];
+        self.config.read(self.declared.access, &mut capability);
+        let [.., o0, o1, o2, o3, l0, l1, l2, l3] = capability;
+        let offset = u32::from_le_bytes([o0, o1, o2, o3]);
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let legal = capability[4] == BAR
+            && matches!(length, 1 | 2 | 4)
+            && offset.is_multiple_of(length)
+            && u64::from(offset) < self.layout.length();
+        legal.then_some((u64::from(offset), length as usize))
+    }
+
+    fn touches_access_data(&self, offset: u16, data: &[u8]) -> bool {
+        let start = self.declared.access + CFG_DATA;
+        let end = usize::from(offset) + data.len();
+        offset < start + 4 && end > usize::from(start)
+    }
+
+    fn show_interrupt_status(&mut self) {
+        let level = self.interrupts.lock().level();
+        self.config.set_interrupt_status(level);
+    }
+}
+
+impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
+    fn config_read(&mut self, offset: u16, data: &mut [u8]) {
+        if self.touches_access_data(offset, data)
+            && let Some((at, length)) = self.access()
+        {
+            let mut value = [0; 4];
+            self.window_read(at, &mut value[..length]);
+            self.config
+                .set(self.declared.access + CFG_DATA, &value[..length]);
+        }
+        self.show_interrupt_status();
+        self.config.read(offset, data);
+    }
+
+    fn config_write(&mut self, offset: u16, data: &[u8]) {
+        self.config.write(offset, data);
+        let control = self.config.u16(self.declared.msix + MSIX_CONTROL);
+        let disabled = self.config.command().contains(Command::INTERRUPT_DISABLE);
+        {
+            let mut interrupts = self.interrupts.lock();
+            interrupts.msix.set_control(control);
+            interrupts.set_pin_disabled(disabled);
+        }
+        if self.touches_access_data(offset, data)
+            && let Some((at, length)) = self.access()
+        {
+            let mut value = [0; 4];
+            self.config
+                .read(self.declared.access + CFG_DATA, &mut value);
+            self.window_write(at, &value[..length]);
+        }
+    }
+
+    fn windows(&self) -> Vec<Window> {
+        self.config.windows()
+    }
+
+    fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
+        if bar == BAR {
+            self.window_read(offset, data);
+        } else {
+            data.fill(0);
+        }
+    }
+
+    fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
+        if bar == BAR {
+            self.window_write(offset, data);
+        }
+    }
+
+    fn doorbells(&self) -> Vec<Doorbell<'_>> {
+        let first = self.layout.place(Structure::Notify).start;
+        let offsets = (0..).map(|queue: u64| first + queue * NOTIFY_STRIDE);
+        self.session
+            .kicks()
+            .iter()
+            .zip(offsets)
+            .map(|(event, offset)| Doorbell {
+                bar: BAR,
+                offset,
+                event,
+            })
+            .collect()
+    }
+}
+
+/// "PCI Device Discovery" (4.1.2).
+fn identity(device_type: DeviceType) -> Identity {
+    let device = DEVICE_BASE + u16::from(device_type.0);
+    Identity {
+        vendor: VENDOR,
+        device,
+        // Below 1 would be a transitional device.
+        revision: 1,
+        class: match device_type {
+            DeviceType::NETWORK => 0x02_00_00,
+            DeviceType::BLOCK => 0x01_80_00,
+            DeviceType::CONSOLE => 0x07_80_00,
+            DeviceType::ENTROPY => 0x10_00_00,
+            _ => 0xff_00_00,
+        },
+        subsystem_vendor: VENDOR,
+        subsystem: device,
+    }
+}

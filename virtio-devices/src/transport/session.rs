@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The life of a device from reset to reset, whatever registers it is driven by.
+//!
+//! ```text
+//!                 status write                                    frozen from here on
+//!   reset ---> ACKNOWLEDGE ---> DRIVER ---> FEATURES_OK           features
+//!     ^                                         |
+//!     |                                         v
+//!     '------- write of 0 <---- (failed) <- DRIVER_OK             features, queues
+//!              workers stop        DEVICE_NEEDS_RESET
+//! ```
+//!
+//! A bit is taken only when its turn has come, and none is cleared but by a reset. A reset is complete, and
+//! the status reads 0, when the last worker has stopped: until then nothing can be set up again, so an old
+//! worker never meets a new queue.
+//!
+//! "Driver Requirements: Device Initialization" (3.1.1), "Device Status Field" (2.1).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestAddressSpace;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::Status;
+use super::queue_registers::QueueRegisters;
+use crate::device::{ActivateError, Activation, ActiveQueue, Device, Failure, Interrupts};
+use crate::features::{DeviceType, Features};
+use crate::queue::Queue;
+use crate::worker::{Runner, Running, Stopped};
+
+/// How long the write that resets a device waits for its workers. They answer far sooner, unless the host's
+/// storage hangs; then the driver sees the reset complete later.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The status field, shared with whoever can find that the device has failed.
+#[derive(Debug, Default)]
+pub(super) struct SharedStatus(AtomicU8);
+
+impl SharedStatus {
+    pub(super) fn get(&self) -> Status {
+        Status::from_bits_retain(self.0.load(Ordering::Acquire))
+    }
+
+    /// Sets bits, and returns what was set before.
+    pub(super) fn add(&self, status: Status) -> Status {
+        Status::from_bits_retain(self.0.fetch_or(status.bits(), Ordering::AcqRel))
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+/// What a write to the status field led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Bits were taken, or not.
+    Taken,
+    /// The reset is complete.
+    Reset,
+}
+
+/// A device and what its driver has settled about it.
+pub(super) struct Session<A> {
+    device: Box<dyn Device<A>>,
+    memory: A,
+    runner: Box<dyn Runner>,
+    offered: Features,
+    accepted: Features,
+    status: Arc<SharedStatus>,
+    queues: Vec<QueueRegisters>,
+    kicks: Vec<EventFd>,
+    workers: Vec<Box<dyn Running>>,
+    resetting: bool,
+}
+
+impl<A: GuestAddressSpace> Session<A> {
+    /// A device as after a reset. `transport` are the features that the transport adds.
+    pub(super) fn new(
+        device: Box<dyn Device<A>>,
+        memory: A,
+        runner: Box<dyn Runner>,
+        transport: Features,
+    ) -> std::io::Result<Self> {
+        let queues: Vec<_> = device
+            .queue_sizes()
+            .into_iter()
+            .map(QueueRegisters::new)
+            .collect();
+        let kicks = queues
+            .iter()
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            offered: device.features() | Features::VERSION_1 | transport,
+            accepted: Features::empty(),
+            device,
+            memory,
+            runner,
+            status: Arc::default(),
+            queues,
+            kicks,
+            workers: Vec::new(),
+            resetting: false,
+        })
+    }
+
+    pub(super) fn device_type(&self) -> DeviceType {
+        self.device.device_type()
+    }
+
+    pub(super) fn shared_status(&self) -> Arc<SharedStatus> {
+        Arc::clone(&self.status)
+    }
+
+    pub(super) fn offer(&mut self, features: Features) {
+        self.offered |= features;
+    }
+
+    /// 32 offered feature bits; none beyond the second word.
+    pub(super) fn offered(&self, word: u32) -> u32 {
+        word_of(self.offered, word)
+    }
+
+    /// 32 feature bits that the driver has written.
+    pub(super) fn accepted(&self, word: u32) -> u32 {
+        word_of(self.accepted, word)
+    }
+
+    /// The driver writes 32 feature bits, which counts until it has set FEATURES_OK.
+    pub(super) fn accept(&mut self, word: u32, bits: u32) {
+        let shift = match word {
+            0 => 0,
+            1 => 32,
+            _ => return,
+        };
+        if self.resetting || self.status.get().contains(Status::FEATURES_OK) {
+            return;
+        }
+        let kept = self.accepted.bits() & !(0xffff_ffff << shift);
+        self.accepted = Features::from_bits_retain(kept | u64::from(bits) << shift);
+    }
+
+    /// Whether the device can work with what the driver has accepted.
+    fn acceptable(&self) -> bool {
+        // ACCESS_PLATFORM is offered only where accesses are translated; a driver that does not know of it
+        // would give us addresses that mean nothing (6.1).
+        let needed = Features::VERSION_1 | (self.offered & Features::ACCESS_PLATFORM);
+        self.offered.contains(self.accepted) && self.accepted.contains(needed)
+    }
+
+    /// The status field. A read also completes a reset that is under way, when it can.
+    pub(super) fn status(&mut self) -> (Status, Outcome) {
+        let outcome = if self.resetting {
+            self.finish_reset(Duration::ZERO)
+        } else {
+            Outcome::Taken
+        };
+        (self.status.get(), outcome)
+    }
+
+    /// The driver writes the status field.
+    pub(super) fn set_status(&mut self, value: u8, interrupts: &Arc<dyn Interrupts>) -> Outcome {
+        if value == 0 {
+            return self.reset();
+        }
+        if self.resetting {
+            return Outcome::Taken;
+        }
+        let value = Status::from_bits_retain(value);
+        let old = self.status.get();
+        let mut new = value & (Status::ACKNOWLEDGE | Status::DRIVER | Status::FAILED);
+        let known = (old | new).contains(Status::ACKNOWLEDGE | Status::DRIVER);
+        if value.contains(Status::FEATURES_OK) && known && self.acceptable() {
+            new |= Status::FEATURES_OK;
+        }
+        // The driver reads FEATURES_OK back before it goes on, so both never come in one write.
+        let live = value.contains(Status::DRIVER_OK)
+            && old.contains(Status::FEATURES_OK)
+            && !old.contains(Status::DRIVER_OK);
+        if live {
+            new |= Status::DRIVER_OK;
+        }
+        self.status.add(new);
+        if live && let Err(why) = self.activate(interrupts) {
+            // Those that did start have nothing to do any more. The reset collects them.
+            self.stop_workers();
+            interrupts.needs_reset(&why);
+        }
+        Outcome::Taken
+    }
+
+    fn activate(&mut self, interrupts: &Arc<dyn Interrupts>) -> Result<(), Failure> {
+        let mut queues = Vec::new();
+        {
+            let memory = self.memory.memory();
+            for ((registers, kick), index) in self.queues.iter().zip(&self.kicks).zip(0..) {
+                if registers.is_enabled() {
+                    let queue = Queue::new(registers.config(), self.accepted, &*memory)
+                        .map_err(|source| Failure::Queue { index, source })?;
+                    let kick = kick.try_clone().map_err(ActivateError::Host)?;
+                    queues.push(ActiveQueue { index, queue, kick });
+                }
+            }
+        }
+        let workers = self.device.activate(Activation {
+            memory: self.memory.clone(),
+            features: self.accepted,
+            queues,
+            interrupts: Arc::clone(interrupts),
+        })?;
+        for worker in workers {
+            self.workers.push(self.runner.start(worker)?);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Outcome {
+        self.stop_workers();
+        self.resetting = true;
+        self.finish_reset(PATIENCE)
+    }
+
+    fn stop_workers(&mut self) {
+        for worker in &mut self.workers {
+            worker.request_stop();
+        }
+    }
+
+    /// Waits for all workers together, at most `patience`; when all have stopped, forgets everything.
+    fn finish_reset(&mut self, patience: Duration) -> Outcome {
+        let end = Instant::now() + patience;
+        self.workers.retain_mut(|worker| {
+            let left = end.saturating_duration_since(Instant::now());
+            matches!(worker.stopped(left), Stopped::NotYet)
+        });
+        if !self.workers.is_empty() {
+            return Outcome::Taken;
+        }
+        self.resetting = false;
+        self.device.reset();
+        self.accepted = Features::empty();
+        self.queues.iter_mut().for_each(QueueRegisters::reset);
+        for kick in &self.kicks {
+            // What was not yet served is forgotten. An error means that there was nothing.
+            let _ = kick.read();
+        }
+        self.status.clear();
+        Outcome::Reset
+    }
+
+    pub(super) fn queue_count(&self) -> u16 {
+        // Checked by each transport when it is made.
+        u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
+    }
+
+    pub(super) fn queue(&self, index: u16) -> Option<&QueueRegisters> {
+        self.queues.get(usize::from(index))
+    }
+
+    /// A queue's registers, while the driver may still change them.
+    pub(super) fn queue_mut(&mut self, index: u16) -> Option<&mut QueueRegisters> {
+        if self.resetting || self.status.get().contains(Status::DRIVER_OK) {
+            return None;
+        }
+        self.queues.get_mut(usize::from(index))
+    }
+
+    /// One event a queue, readable after the driver has notified it.
+    pub(super) fn kicks(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    pub(super) fn config_read(&self, offset: u64, data: &mut [u8]) {
+        self.device.config_read(offset, data);
+    }
+
+    pub(super) fn config_write(&mut self, offset: u64, data: &[u8]) {
+        if !self.resetting {
+            self.device.config_write(offset, data);
+        }
+    }
+}
+
+fn word_of(features: Features, word: u32) -> u32 {
+    match word {
+        0 => features.bits() as u32,
+        1 => (features.bits() >> 32) as u32,
+        _ => 0,
+    }
+}

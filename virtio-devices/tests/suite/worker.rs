@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Workers in threads: they run when they are told to, stop when they are told to, and come back.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hvkit_virtio_devices::worker::{Body, Progress, Runner, Stopped, Threads, Worker, serve};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// What a test waits for at most; nothing here takes a hundredth of it.
+const LONG: Duration = Duration::from_secs(10);
+
+fn event() -> EventFd {
+    EventFd::new(EFD_NONBLOCK).unwrap()
+}
+
+fn threads() -> Threads<impl FnMut(String, Body) -> io::Result<()> + Send> {
+    Threads::new(|name, body| std::thread::Builder::new().name(name).spawn(body).map(drop))
+}
+
+/// Calls `on_ready` and does as it says.
+struct Scripted<F> {
+    events: Vec<EventFd>,
+    on_ready: F,
+}
+
+impl<F: FnMut(usize, bool) -> Progress + Send> Worker for Scripted<F> {
+    fn name(&self) -> String {
+        "scripted".into()
+    }
+    fn sources(&self) -> Vec<RawFd> {
+        self.events.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+    fn ready(&mut self, index: usize) -> Progress {
+        let readable = self.events[index].read().is_ok();
+        (self.on_ready)(index, readable)
+    }
+}
+
+/// Reports each call: which source, and whether it was readable.
+fn reporting(events: &[&EventFd]) -> (Box<dyn Worker>, Receiver<(usize, bool)>) {
+    let (report, reports) = channel();
+    let events = events
+        .iter()
+        .map(|event| event.try_clone().unwrap())
+        .collect();
+    let on_ready = move |index, readable| {
+        report.send((index, readable)).unwrap();
+        Progress::Wait
+    };
+    (Box::new(Scripted { events, on_ready }), reports)
+}
+
+#[test]
+fn a_worker_is_called_once_at_first_and_then_when_a_source_is_readable() {
+    let (first, second) = (event(), event());
+    let (worker, reports) = reporting(&[&first, &second]);
+    let mut running = threads().start(worker).unwrap();
+    let next = || reports.recv_timeout(LONG).unwrap();
+    assert_eq!([next(), next()], [(0, false), (1, false)]);
+    second.write(1).unwrap();
+    assert_eq!(next(), (1, true));
+    first.write(3).unwrap();
+    assert_eq!(next(), (0, true));
+    assert!(
+        reports.recv_timeout(Duration::from_millis(20)).is_err(),
+        "called for nothing"
+    );
+    running.request_stop();
+    assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+}
+
+#[test]
+fn a_worker_that_comes_back_can_be_started_again() {
+    let kick = event();
+    let (worker, reports) = reporting(&[&kick]);
+    let mut runner = threads();
+    let mut running = runner.start(worker).unwrap();
+    reports.recv_timeout(LONG).unwrap();
+    running.request_stop();
+    let Stopped::With(worker) = running.stopped(LONG) else {
+        panic!("not stopped")
+    };
+    assert!(
+        matches!(running.stopped(LONG), Stopped::Gone),
+        "handed out twice"
+    );
+    // What comes while nobody runs it is seen after the next start.
+    kick.write(1).unwrap();
+    let mut running = runner.start(worker).unwrap();
+    assert_eq!(reports.recv_timeout(LONG).unwrap(), (0, true));
+    running.request_stop();
+    assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+}
+
+#[test]
+fn a_busy_worker_stops_when_asked() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let on_ready = move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Progress::More
+    };
+    let worker = Box::new(Scripted {
+        events: vec![event()],
+        on_ready,
+    });
+    let mut running = threads().start(worker).unwrap();
+    while calls.load(Ordering::Relaxed) < 1000 {
+        std::thread::yield_now();
+    }
+    running.request_stop();
+    assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+}
+
+#[test]
+fn a_worker_that_hangs_is_not_waited_for() {
+    let (release, wait): (Sender<()>, _) = channel();
+    let wait = Mutex::new(wait);
+    let (enter, entered) = channel();
+    let on_ready = move |_, _| {
+        enter.send(()).unwrap();
+        let _ = wait.lock().unwrap().recv();
+        Progress::Wait
+    };
+    let worker = Box::new(Scripted {
+        events: vec![event()],
+        on_ready,
+    });
+    let mut running = threads().start(worker).unwrap();
+    entered.recv_timeout(LONG).unwrap();
+    running.request_stop();
+    let before = Instant::now();
+    assert!(matches!(
+        running.stopped(Duration::from_millis(50)),
+        Stopped::NotYet
+    ));
+    assert!(matches!(running.stopped(Duration::ZERO), Stopped::NotYet));
+    assert!(before.elapsed() < LONG);
+    drop(release);
+    assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+}
+
+#[test]
+fn a_worker_that_panics_is_gone() {
+    let on_ready = |_, _| panic!("on purpose");
+    let worker = Box::new(Scripted {
+        events: vec![event()],
+        on_ready,
+    });
+    let mut running = threads().start(worker).unwrap();
+    assert!(matches!(running.stopped(LONG), Stopped::Gone));
+}
+
+#[test]
+fn a_worker_that_is_done_comes_back_by_itself() {
+    let worker = Box::new(Scripted {
+        events: vec![event()],
+        on_ready: |_, _| Progress::Done,
+    });
+    let mut running = threads().start(worker).unwrap();
+    assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+}
+
+#[test]
+fn dropping_the_handle_ends_the_worker() {
+    let kick = event();
+    let (worker, reports) = reporting(&[&kick]);
+    let running = threads().start(worker).unwrap();
+    reports.recv_timeout(LONG).unwrap();
+    drop(running);
+    // The worker, and its end of the channel, are dropped with the thread.
+    assert_eq!(
+        reports.recv_timeout(LONG),
+        Err(std::sync::mpsc::RecvTimeoutError::Disconnected)
+    );
+}
+
+#[test]
+fn a_thread_that_cannot_be_made_is_an_error() {
+    let (worker, _reports) = reporting(&[&event()]);
+    let refuse = |_, _| Err(io::Error::from(io::ErrorKind::WouldBlock));
+    let Err(error) = Threads::new(refuse).start(worker) else {
+        panic!("started")
+    };
+    assert_eq!(error.name, "scripted");
+    assert_eq!(error.source.kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_source_that_cannot_be_watched_is_an_error() {
+    // A regular file has no readiness.
+    let file = tempfile::tempfile().unwrap();
+    struct Watching(std::fs::File);
+    impl Worker for Watching {
+        fn name(&self) -> String {
+            String::new()
+        }
+        fn sources(&self) -> Vec<RawFd> {
+            vec![self.0.as_raw_fd()]
+        }
+        fn ready(&mut self, _index: usize) -> Progress {
+            Progress::Done
+        }
+    }
+    assert!(serve(&mut Watching(file), &event()).is_err());
+}
+
+#[test]
+fn a_disk_works_in_a_thread() {
+    use hvkit_virtio_devices::block::{Block, Options};
+    use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+    use hvkit_virtio_devices::fake::{Driver, Vectors};
+    use hvkit_virtio_devices::transport::pci::VirtioPci;
+    let file = crate::support::image(64);
+    let memory = crate::support::memory();
+    let vectors = Arc::new(Vectors::default());
+    let block = Box::new(Block::open(Options::new(file.path())).unwrap());
+    let function =
+        VirtioPci::new(block, memory.clone(), vectors.clone(), Box::new(threads())).unwrap();
+    let mut driver = Driver::probe(function);
+    for _ in 0..20 {
+        driver.enable_msix();
+        driver.negotiate(u64::MAX);
+        let mut ring = driver.queue(0, &memory, 0x1000, 256);
+        driver.set_status(0xf);
+        use vm_memory::{Bytes, GuestAddress};
+        memory
+            .write_slice(&crate::support::header(0, 9), GuestAddress(0x8000))
+            .unwrap();
+        ring.submit(&[
+            Readable(0x8000, 16),
+            Writable(0x1_0000, 512),
+            Writable(0x9000, 1),
+        ]);
+        driver.kick(0);
+        let before = Instant::now();
+        while ring.take().is_none() {
+            assert!(before.elapsed() < LONG, "no answer");
+            std::thread::yield_now();
+        }
+        let mut data = vec![0; 512];
+        memory
+            .read_slice(&mut data, GuestAddress(0x1_0000))
+            .unwrap();
+        assert_eq!(data, crate::support::pattern(9 * 512, 512));
+        // A machine under load may need longer than the write waits; then a driver polls.
+        let before = Instant::now();
+        let mut status = driver.set_status(0);
+        while status != 0 {
+            assert!(before.elapsed() < LONG, "no end");
+            status = driver.status();
+        }
+    }
+    assert!(!vectors.delivered().is_empty());
+}

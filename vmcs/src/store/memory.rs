@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! VMCSs in memory.
+
+use core::fmt;
+
+use super::{Fields, FieldsMut, NoSuchField, merge, view};
+use crate::{
+    encoding::Encoding,
+    fields::{self, SLOTS},
+};
+
+/// A VMCS in an array: every field of the manual, zero until written.
+///
+/// About 1.7 KiB. Reads with a constant encoding are single loads.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Vmcs {
+    slots: [u64; SLOTS],
+}
+
+impl Vmcs {
+    /// A VMCS of zeros. (`VMCS link pointer` of zero is not a VMCS that enters; set it to all ones.)
+    pub const fn new() -> Self {
+        Self { slots: [0; SLOTS] }
+    }
+
+    /// Copies every field that `from` has; the others are zero.
+    pub fn copy_of(from: &impl Fields) -> Self {
+        let mut copy = Self::new();
+        for info in &fields::ALL {
+            if let (Some(slot), Some(value)) =
+                (fields::slot(info.encoding), from.get(info.encoding))
+            {
+                copy.slots[slot] = value;
+            }
+        }
+        copy
+    }
+}
+
+impl Default for Vmcs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fields for Vmcs {
+    #[inline(always)]
+    fn get(&self, encoding: Encoding) -> Option<u64> {
+        Some(view(encoding, self.slots[fields::slot(encoding)?]))
+    }
+}
+
+impl FieldsMut for Vmcs {
+    #[inline]
+    fn set(&mut self, encoding: Encoding, value: u64) -> Result<(), NoSuchField> {
+        let slot = fields::slot(encoding).ok_or(NoSuchField(encoding))?;
+        self.slots[slot] = merge(encoding, self.slots[slot], value);
+        Ok(())
+    }
+}
+
+/// Lists the fields that are not zero.
+fn debug(fields: &impl Fields, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut shown = f.debug_struct(name);
+    for info in &fields::ALL {
+        match fields.get(info.encoding) {
+            None | Some(0) => {}
+            Some(value) => {
+                shown.field(info.id, &format_args!("{value:#x}"));
+            }
+        }
+    }
+    shown.finish_non_exhaustive()
+}
+
+impl fmt::Debug for Vmcs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug(self, "Vmcs", f)
+    }
+}
+
+#[cfg(feature = "arbitrary")]
+impl<'a> arbitrary::Arbitrary<'a> for Vmcs {
+    fn arbitrary(u: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        let mut vmcs = Self::new();
+        for info in &fields::ALL {
+            if let Some(slot) = fields::slot(info.encoding) {
+                vmcs.slots[slot] = u.arbitrary::<u64>()? & info.encoding.width().mask();
+            }
+        }
+        Ok(vmcs)
+    }
+}
+
+/// A VMCS that remembers which fields it was given: what a dump that is not complete becomes.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    vmcs: Vmcs,
+    present: [u64; SLOTS.div_ceil(64)],
+}
+
+impl Snapshot {
+    /// A snapshot of no fields.
+    pub const fn new() -> Self {
+        Self {
+            vmcs: Vmcs::new(),
+            present: [0; SLOTS.div_ceil(64)],
+        }
+    }
+
+    /// Copies every field that `from` has, and knows of no other.
+    pub fn of(from: &impl Fields) -> Self {
+        let mut snapshot = Self::new();
+        for info in &fields::ALL {
+            if let Some(value) = from.get(info.encoding) {
+                // A field of the list always has a slot.
+                let _ = snapshot.set(info.encoding, value);
+            }
+        }
+        snapshot
+    }
+
+    /// How many fields it has.
+    pub fn len(&self) -> usize {
+        self.present
+            .iter()
+            .map(|word| word.count_ones() as usize)
+            .sum()
+    }
+
+    /// Whether it has no field.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Fields for Snapshot {
+    #[inline]
+    fn get(&self, encoding: Encoding) -> Option<u64> {
+        let slot = fields::slot(encoding)?;
+        if self.present[slot / 64] >> (slot % 64) & 1 == 0 {
+            return None;
+        }
+        self.vmcs.get(encoding)
+    }
+}
+
+impl FieldsMut for Snapshot {
+    fn set(&mut self, encoding: Encoding, value: u64) -> Result<(), NoSuchField> {
+        self.vmcs.set(encoding, value)?;
+        if let Some(slot) = fields::slot(encoding) {
+            self.present[slot / 64] |= 1 << (slot % 64);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug(self, "Snapshot", f)
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! QEMU's `edu` device: the smallest thing that does DMA and raises interrupts.
+//!
+//! It holds a buffer of 4 KiB that only its own DMA reaches. (QEMU documentation, "EDU device".)
+
+use anyhow::{Context, Result, bail};
+use thiserror::Error;
+
+use super::{Batch, PciAddress, Qtest, Value};
+
+/// Vendor 0x1234, device 0x11e8, as configuration register 0 shows them.
+const IDENTITY: u32 = 0x11e8_1234;
+const COMMAND_REGISTER: u8 = 0x04;
+/// Memory space and bus mastering on.
+const ENABLE: u32 = 0x0006;
+const BAR0: u8 = 0x10;
+/// Where we put BAR0: in the hole below 4 GiB, above any memory these machines have.
+const BAR0_ADDRESS: u32 = 0xe000_0000;
+
+const INTERRUPT_RAISE: u64 = 0x60;
+const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
+const DMA_SOURCE: u64 = 0x80;
+const DMA_DESTINATION: u64 = 0x88;
+const DMA_COUNT: u64 = 0x90;
+const DMA_COMMAND: u64 = 0x98;
+const START: u64 = 1;
+const TO_MEMORY: u64 = 2;
+
+/// Where the device's own buffer appears in its DMA registers.
+const BUFFER: u64 = 0x4_0000;
+/// How many times to ask whether a transfer is over. It takes a few.
+const PATIENCE: u32 = 10_000;
+
+/// Why a transfer was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DmaError {
+    /// QEMU aborts on such a transfer, so it is not even tried.
+    #[error("{length} bytes at {offset:#x} do not lie in the device's buffer of {size} bytes", size = Edu::BUFFER_SIZE)]
+    Outside {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+    /// The device still says that it is busy.
+    #[error("the transfer was not over after {asked} questions")]
+    Busy {
+        /// How often it was asked.
+        asked: u32,
+    },
+}
+
+/// The device, found and enabled.
+#[derive(Clone, Copy, Debug)]
+pub struct Edu {
+    address: PciAddress,
+    bar: u64,
+}
+
+impl Edu {
+    /// The size of the device's buffer in bytes.
+    pub const BUFFER_SIZE: u64 = 4096;
+
+    /// Finds the device on bus 0, gives it an address, and lets it do DMA.
+    pub fn find(machine: &mut Qtest) -> Result<Self> {
+        let mut batch = Batch::new();
+        let places: Vec<(PciAddress, Value)> = (0..32)
+            .map(|device| {
+                let address = PciAddress {
+                    bus: 0,
+                    device,
+                    function: 0,
+                };
+                (address, batch.config_read(address, 0))
+            })
+            .collect();
+        let answers = machine.run(&batch)?;
+        let (address, _) = places
+            .into_iter()
+            .find(|(_, value)| answers.value(*value) == u64::from(IDENTITY))
+            .context("no edu device on bus 0")?;
+        let mut batch = Batch::new();
+        batch.config_write(address, BAR0, BAR0_ADDRESS);
+        batch.config_write(address, COMMAND_REGISTER, ENABLE);
+        machine.run(&batch)?;
+        Ok(Edu {
+            address,
+            bar: BAR0_ADDRESS.into(),
+        })
+    }
+
+    /// Where the device is.
+    pub fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    /// Where its registers are.
+    pub fn registers(&self) -> u64 {
+        self.bar
+    }
+
+    /// Lets the device read `length` bytes at DMA address `from` into its buffer at `offset`.
+    ///
+    /// A transfer that the VT-d unit refuses ends too: look at its fault records.
+    pub fn read_memory(
+        &self,
+        machine: &mut Qtest,
+        from: u64,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
+        self.transfer(machine, offset, length, |buffer| (from, buffer, START))
+    }
+
+    /// Lets the device write `length` bytes of its buffer at `offset` to DMA address `to`.
+    pub fn write_memory(
+        &self,
+        machine: &mut Qtest,
+        to: u64,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
+        self.transfer(machine, offset, length, |buffer| {
+            (buffer, to, START | TO_MEMORY)
+        })
+    }
+
+    /// Raises the device's interrupt, with `reason` in its status.
+    pub fn raise_interrupt(&self, machine: &mut Qtest, reason: u32) -> Result<()> {
+        machine.writel(self.bar + INTERRUPT_RAISE, reason)
+    }
+
+    /// Takes `reason` back from the device's interrupt status.
+    pub fn acknowledge_interrupt(&self, machine: &mut Qtest, reason: u32) -> Result<()> {
+        machine.writel(self.bar + INTERRUPT_ACKNOWLEDGE, reason)
+    }
+
+    fn transfer(
+        &self,
+        machine: &mut Qtest,
+        offset: u64,
+        length: u64,
+        how: impl Fn(u64) -> (u64, u64, u64),
+    ) -> Result<()> {
+        if length > Self::BUFFER_SIZE || offset > Self::BUFFER_SIZE - length {
+            bail!(DmaError::Outside { offset, length });
+        }
+        let (source, destination, command) = how(BUFFER + offset);
+        let mut batch = Batch::new();
+        batch.writeq(self.bar + DMA_SOURCE, source);
+        batch.writeq(self.bar + DMA_DESTINATION, destination);
+        batch.writeq(self.bar + DMA_COUNT, length);
+        batch.writeq(self.bar + DMA_COMMAND, command);
+        let status = batch.readq(self.bar + DMA_COMMAND);
+        let mut status = machine.run(&batch)?.value(status);
+        for _ in 0..PATIENCE {
+            if status & START == 0 {
+                return Ok(());
+            }
+            status = machine.readq(self.bar + DMA_COMMAND)?;
+        }
+        bail!(DmaError::Busy { asked: PATIENCE })
+    }
+}

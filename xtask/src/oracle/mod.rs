@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask oracle`: the same cases on a model that others wrote and on our code, compared.
+
+mod ledger;
+pub mod paging;
+mod tally;
+pub mod vm_entry;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// The oracles.
+#[derive(Debug, Subcommand)]
+pub enum Oracle {
+    /// Guest page tables, modes and accesses: Bochs's own paging against `shadow-paging`'s guest half.
+    Paging(paging::Options),
+    /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
+    VmEntry(vm_entry::Options),
+}
+
+/// Runs one. An error if anything differs that the ledger does not explain.
+pub fn oracle(which: &Oracle) -> Result<()> {
+    match which {
+        Oracle::Paging(options) => paging::run(options),
+        Oracle::VmEntry(options) => vm_entry::run(options),
+    }
+}
