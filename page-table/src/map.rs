@@ -358,11 +358,16 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         if level > 1 {
             for index in 0..shape.entries(level) {
                 let entry = self.memory.load(shape.slot_at(table, index), shape.width());
-                if let Entry::Table { frame, .. } = self.format.decode(entry, level) {
-                    self.free_subtree(Subtree {
-                        frame,
-                        level: level - 1,
-                    });
+                match self.format.decode(entry, level) {
+                    // Most tables are leaf tables: nothing in them need be read.
+                    Entry::Table { frame, .. } if level == 2 => self.frames.free(frame),
+                    Entry::Table { frame, .. } => {
+                        self.free_subtree(Subtree {
+                            frame,
+                            level: level - 1,
+                        });
+                    }
+                    Entry::Empty | Entry::Leaf { .. } | Entry::Malformed(_) => (),
                 }
             }
         }

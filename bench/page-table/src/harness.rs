@@ -158,8 +158,8 @@ pub fn compare(
 
 fn print(report: &Report) {
     println!(
-        "\n{} ({} {}s, {} rounds)",
-        report.title, report.operations, report.unit, report.rounds
+        "\n{} ({} times, {} rounds)",
+        report.title, report.operations, report.rounds
     );
     let width = report
         .cases
@@ -191,7 +191,7 @@ fn print(report: &Report) {
         let verdict = if *met { "met" } else { "missed" };
         match aim.limit {
             Some(limit) => println!(
-                "  aim {verdict}: {} within {} of {limit}: {measured:.2}",
+                "  aim {verdict}: {} within {:.2} of {limit}: {measured:.2}",
                 aim.case, aim.at_most
             ),
             None => println!(

@@ -19,9 +19,11 @@ use crate::shape::Width;
 /// Access outside it, or unaligned, panics: only a table that its owner corrupted leads there.
 #[derive(Debug)]
 pub struct PhysicalWindow {
-    base: NonNull<u8>,
+    /// Where physical address 0 would be mapped if the window went so far: `base` less `start`.
+    origin: *mut u8,
     start: u64,
-    length: u64,
+    /// Eights of bytes.
+    eights: u64,
 }
 
 // SAFETY: the window is used only through atomic accesses, which threads may share (the promise of
@@ -48,10 +50,11 @@ impl PhysicalWindow {
     pub unsafe fn new(start: u64, length: u64, base: NonNull<u8>) -> Self {
         let all = start | length | base.as_ptr().addr() as u64;
         assert!(all.is_multiple_of(4096), "a window of whole frames");
+        let origin = base.as_ptr().wrapping_sub(start as usize);
         Self {
-            base,
+            origin,
             start,
-            length,
+            eights: length / 8,
         }
     }
 
@@ -60,25 +63,23 @@ impl PhysicalWindow {
     fn pointer(&self, at: u64, width: Width) -> *mut u8 {
         let offset = at.wrapping_sub(self.start);
         // One comparison for both: the bits of an unaligned offset end up on top.
-        let shift = width.bytes().trailing_zeros();
-        let inside = offset.rotate_right(shift) < self.length >> shift;
+        let inside = match width {
+            Width::Eight => offset.rotate_right(3) < self.eights,
+            Width::Four => offset.rotate_right(2) < self.eights.wrapping_mul(2),
+        };
         assert!(inside, "an entry outside the window");
-        // SAFETY: `offset` is below `length`, and `new` was promised that so many bytes from `base` are
-        // one valid stretch.
-        unsafe { self.base.as_ptr().add(offset as usize) }
+        // In the window, as `offset` is: what was taken from `base` is added again.
+        self.origin.wrapping_add(at as usize)
     }
 
     /// Where `count` entries from `at` are mapped.
     #[inline]
     fn pointers(&self, at: u64, width: Width, count: u64) -> *mut u8 {
         let offset = at.wrapping_sub(self.start);
-        let room = self.length.saturating_sub(offset);
+        let room = self.eights.wrapping_mul(8).saturating_sub(offset);
         assert!(count <= room / width.bytes(), "entries outside the window");
-        if count == 0 {
-            self.base.as_ptr()
-        } else {
-            self.pointer(at, width)
-        }
+        let first = if count == 0 { self.start } else { at };
+        self.pointer(first, width)
     }
 
     /// The 8-byte entry at `at`.
