@@ -2,13 +2,16 @@
 //! How a machine ends, and what `vmm` says of it: kernels of a few instructions, on this machine's
 //! own KVM, also one that only emulates.
 
+#[path = "support/elf.rs"]
+mod elf;
 mod support;
 
+use elf::kernel;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Folder, has_kvm, kernel, run, vmm};
+use support::{Folder, has_kvm, run, vmm};
 
 /// CLI; a jump to itself.
 const SPIN: &[u8] = &[0xfa, 0xeb, 0xfe];
