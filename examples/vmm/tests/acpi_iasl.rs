@@ -6,6 +6,7 @@ use hvkit_vmm::acpi::{Platform, SerialPort, Tables, build};
 use hvkit_vmm::pci::intx::Route;
 use std::path::Path;
 use std::process::Command;
+use xtask::lab::skip::skip;
 
 /// Where a table's header names the compiler: identifier and revision.
 const COMPILER: std::ops::Range<usize> = 28..36;
@@ -15,8 +16,7 @@ const CHECKSUM: usize = 9;
 fn iasl_is_here() -> bool {
     let found = Command::new("iasl").arg("-v").output();
     if let Err(error) = &found {
-        assert!(std::env::var_os("CI").is_none(), "iasl: {error}");
-        eprintln!("SKIPPED: iasl (acpica-tools): {error}");
+        skip(&format!("iasl (Debian package acpica-tools): {error}"));
     }
     found.is_ok()
 }

@@ -27,8 +27,7 @@ fn machine() -> Option<Machine> {
     let kvm = match Kvm::new() {
         Ok(kvm) => kvm,
         Err(error) => {
-            assert!(std::env::var_os("CI").is_none(), "/dev/kvm: {error}");
-            eprintln!("SKIPPED: /dev/kvm: {error}");
+            xtask::lab::skip::skip(&format!("/dev/kvm: {error}"));
             return None;
         }
     };

@@ -2,7 +2,6 @@
 //! The real `vmm`, run to its end.
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -53,20 +52,8 @@ pub(crate) fn has_kvm() -> bool {
     match device.read(true).write(true).open("/dev/kvm") {
         Ok(_) => true,
         Err(error) => {
-            skip(&format!("/dev/kvm: {error}"));
+            xtask::lab::skip::skip(&format!("/dev/kvm: {error}"));
             false
         }
-    }
-}
-
-/// Says loudly that the test that calls it did not run, and why.
-fn skip(why: &str) {
-    let thread = std::thread::current();
-    let line = format!("{}: {why}", thread.name().unwrap_or("a test"));
-    eprintln!("SKIPPED {line}");
-    // `cargo xtask test` counts these lines.
-    let file = xtask::paths::logs().join("skipped");
-    if let Ok(mut file) = fs::File::options().append(true).open(file) {
-        writeln!(file, "{line}").unwrap();
     }
 }
