@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// How many differences are shown in full.
-const SHOWN: usize = 40;
+const SHOWN: usize = 10;
 
 /// What one case came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
