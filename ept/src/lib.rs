@@ -91,6 +91,16 @@
 //! `arbitrary` makes entries, qualifications, MTRRs and memory maps from a fuzzer's bytes, and needs `std`.
 #![no_std]
 #![forbid(unsafe_code)]
+// Tables, registers and logs here may be an adversary's: what reads them is total.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(feature = "arbitrary", test))]

@@ -22,6 +22,33 @@ pub struct Mark {
     pub logged: Option<u64>,
 }
 
+/// What becomes of the marks that a walk finds.
+pub(crate) trait Note {
+    /// Whether it matters which there are: if not, no path has to be kept.
+    const KEEPS: bool;
+
+    /// One was found.
+    fn note(&mut self, mark: Mark);
+}
+
+/// They are forgotten.
+pub(crate) struct Forget;
+
+impl Note for Forget {
+    const KEEPS: bool = false;
+
+    #[inline]
+    fn note(&mut self, _: Mark) {}
+}
+
+impl Note for &mut Updates {
+    const KEEPS: bool = true;
+
+    fn note(&mut self, mark: Mark) {
+        self.add(mark);
+    }
+}
+
 /// The most entries one access can mark: those of each guest entry's own path through EPT, the guest's,
 /// and those of the last path.
 const MOST: usize = MAX_LEVELS * MAX_LEVELS + 2 * MAX_LEVELS;

@@ -26,7 +26,7 @@ use core::cell::{Cell, RefCell};
 use hvkit_page_table::{ReadEntry, UpdateEntry, Width};
 
 use crate::access::{Access, EptFault, Granted, GuestSpace, PagingPages, ShadowStack};
-use crate::marks::{Mark, Updates};
+use crate::marks::{Forget, Mark, Note, Updates};
 use crate::spec::{Accesses, EptEntry, PageRights};
 
 /// The guest's side of a walk: its paging mode, as its registers set it up.
@@ -106,7 +106,7 @@ pub fn translate<G: GuestPaging, M: ReadEntry>(
     linear: u64,
     access: G::Access,
 ) -> NestedOutcome<G, M> {
-    visit(space, guest, linear, access, |_| ())
+    visit(space, guest, linear, access, Forget)
 }
 
 /// Makes `access` to `linear`, and adds to `updates` the accessed and dirty flags it sets: EPT's for
@@ -125,7 +125,7 @@ pub fn translate_marking<G: GuestPaging, M: ReadEntry>(
     access: G::Access,
     updates: &mut Updates,
 ) -> NestedOutcome<G, M> {
-    visit(space, guest, linear, access, |mark| updates.add(mark))
+    visit(space, guest, linear, access, updates)
 }
 
 #[inline]
@@ -134,7 +134,7 @@ fn visit<G: GuestPaging, M: ReadEntry>(
     guest: &G,
     linear: u64,
     access: G::Access,
-    note: impl FnMut(Mark),
+    note: impl Note,
 ) -> NestedOutcome<G, M> {
     let through = Through {
         space,
@@ -159,7 +159,7 @@ struct Through<'s, 'a, M, N> {
     paging: Cell<PagingPages>,
 }
 
-impl<M: ReadEntry, N: FnMut(Mark)> Through<'_, '_, M, N> {
+impl<M: ReadEntry, N: Note> Through<'_, '_, M, N> {
     /// Makes an access to a guest paging-structure entry.
     #[inline]
     fn access(&self, at: u64, access: Access) -> Result<Granted, EptFault<M::Error>> {
@@ -169,7 +169,7 @@ impl<M: ReadEntry, N: FnMut(Mark)> Through<'_, '_, M, N> {
     }
 }
 
-impl<M: ReadEntry, N: FnMut(Mark)> ReadEntry for Through<'_, '_, M, N> {
+impl<M: ReadEntry, N: Note> ReadEntry for Through<'_, '_, M, N> {
     type Error = EptFault<M::Error>;
 
     #[inline]
@@ -184,7 +184,7 @@ impl<M: ReadEntry, N: FnMut(Mark)> ReadEntry for Through<'_, '_, M, N> {
     }
 }
 
-impl<M: ReadEntry, N: FnMut(Mark)> UpdateEntry for Through<'_, '_, M, N> {
+impl<M: ReadEntry, N: Note> UpdateEntry for Through<'_, '_, M, N> {
     /// A paging write: allowed or not now, stored by whoever applies the updates.
     fn compare_exchange(
         &self,
@@ -196,7 +196,7 @@ impl<M: ReadEntry, N: FnMut(Mark)> UpdateEntry for Through<'_, '_, M, N> {
         let granted = self.access(at, Access::paging_write())?;
         let (at, set) = (granted.host_physical, new & !current);
         if set != 0 {
-            (self.note.borrow_mut())(Mark {
+            self.note.borrow_mut().note(Mark {
                 at,
                 width,
                 entry: current,

@@ -45,7 +45,7 @@ impl GuestPaging for X86 {
             GuestFault::TooWide { linear } => Nested::Page(GuestFault::TooWide { linear }),
             _ => Nested::Page(GuestFault::Contended { linear }),
         })?;
-        let mode = if found.attributes.user {
+        let mode = if found.attributes.user() {
             Mode::User
         } else {
             Mode::Supervisor
@@ -59,8 +59,8 @@ impl GuestPaging for X86 {
             },
             rights: PageRights {
                 mode,
-                writable: found.attributes.writable,
-                execute_disable: !found.attributes.executable,
+                writable: found.attributes.writable(),
+                execute_disable: !found.attributes.executable(),
             },
             shadow_stack: match (access.kind.shadow_stack(), access.privilege.user()) {
                 (false, _) => ShadowStack::No,

@@ -5,16 +5,15 @@
 use std::cell::Cell;
 
 use arbitrary::{Arbitrary, Unstructured};
+use hvkit_ept::Ept;
 use hvkit_ept::access::{Access, EptFault, GuestSpace, ShadowStack};
 use hvkit_ept::builder::{Policy, Region, build};
 use hvkit_ept::marks::{UpdateError, Updates};
 use hvkit_ept::mtrr::{FIXED, Mtrrs, Variable};
 use hvkit_ept::nested_walk::{self, GuestFault, GuestPage, GuestPaging};
 use hvkit_ept::spec::{
-    Accesses, Controls, EptVpidCap, LinearAddress, PageRights, Qualification, Violation,
-    WalkLength,
+    Accesses, Controls, EptVpidCap, LinearAddress, PageRights, Qualification, Violation, WalkLength,
 };
-use hvkit_ept::Ept;
 use hvkit_page_table::fake::FakeTables;
 use hvkit_page_table::{Fault, ReadEntry, Root, UpdateEntry, Width, walk};
 use libfuzzer_sys::fuzz_target;
@@ -28,7 +27,9 @@ struct Outside;
 
 impl Memory {
     fn slot(&self, at: u64) -> Result<&Cell<u64>, Outside> {
-        self.0.get(usize::try_from(at / 8).map_err(|_| Outside)?).ok_or(Outside)
+        self.0
+            .get(usize::try_from(at / 8).map_err(|_| Outside)?)
+            .ok_or(Outside)
     }
 }
 
@@ -96,15 +97,28 @@ impl GuestPaging for Guest {
             }
         }
         let rights = PageRights::PAGING_OFF;
-        Ok(GuestPage { physical: found.target, accesses, rights, shadow_stack: ShadowStack::No })
+        Ok(GuestPage {
+            physical: found.target,
+            accesses,
+            rights,
+            shadow_stack: ShadowStack::No,
+        })
     }
 }
 
 /// What a fault says of itself must hang together.
 fn consistent(ept: &Ept, asked: Accesses, fault: &EptFault<Outside>) {
-    if let EptFault::Violation { qualification, convertible, .. } = *fault {
+    if let EptFault::Violation {
+        qualification,
+        convertible,
+        ..
+    } = *fault
+    {
         let facts = Violation::decode(qualification, ept.capability(), ept.controls());
-        assert_eq!(facts.qualification(ept.capability(), ept.controls()), qualification);
+        assert_eq!(
+            facts.qualification(ept.capability(), ept.controls()),
+            qualification
+        );
         assert_eq!(qualification.bits() >> 17, 0);
         assert!(facts.accesses.contains(asked));
         assert!(!convertible || ept.controls().contains(Controls::VIOLATION_EXCEPTION));
@@ -145,7 +159,8 @@ fn run(input: &Input) {
         }
     }
     let page = |n: u8| u64::from(n & 15) << 12;
-    let space = GuestSpace::new(&ept, &memory, page(input.root)).with_sub_pages(page(input.sub_pages));
+    let space =
+        GuestSpace::new(&ept, &memory, page(input.root)).with_sub_pages(page(input.sub_pages));
     let guest = Guest(ept);
     for &(address, kind, shadow, rights) in input.accesses.iter().take(16) {
         let accesses = Accesses::from_bits_truncate(kind);
@@ -159,7 +174,11 @@ fn run(input: &Input) {
             1 => Access::paging_read(),
             _ => Access::translation(accesses, rights),
         };
-        let asked = if kind >> 6 == 1 { Accesses::READ } else { accesses };
+        let asked = if kind >> 6 == 1 {
+            Accesses::READ
+        } else {
+            accesses
+        };
         let access = access.with_shadow_stack(shadow);
         let mut updates = Updates::new();
         let found = space.access_marking(address, access, &mut updates);
@@ -172,16 +191,25 @@ fn run(input: &Input) {
             }
         }
         let stored = updates.apply(&memory);
-        assert!(!matches!(stored, Err(UpdateError::Changed { .. })), "nobody else is here");
+        assert!(
+            !matches!(stored, Err(UpdateError::Changed { .. })),
+            "nobody else is here"
+        );
 
         let mut updates = Updates::new();
         let found = nested_walk::translate_marking(&space, &guest, address, accesses, &mut updates);
-        assert_eq!(nested_walk::translate(&space, &guest, address, accesses), found);
+        assert_eq!(
+            nested_walk::translate(&space, &guest, address, accesses),
+            found
+        );
         if let Err(GuestFault::Memory(fault)) = &found {
             consistent(&ept, Accesses::empty(), fault);
         }
         let stored = updates.apply(&memory);
-        assert!(!matches!(stored, Err(UpdateError::Changed { .. })), "nobody else is here");
+        assert!(
+            !matches!(stored, Err(UpdateError::Changed { .. })),
+            "nobody else is here"
+        );
     }
 }
 

@@ -15,21 +15,10 @@
 
 use crate::format::Format;
 use crate::memory::ReadEntry;
-use crate::walk::{Fault, Next, Outcome, Root, follow, translate};
-
-/// One walk of a batch.
-enum Lane<A, O> {
-    /// At this table, under these attributes.
-    At {
-        bits: u64,
-        table: u64,
-        above: Option<A>,
-    },
-    /// Over.
-    Done(O),
-}
+use crate::walk::{Fault, Next, Outcome, Root, Translation, follow, translate};
 
 /// [`translate`], for `N` addresses of one table. 16 is a good `N`.
+#[inline]
 pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     format: &F,
     memory: &M,
@@ -37,60 +26,106 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     addresses: &[u64; N],
 ) -> [Outcome<F, M>; N] {
     let shape = format.shape();
-    let (table, mut level, above) = match root {
+    let (table, top, above) = match root {
         Root::Table(table) => (table, shape.levels(), None),
         Root::Inner {
             table,
             level,
             attributes,
-        } => (table, level.min(shape.levels()), Some(attributes)),
+        } => (table, level.clamp(1, shape.levels()), Some(attributes)),
         Root::Registers(_) => {
             return addresses.map(|address| translate(format, memory, root, address));
         }
     };
     let mut lanes = addresses.map(|address| match shape.strip(address) {
-        Some(bits) => Lane::At { bits, table, above },
-        None => Lane::Done(Err(Fault::Address { address })),
+        Some(bits) => Lane {
+            bits,
+            table,
+            above,
+            early: None,
+        },
+        None => Lane {
+            bits: 0,
+            table,
+            above,
+            early: Some(Err(Fault::Address { address })),
+        },
     });
-    // After level 1 every lane is done: nothing leads below it.
-    loop {
-        for lane in &mut lanes {
-            if let Lane::At { bits, table, above } = *lane {
-                *lane = step(format, memory, level, bits, table, above);
+    macro_rules! levels {
+        ($($at:literal)*) => { $(
+            if top >= $at {
+                for lane in &mut lanes {
+                    lane.down(format, memory, $at);
+                }
             }
-        }
-        if level <= 1 {
-            break;
-        }
-        level = level.wrapping_sub(1);
+        )* };
     }
-    lanes.map(|lane| match lane {
-        Lane::Done(outcome) => outcome,
-        Lane::At { .. } => Err(Fault::TooDeep { level, entry: 0 }),
-    })
+    levels!(5 4 3 2);
+    lanes.map(|lane| lane.end(format, memory))
 }
 
-#[inline]
-fn step<F: Format, M: ReadEntry>(
-    format: &F,
-    memory: &M,
-    level: u8,
+/// One walk of a batch.
+struct Lane<A, O> {
+    /// The stripped address.
     bits: u64,
+    /// The table it is at.
     table: u64,
-    above: Option<F::Attributes>,
-) -> Lane<F::Attributes, Outcome<F, M>> {
-    let shape = format.shape();
-    let at = shape.entry_at(table, bits, level);
-    let entry = match memory.read(at, shape.width()) {
-        Ok(entry) => entry,
-        Err(error) => return Lane::Done(Err(Fault::Unreadable { level, at, error })),
-    };
-    match follow(format, entry, level, above, bits) {
-        Next::Down { frame, attributes } => Lane::At {
-            bits,
-            table: frame,
-            above: Some(attributes),
-        },
-        Next::End(end) => Lane::Done(end),
+    /// What the entries above fold to.
+    above: Option<A>,
+    /// How it ended above level 1, if it did.
+    early: Option<O>,
+}
+
+impl<A: Copy, R, E> Lane<A, Result<Translation<A>, Fault<R, E>>> {
+    /// Reads the entry at `level`, above 1, and goes where it leads.
+    #[inline(always)]
+    fn down<F, M>(&mut self, format: &F, memory: &M, level: u8)
+    where
+        F: Format<Attributes = A, Rule = R>,
+        M: ReadEntry<Error = E>,
+    {
+        if self.early.is_some() {
+            return;
+        }
+        match self.next(format, memory, level) {
+            Next::Down { frame, attributes } => {
+                self.table = frame;
+                self.above = Some(attributes);
+            }
+            Next::End(end) => self.early = Some(end),
+        }
+    }
+
+    /// Reads the entry at level 1, if it came so far.
+    #[inline(always)]
+    fn end<F, M>(self, format: &F, memory: &M) -> Result<Translation<A>, Fault<R, E>>
+    where
+        F: Format<Attributes = A, Rule = R>,
+        M: ReadEntry<Error = E>,
+    {
+        if let Some(end) = self.early {
+            return end;
+        }
+        match self.next(format, memory, 1) {
+            Next::End(end) => end,
+            Next::Down { .. } => Err(Fault::TooDeep {
+                level: 1,
+                entry: self.table,
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn next<F, M>(&self, format: &F, memory: &M, level: u8) -> Next<A, R, E>
+    where
+        F: Format<Attributes = A, Rule = R>,
+        M: ReadEntry<Error = E>,
+    {
+        let shape = format.shape();
+        let at = shape.entry_at(self.table, self.bits, level);
+        match memory.read(at, shape.width()) {
+            Ok(entry) => follow(format, entry, level, self.above, self.bits),
+            Err(error) => Next::End(Err(Fault::Unreadable { level, at, error })),
+        }
     }
 }

@@ -49,7 +49,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// Whether `count` leaves at `level`, the first to `target`, can stand there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fits(
         &self,
         level: u8,
@@ -61,13 +61,13 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         let size = self.shape().size(level);
         let end = target.wrapping_add(size.wrapping_mul(count));
         (level == 1 || (self.shape().leaf_at(level) && level <= largest))
-            && target & (size - 1) == 0
+            && target & size.wrapping_sub(1) == 0
             && end <= 1u64 << self.format().target_bits(level).min(52)
             && self.format().check(attributes, level).is_ok()
     }
 
     /// The largest leaf that policy and operation allow for `attributes`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn largest<C: Change<F>>(&self, change: &C, attributes: F::Attributes) -> u8 {
         let sizes = self.sizes();
         let mut largest = sizes.largest.min(change.largest());
@@ -94,7 +94,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// The word for `block` in a table at `level`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn word(&self, block: Block<F::Attributes>, level: u8) -> u64 {
         match block {
             Block::Hole => self.format().empty(),

@@ -72,7 +72,7 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
     /// # Errors
     ///
     /// The fault a walk would end in, given the upper entries as they were when they were cached.
-    #[inline]
+    #[inline(always)]
     pub fn translate<F: Format<Attributes = A>, M: ReadEntry>(
         &mut self,
         format: &F,

@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Decide over the whole range, then store: the two passes of every range operation.
+//! What is to be done with one slot, and doing it where one store is enough.
 //!
-//! Both passes ask the same pure question of each slot ([`Operation::decide`]) and get the same
-//! answer, as only hardware's accessed and dirty bits change in between. Plan goes from high to low
-//! addresses and chains the tables it builds through themselves; apply goes from low to high and
-//! takes them off again in order.
+//! A range that is one slot of a table that is there needs no more than that. Any other goes through
+//! the two [passes](crate::passes).
 
-use crate::chain::{Chain, Subtree};
+use crate::chain::Subtree;
 use crate::change::{Block, Change};
 use crate::error::{MapError, Refused};
 use crate::format::{Encode, Entry};
 use crate::map::Mapper;
 use crate::memory::{Frames, OwnEntries};
 use crate::span::Span;
-use crate::stale::Stale;
+use crate::stale::Debt;
 
 /// How often an entry is exchanged before its accessed and dirty bits must have come to rest: hardware
 /// can set each of the two once.
@@ -21,18 +19,22 @@ const PATIENCE: u32 = 8;
 
 /// One slot, and the part of it that is in the range.
 #[derive(Clone, Copy)]
-struct Slot {
-    at: u64,
-    level: u8,
-    base: u64,
-    lo: u64,
-    hi: u64,
-    entry: u64,
+pub(crate) struct Slot {
+    /// Where its entry is.
+    pub(crate) at: u64,
+    pub(crate) level: u8,
+    /// The first stripped address that it translates.
+    pub(crate) base: u64,
+    /// The part that is in the range.
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
+    /// The entry, as it was read.
+    pub(crate) entry: u64,
 }
 
 /// What is to be done with a slot.
 #[derive(Clone, Copy)]
-enum Action<A> {
+pub(crate) enum Action<A> {
     /// Nothing.
     Keep,
     /// Replace a hole or a leaf by `entry`.
@@ -51,78 +53,102 @@ enum Action<A> {
     Build(Block<A>),
 }
 
-struct Operation<'a, F, M, P, C> {
-    mapper: &'a Mapper<F, M, P>,
-    change: &'a C,
-    pending: Chain,
-    stale: Stale,
-    found: bool,
+/// What is to be done, and whether there is a leaf or a whole table.
+pub(crate) struct Decision<A> {
+    pub(crate) action: Action<A>,
+    pub(crate) found: bool,
 }
 
-/// Does `change` to the stripped addresses `lo..hi`.
-pub(crate) fn run<F: Encode, M: OwnEntries, P: Frames, C: Change<F>>(
+/// A change of a mapper's table.
+pub(crate) struct Operation<'a, F, M, P, C> {
+    pub(crate) mapper: &'a Mapper<F, M, P>,
+    pub(crate) change: &'a C,
+}
+
+/// Does `change` to the stripped addresses `lo..hi`, and adds to `debt` what is owed for it.
+///
+/// The loop over levels is written out, as in [`visit`](crate::walk::visit): one page in a table that is
+/// there is the operation that happens most often.
+#[inline(always)]
+pub(crate) fn run<F: Encode, M: OwnEntries, P: Frames, C: Change<F>, D: Debt>(
     mapper: &Mapper<F, M, P>,
     change: &C,
     (lo, hi): (u64, u64),
-) -> Result<Stale, Refused<F>> {
-    let stale = Stale::new(mapper.root());
-    let mut operation = Operation {
-        mapper,
-        change,
-        pending: Chain::EMPTY,
-        stale,
-        found: !C::NEEDS_LEAF,
+    debt: &mut D,
+) -> Result<(), Refused<F>> {
+    let operation = Operation { mapper, change };
+    let (format, shape) = (mapper.format(), mapper.shape());
+    let (length, spread) = (hi.wrapping_sub(lo), lo ^ hi.wrapping_sub(1));
+    let (mut table, mut level) = (mapper.root(), shape.levels());
+    macro_rules! levels {
+        ($($at:literal)*) => { $(
+            if level == $at {
+                let size = shape.size($at);
+                // Down, while the whole range is in one slot and may not all be discarded there.
+                if spread >= size || (C::DISCARDS && length == size) {
+                    return operation.any(table, $at, lo, hi, debt);
+                }
+                let entry = mapper.memory().load(shape.entry_at(table, lo, $at), shape.width());
+                let Entry::Table { frame, .. } = format.decode(entry, $at) else {
+                    return operation.any(table, $at, lo, hi, debt);
+                };
+                table = frame;
+                level = $at - 1;
+            }
+        )* };
+    }
+    levels!(5 4 3 2);
+    debug_assert_eq!(level, 1);
+    if length != shape.size(1) {
+        return operation.any(table, 1, lo, hi, debt);
+    }
+    let at = shape.entry_at(table, lo, 1);
+    let entry = mapper.memory().load(at, shape.width());
+    let slot = Slot {
+        at,
+        level: 1,
+        base: lo,
+        lo,
+        hi,
+        entry,
     };
-    let (table, level) = operation.locate(lo, hi);
-    let slot = operation.slot(table, level, lo, hi);
-    if slot.hi == hi {
-        // One slot: what is decided can be done at once, unless a table has to be built.
-        let action = operation.decide(&slot)?;
-        if let Action::Keep | Action::Store { .. } | Action::Discard(_) = action {
-            operation.check_found(lo, hi)?;
-            operation.perform(&slot, action);
-            return Ok(operation.stale);
-        }
+    let decision = operation.decide(&slot)?;
+    if C::NEEDS_LEAF && !decision.found {
+        return Err(operation.nothing(lo, hi));
     }
-    let planned = operation
-        .plan(table, level, lo, hi)
-        .and_then(|()| operation.check_found(lo, hi));
-    if let Err(refused) = planned {
-        operation.drop_pending();
-        return Err(refused);
-    }
-    operation.apply(table, level, lo, hi);
-    operation.drop_pending();
-    Ok(operation.stale)
+    // At level 1 one store does whatever was decided.
+    operation.perform(&slot, decision.action, debt);
+    Ok(())
 }
 
 impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C> {
-    /// The lowest table that holds the whole range.
-    #[inline]
-    fn locate(&self, lo: u64, hi: u64) -> (u64, u8) {
-        let (format, shape) = (self.mapper.format(), self.mapper.shape());
-        let (mut table, mut level) = (self.mapper.root(), shape.levels());
-        while level > 1 {
-            let size = shape.size(level);
-            if (lo ^ (hi - 1)) & !(size - 1) != 0 || (C::DISCARDS && hi - lo == size) {
-                break;
+    /// Does the change to a range that lies in one table.
+    #[inline(never)]
+    fn any<D: Debt>(
+        &self,
+        table: u64,
+        level: u8,
+        lo: u64,
+        hi: u64,
+        debt: &mut D,
+    ) -> Result<(), Refused<F>> {
+        let slot = self.slot(table, level, lo, hi);
+        if slot.hi == hi {
+            // One slot: what is decided can be done at once, unless a table has to be built.
+            let decision = self.decide(&slot)?;
+            if C::NEEDS_LEAF && !decision.found {
+                return Err(self.nothing(lo, hi));
             }
-            let entry = self
-                .mapper
-                .memory()
-                .load(shape.entry_at(table, lo, level), shape.width());
-            let Entry::Table { frame, .. } = format.decode(entry, level) else {
-                break;
-            };
-            table = frame;
-            level -= 1;
+            if self.perform(&slot, decision.action, debt) {
+                return Ok(());
+            }
         }
-        (table, level)
+        self.both_passes(table, level, lo, hi, debt)
     }
 
     /// The slot of `table` that `lo` is in, clipped to `lo..hi`.
     #[inline]
-    fn slot(&self, table: u64, level: u8, lo: u64, hi: u64) -> Slot {
+    pub(crate) fn slot(&self, table: u64, level: u8, lo: u64, hi: u64) -> Slot {
         let shape = self.mapper.shape();
         let at = shape.entry_at(table, lo, level);
         let size = shape.size(level);
@@ -139,26 +165,28 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
     }
 
     /// What is to be done with a slot. The same in both passes.
-    #[inline]
-    fn decide(&mut self, slot: &Slot) -> Result<Action<F::Attributes>, Refused<F>> {
+    #[inline(always)]
+    pub(crate) fn decide(&self, slot: &Slot) -> Result<Decision<F::Attributes>, Refused<F>> {
         let (format, level) = (self.mapper.format(), slot.level);
-        let whole = slot.hi - slot.lo == self.mapper.shape().size(level);
+        let whole = slot.hi.wrapping_sub(slot.lo) == self.mapper.shape().size(level);
         let before = match format.decode(slot.entry, level) {
             Entry::Empty => Block::Hole,
-            Entry::Leaf { target, attributes } => {
-                self.found = true;
-                Block::Leaf {
-                    target,
-                    attributes,
-                    marks: slot.entry & format.marks().all(),
-                }
-            }
+            Entry::Leaf { target, attributes } => Block::Leaf {
+                target,
+                attributes,
+                marks: slot.entry & format.marks().all(),
+            },
             Entry::Table { frame, .. } if level > 1 => {
-                if C::DISCARDS && whole {
-                    self.found = true;
-                    return Ok(Action::Discard(frame));
-                }
-                return Ok(Action::Descend(frame));
+                let discard = C::DISCARDS && whole;
+                let action = if discard {
+                    Action::Discard(frame)
+                } else {
+                    Action::Descend(frame)
+                };
+                return Ok(Decision {
+                    action,
+                    found: discard,
+                });
             }
             Entry::Table { .. } => {
                 return Err(self.mapper.corrupt(slot.lo, level, slot.entry, None));
@@ -167,7 +195,7 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                 return Err(self.mapper.corrupt(slot.lo, level, slot.entry, Some(rule)));
             }
         };
-        let here = before.skip(slot.lo - slot.base);
+        let here = before.skip(slot.lo.wrapping_sub(slot.base));
         let Some(after) = self.change.after(slot.lo, here) else {
             let address = self.mapper.shape().extend(slot.lo);
             return Err(MapError::Overlap {
@@ -176,33 +204,38 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                 entry: slot.entry,
             });
         };
-        if after == here && level <= self.change.largest().max(1) {
-            return Ok(Action::Keep);
-        }
-        match after {
-            Block::Hole if whole => Ok(Action::Store {
-                entry: format.empty(),
-                owes: true,
-                inherits: false,
-            }),
-            Block::Leaf {
-                target, attributes, ..
-            } if whole => {
-                let largest = self.mapper.largest(self.change, attributes);
-                if self.mapper.fits(level, largest, 1, target, attributes) {
-                    Ok(self.store(level, before, after))
-                } else if level == 1 {
-                    Err(self.mapper.misfit(target, attributes))
-                } else {
-                    Ok(Action::Build(before))
+        let action = if after == here && level <= self.change.largest().max(1) {
+            Action::Keep
+        } else {
+            match after {
+                Block::Hole if whole => Action::Store {
+                    entry: format.empty(),
+                    owes: true,
+                    inherits: false,
+                },
+                Block::Leaf {
+                    target, attributes, ..
+                } if whole => {
+                    let largest = self.mapper.largest(self.change, attributes);
+                    if self.mapper.fits(level, largest, 1, target, attributes) {
+                        self.store(level, before, after)
+                    } else if level == 1 {
+                        return Err(self.mapper.misfit(target, attributes));
+                    } else {
+                        Action::Build(before)
+                    }
                 }
+                _ => Action::Build(before),
             }
-            _ => Ok(Action::Build(before)),
-        }
+        };
+        Ok(Decision {
+            action,
+            found: matches!(before, Block::Leaf { .. }),
+        })
     }
 
     /// The store that makes a leaf of a whole slot.
-    #[inline]
+    #[inline(always)]
     fn store(
         &self,
         level: u8,
@@ -234,55 +267,18 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
         }
     }
 
-    /// First pass, high to low: may refuse, builds what is missing, changes nothing.
-    fn plan(&mut self, table: u64, level: u8, lo: u64, hi: u64) -> Result<(), Refused<F>> {
-        let size = self.mapper.shape().size(level);
-        let mut end = hi;
-        while end > lo {
-            let start = lo.max((end - 1) & !(size - 1));
-            let slot = self.slot(table, level, start, end);
-            match self.decide(&slot)? {
-                Action::Descend(frame) => self.plan(frame, level - 1, start, end)?,
-                Action::Build(before) => {
-                    let range = (start, end);
-                    let change = self.change;
-                    let frame = self
-                        .mapper
-                        .build(change, level - 1, slot.base, range, before)?;
-                    let subtree = Subtree {
-                        frame,
-                        level: level - 1,
-                    };
-                    self.pending
-                        .push(self.mapper.format(), self.mapper.memory(), subtree);
-                }
-                Action::Keep | Action::Store { .. } | Action::Discard(_) => (),
-            }
-            end = start;
-        }
-        Ok(())
-    }
-
-    /// Second pass, low to high: stores.
-    fn apply(&mut self, table: u64, level: u8, lo: u64, hi: u64) {
-        let mut start = lo;
-        while start < hi {
-            let slot = self.slot(table, level, start, hi);
-            // The plan had no error here, and only marks have changed since.
-            if let Ok(action) = self.decide(&slot) {
-                self.perform(&slot, action);
-            }
-            start = slot.hi;
-        }
-    }
-
-    /// Does what was decided for one slot.
-    #[inline]
-    fn perform(&mut self, slot: &Slot, action: Action<F::Attributes>) {
+    /// Does what was decided for one slot, if one store does it.
+    #[inline(always)]
+    pub(crate) fn perform<D: Debt>(
+        &self,
+        slot: &Slot,
+        action: Action<F::Attributes>,
+        debt: &mut D,
+    ) -> bool {
         let (format, memory) = (self.mapper.format(), self.mapper.memory());
         let width = self.mapper.shape().width();
         match action {
-            Action::Keep => (),
+            Action::Keep => true,
             Action::Store {
                 entry,
                 owes,
@@ -295,13 +291,14 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                     self.exchange(slot, entry, |entry, found| entry | found & marks);
                 }
                 if owes {
-                    self.owe(slot.lo, slot.hi);
+                    debt.add(self.span(slot.lo, slot.hi));
                 }
+                true
             }
             Action::Discard(frame) => {
                 memory.write(slot.at, width, format.empty());
-                self.owe(slot.lo, slot.hi);
-                self.stale.take(
+                debt.add(self.span(slot.lo, slot.hi));
+                debt.take(
                     format,
                     memory,
                     Subtree {
@@ -309,49 +306,14 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                         level: slot.level - 1,
                     },
                 );
+                true
             }
-            Action::Descend(frame) => self.apply(frame, slot.level - 1, slot.lo, slot.hi),
-            Action::Build(before) => self.link(slot, before),
-        }
-    }
-
-    /// Links the next table that the plan built, in place of `before`.
-    fn link(&mut self, slot: &Slot, before: Block<F::Attributes>) {
-        let (format, memory) = (self.mapper.format(), self.mapper.memory());
-        let width = self.mapper.shape().width();
-        let Some((subtree, displaced)) = self.pending.pop(format, memory) else {
-            return;
-        };
-        if let Some((at, level)) = displaced {
-            // The chain's link lay in slot 0, which is the block's first page or hole.
-            let first = if slot.lo == slot.base {
-                self.change.after(slot.lo, before).unwrap_or(Block::Hole)
-            } else {
-                before
-            };
-            memory.write(at, width, self.mapper.word(first, level));
-        }
-        let mut marked = slot.entry;
-        self.exchange(
-            slot,
-            format.table(subtree.frame, slot.level),
-            |entry, found| {
-                if found != marked {
-                    self.mapper
-                        .mark_subtree(subtree, found & format.marks().all());
-                    marked = found;
-                }
-                entry
-            },
-        );
-        if let Block::Leaf { .. } = before {
-            self.stale.note_tables();
-            self.owe(slot.base, slot.base + self.mapper.shape().size(slot.level));
+            Action::Descend(_) | Action::Build(_) => false,
         }
     }
 
     /// Replaces a slot's entry by what `with` makes of `entry` and of the old entry as last seen.
-    fn exchange(&self, slot: &Slot, entry: u64, mut with: impl FnMut(u64, u64) -> u64) {
+    pub(crate) fn exchange(&self, slot: &Slot, entry: u64, mut with: impl FnMut(u64, u64) -> u64) {
         let memory = self.mapper.memory();
         let width = self.mapper.shape().width();
         let mut found = slot.entry;
@@ -365,29 +327,16 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
         memory.write(slot.at, width, with(entry, found));
     }
 
-    #[inline]
-    fn owe(&mut self, lo: u64, hi: u64) {
-        self.stale
-            .add(Span::new(self.mapper.shape().extend(lo), hi - lo));
+    /// The addresses whose stripped ones are `lo..hi`.
+    #[inline(always)]
+    pub(crate) fn span(&self, lo: u64, hi: u64) -> Span {
+        Span::new(self.mapper.shape().extend(lo), hi.wrapping_sub(lo))
     }
 
-    #[inline]
-    fn check_found(&self, lo: u64, hi: u64) -> Result<(), Refused<F>> {
-        if self.found {
-            return Ok(());
-        }
-        let start = self.mapper.shape().extend(lo);
-        Err(MapError::NothingMapped {
-            start,
-            length: hi - lo,
-        })
-    }
-
-    /// Frees what was built and not linked.
-    fn drop_pending(&mut self) {
-        while let Some((subtree, _)) = self.pending.pop(self.mapper.format(), self.mapper.memory())
-        {
-            self.mapper.free_subtree(subtree);
-        }
+    /// Nothing was mapped.
+    #[cold]
+    pub(crate) fn nothing(&self, lo: u64, hi: u64) -> Refused<F> {
+        let Span { start, length } = self.span(lo, hi);
+        MapError::NothingMapped { start, length }
     }
 }

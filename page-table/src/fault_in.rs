@@ -68,47 +68,82 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             });
         }
         let (mut table, mut level) = (self.root(), shape.levels());
-        let mut patience = PATIENCE;
         while level > leaf_level {
             let at = shape.entry_at(table, lo, level);
             let entry = memory.load(at, shape.width());
-            match format.decode(entry, level) {
-                Entry::Table { frame, .. } => {
+            if let Entry::Table { frame, .. } = format.decode(entry, level) {
+                table = frame;
+                level -= 1;
+                continue;
+            }
+            match self.fault_in_at(&change, at, level, (lo, hi))? {
+                Link::Filled(filled) => return Ok(filled),
+                Link::Table(frame) => {
                     table = frame;
                     level -= 1;
                 }
+            }
+        }
+        if hi - lo == shape.size(level) {
+            // One page: one exchange.
+            let at = shape.entry_at(table, lo, level);
+            let entry = memory.load(at, shape.width());
+            if let Entry::Empty = format.decode(entry, level) {
+                let leaf = format.leaf(target, attributes, level);
+                if memory.exchange(at, shape.width(), entry, leaf).is_ok() {
+                    return Ok(Filled {
+                        added: hi - lo,
+                        ..Filled::default()
+                    });
+                }
+            }
+        }
+        self.fill_slots(table, level, (lo, hi), target, attributes)
+    }
+
+    /// Goes on where there is no table: builds one and links it, or finds what others put there.
+    fn fault_in_at(
+        &self,
+        change: &Map<F::Attributes>,
+        at: u64,
+        level: u8,
+        (lo, hi): (u64, u64),
+    ) -> Result<Link, Refused<F>> {
+        let (format, shape, memory) = (self.format(), self.shape(), self.memory());
+        let base = lo & !(shape.size(level) - 1);
+        let mut entry = memory.load(at, shape.width());
+        for _ in 0..PATIENCE {
+            match format.decode(entry, level) {
+                Entry::Table { frame, .. } => return Ok(Link::Table(frame)),
+                Entry::Leaf { target, attributes } => {
+                    let target = target.wrapping_add(lo - base);
+                    let same = target == change.target && attributes == change.attributes;
+                    return Ok(Link::Filled(Filled::found(same, hi - lo)));
+                }
+                Entry::Malformed(rule) => {
+                    return Err(self.corrupt(lo, level, entry, Some(rule)));
+                }
                 Entry::Empty => {
-                    let base = lo & !(shape.size(level) - 1);
-                    let frame = self.build(&change, level - 1, base, (lo, hi), Block::Hole)?;
+                    let frame = self.build(change, level - 1, base, (lo, hi), Block::Hole)?;
                     let link = format.table(frame, level);
-                    if memory.exchange(at, shape.width(), entry, link).is_ok() {
-                        return Ok(Filled {
-                            added: hi - lo,
-                            ..Filled::default()
-                        });
+                    match memory.exchange(at, shape.width(), entry, link) {
+                        Ok(()) => {
+                            let filled = Filled {
+                                added: hi - lo,
+                                ..Filled::default()
+                            };
+                            return Ok(Link::Filled(filled));
+                        }
+                        Err(found) => entry = found,
                     }
                     self.free_subtree(Subtree {
                         frame,
                         level: level - 1,
                     });
-                    patience = patience
-                        .checked_sub(1)
-                        .ok_or_else(|| self.corrupt(lo, level, entry, None))?;
-                }
-                Entry::Leaf {
-                    target: there,
-                    attributes: theirs,
-                } => {
-                    let offset = lo & (shape.size(level) - 1);
-                    let same = there.wrapping_add(offset) == target && theirs == attributes;
-                    return Ok(Filled::found(same, hi - lo));
-                }
-                Entry::Malformed(rule) => {
-                    return Err(self.corrupt(lo, level, entry, Some(rule)));
                 }
             }
         }
-        self.fill_slots(table, level, (lo, hi), target, attributes)
+        Err(self.corrupt(lo, level, entry, None))
     }
 
     /// Puts a leaf in each empty slot of a table that everyone sees.
@@ -167,20 +202,35 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         } = *change;
         let shape = self.shape();
         let largest = self.largest(change, attributes);
-        let fits = |level: &u8| {
-            let size = shape.size(*level);
-            (lo | hi) & (size - 1) == 0
-                && self.fits(
-                    *level,
-                    largest,
-                    (hi - lo) >> shape.shift(*level),
-                    target,
-                    attributes,
-                )
+        let fits = |level| {
+            self.fits(
+                level,
+                largest,
+                (hi - lo) >> shape.shift(level),
+                target,
+                attributes,
+            )
         };
-        let level = (1..=shape.levels()).rev().find(fits);
-        level.ok_or_else(|| self.misfit(target.wrapping_add(hi - lo - 1), attributes))
+        // Sizes are multiples of each other: what is not aligned for one is not for the next.
+        let aligned = |level: &u8| (lo | hi) & (shape.size(*level) - 1) == 0;
+        let larger = (2..=shape.levels())
+            .take_while(aligned)
+            .filter(|&level| fits(level))
+            .last();
+        match larger {
+            Some(level) => Ok(level),
+            None if fits(1) => Ok(1),
+            None => Err(self.misfit(target.wrapping_add(hi - lo - 1), attributes)),
+        }
     }
+}
+
+/// What a slot without a table came to.
+enum Link {
+    /// All is mapped.
+    Filled(Filled),
+    /// Somebody else linked this table.
+    Table(u64),
 }
 
 impl Filled {

@@ -95,7 +95,8 @@ pub trait Format {
 /// admit: `decode(leaf(target, attributes, level), level)` is that leaf, `decode(table(frame, level),
 /// level)` is that table with attributes that forbid nothing, and `decode(empty() | word, level)` is
 /// [`Entry::Empty`] for every `word` that has a frame's address in it and, of the lowest 12 bits, only
-/// bits 3 and 4 (the mapper chains freed tables through such entries).
+/// bits 3 and 4 (the mapper chains freed tables through such entries). [`law::broken`](crate::law::broken)
+/// tries them; call it from the format's tests.
 pub trait Encode: Format {
     /// An entry that is not present. Not zero where, say, #VE is to be suppressed.
     #[inline]

@@ -7,7 +7,7 @@ use crate::iterate::Cursor;
 use crate::map::Mapper;
 use crate::memory::{Frames, OwnEntries};
 use crate::span::Span;
-use crate::stale::Stale;
+use crate::stale::{Debt, Stale};
 
 /// How often an entry is exchanged before its marks must have come to rest.
 const PATIENCE: u32 = 8;

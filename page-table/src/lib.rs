@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One walker and one mapper for every radix page table.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![cfg_attr(not(feature = "identity"), forbid(unsafe_code))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -11,6 +11,8 @@ extern crate std;
 
 #[cfg(any(feature = "identity", feature = "vm-memory"))]
 mod adapters;
+#[cfg(feature = "arbitrary")]
+mod arbitrary;
 mod batch;
 mod build;
 mod cache;
@@ -24,9 +26,11 @@ mod fault_in;
 mod format;
 mod harvest;
 mod iterate;
+pub mod law;
 pub mod map;
 mod memory;
 mod merge;
+mod passes;
 mod shape;
 mod span;
 pub mod stale;

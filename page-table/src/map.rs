@@ -18,14 +18,14 @@
 //! and reading take `&self` and may run on many threads at once.
 
 use crate::chain::Subtree;
-use crate::change::{Map, Protect, Remap, Split, Unmap};
+use crate::change::{Change, Map, Protect, Remap, Split, Unmap};
 use crate::decide::run;
 use crate::error::{MapError, Refused};
 use crate::format::{Encode, Entry};
 use crate::memory::{Frames, OwnEntries};
 use crate::shape::Shape;
 use crate::span::Span;
-use crate::stale::{Invalidate, Stale};
+use crate::stale::{Debt, Invalidate, NoDebt, Stale};
 use crate::walk::{self, Outcome, Root, Walk};
 
 /// The largest pages the mapper may use, below what the format allows.
@@ -173,17 +173,12 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         attributes: F::Attributes,
     ) -> Result<(), Refused<F>> {
         let range = self.target_range(span.into(), target)?;
-        let owed = run(
-            self,
-            &Map {
-                start: range.0,
-                target,
-                attributes,
-            },
-            range,
-        )?;
-        debug_assert!(owed.is_empty(), "only holes were filled");
-        Ok(())
+        let change = Map {
+            start: range.0,
+            target,
+            attributes,
+        };
+        run(self, &change, range, &mut NoDebt)
     }
 
     /// Maps `span` to the physical addresses from `target`, replacing what is mapped there.
@@ -200,8 +195,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         attributes: F::Attributes,
     ) -> Result<Stale, Refused<F>> {
         let range = self.target_range(span.into(), target)?;
-        run(
-            self,
+        self.change(
             &Remap(Map {
                 start: range.0,
                 target,
@@ -220,7 +214,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// [`MapError::NothingMapped`] if there was neither a leaf nor a whole table in it.
     pub fn unmap(&mut self, span: impl Into<Span>) -> Result<Stale, Refused<F>> {
         let range = self.range(span.into())?;
-        run(self, &Unmap, range)
+        self.change(&Unmap, range)
     }
 
     /// Gives every page in `span` the attributes that `to` makes of its own. Holes stay holes.
@@ -236,7 +230,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         to: impl Fn(F::Attributes) -> F::Attributes,
     ) -> Result<Stale, Refused<F>> {
         let range = self.range(span.into())?;
-        run(self, &Protect(to), range)
+        self.change(&Protect(to), range)
     }
 
     /// Breaks every page in `span` that is larger than those of `level` into pages of `level`.
@@ -251,7 +245,15 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         if !self.format.shape().leaf_at(level) {
             return Err(MapError::NoSuchLevel { level });
         }
-        run(self, &Split(level), range)
+        self.change(&Split(level), range)
+    }
+
+    /// Runs an operation that may owe something.
+    #[inline(always)]
+    fn change<C: Change<F>>(&self, change: &C, range: (u64, u64)) -> Result<Stale, Refused<F>> {
+        let mut stale = Stale::new(self.root);
+        run(self, change, range, &mut stale)?;
+        Ok(stale)
     }
 
     /// Takes the whole table down: invalidates all it ever translated, then frees it, root and all.
@@ -284,7 +286,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// Checks a range and strips it to the bits that are translated: first, and one past the last.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn range(&self, span: Span) -> Result<(u64, u64), Refused<F>> {
         let Span { start, length } = span;
         let shape = self.format.shape();
@@ -312,7 +314,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// [`range`](Self::range), and checks that `target` is a physical address for all of it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn target_range(&self, span: Span, target: u64) -> Result<(u64, u64), Refused<F>> {
         let range = self.range(span)?;
         let granule = self.format.shape().size(1);
@@ -356,11 +358,16 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         if level > 1 {
             for index in 0..shape.entries(level) {
                 let entry = self.memory.load(shape.slot_at(table, index), shape.width());
-                if let Entry::Table { frame, .. } = self.format.decode(entry, level) {
-                    self.free_subtree(Subtree {
-                        frame,
-                        level: level - 1,
-                    });
+                match self.format.decode(entry, level) {
+                    // Most tables are leaf tables: nothing in them need be read.
+                    Entry::Table { frame, .. } if level == 2 => self.frames.free(frame),
+                    Entry::Table { frame, .. } => {
+                        self.free_subtree(Subtree {
+                            frame,
+                            level: level - 1,
+                        });
+                    }
+                    Entry::Empty | Entry::Leaf { .. } | Entry::Malformed(_) => (),
                 }
             }
         }
@@ -385,7 +392,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     }
 
     /// The shape, for loops.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn shape(&self) -> &Shape {
         self.format.shape()
     }

@@ -69,7 +69,7 @@ pub trait OwnEntries: UpdateEntry<Error = Infallible> {
     }
 
     /// [`read`](ReadEntry::read), which cannot fail here.
-    #[inline]
+    #[inline(always)]
     fn load(&self, at: u64, width: Width) -> u64 {
         let Ok(entry) = self.read(at, width);
         entry

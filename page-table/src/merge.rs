@@ -19,7 +19,7 @@ use crate::map::Mapper;
 use crate::memory::{Frames, OwnEntries};
 use crate::shape::MAX_LEVELS;
 use crate::span::Span;
-use crate::stale::Stale;
+use crate::stale::{Debt, Stale};
 
 /// What a slot that holds a table could hold instead.
 enum Verdict<A> {

@@ -94,6 +94,36 @@ pub enum Cause<E> {
     Failed(E),
 }
 
+/// Where an operation puts what it owes.
+pub(crate) trait Debt {
+    /// Translations in `span` may be in use.
+    fn add(&mut self, span: Span);
+    /// A table was linked where a leaf was.
+    fn note_tables(&mut self);
+    /// An unlinked subtree, of which slot 0's addresses are unmapped.
+    fn take<F: Encode, M: OwnEntries>(&mut self, format: &F, memory: &M, subtree: Subtree);
+}
+
+/// For an operation that fills holes only, and so owes nothing.
+pub(crate) struct NoDebt;
+
+impl Debt for NoDebt {
+    #[inline(always)]
+    fn add(&mut self, span: Span) {
+        debug_assert!(false, "{span:x?} was a hole");
+    }
+
+    #[inline(always)]
+    fn note_tables(&mut self) {
+        debug_assert!(false, "no leaf was there");
+    }
+
+    #[inline(always)]
+    fn take<F: Encode, M: OwnEntries>(&mut self, _: &F, _: &M, subtree: Subtree) {
+        debug_assert!(false, "{subtree:x?} was not to be unlinked");
+    }
+}
+
 impl Stale {
     #[inline]
     pub(crate) const fn new(root: u64) -> Self {
@@ -129,22 +159,6 @@ impl Stale {
         self.used == 0 && self.chain.is_empty()
     }
 
-    /// Adds `span` to what is stale.
-    #[inline]
-    pub(crate) fn add(&mut self, span: Span) {
-        let used = usize::from(self.used);
-        if used > 0 {
-            let last = &mut self.spans[used - 1];
-            if last.start.wrapping_add(last.length) == span.start {
-                last.length = last.length.saturating_add(span.length);
-                return;
-            }
-            return self.add_apart(span);
-        }
-        self.spans[0] = span;
-        self.used = 1;
-    }
-
     /// Adds a span that does not continue the last one.
     #[cold]
     fn add_apart(&mut self, span: Span) {
@@ -161,26 +175,35 @@ impl Stale {
         }
     }
 
-    /// Notes that a table was linked where a leaf was.
-    #[inline]
-    pub(crate) const fn note_tables(&mut self) {
-        self.tables = true;
-    }
-
     /// Forgets what is owed, without counting it as lost.
     pub(crate) fn disown(mut self) {
         self.used = 0;
         self.chain = Chain::EMPTY;
     }
+}
 
-    /// Takes over an unlinked subtree, of which slot 0's addresses are unmapped.
-    #[inline]
-    pub(crate) fn take<F: Encode, M: OwnEntries>(
-        &mut self,
-        format: &F,
-        memory: &M,
-        subtree: Subtree,
-    ) {
+impl Debt for Stale {
+    #[inline(always)]
+    fn add(&mut self, span: Span) {
+        if self.used == 0 {
+            self.spans[0] = span;
+            self.used = 1;
+            return;
+        }
+        let last = &mut self.spans[usize::from(self.used) - 1];
+        if last.start.wrapping_add(last.length) == span.start {
+            last.length = last.length.saturating_add(span.length);
+        } else {
+            self.add_apart(span);
+        }
+    }
+
+    #[inline(always)]
+    fn note_tables(&mut self) {
+        self.tables = true;
+    }
+
+    fn take<F: Encode, M: OwnEntries>(&mut self, format: &F, memory: &M, subtree: Subtree) {
         self.tables = true;
         self.chain.push(format, memory, subtree);
     }
@@ -216,6 +239,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// # Errors
     ///
     /// The token is given back if the invalidation failed, or if it is another table's.
+    #[inline]
     pub fn settle<I: Invalidate>(
         &self,
         mut stale: Stale,

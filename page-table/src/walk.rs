@@ -213,7 +213,10 @@ pub fn translate<F: Format, M: ReadEntry>(
 }
 
 /// The walk itself: `seen` is told of every entry as it is read.
-#[inline]
+///
+/// The loop over levels is written out. Where the shape is a constant, what is left are the levels it
+/// has, with their shifts as constants.
+#[inline(always)]
 pub(crate) fn visit<F: Format, M: ReadEntry>(
     format: &F,
     memory: &M,
@@ -225,55 +228,88 @@ pub(crate) fn visit<F: Format, M: ReadEntry>(
     let Some(bits) = shape.strip(address) else {
         return Err(Fault::Address { address });
     };
-    let (mut table, mut level, mut above, registers) = match root {
+    let (mut table, mut level, mut above, mut register) = match root {
         Root::Table(table) => (table, shape.levels(), None, None),
-        Root::Registers(entries) => (0, shape.levels(), None, Some(entries)),
+        Root::Registers(entries) => {
+            let index = shape.index(bits, shape.levels());
+            let entry = usize::try_from(index).ok().and_then(|i| entries.get(i));
+            let entry = entry.ok_or(Fault::NoRootEntry { index })?;
+            (0, shape.levels(), None, Some(*entry))
+        }
         Root::Inner {
             table,
             level,
             attributes,
-        } => (table, level.min(shape.levels()), Some(attributes), None),
+        } => (
+            table,
+            level.clamp(1, shape.levels()),
+            Some(attributes),
+            None,
+        ),
     };
-    let mut from_register = match registers {
-        None => None,
-        Some(entries) => {
-            let index = shape.index(bits, level);
-            let entry = usize::try_from(index).ok().and_then(|i| entries.get(i));
-            Some(*entry.ok_or(Fault::NoRootEntry { index })?)
-        }
-    };
-    loop {
-        let (at, entry) = match from_register.take() {
-            Some(entry) => (None, entry),
-            None => {
-                let at = shape.entry_at(table, bits, level);
-                let entry = memory.read(at, shape.width());
-                (
-                    Some(at),
-                    entry.map_err(|error| Fault::Unreadable { level, at, error })?,
-                )
+    macro_rules! levels {
+        ($($at:literal)*) => { $(
+            if level == $at {
+                match one(format, memory, $at, bits, table, above, register.take(), &mut seen) {
+                    Next::End(end) => return end,
+                    Next::Down { frame, attributes } => {
+                        table = frame;
+                        above = Some(attributes);
+                        level = level.wrapping_sub(1);
+                    }
+                }
             }
-        };
-        let next = follow(format, entry, level, above, bits);
-        let attributes = match &next {
-            Next::Down { attributes, .. } => Some(*attributes),
-            Next::End(end) => end.as_ref().ok().map(|there| there.attributes),
-        };
-        seen(Step {
-            level,
-            at,
-            entry,
-            attributes,
-        });
-        match next {
-            Next::Down { frame, attributes } => {
-                above = Some(attributes);
-                table = frame;
-                level = level.wrapping_sub(1);
-            }
-            Next::End(end) => return end,
-        }
+        )* };
     }
+    levels!(5 4 3 2);
+    match one(format, memory, 1, bits, table, above, register, &mut seen) {
+        Next::End(end) => end,
+        Next::Down { .. } => Err(Fault::TooDeep {
+            level,
+            entry: table,
+        }),
+    }
+}
+
+/// Reads one entry, tells `seen` of it, and follows it.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the state of a walk, kept in registers"
+)]
+fn one<F: Format, M: ReadEntry>(
+    format: &F,
+    memory: &M,
+    level: u8,
+    bits: u64,
+    table: u64,
+    above: Option<F::Attributes>,
+    register: Option<u64>,
+    seen: &mut impl FnMut(Step<F::Attributes>),
+) -> Next<F::Attributes, F::Rule, M::Error> {
+    let shape = format.shape();
+    let (at, entry) = match register {
+        Some(entry) => (None, entry),
+        None => {
+            let at = shape.entry_at(table, bits, level);
+            match memory.read(at, shape.width()) {
+                Ok(entry) => (Some(at), entry),
+                Err(error) => return Next::End(Err(Fault::Unreadable { level, at, error })),
+            }
+        }
+    };
+    let next = follow(format, entry, level, above, bits);
+    let attributes = match &next {
+        Next::Down { attributes, .. } => Some(*attributes),
+        Next::End(end) => end.as_ref().ok().map(|there| there.attributes),
+    };
+    seen(Step {
+        level,
+        at,
+        entry,
+        attributes,
+    });
+    next
 }
 
 /// What comes after an entry.
@@ -285,7 +321,7 @@ pub(crate) enum Next<A, R, E> {
 }
 
 /// Follows one entry. `bits` is the stripped address, `above` what the entries above fold to.
-#[inline]
+#[inline(always)]
 pub(crate) fn follow<F: Format, E>(
     format: &F,
     entry: u64,

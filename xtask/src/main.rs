@@ -29,6 +29,8 @@ enum Cmd {
     /// Cases on a processor model and on ours, compared.
     #[command(subcommand)]
     Oracle(xtask::oracle::Oracle),
+    /// A fuzz target for a while, by cargo-fuzz, which is installed first where it is missing.
+    Fuzz(xtask::fuzz::Options),
     /// The laboratory by hand: bochs, qtest, host.
     #[command(subcommand)]
     Lab(xtask::lab::cli::LabCommand),
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Cmd::Test => xtask::test::test().map(|()| ExitCode::SUCCESS),
         Cmd::Bench(which) => xtask::bench::bench(&which).map(|()| ExitCode::SUCCESS),
         Cmd::Oracle(which) => xtask::oracle::oracle(&which).map(|()| ExitCode::SUCCESS),
+        Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -5,8 +5,10 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
 
 use crate::cargo::cargo;
+use crate::oracle::{self, Oracle};
 use crate::{check, demo, paths, setup, step};
 
 /// What ran, over all steps.
@@ -17,7 +19,7 @@ struct Count {
     skipped: u64,
 }
 
-/// Runs everything: the static checks, every test, the demo.
+/// Runs everything: the static checks, every test, the oracles, the demo.
 ///
 /// Ends in the line `N passed, N failed, N skipped`. With `CI` in the environment a skipped test
 /// is a failed one.
@@ -44,6 +46,7 @@ pub fn test() -> Result<()> {
 
     note(check::check().map(one));
     note(cargo_tests());
+    note(oracle(&["paging"]).map(one));
     note(demo::demo(&demo::Options::default()).map(one));
 
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
@@ -68,6 +71,17 @@ pub fn test() -> Result<()> {
         bail!("no test ran");
     }
     Ok(())
+}
+
+/// Runs an oracle as the command line would, with its own defaults for CI.
+fn oracle(words: &[&str]) -> Result<()> {
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Line {
+        #[command(subcommand)]
+        which: Oracle,
+    }
+    oracle::oracle(&Line::try_parse_from(words)?.which)
 }
 
 fn one<T>(_: T) -> Count {

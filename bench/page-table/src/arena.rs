@@ -20,8 +20,6 @@ static FREED: AtomicUsize = AtomicUsize::new(0);
 pub enum Pages {
     /// Touched before: the cost of stores alone.
     Resident,
-    /// Never touched, 4 KiB host pages: every frame is a page fault.
-    Fresh,
     /// Never touched, in transparent huge pages.
     FreshHuge,
 }

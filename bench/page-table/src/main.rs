@@ -4,6 +4,11 @@
 //! All cases of a group run in turn, so that they are comparable with each other and with nothing
 //! else. Figures are nanoseconds an operation; ratios are to the group's limit.
 
+#![cfg_attr(
+    not(feature = "peers"),
+    expect(dead_code, unused_macros, reason = "parts that only the peers use")
+)]
+
 mod arena;
 mod cases;
 mod ept;
@@ -54,7 +59,9 @@ enum Group {
 fn main() -> std::io::Result<()> {
     let cli = Cli::parse();
     let wanted = |group| cli.group.is_empty() || cli.group.contains(&group);
-    println!("overflow checks on, lto, one codegen unit; compare within a group of this run only");
+    println!(
+        "lto, one codegen unit, overflow checks in ours; compare within a group of this run only"
+    );
     let mut reports = vec![];
     for &gib in &cli.gib {
         if wanted(Group::Map4k) {

@@ -12,12 +12,12 @@
 //! SDM 3C, "EPT-Induced VM Exits", with its priorities: an entry that is absent or misconfigured ends the
 //! walk where it stands; rights are judged when the whole path is known.
 
-use hvkit_page_table::{Fault, Format, ReadEntry, Root, Translation, Walk, Width, translate, walk};
+use hvkit_page_table::{Fault, Format, ReadEntry, Root, Step, Translation, Width, translate, walk};
 
 use super::{Access, EptFault, Granted, ShadowStack};
 use crate::attributes::Attributes;
 use crate::format::{Ept, Rule};
-use crate::marks::{Mark, Updates};
+use crate::marks::{Forget, Mark, Note, Updates};
 use crate::spec::{
     Accesses, Controls, EptEntry, LinearAddress, Mode, PageRights, Rights, SppExit, Violation,
     ViolationFlags,
@@ -85,14 +85,7 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         guest_physical: u64,
         access: Access,
     ) -> Result<Granted, EptFault<M::Error>> {
-        let access = self.effective(access);
-        let found = translate(
-            self.ept,
-            self.memory,
-            Root::Table(self.root),
-            guest_physical,
-        );
-        self.judge(guest_physical, access, found, PagingPages::Writable)
+        self.access_after(guest_physical, access, PagingPages::Writable, &mut Forget)
     }
 
     /// Makes `access` to `guest_physical`, and adds the flags it sets to `updates`.
@@ -104,11 +97,9 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         &self,
         guest_physical: u64,
         access: Access,
-        updates: &mut Updates,
+        mut updates: &mut Updates,
     ) -> Result<Granted, EptFault<M::Error>> {
-        self.access_after(guest_physical, access, PagingPages::Writable, &mut |m| {
-            updates.add(m);
-        })
+        self.access_after(guest_physical, access, PagingPages::Writable, &mut updates)
     }
 
     /// [`access_marking`](Self::access_marking), knowing what pages the guest's paging structures lie in.
@@ -118,21 +109,23 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         guest_physical: u64,
         access: Access,
         paging: PagingPages,
-        note: &mut impl FnMut(Mark),
+        note: &mut impl Note,
     ) -> Result<Granted, EptFault<M::Error>> {
         let access = self.effective(access);
         let root = Root::Table(self.root);
-        if self.ept.marks().all() == 0 {
-            let found = translate(self.ept, self.memory, root, guest_physical);
-            return self.judge(guest_physical, access, found, paging);
+        if !keeps(note) || self.ept.marks().all() == 0 {
+            return match translate(self.ept, self.memory, root, guest_physical) {
+                Ok(found) => self.judge(guest_physical, access, found, paging),
+                Err(fault) => Err(self.no_translation(guest_physical, access, fault)),
+            };
         }
         let seen = walk(self.ept, self.memory, root, guest_physical);
         let found = match seen.outcome {
             Ok(found) => found,
             Err(fault) => return Err(self.no_translation(guest_physical, access, fault)),
         };
-        let granted = self.judge(guest_physical, access, Ok(found), paging)?;
-        self.mark_path(guest_physical, access, &seen, note);
+        let granted = self.judge(guest_physical, access, found, paging)?;
+        self.mark_path(guest_physical, access, seen.steps(), note);
         Ok(granted)
     }
 
@@ -154,10 +147,9 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         &self,
         guest_physical: u64,
         access: Access,
-        found: Result<Translation<Attributes>, Fault<Rule, M::Error>>,
+        found: Translation<Attributes>,
         paging: PagingPages,
     ) -> Result<Granted, EptFault<M::Error>> {
-        let found = found.map_err(|fault| self.no_translation(guest_physical, access, fault))?;
         let Translation {
             target,
             level,
@@ -341,10 +333,10 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         &self,
         guest_physical: u64,
         access: Access,
-        seen: &Walk<Attributes, Rule, M::Error>,
-        note: &mut impl FnMut(Mark),
+        steps: &[Step<Attributes>],
+        note: &mut impl Note,
     ) {
-        let (marks, steps) = (self.ept.marks(), seen.steps());
+        let marks = self.ept.marks();
         for (i, step) in steps.iter().enumerate() {
             let last = i + 1 == steps.len();
             let dirty = last && access.accesses.contains(Accesses::WRITE);
@@ -352,7 +344,7 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
             let set = wanted & !step.entry;
             if let (Some(at), true) = (step.at, set != 0) {
                 let logged = (set & marks.dirty != 0).then_some(guest_physical & !0xfff);
-                note(Mark {
+                note.note(Mark {
                     at,
                     width: Width::Eight,
                     entry: step.entry,
@@ -371,4 +363,9 @@ pub(crate) enum PagingPages {
     Writable,
     /// Some in another.
     Others,
+}
+
+/// [`Note::KEEPS`] of a value's type.
+const fn keeps<N: Note>(_: &N) -> bool {
+    N::KEEPS
 }

@@ -148,6 +148,9 @@ impl EptEntry {
     }
 }
 
+/// Bits that no entry has that references a table.
+const NOT_IN_TABLES: u64 = EptEntry::LARGE | EptEntry::IGNORE_PAT | EptEntry::MEMORY_TYPE;
+
 /// What an entry does, apart from its rights. SDM 3C, "EPT Translation Mechanism".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Use {
@@ -186,33 +189,26 @@ impl EntryRules {
         } else {
             physical_bits
         };
-        let mut present = Rights::READ_WRITE_EXECUTE.bits();
-        let mut meaningful = present | EptEntry::MEMORY_TYPE | EptEntry::IGNORE_PAT;
-        let optional = [
-            (
-                Controls::SUPERVISOR_SHADOW_STACK,
-                EptEntry::SUPERVISOR_SHADOW_STACK,
-            ),
-            (Controls::VIOLATION_EXCEPTION, EptEntry::SUPPRESS_VE),
-            (Controls::PAGING_WRITE, EptEntry::PAGING_WRITE),
-            (
-                Controls::GUEST_PAGING_VERIFICATION,
-                EptEntry::VERIFY_GUEST_PAGING,
-            ),
-            (Controls::SUB_PAGE_WRITE, EptEntry::SUB_PAGE_WRITE),
-        ];
-        let mut i = 0;
-        while i < optional.len() {
-            let (control, bit) = optional[i];
-            if controls.contains(control) {
-                meaningful |= bit;
-            }
-            i += 1;
+        const fn under(controls: Controls, control: Controls, bit: u64) -> u64 {
+            if controls.contains(control) { bit } else { 0 }
         }
-        if controls.contains(Controls::MODE_BASED_EXECUTE) {
-            present |= Rights::USER_EXECUTE.bits();
-            meaningful |= Rights::USER_EXECUTE.bits();
-        }
+        let user = Rights::USER_EXECUTE.bits();
+        let present =
+            Rights::READ_WRITE_EXECUTE.bits() | under(controls, Controls::MODE_BASED_EXECUTE, user);
+        let verify = EptEntry::VERIFY_GUEST_PAGING;
+        let shadow_stack = EptEntry::SUPERVISOR_SHADOW_STACK;
+        let meaningful = present
+            | EptEntry::MEMORY_TYPE
+            | EptEntry::IGNORE_PAT
+            | under(controls, Controls::SUPERVISOR_SHADOW_STACK, shadow_stack)
+            | under(
+                controls,
+                Controls::VIOLATION_EXCEPTION,
+                EptEntry::SUPPRESS_VE,
+            )
+            | under(controls, Controls::PAGING_WRITE, EptEntry::PAGING_WRITE)
+            | under(controls, Controls::GUEST_PAGING_VERIFICATION, verify)
+            | under(controls, Controls::SUB_PAGE_WRITE, EptEntry::SUB_PAGE_WRITE);
         Self {
             controls,
             execute_only: capability.contains(EptVpidCap::EXECUTE_ONLY),
@@ -279,13 +275,33 @@ impl EntryRules {
     #[inline]
     pub const fn classify(&self, entry: EptEntry, level: u8) -> Result<Use, Misconfiguration> {
         let EptEntry(bits) = entry;
+        // What nearly every entry is: readable, with nothing reserved set.
+        if bits & Rights::READ.bits() != 0 {
+            if level > 1 && bits & (self.too_wide | NOT_IN_TABLES) == 0 {
+                return Ok(Use::Table(bits & EptEntry::ADDRESS));
+            }
+            if level == 1 && bits & self.too_wide == 0 && entry.memory_type().is_some() {
+                return Ok(Use::Page(bits & EptEntry::ADDRESS));
+            }
+        }
+        self.classify_at_length(entry, level)
+    }
+
+    /// Every rule.
+    #[inline(never)]
+    const fn classify_at_length(
+        &self,
+        entry: EptEntry,
+        level: u8,
+    ) -> Result<Use, Misconfiguration> {
+        let EptEntry(bits) = entry;
         if bits & self.present == 0 {
             return Ok(Use::Absent);
         }
         let large = level > 1 && level <= 3 && bits & EptEntry::LARGE != 0;
         let page = level <= 1 || large && self.leaf_levels >> (level - 1) & 1 != 0;
         let reserved = if !page {
-            self.too_wide | EptEntry::LARGE | EptEntry::IGNORE_PAT | EptEntry::MEMORY_TYPE
+            self.too_wide | NOT_IN_TABLES
         } else if level <= 1 {
             self.too_wide
         } else {

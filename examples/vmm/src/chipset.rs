@@ -7,9 +7,7 @@
 //!   describe   addresses for BARs, then ACPI tables; the guest may run
 //! ```
 
-use crate::acpi::power::{
-    RESET_VECTOR, ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters,
-};
+use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
 use crate::interrupts::{Gsi, InterruptError, KvmMsiVectors, Line, Pin, Router, SharedLine};
@@ -174,7 +172,7 @@ impl Chipset {
                 gsi: COM1_GSI,
             }),
         };
-        Ok(acpi::build(&platform, ACPI_TABLES.start..RESET_VECTOR)?)
+        Ok(acpi::build(&platform, ACPI_TABLES)?)
     }
 
     fn root(&self) -> MutexGuard<'_, Root> {

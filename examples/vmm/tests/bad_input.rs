@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a user can get wrong: one clear line, an exit status of its own, and nothing harmed.
 
+#[path = "support/bzimage.rs"]
+mod bzimage;
+#[path = "support/elf.rs"]
+mod elf;
 mod support;
 
 use std::fs::{self, File};
@@ -8,7 +12,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Folder, elf, has_kvm, kernel, run, vmm};
+
+use bzimage::bzimage;
+use elf::{elf, kernel};
+use support::{Folder, has_kvm, run, vmm};
 
 /// CLI; HLT; a jump back. No test here gets so far.
 const STOP: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];
@@ -35,30 +42,13 @@ fn with_kernel(folder: &Folder) -> Command {
     command
 }
 
-/// A bzImage with one setup sector and `paragraphs` of 16 bytes behind it, that says that it needs
-/// `init_size` bytes at 16 MiB.
-fn bzimage(paragraphs: u32, init_size: u32) -> Vec<u8> {
-    let mut file = vec![0; 1024 + paragraphs as usize * 16];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x1f1, &[1]);
-    put(0x1f4, &paragraphs.to_le_bytes());
-    put(0x1fe, &0xaa55u16.to_le_bytes());
-    put(0x202, b"HdrS");
-    put(0x206, &0x020fu16.to_le_bytes());
-    put(0x211, &[1]);
-    put(0x214, &0x10_0000u32.to_le_bytes());
-    put(0x22c, &0x7fff_ffffu32.to_le_bytes());
-    put(0x236, &1u16.to_le_bytes());
-    put(0x238, &2047u32.to_le_bytes());
-    put(0x258, &0x100_0000u64.to_le_bytes());
-    put(0x260, &init_size.to_le_bytes());
-    file
-}
-
 /// Copies the program to where any user can run it.
 fn public_vmm(folder: &Folder) -> PathBuf {
     let path = folder.path("vmm");
-    fs::copy(Path::new(env!("CARGO_BIN_EXE_vmm")), &path).unwrap();
+    // In a process of its own: a child that another test starts meanwhile would inherit a file open
+    // for writing, and the copy could not be executed.
+    let (copied, _, stderr) = run(Command::new("cp").arg(env!("CARGO_BIN_EXE_vmm")).arg(&path));
+    assert_eq!(copied, Some(0), "{stderr}");
     path
 }
 

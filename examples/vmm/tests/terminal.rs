@@ -2,8 +2,11 @@
 //! The user's terminal: the guest's while it runs, with an escape key, and as it was after every
 //! end.
 
+#[path = "support/elf.rs"]
+mod elf;
 mod support;
 
+use elf::kernel;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 use std::fs::File;
@@ -11,7 +14,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Folder, has_kvm, kernel, run, vmm};
+use support::{Folder, has_kvm, run, vmm};
 
 /// Prints '>', then echoes for ever: MOV DX, 0x3f8; MOV AL, '>'; OUT; then IN LSR; TEST 1; JZ;
 /// IN DATA; OUT; JMP.

@@ -19,9 +19,11 @@ use crate::shape::Width;
 /// Access outside it, or unaligned, panics: only a table that its owner corrupted leads there.
 #[derive(Debug)]
 pub struct PhysicalWindow {
-    base: NonNull<u8>,
+    /// Where physical address 0 would be mapped if the window went so far: `base` less `start`.
+    origin: *mut u8,
     start: u64,
-    length: u64,
+    /// Eights of bytes.
+    eights: u64,
 }
 
 // SAFETY: the window is used only through atomic accesses, which threads may share (the promise of
@@ -48,41 +50,52 @@ impl PhysicalWindow {
     pub unsafe fn new(start: u64, length: u64, base: NonNull<u8>) -> Self {
         let all = start | length | base.as_ptr().addr() as u64;
         assert!(all.is_multiple_of(4096), "a window of whole frames");
+        let origin = base.as_ptr().wrapping_sub(start as usize);
         Self {
-            base,
+            origin,
             start,
-            length,
+            eights: length / 8,
         }
+    }
+
+    /// Where the entry at `at` is mapped.
+    #[inline(always)]
+    fn pointer(&self, at: u64, width: Width) -> *mut u8 {
+        let offset = at.wrapping_sub(self.start);
+        // One comparison for both: the bits of an unaligned offset end up on top.
+        let inside = match width {
+            Width::Eight => offset.rotate_right(3) < self.eights,
+            Width::Four => offset.rotate_right(2) < self.eights.wrapping_mul(2),
+        };
+        assert!(inside, "an entry outside the window");
+        // In the window, as `offset` is: what was taken from `base` is added again.
+        self.origin.wrapping_add(at as usize)
     }
 
     /// Where `count` entries from `at` are mapped.
     #[inline]
-    fn pointer(&self, at: u64, width: Width, count: u64) -> *mut u8 {
+    fn pointers(&self, at: u64, width: Width, count: u64) -> *mut u8 {
         let offset = at.wrapping_sub(self.start);
-        let bytes = count.wrapping_mul(width.bytes());
-        let inside = offset < self.length && count <= self.length && bytes <= self.length - offset;
-        assert!(
-            inside && at & (width.bytes() - 1) == 0,
-            "an entry outside the window"
-        );
-        // SAFETY: `offset` is below `length`, and `new` was promised that so many bytes from `base` are
-        // one valid stretch.
-        unsafe { self.base.as_ptr().add(offset as usize) }
+        let room = self.eights.wrapping_mul(8).saturating_sub(offset);
+        assert!(count <= room / width.bytes(), "entries outside the window");
+        let first = if count == 0 { self.start } else { at };
+        self.pointer(first, width)
     }
 
     /// The 8-byte entry at `at`.
-    #[inline]
+    #[inline(always)]
     fn eight(&self, at: u64) -> &AtomicU64 {
-        let pointer = self.pointer(at, Width::Eight, 1);
-        // SAFETY: `pointer` checked that eight bytes lie in the window and that they are aligned;
-        // `new` was promised that they are valid while `self` lives and accessed only atomically.
+        let pointer = self.pointer(at, Width::Eight);
+        // SAFETY: `pointer` checked that the entry begins in the window and that it is aligned; the
+        // window is of whole frames, so it ends in it too. `new` was promised that those bytes are
+        // valid while `self` lives and accessed only atomically.
         unsafe { AtomicU64::from_ptr(pointer.cast()) }
     }
 
     /// The 4-byte entry at `at`.
-    #[inline]
+    #[inline(always)]
     fn four(&self, at: u64) -> &AtomicU32 {
-        let pointer = self.pointer(at, Width::Four, 1);
+        let pointer = self.pointer(at, Width::Four);
         // SAFETY: as in `eight`, with four bytes.
         unsafe { AtomicU32::from_ptr(pointer.cast()) }
     }
@@ -91,7 +104,7 @@ impl PhysicalWindow {
 impl ReadEntry for PhysicalWindow {
     type Error = Infallible;
 
-    #[inline]
+    #[inline(always)]
     fn read(&self, at: u64, width: Width) -> Result<u64, Infallible> {
         Ok(match width {
             Width::Eight => self.eight(at).load(Ordering::Acquire),
@@ -128,7 +141,7 @@ impl UpdateEntry for PhysicalWindow {
 }
 
 impl OwnEntries for PhysicalWindow {
-    #[inline]
+    #[inline(always)]
     fn write(&self, at: u64, width: Width, entry: u64) {
         match width {
             Width::Eight => self.eight(at).store(entry, Ordering::Release),
@@ -138,15 +151,16 @@ impl OwnEntries for PhysicalWindow {
 
     #[inline]
     fn fill(&self, at: u64, width: Width, count: u64, entry: impl Fn(u64) -> u64) {
-        let pointer = self.pointer(at, width, count);
+        let pointer = self.pointers(at, width, count);
         match width {
             Width::Eight => {
-                // SAFETY: `pointer` checked that `count` entries lie in the window, aligned. They are
+                // SAFETY: `pointers` checked that `count` entries lie in the window, aligned. They are
                 // used as atomics, which is what `new` was promised.
                 let slots = unsafe {
                     core::slice::from_raw_parts(pointer.cast::<AtomicU64>(), count as usize)
                 };
-                for (i, slot) in slots.iter().enumerate() {
+                let done = store_pairs(slots, &entry);
+                for (i, slot) in slots.iter().enumerate().skip(done) {
                     slot.store(entry(i as u64), Ordering::Relaxed);
                 }
             }
@@ -161,6 +175,58 @@ impl OwnEntries for PhysicalWindow {
             }
         }
     }
+}
+
+/// Stores the first entries two at a time, as many as go in whole blocks, and returns how many.
+///
+/// The compiler does not make one store of two atomic ones, and for a table in the second-level cache
+/// that costs a third of the time.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+fn store_pairs(slots: &[AtomicU64], entry: &impl Fn(u64) -> u64) -> usize {
+    use core::arch::asm;
+    use core::arch::x86_64::{__m128i, _mm_set_epi64x};
+
+    const BLOCK: usize = 8;
+    // A pair may not cross a line: with the first entry at a multiple of 16 none does.
+    if !slots.as_ptr().addr().is_multiple_of(16) {
+        return 0;
+    }
+    let pair = |i: u64| -> __m128i {
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe { _mm_set_epi64x(entry(i.wrapping_add(1)) as i64, entry(i) as i64) }
+    };
+    let blocks = slots.chunks_exact(BLOCK);
+    let done = slots.len() - blocks.remainder().len();
+    for (block, i) in blocks.zip((0..).step_by(BLOCK)) {
+        // SAFETY: `block` is eight atomics, 64 bytes, and its address is a multiple of 16: the first is,
+        // and each block is 64 bytes. Each of the four instructions stores 16 of them. To the language
+        // an asm block's stores are whatever the hardware does, so there is no data race with atomic
+        // loads; the hardware stores an aligned pair so that each half is seen whole (SDM volume 3,
+        // "Guaranteed Atomic Operations").
+        unsafe {
+            asm!(
+                "movaps [{to}], {a}",
+                "movaps [{to} + 16], {b}",
+                "movaps [{to} + 32], {c}",
+                "movaps [{to} + 48], {d}",
+                to = in(reg) block.as_ptr(),
+                a = in(xmm_reg) pair(i),
+                b = in(xmm_reg) pair(i.wrapping_add(2)),
+                c = in(xmm_reg) pair(i.wrapping_add(4)),
+                d = in(xmm_reg) pair(i.wrapping_add(6)),
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+    done
+}
+
+/// Elsewhere: none.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[inline(always)]
+fn store_pairs(_: &[AtomicU64], _: &impl Fn(u64) -> u64) -> usize {
+    0
 }
 
 #[cfg(test)]
@@ -195,6 +261,21 @@ mod tests {
         assert_eq!(words[1..4], [0x1122_3344_5566_7788, 6 << 32, 0]);
         assert_eq!(words[4], 5 | 6 << 32);
         assert_eq!((words[512], words[1023]), (7, 511 << 12 | 7));
+    }
+
+    #[test]
+    fn a_fill_of_any_place_and_length_stores_each_entry_once() {
+        for first in 0..18 {
+            for count in 0..36 {
+                let arena = Arena(UnsafeCell::new([7; 1024]));
+                window(&arena).fill(0x7000 + first * 8, Width::Eight, count, |i| 100 + i);
+                let words = arena.0.into_inner();
+                for (i, &word) in (0..).zip(&words) {
+                    let inside = i >= first && i < first + count;
+                    assert_eq!(word, if inside { 100 + i - first } else { 7 });
+                }
+            }
+        }
     }
 
     #[test]

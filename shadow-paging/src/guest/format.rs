@@ -18,29 +18,12 @@
 use hvkit_page_table::{Entry, Format, Marks, Shape, Upper, Width};
 
 use super::attributes::GuestAttributes;
+use super::entry::{
+    ACCESSED, CACHE, DIRTY, EXECUTE_DISABLE, GLOBAL, KEY, LARGE_PAT, PAGE_SIZE, PRESENT, SMALL_PAT,
+    USER, WRITABLE,
+};
 use super::registers::{Features, Registers, cr4, efer};
-use super::reserved::{Reserved, ReservedBits};
-
-/// P.
-pub(crate) const PRESENT: u64 = 1 << 0;
-/// R/W.
-const WRITABLE: u64 = 1 << 1;
-/// U/S.
-const USER: u64 = 1 << 2;
-/// A.
-const ACCESSED: u64 = 1 << 5;
-/// D.
-const DIRTY: u64 = 1 << 6;
-/// PS, above level 1.
-const PAGE_SIZE: u64 = 1 << 7;
-/// PAT, at level 1.
-const SMALL_PAT: u64 = 1 << 7;
-/// G.
-const GLOBAL: u64 = 1 << 8;
-/// PAT, of a large page.
-const LARGE_PAT: u64 = 1 << 12;
-/// XD.
-const EXECUTE_DISABLE: u64 = 1 << 63;
+use super::reserved::Reserved;
 
 /// The paging modes that have tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,14 +43,39 @@ pub enum Layout {
 pub struct GuestFormat {
     layout: Layout,
     shape: Shape,
-    /// Bits 51 (31) to 12 that are part of an address.
+    /// Of each kind of entry, by [`Row`].
+    rows: [EntryKind; 6],
+}
+
+/// What one kind of entry has where, worked out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+struct EntryKind {
+    /// Bits that are part of an address, where they are.
     address: u64,
-    /// Of any entry but a PDPTE register.
-    reserved: ReservedBits,
-    /// Of a large page, besides: PAT where the processor has none.
-    large_pat: u64,
-    /// Bits of a 4 MiB page's entry that are address bits 32 and up.
-    high_target: u64,
+    /// Bits that are address bits 32 and up: of a 4 MiB page.
+    high_address: u64,
+    /// The PAT bit.
+    pat: u64,
+    /// Bits besides the rights that mean something to whoever uses the page.
+    kept: u64,
+    /// Rights that the entry cannot withhold: a PDPTE's.
+    granted: u64,
+    /// Bits that must be 0.
+    reserved: u64,
+}
+
+/// The kinds of entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Row {
+    /// Pages of levels 1, 2 and 3.
+    Small,
+    Large,
+    Huge,
+    /// Leads to a table from level 2, and from further up.
+    Table,
+    High,
+    /// A PDPTE register.
+    Pdpte,
 }
 
 /// The shapes, checked when this is compiled.
@@ -101,7 +109,6 @@ const fn bits(high: u32, low: u32) -> u64 {
 impl GuestFormat {
     /// The format that `registers` select in `layout`, whatever CR0.PG says.
     pub(crate) const fn new(layout: Layout, registers: &Registers, features: &Features) -> Self {
-        let width = features.physical_address_bits as u32;
         let shape = match layout {
             Layout::ThirtyTwoBit if registers.cr4 & cr4::PSE != 0 => THIRTY_TWO_BIT,
             Layout::ThirtyTwoBit => THIRTY_TWO_BIT_SMALL,
@@ -111,42 +118,17 @@ impl GuestFormat {
             Layout::FiveLevel if features.gib_pages => FIVE_LEVEL,
             Layout::FiveLevel => FIVE_LEVEL_SMALL,
         };
-        let wide = !matches!(layout, Layout::ThirtyTwoBit);
-        let no_execute_disable = registers.efer & efer::NXE == 0;
-        // PAE reserves bits 62 to 52, which the wider modes ignore.
-        let last_address = if matches!(layout, Layout::Pae) {
-            62
-        } else {
-            51
-        };
-        // "M denotes the minimum of 40 and MAXPHYADDR", 32 without PSE-36.
-        let high_bits = match (features.pse36, width > 40) {
-            (false, _) => 0,
-            (true, true) => 8,
-            (true, false) => width.saturating_sub(32),
-        };
         Self {
             layout,
             shape,
-            address: if wide {
-                bits(width.wrapping_sub(1), 12)
-            } else {
-                bits(31, 12)
-            },
-            reserved: ReservedBits {
-                address: if wide { bits(last_address, width) } else { 0 },
-                alignment: 0,
-                page_size: 0,
-                execute_disable: if wide && no_execute_disable {
-                    EXECUTE_DISABLE
-                } else {
-                    0
-                },
-                pat: 0,
-                pdpte: 0,
-            },
-            large_pat: if features.pat { 0 } else { LARGE_PAT },
-            high_target: bits(high_bits.wrapping_add(12), 13),
+            rows: [
+                EntryKind::new(Row::Small, layout, registers, features),
+                EntryKind::new(Row::Large, layout, registers, features),
+                EntryKind::new(Row::Huge, layout, registers, features),
+                EntryKind::new(Row::Table, layout, registers, features),
+                EntryKind::new(Row::High, layout, registers, features),
+                EntryKind::new(Row::Pdpte, layout, registers, features),
+            ],
         }
     }
 
@@ -157,121 +139,138 @@ impl GuestFormat {
         self.layout
     }
 
-    /// The rule that a table entry, PDPTEs aside, breaks.
+    /// What an entry of `row` has where.
     #[inline]
-    fn table_breaks(&self, entry: u64, level: u8) -> Option<Reserved> {
-        // In 32-bit paging without PSE, PS is ignored; PAE's level 2 has it always.
-        let page_size = if level > 2 { PAGE_SIZE } else { 0 };
-        ReservedBits {
-            page_size,
-            ..self.reserved
-        }
-        .broken_by(entry)
-    }
-
-    /// The rule that the entry of a page breaks.
-    #[inline]
-    fn leaf_breaks(&self, entry: u64, level: u8) -> Option<Reserved> {
-        let mut reserved = self.reserved;
-        if level == 1 {
-            reserved.pat = if self.large_pat == 0 { 0 } else { SMALL_PAT };
-        } else {
-            reserved.pat = self.large_pat;
-            reserved.alignment = match self.layout {
-                // Between the address bits 31 to 22 and those above 31.
-                Layout::ThirtyTwoBit => bits(21, 13) & !self.high_target,
-                _ => bits(self.shape.shift(level).saturating_sub(1), 13),
-            };
-        }
-        match reserved.broken_by(entry) {
-            // The only thing these bits of a 4 MiB page could be is an address above its width.
-            Some(Reserved::Alignment) if self.layout == Layout::ThirtyTwoBit => {
-                Some(Reserved::Address)
-            }
-            broken => broken,
+    const fn kind(&self, row: Row) -> &EntryKind {
+        let [small, large, huge, table, high, pdpte] = &self.rows;
+        match row {
+            Row::Small => small,
+            Row::Large => large,
+            Row::Huge => huge,
+            Row::Table => table,
+            Row::High => high,
+            Row::Pdpte => pdpte,
         }
     }
 
-    /// The page's physical address.
+    /// Which kind of entry a present one of a table at `level` is.
     #[inline]
-    fn target(&self, entry: u64, level: u8) -> u64 {
-        let high = match (self.layout, level) {
-            (Layout::ThirtyTwoBit, 2) => (entry & self.high_target) << 19,
-            _ => 0,
-        };
-        entry & self.address & !self.shape.size(level).wrapping_sub(1) | high
-    }
-
-    /// What an entry other than a PDPTE register grants.
-    #[inline]
-    fn attributes(&self, entry: u64, page: Page) -> GuestAttributes {
-        let wide = self.layout != Layout::ThirtyTwoBit;
-        let long = matches!(self.layout, Layout::FourLevel | Layout::FiveLevel);
-        let pat = match page {
-            Page::None => 0,
-            Page::Small => entry & SMALL_PAT,
-            Page::Large => entry & LARGE_PAT,
-        };
-        let leaf = !matches!(page, Page::None);
-        let writable = entry & WRITABLE != 0;
-        GuestAttributes {
-            user: entry & USER != 0,
-            writable,
-            executable: !(wide && entry & EXECUTE_DISABLE != 0),
-            shadow_stack: leaf && !writable && entry & DIRTY != 0,
-            key: if leaf && long {
-                (entry >> 59 & 0xf) as u8
-            } else {
-                0
-            },
-            global: leaf && entry & GLOBAL != 0,
-            pat: cache_bits(entry, pat),
-        }
-    }
-
-    /// A PDPTE register. SDM 3A, "PDPTE Registers".
-    #[inline]
-    fn pdpte(&self, entry: u64) -> Entry<GuestAttributes, Reserved> {
-        match self.pdpte_breaks(entry) {
-            Some(rule) => Entry::Malformed(rule),
-            None => Entry::Table {
-                frame: entry & self.address,
-                attributes: GuestAttributes {
-                    pat: cache_bits(entry, 0),
-                    ..GuestAttributes::ALL
-                },
-            },
+    fn row(&self, entry: u64, level: u8) -> Row {
+        let page = level <= 1 || entry & PAGE_SIZE != 0 && self.shape.leaf_at(level);
+        match (level, page) {
+            (0 | 1, _) => Row::Small,
+            (2, true) => Row::Large,
+            (2, false) => Row::Table,
+            (_, true) => Row::Huge,
+            (_, false) if self.layout == Layout::Pae => Row::Pdpte,
+            (_, false) => Row::High,
         }
     }
 
     /// The rule that a present PDPTE breaks.
     #[inline]
     pub(crate) fn pdpte_breaks(&self, entry: u64) -> Option<Reserved> {
-        ReservedBits {
-            address: self.reserved.address | EXECUTE_DISABLE,
-            execute_disable: 0,
-            pdpte: bits(2, 1) | bits(8, 5),
-            ..self.reserved
-        }
-        .broken_by(entry)
+        self.breaks(entry, Row::Pdpte)
+    }
+
+    /// The rule that an entry of `row` breaks: that of the lowest bit that should be 0.
+    #[inline]
+    fn breaks(&self, entry: u64, row: Row) -> Option<Reserved> {
+        let bits = entry & self.kind(row).reserved;
+        (bits != 0).then(|| match (row, bits.trailing_zeros()) {
+            (Row::Pdpte, 1..=8) => Reserved::Pdpte,
+            (Row::Pdpte, _) => Reserved::Address,
+            (Row::High, 7) => Reserved::PageSize,
+            (Row::Small, 7) | (Row::Large | Row::Huge, 12) => Reserved::Pat,
+            // Of a 4 MiB page, these could only be address bits above its width.
+            (Row::Large | Row::Huge, 13..=29) if self.layout != Layout::ThirtyTwoBit => {
+                Reserved::Alignment
+            }
+            (_, 63) => Reserved::ExecuteDisable,
+            _ => Reserved::Address,
+        })
     }
 }
 
-/// PAT, PCD and PWT as a number of three bits; `pat` is 0 if PAT is clear.
-#[inline]
-const fn cache_bits(entry: u64, pat: u64) -> u8 {
-    (entry >> 3 & 0b11) as u8 | if pat != 0 { 0b100 } else { 0 }
-}
+impl EntryKind {
+    /// Entries of `row`, from the manual's tables.
+    const fn new(row: Row, layout: Layout, registers: &Registers, features: &Features) -> Self {
+        let width = features.physical_address_bits as u32;
+        let wide = !matches!(layout, Layout::ThirtyTwoBit);
+        let pae = matches!(layout, Layout::Pae);
+        let leaf = matches!(row, Row::Small | Row::Large | Row::Huge);
+        let large = matches!(row, Row::Large | Row::Huge);
+        // Of the address: below the lowest bit there is PAT in a large page, and nothing else.
+        let lowest: u32 = match (row, wide) {
+            (Row::Large, true) => 21,
+            (Row::Large, false) => 22,
+            (Row::Huge, _) => 30,
+            _ => 12,
+        };
+        // "M denotes the minimum of 40 and MAXPHYADDR", 32 without PSE-36.
+        let high_bits = match (features.pse36, width > 40) {
+            (false, _) => 0,
+            (true, true) => 8,
+            (true, false) => width.saturating_sub(32),
+        };
+        let high_address = if large && !wide {
+            bits(high_bits.wrapping_add(12), 13)
+        } else {
+            0
+        };
+        let pat = match row {
+            Row::Small => SMALL_PAT,
+            Row::Large | Row::Huge => LARGE_PAT,
+            _ => 0,
+        };
+        let unused = match (large, wide) {
+            (false, _) => 0,
+            (true, true) => bits(lowest.wrapping_sub(1), 13),
+            (true, false) => bits(21, 13) & !high_address,
+        };
+        // PAE reserves bits 62 to 52, which the wider modes ignore.
+        let above = if wide {
+            bits(if pae { 62 } else { 51 }, width)
+        } else {
+            0
+        };
+        let execute_disable = if wide && registers.efer & efer::NXE == 0 {
+            EXECUTE_DISABLE
+        } else {
+            0
+        };
+        let reserved = match row {
+            Row::Pdpte => above | EXECUTE_DISABLE | bits(2, 1) | bits(8, 5),
+            Row::High => above | execute_disable | PAGE_SIZE,
+            _ => above | execute_disable | unused | if features.pat { 0 } else { pat },
+        };
+        Self {
+            address: bits(if wide { width.wrapping_sub(1) } else { 31 }, lowest),
+            high_address,
+            pat,
+            kept: CACHE
+                | if leaf { DIRTY | GLOBAL } else { 0 }
+                | if leaf && wide && !pae { KEY } else { 0 },
+            granted: if matches!(row, Row::Pdpte) {
+                WRITABLE | USER
+            } else {
+                0
+            },
+            reserved,
+        }
+    }
 
-/// What an entry maps.
-#[derive(Clone, Copy)]
-enum Page {
-    /// Nothing: it leads to a table.
-    None,
-    /// A page of the lowest level.
-    Small,
-    /// A larger one.
-    Large,
+    /// The physical address of the page or table.
+    #[inline]
+    const fn target(&self, entry: u64) -> u64 {
+        entry & self.address | (entry & self.high_address) << 19
+    }
+
+    /// What the entry says. Bit 63 of a 4-byte entry is 0.
+    #[inline]
+    const fn attributes(&self, entry: u64) -> GuestAttributes {
+        GuestAttributes::of(entry | self.granted, self.kept, self.pat)
+    }
 }
 
 impl Format for GuestFormat {
@@ -288,33 +287,21 @@ impl Format for GuestFormat {
         if entry & PRESENT == 0 {
             return Entry::Empty;
         }
-        if self.layout == Layout::Pae && level >= 3 {
-            return self.pdpte(entry);
+        let row = self.row(entry, level);
+        if let Some(rule) = self.breaks(entry, row) {
+            return Entry::Malformed(rule);
         }
-        let page = if level <= 1 {
-            Page::Small
-        } else if entry & PAGE_SIZE != 0 && self.shape.leaf_at(level) {
-            Page::Large
-        } else {
-            Page::None
-        };
-        let attributes = self.attributes(entry, page);
-        if let Page::None = page {
-            match self.table_breaks(entry, level) {
-                Some(rule) => Entry::Malformed(rule),
-                None => Entry::Table {
-                    frame: entry & self.address,
-                    attributes,
-                },
-            }
-        } else {
-            match self.leaf_breaks(entry, level) {
-                Some(rule) => Entry::Malformed(rule),
-                None => Entry::Leaf {
-                    target: self.target(entry, level),
-                    attributes,
-                },
-            }
+        let kind = self.kind(row);
+        let (address, attributes) = (kind.target(entry), kind.attributes(entry));
+        match row {
+            Row::Small | Row::Large | Row::Huge => Entry::Leaf {
+                target: address,
+                attributes,
+            },
+            Row::Table | Row::High | Row::Pdpte => Entry::Table {
+                frame: address,
+                attributes,
+            },
         }
     }
 

@@ -28,6 +28,7 @@
 
 mod access;
 mod attributes;
+mod entry;
 mod error_code;
 mod fault;
 mod format;

@@ -7,7 +7,8 @@
 
 use hvkit_page_table::{ReadEntry, Width};
 
-use super::format::{GuestFormat, PRESENT};
+use super::entry::PRESENT;
+use super::format::GuestFormat;
 use super::reserved::Reserved;
 
 /// The four registers, as a processor accepted them.

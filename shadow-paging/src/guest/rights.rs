@@ -115,7 +115,7 @@ impl AccessControl {
     pub fn refusal(&self, page: GuestAttributes, access: Access) -> Option<Refusal> {
         self.rights_refusal(page, access).or_else(|| {
             self.key_refuses(page, access)
-                .then_some(Refusal::Key { key: page.key })
+                .then_some(Refusal::Key { key: page.key() })
         })
     }
 
@@ -125,22 +125,22 @@ impl AccessControl {
         let user = access.privilege.user();
         if access.kind.shadow_stack() {
             // "Made only to" shadow stacks of the same mode; SMAP and CR0.WP have no say.
-            return if user && !page.user {
+            return if user && !page.user() {
                 Some(Refusal::Supervisor)
-            } else if page.user != user || !page.shadow_stack {
+            } else if page.user() != user || !page.shadow_stack() {
                 Some(Refusal::NotShadowStack)
             } else {
                 None
             };
         }
-        if user && !page.user {
+        if user && !page.user() {
             return Some(Refusal::Supervisor);
         }
-        let supervisor_to_user = !user && page.user;
+        let supervisor_to_user = !user && page.user();
         if access.kind == Kind::Fetch {
             return if supervisor_to_user && self.smep {
                 Some(Refusal::Smep)
-            } else if !page.executable {
+            } else if !page.executable() {
                 Some(Refusal::ExecuteDisabled)
             } else {
                 None
@@ -150,7 +150,7 @@ impl AccessControl {
             return Some(Refusal::Smap);
         }
         let honours_writable = user || self.write_protect;
-        (access.kind.writes() && honours_writable && !page.writable).then_some(Refusal::ReadOnly)
+        (access.kind.writes() && honours_writable && !page.writable()).then_some(Refusal::ReadOnly)
     }
 
     /// Whether the address's protection key disallows `access`: PK in the error code, whatever else
@@ -164,7 +164,7 @@ impl AccessControl {
         if matches!(access.kind, Kind::Fetch) {
             return false;
         }
-        let keys = if page.user {
+        let keys = if page.user() {
             self.user_keys
         } else {
             self.supervisor_keys
@@ -172,8 +172,8 @@ impl AccessControl {
         let Some(keys) = keys else {
             return false;
         };
-        keys.access_disabled(page.key)
-            || keys.write_disabled(page.key)
+        keys.access_disabled(page.key())
+            || keys.write_disabled(page.key())
                 && access.kind.writes()
                 && (access.privilege.user() || self.write_protect)
     }

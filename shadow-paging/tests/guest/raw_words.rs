@@ -7,21 +7,52 @@ use hvkit_shadow_paging::guest::{Features, GuestAttributes, Layout, Registers, R
 
 use crate::support::{LAYOUTS, mode, mode_of, registers};
 
-fn decode(registers: &Registers, entry: u64, level: u8) -> Entry<GuestAttributes, Reserved> {
-    mode(registers).format().unwrap().decode(entry, level)
+/// What an entry says, spelled out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Says {
+    user: bool,
+    writable: bool,
+    executable: bool,
+    shadow_stack: bool,
+    key: u8,
+    global: bool,
+    pat: u8,
 }
 
-fn narrow(
-    bits: u8,
-    registers: &Registers,
-    entry: u64,
-    level: u8,
-) -> Entry<GuestAttributes, Reserved> {
+fn says(entry: Entry<GuestAttributes, Reserved>) -> Entry<Says, Reserved> {
+    let spell = |a: GuestAttributes| Says {
+        user: a.user(),
+        writable: a.writable(),
+        executable: a.executable(),
+        shadow_stack: a.shadow_stack(),
+        key: a.key(),
+        global: a.global(),
+        pat: a.pat(),
+    };
+    match entry {
+        Entry::Empty => Entry::Empty,
+        Entry::Malformed(rule) => Entry::Malformed(rule),
+        Entry::Table { frame, attributes } => Entry::Table {
+            frame,
+            attributes: spell(attributes),
+        },
+        Entry::Leaf { target, attributes } => Entry::Leaf {
+            target,
+            attributes: spell(attributes),
+        },
+    }
+}
+
+fn decode(registers: &Registers, entry: u64, level: u8) -> Entry<Says, Reserved> {
+    says(mode(registers).format().unwrap().decode(entry, level))
+}
+
+fn narrow(bits: u8, registers: &Registers, entry: u64, level: u8) -> Entry<Says, Reserved> {
     let mode = mode_of(registers, &Features::all(bits));
-    mode.format().unwrap().decode(entry, level)
+    says(mode.format().unwrap().decode(entry, level))
 }
 
-const NOTHING: GuestAttributes = GuestAttributes {
+const NOTHING: Says = Says {
     user: false,
     writable: false,
     executable: true,
@@ -34,13 +65,13 @@ const NOTHING: GuestAttributes = GuestAttributes {
 #[test]
 fn a_word_for_every_field_of_a_long_page() {
     let long = registers(Layout::FourLevel);
-    let cases: [(u64, u64, GuestAttributes); 13] = [
+    let cases: [(u64, u64, Says); 13] = [
         // P alone, then one more bit each.
         (0x0000_0000_0000_0001, 0, NOTHING),
         (
             0x0000_0000_0000_0003,
             0,
-            GuestAttributes {
+            Says {
                 writable: true,
                 ..NOTHING
             },
@@ -48,54 +79,38 @@ fn a_word_for_every_field_of_a_long_page() {
         (
             0x0000_0000_0000_0005,
             0,
-            GuestAttributes {
+            Says {
                 user: true,
                 ..NOTHING
             },
         ),
-        (
-            0x0000_0000_0000_0009,
-            0,
-            GuestAttributes { pat: 1, ..NOTHING },
-        ),
-        (
-            0x0000_0000_0000_0011,
-            0,
-            GuestAttributes { pat: 2, ..NOTHING },
-        ),
+        (0x0000_0000_0000_0009, 0, Says { pat: 1, ..NOTHING }),
+        (0x0000_0000_0000_0011, 0, Says { pat: 2, ..NOTHING }),
         (0x0000_0000_0000_0021, 0, NOTHING), // A
         (
             0x0000_0000_0000_0041,
             0,
-            GuestAttributes {
+            Says {
                 shadow_stack: true,
                 ..NOTHING
             },
         ),
-        (
-            0x0000_0000_0000_0081,
-            0,
-            GuestAttributes { pat: 4, ..NOTHING },
-        ),
+        (0x0000_0000_0000_0081, 0, Says { pat: 4, ..NOTHING }),
         (
             0x0000_0000_0000_0101,
             0,
-            GuestAttributes {
+            Says {
                 global: true,
                 ..NOTHING
             },
         ),
         (0x0000_3fff_ffff_f001, 0x0000_3fff_ffff_f000, NOTHING), // 46 address bits
         (0x07f0_0000_0000_0e01, 0, NOTHING),                     // ignored: 58..52 and 11..9
-        (
-            0x5000_0000_0000_0001,
-            0,
-            GuestAttributes { key: 10, ..NOTHING },
-        ),
+        (0x5000_0000_0000_0001, 0, Says { key: 10, ..NOTHING }),
         (
             0x8000_0000_0000_0001,
             0,
-            GuestAttributes {
+            Says {
                 executable: false,
                 ..NOTHING
             },
@@ -123,7 +138,7 @@ fn large_pages_lie_where_the_figures_put_them() {
         decode(&long, 0x0000_2aaa_aaa0_10e3, 2),
         Entry::Leaf {
             target: 0x0000_2aaa_aaa0_0000,
-            attributes: GuestAttributes {
+            attributes: Says {
                 writable: true,
                 pat: 4,
                 ..NOTHING
@@ -135,7 +150,7 @@ fn large_pages_lie_where_the_figures_put_them() {
         decode(&long, 0x0000_2aaa_8000_0185, 3),
         Entry::Leaf {
             target: 0x0000_2aaa_8000_0000,
-            attributes: GuestAttributes {
+            attributes: Says {
                 user: true,
                 global: true,
                 ..NOTHING
@@ -148,7 +163,7 @@ fn large_pages_lie_where_the_figures_put_them() {
         decode(&thirty_two, 0xff40_0087 | 0xa5 << 13, 2),
         Entry::Leaf {
             target: 0xa5_ff40_0000,
-            attributes: GuestAttributes {
+            attributes: Says {
                 writable: true,
                 user: true,
                 ..NOTHING
@@ -173,7 +188,7 @@ fn large_pages_lie_where_the_figures_put_them() {
     };
     let mode = mode_of(&thirty_two, &features);
     assert_eq!(
-        mode.format().unwrap().decode(0x0040_0081 | 1 << 13, 2),
+        says(mode.format().unwrap().decode(0x0040_0081 | 1 << 13, 2)),
         Entry::Malformed(Reserved::Address)
     );
 }
@@ -209,10 +224,10 @@ fn ps_is_a_page_only_where_the_mode_has_one() {
     );
     let format = mode.format().unwrap();
     assert_eq!(
-        format.decode(0x4000_0081, 3),
+        says(format.decode(0x4000_0081, 3)),
         Entry::Malformed(Reserved::PageSize)
     );
-    assert_eq!(format.decode(0x4000_0001, 3), table(0x4000_0000));
+    assert_eq!(says(format.decode(0x4000_0001, 3)), table(0x4000_0000));
     assert_eq!(
         decode(&registers(Layout::Pae), 0x0020_0081, 2),
         Entry::Leaf {
@@ -229,9 +244,11 @@ fn a_pdpte_grants_everything_and_has_four_control_bits() {
         decode(&pae, 0x0000_3fff_ffff_fe19, 3),
         Entry::Table {
             frame: 0x0000_3fff_ffff_f000,
-            attributes: GuestAttributes {
+            attributes: Says {
                 pat: 3,
-                ..GuestAttributes::ALL
+                user: true,
+                writable: true,
+                ..NOTHING
             },
         }
     );
@@ -256,7 +273,7 @@ fn four_byte_entries_have_neither_key_nor_execute_disable() {
         decode(&thirty_two, 0xffff_ffff, 1),
         Entry::Leaf {
             target: 0xffff_f000,
-            attributes: GuestAttributes {
+            attributes: Says {
                 user: true,
                 writable: true,
                 executable: true,
@@ -284,6 +301,87 @@ fn flags_of_use_are_bits_5_and_6() {
                 accessed: 0x20,
                 dirty: 0x40
             }
+        );
+    }
+}
+
+#[test]
+fn a_path_grants_what_every_entry_grants_and_the_last_names_the_rest() {
+    let mode = mode(&registers(Layout::FourLevel));
+    let format = mode.format().unwrap();
+    let of = |entry, level| match format.decode(entry, level) {
+        Entry::Table { attributes, .. } | Entry::Leaf { attributes, .. } => attributes,
+        other => panic!("{other:?}"),
+    };
+    let all = of(0x2007, 4);
+    let path = |upper: u64, leaf: u64| {
+        let folded = format.fold(format.fold(all, of(upper, 2)), of(leaf, 1));
+        (folded.user(), folded.writable(), folded.executable())
+    };
+    for bits in 0..64u64 {
+        let (upper, leaf) = (bits & 7, bits >> 3);
+        // U/S, R/W, XD.
+        let entry = |n: u64| 1 | (n & 1) << 2 | (n >> 1 & 1) << 1 | (n >> 2) << 63;
+        let both = |bit: u64| upper & leaf & bit != 0;
+        assert_eq!(
+            path(entry(upper), entry(leaf)),
+            (both(1), both(2), (upper | leaf) & 4 == 0)
+        );
+    }
+    // A shadow stack: R/W clear and D set in the last entry, R/W set above.
+    let shadow_stack = |top: u64, upper: u64, leaf: u64| {
+        let folded = format.fold(format.fold(of(top, 4), of(upper, 2)), of(leaf, 1));
+        folded.shadow_stack()
+    };
+    assert!(shadow_stack(0x2003, 0x2003, 0x7041));
+    assert!(!shadow_stack(0x2001, 0x2003, 0x7041));
+    assert!(!shadow_stack(0x2003, 0x2001, 0x7041));
+    assert!(!shadow_stack(0x2003, 0x2003, 0x7043));
+    assert!(!shadow_stack(0x2003, 0x2043, 0x7001));
+    // Key, G and PAT are the last entry's.
+    let folded = format.fold(of(0x7800_0000_0000_211f, 2), of(0x2800_0000_0000_7089, 1));
+    assert_eq!((folded.key(), folded.global(), folded.pat()), (5, false, 5));
+}
+
+#[test]
+fn a_reserved_bit_is_called_what_the_manual_calls_it() {
+    let mut long = registers(Layout::FourLevel);
+    assert_eq!(
+        decode(&long, 0x0000_4000_0000_2001, 4),
+        Entry::Malformed(Reserved::Address)
+    );
+    assert_eq!(
+        decode(&long, 0x0000_0000_0010_0081, 2),
+        Entry::Malformed(Reserved::Alignment)
+    );
+    assert_eq!(
+        decode(&long, 0x0000_0000_2000_0081, 3),
+        Entry::Malformed(Reserved::Alignment)
+    );
+    long.efer = 0x500;
+    for level in 1..=4 {
+        let entry = 0x8000_0000_0000_2001;
+        assert_eq!(
+            decode(&long, entry, level),
+            Entry::Malformed(Reserved::ExecuteDisable)
+        );
+    }
+    let old = Features {
+        pat: false,
+        ..Features::all(36)
+    };
+    for (layout, entry, level) in [
+        (Layout::ThirtyTwoBit, 0x2081, 1),
+        (Layout::ThirtyTwoBit, 0x0040_1081, 2),
+        (Layout::Pae, 0x2081, 1),
+        (Layout::Pae, 0x0020_1081, 2),
+    ] {
+        let mode = mode_of(&registers(layout), &old);
+        let decoded = mode.format().unwrap().decode(entry, level);
+        assert_eq!(
+            decoded,
+            Entry::Malformed(Reserved::Pat),
+            "{layout:?} {level}"
         );
     }
 }

@@ -127,7 +127,7 @@ proptest! {
                     let before = Instant::now();
                     let rounds = machine.workers.step(3000);
                     prop_assert!(rounds < 3000, "the worker does not come to rest");
-                    prop_assert!(before.elapsed() < Duration::from_secs(1));
+                    prop_assert!(before.elapsed() < Duration::from_secs(10), "hangs");
                 }
             }
         }

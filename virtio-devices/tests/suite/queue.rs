@@ -247,6 +247,11 @@ fn kicks_are_asked_for_where_the_driver_looks() {
         (pair.ring.get16(event), pair.ring.get16(pair.ring.used)),
         (1, 0)
     );
+    // Not the index of what was used: one is taken and not done yet.
+    pair.ring.submit(&[Readable(0, 1)]);
+    pair.pop().unwrap();
+    assert!(!pair.queue.map(&*pair.memory).enable_kicks().unwrap());
+    assert_eq!(pair.ring.get16(event), 2);
     // Flag: 1 for "do not".
     let mut pair = Pair::new(4, Features::empty());
     pair.queue.map(&*pair.memory).disable_kicks().unwrap();

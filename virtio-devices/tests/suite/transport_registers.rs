@@ -116,7 +116,13 @@ fn after_reset_the_registers_are_as_specified() {
         }
         if round == 0 {
             bench.start();
+            for (selector, width) in [(0x00, 4), (0x08, 4), (0x16, 2)] {
+                set(&mut bench, selector, width, 1);
+            }
             assert_eq!(bench.driver.set_status(0), 0);
+            for (selector, width) in [(0x00, 4), (0x08, 4), (0x16, 2)] {
+                assert_eq!(common(&mut bench, selector, width), 0, "{selector:#x}");
+            }
         }
     }
 }

@@ -7,14 +7,43 @@ mod tiny;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+
+use crate::cargo::cargo;
 
 /// The benchmarks.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Bench {
     /// Boot of a VMM: to the first instruction, to init, memory; beside QEMU's microvm and q35.
     Boot(boot::Options),
+    /// Page tables beside six published crates and what the machine can do at all.
+    PageTable(Forwarded),
+    /// The VM-entry check beside loading the fields that it reads.
+    Vmcs(Forwarded),
+}
+
+/// A benchmark that is a program of its own, in release mode, with options of its own.
+#[derive(Args, Clone, Debug)]
+pub struct Forwarded {
+    /// Options of the benchmark; `--help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+impl Forwarded {
+    /// Runs the program on this terminal, `build` being cargo's arguments for it.
+    fn run(&self, build: &[&str]) -> Result<()> {
+        let status = cargo(build)
+            .arg("--")
+            .args(&self.options)
+            .status()
+            .context("cannot start cargo")?;
+        if !status.success() {
+            bail!("the benchmark ended with {status}");
+        }
+        Ok(())
+    }
 }
 
 /// Where figures go besides standard output.
@@ -42,5 +71,21 @@ impl Output {
 pub fn bench(which: &Bench) -> Result<()> {
     match which {
         Bench::Boot(options) => boot::boot(options),
+        // A package outside the workspace: its peers would be everyone's dependencies.
+        Bench::PageTable(forwarded) => forwarded.run(&[
+            "run",
+            "--quiet",
+            "--release",
+            "--manifest-path",
+            "bench/page-table/Cargo.toml",
+        ]),
+        Bench::Vmcs(forwarded) => forwarded.run(&[
+            "bench",
+            "--quiet",
+            "--package",
+            "hvkit-vmcs",
+            "--bench",
+            "check",
+        ]),
     }
 }

@@ -30,6 +30,9 @@ pub enum LabCommand {
         /// The VT-d unit's properties, as QEMU spells them.
         #[arg(long, default_value = "aw-bits=48,intremap=on")]
         iommu: String,
+        /// A newer model, fetched if need be, instead of the machine's QEMU.
+        #[arg(long)]
+        model: Option<Model>,
         /// Requests of the qtest protocol, such as "readl 0xfed90000".
         #[arg(required = true)]
         requests: Vec<String>,
@@ -104,6 +107,9 @@ pub struct HostArgs {
 pub struct BochsArgs {
     /// A payload crate's folder, such as lab/payloads/hello, or a flat binary.
     payload: PathBuf,
+    /// A newer model, fetched if need be, instead of the machine's Bochs.
+    #[arg(long)]
+    model: Option<Model>,
     /// The processor model, by Bochs's name.
     #[arg(long)]
     cpu: Option<String>,
@@ -169,8 +175,16 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Host(args) => host(args),
         LabCommand::Bochs(args) => bochs(args),
-        LabCommand::Qtest { iommu, requests } => {
-            let mut machine = QtestOptions::new().iommu(&iommu).start()?;
+        LabCommand::Qtest {
+            iommu,
+            model,
+            requests,
+        } => {
+            let mut options = QtestOptions::new().iommu(&iommu);
+            if let Some(model) = model {
+                options = options.qemu(model.fetch()?.program());
+            }
+            let mut machine = options.start()?;
             for request in requests {
                 println!("{}", machine.raw(&request)?);
             }
@@ -220,8 +234,12 @@ fn bochs(args: BochsArgs) -> Result<ExitCode> {
     let mut bochs = Bochs::new()
         .memory_mib(args.memory)
         .time_out(Duration::from_secs(args.time_out));
-    if let Some(model) = &args.cpu {
-        bochs = bochs.cpu(model);
+    if let Some(model) = args.model {
+        let model = model.fetch()?;
+        bochs = bochs.program(model.program(), model.bochs_share());
+    }
+    if let Some(cpu) = &args.cpu {
+        bochs = bochs.cpu(cpu);
     }
     for (file, address) in args.images {
         let bytes =

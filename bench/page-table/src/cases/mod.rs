@@ -11,6 +11,7 @@ pub mod walk2d;
 pub const START: u64 = 1 << 30;
 
 /// Runs a macro once for each peer.
+#[cfg(feature = "peers")]
 macro_rules! each_peer {
     ($case:ident) => {{
         use crate::tables::{Aarch64, Axaddrspace, Generic, Hyperlight, Multiarch, X86_64};
@@ -21,6 +22,11 @@ macro_rules! each_peer {
         $case!(Aarch64);
         $case!(Hyperlight);
     }};
+}
+/// Runs nothing.
+#[cfg(not(feature = "peers"))]
+macro_rules! each_peer {
+    ($case:ident) => {};
 }
 pub(crate) use each_peer;
 

@@ -5,7 +5,7 @@
 
 use super::power::SLEEP_TYPE_OFF;
 use super::{AcpiError, BUSES, Platform, empty};
-use crate::machine::address_map::{ECAM_BASE, PCI_CONFIG_PORT};
+use crate::machine::address_map::{ECAM_BASE, PANIC_PORT, PCI_CONFIG_PORT};
 use crate::pci::ports::PORTS;
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -23,8 +23,9 @@ const BUS_SPACE: u32 = 1 << 20;
 pub(super) fn build(platform: &Platform) -> Result<Sdt, AcpiError> {
     let root = pci_root(platform)?;
     let board = board();
+    let panic = panic();
     let serial = serial(platform);
-    let mut devices: Vec<&dyn Aml> = vec![&root, &board];
+    let mut devices: Vec<&dyn Aml> = vec![&root, &board, &panic];
     if let Some(serial) = &serial {
         devices.push(serial);
     }
@@ -128,6 +129,19 @@ fn board() -> Encoded {
             &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
             &Name::new("_UID".into(), &ZERO),
             &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ecam])),
+        ],
+    ))
+}
+
+/// The paravirtual panic port, under the name that its Linux driver looks for.
+fn panic() -> Encoded {
+    let port = IO::new(PANIC_PORT, PANIC_PORT, 1, 1);
+    encoded(&Device::new(
+        "PVPN".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMU0001"),
+            &Name::new("_UID".into(), &ZERO),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&port])),
         ],
     ))
 }

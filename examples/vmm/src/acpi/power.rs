@@ -2,7 +2,7 @@
 //! The registers by which a guest switches itself off or resets itself.
 
 use crate::bus::BusDevice;
-use crate::machine::address_map::{ACPI_POWER_PORT, RESET_PORT};
+use crate::machine::address_map::{ACPI_POWER_PORT, ACPI_TABLES, RESET_PORT};
 use crate::machine::stop::{Stop, StopReason};
 
 /// "Sleep Control Register".
@@ -41,6 +41,7 @@ pub const RESET_CODE: [u8; 9] = [
 ];
 // It ends where the first megabyte does.
 const _: () = assert!(RESET_VECTOR + RESET_CODE.len() as u64 <= 1 << 20);
+const _: () = assert!(ACPI_TABLES.end <= RESET_VECTOR);
 
 /// The sleep control and status registers. There is one state to sleep in, off, and nothing wakes
 /// from that, so the status is always clear.

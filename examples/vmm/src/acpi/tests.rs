@@ -193,6 +193,9 @@ fn devices_have_their_resources() {
     // I/O Port, 16 bits decoded: 0xcf8, 8 of them; 0x3f8, 8 of them.
     assert!(contains(dsdt, b"\x47\x01\xf8\x0c\xf8\x0c\x01\x08"));
     assert!(contains(dsdt, b"\x47\x01\xf8\x03\xf8\x03\x01\x08"));
+    // The panic device's name, as a string, and its port 0x505.
+    assert!(contains(dsdt, b"\x08_HID\x0dQEMU0001\0"));
+    assert!(contains(dsdt, b"\x47\x01\x05\x05\x05\x05\x01\x01"));
     // DWord Address Space, memory, read-write, 0xc000_0000 to 0xdfff_ffff, length 0x2000_0000.
     #[rustfmt::skip]
     let low = [0x87, 0x17, 0, 0, 0x0c, 1, 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff, 0xff, 0xdf,

@@ -47,7 +47,7 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// 0xe0000, and the kernel's own search ends at 1 MiB.
 pub const BIOS_AREA: Range<u64> = 0xa_0000..0x10_0000;
 /// Where ACPI tables are written; the root pointer is at its first byte, where a search finds it.
-pub const ACPI_TABLES: Range<u64> = 0xe_0000..0x10_0000;
+pub const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_f000;
 
 /// Port of the first serial line, eight registers.
 pub const COM1_PORT: u16 = 0x3f8;

@@ -75,23 +75,42 @@ pub fn reserve(map: &AddressMap) -> Result<GuestRam, MemoryError> {
 /// Maps `length` bytes so that they begin at a multiple of [`HUGE_PAGE`], as the guest's addresses
 /// do: only then can KVM map them by huge pages, and most of a boot's exits are page faults.
 ///
-/// A mapping cannot be asked for by alignment, but Linux puts each one just below the last that fits
-/// there. So one more, as long as the first try was misaligned, pushes the second into place. Where
-/// that fails the guest is slower, and nothing else.
+/// A mapping cannot be asked for by alignment, but Linux puts each one at the upper end of the
+/// highest hole that it fits in. So a spacer, as long as the first try was misaligned and some huge
+/// pages more, pushes the next into place: it is longer than the mapping, so that it cannot slip into
+/// a smaller hole. A hole without room for both is closed. Where all that fails the guest is slower,
+/// and nothing else.
 fn huge_page_aligned(length: usize) -> Result<MmapRegion, MemoryError> {
+    const TRIES: usize = 8;
     let map = |length| {
         MmapRegion::new(length).map_err(|e| MemoryError::Map(FromRangesError::MmapRegion(e)))
     };
-    let first = map(length)?;
-    let excess = first.as_ptr() as usize % HUGE_PAGE;
-    if excess == 0 || length < HUGE_PAGE {
+    let mut first = map(length)?;
+    if length < HUGE_PAGE {
         return Ok(first);
     }
-    drop(first);
-    let spacer = map(excess)?;
-    let second = map(length);
-    drop(spacer);
-    second
+    let mut closed = Vec::new();
+    for _ in 0..TRIES {
+        let excess = first.as_ptr() as usize % HUGE_PAGE;
+        if excess == 0 {
+            break;
+        }
+        drop(first);
+        let spacer = length
+            .checked_next_multiple_of(HUGE_PAGE)
+            .and_then(|length| length.checked_add(excess));
+        // A limit on address space may refuse the spacer, and still grant the memory alone.
+        let Some(Ok(spacer)) = spacer.map(map) else {
+            return map(length);
+        };
+        let second = map(length)?;
+        if (second.as_ptr() as usize).is_multiple_of(HUGE_PAGE) {
+            return Ok(second);
+        }
+        closed.push((spacer, second));
+        first = map(length)?;
+    }
+    Ok(first)
 }
 
 #[expect(unsafe_code, reason = "advice about a range of this process's memory")]

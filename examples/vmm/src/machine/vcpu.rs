@@ -95,6 +95,12 @@ impl Vcpu {
                 return telling.then(|| Registers::of(&self.fd)).flatten();
             }
             if self.stop.is_asked() {
+                // Where a guest is that had to be ended is the first thing to know about it.
+                if log::log_enabled!(log::Level::Debug)
+                    && let Some(registers) = Registers::of(&self.fd)
+                {
+                    log::debug!("vCPU {} stops at\n{registers}", self.id);
+                }
                 return None;
             }
         }

@@ -37,6 +37,13 @@ struct Mapped {
     doorbells: Vec<u64>,
 }
 
+impl Decoded {
+    /// The windows that are on the bus.
+    pub(super) fn windows(&self) -> impl Iterator<Item = Window> {
+        self.mapped.iter().map(|mapped| mapped.window)
+    }
+}
+
 /// One window of a function as the bus sees it.
 struct BarWindow {
     function: Function,

@@ -3,7 +3,7 @@
 
 use super::address::{ConfigAddress, FunctionAddress};
 use super::decode::{Decoded, Decoder};
-use hvkit_virtio_devices::pci::PciFunction;
+use hvkit_virtio_devices::pci::{PciFunction, Window};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,6 +98,12 @@ impl Root {
     /// The functions, in the order of their addresses.
     pub fn functions(&self) -> impl Iterator<Item = (FunctionAddress, &Function)> {
         self.slots.iter().map(|(&at, slot)| (at, &slot.function))
+    }
+
+    /// The windows of all functions that are on the memory bus now.
+    pub fn windows(&self) -> impl Iterator<Item = (FunctionAddress, Window)> {
+        let slots = self.slots.iter();
+        slots.flat_map(|(&at, slot)| slot.decoded.windows().map(move |window| (at, window)))
     }
 
     /// Reads configuration space, any length and alignment. What is absent reads all ones.

@@ -39,6 +39,9 @@ pub enum Doing {
     Fetch,
     /// Reads a descriptor of an LDT there (VERR): an implicit supervisor access.
     Implicit,
+    /// Writes 4 bytes of zero just above the linear address by WRUSS: at CPL 0, a user-mode access to a
+    /// shadow stack.
+    ShadowStack,
 }
 
 /// Who does it.
@@ -59,7 +62,7 @@ pub struct Cpu {
     pub physical_address_bits: u8,
     /// 1 GiB pages.
     pub gib_pages: bool,
-    /// CR4 bits among SMEP, SMAP, PKE and PKS that can be set.
+    /// CR4 bits among SMEP, SMAP, PKE, CET and PKS that can be set.
     pub cr4: u32,
 }
 
@@ -102,6 +105,7 @@ const PAE: u64 = 1 << 5;
 const SMEP: u64 = 1 << 20;
 const SMAP: u64 = 1 << 21;
 const PKE: u64 = 1 << 22;
+const CET: u64 = 1 << 23;
 const PKS: u64 = 1 << 24;
 /// EFER.LME and EFER.NXE.
 const LME: u64 = 1 << 8;
@@ -121,7 +125,7 @@ pub struct Case {
     pub cr0: u64,
     /// CR3.
     pub cr3: u64,
-    /// CR4's PSE, PAE, SMEP, SMAP, PKE and PKS.
+    /// CR4's PSE, PAE, SMEP, SMAP, PKE, CET and PKS.
     pub cr4: u64,
     /// EFER's LME and NXE.
     pub efer: u64,
@@ -158,26 +162,32 @@ impl Case {
             Mode::FourLevel => (PAE, PG, LME),
         };
         let optional = r.bit(SMEP, 1, 3) | r.bit(SMAP, 1, 3) | r.bit(PKE, 1, 2) | r.bit(PKS, 1, 2);
-        let doing = r.pick(&[
-            Doing::Read,
-            Doing::Read,
-            Doing::Write,
-            Doing::Exchange,
-            Doing::Fetch,
-            Doing::Implicit,
-        ]);
+        let doing = match r.below(8) {
+            0 | 1 => Doing::Read,
+            2 => Doing::Write,
+            3 => Doing::Exchange,
+            4 | 5 => Doing::Fetch,
+            6 if u64::from(cpu.cr4) & CET != 0 => Doing::ShadowStack,
+            _ => Doing::Implicit,
+        };
+        let cet = if doing == Doing::ShadowStack { CET } else { 0 };
         let mut case = Self {
             mode,
-            cr0: pg | r.bit(WP, 1, 2),
+            // "CR4.CET can be set only if CR0.WP is set."
+            cr0: pg | if cet != 0 { WP } else { r.bit(WP, 1, 2) },
             cr3: 0,
-            cr4: needs | r.bit(PSE, 3, 4) | optional & u64::from(cpu.cr4),
+            cr4: needs | cet | r.bit(PSE, 3, 4) | optional & u64::from(cpu.cr4),
             efer: lme | r.bit(NXE, 3, 4),
             // The monitor's own pages have key 0.
             pkru: (r.next() & r.next()) as u32 & !3,
             pkrs: (r.next() & r.next()) as u32 & !3,
             linear: 0,
             doing,
-            who: r.pick(&[Who::User, Who::Supervisor, Who::SupervisorAc]),
+            who: match r.below(3) {
+                0 if doing != Doing::ShadowStack => Who::User,
+                1 => Who::Supervisor,
+                _ => Who::SupervisorAc,
+            },
             entries: Entries::default(),
         };
         let offset = match doing {
@@ -362,7 +372,12 @@ impl Builder<'_> {
         let rights = r.bit(1, 19, 20) | r.bit(1 << 1, 4, 5) | r.bit(1 << 2, 4, 5);
         let other = r.bit(1 << 3, 1, 8) | r.bit(1 << 4, 1, 8) | (r.next() & r.next() & 7) << 9;
         let global = if leaf { r.bit(1 << 8, 1, 4) } else { 0 };
-        used | rights | other | global
+        let flags = used | rights | other | global;
+        if leaf && self.case.doing == Doing::ShadowStack && r.chance(2, 3) {
+            // R/W clear, D set: what it takes.
+            return flags & !(1 << 1) | 1 << 6;
+        }
+        flags
     }
 
     /// The frame of the table under an entry in `frame`: the next one or, for reads now and then, one

@@ -33,10 +33,8 @@ static mut TASK: [u32; 26] = [0; 26];
 static mut IDT64: [[u64; 2]; 0x82] = [[0; 2]; 0x82];
 static mut IDT32: [u64; 0x82] = [0; 0x82];
 
-/// A stack for what comes from CPL 3.
-#[repr(align(16))]
-struct Stack(#[expect(dead_code, reason = "the processor uses it")] [u8; 4096]);
-static mut STACK: Stack = Stack([0; 4096]);
+/// A stack for what comes from CPL 3: 4 KiB, aligned to 16 bytes.
+static mut STACK: [u128; 256] = [0; 256];
 
 /// A system descriptor of `kind` for `limit + 1` bytes at `base`, as two words.
 fn system(kind: u64, base: u64, limit: u64) -> [u64; 2] {

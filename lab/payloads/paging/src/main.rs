@@ -23,8 +23,6 @@ use crate::switch::{SEQUENCE_BYTES, SEQUENCES, context, enter32, enter64, sequen
 
 payload_rt::entry!(main);
 
-/// CR4.SMEP, SMAP, PKE and PKS.
-const CR4_OPTIONAL: u32 = 1 << 20 | 1 << 21 | 1 << 22 | 1 << 24;
 /// EFER.LMA: the processor's to say.
 const LMA: u64 = 1 << 10;
 
@@ -58,6 +56,7 @@ fn cpu() -> Cpu {
         (leaf7.ebx >> 7 & 1, 20),
         (leaf7.ebx >> 20 & 1, 21),
         (leaf7.ecx >> 3 & 1, 22),
+        (leaf7.ecx >> 7 & 1, 23),
         (leaf7.ecx >> 31 & 1, 24),
     ] {
         cr4 |= has << bit;
@@ -65,7 +64,7 @@ fn cpu() -> Cpu {
     Cpu {
         physical_address_bits: __cpuid(0x8000_0008).eax as u8,
         gib_pages: __cpuid(0x8000_0001).edx >> 26 & 1 != 0,
-        cr4: cr4 & CR4_OPTIONAL,
+        cr4,
     }
 }
 
@@ -139,7 +138,7 @@ fn run(case: &Case) -> Record {
         Doing::Read | Doing::Fetch => (eax, Stored::No),
         Doing::Write => (eax, take_back(eax, 4, 0)),
         Doing::Exchange => (eax, take_back(eax, 0, eax)),
-        Doing::Implicit => (0, Stored::No),
+        Doing::Implicit | Doing::ShadowStack => (0, Stored::No),
     };
     Record {
         vector: if done { DONE } else { vector as u8 },

@@ -12,7 +12,7 @@
 //! The handler never returns to where the exception came from: it records, puts the monitor's registers
 //! back and leaves through the stack pointer that was saved on entry.
 //!
-//! The access is one of five sequences whose bytes mean the same in 64-bit and in 32-bit code. A copy
+//! The access is one of six sequences whose bytes mean the same in 64-bit and in 32-bit code. A copy
 //! at `sequences` runs at CPL 0, one in the user page at CPL 3.
 
 use core::arch::global_asm;
@@ -51,7 +51,7 @@ pub(crate) struct Context {
 /// Bytes between two sequences.
 pub(crate) const SEQUENCE_BYTES: u64 = 16;
 /// How many there are.
-pub(crate) const SEQUENCES: u64 = 5;
+pub(crate) const SEQUENCES: u64 = 6;
 
 unsafe extern "C" {
     /// Runs the case in the context in 64-bit mode.
@@ -98,6 +98,10 @@ sequences:
     .byte 0xb8, 4, 0, 0, 0                          /* mov eax, 4: the LDT's first */
     .byte 0x0f, 0x00, 0xe0, 0xcd, 0x81              /* verr ax; int 0x81 */
     .balign 16
+    .byte 0x31, 0xc0                                /* xor eax, eax */
+    .byte 0x66, 0x0f, 0x38, 0xf5, 0x47, 0x04        /* wrussd [di + 4], eax */
+    .byte 0xcd, 0x81                                /* int 0x81 */
+    .balign 16
 
     .globl enter64
 enter64:
@@ -109,6 +113,8 @@ enter64:
     push r15
     pushfq
     mov [rip + context], rsp
+    mov rax, [rip + context + 0x28]                 /* WP before CET */
+    mov cr0, rax
     mov rax, [rip + context + 0x38]
     mov cr4, rax
     bt rax, 22                                      /* PKE */
@@ -121,8 +127,6 @@ enter64:
     mov eax, [rip + context + 0x40]
     xor edx, edx
     wrmsr
-    mov rax, [rip + context + 0x28]
-    mov cr0, rax
     xor eax, eax
     mov cr2, rax
     mov rdi, [rip + context + 0x50]
@@ -164,8 +168,8 @@ enter32:
     mov eax, 0x23
     mov ds, eax
     mov es, eax
-    mov eax, cr0
-    and eax, 0x7fffffff
+    mov eax, dword ptr [context + 0x28]
+    and eax, 0x7fffffff                             /* PG */
     mov cr0, eax
     mov ecx, 0xc0000080
     mov eax, dword ptr [context + 0x40]

@@ -84,9 +84,14 @@ fn unsafe_at_edge_wants_the_crate_to_forbid_it() {
     let rule = |text: &str| found("unsafe-at-edge", "some/src/lib.rs", text);
     assert_eq!(rule(""), [1]);
     assert_eq!(rule("#![forbid(unsafe_code)]"), [0; 0]);
-    let opened = format!("#[{}unsafe_code, reason = \"asm\")]", "expect(");
-    assert_eq!(rule(&opened), [1]);
-    assert_eq!(rule(&format!("#![deny(unsafe_code)]\n{opened}")), [0; 0]);
+    // Opened somewhere, with a reason, on one line or on several.
+    for attribute in [
+        "unsafe_code, reason = \"asm\"",
+        "\n    unsafe_code,\n    reason = \"asm\"\n",
+    ] {
+        assert_eq!(rule(&format!("#[{}{attribute})]", "expect(")), [0; 0]);
+    }
+    assert_eq!(rule(&format!("#[{}unsafe_code)]", "expect(")), [1]);
 }
 
 #[test]

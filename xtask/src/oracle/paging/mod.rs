@@ -11,6 +11,8 @@ mod expect;
 mod explained;
 mod memory;
 mod quirks;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::path::Path;
@@ -53,8 +55,8 @@ pub struct Options {
     /// The first case's number.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// Bochs's model of a processor. The default has protection keys.
-    #[arg(long, default_value = "corei7_icelake_u")]
+    /// Bochs's model of a processor. The default has protection keys and CET.
+    #[arg(long, default_value = "tigerlake")]
     cpu: String,
 }
 

@@ -60,7 +60,7 @@ impl Quirks {
         let without_keys = mode.with_keys(0, 0);
         let key = mode
             .walk(memory, linear)
-            .and_then(|walk| Some(walk.outcome.ok()?.attributes.key));
+            .and_then(|walk| Some(walk.outcome.ok()?.attributes.key()));
         let refused = key.is_some_and(|key| refuses(mode, case, key, access));
         match probe(&without_keys, memory, linear, access) {
             Ok(_) if refused => Err(GuestFault::Page {
@@ -91,7 +91,7 @@ fn refuses(mode: &PagingMode, case: &Case, key: u8, access: Access) -> bool {
     };
     let (access_disabled, write_disabled) =
         (pkru >> (2 * key) & 1 != 0, pkru >> (2 * key + 1) & 1 != 0);
-    let writes = access.kind == Kind::Write;
+    let writes = access.kind.writes();
     match (access.kind, access.privilege) {
         (Kind::Fetch, _) => false,
         (_, Privilege::User) => access_disabled || write_disabled && writes,
@@ -102,8 +102,11 @@ fn refuses(mode: &PagingMode, case: &Case, key: u8, access: Access) -> bool {
 /// The error code of a data access that only a key refuses.
 fn describe(access: Access) -> ErrorCode {
     let mut code = ErrorCode::PRESENT | ErrorCode::KEY;
-    if access.kind == Kind::Write {
+    if access.kind.writes() {
         code |= ErrorCode::WRITE;
+    }
+    if access.kind.shadow_stack() {
+        code |= ErrorCode::SHADOW_STACK;
     }
     if access.privilege == Privilege::User {
         code |= ErrorCode::USER;

@@ -2,9 +2,10 @@
 //! Windows on the move, driven through configuration space as a guest would.
 
 use super::super::address::ConfigAddress;
-use super::super::fake::{FakeDoorbells, FakeFunction, bench};
+use super::super::fake::{FakeDoorbells, FakeFunction, MMIO32, MMIO64, bench};
 use super::super::root::Root;
 use super::*;
+use hvkit_virtio_devices::pci::PciFunction;
 
 struct Bench {
     root: Root,
@@ -221,4 +222,88 @@ fn a_function_may_come_with_its_windows_open() {
     function.config[0x13] = 0xc0;
     let (b, _) = Bench::new([function]);
     assert_eq!(b.byte(0xc000_0009), 0x09);
+}
+
+/// Where BARs are written to in the walk below: few places, so that they collide.
+const PLACES: [u32; 6] = [
+    0xbfff_f000,
+    0xc000_0000,
+    0xc000_1000,
+    0xdfff_f000,
+    0xffff_ffff,
+    0x0000_0010,
+];
+
+/// Ends of two ranges are addresses here that fit in 64 bits.
+fn overlap(a: &Window, b: &Window) -> bool {
+    a.address < b.address + b.length && b.address < a.address + a.length
+}
+
+proptest::proptest! {
+    /// Whatever a guest writes to BARs and command registers: what is on the bus is wanted, inside an
+    /// aperture and disjoint; what is wanted and not there is outside or in another's way; doorbells
+    /// are where their windows are; and the bus answers there and nowhere else.
+    #[test]
+    fn any_walk_leaves_the_bus_in_line(
+        writes in proptest::collection::vec((0u32..3, 0usize..7, 0usize..6, 1usize..=4), 1..60),
+    ) {
+        let make = || {
+            FakeFunction::new()
+                .with_bar(0, 0x1000, 0)
+                .with_bar(1, 0x2000, 0)
+                .with_bar(2, 0x1000, 4)
+                .with_bell(0, 0x10)
+                .with_bell(2, 0x20)
+        };
+        let (mut b, functions) = Bench::new([make(), make(), make()]);
+        for (device, register, place, length) in writes {
+            let (register, value) = match register {
+                // Memory decoding on, or off, or the upper half of an address small.
+                0 => (COMMAND, 2),
+                1 => (COMMAND, 0),
+                6 => (BAR_0 + 12, place as u32 / 3),
+                bar => (BAR_0 + 4 * (bar as u32 - 2), PLACES[place]),
+            };
+            let address = ConfigAddress(device << 15 | register);
+            b.root.write(address, &value.to_le_bytes()[..length]);
+
+            let there: Vec<_> = b.root.windows().collect();
+            for (i, (at, window)) in there.iter().enumerate() {
+                let function = functions[usize::from(at.device())].lock().unwrap();
+                assert!(function.windows().contains(window));
+                let end = window.address + window.length;
+                let inside = |a: &Range<u64>| a.start <= window.address && end <= a.end;
+                assert!([MMIO32, MMIO64].iter().any(inside), "{window:x?}");
+                assert!(there[..i].iter().all(|(_, other)| !overlap(window, other)));
+                drop(function);
+                let last = window.address + window.length - 1;
+                assert_eq!(b.byte(last), window.bar << 4 | 0xf);
+            }
+            for (device, function) in (0u8..).zip(&functions) {
+                for window in function.lock().unwrap().windows() {
+                    let end = window.address.saturating_add(window.length);
+                    let inside = |a: &Range<u64>| a.start <= window.address && end <= a.end;
+                    let refused = !there
+                        .iter()
+                        .any(|(at, w)| at.device() == device && *w == window);
+                    if refused && [MMIO32, MMIO64].iter().any(inside) {
+                        assert!(there.iter().any(|(_, other)| overlap(&window, other)));
+                    }
+                }
+            }
+            let mut bells: Vec<u64> = there
+                .iter()
+                .filter_map(|(_, w)| match w.bar {
+                    0 => Some(w.address + 0x10),
+                    2 => Some(w.address + 0x20),
+                    _ => None,
+                })
+                .collect();
+            bells.sort_unstable();
+            assert_eq!(b.doorbells.addresses(), bells);
+            // Off the apertures nothing of ours answers, whatever was written there.
+            assert_eq!(b.byte(0xbfff_f000), 0xff);
+            assert_eq!(b.byte(0xffff_f000), 0xff);
+        }
+    }
 }
