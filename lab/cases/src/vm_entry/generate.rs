@@ -66,6 +66,7 @@ pub(super) fn case(seed: u64, index: u64, cpu: &Cpu) -> Case {
             msrs: [msr(random), msr(random)],
             pdptes: [pdpte(random), pdpte(random), 0, 0],
         },
+        free_error_codes: processor.vmx.basic.has_free_error_codes(),
     };
     place(&mut case.vmcs);
     for _ in 0..random.below(3) {
@@ -175,7 +176,7 @@ fn enrich(vmcs: &mut Vmcs, random: &mut Random) {
     let mut or = |field: Encoding, bits: u64| set(vmcs, field, get(vmcs, field) | bits);
     let primary = f::PRIMARY_CONTROLS.encoding();
     let secondary = f::SECONDARY_CONTROLS.encoding();
-    match random.below(10) {
+    match random.below(17) {
         0 => {
             or(primary, 1 << 21);
             or(f::TPR_THRESHOLD.encoding(), random.below(0x18));
@@ -197,9 +198,88 @@ fn enrich(vmcs: &mut Vmcs, random: &mut Random) {
             or(primary, 1 << 21);
             or(secondary, 1 << 9 | 1 << 8);
         }
-        8 => or(secondary, 1 << 25 | 1 << 13 | random.bit(1 << 1, 1, 2)),
+        8 => {
+            or(secondary, 1 << 25 | 1 << 13 | random.bit(1 << 1, 1, 2));
+            let functions = random.below(2);
+            set(vmcs, f::VM_FUNCTION_CONTROLS, functions);
+            set(vmcs, f::EPTP_LIST_ADDRESS, ZEROS | random.bit(8, 1, 4));
+        }
+        9 => {
+            set(vmcs, f::GUEST_LDTR_ACCESS_RIGHTS, 0x82);
+            set(vmcs, f::GUEST_LDTR_SELECTOR, 0x20);
+        }
+        10 => msr_list(vmcs, random),
+        11 => {
+            or(secondary, 1 | random.bit(1 << 4, 1, 2));
+            or(primary, 1 << 21);
+        }
+        13 => {
+            // To save a timer that is not active.
+            set(
+                vmcs,
+                f::PIN_BASED_CONTROLS,
+                get(vmcs, f::PIN_BASED_CONTROLS) & !(1 << 6),
+            );
+            set(
+                vmcs,
+                f::PRIMARY_EXIT_CONTROLS,
+                get(vmcs, f::PRIMARY_EXIT_CONTROLS) | 1 << 22,
+            );
+        }
+        14 => {
+            // CET state, where there is such a thing.
+            set(
+                vmcs,
+                f::ENTRY_CONTROLS,
+                get(vmcs, f::ENTRY_CONTROLS) | 1 << 20,
+            );
+            set(
+                vmcs,
+                f::PRIMARY_EXIT_CONTROLS,
+                get(vmcs, f::PRIMARY_EXIT_CONTROLS) | 1 << 28,
+            );
+            let field = random.pick(&[
+                f::GUEST_S_CET,
+                f::GUEST_SSP,
+                f::GUEST_INTERRUPT_SSP_TABLE,
+                f::HOST_S_CET,
+                f::HOST_SSP,
+                f::HOST_INTERRUPT_SSP_TABLE,
+            ]);
+            set(
+                vmcs,
+                field,
+                1 << random.below(64) | random.bit(1 << 10, 1, 4),
+            );
+        }
+        12 => {
+            // Also with the value 0, which must not be.
+            or(secondary, random.pick(&[1 << 5, 1 << 25]));
+            let value = random.below(2);
+            set(vmcs, f::VPID, value);
+            set(vmcs, f::TSC_MULTIPLIER, value);
+        }
         _ => event(vmcs, random),
     }
+}
+
+/// A list of MSRs for an exit or the entry, whose address is likely to be a bad one.
+fn msr_list(vmcs: &mut Vmcs, random: &mut Random) {
+    let (count, address) = random.pick(&[
+        (f::EXIT_MSR_STORE_COUNT, f::EXIT_MSR_STORE_ADDRESS),
+        (f::EXIT_MSR_LOAD_COUNT, f::EXIT_MSR_LOAD_ADDRESS),
+        (f::ENTRY_MSR_LOAD_COUNT, f::ENTRY_MSR_LOAD_ADDRESS),
+    ]);
+    let entries = random.pick(&[1, 2, 0xfff_ffff]);
+    set(vmcs, count, entries);
+    let at = random.pick(&[
+        EXIT_MSRS,
+        EXIT_MSRS + 8,
+        (1 << 40) - 16,
+        (1 << 40) - 32,
+        1 << 40,
+    ]);
+    set(vmcs, address, at);
 }
 
 /// An event as a hypervisor would inject it, more or less.
@@ -310,19 +390,66 @@ fn plain(field: Encoding, old: u64, random: &mut Random) -> u64 {
     }
 }
 
-/// Puts back what the payload would not survive, as far as the case gets.
+/// Puts back what the payload would not survive. The model may pass over a broken rule and go on, so each thing is put
+/// back unless the checker refuses that thing itself.
 fn tame(case: &mut Case, cpu: &Cpu) {
-    let entered = |case: &Case| {
-        let outcome = case.verdict(cpu).outcome();
-        matches!(outcome, Outcome::Enters | Outcome::EntryFailure { .. })
-    };
+    unanswerable(case, cpu);
+    let (mut activity, mut rip, mut cr3, mut lists) = (false, false, false, false);
+    case.check(cpu, &mut |violation: &Violation| {
+        let id = violation.rule.id;
+        activity |= id.starts_with("guest.activity.");
+        rip |= id.starts_with("host.size.rip");
+        cr3 |= id == "host.cr3.reserved";
+        lists |= id.starts_with("exit.msr-");
+    });
+    let vmcs = &mut case.vmcs;
+    if !rip {
+        set(vmcs, f::HOST_RIP, HOST_RIP);
+    }
+    if !cr3 {
+        set(vmcs, f::HOST_CR3, 0x1000);
+    }
+    if !lists {
+        set(vmcs, f::EXIT_MSR_STORE_COUNT, 0);
+        set(vmcs, f::EXIT_MSR_LOAD_COUNT, 0);
+    }
+    if !activity && get(vmcs, f::GUEST_ACTIVITY) == 3 {
+        set(vmcs, f::GUEST_ACTIVITY, 4);
+    }
+    let outcome = case.verdict(cpu).outcome();
+    if matches!(outcome, Outcome::Enters | Outcome::EntryFailure { .. }) {
+        // The guest must not run, nor write where the payload is.
+        let vmcs = &mut case.vmcs;
+        let eptp = get(vmcs, f::EPT_POINTER) & 0xfff | ZEROS;
+        set(vmcs, f::EPT_POINTER, eptp);
+        set(vmcs, f::PML_ADDRESS, ZEROS);
+        set(vmcs, f::VE_INFORMATION_ADDRESS, ZEROS);
+        let pin = get(vmcs, f::PIN_BASED_CONTROLS) | 1 << 6;
+        set(vmcs, f::PIN_BASED_CONTROLS, pin);
+    }
+}
+
+/// Puts back what the model, or memory as the cases know it, has no answer to.
+fn unanswerable(case: &mut Case, cpu: &Cpu) {
     // Bochs 2.7 panics on an event of type 7 where it has no monitor trap flag, instead of refusing it.
     let event = get(&case.vmcs, f::INJECTED_EVENT);
     if event >> 8 & 7 == 7 && cpu.processor().vmx.primary.may_be_one >> 27 & 1 == 0 {
         set(&mut case.vmcs, f::INJECTED_EVENT, event & !0x700 | 0x300);
     }
-    // What memory cannot answer, the checker cannot.
-    if case.verdict(cpu).undecided > 0 {
+    // It takes the size of an MSR list with 32 bits, and goes on to load a list without end.
+    for count in [
+        f::EXIT_MSR_STORE_COUNT,
+        f::EXIT_MSR_LOAD_COUNT,
+        f::ENTRY_MSR_LOAD_COUNT,
+    ] {
+        let most = get(&case.vmcs, count).min(0xfff_ffff);
+        set(&mut case.vmcs, count, most);
+    }
+    let mut refused = false;
+    let verdict = case.check(cpu, &mut |violation: &Violation| {
+        refused |= violation.rule.id.starts_with("entry-controls.msr-load");
+    });
+    if verdict.undecided > 0 && !refused {
         let vmcs = &mut case.vmcs;
         set(vmcs, f::VIRTUAL_APIC_ADDRESS, VIRTUAL_APIC);
         set(vmcs, f::GUEST_CR3, PDPT);
@@ -332,29 +459,5 @@ fn tame(case: &mut Case, cpu: &Cpu) {
         if get(vmcs, f::VMCS_LINK_POINTER) != u64::MAX {
             set(vmcs, f::VMCS_LINK_POINTER, LINK);
         }
-    }
-    if !entered(case) {
-        return;
-    }
-    // The way back: everything the exit needs is the payload's.
-    let vmcs = &mut case.vmcs;
-    set(vmcs, f::HOST_RIP, HOST_RIP);
-    set(vmcs, f::HOST_CR3, 0x1000);
-    set(vmcs, f::EXIT_MSR_STORE_COUNT, 0);
-    set(vmcs, f::EXIT_MSR_LOAD_COUNT, 0);
-    let eptp = get(vmcs, f::EPT_POINTER) & 0xfff | ZEROS;
-    set(vmcs, f::EPT_POINTER, eptp);
-    set(vmcs, f::PML_ADDRESS, ZEROS);
-    set(vmcs, f::VE_INFORMATION_ADDRESS, ZEROS);
-    // The guest must not run, nor wait for what never comes.
-    let pin = get(vmcs, f::PIN_BASED_CONTROLS) | 1 << 6;
-    set(vmcs, f::PIN_BASED_CONTROLS, pin);
-    // A model that passes over another broken rule must still refuse to wait for a SIPI.
-    let mut refused = false;
-    case.check(cpu, &mut |violation: &Violation| {
-        refused |= violation.rule.id.starts_with("guest.activity.");
-    });
-    if !refused && get(&case.vmcs, f::GUEST_ACTIVITY) == 3 {
-        set(&mut case.vmcs, f::GUEST_ACTIVITY, 4);
     }
 }

@@ -61,6 +61,8 @@ pub struct Case {
     pub moment: Moment,
     /// What is in memory.
     pub memory: Memory,
+    /// Whether the processor reports that error codes do not depend on the vector: `IA32_VMX_BASIC` bit 56.
+    pub free_error_codes: bool,
 }
 
 impl Case {

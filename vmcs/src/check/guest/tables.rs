@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Checks on guest descriptor-table registers, RIP, RFLAGS and SSP.
+//!
+//! That bits 63:32 of SSP must be 0 outside 64-bit mode is not in the list of checks; "Loading Guest RIP, RSP, RFLAGS, and
+//! SSP" says that they are checked.
 
 use super::Guest;
 use crate::{
@@ -35,6 +38,8 @@ declare! { POINTER_RULES: Area::Guest(0), "Checks on Guest RIP, RFLAGS, and SSP"
         "RFLAGS.IF must be 1 if an external interrupt is injected.";
     SSP_ALIGNED = "guest.ssp.aligned", [GUEST_SSP],
         "If \"load CET state\" is 1, bits 1:0 of SSP must be 0.";
+    SSP_32 = "guest.ssp.high", [GUEST_SSP, GUEST_CS_ACCESS_RIGHTS, ENTRY_CONTROLS],
+        "If \"load CET state\" is 1, bits 63:32 of SSP must be 0 outside 64-bit mode.";
     SSP_CANONICAL = "guest.ssp.canonical", [GUEST_SSP],
         "If \"load CET state\" is 1, bits 63:N of SSP must be equal, N being the number of linear-address bits.";
 }
@@ -92,8 +97,12 @@ pub(super) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     if c.entry.contains(Entry::LOAD_CET) {
         let ssp = (f::GUEST_SSP, run.get(f::GUEST_SSP));
         run.only_bits(!3, &SSP_ALIGNED, ssp);
-        let bits = run.cpu.linear_address_bits;
-        let holds = run.cpu.is_nearly_canonical(ssp.1);
-        run.require(holds, &SSP_CANONICAL, ssp, Expected::Canonical { bits });
+        if c.ia32e_guest() && guest.cs_long() {
+            let bits = run.cpu.linear_address_bits;
+            let holds = run.cpu.is_nearly_canonical(ssp.1);
+            run.require(holds, &SSP_CANONICAL, ssp, Expected::Canonical { bits });
+        } else {
+            run.only_bits(0xffff_ffff, &SSP_32, ssp);
+        }
     }
 }

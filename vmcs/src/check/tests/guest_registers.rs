@@ -203,6 +203,12 @@ fn newer() -> Vec<Case> {
             .breaks([set(0x682a, 1)])
             .breaks([set(0x682a, 2)])
             .passes([set(0x682a, 4)]),
+        case("guest.ssp.high")
+            .seed(Seed::Protected)
+            .base(cet)
+            .breaks([set(0x682a, 1 << 32)])
+            .passes([set(0x682a, 0xffff_fffc)])
+            .passes([not(ENTRY, 1 << 20), set(0x682a, 1 << 32)]),
         case("guest.ssp.canonical")
             .base(cet)
             .breaks([set(0x682a, 1 << 57)])

@@ -4,7 +4,8 @@
 
 use hvkit_vmcs::{
     check::{Expected, Place, Rule, Verdict, Violation, find_rule},
-    event::{ActivityState, Event, EventKind},
+    controls::Entry,
+    event::ActivityState,
     fields as f,
     store::Fields,
 };
@@ -37,11 +38,8 @@ const QUIRKS: &[Quirk] = &[
         adds: NOTHING,
     },
     Quirk {
-        name: "pending-debug-in-hlt",
-        passes_over: |violation, case| {
-            let blocking = case.vmcs.read(f::GUEST_INTERRUPTIBILITY).unwrap_or(0);
-            violation.rule.id.starts_with("guest.pending-debug.bs-") && blocking & 3 == 0
-        },
+        name: "pending-debug-bs",
+        passes_over: |violation, _| violation.rule.id.starts_with("guest.pending-debug.bs-"),
         adds: NOTHING,
     },
     Quirk {
@@ -58,14 +56,37 @@ const QUIRKS: &[Quirk] = &[
         adds: NOTHING,
     },
     Quirk {
-        name: "hlt-takes-software-exceptions",
+        name: "hlt-takes-any-event",
         passes_over: |violation, case| {
-            let event = Event(case.vmcs.read(f::INJECTED_EVENT).unwrap_or(0));
             violation.rule.id == "guest.activity.event"
                 && case.vmcs.read(f::GUEST_ACTIVITY) == Some(ActivityState::HLT.0)
-                && event.kind() == EventKind::SOFTWARE_EXCEPTION
         },
         adds: NOTHING,
+    },
+    Quirk {
+        name: "perf-global-ctrl-reserved",
+        passes_over: |violation, _| violation.rule.id.ends_with(".perf-global-ctrl.reserved"),
+        adds: NOTHING,
+    },
+    Quirk {
+        name: "error-codes-quite-free",
+        passes_over: |violation, case| {
+            violation.rule.id == "event.error-code.forbidden" && case.free_error_codes
+        },
+        adds: NOTHING,
+    },
+    Quirk {
+        name: "cet-of-a-32-bit-guest",
+        passes_over: |_, _| false,
+        adds: |case| {
+            let entry = Entry::from_bits_retain(case.vmcs.read(f::ENTRY_CONTROLS).unwrap_or(0));
+            let high = |value: Option<u64>| value.unwrap_or(0) >> 32 != 0;
+            let wide = high(case.vmcs.read(f::GUEST_S_CET))
+                || high(case.vmcs.read(f::GUEST_INTERRUPT_SSP_TABLE));
+            let loads = entry.contains(Entry::LOAD_CET);
+            let short = !entry.contains(Entry::IA32E_MODE_GUEST);
+            (loads && short && wide).then_some("guest.s-cet.canonical")
+        },
     },
     Quirk {
         name: "cs-dpl-against-rpl",
@@ -73,6 +94,10 @@ const QUIRKS: &[Quirk] = &[
         adds: |case| {
             let rights = case.vmcs.read(f::GUEST_CS_ACCESS_RIGHTS).unwrap_or(0);
             let (kind, dpl) = (rights & 0xf, rights >> 5 & 3);
+            if case.vmcs.read(f::GUEST_RFLAGS).unwrap_or(0) & 1 << 17 != 0 {
+                // Virtual-8086 segments are checked otherwise.
+                return None;
+            }
             let rpl = u32::from(case.vmcs.read(f::GUEST_CS_SELECTOR).unwrap_or(0) & 3);
             match kind {
                 3 if dpl != 0 => Some("guest.cs.dpl-data"),
@@ -89,7 +114,8 @@ pub(super) fn names() -> Vec<&'static str> {
     QUIRKS.iter().map(|quirk| quirk.name).collect()
 }
 
-/// The rule by which the model answers `theirs`, if there is one. Where it takes several, the first.
+/// The rule by which the model answers `theirs`, if there is one. Where it takes several, the first of
+/// them.
 pub(super) fn explain(case: &Case, cpu: &Cpu, theirs: &Record) -> Option<&'static str> {
     let mut found = Vec::new();
     case.check(cpu, &mut |violation: &Violation| found.push(*violation));
@@ -104,10 +130,21 @@ pub(super) fn explain(case: &Case, cpu: &Cpu, theirs: &Record) -> Option<&'stati
                 || (quirk.adds)(case).is_some()
         })
         .collect();
-    let alone = met.iter().find(|quirk| fits(&[quirk]));
-    alone
-        .or_else(|| met.first().filter(|_| fits(&met)))
-        .map(|quirk| quirk.name)
+    // One rule if one will do, otherwise the fewest; the first of them gives its name.
+    let mut choices: Vec<u32> = (1..1 << met.len()).collect();
+    choices.sort_by_key(|choice| choice.count_ones());
+    let chosen = |choice: u32| -> Vec<&Quirk> {
+        let numbered = (0..).zip(&met);
+        numbered
+            .filter(|(number, _)| choice >> number & 1 != 0)
+            .map(|(_, quirk)| *quirk)
+            .collect()
+    };
+    let fitting = choices
+        .into_iter()
+        .map(chosen)
+        .find(|quirks| fits(quirks))?;
+    fitting.first().map(|quirk| quirk.name)
 }
 
 /// The verdict with the model's quirks.

@@ -10,6 +10,8 @@
 //! The manual lets a processor check in any order within a step; any number it may report agrees.
 
 mod explained;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -198,10 +200,14 @@ fn reasons(log: &str) -> BTreeSet<String> {
         let register = ["ES", "CS", "SS", "DS", "FS", "GS"]
             .iter()
             .find(|r| word.starts_with(**r));
-        let name = word.trim_matches(|c: char| c.is_ascii_digit() || "()[]!.:>".contains(c));
+        let name = word.trim_matches(|c: char| c.is_ascii_digit() || "()[]!.:>-".contains(c));
         match register {
-            _ if word.contains("0x") || name.is_empty() => "#".to_owned(),
-            Some(register) if word.len() > 2 => word.replacen(register, "%s", 1),
+            _ if word.contains("0x") || word.contains("vector=") || name.is_empty() => {
+                "#".to_owned()
+            }
+            Some(register) if word.len() == 2 || word.contains('.') => {
+                word.replacen(register, "%s", 1)
+            }
             _ => word.to_owned(),
         }
     };
