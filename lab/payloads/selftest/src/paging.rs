@@ -84,6 +84,7 @@ pub fn check(report: &mut dyn FnMut(Wrong)) {
             });
         }
     };
+    // SAFETY: only addresses are taken, of the two frames that there are.
     let [a, b] = [0, 1].map(|n| unsafe { &raw mut FRAMES[n] } as u64);
     // Page 0: A, writable. 1: A, read only. 2: absent. 3: B, not executable. 4: a reserved bit.
     set(0, a | PRESENT | WRITABLE);
