@@ -167,6 +167,7 @@ impl<T> Once<T> {
     }
 
     /// Takes it; `None` from the second time on.
+    #[expect(clippy::mut_from_ref, reason = "given away once; that is the point")]
     pub fn take(&'static self) -> Option<&'static mut T> {
         if self.taken.swap(true, Ordering::Acquire) {
             return None;

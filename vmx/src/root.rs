@@ -39,7 +39,7 @@ impl<'r> Root<'r> {
     /// 2. If the value is forgotten instead of dropped, the region is never used for anything else.
     /// 3. Nobody else runs VMX instructions on this processor meanwhile.
     pub unsafe fn enter(
-        enabled: Enabled,
+        enabled: &Enabled,
         region: &'r mut VmxonRegion,
         memory: &impl Physical,
     ) -> Result<Self, VmFail> {

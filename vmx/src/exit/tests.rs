@@ -87,7 +87,7 @@ fn skipping_ends_blocking_and_steps() {
     // With DEBUGCTL.BTF no step is pending.
     let mut vmcs = stopped(&[(0x6820, 0x102), (0x2802, 2)]);
     answer(&mut vmcs, &mut registers, 12, |mut exit| {
-        exit.guest().skip()
+        exit.guest().skip();
     });
     assert_eq!(field(&vmcs, 0x6822), 0);
 }
@@ -101,7 +101,7 @@ fn rip_wraps_where_the_code_is_not_64_bit() {
     ] {
         let mut vmcs = stopped(&[(RIP, 0xffff_ffff), (0x4012, entry), (0x4816, cs)]);
         answer(&mut vmcs, &mut Registers::new(), 12, |mut exit| {
-            exit.guest().skip()
+            exit.guest().skip();
         });
         assert_eq!(field(&vmcs, RIP), next);
     }
