@@ -13,7 +13,7 @@ use hvkit_vmcs::{
     Capabilities, Vmcs, capability::Msr, encoding::Class, fields as f, seed::Seed, store::Fields,
 };
 use lab_cases::{
-    paging::Order,
+    Order,
     vm_entry::{Case, Cpu, HEADER_MAGIC, HOST_RIP, Record, VMCS, VMXON},
 };
 use payload_rt::{input, serial};

@@ -143,7 +143,7 @@ fn payload_in_qemu(program: &Path) -> Result<String> {
     let deadline = Deadline::after(PATIENCE);
     let folder = tempfile::Builder::new().prefix("hvkit-model").tempdir()?;
     let file = |name: &str| folder.path().join(name);
-    let mut disk = boot_sector::boot_sector(bochs::ENTRY).to_vec();
+    let mut disk = boot_sector::boot_sector(bochs::ENTRY, &[]).to_vec();
     disk.resize(1 << 20, 0);
     fs::write(file("disk"), disk)?;
     fs::write(file("payload"), payload()?)?;
