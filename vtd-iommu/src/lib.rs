@@ -5,5 +5,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
+#[cfg(any(feature = "arbitrary", test))]
+extern crate std;
 
 pub mod spec;
+pub mod tables;
