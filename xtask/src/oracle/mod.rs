@@ -5,8 +5,11 @@ mod cases;
 mod in_bochs;
 mod ledger;
 mod paging;
+mod summary;
 mod tally;
 pub mod vm_entry;
+
+pub(crate) use summary::Summary;
 
 use anyhow::Result;
 use clap::Subcommand;
