@@ -18,7 +18,6 @@ use payload_rt::println;
 use crate::{operation, setup};
 
 static VMCS: Once<VmcsRegion> = Once::new(VmcsRegion::new());
-static SHADOW: Once<VmcsRegion> = Once::new(VmcsRegion::new());
 static MSRS: MsrBitmap = MsrBitmap::passing();
 static PORTS: IoBitmaps = IoBitmaps::passing();
 static APIC: VirtualApicPage = VirtualApicPage::new();
@@ -102,11 +101,9 @@ pub(crate) fn run(root: &mut Root<'_>, machine: &ThisProcessor, memory: &Linear)
     let Ok(mut vmcs) = root.activate(region, VmcsKind::Ordinary, memory) else {
         return;
     };
-    let Ok(current) = root.load(&mut vmcs) else {
-        return;
-    };
-    operation::bad_operands(current.root());
-    drop(current);
+    if let Ok(current) = root.load(&mut vmcs) {
+        operation::bad_operands(current.root());
+    }
     println!("registers: {:?}", registers(root, &mut vmcs, &host));
     println!("launch state after runs: {:?}", vmcs.launch_state());
     let _ = vmcs.clear(root);
@@ -115,18 +112,6 @@ pub(crate) fn run(root: &mut Root<'_>, machine: &ThisProcessor, memory: &Linear)
     let _ = vmcs.clear(root);
     println!("failures: {:?}", failures(root, &mut vmcs, &host));
     let _ = vmcs.clear(root);
-    let Some(region) = SHADOW.take() else { return };
-    let Ok(mut shadow) = root.activate(region, VmcsKind::Shadow, memory) else {
-        return;
-    };
-    let Ok(current) = root.load(&mut shadow) else {
-        return;
-    };
-    // SAFETY: a shadow VMCS is not entered.
-    let entered = unsafe { Vcpu::new(current, Registers::new(), &host) }
-        .and_then(|mut vcpu| vcpu.run().map(|_| ()));
-    println!("entering a shadow VMCS: {entered:x?}");
-    let _ = shadow.clear(root);
 }
 
 type Done = Result<(), &'static str>;
@@ -266,6 +251,7 @@ fn decided(
                     exit.index,
                     exit.guest.get(Gpr::R8)
                 );
+                println!("stored TSC_AUX: {:x?}", STORED.value(TSC_AUX));
                 exit.answer(0);
             }
             Ok(Exit::Io(exit)) => {
@@ -278,7 +264,6 @@ fn decided(
             Ok(Exit::Cpuid(exit)) => exit.answer([0; 4]),
             Ok(Exit::PreemptionTimer(guest)) => {
                 println!("timer: {}", guest.reason());
-                println!("stored TSC_AUX: {:x?}", STORED.value(TSC_AUX));
                 println!("task priority: {:#x}", APIC.read(ApicRegister::TPR));
                 let here: u32;
                 // SAFETY: the register exists: the guest read it.
