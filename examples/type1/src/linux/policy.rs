@@ -34,7 +34,7 @@ const ECX_OSXSAVE: u32 = 1 << 27;
 /// "Sleep enable" of the power-management control register. ACPI, "PM1 Control Registers".
 const SLEEP_ENABLE: u32 = 1 << 13;
 /// How many accesses of each kind are reported one by one.
-const SHOWN: u64 = 4;
+const SHOWN: u64 = 64;
 
 /// What the guest reads where we are.
 #[repr(C, align(4096))]

@@ -61,8 +61,8 @@ extern "C" fn talks() -> ! {
 }
 
 pub(crate) fn run(
-    root: &mut Root<'_>,
-    vmcs: &mut ActiveVmcs<'_>,
+    root: &mut Root,
+    vmcs: &mut ActiveVmcs,
     host: &HostState,
     memory: &Linear,
 ) -> Result<(), &'static str> {
