@@ -380,7 +380,11 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }
             (Mode::Scalable, StageKind::First) => {
                 let five = u64::from(levels == 5);
-                let entry = PasidEntry::first_stage(domain.id, table).with_fspm(five);
+                // AW is the second stage's, but there are units that measure first-stage addresses by it.
+                let width = self.width(self.second_stage_levels()?)?;
+                let entry = PasidEntry::first_stage(domain.id, table)
+                    .with_fspm(five)
+                    .with_aw(width.0.into());
                 Ok(Entry::pasid(self.snooping(entry)))
             }
         }

@@ -24,9 +24,15 @@ impl Ids {
         }
     }
 
+    /// Whether `id` is taken, or no number that there is.
     pub(super) fn is_taken(&self, id: u16) -> bool {
         let word = self.taken.get(usize::from(id >> 6)).copied();
-        word.unwrap_or(!0) >> (id & 63) & 1 != 0
+        u32::from(id) >= self.count || word.unwrap_or(!0) >> (id & 63) & 1 != 0
+    }
+
+    /// Whether `id` was allocated.
+    pub(super) fn holds(&self, id: u16) -> bool {
+        u32::from(id) < self.count && self.is_taken(id)
     }
 
     /// How many numbers there are.

@@ -103,10 +103,8 @@ impl<M: OwnEntries> InterruptTable<M> {
 
     fn place(&self, index: u16) -> Option<u64> {
         self.entries
-            .is_taken(index)
-            .then_some(index)
-            .filter(|&i| u32::from(i) < self.entries.count())
-            .map(|i| self.base + 16 * u64::from(i))
+            .holds(index)
+            .then(|| self.base + 16 * u64::from(index))
     }
 
     /// Stores `new` over the entry with `index`, which `block` has.

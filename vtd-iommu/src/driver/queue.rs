@@ -264,6 +264,20 @@ impl<M: OwnEntries> InvalidationQueue<M> {
         }
     }
 
+    /// A descriptor that does nothing anybody looks at. A wait without status and interrupt would say it best, but
+    /// there are units that refuse one.
+    const fn nothing(&self) -> Descriptor {
+        Descriptor::Wait(Wait {
+            status: Some(StatusWrite {
+                address: self.status + 8,
+                data: 0,
+            }),
+            interrupt: false,
+            fence: false,
+            page_drain: false,
+        })
+    }
+
     /// Looks for queue errors, and lets the queue go on after one.
     fn check<R: Mmio>(&mut self, unit: &R) -> Result<(), DriverError> {
         let status = unit.get(FSTS);
@@ -271,7 +285,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
             let error = unit.get(IQERCD).error();
             let head = self.head(unit);
             let first = self.memory.load(self.place(head), Width::Eight);
-            self.store(head, Descriptor::Wait(Wait::default()).encode());
+            self.store(head, self.nothing().encode());
             unit.put(FSTS, FaultStatus(0).with_queue_error(true));
             // A unit may look at the queue again only when the tail moves.
             self.ring(unit);
