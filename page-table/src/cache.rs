@@ -13,18 +13,19 @@
     clippy::panic
 )]
 
-use crate::format::Format;
+use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;
 use crate::shape::Shape;
 use crate::span::Span;
-use crate::walk::{Fault, Next, Outcome, Root, follow, visit};
+use crate::walk::{Fault, Outcome, Root, Translation, no_leaf, visit};
 
 /// A stretch of addresses that no table has: nothing cached.
 const NOTHING: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Slot<A> {
-    /// The stretch: its stripped addresses without the bits below level 2.
+    /// The stretch: its addresses without the bits below level 2, but with those above the translated
+    /// ones, so that who has the tag has a valid address.
     tag: u64,
     /// Physical address of its leaf table.
     table: u64,
@@ -81,26 +82,38 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
         address: u64,
     ) -> Outcome<F, M> {
         let shape = format.shape();
-        let Some(bits) = shape.strip(address) else {
-            return Err(Fault::Address { address });
-        };
-        let tag = bits.wrapping_shr(shape.shift(2));
-        match self.slots.get((tag & Self::MASK) as usize) {
-            Some(slot) if slot.tag == tag => {
-                let at = shape.entry_at(slot.table, bits, 1);
-                let entry = memory
-                    .read(at, shape.width())
-                    .map_err(|error| Fault::Unreadable {
+        let tag = address.wrapping_shr(shape.shift(2));
+        if let Some(slot) = self.slots.get((tag & Self::MASK) as usize)
+            && slot.tag == tag
+        {
+            let at = shape.entry_at(slot.table, address, 1);
+            let entry = match memory.read(at, shape.width()) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    return Err(Fault::Unreadable {
                         level: 1,
                         at,
                         error,
-                    })?;
-                match follow(format, entry, 1, slot.above, bits) {
-                    Next::End(end) => end,
-                    Next::Down { .. } => Err(Fault::TooDeep { level: 1, entry }),
+                    });
                 }
+            };
+            if let Entry::Leaf { target, attributes } = format.decode(entry, 1) {
+                let offset = address & shape.size(1).wrapping_sub(1);
+                return Ok(Translation {
+                    target: target.wrapping_add(offset),
+                    level: 1,
+                    attributes: match slot.above {
+                        Some(above) => format.fold(above, attributes),
+                        None => attributes,
+                    },
+                });
             }
-            _ => self.walk(format, memory, root, bits, address),
+            return no_leaf(format, entry, address);
+        }
+        match root {
+            // As scalars: a root in memory would be copied there even where the cache has the answer.
+            Root::Table(table) => self.walk(format, memory, Root::Table(table), address),
+            other => self.walk(format, memory, other, address),
         }
     }
 
@@ -111,7 +124,6 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
         format: &F,
         memory: &M,
         root: Root<'_, A>,
-        bits: u64,
         address: u64,
     ) -> Outcome<F, M> {
         let shape = format.shape();
@@ -127,8 +139,8 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
             }
         });
         if let Some(at) = found {
-            let tag = bits.wrapping_shr(shape.shift(2));
-            let table = at.wrapping_sub(shape.slot_at(0, shape.index(bits, 1)));
+            let tag = address.wrapping_shr(shape.shift(2));
+            let table = at.wrapping_sub(shape.slot_at(0, shape.index(address, 1)));
             if let Some(slot) = self.slots.get_mut((tag & Self::MASK) as usize) {
                 *slot = Slot { tag, table, above };
             }
@@ -149,7 +161,10 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
     pub fn flush_span(&mut self, shape: &Shape, span: impl Into<Span>) {
         let span = span.into();
         let shift = shape.shift(2);
-        let tag = |address: u64| shape.strip(address).map(|bits| bits.wrapping_shr(shift));
+        let tag = |address: u64| {
+            let valid = shape.strip(address).is_some();
+            valid.then(|| address.wrapping_shr(shift))
+        };
         let (Some(first), Some(last)) = (tag(span.start), tag(span.last())) else {
             return self.flush();
         };

@@ -217,6 +217,12 @@ fn a_cached_table_is_used_until_it_is_flushed() {
         ),
         (0x7123, false, 4)
     );
+    // An address that differs only above what is translated is none, cached or not.
+    let address = 0x123 | 1 << 48;
+    assert_eq!(
+        cache.translate(&format, &memory, root, address),
+        Err(Fault::Address { address })
+    );
     // The rights of upper entries are remembered, the leaf is read.
     memory.set(0x4000, Width::Eight, 0x8003);
     let (there, reads) = go(&mut cache);

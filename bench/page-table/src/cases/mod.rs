@@ -31,6 +31,7 @@ macro_rules! each_peer {
 pub(crate) use each_peer;
 
 /// A cheap stream of numbers below `n`.
+#[derive(Clone, Copy)]
 pub struct Random(pub u64);
 
 impl Random {
