@@ -32,6 +32,7 @@ mod memory;
 mod merge;
 mod passes;
 mod shape;
+mod single;
 mod span;
 pub mod stale;
 pub mod walk;
