@@ -3,6 +3,7 @@
 
 pub mod fault;
 pub mod map;
+mod order;
 pub mod translate;
 pub mod unmap;
 pub mod walk2d;

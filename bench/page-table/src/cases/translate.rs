@@ -5,7 +5,8 @@ use std::hint::black_box;
 
 use hvkit_page_table::{LeafCache, Root, translate_batch};
 
-use super::{Random, START, each_peer};
+use super::order::{AtRandom, InOrder, Order};
+use super::{START, each_peer};
 use crate::arena::{self, Pages};
 use crate::ept::Ept;
 use crate::harness::{Aim, Case, Report, Role, compare, time};
@@ -14,66 +15,6 @@ use crate::tables::{Ours, Size, Table};
 const FLAT: &str = "flat array, one load";
 const CACHED: &str = "hvkit-page-table, leaf-table cache";
 const BATCH: &str = "hvkit-page-table, batch of 16";
-
-/// In which order pages are asked for. A type, so that each case is compiled for its order alone.
-trait Order: Copy {
-    const KIND: &'static str;
-    const AIM: Aim;
-    /// Of so many pages.
-    fn of(pages: u64) -> Self;
-    fn next(&mut self) -> u64;
-}
-
-#[derive(Clone, Copy)]
-struct InOrder {
-    page: u64,
-    pages: u64,
-}
-
-impl Order for InOrder {
-    const KIND: &'static str = "in order";
-    const AIM: Aim = Aim {
-        case: CACHED,
-        limit: Some(FLAT),
-        at_most: 1.8,
-    };
-
-    fn of(pages: u64) -> Self {
-        Self { page: 0, pages }
-    }
-
-    #[inline(always)]
-    fn next(&mut self) -> u64 {
-        let page = self.page;
-        self.page = if page + 1 == self.pages { 0 } else { page + 1 };
-        page
-    }
-}
-
-#[derive(Clone, Copy)]
-struct AtRandom {
-    random: Random,
-    pages: u64,
-}
-
-impl Order for AtRandom {
-    const KIND: &'static str = "at random";
-    const AIM: Aim = Aim {
-        case: BATCH,
-        limit: Some(FLAT),
-        at_most: 2.2,
-    };
-
-    fn of(pages: u64) -> Self {
-        let random = Random(7);
-        Self { random, pages }
-    }
-
-    #[inline(always)]
-    fn next(&mut self) -> u64 {
-        self.random.below(self.pages)
-    }
-}
 
 /// Asks `translate` for `operations` addresses of `order`.
 #[inline(always)]
@@ -126,10 +67,18 @@ fn batch<O: Order>(ours: &Ours, mut order: O, operations: u64) -> f64 {
 
 /// Both orders.
 pub fn all(gib: u64, rounds: usize) -> [Report; 2] {
-    [of::<InOrder>(gib, rounds), of::<AtRandom>(gib, rounds)]
+    let aim = |case, at_most| Aim {
+        case,
+        limit: Some(FLAT),
+        at_most,
+    };
+    [
+        of::<InOrder>(gib, rounds, aim(CACHED, 1.8)),
+        of::<AtRandom>(gib, rounds, aim(BATCH, 2.2)),
+    ]
 }
 
-fn of<O: Order>(gib: u64, rounds: usize) -> Report {
+fn of<O: Order>(gib: u64, rounds: usize, aim: Aim) -> Report {
     let (pages, length) = (gib << 18, gib << 30);
     let bytes = (pages * 8) as usize;
     let operations = (pages * 4).min(2_000_000);
@@ -167,7 +116,7 @@ fn of<O: Order>(gib: u64, rounds: usize) -> Report {
         role: Role::Ours,
         run: Box::new(plain),
     });
-    let mut cache = Box::new(LeafCache::<_, 4096>::new());
+    let cache = Box::new(LeafCache::<_, 4096>::new());
     let cached = move || {
         let root = Root::Table(ours.0.root());
         drive(order, operations, |at| {
@@ -200,14 +149,7 @@ fn of<O: Order>(gib: u64, rounds: usize) -> Report {
     }
     each_peer!(peer);
     let title = format!("translate in {gib} GiB of 4 KiB pages, {}", O::KIND);
-    let report = compare(
-        &title,
-        "address",
-        operations as f64,
-        rounds,
-        cases,
-        &[O::AIM],
-    );
+    let report = compare(&title, "address", operations as f64, rounds, cases, &[aim]);
     arena::release();
     report
 }
