@@ -30,6 +30,7 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     addresses: &[u64; N],
 ) -> [Outcome<F, M>; N] {
     let shape = format.shape();
+    let cut = shape.cut();
     // Filled in place, part by part: to hand lanes on by value costs more than the walks.
     let mut outcomes = core::array::from_fn(|_| Err(Fault::Address { address: 0 }));
     let mut lanes = [Lane {
@@ -42,11 +43,11 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
             *outcome = Err(Fault::Address { address });
             continue;
         };
-        match descend(format, memory, root, bits, &mut |_| ()) {
+        match descend(format, memory, root, cut, bits, &mut |_| ()) {
             Next::Down { frame, attributes } => {
                 *lane = Lane {
                     bits,
-                    word: shape.entry_at(frame, bits, 1),
+                    word: cut.entry_at(frame, bits, 1),
                     above: Some(attributes),
                 };
             }
@@ -56,7 +57,7 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     for (lane, outcome) in lanes.iter_mut().zip(&mut outcomes) {
         let at = lane.word;
         if at != OVER {
-            match memory.read(at, shape.width()) {
+            match memory.read(at, cut.width()) {
                 Ok(entry) => lane.word = entry,
                 Err(error) => {
                     let level = 1;
@@ -71,7 +72,7 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
             continue;
         };
         if let Entry::Leaf { target, attributes } = format.decode(lane.word, 1) {
-            let offset = lane.bits & shape.size(1).wrapping_sub(1);
+            let offset = lane.bits & cut.size(1).wrapping_sub(1);
             *outcome = Ok(Translation {
                 target: target.wrapping_add(offset),
                 level: 1,

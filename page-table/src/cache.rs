@@ -90,14 +90,14 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
         root: Root<'_, A>,
         address: u64,
     ) -> Outcome<F, M> {
-        let shape = format.shape();
-        let tag = address.wrapping_shr(shape.shift(2));
+        let cut = format.shape().cut();
+        let tag = address.wrapping_shr(cut.shift(2));
         if let Some(slot) = self.slots.get((tag & Self::MASK) as usize)
             && let slot = slot.get()
             && slot.tag == tag
         {
-            let at = shape.entry_at(slot.table, address, 1);
-            let entry = match memory.read(at, shape.width()) {
+            let at = cut.entry_at(slot.table, address, 1);
+            let entry = match memory.read(at, cut.width()) {
                 Ok(entry) => entry,
                 Err(error) => {
                     return Err(Fault::Unreadable {
@@ -108,7 +108,7 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
                 }
             };
             if let Entry::Leaf { target, attributes } = format.decode(entry, 1) {
-                let offset = address & shape.size(1).wrapping_sub(1);
+                let offset = address & cut.size(1).wrapping_sub(1);
                 return Ok(Translation {
                     target: target.wrapping_add(offset),
                     level: 1,

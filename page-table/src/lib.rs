@@ -53,4 +53,4 @@ pub use memory::{Frames, OwnEntries, ReadEntry, UpdateEntry};
 pub use shape::{MAX_LEVELS, Shape, ShapeError, Upper, Width};
 pub use span::Span;
 pub use stale::{Cause, Invalidate, Stale, Unsettled, leaked};
-pub use walk::{Fault, Outcome, Root, Step, Translation, Walk, translate, walk};
+pub use walk::{Fault, Outcome, Root, Step, Translation, Walk, translate, visit, walk};

@@ -93,17 +93,18 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     #[inline(always)]
     fn smallest(&self, span: Span) -> Option<Slot> {
         let (format, memory, shape) = (self.format(), self.memory(), self.shape());
-        let size = shape.size(1);
+        let cut = shape.cut();
+        let size = cut.size(1);
         if span.length != size || span.start & size.wrapping_sub(1) != 0 {
             return None;
         }
         let bits = shape.strip(span.start)?;
         let root = Root::Table(self.root());
-        let Next::Down { frame, .. } = descend(format, memory, root, bits, &mut |_| ()) else {
+        let Next::Down { frame, .. } = descend(format, memory, root, cut, bits, &mut |_| ()) else {
             return None;
         };
-        let at = shape.entry_at(frame, bits, 1);
-        let entry = memory.load(at, shape.width());
+        let at = cut.entry_at(frame, bits, 1);
+        let entry = memory.load(at, cut.width());
         Some(Slot { at, entry })
     }
 

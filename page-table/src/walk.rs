@@ -34,7 +34,7 @@
 
 use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;
-use crate::shape::MAX_LEVELS;
+use crate::shape::{Cut, MAX_LEVELS};
 
 /// Where a walk begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,22 +212,30 @@ pub fn translate<F: Format, M: ReadEntry>(
     visit(format, memory, root, address, |_| ())
 }
 
-/// The walk itself: `seen` is told of every entry as it is read.
+/// Walks for `address` and tells `seen` of every entry as it is read, the root's first.
+///
+/// For who needs of the steps less than [`walk`] keeps: nothing is stored that `seen` does not store.
+///
+/// # Errors
+///
+/// The [`Fault`] that ends the walk. An unreadable entry is told to nobody.
 #[inline(always)]
-pub(crate) fn visit<F: Format, M: ReadEntry>(
+pub fn visit<F: Format, M: ReadEntry>(
     format: &F,
     memory: &M,
     root: Root<'_, F::Attributes>,
     address: u64,
     mut seen: impl FnMut(Step<F::Attributes>),
 ) -> Outcome<F, M> {
-    let Some(bits) = format.shape().strip(address) else {
+    let shape = format.shape();
+    let Some(bits) = shape.strip(address) else {
         return Err(Fault::Address { address });
     };
-    match descend(format, memory, root, bits, &mut seen) {
+    let cut = shape.cut();
+    match descend(format, memory, root, cut, bits, &mut seen) {
         Next::Down { frame, attributes } => {
             let above = Some(attributes);
-            match one(format, memory, 1, bits, frame, above, None, &mut seen) {
+            match one(format, memory, 1, cut, bits, frame, above, None, &mut seen) {
                 Next::End(end) => end,
                 Next::Down { .. } => Err(Fault::TooDeep {
                     level: 1,
@@ -248,6 +256,7 @@ pub(crate) fn descend<F: Format, M: ReadEntry>(
     format: &F,
     memory: &M,
     root: Root<'_, F::Attributes>,
+    cut: Cut<'_>,
     bits: u64,
     seen: &mut impl FnMut(Step<F::Attributes>),
 ) -> Next<F::Attributes, Outcome<F, M>> {
@@ -276,7 +285,7 @@ pub(crate) fn descend<F: Format, M: ReadEntry>(
     macro_rules! levels {
         ($($at:literal)*) => { $(
             if level == $at {
-                match one(format, memory, $at, bits, table, above, register.take(), seen) {
+                match one(format, memory, $at, cut, bits, table, above, register.take(), seen) {
                     Next::End(end) => return Next::End(end),
                     Next::Down { frame, attributes } => {
                         table = frame;
@@ -311,24 +320,24 @@ fn one<F: Format, M: ReadEntry>(
     format: &F,
     memory: &M,
     level: u8,
+    cut: Cut<'_>,
     bits: u64,
     table: u64,
     above: Option<F::Attributes>,
     register: Option<u64>,
     seen: &mut impl FnMut(Step<F::Attributes>),
 ) -> Next<F::Attributes, Outcome<F, M>> {
-    let shape = format.shape();
     let (at, entry) = match register {
         Some(entry) => (None, entry),
         None => {
-            let at = shape.entry_at(table, bits, level);
-            match memory.read(at, shape.width()) {
+            let at = cut.entry_at(table, bits, level);
+            match memory.read(at, cut.width()) {
                 Ok(entry) => (Some(at), entry),
                 Err(error) => return Next::End(Err(Fault::Unreadable { level, at, error })),
             }
         }
     };
-    let next = follow(format, entry, level, above, bits);
+    let next = follow(format, cut, entry, level, above, bits);
     let attributes = match &next {
         Next::Down { attributes, .. } => Some(*attributes),
         Next::End(end) => end.as_ref().ok().map(|there| there.attributes),
@@ -358,8 +367,9 @@ pub(crate) enum Next<A, O> {
 
 /// Follows one entry. `bits` is the stripped address, `above` what the entries above fold to.
 #[inline(always)]
-pub(crate) fn follow<F: Format, E>(
+fn follow<F: Format, E>(
     format: &F,
+    cut: Cut<'_>,
     entry: u64,
     level: u8,
     above: Option<F::Attributes>,
@@ -368,7 +378,7 @@ pub(crate) fn follow<F: Format, E>(
     let fold = |here| above.map_or(here, |above| format.fold(above, here));
     match format.decode(entry, level) {
         Entry::Leaf { target, attributes } => {
-            let offset = bits & format.shape().size(level).wrapping_sub(1);
+            let offset = bits & cut.size(level).wrapping_sub(1);
             let target = target.wrapping_add(offset);
             Next::End(Ok(Translation {
                 target,
@@ -393,7 +403,7 @@ pub(crate) fn no_leaf<F: Format, E>(
     entry: u64,
     bits: u64,
 ) -> Result<Translation<F::Attributes>, Fault<F::Rule, E>> {
-    match follow(format, entry, 1, None, bits) {
+    match follow(format, format.shape().cut(), entry, 1, None, bits) {
         Next::End(end) => end,
         Next::Down { .. } => Err(Fault::TooDeep { level: 1, entry }),
     }

@@ -3,6 +3,7 @@
 
 pub mod fault;
 pub mod map;
+pub mod nested;
 mod order;
 pub mod translate;
 pub mod unmap;

@@ -92,7 +92,7 @@ unsafe fn peek(at: u64) -> u64 {
 ///
 /// `guest` and `ept` are roots of tables of 4 KiB pages in the arena, and map what is asked for.
 #[inline(always)]
-unsafe fn by_hand(guest: u64, ept: u64, address: u64) -> u64 {
+pub unsafe fn by_hand(guest: u64, ept: u64, address: u64) -> u64 {
     const FRAME: u64 = 0x000f_ffff_ffff_f000;
     let slot = |table: u64, address: u64, shift: u32| (table & FRAME) | (address >> shift & 0xff8);
     let stage2 = |at: u64| {
