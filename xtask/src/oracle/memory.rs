@@ -59,6 +59,21 @@ impl Memory {
         digest.sum()
     }
 
+    /// Where `word` is stored, if it is.
+    pub(super) fn find(&self, word: u64) -> Option<u64> {
+        let stored = self.stored.borrow();
+        stored
+            .iter()
+            .find(|(_, found)| **found == word)
+            .map(|(at, _)| *at)
+    }
+
+    /// Changes `bits` of the 8 bytes at `at`.
+    pub(super) fn flip(&self, at: u64, bits: u64) {
+        let word = self.word(at);
+        self.store(at, Width::Eight, word ^ bits);
+    }
+
     fn load(&self, at: u64, width: Width) -> u64 {
         let word = self.word(at & !7);
         match width {

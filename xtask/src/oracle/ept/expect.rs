@@ -1,37 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What our nested walk says of a case, as the record that the model should send.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 
 use anyhow::{Context, Result, bail};
-use hvkit_ept::Ept;
 use hvkit_ept::access::{Access as EptAccess, EptFault, GuestSpace};
 use hvkit_ept::dirty::pml::PmlIndex;
 use hvkit_ept::marks::Updates;
 use hvkit_ept::nested_walk::{self, GuestFault as Nested};
-use hvkit_ept::spec::{Accesses, Controls, EptEntry, EptVpidCap, Eptp, Qualification};
+use hvkit_ept::spec::{
+    Accesses, Controls, EptEntry, EptVpidCap, Eptp, Misconfiguration, Qualification,
+};
+use hvkit_ept::{Ept, Rule};
 use hvkit_page_table::{UpdateEntry, Width};
 use hvkit_shadow_paging::guest::{
     Access, Features, GuestFault, Kind, LoadError, PagingMode, PdpteError, Privilege, Registers,
 };
 use lab_cases::ept::{
-    ARENAS, CODE_OFFSETS, Case, DATA_OFFSETS, Doing, EptCpu, Mode, Nmi, PML_LOG, Record, STORED,
-    Stored, VE_INFORMATION, Who, pattern, secondary,
+    ARENAS, CODE_OFFSETS, Case, DATA_OFFSETS, Doing, EptCpu, Nmi, PML_LOG, Record, STORED, Stored,
+    VE_INFORMATION, Who, pattern, secondary,
 };
 
 use super::adapter::X86;
-use super::quirks::Quirks;
+use super::kind::{
+    EPT_MISCONFIGURATION, EPT_VIOLATION, GENERAL_PROTECTION, LOG_FULL, PAGE_FAULT, VIRTUALIZATION,
+    VMCALL,
+};
+use super::quirks::{Quirks, Stop, Walk};
 use crate::oracle::memory::Memory;
 
-/// #GP, #PF and #VE.
-const GENERAL_PROTECTION: u8 = 13;
-const PAGE_FAULT: u8 = 14;
-const VIRTUALIZATION: u8 = 20;
-/// Exit reasons.
-const VMCALL: u32 = 18;
-const EPT_VIOLATION: u32 = 48;
-const EPT_MISCONFIGURATION: u32 = 49;
-const LOG_FULL: u32 = 62;
+/// Where IRET's EFLAGS are on the stack. The manual leaves open what is read first; the model begins there.
+const EFLAGS: u64 = 8;
+/// Reserved in an entry that maps a large page.
+const BIT_12: u64 = 1 << 12;
 /// Bytes of the instruction that loads CR3.
 const MOV_CR3: u64 = 3;
 
@@ -47,11 +49,14 @@ pub(super) struct Expected {
 struct Ended {
     record: Record,
     why: String,
+    /// The entry that is misconfigured by [`BIT_12`] alone.
+    over_bit_12: Option<u64>,
 }
 
 /// Our processor.
 struct Machine<'a> {
     case: &'a Case,
+    quirks: Quirks,
     ept: Ept,
     root: u64,
     memory: Memory,
@@ -71,19 +76,35 @@ enum Unblocks {
 }
 
 /// Runs `case` on our walker, or on it as it would be with a model's `quirks`.
-pub(super) fn expect(case: &Case, cpu: &EptCpu, _quirks: Quirks) -> Result<Expected> {
-    let mut machine = Machine::new(case, cpu)?;
-    let (mut record, why) = match machine.run()? {
-        Ok(record) => (record, "completed".to_owned()),
-        Err(ended) => (ended.record, ended.why),
+pub(super) fn expect(case: &Case, cpu: &EptCpu, quirks: Quirks) -> Result<Expected> {
+    let mut ignored = Vec::new();
+    let (machine, (mut record, why)) = loop {
+        let mut machine = Machine::new(case, cpu, quirks)?;
+        for at in &ignored {
+            machine.memory.flip(*at, BIT_12);
+        }
+        let ended = match machine.run()? {
+            Ok(record) => break (machine, (record, "completed".to_owned())),
+            Err(ended) => ended,
+        };
+        let place = ended
+            .over_bit_12
+            .and_then(|entry| machine.memory.find(entry));
+        match place.filter(|_| quirks.has(Quirks::BIT_12_IGNORED)) {
+            Some(at) => ignored.push(at),
+            None => break (machine, (ended.record, ended.why)),
+        }
     };
+    for at in ignored {
+        machine.memory.flip(at, BIT_12);
+    }
     record.pml_index = machine.log.0;
     record.memory = machine.memory.digest(&ARENAS);
     Ok(Expected { record, why })
 }
 
 impl<'a> Machine<'a> {
-    fn new(case: &'a Case, cpu: &EptCpu) -> Result<Self> {
+    fn new(case: &'a Case, cpu: &EptCpu, quirks: Quirks) -> Result<Self> {
         let width = cpu.physical_address_bits;
         let eptp = Eptp(case.eptp);
         let capability = EptVpidCap::from_msr(cpu.processor().vmx.ept_vpid.0);
@@ -112,6 +133,7 @@ impl<'a> Machine<'a> {
         memory.store(VE_INFORMATION + 4, Width::Four, case.ve_busy.into());
         Ok(Self {
             case,
+            quirks,
             ept,
             root: eptp.root(),
             memory,
@@ -193,7 +215,7 @@ impl<'a> Machine<'a> {
             }
             Doing::Iret => {
                 self.unblocks = Unblocks::Yes;
-                go!(linear, Kind::Read, privilege);
+                go!(linear + EFLAGS, Kind::Read, privilege);
                 // A null selector is popped for CS.
                 return Ok(Err(exception(GENERAL_PROTECTION, 0, 0, "IRET to nowhere")));
             }
@@ -202,6 +224,9 @@ impl<'a> Machine<'a> {
 
     /// MOV to CR3.
     fn load_pdptes(&mut self) -> Result<Result<(), Ended>> {
+        if self.quirks.has(Quirks::FULL_AT_ONCE) && self.logs() && self.log.next().is_none() {
+            return Ok(Err(self.log_full()));
+        }
         self.registers.cr3 = self.case.linear;
         let space = GuestSpace::new(&self.ept, &self.memory, self.root);
         let reader = space.reader(EptAccess::no_linear_address(Accesses::READ));
@@ -228,14 +253,32 @@ impl<'a> Machine<'a> {
     /// One access to a linear address, with all that it stores but data. Returns the host-physical address.
     fn access(&mut self, linear: u64, access: Access) -> Result<Result<u64, Ended>> {
         let space = GuestSpace::new(&self.ept, &self.memory, self.root);
-        let mut updates = Updates::new();
         let guest = X86(self.guest);
-        let result = nested_walk::translate_marking(&space, &guest, linear, access, &mut updates);
-        if let Err(ended) = self.apply(&updates) {
-            return Ok(Err(ended));
-        }
+        let result = if self.quirks == Quirks::NONE {
+            let mut updates = Updates::new();
+            let result =
+                nested_walk::translate_marking(&space, &guest, linear, access, &mut updates);
+            if let Err(ended) = self.apply(&updates) {
+                return Ok(Err(ended));
+            }
+            result
+                .map(|found| found.host.host_physical)
+                .map_err(|fault| match fault {
+                    Nested::Page(fault) => Nested::Page(fault),
+                    Nested::Memory(fault) => Nested::Memory(Stop::Fault(fault)),
+                })
+        } else {
+            let walk = Walk {
+                space: &space,
+                quirks: self.quirks,
+                log: self.logs().then(|| Cell::new(self.log)),
+            };
+            let result = walk.translate(&guest, linear, access);
+            self.log = walk.log.map_or(self.log, Cell::into_inner);
+            result
+        };
         Ok(match result {
-            Ok(found) => Ok(found.host.host_physical),
+            Ok(at) => Ok(at),
             Err(Nested::Page(fault)) => Err(match fault {
                 GuestFault::Page { linear, code, .. } => {
                     exception(PAGE_FAULT, code.0 as u16, linear, &fault.to_string())
@@ -245,23 +288,37 @@ impl<'a> Machine<'a> {
                 }
                 other => bail!("no outcome of a processor: {other}"),
             }),
-            Err(Nested::Memory(fault)) => Err(self.exit(fault, linear)?),
+            Err(Nested::Memory(Stop::Fault(fault))) => Err(self.exit(fault, linear)?),
+            Err(Nested::Memory(Stop::LogFull)) => Err(self.log_full()),
         })
+    }
+
+    /// Whether there is anything to log, and a log.
+    fn logs(&self) -> bool {
+        let flags = self.ept.controls().contains(Controls::ACCESSED_DIRTY);
+        flags && self.case.secondary & secondary::PML != 0
+    }
+
+    fn log_full(&self) -> Ended {
+        let record = Record {
+            reason: LOG_FULL,
+            qualification: self.nmi_unblocking(),
+            ..Record::default()
+        };
+        Ended {
+            record,
+            why: "the log is full".to_owned(),
+            over_bit_12: None,
+        }
     }
 
     /// The flags that were found, stored and logged, up to where the log is full.
     fn apply(&mut self, updates: &Updates) -> Result<(), Ended> {
-        let logs = self.case.secondary & secondary::PML != 0;
+        let logs = self.logs();
         for mark in updates.marks() {
             let epts = mark.set & (EptEntry::ACCESSED | EptEntry::DIRTY) != 0;
             if logs && epts && self.log.next().is_none() {
-                let record = Record {
-                    reason: LOG_FULL,
-                    qualification: self.nmi_unblocking(),
-                    ..Record::default()
-                };
-                let why = "the log is full".to_owned();
-                return Err(Ended { record, why });
+                return Err(self.log_full());
             }
             let Ok(_) = self.memory.compare_exchange(
                 mark.at,
@@ -287,7 +344,17 @@ impl<'a> Machine<'a> {
                 qualification,
                 convertible,
             } => {
-                let qualification = qualification.bits() | self.nmi_unblocking();
+                let mut qualification = qualification.bits() | self.nmi_unblocking();
+                let flags = self.ept.controls().contains(Controls::ACCESSED_DIRTY);
+                let by_table = qualification & 0x180 == 0x80;
+                if self.quirks.has(Quirks::TABLES_WRITTEN_ALONE) && flags && by_table {
+                    qualification &= !Qualification::READ.bits();
+                }
+                let user_execute = Qualification::USER_EXECUTABLE.bits();
+                if self.quirks.has(Quirks::USER_EXECUTE_AT_13) && qualification & user_execute != 0
+                {
+                    qualification ^= user_execute | 1 << 13;
+                }
                 let valid = Qualification::LINEAR_ADDRESS_VALID.bits();
                 let linear = if qualification & valid != 0 {
                     linear
@@ -322,12 +389,26 @@ impl<'a> Machine<'a> {
             },
             other => bail!("no outcome of a processor: {other}"),
         };
-        Ok(Ended { record, why })
+        let over_bit_12 = match fault {
+            EptFault::Misconfiguration {
+                level: 2 | 3,
+                entry,
+                rule: Rule::Misconfigured(Misconfiguration::Reserved { bits: BIT_12 }),
+                ..
+            } => Some(entry),
+            _ => None,
+        };
+        Ok(Ended {
+            record,
+            why,
+            over_bit_12,
+        })
     }
 
     /// Bit 12, of an exit that IRET causes after it unblocked NMIs.
     fn nmi_unblocking(&self) -> u64 {
-        if self.case.nmi != Nmi::Open && self.unblocks == Unblocks::Yes {
+        let blocked = self.case.nmi != Nmi::Open || self.quirks.has(Quirks::IRET_UNBLOCKS);
+        if blocked && self.unblocks == Unblocks::Yes {
             Qualification::NMI_UNBLOCKING.bits()
         } else {
             0
@@ -356,6 +437,7 @@ fn exception(vector: u8, error: u16, address: u64, why: &str) -> Ended {
     Ended {
         record,
         why: why.to_owned(),
+        over_bit_12: None,
     }
 }
 
@@ -371,32 +453,4 @@ fn word(at: u64) -> u64 {
     } else {
         0
     }
-}
-
-/// What kind of case it was, for the count of what was exercised: mode, and how it ended.
-pub(super) fn kind(case: &Case, record: &Record) -> String {
-    let mode = match case.mode {
-        Mode::Real => "real mode",
-        Mode::Unpaged => "no paging",
-        Mode::ThirtyTwoBit => "32-bit",
-        Mode::Pae => "PAE",
-        Mode::FourLevel => "4-level",
-    };
-    let outcome = match (record.reason, record.vector) {
-        (0, PAGE_FAULT) => "#PF".to_owned(),
-        (0, GENERAL_PROTECTION) => "#GP".to_owned(),
-        (0, VIRTUALIZATION) => "#VE".to_owned(),
-        (0, vector) => format!("vector {vector}"),
-        (VMCALL, _) => "completed".to_owned(),
-        (EPT_VIOLATION, _) => match record.qualification & 0x180 {
-            0 => "violation without a linear address",
-            0x80 => "violation by a table",
-            _ => "violation by the page",
-        }
-        .to_owned(),
-        (EPT_MISCONFIGURATION, _) => "misconfiguration".to_owned(),
-        (LOG_FULL, _) => "log full".to_owned(),
-        (reason, _) => format!("exit reason {reason:#x}"),
-    };
-    format!("{mode}: {outcome}")
 }

@@ -9,6 +9,7 @@
 
 mod expect;
 mod explained;
+mod kind;
 mod quirks;
 #[cfg(test)]
 mod tests;
@@ -69,7 +70,7 @@ impl InBochs for EptOracle {
 /// Compares the record of one case.
 fn judge(case: &Case, cpu: &EptCpu, theirs: &Record) -> Result<(String, Verdict)> {
     let ours = expect::expect(case, cpu, Quirks::NONE)?;
-    let kind = expect::kind(case, &ours.record);
+    let kind = kind::kind(case, &ours.record);
     let verdict = if ours.record == *theirs {
         Verdict::Agrees
     } else if let Some(rule) = explained::explain(case, cpu, theirs)? {
