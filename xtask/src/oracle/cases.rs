@@ -19,6 +19,7 @@ use clap::Args;
 use lab_cases::Order;
 
 use super::ledger;
+use super::summary::Summary;
 use super::tally::Tally;
 use crate::step::Step;
 
@@ -74,6 +75,18 @@ impl Cases {
         note: &str,
         compare: impl Fn(Range<u64>) -> Result<Part> + Sync,
     ) -> Result<()> {
+        self.compare(name, rules, note, compare, |summary| summary.save(name))
+    }
+
+    /// The same, the result being kept by `keep`.
+    fn compare(
+        &self,
+        name: &str,
+        rules: &[&str],
+        note: &str,
+        compare: impl Fn(Range<u64>) -> Result<Part> + Sync,
+        keep: impl Fn(&Summary) -> Result<()>,
+    ) -> Result<()> {
         ledger::check(name, rules)?;
         let end = self.first.checked_add(self.cases);
         let end = end.context("the last case has no number")?;
@@ -117,6 +130,17 @@ impl Cases {
             println!("{count:>8}  {kind}");
         }
         println!("{tally}");
+        let summary = Summary {
+            model: version.clone(),
+            cases: self.cases,
+            agreeing: tally.agreeing(),
+            explained: tally
+                .explained()
+                .map(|(rule, count)| (rule.to_owned(), count))
+                .collect(),
+            differing: tally.differing(),
+        };
+        keep(&summary)?;
         if let Some(failure) = failures.into_iter().next() {
             step.failed("");
             return Err(failure);
@@ -145,11 +169,16 @@ mod tests {
     /// The ledger of `paging` has these.
     const RULES: [&str; 2] = ["smap-implicit-ac", "pkru-by-access"];
 
+    /// The result of a real run is not a test's to overwrite.
+    fn forget(_: &Summary) -> Result<()> {
+        Ok(())
+    }
+
     fn run(cases: u64, verdict: impl Fn(u64) -> Result<Verdict> + Sync) -> Result<BTreeSet<u64>> {
         let seen = Mutex::new(BTreeSet::new());
         let (seed, first) = (1, 7);
         let which = Cases { cases, seed, first };
-        which.run("paging", &RULES, "no model", |numbers| {
+        let compare = |numbers| {
             let mut tally = Tally::default();
             for number in numbers {
                 tally.add(number, "kind".to_owned(), verdict(number)?);
@@ -157,7 +186,8 @@ mod tests {
             }
             let version = "none".to_owned();
             Ok(Part { tally, version })
-        })?;
+        };
+        which.compare("paging", &RULES, "no model", compare, forget)?;
         Ok(seen.into_inner().unwrap())
     }
 
@@ -194,12 +224,18 @@ mod tests {
             let (tally, version) = (Tally::default(), String::new());
             Ok(Part { tally, version })
         };
-        let error = cases.run("paging", &RULES, "", nothing).unwrap_err();
+        let error = cases
+            .compare("paging", &RULES, "", nothing, forget)
+            .unwrap_err();
         assert_eq!(error.to_string(), "only 0 cases ran");
-        let error = cases.run("paging", &[], "", nothing).unwrap_err();
+        let error = cases
+            .compare("paging", &[], "", nothing, forget)
+            .unwrap_err();
         assert!(error.to_string().contains("ledger"), "{error:#}");
         let last = Cases { cases: 3, ..cases };
-        let error = last.run("paging", &RULES, "", nothing).unwrap_err();
+        let error = last
+            .compare("paging", &RULES, "", nothing, forget)
+            .unwrap_err();
         assert_eq!(error.to_string(), "the last case has no number");
     }
 }

@@ -7,8 +7,11 @@ mod in_bochs;
 mod ledger;
 mod memory;
 mod paging;
+mod summary;
 mod tally;
 pub mod vm_entry;
+
+pub(crate) use summary::Summary;
 
 use anyhow::Result;
 use clap::Subcommand;
