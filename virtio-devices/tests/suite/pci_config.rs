@@ -261,7 +261,7 @@ fn capabilities_that_do_not_fit_are_refused() {
 
 #[test]
 fn a_capability_may_keep_the_place_it_has_in_a_real_device() {
-    let mut space = function();
+    let mut space = ConfigSpace::new(identity());
     assert_eq!(space.add_capability_at(0x60, 0x10, &[7; 2], &[]), Ok(0x60));
     let refused = |offset, length| Err(CapabilityError { offset, length });
     // Behind the last one only, on a multiple of four, inside the 256 bytes.
