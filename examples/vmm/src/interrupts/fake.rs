@@ -68,6 +68,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn attach_level(&self, event: &EventFd, _resample: &EventFd, gsi: Gsi) -> io::Result<()> {
+        self.attach(event, gsi)
+    }
+
     fn detach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()> {
         self.check()?;
         let key = (event.as_raw_fd(), gsi);

@@ -18,12 +18,14 @@
 
 #[cfg(test)]
 mod fake;
+pub mod level_event;
 pub mod line;
 pub mod msi;
 pub mod pin;
 pub mod router;
 pub mod routing;
 
+pub use level_event::LevelEvent;
 pub use line::Line;
 pub use msi::KvmMsiVectors;
 pub use pin::{Pin, SharedLine};
