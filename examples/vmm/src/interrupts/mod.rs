@@ -17,7 +17,7 @@
 //! KVM API, "KVM_SET_GSI_ROUTING" and "KVM_IRQFD".
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod level_event;
 pub mod line;
 pub mod msi;

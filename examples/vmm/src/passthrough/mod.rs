@@ -26,12 +26,16 @@ pub mod assigned;
 mod bars;
 mod capabilities;
 mod error;
+#[cfg(test)]
+mod fake;
 pub mod hardware;
 pub mod host;
 mod interrupts;
 pub mod pages;
 pub mod selection;
 pub mod slots;
+#[cfg(test)]
+mod tests;
 pub mod vfio;
 mod view;
 
