@@ -19,8 +19,11 @@ const NVME: &str = "0000:00:05.0";
 /// Behind a root port, whose bus can be reset; `edu` cannot reset itself.
 const EDU: &str = "0000:01:00.0";
 const LONE_EDU: &str = "0000:00:07.0";
+/// With registers larger than the guest's windows.
 const HUGE: &str = "0000:02:00.0";
+/// Behind a conventional bridge, with a device of the host.
 const SHARED: &str = "0000:04:01.0";
+const PORT: &str = "0000:00:06.0";
 
 /// Functions for the host's shell.
 const HOST_SCRIPT: &str = r#"
@@ -118,7 +121,9 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
             ),
             &kill("sleep 0.3"),
             &kill("sleep 3"),
-            &kill("for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done; sleep 1"),
+            &kill(
+                "for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done; sleep 1",
+            ),
             "dmesg | grep -i dmar.*fault; true",
         ],
     );
@@ -129,7 +134,10 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
 
     // Bound to the host's own driver: refused, with what to do.
     assert_eq!(report.commands[0].status, 61, "{unbound}");
-    assert!(unbound.contains("is bound to driver nvme, not to vfio-pci"), "{unbound}");
+    assert!(
+        unbound.contains("is bound to driver nvme, not to vfio-pci"),
+        "{unbound}"
+    );
 
     let known = hex(&content[..8 * MIB]);
     for (command, text, kind) in [(1, message, "PCI-MSI"), (2, pin, "IO-APIC")] {
@@ -152,7 +160,10 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         assert!(text.contains("\n137\n"), "{text}");
         assert!(text.ends_with(&format!("nvme\n{known}\n")), "{text}");
     }
-    assert!(reading.contains("\n137\n1\n"), "it was not reading: {reading}");
+    assert!(
+        reading.contains("\n137\n1\n"),
+        "it was not reading: {reading}"
+    );
     assert_eq!(faults, "", "the guest's own DMA went astray");
 
     let mut expected = content;
@@ -169,15 +180,24 @@ fn dma_outside_the_guest_is_stopped_and_told() {
     let host = host(&kernel, &[])
         .kernel_arg(&format!("memmap=1M${VICTIM:#x}"))
         .qemu_args([
-            "-device", "pcie-root-port,id=port1,slot=1,chassis=1,addr=6",
-            "-device", "edu,bus=port1,dma_mask=0xffffffffffffffff",
-            "-device", "edu,addr=7",
-            "-device", "pcie-root-port,id=port2,slot=2,chassis=2,addr=8",
-            "-device", "pci-testdev,membar=128G,bus=port2",
-            "-device", "pcie-root-port,id=port3,slot=3,chassis=3,addr=9",
-            "-device", "pcie-pci-bridge,id=bridge,bus=port3",
-            "-device", "edu,bus=bridge,addr=1",
-            "-device", "virtio-balloon-pci,bus=bridge,addr=2",
+            "-device",
+            "pcie-root-port,id=port1,slot=1,chassis=1,addr=6",
+            "-device",
+            "edu,bus=port1,dma_mask=0xffffffffffffffff",
+            "-device",
+            "edu,addr=7",
+            "-device",
+            "pcie-root-port,id=port2,slot=2,chassis=2,addr=8",
+            "-device",
+            "pci-testdev,membar=128G,bus=port2",
+            "-device",
+            "pcie-root-port,id=port3,slot=3,chassis=3,addr=9",
+            "-device",
+            "pcie-pci-bridge,id=bridge,bus=port3",
+            "-device",
+            "edu,bus=bridge,addr=1",
+            "-device",
+            "virtio-balloon-pci,bus=bridge,addr=2",
         ]);
     let page = VICTIM / 4096;
     let hash = format!("dd if=/dev/mem bs=4096 skip={page} count=256 2>/dev/null | sha256sum");
@@ -191,19 +211,106 @@ fn dma_outside_the_guest_is_stopped_and_told() {
                  {hash} | tee /before; devmem {VICTIM} 64"
             ),
             &format!("give {EDU} vfio-pci; run 'edu memmap=1M$0xf000000 victim={VICTIM:#x}' {edu}"),
-            &format!("{hash} | cmp - /before && dmesg | grep DMAR"),
-            // Bad input.
+            &format!("{hash} | cmp - /before && dmesg | grep DMAR:"),
+            // What a user can get wrong, and only VFIO can say.
             &format!("give {LONE_EDU} vfio-pci; run none {}", device(LONE_EDU)),
             &format!("give {HUGE} vfio-pci; run none {}", device(HUGE)),
             &format!("give {SHARED} vfio-pci; run none {}", device(SHARED)),
-            &format!("run none {}", device("0000:00:06.0")),
-            &format!("run none {edu} {edu}"),
-            &format!("run edu {edu} >/log & sleep 2; run none {edu}; kill -9 $(pidof vmm); wait $!; true"),
-            "for d in $sys/*; do echo ${d##*/} $(cat $d/vendor $d/device) $(readlink $d/iommu_group | sed 's,.*/,,') $(readlink $d/driver|sed 's,.*/,,') ; done",
+            &format!("run none {}", device(PORT)),
+            &format!(
+                "run busy {edu} >/log 2>&1 & for i in $(seq 100); do [ -s /log ] && break; sleep 0.1; done
+                 run none {edu}; status=$?; kill -9 $(pidof vmm); exit $status"
+            ),
+            &format!("rm /dev/vfio/vfio; run none {edu}"),
         ],
     );
-    for command in &report.commands {
-        println!("--- {} {}\n{}", command.status, command.command, command.text());
+    let texts: Vec<String> = report.commands.iter().map(|c| c.text()).collect();
+    let [before, guest, after, refusals @ ..] = &texts[..] else {
+        panic!("{texts:#?}");
+    };
+    assert!(
+        before.ends_with("0x5EC2E70000000000\n"),
+        "no victim: {before}"
+    );
+    assert_eq!(report.commands[1].status, 0, "{guest}");
+    let said = said(guest);
+    assert_eq!(said["identity"], "0x010000ED");
+    assert_eq!(said["complement"], "0xEDCBA987");
+    // DMA inside the guest's memory works, before and after what must not.
+    assert_eq!(
+        said["trip"], "0x1122334400000000 0x1122334400000007",
+        "{guest}"
+    );
+    assert_eq!(said["well"], "0x1122334400000000", "{guest}");
+    // MSI: the vector that was written, 0x77.
+    assert_eq!(said["stray"], "119", "{guest}");
+    // Nothing was read from outside.
+    assert!(
+        !said["stolen"].to_ascii_uppercase().contains("5EC2E7"),
+        "{guest}"
+    );
+    assert!(!guest.contains("stuck"), "{guest}");
+    // Nothing was written outside: the digests agree.
+    assert_eq!(
+        report.commands[2].status, 0,
+        "the host's memory changed: {after}"
+    );
+    let faults: Vec<&str> = after
+        .lines()
+        .filter(|l| l.contains("Request device"))
+        .collect();
+    assert_eq!(faults.len(), 2, "{after}");
+    let place = format!("[{}] fault addr {VICTIM:#x}", &EDU[5..]);
+    assert!(
+        faults[0].contains("DMA Write") && faults[0].contains(&place),
+        "{after}"
+    );
+    assert!(
+        faults[1].contains("DMA Read") && faults[1].contains(&place),
+        "{after}"
+    );
+
+    let expected: [(i32, &[&str]); 6] = [
+        (64, &[LONE_EDU, "cannot be reset"]),
+        (65, &[HUGE, "BAR 2 has 137438953472 bytes"]),
+        (62, &[SHARED, "0000:04:02.0 (driver virtio-pci)"]),
+        (60, &[PORT, "bridge"]),
+        (66, &[EDU, "another process has IOMMU group"]),
+        (67, &["/dev/vfio/vfio", "module vfio-pci"]),
+    ];
+    assert_eq!(refusals.len(), expected.len());
+    for ((status, parts), (command, text)) in expected
+        .into_iter()
+        .zip(report.commands[3..].iter().zip(refusals))
+    {
+        assert_eq!(command.status, status, "{text}");
+        let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("vmm: ")).collect();
+        let [line] = lines[..] else {
+            panic!("not one line: {text}");
+        };
+        for part in parts {
+            assert!(line.contains(part), "'{part}' is not in: {line}");
+        }
     }
-    panic!("look");
+}
+
+#[test]
+fn a_host_without_iommu_says_what_to_enable() {
+    let kernel = Kernel::fetch().unwrap();
+    let host = host(&kernel, &[])
+        .kernel_arg("intel_iommu=off")
+        .qemu_args(["-device", "edu,addr=7"]);
+    let report = run(
+        host,
+        &[&format!(
+            "run none --device path=/sys/bus/pci/devices/{LONE_EDU}"
+        )],
+    );
+    let text = report.commands[0].text();
+    assert_eq!(report.commands[0].status, 63, "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.contains("behind no IOMMU") && text.contains("intel_iommu=on"),
+        "{text}"
+    );
 }

@@ -102,7 +102,8 @@ impl Msi {
     /// The capability after its header, and the mask of those bits that software may set.
     pub fn capability(&self) -> (Vec<u8>, Vec<u8>) {
         let wide = self.width == AddressWidth::Bits64;
-        let control = (self.count.trailing_zeros() as u16) << HAS_SHIFT | if wide { WIDE } else { 0 };
+        let control =
+            (self.count.trailing_zeros() as u16) << HAS_SHIFT | if wide { WIDE } else { 0 };
         let mut body = control.to_le_bytes().to_vec();
         let mut writable = (ENABLE | IN_USE).to_le_bytes().to_vec();
         let address = if wide { !3u64 } else { 0xffff_fffc }.to_le_bytes();

@@ -101,11 +101,7 @@ impl Platform {
 }
 
 /// Devices of the host, if the user named some.
-fn add_devices(
-    chipset: &mut Chipset,
-    vm: &Vm,
-    devices: &[Selected],
-) -> Result<(), MachineError> {
+fn add_devices(chipset: &mut Chipset, vm: &Vm, devices: &[Selected]) -> Result<(), MachineError> {
     if devices.is_empty() {
         return Ok(());
     }

@@ -28,8 +28,7 @@ const VENDOR: u8 = 0x09;
 const STATUS_INTERRUPT: u8 = 1 << 3;
 
 /// Makes the vectors of one kind, as many as asked for.
-pub type MakeVectors<'a> =
-    &'a mut dyn FnMut(u16) -> Result<Arc<dyn MsiVectors>, InterruptError>;
+pub type MakeVectors<'a> = &'a mut dyn FnMut(u16) -> Result<Arc<dyn MsiVectors>, InterruptError>;
 
 /// What a machine gives a function.
 pub struct Wiring<'a> {
@@ -215,7 +214,9 @@ impl PciFunction for Assigned {
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         let reset = self.express.is_some_and(|express| {
             let at = express + DEVICE_CONTROL_HIGH;
-            let byte = at.checked_sub(offset).and_then(|i| data.get(usize::from(i)));
+            let byte = at
+                .checked_sub(offset)
+                .and_then(|i| data.get(usize::from(i)));
             byte.is_some_and(|byte| byte & RESET != 0)
         });
         self.config.write(offset, data);
@@ -311,10 +312,7 @@ struct Capabilities {
 }
 
 /// Adds to `view` the capabilities that somebody answers for, in the order of their offsets.
-fn capabilities(
-    view: &mut View,
-    make: MakeVectors<'_>,
-) -> Result<Capabilities, AssignedError> {
+fn capabilities(view: &mut View, make: MakeVectors<'_>) -> Result<Capabilities, AssignedError> {
     let mut found = Capabilities {
         msi: None,
         msix: None,

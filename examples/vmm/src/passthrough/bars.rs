@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn pages_with_msix_structures_are_not_mapped() {
         let whole = region(std::slice::from_ref(&(0..0x4000)));
-        assert_eq!(nvme().direct(&whole), [0..0x2000]);
+        let before_the_table = std::slice::from_ref(&(0..0x2000));
+        assert_eq!(nvme().direct(&whole), before_the_table);
         let mut odd = BarLayout::new(0x8000);
         // A table that lies across a page's end, pending bits in the page before it.
         assert!(odd.set_table(0x5ff0, 0x20));

@@ -54,7 +54,13 @@ mod tests {
 
     #[test]
     fn the_list_is_followed_and_sorted() {
-        let chain = [(0x34, 0x80), (0x80, 0x10), (0x81, 0x43), (0x40, 0x11), (0x41, 0x60)];
+        let chain = [
+            (0x34, 0x80),
+            (0x80, 0x10),
+            (0x81, 0x43),
+            (0x40, 0x11),
+            (0x41, 0x60),
+        ];
         let mut space = config(&chain);
         space[0x60] = 0x05;
         // The low bits of a link mean nothing.

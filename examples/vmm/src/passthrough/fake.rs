@@ -172,7 +172,9 @@ impl Slots for FakeSlots {
         }
         let mut mapped = self.mapped.lock().unwrap();
         let end = guest + pages.length();
-        let overlaps = mapped.iter().any(|(&at, &length)| at < end && guest < at + length);
+        let overlaps = mapped
+            .iter()
+            .any(|(&at, &length)| at < end && guest < at + length);
         assert!(!overlaps, "KVM refuses slots that overlap");
         mapped.insert(guest, pages.length());
         let all = Arc::clone(&self.mapped);

@@ -24,9 +24,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ,
     VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE,
 };
-use vfio_ioctls::{
-    VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioOps, VfioRegionInfoCap,
-};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioOps, VfioRegionInfoCap};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl;
@@ -77,10 +75,7 @@ impl DmaSpace {
     }
 
     /// Lets a device in, and resets it.
-    pub fn open(
-        self: &Arc<Self>,
-        host: &HostFunction,
-    ) -> Result<VfioFunction, PassthroughError> {
+    pub fn open(self: &Arc<Self>, host: &HostFunction) -> Result<VfioFunction, PassthroughError> {
         let refused = |source| refused(host, source);
         let ops: Arc<dyn VfioOps> = Arc::clone(&self.container) as _;
         let device = VfioDevice::new(&host.path, ops, false).map_err(refused)?;
@@ -89,22 +84,27 @@ impl DmaSpace {
             index: AtomicU32::new(NO_INDEX),
             _space: Arc::clone(self),
         };
-        function.reset().map_err(|source| match source.raw_os_error() {
-            // vfio-pci's answer for a device without any way to reset it.
-            Some(libc::EINVAL | libc::ENOTTY) => PassthroughError::NoReset {
-                address: host.address.clone(),
-            },
-            _ => PassthroughError::Reset {
-                address: host.address.clone(),
-                source,
-            },
-        })?;
+        function
+            .reset()
+            .map_err(|source| match source.raw_os_error() {
+                // vfio-pci's answer for a device without any way to reset it.
+                Some(libc::EINVAL | libc::ENOTTY) => PassthroughError::NoReset {
+                    address: host.address.clone(),
+                },
+                _ => PassthroughError::Reset {
+                    address: host.address.clone(),
+                    source,
+                },
+            })?;
         self.fill()?;
         Ok(function)
     }
 
     /// Maps the guest's memory, once, when there is an IOMMU to do it.
-    #[expect(unsafe_code, reason = "a device is given a range of this process's memory")]
+    #[expect(
+        unsafe_code,
+        reason = "a device is given a range of this process's memory"
+    )]
     fn fill(&self) -> Result<(), PassthroughError> {
         if self.filled.get().is_some() {
             return Ok(());
@@ -114,12 +114,14 @@ impl DmaSpace {
         // `VfioFunction` keeps this `DmaSpace` until after its device. 2. The memory is anonymous,
         // used for nothing but the guest's RAM, and reached by vm-memory's volatile accesses only, so
         // no reference of ours is broken by what a device writes.
-        unsafe { self.container.vfio_map_guest_memory(&self.ram) }.map_err(|error| match &error {
-            VfioError::IommuDmaMap(why) if why.errno() == libc::ENOMEM => {
-                PassthroughError::Pin(error)
-            }
-            _ => PassthroughError::Map(error),
-        })?;
+        unsafe { self.container.vfio_map_guest_memory(&self.ram) }.map_err(
+            |error| match &error {
+                VfioError::IommuDmaMap(why) if why.errno() == libc::ENOMEM => {
+                    PassthroughError::Pin(error)
+                }
+                _ => PassthroughError::Map(error),
+            },
+        )?;
         let _ = self.filled.set(());
         Ok(())
     }
@@ -248,7 +250,10 @@ impl PhysicalFunction for VfioFunction {
         .map_err(io::Error::other)
     }
 
-    #[expect(unsafe_code, reason = "vfio-ioctls does not say whether a reset succeeded")]
+    #[expect(
+        unsafe_code,
+        reason = "vfio-ioctls does not say whether a reset succeeded"
+    )]
     fn reset(&self) -> io::Result<()> {
         // SAFETY: this command takes no argument, so the kernel touches no memory of this process.
         match unsafe { ioctl(&self.device, VFIO_DEVICE_RESET) } {

@@ -92,10 +92,7 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn of(
-        physical: &dyn PhysicalFunction,
-        windows: Windows,
-    ) -> Result<Self, ViewError> {
+    pub(super) fn of(physical: &dyn PhysicalFunction, windows: Windows) -> Result<Self, ViewError> {
         let mut raw = [0; 256];
         for (dword, offset) in raw.chunks_exact_mut(4).zip((0u16..).step_by(4)) {
             physical.config_read(offset, dword);
@@ -266,7 +263,9 @@ impl View {
 
 /// Bytes that are the function's own, read and written.
 pub(super) fn overlap(range: &Range<u16>, offset: u16, length: usize) -> Option<Range<u16>> {
-    let end = u16::try_from(length).ok().and_then(|l| offset.checked_add(l))?;
+    let end = u16::try_from(length)
+        .ok()
+        .and_then(|l| offset.checked_add(l))?;
     let common = range.start.max(offset)..range.end.min(end);
     (!common.is_empty()).then_some(common)
 }

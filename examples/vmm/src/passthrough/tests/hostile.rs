@@ -27,7 +27,9 @@ fn every_register_at_every_width_with_every_bit() {
                 continue;
             }
             for value in [0x00, 0xff, 0xa5, 0x5a] {
-                bench.function.config_write(offset, &vec![value; usize::from(width)]);
+                bench
+                    .function
+                    .config_write(offset, &vec![value; usize::from(width)]);
                 let mut data = vec![0; usize::from(width)];
                 bench.function.config_read(offset, &mut data);
             }
@@ -57,16 +59,34 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let bytes = || proptest::collection::vec(any::<u8>(), 1..=8);
     let interesting = prop_oneof![
-        Just(0x04u16), Just(0x10), Just(0x14), Just(0x1c), Just(0x20), Just(0x24),
-        Just(MSIX), Just(MSIX + 2), Just(EXPRESS + 8), Just(MSI + 2), 0..4096u16,
+        Just(0x04u16),
+        Just(0x10),
+        Just(0x14),
+        Just(0x1c),
+        Just(0x20),
+        Just(0x24),
+        Just(MSIX),
+        Just(MSIX + 2),
+        Just(EXPRESS + 8),
+        Just(MSI + 2),
+        0..4096u16,
     ];
-    let place = prop_oneof![0u64..0x4020, 0x1ff0..0x2060u64, 0x2ff0..0x3010u64, any::<u64>()];
+    let place = prop_oneof![
+        0u64..0x4020,
+        0x1ff0..0x2060u64,
+        0x2ff0..0x3010u64,
+        any::<u64>()
+    ];
     prop_oneof![
         (interesting, bytes()).prop_map(|(at, data)| Action::Config(at, data)),
         // Windows where the host bridge has room, and decoding on: else few would ever decode.
         (0u8..8, 0u8..4).prop_map(|(high, bar)| {
             let register = [0x10, 0x1c, 0x20, 0x04][usize::from(bar)];
-            let value = if bar == 3 { 2 } else { 0xc000_0000u32 | u32::from(high) << 14 };
+            let value = if bar == 3 {
+                2
+            } else {
+                0xc000_0000u32 | u32::from(high) << 14
+            };
             Action::Config(register, value.to_le_bytes().to_vec())
         }),
         (any::<u8>(), place, bytes()).prop_map(|(bar, at, data)| Action::Bar(bar % 7, at, data)),

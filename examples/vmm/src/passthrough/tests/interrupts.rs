@@ -15,7 +15,9 @@ fn message(data: u32) -> Target {
 
 /// Writes an entry of the MSI-X table, masked or not.
 fn entry(bench: &mut Bench, vector: u64, data: u8, masked: u8) {
-    let entry = [0, 0x10, 0xe0, 0xfe, 0, 0, 0, 0, data, 0, 0, 0, masked, 0, 0, 0];
+    let entry = [
+        0, 0x10, 0xe0, 0xfe, 0, 0, 0, 0, data, 0, 0, 0, masked, 0, 0, 0,
+    ];
     bench.function.bar_write(0, 0x2000 + 16 * vector, &entry);
 }
 

@@ -44,7 +44,9 @@ fn every_offset_and_width_of_every_window() {
 #[test]
 fn writes_around_msix_structures_reach_the_function_without_them() {
     let mut bench = Bench::new();
-    bench.function.bar_write(0, 0x1ffc, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    bench
+        .function
+        .bar_write(0, 0x1ffc, &[1, 2, 3, 4, 5, 6, 7, 8]);
     bench.function.bar_write(0, 0x204e, &[1, 2, 3, 4]);
     bench.function.bar_write(0, 0x2ffe, &[1, 2, 3, 4]);
     bench.function.bar_write(0, 0x3006, &[1, 2, 3, 4]);
@@ -106,7 +108,10 @@ fn whole_pages_are_mapped_where_the_guest_puts_the_window() {
     root.clear();
     assert_eq!(slots.mapped(), []);
     // Gone with the machine: quiet, and no master of the bus.
-    assert_eq!(physical.device().config_writes.last(), Some(&(4, vec![0, 0])));
+    assert_eq!(
+        physical.device().config_writes.last(),
+        Some(&(4, vec![0, 0]))
+    );
 }
 
 #[test]

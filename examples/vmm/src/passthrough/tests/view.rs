@@ -266,11 +266,11 @@ fn nonsense_in_the_device_hides_what_it_is_about() {
     }
     // Capabilities on top of each other: the first stays.
     let mut bench = changed(|config, _| {
-        config[0x41] = 0x44;
-        config[0x44..0x46].copy_from_slice(&[0x05, 0]);
+        config[0x81] = 0x84;
+        config[0x84..0x86].copy_from_slice(&[0x05, 0]);
     })
     .unwrap();
-    assert_eq!(bench.read(MSIX) & 0xffff, 0x0011);
+    assert_eq!(bench.read(EXPRESS) & 0xffff, 0x0010);
     // A vendor-specific capability that is too short, and one that is too long.
     for length in [0, 2, 0x21, 0xff] {
         let mut bench = changed(|config, _| config[0xe2] = length).unwrap();
