@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod digest;
+mod entries;
+pub mod ept;
 mod order;
 pub mod paging;
 mod random;
@@ -13,5 +15,6 @@ pub mod type1;
 pub mod vm_entry;
 
 pub use digest::Digest;
+pub use entries::{Entries, Slot};
 pub use order::Order;
 pub use random::Random;
