@@ -73,6 +73,8 @@ pub mod device;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+#[cfg(feature = "iommu")]
+pub mod iommu;
 pub mod pci;
 pub mod queue;
 pub mod transport;
