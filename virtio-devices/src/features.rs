@@ -51,6 +51,8 @@ impl DeviceType {
     pub const CONSOLE: Self = Self(3);
     /// Entropy source.
     pub const ENTROPY: Self = Self(4);
+    /// IOMMU.
+    pub const IOMMU: Self = Self(23);
 }
 
 #[cfg(test)]

@@ -10,13 +10,17 @@
 //!
 //! "IOMMU Device" (5.13).
 
+mod device;
 mod domain;
 mod endpoint;
+mod events;
 mod request;
+mod server;
 
 #[cfg(test)]
 mod tests;
 
+pub use device::{AtBoot, EndpointError, Iommu, SharedEndpoint, feature};
 pub use domain::Limits;
 pub use endpoint::{Endpoint, Held, Reserved};
 pub use request::{MapFlags, Span, Status};
