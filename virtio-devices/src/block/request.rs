@@ -13,7 +13,7 @@ use vm_memory::GuestMemory;
 use super::image::Image;
 use super::transfer::{Direction, Hole};
 use super::{Access, SECTOR, SERIAL};
-use crate::queue::{Buffers, Chain};
+use crate::queue::{Buffers, Chain, Reach};
 
 /// The largest amount of data in one request. More is refused: moving it would keep the worker from
 /// answering. No known driver asks for more.
@@ -84,19 +84,19 @@ impl Disk<'_> {
     /// Does what a chain asks, and writes its status byte.
     pub(super) fn serve<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         chain: &Chain,
     ) -> Result<Served, Unanswerable> {
         let writable = chain.writable();
         let room = writable.len().checked_sub(1).ok_or(Unanswerable)?;
         let (data, status) = writable.split_at(room);
         let moved = room.max(chain.readable().len().saturating_sub(HEADER));
-        let (answer, filled) = match self.answer(memory, chain.readable(), data) {
+        let (answer, filled) = match self.answer(reach, chain.readable(), data) {
             Ok(filled) => (Status::Ok, filled),
             Err(status) => (status, 0),
         };
-        // If the driver gave an address at which there is no memory, nothing can be said.
-        let said = status.write(memory, &[answer as u8]).is_ok();
+        // If the driver gave an address at which there is no reach, nothing can be said.
+        let said = status.write(reach, &[answer as u8]).is_ok();
         // "len" counts from the start: the status byte adds to it only behind a full data part (2.7.8.2).
         let written = if filled == room && said {
             filled + 1
@@ -112,13 +112,13 @@ impl Disk<'_> {
     /// Returns how many bytes of `to_guest` were filled.
     fn answer<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         from_guest: Buffers<'_>,
         to_guest: Buffers<'_>,
     ) -> Result<u64, Status> {
         let (header, data) = from_guest.split_at(HEADER);
         let mut raw = [0; HEADER as usize];
-        if header.read(memory, &mut raw).ok() != Some(raw.len()) {
+        if header.read(reach, &mut raw).ok() != Some(raw.len()) {
             return Err(Status::IoErr);
         }
         let raw = u128::from_le_bytes(raw);
@@ -126,12 +126,12 @@ impl Disk<'_> {
         let (kind, sector) = (Type(raw as u32), (raw >> 64) as u64);
         match kind {
             Type::IN => {
-                self.transfer(memory, sector, Direction::Read, to_guest)?;
+                self.transfer(reach, sector, Direction::Read, to_guest)?;
                 Ok(to_guest.len())
             }
             Type::OUT => {
                 self.writable()?;
-                self.transfer(memory, sector, Direction::Write, data)?;
+                self.transfer(reach, sector, Direction::Write, data)?;
                 self.settle()?;
                 Ok(0)
             }
@@ -141,13 +141,13 @@ impl Disk<'_> {
             }
             Type::GET_ID => {
                 let filled = to_guest
-                    .write(memory, self.serial)
+                    .write(reach, self.serial)
                     .map_err(|_| Status::IoErr)?;
                 Ok(filled as u64)
             }
             Type::DISCARD | Type::WRITE_ZEROES => {
                 self.writable()?;
-                self.holes(memory, kind, data)?;
+                self.holes(reach, kind, data)?;
                 self.settle()?;
                 Ok(0)
             }
@@ -172,7 +172,7 @@ impl Disk<'_> {
 
     fn transfer<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         sector: u64,
         direction: Direction,
         data: Buffers<'_>,
@@ -183,7 +183,7 @@ impl Disk<'_> {
         }
         let offset = self.range(sector, length / SECTOR)?;
         self.image
-            .transfer(offset, direction, memory, data)
+            .transfer(offset, direction, reach, data)
             .map_err(|_| Status::IoErr)
     }
 
@@ -200,7 +200,7 @@ impl Disk<'_> {
     /// "struct virtio_blk_discard_write_zeroes", one after another. All are checked before the first is done.
     fn holes<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         kind: Type,
         data: Buffers<'_>,
     ) -> Result<(), Status> {
@@ -210,7 +210,7 @@ impl Disk<'_> {
         if raw.is_empty() || !raw.len().is_multiple_of(HOLE) {
             return Err(Status::IoErr);
         }
-        data.read(memory, raw).map_err(|_| Status::IoErr)?;
+        data.read(reach, raw).map_err(|_| Status::IoErr)?;
         for check_only in [true, false] {
             for segment in raw.chunks_exact(HOLE) {
                 let mut word = [0; HOLE];

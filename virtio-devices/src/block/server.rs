@@ -60,7 +60,7 @@ impl<A: GuestAddressSpace> Server<A> {
             caching: self.caching,
         };
         queue.disable_kicks().map_err(broken)?;
-        let batch = batch(&mut queue, &*memory, &disk, &mut self.chain, index);
+        let batch = batch(&mut queue, &disk, &mut self.chain, index);
         // What was done before something went wrong is done, and the driver is to know.
         let notify = queue.publish().map_err(broken)?;
         if notify == Notify::Yes {
@@ -78,7 +78,6 @@ impl<A: GuestAddressSpace> Server<A> {
 /// Serves requests until none is left or it is time to publish.
 fn batch<M: GuestMemory + ?Sized>(
     queue: &mut Mapped<'_, M>,
-    memory: &M,
     disk: &Disk<'_>,
     chain: &mut Chain,
     index: u16,
@@ -89,7 +88,7 @@ fn batch<M: GuestMemory + ?Sized>(
         let Some(head) = queue.pop(chain).map_err(broken)? else {
             return Ok(Batch::Drained);
         };
-        let served = match disk.serve(memory, chain) {
+        let served = match disk.serve(queue.reach(), chain) {
             Ok(served) => served,
             Err(Unanswerable) => {
                 queue.fail();

@@ -10,9 +10,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use vm_memory::bitmap::BitmapSlice;
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
+use vm_memory::{GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 
-use crate::queue::Buffers;
+use crate::queue::{Buffers, Reach};
 
 /// Pieces for one system call; the host takes no more than 1024.
 const PIECES: usize = 64;
@@ -40,7 +40,7 @@ pub(super) fn transfer<M: GuestMemory + ?Sized>(
     file: &File,
     mut offset: u64,
     direction: Direction,
-    memory: &M,
+    reach: &Reach<'_, M>,
     buffers: Buffers<'_>,
 ) -> Result<(), TransferError> {
     let access = match direction {
@@ -49,13 +49,13 @@ pub(super) fn transfer<M: GuestMemory + ?Sized>(
     };
     let mut slices = Vec::with_capacity(PIECES);
     for piece in buffers.pieces() {
-        let address = GuestAddress(piece.address);
-        for slice in memory.get_slices(address, piece.length as usize, access)? {
-            slices.push(slice?);
+        reach.for_each(piece, access, |slice| {
+            slices.push(slice);
             if slices.len() == PIECES {
                 offset += move_all(file, offset, direction, &mut slices)?;
             }
-        }
+            Ok::<_, TransferError>(())
+        })?;
     }
     move_all(file, offset, direction, &mut slices)?;
     Ok(())

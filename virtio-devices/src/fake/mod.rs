@@ -8,9 +8,11 @@
 mod by_hand;
 mod driver;
 mod interrupts;
+mod packed;
 mod ring;
 
 pub use by_hand::ByHand;
 pub use driver::{Driver, Region, TestFunction};
 pub use interrupts::{Event, Line, Refuse, Vectors};
+pub use packed::PackedRing;
 pub use ring::{Buffer, Ring, Used};

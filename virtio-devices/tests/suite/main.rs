@@ -6,6 +6,8 @@ mod hostile;
 mod hostile_cases;
 mod image;
 mod msix;
+mod packed;
+mod packed_random;
 mod pci_config;
 mod queue;
 mod queue_random;

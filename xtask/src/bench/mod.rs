@@ -21,6 +21,8 @@ pub enum Bench {
     PageTable(Forwarded),
     /// The VM-entry check beside loading the fields that it reads.
     Vmcs(Forwarded),
+    /// Virtqueues, split and packed, beside virtio-queue and a loop of raw pointers with the same checks.
+    Virtio(Forwarded),
 }
 
 /// A benchmark that is a program of its own, in release mode, with options of its own.
@@ -78,6 +80,13 @@ pub fn bench(which: &Bench) -> Result<()> {
             "--release",
             "--manifest-path",
             "bench/page-table/Cargo.toml",
+        ]),
+        Bench::Virtio(forwarded) => forwarded.run(&[
+            "run",
+            "--quiet",
+            "--release",
+            "--manifest-path",
+            "bench/virtio/Cargo.toml",
         ]),
         Bench::Vmcs(forwarded) => forwarded.run(&[
             "bench",
