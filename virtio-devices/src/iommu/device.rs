@@ -113,7 +113,11 @@ impl Iommu {
     /// # Errors
     ///
     /// [`EndpointError`]; nothing is added then.
-    pub fn add_endpoint(&self, id: u32, reserved: Vec<Reserved>) -> Result<SharedEndpoint, EndpointError> {
+    pub fn add_endpoint(
+        &self,
+        id: u32,
+        reserved: Vec<Reserved>,
+    ) -> Result<SharedEndpoint, EndpointError> {
         if reserved.len() > PROBE_SIZE as usize / PROPERTY {
             return Err(EndpointError::TooManyReserved(reserved.len()));
         }
@@ -125,7 +129,12 @@ impl Iommu {
     }
 
     fn config(&self) -> [u8; CONFIG] {
-        let Limits { page_sizes, input: Span { first, last }, domains: (lowest, highest), .. } = self.limits;
+        let Limits {
+            page_sizes,
+            input: Span { first, last },
+            domains: (lowest, highest),
+            ..
+        } = self.limits;
         let mut bytes = [0; CONFIG];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &page_sizes.to_le_bytes());
@@ -165,7 +174,9 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
     }
 
     fn config_write(&mut self, offset: u64, data: &[u8]) {
-        let byte = BYPASS.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
+        let byte = BYPASS
+            .checked_sub(offset)
+            .and_then(|at| usize::try_from(at).ok());
         let bypass = match byte.and_then(|at| data.get(at)) {
             Some(0) => Bypass::No,
             Some(1) => Bypass::Yes,
@@ -179,7 +190,12 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
         &mut self,
         activation: Activation<A>,
     ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
-        let Activation { memory, features, queues, interrupts } = activation;
+        let Activation {
+            memory,
+            features,
+            queues,
+            interrupts,
+        } = activation;
         let bypass_domains = if features.contains(feature::BYPASS_CONFIG) {
             Offered::Yes
         } else {
@@ -191,9 +207,20 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
             workers.push(match active.index {
                 0 => {
                     let domains = Arc::clone(&self.domains);
-                    Box::new(Server::new(domains, bypass_domains, memory, active, interrupts))
+                    Box::new(Server::new(
+                        domains,
+                        bypass_domains,
+                        memory,
+                        active,
+                        interrupts,
+                    ))
                 }
-                _ => Box::new(Events::new(Arc::clone(&self.faults), memory, active, interrupts)),
+                _ => Box::new(Events::new(
+                    Arc::clone(&self.faults),
+                    memory,
+                    active,
+                    interrupts,
+                )),
             });
         }
         if workers.is_empty() {

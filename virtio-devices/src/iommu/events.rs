@@ -42,7 +42,13 @@ impl<A: GuestAddressSpace> Events<A> {
         interrupts: Arc<dyn Interrupts>,
     ) -> Self {
         let chain = Chain::new();
-        Self { faults, memory, active, interrupts, chain }
+        Self {
+            faults,
+            memory,
+            active,
+            interrupts,
+            chain,
+        }
     }
 
     /// One buffer for each fault; faults wait for buffers, up to a number.

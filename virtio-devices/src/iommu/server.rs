@@ -36,7 +36,14 @@ impl<A: GuestAddressSpace> Server<A> {
         interrupts: Arc<dyn Interrupts>,
     ) -> Self {
         let chain = Chain::new();
-        Self { domains, bypass_domains, memory, active, interrupts, chain }
+        Self {
+            domains,
+            bypass_domains,
+            memory,
+            active,
+            interrupts,
+            chain,
+        }
     }
 
     fn work(&mut self) -> Result<Progress, Failure> {
@@ -45,7 +52,10 @@ impl<A: GuestAddressSpace> Server<A> {
         let broken = |source| Failure::Queue { index, source };
         let mut queue = self.active.queue.map(&*memory);
         queue.disable_kicks().map_err(broken)?;
-        let requests = Requests { domains: &self.domains, bypass_domains: self.bypass_domains };
+        let requests = Requests {
+            domains: &self.domains,
+            bypass_domains: self.bypass_domains,
+        };
         let drained = requests.serve_some(&mut queue, &mut self.chain, index);
         if queue.publish().map_err(broken)? == Notify::Yes {
             self.interrupts.queue(index);
@@ -109,7 +119,9 @@ impl Requests<'_> {
         };
         let status = match request {
             Ok(Request::Probe { endpoint }) if status == Status::OK => {
-                let known = domains.endpoint(endpoint).map_or(&[][..], |endpoint| endpoint.reserved());
+                let known = domains
+                    .endpoint(endpoint)
+                    .map_or(&[][..], |endpoint| endpoint.reserved());
                 let room = properties.len();
                 let answer = describe(known);
                 // "The size of the buffer is at least probe_size" (5.13.6.7).
@@ -126,7 +138,11 @@ impl Requests<'_> {
         // If the driver gave an address at which there is no memory, nothing can be said.
         let said = tail.write(reach, &[status.0, 0, 0, 0]).is_ok();
         let whole = u64::from(filled) == writable.len() - TAIL;
-        Some(if said && whole { filled + TAIL as u32 } else { filled })
+        Some(if said && whole {
+            filled + TAIL as u32
+        } else {
+            filled
+        })
     }
 }
 

@@ -5,6 +5,8 @@ mod disk;
 mod hostile;
 mod hostile_cases;
 mod image;
+#[cfg(feature = "iommu")]
+mod iommu;
 mod msix;
 mod packed;
 mod packed_random;
