@@ -187,7 +187,7 @@ impl Endpoint {
     pub(super) fn unmap(&self, span: Span) {
         self.change(|view| {
             view.iotlb
-                .invalidate_mapping(GuestAddress(span.first), length(span))
+                .invalidate_mapping(GuestAddress(span.first), length(span));
         });
     }
 }
