@@ -29,6 +29,7 @@ mod entry;
 mod memory;
 pub mod port;
 pub mod serial;
+pub mod task;
 pub mod vmx;
 
 /// Where a run's input lies, by convention.

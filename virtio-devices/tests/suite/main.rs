@@ -7,6 +7,7 @@ mod hostile_cases;
 mod image;
 #[cfg(feature = "iommu")]
 mod iommu;
+mod msi;
 mod msix;
 mod packed;
 mod packed_random;
