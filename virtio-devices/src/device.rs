@@ -124,6 +124,12 @@ pub enum Failure {
     /// The device could not be brought to life.
     #[error("the device could not be activated")]
     Activate(#[from] ActivateError),
+    /// Workers that were asked to stop have not, and cannot go on.
+    #[error("{workers} workers are in calls that do not return")]
+    Stuck {
+        /// How many.
+        workers: usize,
+    },
     /// A worker could not be started.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -7,7 +7,15 @@
 mod queue_registers;
 mod session;
 
+pub mod mmio;
 pub mod pci;
+
+use std::sync::Arc;
+
+use crate::device::Failure;
+
+/// Tells the VMM why a device stopped.
+type Report = Arc<dyn Fn(&Failure) + Send + Sync>;
 
 bitflags::bitflags! {
     /// The device status field.

@@ -8,17 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::device::{Failure, Interrupts};
 use crate::pci::msix::Msix;
 use crate::pci::{InterruptLine, Level};
-use crate::transport::Status;
 use crate::transport::session::SharedStatus;
+use crate::transport::{Report, Status};
 
 /// VIRTIO_MSI_NO_VECTOR.
 pub(super) const NO_VECTOR: u16 = 0xffff;
 
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
-
-/// Tells the VMM why a device stopped.
-pub(super) type Report = Arc<dyn Fn(&Failure) + Send + Sync>;
 
 /// A device's interrupts, shared by its registers and its workers.
 pub(super) struct PciInterrupts {
