@@ -12,10 +12,13 @@ pub mod pci;
 
 use std::sync::Arc;
 
-use crate::device::Failure;
+use crate::device::{Failure, Trouble};
 
 /// Tells the VMM why a device stopped.
 type Report = Arc<dyn Fn(&Failure) + Send + Sync>;
+
+/// Tells the VMM what went wrong on the host.
+type TroubleReport = Arc<dyn Fn(&Trouble) + Send + Sync>;
 
 bitflags::bitflags! {
     /// The device status field.

@@ -5,10 +5,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Failure, Interrupts};
+use crate::device::{Failure, Interrupts, Trouble};
 use crate::pci::{InterruptLine, Level};
 use crate::transport::session::SharedStatus;
-use crate::transport::{Report, Status};
+use crate::transport::{Report, Status, TroubleReport};
 
 const USED_BUFFER: u32 = 1;
 const CONFIGURATION: u32 = 2;
@@ -25,6 +25,7 @@ pub(super) struct State {
     generation: u32,
     line: Arc<dyn InterruptLine>,
     report: Option<Report>,
+    trouble: Option<TroubleReport>,
 }
 
 impl MmioInterrupts {
@@ -36,6 +37,7 @@ impl MmioInterrupts {
                 generation: 0,
                 line,
                 report: None,
+                trouble: None,
             }),
         }
     }
@@ -49,6 +51,10 @@ impl MmioInterrupts {
 impl State {
     pub(super) fn set_report(&mut self, report: Report) {
         self.report = Some(report);
+    }
+
+    pub(super) fn set_trouble_report(&mut self, report: TroubleReport) {
+        self.trouble = Some(report);
     }
 
     pub(super) fn pending(&self) -> u32 {
@@ -97,6 +103,13 @@ impl Interrupts for MmioInterrupts {
         };
         if let Some(report) = report {
             report(why);
+        }
+    }
+
+    fn trouble(&self, trouble: &Trouble) {
+        let told = self.lock().trouble.clone();
+        if let Some(told) = told {
+            told(trouble);
         }
     }
 }

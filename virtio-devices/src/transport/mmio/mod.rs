@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::interrupts::MmioInterrupts;
 use super::queue_registers::Half;
 use super::session::{Holds, Outcome, Session};
-use crate::device::{Device, Failure, Interrupts};
+use crate::device::{Device, Failure, Interrupts, Trouble};
 use crate::features::Features;
 use crate::pci::InterruptLine;
 use crate::queue::MAX_SIZE;
@@ -155,6 +155,13 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
     #[must_use]
     pub fn with_report(self, report: impl Fn(&Failure) + Send + Sync + 'static) -> Self {
         self.interrupts.lock().set_report(Arc::new(report));
+        self
+    }
+
+    /// As [`VirtioPci::with_trouble_report`](super::pci::VirtioPci::with_trouble_report).
+    #[must_use]
+    pub fn with_trouble_report(self, report: impl Fn(&Trouble) + Send + Sync + 'static) -> Self {
+        self.interrupts.lock().set_trouble_report(Arc::new(report));
         self
     }
 

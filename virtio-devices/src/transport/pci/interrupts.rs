@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Failure, Interrupts};
+use crate::device::{Failure, Interrupts, Trouble};
 use crate::pci::msix::Msix;
 use crate::pci::{InterruptLine, Level};
 use crate::transport::session::SharedStatus;
-use crate::transport::{Report, Status};
+use crate::transport::{Report, Status, TroubleReport};
 
 /// VIRTIO_MSI_NO_VECTOR.
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -33,6 +33,7 @@ pub(super) struct State {
     pin_disabled: bool,
     line: Option<Arc<dyn InterruptLine>>,
     report: Option<Report>,
+    trouble: Option<TroubleReport>,
 }
 
 impl PciInterrupts {
@@ -48,6 +49,7 @@ impl PciInterrupts {
                 pin_disabled: false,
                 line: None,
                 report: None,
+                trouble: None,
             }),
         }
     }
@@ -65,6 +67,10 @@ impl State {
 
     pub(super) fn set_report(&mut self, report: Report) {
         self.report = Some(report);
+    }
+
+    pub(super) fn set_trouble_report(&mut self, report: TroubleReport) {
+        self.trouble = Some(report);
     }
 
     /// The virtio part of a reset. MSI-X belongs to PCI and keeps its state.
@@ -181,6 +187,13 @@ impl Interrupts for PciInterrupts {
         };
         if let Some(report) = report {
             report(why);
+        }
+    }
+
+    fn trouble(&self, trouble: &Trouble) {
+        let told = self.lock().trouble.clone();
+        if let Some(told) = told {
+            told(trouble);
         }
     }
 }

@@ -21,7 +21,7 @@ use self::common::{Common, Selectors};
 use self::interrupts::PciInterrupts;
 use self::layout::{BAR, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
 use super::session::{Holds, Session};
-use crate::device::{Device, Failure, Interrupts};
+use crate::device::{Device, Failure, Interrupts, Trouble};
 use crate::features::{DeviceType, Features};
 use crate::pci::bar::{BarError, BarKind};
 use crate::pci::config::{CapabilityError, Command, ConfigSpace, Identity};
@@ -171,6 +171,14 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
     #[must_use]
     pub fn with_report(self, report: impl Fn(&Failure) + Send + Sync + 'static) -> Self {
         self.interrupts.lock().set_report(Arc::new(report));
+        self
+    }
+
+    /// Calls `report` with what the host refused while the device goes on: at the first time, and then ever more
+    /// seldom. It must not call back into the function.
+    #[must_use]
+    pub fn with_trouble_report(self, report: impl Fn(&Trouble) + Send + Sync + 'static) -> Self {
+        self.interrupts.lock().set_trouble_report(Arc::new(report));
         self
     }
 
