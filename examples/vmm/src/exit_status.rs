@@ -2,13 +2,14 @@
 //! The exit status of `vmm`: one for each way that a machine ends, or never starts.
 
 use crate::boot::BootError;
-use crate::machine::MachineError;
 use crate::machine::address_map::DoesNotFit;
 use crate::machine::kvm::KvmError;
 use crate::machine::memory::MemoryError;
 use crate::machine::processors::CountError;
 use crate::machine::stop::StopReason;
+use crate::machine::{DeviceError, MachineError};
 use hvkit_virtio_devices::block::OpenError;
+use hvkit_virtio_devices::net::TapError;
 
 macro_rules! exit_statuses {
     ($($name:ident = $code:literal $meaning:literal,)*) => {
@@ -68,6 +69,10 @@ exit_statuses! {
     DiskLocked = 53 "a disk is in use by another VMM",
     DiskUnusable = 54 "a disk cannot be used for another reason",
     SerialUnusable = 55 "the serial line's file or terminal cannot be used",
+    NetUnusable = 56 "a network card's tap interface cannot be used",
+    NetDenied = 57 "no permission to use a tap interface",
+    RngUnusable = 58 "the source of random bytes cannot be read",
+    ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
 }
 
 impl ExitStatus {
@@ -140,6 +145,22 @@ impl From<&OpenError> for ExitStatus {
     }
 }
 
+impl From<&DeviceError> for ExitStatus {
+    fn from(error: &DeviceError) -> Self {
+        match error {
+            DeviceError::Disk(error) => error.into(),
+            DeviceError::Tap {
+                error: TapError::NotPermitted { .. },
+            } => ExitStatus::NetDenied,
+            DeviceError::Tap { .. } | DeviceError::Net(_) => ExitStatus::NetUnusable,
+            DeviceError::Rng { .. } => ExitStatus::RngUnusable,
+            DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
+                ExitStatus::ConsoleUnusable
+            }
+        }
+    }
+}
+
 impl From<&MachineError> for ExitStatus {
     fn from(error: &MachineError) -> Self {
         match error {
@@ -153,7 +174,7 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
-            MachineError::Disk(error) => error.into(),
+            MachineError::Device(error) => error.into(),
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Threads(_)

@@ -2,6 +2,7 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
+use super::devices;
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -11,10 +12,9 @@ use super::vm::Vm;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
-use crate::config::{Access, Disk};
+use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
-use hvkit_virtio_devices::block::{self, Block};
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -34,7 +34,7 @@ impl Platform {
         map: &AddressMap,
         cpus: u8,
         console: Option<&Console>,
-        disks: &[Disk],
+        config: &Config,
         stop: &Stop,
     ) -> Result<Self, MachineError> {
         let buses = Buses {
@@ -59,14 +59,9 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        for disk in disks {
-            let access = match disk.access {
-                Access::ReadOnly => block::Access::ReadOnly,
-                Access::ReadWrite => block::Access::ReadWrite,
-            };
-            let disk = Block::open(block::Options::new(&disk.path).with_access(access))?;
-            let at = chipset.add_virtio(Box::new(disk), Arc::clone(&memory))?;
-            log::info!("disk at {at}");
+        for (name, device) in devices::open(config)? {
+            let at = chipset.add_virtio(device, Arc::clone(&memory))?;
+            log::info!("{name} at {at}");
         }
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
