@@ -31,8 +31,10 @@ ping -c 3 -W 10 10.0.0.1 >/tmp/ping
 say ping "$(sed -n 's/.*, \([0-9]*\) packets received.*/\1/p' /tmp/ping)"
 dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
 say sent "$(digest </tmp/data)"
-nc -w 120 10.0.0.1 5000 </tmp/data
-nc -w 120 10.0.0.1 5001 </dev/null >/tmp/got
+nc 10.0.0.1 5000 </tmp/data
+# An input that never ends: busybox's nc hangs up when its own does.
+mkfifo /tmp/silence
+nc 10.0.0.1 5001 0<>/tmp/silence >/tmp/got
 say got "$(digest </tmp/got)"
 say length "$(wc -c </tmp/got)"
 echo "through hvc0" >/dev/hvc0
@@ -47,10 +49,11 @@ sleep 60
 
 /// Joins the tap interface when the VMM has made it, and serves the guest on it.
 const HOST: &str = r#"
-rm -f /tmp/sent /tmp/hvc
+rm -f /tmp/sent /tmp/hvc /tmp/silence
+mkfifo /tmp/silence
 (
     while ! ifconfig t0 10.0.0.1 netmask 255.255.255.0 up 2>/dev/null; do usleep 100000; done
-    nc -l -p 5000 >/tmp/sent
+    nc -l -p 5000 0<>/tmp/silence >/tmp/sent
 ) &
 nc -l -p 5001 </served &
 vmm VMM

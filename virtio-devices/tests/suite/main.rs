@@ -6,6 +6,7 @@ mod disk;
 mod entropy;
 mod hostile;
 mod hostile_cases;
+mod hostile_devices;
 mod image;
 mod msix;
 mod net;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use hvkit_virtio_devices::device::{Device, Failure, Trouble};
 use hvkit_virtio_devices::fake::{ByHand, Driver, Line, MmioDriver, Ring, Vectors};
+use hvkit_virtio_devices::pci::PciFunction;
 use hvkit_virtio_devices::transport::mmio::VirtioMmio;
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -160,4 +161,60 @@ impl Guest {
 
 pub(crate) fn ring_at(queue: u16) -> u64 {
     0x1_0000 + 0x4000 * u64::from(queue)
+}
+
+/// What a driver that keeps to no rule can do.
+impl Guest {
+    /// Places a queue's areas anywhere, and enables it, or not.
+    pub(crate) fn place(&mut self, queue: u16, areas: [u64; 3]) {
+        match &mut self.bus {
+            Bus::Pci(driver) => {
+                let common = driver.common;
+                driver.put(common, 0x16, 2, queue.into());
+                for (offset, address) in [0x20, 0x28, 0x30].into_iter().zip(areas) {
+                    driver.put(common, offset, 4, address & 0xffff_ffff);
+                    driver.put(common, offset + 4, 4, address >> 32);
+                }
+                driver.put(common, 0x1c, 2, 1);
+            }
+            Bus::Mmio(driver) => {
+                driver.put(0x030, queue.into());
+                for (offset, address) in [0x080, 0x090, 0x0a0].into_iter().zip(areas) {
+                    driver.put(offset, address as u32);
+                    driver.put(offset + 4, (address >> 32) as u32);
+                }
+                driver.put(0x044, 1);
+            }
+        }
+    }
+
+    /// Goes to FEATURES_OK.
+    pub(crate) fn negotiate(&mut self, features: u64) -> u64 {
+        on_bus!(self, driver => driver.negotiate_packed(features))
+    }
+
+    /// Writes the same to every register, at a width.
+    pub(crate) fn scribble(&mut self, value: u8, width: usize) {
+        let data = [value; 8];
+        for offset in (0..0x5000).step_by(width) {
+            match &mut self.bus {
+                // Not the status field: what a write to it does has cases of its own.
+                Bus::Pci(_) if (0x10..0x18).contains(&offset) => {}
+                Bus::Pci(driver) => driver.function.bar_write(0, offset, &data[..width]),
+                Bus::Mmio(_) if (0x70..0x78).contains(&offset) => {}
+                Bus::Mmio(driver) => driver.device.write(offset, &data[..width]),
+            }
+        }
+    }
+
+    /// Reads every register, at a width.
+    pub(crate) fn look_around(&mut self, width: usize) {
+        let mut data = [0; 8];
+        for offset in (0..0x8000).step_by(width) {
+            match &mut self.bus {
+                Bus::Pci(driver) => driver.function.bar_read(0, offset, &mut data[..width]),
+                Bus::Mmio(driver) => driver.device.read(offset, &mut data[..width]),
+            }
+        }
+    }
 }
