@@ -29,6 +29,11 @@ impl InOrder {
         self.popped += 1;
     }
 
+    /// Undoes the last [`number`](Self::number).
+    pub(super) fn put_back(&mut self) {
+        self.popped -= 1;
+    }
+
     fn place(&mut self, order: u64) -> Option<&mut Option<(Head, u32)>> {
         let slot = order % self.waiting.len().max(1) as u64;
         self.waiting.get_mut(slot as usize)

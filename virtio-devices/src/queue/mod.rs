@@ -348,6 +348,20 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         }
     }
 
+    /// Gives back the chain that was popped last, as if it had not been: it is the next one again.
+    ///
+    /// For a device that finds that it has nothing for a chain yet.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "taken by value so that it is not completed too"
+    )]
+    pub fn put_back(&mut self, head: Head) {
+        either!(&mut self.queue.ring, ring => ring.put_back(&head));
+        if let Some(order) = &mut self.queue.order {
+            order.put_back();
+        }
+    }
+
     /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
     ///
     /// `written` is how many bytes from the start of the chain's writable part were written.

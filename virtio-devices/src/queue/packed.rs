@@ -71,6 +71,18 @@ impl Place {
         }
     }
 
+    /// `count` places back, at most one time around.
+    fn back(self, count: u16, size: u16) -> Self {
+        match self.slot.checked_sub(count) {
+            Some(slot) => Self { slot, ..self },
+            // Not below 0: `count` is at most `size`.
+            None => Self {
+                slot: (size - count) + self.slot,
+                wrap: !self.wrap,
+            },
+        }
+    }
+
     /// As the specification writes it: the wrap counter in bit 15.
     fn word(self) -> u16 {
         self.slot | u16::from(self.wrap) << 15
@@ -165,6 +177,12 @@ impl PackedRing {
                 source,
             }),
         }
+    }
+
+    /// Undoes the last `pop`.
+    pub(super) fn put_back(&mut self, head: &Head) {
+        self.taken = self.taken.back(head.slots(), self.size);
+        self.in_flight = self.in_flight.saturating_sub(head.slots());
     }
 
     /// Takes in a chain whose first descriptor has the flags `first`, and moves on behind it.

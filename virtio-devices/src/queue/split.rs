@@ -102,6 +102,11 @@ impl SplitRing {
         Ok(Some(Head::new(index, 1)))
     }
 
+    /// Undoes the last `pop`.
+    pub(super) fn put_back(&mut self, _head: &Head) {
+        self.taken = self.taken.wrapping_sub(1);
+    }
+
     /// ```text
     ///   table   [ addr len flags next ]  16 bytes a descriptor
     ///              |         |
