@@ -154,6 +154,15 @@ impl PagingMode {
         self
     }
 
+    /// The same mode without its root: equal for all address spaces whose entries mean the same.
+    #[must_use]
+    pub(crate) fn rootless(mut self) -> Self {
+        if let Some((_, begin)) = &mut self.tables {
+            *begin = Begin::Table(0);
+        }
+        self
+    }
+
     /// Every entry that translates `linear`, and what they say, whoever may use it; `None` without
     /// paging.
     ///
