@@ -5,5 +5,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
+// `Arbitrary`'s derive counts recursion in a thread-local.
+#[cfg(any(test, feature = "arbitrary"))]
+extern crate std;
 
 pub mod spec;
+pub mod tables;

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cargo;
 pub mod check;
 pub mod demo;
+pub mod evidence;
 pub mod fuzz;
 pub mod lab;
 pub mod oracle;

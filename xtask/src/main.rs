@@ -29,6 +29,8 @@ enum Cmd {
     /// Cases on a processor model and on ours, compared.
     #[command(subcommand)]
     Oracle(xtask::oracle::Oracle),
+    /// Writes EVIDENCE.md: what the oracles compared, what can be counted.
+    Evidence(xtask::evidence::Options),
     /// A fuzz target for a while, by cargo-fuzz, which is installed first where it is missing.
     Fuzz(xtask::fuzz::Options),
     /// The laboratory by hand: bochs, qtest, host.
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Cmd::Test => xtask::test::test().map(|()| ExitCode::SUCCESS),
         Cmd::Bench(which) => xtask::bench::bench(&which).map(|()| ExitCode::SUCCESS),
         Cmd::Oracle(which) => xtask::oracle::oracle(&which).map(|()| ExitCode::SUCCESS),
+        Cmd::Evidence(options) => xtask::evidence::evidence(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };
