@@ -9,6 +9,7 @@ mod digest;
 mod order;
 pub mod paging;
 mod random;
+pub mod shadow;
 pub mod vm_entry;
 
 pub use digest::Digest;

@@ -8,6 +8,8 @@
 //! ```
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec;
+use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 
@@ -24,6 +26,9 @@ const FRAMES: u64 = 0x4000_0000;
 /// Where a guest's devices are: 1 MiB.
 const MMIO: u64 = 0xfee0_0000;
 
+/// Words of a page.
+const WORDS: usize = 512;
+
 /// What a frame holds that nobody has written.
 const GARBAGE: u64 = 0xbad0_0bad_0bad_0fff;
 
@@ -37,12 +42,13 @@ pub struct NoMemory {
 /// All memory there is. Not for threads.
 #[derive(Debug)]
 pub struct FakeHost {
-    words: RefCell<BTreeMap<u64, u64>>,
+    /// Pages of words; what was never written is 0.
+    pages: RefCell<BTreeMap<u64, Vec<u64>>>,
     ram: u64,
     /// Guest pages that are not where they were at first, or not writable.
     moved: RefCell<BTreeMap<u64, (u64, HostRights)>>,
     used: RefCell<BTreeSet<u64>>,
-    free: RefCell<alloc::vec::Vec<u64>>,
+    free: RefCell<Vec<u64>>,
     next_frame: Cell<u64>,
     next_page: Cell<u64>,
     /// Allocations and guest reads until one fails.
@@ -57,7 +63,7 @@ impl FakeHost {
     #[must_use]
     pub fn new(ram: u64) -> Self {
         Self {
-            words: RefCell::default(),
+            pages: RefCell::default(),
             ram,
             moved: RefCell::default(),
             used: RefCell::default(),
@@ -121,11 +127,11 @@ impl FakeHost {
         let old = self.host(guest)?;
         let new = self.next_page.get();
         self.next_page.set(new + 0x1000);
-        for offset in (0..0x1000).step_by(8) {
-            let word = self.load(old + offset, Width::Eight);
-            self.store(new + offset, Width::Eight, word);
-            self.words.borrow_mut().insert(old + offset, GARBAGE);
+        let mut pages = self.pages.borrow_mut();
+        if let Some(content) = pages.insert(old, vec![GARBAGE; WORDS]) {
+            pages.insert(new, content);
         }
+        drop(pages);
         let rights = self.rights(guest);
         self.moved.borrow_mut().insert(guest, (new, rights));
         Some(Backed {
@@ -157,7 +163,9 @@ impl FakeHost {
     /// What is at host-physical `at`.
     #[must_use]
     pub fn load(&self, at: u64, width: Width) -> u64 {
-        let word = self.words.borrow().get(&(at & !7)).copied().unwrap_or(0);
+        let pages = self.pages.borrow();
+        let page = pages.get(&(at & !0xfff));
+        let word = page.map_or(0, |words| words[(at & 0xfff) as usize / 8]);
         match width {
             Width::Eight => word,
             Width::Four => word >> (8 * (at & 4)) & 0xffff_ffff,
@@ -166,8 +174,9 @@ impl FakeHost {
 
     /// Stores at host-physical `at`.
     pub fn store(&self, at: u64, width: Width, value: u64) {
-        let mut words = self.words.borrow_mut();
-        let word = words.entry(at & !7).or_insert(0);
+        let mut pages = self.pages.borrow_mut();
+        let page = pages.entry(at & !0xfff).or_insert_with(|| vec![0; WORDS]);
+        let word = &mut page[(at & 0xfff) as usize / 8];
         match width {
             Width::Eight => *word = value,
             Width::Four => {
@@ -184,12 +193,10 @@ impl FakeHost {
             .step_by(0x1000)
             .filter_map(|page| Some((page, self.host(page)?)))
             .flat_map(|(page, host)| {
-                let words = self.words.borrow();
-                words
-                    .range(host..host + 0x1000)
-                    .filter(|&(_, &word)| word != 0)
-                    .map(|(&at, &word)| (page + (at - host), word))
-                    .collect::<alloc::vec::Vec<_>>()
+                let pages = self.pages.borrow();
+                let words = pages.get(&host).cloned().unwrap_or_default();
+                let at = (page..).step_by(8);
+                at.zip(words).filter(|&(_, word)| word != 0)
             })
             .collect()
     }
@@ -321,9 +328,7 @@ impl Frames for FakeHost {
             self.next_frame.set(frame + 0x1000);
             frame
         });
-        for offset in (0..0x1000).step_by(8) {
-            self.words.borrow_mut().insert(frame + offset, GARBAGE);
-        }
+        self.pages.borrow_mut().insert(frame, vec![GARBAGE; WORDS]);
         self.used.borrow_mut().insert(frame);
         Some(frame)
     }

@@ -111,15 +111,16 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 let right = match expected {
                     Expected::Child(key) => child.key == key,
                     Expected::Page { target, rights } => {
-                        let stage = self.pages.get(link.page())?.key.stage;
-                        child.key
-                            == Key {
-                                base: Base::Direct(target),
-                                level: level - 1,
-                                part: 0,
-                                stage,
-                                rights,
-                            }
+                        let number = self.pages.get(link.page())?.key.stage;
+                        let there = child.key;
+                        let key = Key {
+                            base: Base::Direct(target),
+                            level: level - 1,
+                            part: 0,
+                            stage: number,
+                            rights: there.rights,
+                        };
+                        there == key && stage.includes(rights, there.rights)
                     }
                     Expected::Nothing => false,
                 };

@@ -95,6 +95,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         {
             match change {
                 Change::Drop => self.drop_entry(link),
+                // A large one goes as a whole: the host's map may be cut here now.
+                Change::Protect if level > 1 => self.drop_entry(link),
                 Change::Protect => {
                     self.protect_leaf(link);
                 }

@@ -177,6 +177,10 @@ pub trait Stage: Copy + PartialEq {
         host: HostRights,
     ) -> bool;
 
+    /// Whether what was right under rights `then` is right under `now`: equal, or `now` has a page
+    /// marked dirty that was not.
+    fn includes(&self, now: Rights, then: Rights) -> bool;
+
     /// `attributes` without the right to write, `None` if they cannot do without. Equal ones if there
     /// is no such right in them.
     fn protect(

@@ -273,6 +273,11 @@ impl Stage for Linear {
                 .is_some_and(|lent| within(attributes, spelled(lent, host)))
     }
 
+    #[inline]
+    fn includes(&self, now: Rights, then: Rights) -> bool {
+        now == then || now.0 == then.0 | WRITTEN
+    }
+
     fn protect(&self, attributes: ShadowAttributes) -> Option<ShadowAttributes> {
         // A lent page without its write would be a page that no access asks for, but a right one.
         Some(attributes.protected())
