@@ -18,6 +18,8 @@ use crate::x86::{Control, ControlError, InvalidateKind, Linear, PageFault, Proce
 pub enum Doing {
     /// Reads them.
     Load,
+    /// Reads eight.
+    LoadEight,
     /// Writes them.
     Store(u32),
     /// Writes eight.
@@ -268,7 +270,7 @@ impl Board {
         };
         let before = self.perform(at, doing);
         let length = match doing {
-            Doing::StoreEight(_) => 8,
+            Doing::StoreEight(_) | Doing::LoadEight => 8,
             Doing::Load | Doing::Store(_) => 4,
         };
         let owed = self.mmu.guest_wrote(physical, length);
@@ -279,6 +281,7 @@ impl Board {
     fn perform(&self, at: u64, doing: Doing) -> u64 {
         let (width, value) = match doing {
             Doing::Load => (Width::Four, None),
+            Doing::LoadEight => (Width::Eight, None),
             Doing::Store(value) => (Width::Four, Some(u64::from(value))),
             Doing::StoreEight(value) => (Width::Eight, Some(value)),
         };

@@ -84,6 +84,7 @@ impl Native {
             Ok(there) => {
                 let (width, value) = match doing {
                     Doing::Load => (Width::Four, None),
+                    Doing::LoadEight => (Width::Eight, None),
                     Doing::Store(value) => (Width::Four, Some(u64::from(value))),
                     Doing::StoreEight(value) => (Width::Eight, Some(value)),
                 };

@@ -152,8 +152,8 @@ impl Tables {
         entry |= match level {
             1 if r.chance(1, 20) => FakeHost::MMIO,
             1 => DATA + (r.below(12) << 12),
-            2 if large && self.width == Width::Four => 0x80 | 0x40_0000 * (1 + r.below(4)),
-            2 if large => 0x80 | 0x20_0000 * (2 + r.below(4)),
+            2 if large && self.width == Width::Four => 0x80 | (0x40_0000 * (1 + r.below(4))),
+            2 if large => 0x80 | (0x20_0000 * (2 + r.below(4))),
             3 if large => 0x80,
             _ => table,
         };

@@ -5,6 +5,7 @@ mod cases;
 mod in_bochs;
 mod ledger;
 mod paging;
+mod shadow;
 mod summary;
 mod tally;
 pub mod vm_entry;
@@ -19,6 +20,8 @@ use clap::Subcommand;
 pub enum Oracle {
     /// Guest page tables, modes and accesses: Bochs's own paging against `shadow-paging`'s guest half.
     Paging(in_bochs::BochsRun),
+    /// Guest programs of table edits, accesses and invalidations: on Bochs's own paging and on shadow tables.
+    Shadow(in_bochs::BochsRun),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
 }
@@ -27,6 +30,7 @@ pub enum Oracle {
 pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
         Oracle::Paging(options) => in_bochs::run(&paging::Paging, options),
+        Oracle::Shadow(options) => in_bochs::run(&shadow::Shadow, options),
         Oracle::VmEntry(options) => vm_entry::run(options),
     }
 }
