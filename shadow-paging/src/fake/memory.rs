@@ -97,6 +97,15 @@ impl FakeHost {
         (self.allocations.get(), self.reads.get())
     }
 
+    /// What `look` sees, without failures on command and without counting.
+    pub(super) fn undisturbed<R>(&self, look: impl FnOnce() -> R) -> R {
+        let (reads, fail) = (self.reads.get(), self.fail_read.take());
+        let seen = look();
+        self.reads.set(reads);
+        self.fail_read.set(fail);
+        seen
+    }
+
     /// Whether table frame `frame` is in use.
     #[must_use]
     pub fn in_use(&self, frame: u64) -> bool {

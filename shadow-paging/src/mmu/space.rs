@@ -95,6 +95,44 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.settle_up(result).map(|((), owed)| owed)
     }
 
+    /// The same, by another root in the same mode: MOV to CR3.
+    ///
+    /// # Errors
+    ///
+    /// As [`enter`](Self::enter).
+    pub fn switch<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &mut Space<S>,
+        top: Top,
+        load: Load,
+        machine: Machine<'_, M, B>,
+    ) -> Result<Owed, Failed<M::Error>> {
+        let result = self.switch_root(space, top, load, machine);
+        self.settle_up(result).map(|((), owed)| owed)
+    }
+
+    fn switch_root<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &mut Space<S>,
+        top: Top,
+        load: Load,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(), Cause<M::Error>> {
+        if space.owner != self.owner {
+            return Err(Cause::Foreign);
+        }
+        if load == Load::Forget && !self.unsync.is_empty() {
+            self.sync_all(machine)?;
+        }
+        if space.top == top {
+            return Ok(());
+        }
+        let (root, frame) = self.hold_root(&space.stage, space.number, &top, machine)?;
+        self.leave_root(space.root);
+        (space.top, space.root, space.frame) = (top, root, frame);
+        Ok(())
+    }
+
     fn change_root<M: ReadEntry, B: HostMap>(
         &mut self,
         space: &mut Space<S>,
@@ -152,12 +190,24 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<(u8, u32, u64), Cause<M::Error>> {
         let number = self.stage_number(stage)?;
+        let (root, frame) = self.hold_root(stage, number, top, machine)?;
+        Ok((number, root, frame))
+    }
+
+    /// The root for `top` in the mode with `number`, in use once more: its number and frame.
+    fn hold_root<M: ReadEntry, B: HostMap>(
+        &mut self,
+        stage: &S,
+        number: u8,
+        top: &Top,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(u32, u64), Cause<M::Error>> {
         let key = root_key(stage, number, top);
         let root = self.table(&key, machine)?;
         let Some(page) = self.pages.get_mut(root) else {
             return Err(Cause::OutOfFrames);
         };
         page.roots += 1;
-        Ok((number, root, page.frame))
+        Ok((root, page.frame))
     }
 }

@@ -10,7 +10,7 @@ use crate::guest::{
     Access, ErrorCode, Features, GuestFault, Kind, Layout, LoadError, PagingMode, Privilege,
     Registers, cr0, cr4, efer,
 };
-use crate::mmu::{Answer, Failed, HostMap, Load, Machine, Mmu, Owed, Space};
+use crate::mmu::{Answer, Failed, HostMap, Load, Machine, Mmu, Owed, Space, Top};
 
 /// A page fault of the real processor, as the exit tells of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,11 +193,24 @@ impl Vcpu {
             Load::Forget
         };
         let cr3 = if pcid { value & !KEEP } else { value };
-        let registers = Registers {
-            cr3,
-            ..self.registers
+        let Some(root) = self.mode.root_named(cr3, &self.features) else {
+            let registers = Registers {
+                cr3,
+                ..self.registers
+            };
+            return self.load(mmu, machine, registers, Pdptes::Load, load);
         };
-        self.load(mmu, machine, registers, Pdptes::Load, load)
+        let root = root.map_err(|error| ControlError::General(LoadError::Mode(error)))?;
+        let before = self.space.root();
+        let owed = mmu
+            .switch(&mut self.space, Top::Table(root), load, machine)
+            .map_err(ControlError::Failed)?;
+        self.registers.cr3 = cr3;
+        self.mode.begin_at(root);
+        Ok(Control {
+            owed,
+            root_changed: self.space.root() != before,
+        })
     }
 
     /// MOV to CR0, LMSW, CLTS: the new value.

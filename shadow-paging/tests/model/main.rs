@@ -32,7 +32,7 @@ fn play(name: &str, count: u64, plan: Plan) {
 
 #[test]
 fn programs_come_to_the_same() {
-    play("all", 150, Plan::default());
+    play("all", 80, Plan::default());
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn without_unsync_tables_too() {
         tuning,
         ..Plan::default()
     };
-    play("guarded", 60, plan);
+    play("guarded", 40, plan);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn with_small_pages_only_and_no_prefetch_too() {
         tuning,
         ..Plan::default()
     };
-    play("small", 60, plan);
+    play("small", 40, plan);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn with_hardly_any_frames_too() {
         budget: 16,
         ..Plan::default()
     };
-    play("16 frames", 60, plan);
+    play("16 frames", 40, plan);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn while_the_host_moves_logs_and_takes_back() {
         budget: 24,
         ..Plan::default()
     };
-    play("host", 120, plan);
+    play("host", 60, plan);
 }
 
 #[test]
@@ -88,5 +88,5 @@ fn whatever_fails() {
         host: true,
         ..Plan::default()
     };
-    play("failures", 60, plan);
+    play("failures", 40, plan);
 }

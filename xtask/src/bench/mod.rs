@@ -19,6 +19,8 @@ pub enum Bench {
     Boot(boot::Options),
     /// Page tables beside six published crates and what the machine can do at all.
     PageTable(Forwarded),
+    /// The shadow MMU beside a two-dimensional walk, on synthetic guests.
+    Shadow(Forwarded),
     /// The VM-entry check beside loading the fields that it reads.
     Vmcs(Forwarded),
 }
@@ -78,6 +80,13 @@ pub fn bench(which: &Bench) -> Result<()> {
             "--release",
             "--manifest-path",
             "bench/page-table/Cargo.toml",
+        ]),
+        Bench::Shadow(forwarded) => forwarded.run(&[
+            "run",
+            "--quiet",
+            "--release",
+            "--manifest-path",
+            "bench/shadow/Cargo.toml",
         ]),
         Bench::Vmcs(forwarded) => forwarded.run(&[
             "bench",
