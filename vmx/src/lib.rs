@@ -42,7 +42,7 @@ pub use msr_area::{AreaFull, MsrArea, MsrList};
 pub use posted::{Notify, PostedInterrupts};
 pub use preemption::PreemptionTimer;
 pub use region::{Linear, Once, Physical, VmcsKind, VmcsRegion, VmxonRegion};
-pub use registers::{DebugRegisters, Registers};
+pub use registers::{DebugRegisters, FxState, Registers};
 pub use this_processor::ThisProcessor;
 
 #[cfg(target_arch = "x86_64")]

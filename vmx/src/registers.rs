@@ -83,6 +83,58 @@ pub struct DebugRegisters {
     pub status: u64,
 }
 
+/// x87, MMX and SSE registers, as FXSAVE stores them in 64-bit mode. SDM Vol. 2A, "FXSAVE", table "Layout of the 64-Bit Mode
+/// FXSAVE64 Map".
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct FxState([u8; 512]);
+
+/// FCW, MXCSR and the first of XMM0 to XMM15.
+const FCW: usize = 0;
+const MXCSR: usize = 24;
+const XMM: usize = 160;
+
+impl FxState {
+    /// As FNINIT and a reset leave them: exceptions masked, registers zero.
+    pub const fn new() -> Self {
+        let mut state = [0; 512];
+        [state[FCW], state[FCW + 1]] = 0x037f_u16.to_le_bytes();
+        [state[MXCSR], state[MXCSR + 1]] = 0x1f80_u16.to_le_bytes();
+        Self(state)
+    }
+
+    /// A vector register; those past XMM15 read as zero.
+    pub fn xmm(&self, number: u8) -> u128 {
+        let at = XMM + 16 * usize::from(number);
+        match self.0.get(at..at + 16).map(TryInto::try_into) {
+            Some(Ok(bytes)) if number < 16 => u128::from_le_bytes(bytes),
+            _ => 0,
+        }
+    }
+
+    /// Sets a vector register; nothing happens past XMM15.
+    pub fn set_xmm(&mut self, number: u8, value: u128) {
+        let at = XMM + 16 * usize::from(number);
+        if let (Some(to), true) = (self.0.get_mut(at..at + 16), number < 16) {
+            to.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+}
+
+impl Default for FxState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for FxState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        list.entries((0..16).map(|number| self.xmm(number)))
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +171,22 @@ mod tests {
         let text = format!("{:?}", Registers::new().with(Gpr::R8, 0xabc));
         assert!(text.contains("R8 = 0000000000000abc"), "{text}");
         assert!(!text.contains("RSP"), "{text}");
+    }
+
+    #[test]
+    fn vector_registers_are_where_fxsave_puts_them() {
+        let mut state = FxState::new();
+        assert_eq!((state.0[0], state.0[1]), (0x7f, 0x03));
+        assert_eq!((state.0[24], state.0[25]), (0x80, 0x1f));
+        state.set_xmm(0, 0x11);
+        state.set_xmm(15, 0x22 << 120);
+        state.set_xmm(16, u128::MAX);
+        assert_eq!((state.0[160], state.0[415]), (0x11, 0x22));
+        assert!(state.0[416..].iter().all(|&byte| byte == 0));
+        assert_eq!(
+            (state.xmm(15), state.xmm(16), state.xmm(255)),
+            (0x22 << 120, 0, 0)
+        );
+        assert_eq!((size_of::<FxState>(), align_of::<FxState>()), (512, 16));
     }
 }

@@ -2,13 +2,14 @@
 //! From host to guest and back.
 //!
 //! ```text
-//!   stack at the exit:   | guest's Registers* | r15 r14 r13 r12 rbx rbp | return address |
+//!   stack at the exit:   | Registers* | FxState* or 0 | r15 r14 r13 r12 rbx rbp | return address |
 //!                        ^ host RSP field
 //! ```
 //!
 //! The processor switches RIP, RSP, RFLAGS, CR0, CR3, CR4, DR7, segments and some MSRs; this file all other
-//! general-purpose registers and CR2. Nobody switches the floating-point and vector registers, XCR0, DR0 to DR3 and DR6,
-//! and other MSRs.
+//! general-purpose registers, CR2, and if asked x87 and SSE registers, which compiled code may use right after the exit.
+//! What the host has in those need not be kept: the calling convention leaves them to the callee, but for two control
+//! words.
 #![expect(unsafe_code, reason = "the switch is assembly")]
 
 use core::arch::{asm, naked_asm};
@@ -17,14 +18,17 @@ use hvkit_vmcs::check::EntryInstruction;
 use hvkit_vmcs::fields as f;
 
 use crate::instructions::Flags;
-use crate::registers::{CR2, DebugRegisters, Registers};
+use crate::registers::{CR2, DebugRegisters, FxState, Registers};
 
 /// What [`switch`] returns for an exit; otherwise bit 0 is CF and bit 1 ZF of the VM-entry instruction.
 const EXITED: u64 = 4;
 
+/// MXCSR as Rust code expects it: every exception masked, round to nearest.
+const MXCSR: u32 = 0x1f80;
+
 /// Enters with VMLAUNCH (`resume` 0) or VMRESUME, and returns after the exit.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 {
+unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64, fx: *mut FxState) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -32,6 +36,7 @@ unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 
         "push r13",
         "push r14",
         "push r15",
+        "push rdx",
         "push rdi",
         // Where the exit comes back: here, whatever the stack's depth.
         "mov eax, {host_rsp}",
@@ -43,6 +48,10 @@ unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 
         "jbe 3f",
         "mov rax, [rdi + {cr2}]",
         "mov cr2, rax",
+        "test rdx, rdx",
+        "jz 6f",
+        "fxrstor64 [rdx]",
+        "6:",
         // MOV does not change the flags: this decides below.
         "test rsi, rsi",
         "mov rax, [rdi + 8 * 0]",
@@ -72,8 +81,9 @@ unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 
         "movzx eax, al",
         "movzx ecx, cl",
         "lea eax, [rcx + 2 * rax]",
-        "add rsp, 8",
-        "jmp 5f",
+        "mov rdx, [rsp + 8]",
+        "add rsp, 16",
+        "jmp 7f",
         // An exit. RSP is as it was written above.
         "4:",
         "xchg rdi, [rsp]",
@@ -96,7 +106,6 @@ unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 
         "mov [rdi + {cr2}], rax",
         // What the guest left in registers that the caller does not expect anything in is not for us to speculate with.
         "xor ecx, ecx",
-        "xor edx, edx",
         "xor esi, esi",
         "xor edi, edi",
         "xor r8d, r8d",
@@ -104,6 +113,18 @@ unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 
         "xor r10d, r10d",
         "xor r11d, r11d",
         "mov eax, {exited}",
+        "pop rdx",
+        "test rdx, rdx",
+        "jz 5f",
+        "fxsave64 [rdx]",
+        // Also after a failed entry, which has loaded the guest's.
+        "7:",
+        "test rdx, rdx",
+        "jz 5f",
+        "fninit",
+        "push {mxcsr}",
+        "ldmxcsr [rsp]",
+        "add rsp, 8",
         "5:",
         "pop r15",
         "pop r14",
@@ -116,6 +137,7 @@ unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 
         host_rip = const f::HOST_RIP.encoding().0,
         cr2 = const CR2,
         exited = const EXITED,
+        mxcsr = const MXCSR,
     )
 }
 
@@ -129,14 +151,16 @@ unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64) -> u64 
 pub(crate) unsafe fn enter(
     registers: &mut Registers,
     instruction: EntryInstruction,
+    fx: Option<&mut FxState>,
 ) -> Result<(), Flags> {
     let resume = match instruction {
         EntryInstruction::Launch => 0,
         EntryInstruction::Resume => 1,
     };
+    let fx = fx.map_or(core::ptr::null_mut(), core::ptr::from_mut);
     // SAFETY: the caller's promise. `switch` keeps what the calling convention asks for, and an exit comes back into it
     // with the stack as it was.
-    match unsafe { switch(registers, resume) } {
+    match unsafe { switch(registers, resume, fx) } {
         EXITED => Ok(()),
         flags => Err(Flags::new((flags & 1) as u8, (flags >> 1) as u8)),
     }

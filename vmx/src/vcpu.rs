@@ -12,7 +12,7 @@ use hvkit_vmcs::store::Fields;
 
 use crate::current::Current;
 use crate::exit::Exit;
-use crate::registers::{DebugRegisters, Registers};
+use crate::registers::{DebugRegisters, FxState, Registers};
 use crate::switch;
 use crate::{EntryError, HostState};
 
@@ -37,6 +37,7 @@ pub struct Vcpu<'a> {
     current: Current<'a>,
     registers: Registers,
     debug: Option<DebugRegisters>,
+    fx: Option<FxState>,
 }
 
 impl<'a> Vcpu<'a> {
@@ -55,9 +56,10 @@ impl<'a> Vcpu<'a> {
     ///    long as the guest may use it.
     /// 3. The guest cannot reach memory of this program but what the program expects to change, nor a device, port or
     ///    MSR by which it could.
-    /// 4. Floating-point and vector registers, XCR0, MSRs that the VMCS does not switch, and without
+    /// 4. XCR0, what XSAVE keeps beyond x87 and SSE registers, MSRs that the VMCS does not switch, and without
     ///    [`switch_debug_registers`](Self::switch_debug_registers) DR0 to DR3 and DR6, may hold whatever the guest left
-    ///    in them.
+    ///    in them. Without [`switch_vector_registers`](Self::switch_vector_registers), so may x87 and SSE registers with
+    ///    MXCSR, and the guest finds in them whatever the host left.
     pub unsafe fn new(
         mut current: Current<'a>,
         registers: Registers,
@@ -76,6 +78,7 @@ impl<'a> Vcpu<'a> {
             current,
             registers,
             debug: None,
+            fx: None,
         })
     }
 
@@ -83,6 +86,20 @@ impl<'a> Vcpu<'a> {
     /// the "MOV-DR exiting" control does not delay it until they do.
     pub fn switch_debug_registers(&mut self, begin: DebugRegisters) {
         self.debug = Some(begin);
+    }
+
+    /// From now on, switches x87 and SSE registers too; the guest begins with these. Needed by any guest that uses them,
+    /// unless the whole host is compiled without: the compiler may use them right after the exit.
+    ///
+    /// The upper halves of AVX registers, and what else XSAVE keeps, are left alone: a host that uses them saves them.
+    /// Needs CR4.OSFXSR in the host.
+    pub fn switch_vector_registers(&mut self, begin: FxState) {
+        self.fx = Some(begin);
+    }
+
+    /// The guest's x87 and SSE registers, if they are switched.
+    pub fn vector_registers(&mut self) -> Option<&mut FxState> {
+        self.fx.as_mut()
     }
 
     /// The VMCS.
@@ -152,7 +169,7 @@ impl<'a> Vcpu<'a> {
             *debug = unsafe { switch::exchange_debug(debug) };
         }
         // SAFETY: `current` is the proof of a current VMCS, and `new` was promised the rest.
-        let entered = unsafe { switch::enter(&mut self.registers, instruction) };
+        let entered = unsafe { switch::enter(&mut self.registers, instruction, self.fx.as_mut()) };
         if let Some(debug) = &mut self.debug {
             // SAFETY: as above.
             *debug = unsafe { switch::exchange_debug(debug) };

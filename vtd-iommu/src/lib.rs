@@ -9,5 +9,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "arbitrary"))]
 extern crate std;
 
+pub mod dmar;
+pub mod driver;
 pub mod spec;
 pub mod tables;

@@ -84,6 +84,9 @@ fn every_instruction_does_and_fails_as_the_manual_says() {
             "round 3",
             "15 registers, cr2 true, debug Some([13, 11, 12, 16])",
         ),
+        // Each round adds XMM14 to XMM15.
+        ("vectors 1", "true 0x6700000000000000cd 0x30000000000000005"),
+        ("vectors 3", "true 0x6d00000000000000d7 0x30000000000000005"),
         ("the host's debug registers", "true"),
         ("registers", "Ok(())"),
         ("launch state after runs", "Launched"),

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One access, from its linear address to a physical one or to the fault a processor would report.
 
-use hvkit_page_table::{Fault, Format, ReadEntry, Root, Step, Translation, UpdateEntry, walk};
+use hvkit_page_table::{
+    Fault, Format, ReadEntry, Root, Step, Translation, UpdateEntry, visit, walk,
+};
 
 use super::access::{Access, Kind};
 use super::attributes::GuestAttributes;
@@ -45,9 +47,23 @@ pub fn translate<M: UpdateEntry>(
     linear: u64,
     access: Access,
 ) -> Result<GuestTranslation, GuestFault<M::Error>> {
-    let Some(root) = mode.root() else {
+    let (Some(format), Some(root)) = (mode.format(), mode.root()) else {
         return direct(linear);
     };
+    // In the common case no flag is left to be set: of the path nothing is kept but what tells so.
+    let (mut all, mut last) = (u64::MAX, u64::MAX);
+    let outcome = visit(format, memory, root, linear, |step| {
+        if step.at.is_some() {
+            all &= step.entry;
+            last = step.entry;
+        }
+    });
+    let allowed = answer(mode, format, outcome, linear, access)?;
+    let marks = format.marks();
+    let dirty = if access.kind.writes() { marks.dirty } else { 0 };
+    if marks.accessed & !all | dirty & !last == 0 {
+        return Ok(allowed);
+    }
     resolve(mode, memory, root, linear, access, |allowed, _| allowed)
 }
 
@@ -121,7 +137,7 @@ pub(crate) fn direct<E>(linear: u64) -> Result<GuestTranslation, GuestFault<E>> 
 }
 
 /// The verdict on `access` after a walk with `outcome`.
-#[inline]
+#[inline(always)]
 fn answer<E>(
     mode: &PagingMode,
     format: &GuestFormat,
@@ -136,7 +152,7 @@ fn answer<E>(
 }
 
 /// The verdict on `access` where the tables translate `linear`.
-#[inline]
+#[inline(always)]
 fn judge<E>(
     mode: &PagingMode,
     format: &GuestFormat,
@@ -161,6 +177,7 @@ fn judge<E>(
 }
 
 /// What the guest is told of a walk that ended early.
+#[cold]
 fn ended<E>(
     mode: &PagingMode,
     layout: Layout,

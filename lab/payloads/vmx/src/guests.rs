@@ -10,8 +10,8 @@ use hvkit_vmcs::fields as f;
 use hvkit_vmcs::store::{Fields, FieldsMut};
 use hvkit_vmx::bitmaps::{IoBitmaps, MsrAccess, MsrBitmap};
 use hvkit_vmx::{
-    ApicRegister, Current, DebugRegisters, Exit, HostState, Linear, MsrArea, MsrList, Once,
-    Physical, Registers, Root, ThisProcessor, Vcpu, VirtualApicPage, VmcsKind, VmcsRegion,
+    ApicRegister, Current, DebugRegisters, Exit, FxState, HostState, Linear, MsrArea, MsrList,
+    Once, Physical, Registers, Root, ThisProcessor, Vcpu, VirtualApicPage, VmcsKind, VmcsRegion,
 };
 use payload_rt::println;
 
@@ -59,6 +59,9 @@ extern "C" fn complements() -> ! {
         "inc rax",
         "mov dr3, rax",
         "pop rax",
+        "movq xmm9, r8",
+        "pslldq xmm9, 4",
+        "paddq xmm15, xmm14",
         "vmcall",
         "jmp 2b",
     )
@@ -146,6 +149,10 @@ fn registers(root: &mut Root<'_>, vmcs: &mut hvkit_vmx::ActiveVmcs<'_>, host: &H
         addresses: [10, 11, 12, 13],
         status: 0xffff_0ff0,
     });
+    let mut vectors = FxState::new();
+    vectors.set_xmm(14, 3 << 64 | 5);
+    vectors.set_xmm(15, 100 << 64 | 200);
+    vcpu.switch_vector_registers(vectors);
     let before = debug();
     for round in 1..=3 {
         let mut say = |violation: &Violation| println!("{violation}");
@@ -186,6 +193,15 @@ fn registers(root: &mut Root<'_>, vmcs: &mut hvkit_vmx::ActiveVmcs<'_>, host: &H
         let cr2 = vcpu.registers().cr2 == wanted(16);
         let debug = vcpu.debug_registers().map(|debug| debug.addresses);
         println!("round {round}: {right} registers, cr2 {cr2}, debug {debug:?}");
+        let r8 = vcpu.registers()[Gpr::R8];
+        if let Some(vectors) = vcpu.vector_registers() {
+            let moved = vectors.xmm(9) == u128::from(r8) << 32;
+            println!(
+                "vectors {round}: {moved} {:#x} {:#x}",
+                vectors.xmm(15),
+                vectors.xmm(14)
+            );
+        }
     }
     println!("the host's debug registers: {}", debug() == before);
     Ok(())
