@@ -33,8 +33,8 @@ const ECX_VMX: u32 = 1 << 5;
 const ECX_OSXSAVE: u32 = 1 << 27;
 /// "Sleep enable" of the power-management control register. ACPI, "PM1 Control Registers".
 const SLEEP_ENABLE: u32 = 1 << 13;
-/// How many refused accesses are reported one by one.
-const SHOWN: u64 = 8;
+/// How many accesses of each kind are reported one by one.
+const SHOWN: u64 = 64;
 
 /// What the guest reads where we are.
 #[repr(C, align(4096))]
@@ -46,7 +46,8 @@ static NOTHING: Nothing = Nothing([0; FRAME as usize]);
 pub struct Passed<'t, 'p> {
     tables: &'t mut Tables<'p>,
     power_port: u16,
-    refused: u64,
+    reads: u64,
+    changes: u64,
 }
 
 impl<'t, 'p> Passed<'t, 'p> {
@@ -54,16 +55,15 @@ impl<'t, 'p> Passed<'t, 'p> {
         Self {
             tables,
             power_port,
-            refused: 0,
+            reads: 0,
+            changes: 0,
         }
     }
 
     /// Prints what was refused.
     pub fn print(&self) {
-        println!(
-            "type1: {} accesses to the hypervisor's memory were refused",
-            self.refused
-        );
+        let Self { reads, changes, .. } = self;
+        println!("isolation: {reads} pages read as nothing, {changes} writes and fetches refused");
     }
 }
 
@@ -111,9 +111,14 @@ impl Policy for Passed<'_, '_> {
 impl Passed<'_, '_> {
     /// Memory that is not the guest's: it reads as zeros, and cannot be written or executed.
     fn memory(&mut self, mut exit: EptFault<'_, Current<'_>>, access: EptViolation) -> Next {
-        self.refused += 1;
-        if self.refused <= SHOWN {
-            println!("refused: {:#x}, {:?}", exit.physical, exit.guest);
+        let (what, count) = if access.is_write() || access.is_fetch() {
+            ("refused", &mut self.changes)
+        } else {
+            ("reads nothing", &mut self.reads)
+        };
+        *count += 1;
+        if *count <= SHOWN {
+            println!("isolation: {:#x} {what}: {:?}", exit.physical, exit.guest);
         }
         if access.is_write() || access.is_fetch() {
             exit.guest.fault();
