@@ -9,6 +9,9 @@
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod vmcs_bytes;
+pub mod vmcs_check;
+pub mod vmcs_exit;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -18,6 +21,9 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            vmcs_bytes
+            vmcs_check
+            vmcs_exit
         }
     };
 }
