@@ -13,3 +13,4 @@ pub mod paths;
 pub mod setup;
 pub mod step;
 pub mod test;
+pub mod type1;

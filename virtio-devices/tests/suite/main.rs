@@ -5,6 +5,7 @@ mod disk;
 mod hostile;
 mod hostile_cases;
 mod image;
+mod msi;
 mod msix;
 mod pci_config;
 mod queue;

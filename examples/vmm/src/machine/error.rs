@@ -10,6 +10,7 @@ use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::chipset::ChipsetError;
 use crate::console::ConsoleError;
+use crate::passthrough::PassthroughError;
 use hvkit_virtio_devices::block::OpenError;
 use std::io;
 
@@ -37,6 +38,9 @@ pub enum MachineError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] OpenError),
+    /// A device of the host cannot be passed through.
+    #[error(transparent)]
+    Passthrough(#[from] PassthroughError),
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),

@@ -14,7 +14,10 @@ use crate::chipset::Chipset;
 use crate::config::{Access, Disk};
 use crate::console::Console;
 use crate::console::serial;
+use crate::passthrough::vfio::DmaSpace;
+use crate::passthrough::{KvmSlots, PassthroughError, Selected};
 use hvkit_virtio_devices::block::{self, Block};
+use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -35,6 +38,7 @@ impl Platform {
         cpus: u8,
         console: Option<&Console>,
         disks: &[Disk],
+        devices: &[Selected],
         stop: &Stop,
     ) -> Result<Self, MachineError> {
         let buses = Buses {
@@ -68,6 +72,7 @@ impl Platform {
             let at = chipset.add_virtio(Box::new(disk), Arc::clone(&memory))?;
             log::info!("disk at {at}");
         }
+        add_devices(&mut chipset, vm, devices)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -93,6 +98,24 @@ impl Platform {
     pub(super) fn rsdp(&self) -> u64 {
         self.rsdp
     }
+}
+
+/// Devices of the host, if the user named some.
+fn add_devices(chipset: &mut Chipset, vm: &Vm, devices: &[Selected]) -> Result<(), MachineError> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let limit = vm.fd().check_extension_int(Cap::NrMemslots);
+    let limit = u32::try_from(limit).unwrap_or(0);
+    let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
+    let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
+    let space = DmaSpace::new(vm.fd(), vm.ram())?;
+    for Selected { name, host } in devices {
+        let physical = Box::new(space.open(host)?);
+        let at = chipset.add_passthrough(name, physical, Arc::clone(&slots) as _)?;
+        log::info!("{name} ({}) passed through at {at}", host.address);
+    }
+    Ok(())
 }
 
 /// A device of one port.
