@@ -63,6 +63,8 @@ impl DeviceType {
     pub const BALLOON: Self = Self(5);
     /// Socket device.
     pub const VSOCK: Self = Self(19);
+    /// IOMMU.
+    pub const IOMMU: Self = Self(23);
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub mod entropy;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+#[cfg(feature = "iommu")]
+pub mod iommu;
 pub mod limit;
 pub mod net;
 pub mod pci;

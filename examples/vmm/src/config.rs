@@ -24,6 +24,8 @@ pub struct Config {
     pub memory: u64,
     /// Disks, in the order the guest finds them.
     pub disks: Vec<Disk>,
+    /// Devices of the host that become the guest's.
+    pub devices: Vec<HostDevice>,
     /// Network cards, in the order the guest finds them.
     pub nets: Vec<Net>,
     /// A source of random bytes for the guest.
@@ -48,6 +50,7 @@ impl Config {
             cpus: 1,
             memory: 512 << 20,
             disks: Vec::new(),
+            devices: Vec::new(),
             nets: Vec::new(),
             rng: None,
             console: VirtioConsole::Off,
@@ -122,6 +125,15 @@ pub enum Access {
     ReadOnly,
     /// Read and write.
     ReadWrite,
+}
+
+/// A PCI device of the host that becomes the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Its folder in sysfs, or a link to it: `/sys/bus/pci/devices/0000:01:00.0`.
+    pub path: PathBuf,
+    /// By which name messages call it; its address if none is given.
+    pub id: Option<String>,
 }
 
 /// Where the guest's serial line leads.

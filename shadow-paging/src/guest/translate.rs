@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One access, from its linear address to a physical one or to the fault a processor would report.
 
-use hvkit_page_table::{Fault, Format, ReadEntry, Translation, UpdateEntry, walk};
+use hvkit_page_table::{Fault, Format, ReadEntry, Translation, UpdateEntry, visit, walk};
 
 use super::access::{Access, Kind};
 use super::attributes::GuestAttributes;
@@ -40,6 +40,34 @@ pub struct GuestTranslation {
 ///
 /// The [`GuestFault`]: the exception to inject, or why the tables could not be used.
 pub fn translate<M: UpdateEntry>(
+    mode: &PagingMode,
+    memory: &M,
+    linear: u64,
+    access: Access,
+) -> Result<GuestTranslation, GuestFault<M::Error>> {
+    let (Some(format), Some(root)) = (mode.format(), mode.root()) else {
+        return direct(linear);
+    };
+    // In the common case no flag is left to be set: of the path nothing is kept but what tells so.
+    let (mut all, mut last) = (u64::MAX, u64::MAX);
+    let outcome = visit(format, memory, root, linear, |step| {
+        if step.at.is_some() {
+            all &= step.entry;
+            last = step.entry;
+        }
+    });
+    let allowed = answer(mode, format, outcome, linear, access)?;
+    let marks = format.marks();
+    let dirty = if access.kind.writes() { marks.dirty } else { 0 };
+    if marks.accessed & !all | dirty & !last == 0 {
+        return Ok(allowed);
+    }
+    translate_marking(mode, memory, linear, access)
+}
+
+/// [`translate`] where flags are to be set: walks again, and keeps the path.
+#[inline(never)]
+fn translate_marking<M: UpdateEntry>(
     mode: &PagingMode,
     memory: &M,
     linear: u64,
@@ -101,7 +129,7 @@ fn direct<E>(linear: u64) -> Result<GuestTranslation, GuestFault<E>> {
 }
 
 /// The verdict on `access` after a walk with `outcome`.
-#[inline]
+#[inline(always)]
 fn answer<E>(
     mode: &PagingMode,
     format: &GuestFormat,
@@ -116,7 +144,7 @@ fn answer<E>(
 }
 
 /// The verdict on `access` where the tables translate `linear`.
-#[inline]
+#[inline(always)]
 fn judge<E>(
     mode: &PagingMode,
     format: &GuestFormat,
@@ -141,6 +169,7 @@ fn judge<E>(
 }
 
 /// What the guest is told of a walk that ended early.
+#[cold]
 fn ended<E>(
     mode: &PagingMode,
     layout: Layout,

@@ -142,6 +142,15 @@ impl Msix {
         }
     }
 
+    /// The function was reset: MSI-X is disabled, every vector masked and without a message.
+    pub fn reset(&mut self) {
+        self.set_control(0);
+        for vector in &mut self.vectors {
+            vector.message = MsiMessage::default();
+            vector.masked = true;
+        }
+    }
+
     /// Raises `vector`. Without effect if there is no such vector or MSI-X is disabled.
     pub fn trigger(&mut self, vector: u16) {
         if !self.is_enabled() {

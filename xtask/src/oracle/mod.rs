@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask oracle`: the same cases on a model that others wrote and on our code, compared.
 
+mod cases;
+mod ept;
+mod in_bochs;
 mod ledger;
-pub mod paging;
+mod memory;
+mod paging;
+mod summary;
 mod tally;
 pub mod vm_entry;
+
+pub(crate) use summary::Summary;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -13,7 +20,9 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub enum Oracle {
     /// Guest page tables, modes and accesses: Bochs's own paging against `shadow-paging`'s guest half.
-    Paging(paging::Options),
+    Paging(in_bochs::BochsRun),
+    /// EPT, and guests' tables through it: Bochs's VM exits against `ept`.
+    Ept(in_bochs::BochsRun),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
 }
@@ -21,7 +30,8 @@ pub enum Oracle {
 /// Runs one. An error if anything differs that the ledger does not explain.
 pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
-        Oracle::Paging(options) => paging::run(options),
+        Oracle::Paging(options) => in_bochs::run(&paging::Paging, options),
+        Oracle::Ept(options) => in_bochs::run(&ept::EptOracle, options),
         Oracle::VmEntry(options) => vm_entry::run(options),
     }
 }

@@ -6,7 +6,7 @@ mod log;
 
 pub use key_value::OptionError;
 
-use crate::config::{Access, Config, Disk, KVM_DEVICE, Net, Serial, VirtioConsole};
+use crate::config::{Access, Config, Disk, HostDevice, KVM_DEVICE, Net, Serial, VirtioConsole};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
@@ -47,6 +47,10 @@ struct Arguments {
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
+    /// PCI device of the host to pass through, bound to vfio-pci; several may follow, and the option
+    /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME
+    #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
+    device: Vec<String>,
     /// Network card on a tap interface of the host; several may follow, and the option may be
     /// repeated. Keys: tap=NAME, mac=ADDRESS, mtu=BYTES, and limits of each direction as for disks
     #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
@@ -65,7 +69,7 @@ struct Arguments {
     console: String,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "net", "rng"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng"])]
     guest: Option<Guest>,
 
     /// Say more on standard error: -v what is done, -vv details
@@ -187,6 +191,11 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .iter()
             .map(|text| disk(text))
             .collect::<Result<_, _>>()?,
+        devices: arguments
+            .device
+            .iter()
+            .map(|text| device(text))
+            .collect::<Result<_, _>>()?,
         nets: arguments
             .net
             .iter()
@@ -240,6 +249,14 @@ fn disk(text: &str) -> Result<Disk, OptionError> {
         queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
         limits: limits(&keys)?,
         ..Disk::new(keys.required("path", "a file's name", file)?)
+    })
+}
+
+fn device(text: &str) -> Result<HostDevice, OptionError> {
+    let keys = Keys::parse("device", &["path", "id"], text)?;
+    Ok(HostDevice {
+        path: keys.required("path", "a folder's name", file)?,
+        id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
     })
 }
 
@@ -357,7 +374,8 @@ mod tests {
         let config = parse(
             "vmm --kernel vmlinux --initramfs i.cpio --cmdline quiet --cpus boot=4 \
              --memory size=2G --disk path=a.img path=b.img,readonly=on --disk c.img \
-             --serial file=log --console off -v",
+             --device path=/sys/bus/pci/devices/0000:01:00.0,id=nvme /dev2 --serial file=log \
+             --console off -v",
         );
         assert_eq!(config.kernel, PathBuf::from("vmlinux"));
         assert_eq!(config.initramfs, Some("i.cpio".into()));
@@ -372,6 +390,15 @@ mod tests {
             ..Disk::new(path.into())
         });
         assert_eq!(config.disks, disks);
+        let devices = [
+            ("/sys/bus/pci/devices/0000:01:00.0", Some("nvme")),
+            ("/dev2", None),
+        ];
+        let devices = devices.map(|(path, id)| HostDevice {
+            path: path.into(),
+            id: id.map(str::to_owned),
+        });
+        assert_eq!(config.devices, devices);
         assert_eq!(config.serial, Serial::File("log".into()));
     }
 
@@ -379,6 +406,13 @@ mod tests {
     fn without_options_it_is_the_library_s_default() {
         let config = parse("vmm --kernel k");
         assert_eq!(config, Config::new("k".into()));
+    }
+
+    #[test]
+    fn a_device_has_a_path() {
+        for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=on"] {
+            assert!(device(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::chipset::ChipsetError;
 use crate::console::ConsoleError;
+use crate::passthrough::PassthroughError;
 use std::io;
 
 /// A machine could not be built or run.
@@ -37,6 +38,9 @@ pub enum MachineError {
     /// A device cannot be had.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A device of the host cannot be passed through.
+    #[error(transparent)]
+    Passthrough(#[from] PassthroughError),
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),

@@ -33,6 +33,7 @@ use crate::boot::{self, Payload};
 use crate::config::Config;
 use crate::console::Console;
 use crate::console::input::{Signals, wait_for_stop};
+use crate::passthrough;
 use address_map::AddressMap;
 use cpuid::Features;
 use platform::Platform;
@@ -79,6 +80,7 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, MachineError> {
         let began = Instant::now();
         memory::check_size(config.memory)?;
+        let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
         let features = Features::of(&kvm)?;
@@ -88,7 +90,7 @@ impl Machine {
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let console = Console::open(&config.serial)?;
-        let platform = Platform::new(&vm, &map, count, console.as_ref(), config, &stop)?;
+        let platform = Platform::new(&vm, &map, count, console.as_ref(), config, &devices, &stop)?;
         let payload = Payload {
             kernel: &config.kernel,
             initramfs: config.initramfs.as_deref(),

@@ -15,6 +15,9 @@ use crate::chipset::Chipset;
 use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
+use crate::passthrough::vfio::DmaSpace;
+use crate::passthrough::{KvmSlots, PassthroughError, Selected};
+use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -35,6 +38,7 @@ impl Platform {
         cpus: u8,
         console: Option<&Console>,
         config: &Config,
+        assigned: &[Selected],
         stop: &Stop,
     ) -> Result<Self, MachineError> {
         let buses = Buses {
@@ -63,6 +67,7 @@ impl Platform {
             let at = chipset.add_virtio(device, Arc::clone(&memory))?;
             log::info!("{name} at {at}");
         }
+        add_devices(&mut chipset, vm, assigned)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -88,6 +93,24 @@ impl Platform {
     pub(super) fn rsdp(&self) -> u64 {
         self.rsdp
     }
+}
+
+/// Devices of the host, if the user named some.
+fn add_devices(chipset: &mut Chipset, vm: &Vm, devices: &[Selected]) -> Result<(), MachineError> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let limit = vm.fd().check_extension_int(Cap::NrMemslots);
+    let limit = u32::try_from(limit).unwrap_or(0);
+    let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
+    let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
+    let space = DmaSpace::new(vm.fd(), vm.ram())?;
+    for Selected { name, host } in devices {
+        let physical = Box::new(space.open(host)?);
+        let at = chipset.add_passthrough(name, physical, Arc::clone(&slots) as _)?;
+        log::info!("{name} ({}) passed through at {at}", host.address);
+    }
+    Ok(())
 }
 
 /// A device of one port.

@@ -62,6 +62,13 @@ impl Vm {
         &self.fd
     }
 
+    /// How many of KVM's memory slots RAM takes: the first ones.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        // One for each region, counted in `u32` when they were made.
+        self.ram.num_regions() as u32
+    }
+
     /// The machine's memory.
     #[must_use]
     pub fn ram(&self) -> &GuestRam {
