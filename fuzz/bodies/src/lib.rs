@@ -9,6 +9,8 @@
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod virtio_device;
+pub mod virtio_queue;
 pub mod vmcs_bytes;
 pub mod vmcs_check;
 pub mod vmcs_exit;
@@ -21,6 +23,8 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            virtio_device
+            virtio_queue
             vmcs_bytes
             vmcs_check
             vmcs_exit
