@@ -9,6 +9,7 @@
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod shadow;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -18,6 +19,7 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            shadow
         }
     };
 }
