@@ -5,7 +5,8 @@ use std::fs;
 use std::process::Command;
 
 use hvkit_vtd_iommu::dmar::{
-    Andd, Atsr, AtsrFlags, Builder, Drhd, DrhdFlags, Oem, Rhsa, Rmrr, Scope, ScopeKind, TableFlags,
+    Andd, Atsr, AtsrFlags, Builder, Drhd, DrhdFlags, NewScope, Oem, Rhsa, Rmrr, ScopeKind,
+    TableFlags,
 };
 
 /// Which structures this version knows: SATC and SIDP are younger.
@@ -18,7 +19,7 @@ fn table() -> Vec<u8> {
                 segment: 0,
                 base: 0xfed9_0000,
             },
-            &[Scope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)])],
+            &[NewScope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)])],
         )
         .drhd(
             Drhd {
@@ -28,8 +29,8 @@ fn table() -> Vec<u8> {
                 base: 0xfed9_1000,
             },
             &[
-                Scope::new(ScopeKind::IO_APIC, 2, 0xf0, &[(0x1f, 0)]),
-                Scope::new(ScopeKind::HPET, 0, 0, &[(0x1f, 0)]),
+                NewScope::new(ScopeKind::IO_APIC, 2, 0xf0, &[(0x1f, 0)]),
+                NewScope::new(ScopeKind::HPET, 0, 0, &[(0x1f, 0)]),
             ],
         )
         .rmrr(
@@ -38,7 +39,12 @@ fn table() -> Vec<u8> {
                 base: 0x7b80_0000,
                 limit: 0x7fff_ffff,
             },
-            &[Scope::new(ScopeKind::ENDPOINT, 0, 0, &[(0x1c, 2), (0, 0)])],
+            &[NewScope::new(
+                ScopeKind::ENDPOINT,
+                0,
+                0,
+                &[(0x1c, 2), (0, 0)],
+            )],
         )
         .atsr(
             Atsr {

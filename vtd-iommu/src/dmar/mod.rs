@@ -5,10 +5,12 @@
 //! the bytes there are, and each structure is at least a header long, so a walk ends.
 //!
 //! ```
-//! use hvkit_vtd_iommu::dmar::{Builder, Dmar, Drhd, DrhdFlags, Oem, Scope, ScopeKind, Structure, TableFlags};
+//! use hvkit_vtd_iommu::dmar::{
+//!     Builder, Dmar, Drhd, DrhdFlags, NewScope, Oem, ScopeKind, Structure, TableFlags,
+//! };
 //!
 //! let unit = Drhd { flags: DrhdFlags::INCLUDE_PCI_ALL, size: 0, segment: 0, base: 0xfed9_0000 };
-//! let ioapic = Scope::new(ScopeKind::IO_APIC, 0, 0xff, &[(0, 0)]);
+//! let ioapic = NewScope::new(ScopeKind::IO_APIC, 0, 0xff, &[(0, 0)]);
 //! let table = Builder::new(39, TableFlags::INTR_REMAP)
 //!     .drhd(unit, &[ioapic])
 //!     .build(Oem::default())?;

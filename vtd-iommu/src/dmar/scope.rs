@@ -66,13 +66,6 @@ pub struct Scope<'a> {
     pub path: Path<'a>,
 }
 
-/// Steps of a path written as pairs are the same bytes.
-fn as_pairs(steps: &[(u8, u8)]) -> impl Iterator<Item = u8> + '_ {
-    steps
-        .iter()
-        .flat_map(|&(device, function)| [device, function])
-}
-
 impl Scope<'_> {
     /// The requester-id. `secondary` gives the secondary bus of the bridge at a requester-id, from its
     /// configuration space; it is asked for each bridge on the path.
@@ -95,26 +88,6 @@ impl Scope<'_> {
     }
 }
 
-/// A scope to build: its path is owned by the caller as pairs.
-impl<'a> Scope<'a> {
-    /// A scope without flags. `path` is device and function of each step.
-    #[must_use]
-    pub fn new(
-        kind: ScopeKind,
-        enumeration_id: u8,
-        start_bus: u8,
-        path: &'a [(u8, u8)],
-    ) -> NewScope<'a> {
-        NewScope {
-            kind,
-            flags: 0,
-            enumeration_id,
-            start_bus,
-            path,
-        }
-    }
-}
-
 /// A scope for [`Builder`](super::Builder).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewScope<'a> {
@@ -123,6 +96,25 @@ pub struct NewScope<'a> {
     pub(super) enumeration_id: u8,
     pub(super) start_bus: u8,
     pub(super) path: &'a [(u8, u8)],
+}
+
+impl<'a> NewScope<'a> {
+    /// A scope without flags. `path` is device and function of each step.
+    #[must_use]
+    pub const fn new(
+        kind: ScopeKind,
+        enumeration_id: u8,
+        start_bus: u8,
+        path: &'a [(u8, u8)],
+    ) -> Self {
+        Self {
+            kind,
+            flags: 0,
+            enumeration_id,
+            start_bus,
+            path,
+        }
+    }
 }
 
 impl NewScope<'_> {
@@ -134,7 +126,9 @@ impl NewScope<'_> {
     }
 
     pub(super) fn path_bytes(&self) -> impl Iterator<Item = u8> + '_ {
-        as_pairs(self.path)
+        self.path
+            .iter()
+            .flat_map(|&(device, function)| [device, function])
     }
 }
 

@@ -19,14 +19,14 @@ fn whole() -> Builder {
     .raw(&[0x07, 0, 6, 0, 0xaa, 0xbb])
     .sidp(
         Sidp { segment: 0 },
-        &[Scope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)]).with_flags(3)],
+        &[NewScope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)]).with_flags(3)],
     )
     .satc(
         Satc {
             flags: SatcFlags::ATC_REQUIRED,
             segment: 0,
         },
-        &[Scope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)])],
+        &[NewScope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)])],
     )
     .andd(Andd {
         device: 1,
@@ -41,7 +41,7 @@ fn whole() -> Builder {
             flags: AtsrFlags::empty(),
             segment: 0,
         },
-        &[Scope::new(ScopeKind::SUB_HIERARCHY, 0, 0, &[(3, 0)])],
+        &[NewScope::new(ScopeKind::SUB_HIERARCHY, 0, 0, &[(3, 0)])],
     )
     .rmrr(
         Rmrr {
@@ -49,7 +49,7 @@ fn whole() -> Builder {
             base: 0x7b80_0000,
             limit: 0x7fff_ffff,
         },
-        &[Scope::new(ScopeKind::ENDPOINT, 0, 0, &path)],
+        &[NewScope::new(ScopeKind::ENDPOINT, 0, 0, &path)],
     )
     .drhd(
         Drhd {
@@ -59,9 +59,9 @@ fn whole() -> Builder {
             base: 0xfed9_1000,
         },
         &[
-            Scope::new(ScopeKind::IO_APIC, 2, 0xf0, &[(0x1f, 0)]),
-            Scope::new(ScopeKind::HPET, 0, 0, &[(0x1f, 0)]),
-            Scope::new(ScopeKind::NAMED, 1, 0, &[(0x1e, 6)]),
+            NewScope::new(ScopeKind::IO_APIC, 2, 0xf0, &[(0x1f, 0)]),
+            NewScope::new(ScopeKind::HPET, 0, 0, &[(0x1f, 0)]),
+            NewScope::new(ScopeKind::NAMED, 1, 0, &[(0x1e, 6)]),
         ],
     )
     .drhd(
@@ -71,7 +71,7 @@ fn whole() -> Builder {
             segment: 0,
             base: 0xfed9_0000,
         },
-        &[Scope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)])],
+        &[NewScope::new(ScopeKind::ENDPOINT, 0, 0, &[(2, 0)])],
     )
 }
 
@@ -290,7 +290,7 @@ fn what_cannot_be_built_is_named() {
         segment: 0,
     };
     let long = [(0, 0); 125];
-    let scope = |path| Scope::new(ScopeKind::ENDPOINT, 0, 0, path);
+    let scope = |path| NewScope::new(ScopeKind::ENDPOINT, 0, 0, path);
     assert_eq!(
         build(new().atsr(atsr, &[scope(&[])])),
         BuildError::Path { steps: 0 }

@@ -166,7 +166,7 @@ impl Program {
             linear,
             doing,
             who,
-            entries: paging::Entries::default(),
+            entries: crate::Entries::default(),
         }
     }
 
