@@ -9,6 +9,7 @@
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod shadow;
 pub mod virtio_device;
 pub mod virtio_queue;
 pub mod vmcs_bytes;
@@ -23,6 +24,7 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            shadow
             virtio_device
             virtio_queue
             vmcs_bytes

@@ -9,7 +9,7 @@ use hvkit_page_table::{Frames, OwnEntries, ReadEntry, UpdateEntry, Width};
 
 use super::memory::{FakeHost, GuestView};
 use super::processor::FakeProcessor;
-use crate::guest::{Access, Features, GuestFault, Kind, Privilege, Registers};
+use crate::guest::{Access, Features, GuestFault, Kind, PagingMode, Privilege, Registers};
 use crate::mmu::{Audit, Failed, HostReason, HostRights, Machine, Mmu, Owed, Tuning, Verdict};
 use crate::x86::{Control, ControlError, InvalidateKind, Linear, PageFault, Processor, Vcpu};
 
@@ -191,6 +191,12 @@ impl Board {
             .as_ref()
             .map(|vcpu| *vcpu.registers())
             .unwrap_or_default()
+    }
+
+    /// How the guest's own tables are read now; `None` before it is started.
+    #[must_use]
+    pub fn mode(&self) -> Option<PagingMode> {
+        self.vcpu.as_ref().map(|vcpu| *vcpu.mode())
     }
 
     /// Settles a token by the processor's flush.

@@ -2,8 +2,8 @@
 //! What is owed: lost, foreign, failed and merged tokens.
 
 use hvkit_page_table::{Frames, Width};
-use hvkit_shadow_paging::fake::{FakeHost, GuestView};
-use hvkit_shadow_paging::guest::{Features, Registers, cr0};
+use hvkit_shadow_paging::fake::{FakeHost, FakeProcessor, GuestView};
+use hvkit_shadow_paging::guest::{Access, Features, Kind, Privilege, Registers, cr0};
 use hvkit_shadow_paging::mmu::{
     Cause, Flush, Machine, Mmu, Owed, Tuning, UnsettledCause, Verdict, leaked,
 };
@@ -204,4 +204,55 @@ fn a_space_of_another_mmu_is_refused() {
             .cause,
         Cause::Foreign
     );
+}
+
+/// Two processors: one makes a page a table of the shadow's while the other may still write it by its
+/// TLB. What it writes then must be seen when the guest invalidates.
+#[test]
+fn a_write_that_beats_the_flush_is_seen_at_the_next_invalidation() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut mmu = mmu(&host);
+    let vcpu = running(&mut mmu, machine);
+    let store = |at, value| host.store(host.host(at).unwrap(), Width::Four, value);
+    // Page 1 is the page at 0x4000, which will be the table of 4 MiB and up.
+    store(0x2004, 0x4067);
+    store(0x1004, 0x4067);
+    store(0x4000, 0x5067);
+    let fault = |mmu: &mut TestMmu<'_>, linear, access| {
+        let answer = mmu.fault(vcpu.space(), machine, linear, access).unwrap();
+        assert!(matches!(answer.verdict, Verdict::Repaired(_)));
+        answer.owed
+    };
+    let mut other = FakeProcessor::default();
+    let write = Access::new(Kind::Write, Privilege::User);
+    let owed = fault(&mut mmu, 0x1000, write);
+    mmu.settle(owed, ok).unwrap();
+    let hardware = vcpu.hardware();
+    let at = other.translate(&host, &hardware, 0x1000, write).unwrap();
+    // The first processor uses the table; its token is not settled yet.
+    let owed = fault(&mut mmu, 0x40_0000, USER_READ);
+    assert!(!owed.is_empty(), "the page was writable");
+    assert_eq!(other.translate(&host, &hardware, 0x1000, write), Ok(at));
+    host.store(at, Width::Four, 0x6067);
+    mmu.settle(owed, |flush| {
+        other.flush(flush);
+        ok(flush)
+    })
+    .unwrap();
+    assert!(other.translate(&host, &hardware, 0x1000, write).is_err());
+    let owed = mmu.invalidate(vcpu.space(), machine, 0x40_0000).unwrap();
+    mmu.settle(owed, |flush| {
+        other.flush(flush);
+        ok(flush)
+    })
+    .unwrap();
+    let owed = fault(&mut mmu, 0x40_0000, USER_READ);
+    mmu.settle(owed, ok).unwrap();
+    let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
+    assert_eq!(seen, Ok(host.host(0x6000).unwrap()));
 }
