@@ -75,7 +75,7 @@ exit_statuses! {
     DeviceNotPci = 60 "a device to pass through is missing, or no PCI endpoint",
     DeviceNotBound = 61 "a device to pass through is not bound to vfio-pci",
     DeviceGroup = 62 "a device to pass through shares its IOMMU group with one that the host uses",
-    DeviceNoIommu = 63 "a device to pass through is behind no IOMMU",
+    DeviceNoIommu = 63 "a device to pass through is behind no IOMMU, or behind one that does not remap interrupts",
     DeviceNoReset = 64 "a device to pass through cannot be reset",
     DeviceTooLarge = 65 "the registers of a device to pass through do not fit in the guest",
     DeviceInUse = 66 "a device to pass through is in use, or named twice",
@@ -165,6 +165,7 @@ impl From<&PassthroughError> for ExitStatus {
                 HostError::NotBound { .. } => ExitStatus::DeviceNotBound,
                 HostError::NotViable { .. } => ExitStatus::DeviceGroup,
             },
+            PassthroughError::NoInterruptRemapping { .. } => ExitStatus::DeviceNoIommu,
             PassthroughError::NoReset { .. } => ExitStatus::DeviceNoReset,
             PassthroughError::Twice(_)
             | PassthroughError::SameName(_)

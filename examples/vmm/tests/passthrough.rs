@@ -25,6 +25,9 @@ const HUGE: &str = "0000:02:00.0";
 const SHARED: &str = "0000:04:01.0";
 const PORT: &str = "0000:00:06.0";
 
+/// As a user who owns nothing.
+const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups sh -c";
+
 /// Functions for the host's shell.
 const HOST_SCRIPT: &str = r#"
 sys=/sys/bus/pci/devices
@@ -77,6 +80,7 @@ fn host(kernel: &Kernel, written: &[u8]) -> Host {
         .cpus(2)
         .time_out(Duration::from_secs(500))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
+        .program("/usr/bin/setpriv", "/bin/setpriv")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(guest(kernel, written), "/guest/initramfs", 0o644)
         .data(HOST_SCRIPT, "/host.sh", 0o644)
@@ -102,6 +106,10 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         format!("file={},if=none,id=disk,format=raw", disk.path().display()),
         "-device".to_owned(),
         "nvme,serial=hvkit,drive=disk,addr=5".to_owned(),
+        "-device".to_owned(),
+        "pcie-root-port,id=port1,slot=1,chassis=1,addr=6".to_owned(),
+        "-device".to_owned(),
+        "edu,bus=port1".to_owned(),
     ]);
     let device = format!("--device path=/sys/bus/pci/devices/{NVME},id=disk");
     let kill = |when: &str| {
@@ -114,7 +122,11 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         host,
         &[
             &format!("run nvme {device}"),
-            &format!("give {NVME} vfio-pci; run nvme --cpus boot=2 {device}"),
+            // Two devices, which share the guest's memory and nothing else.
+            &format!(
+                "give {NVME} vfio-pci; give {EDU} vfio-pci
+                 run nvme --cpus boot=2 {device} path=/sys/bus/pci/devices/{EDU}"
+            ),
             &format!(
                 "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
                  --cmdline 'console=ttyS0 quiet panic=-1 pci=nomsi do=nvme' {device}"
@@ -140,6 +152,11 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
     );
 
     let known = hex(&content[..8 * MIB]);
+    assert!(
+        said(message)["functions"].ends_with("0000:00:01.0 0000:00:02.0"),
+        "{message}"
+    );
+    assert!(said(pin)["functions"].ends_with("0000:00:01.0"), "{pin}");
     for (command, text, kind) in [(1, message, "PCI-MSI"), (2, pin, "IO-APIC")] {
         assert_eq!(report.commands[command].status, 0, "{text}");
         let said = said(text);
@@ -221,6 +238,11 @@ fn dma_outside_the_guest_is_stopped_and_told() {
                 "run busy {edu} >/log 2>&1 & for i in $(seq 100); do [ -s /log ] && break; sleep 0.1; done
                  run none {edu}; status=$?; kill -9 $(pidof vmm); exit $status"
             ),
+            // A user who may not, and one who may lock no memory.
+            &format!("chmod 666 /dev/kvm; {NOBODY} '. /host.sh; run none {edu}'"),
+            &format!(
+                "chmod 666 /dev/vfio/*; ulimit -l 1024; {NOBODY} '. /host.sh; run none {edu}'"
+            ),
             &format!("rm /dev/vfio/vfio; run none {edu}"),
         ],
     );
@@ -270,12 +292,14 @@ fn dma_outside_the_guest_is_stopped_and_told() {
         "{after}"
     );
 
-    let expected: [(i32, &[&str]); 6] = [
+    let expected: [(i32, &[&str]); 8] = [
         (64, &[LONE_EDU, "cannot be reset"]),
         (65, &[HUGE, "BAR 2 has 137438953472 bytes"]),
         (62, &[SHARED, "0000:04:02.0 (driver virtio-pci)"]),
         (60, &[PORT, "bridge"]),
         (66, &[EDU, "another process has IOMMU group"]),
+        (67, &["no permission to open /dev/vfio/", EDU]),
+        (67, &["cannot be pinned", "ulimit -l"]),
         (67, &["/dev/vfio/vfio", "module vfio-pci"]),
     ];
     assert_eq!(refusals.len(), expected.len());
@@ -297,18 +321,24 @@ fn dma_outside_the_guest_is_stopped_and_told() {
 #[test]
 fn a_host_without_iommu_says_what_to_enable() {
     let kernel = Kernel::fetch().unwrap();
-    let host = host(&kernel, &[])
-        .kernel_arg("intel_iommu=off")
-        .qemu_args(["-device", "edu,addr=7"]);
-    let report = run(
-        host,
-        &[&format!(
-            "run none --device path=/sys/bus/pci/devices/{LONE_EDU}"
-        )],
+    let text = |switched_off: &str, first: &str| {
+        let host = host(&kernel, &[])
+            .kernel_arg(switched_off)
+            .qemu_args(["-device", "edu,addr=7"]);
+        let command = format!("{first} run none --device path=/sys/bus/pci/devices/{LONE_EDU}");
+        let report = run(host, &[&command]);
+        let text = report.commands[0].text();
+        assert_eq!(report.commands[0].status, 63, "{text}");
+        assert_eq!(text.matches("vmm: ").count(), 1, "{text}");
+        text
+    };
+    let give = format!("give {LONE_EDU} vfio-pci;");
+    let remapping = text("intremap=off", &give);
+    assert!(
+        remapping.contains("enable interrupt remapping"),
+        "{remapping}"
     );
-    let text = report.commands[0].text();
-    assert_eq!(report.commands[0].status, 63, "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
+    let text = text("intel_iommu=off", "");
     assert!(
         text.contains("behind no IOMMU") && text.contains("intel_iommu=on"),
         "{text}"

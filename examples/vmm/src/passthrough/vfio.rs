@@ -137,6 +137,10 @@ fn refused(host: &HostFunction, source: VfioError) -> PassthroughError {
         VfioError::OpenGroup(error, _) if error.kind() == io::ErrorKind::PermissionDenied => {
             PassthroughError::Denied { address, group }
         }
+        // What the kernel says to a group whose interrupts are not isolated.
+        VfioError::ContainerSetIOMMU(error) if error.errno() == libc::EPERM => {
+            PassthroughError::NoInterruptRemapping { address }
+        }
         _ => PassthroughError::Refused { address, source },
     }
 }
