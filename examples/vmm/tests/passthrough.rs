@@ -25,8 +25,8 @@ const HUGE: &str = "0000:02:00.0";
 const SHARED: &str = "0000:04:01.0";
 const PORT: &str = "0000:00:06.0";
 
-/// As a user who owns nothing.
-const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups sh -c";
+/// As a user who owns nothing; by path, for busybox has a smaller one of that name.
+const NOBODY: &str = "/setpriv --reuid 65534 --regid 65534 --clear-groups sh -c";
 
 /// Functions for the host's shell.
 const HOST_SCRIPT: &str = r#"
@@ -38,7 +38,11 @@ give() {
     echo $1 >/sys/bus/pci/drivers_probe
     readlink $sys/$1/driver | sed 's,.*/,,'
 }
-digest() { dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1; }
+# The digest of $3 MiB of disk $1 from MiB $2 on, when the disk is there.
+digest() {
+    for _ in $(seq 100); do [ -b $1 ] && break; sleep 0.1; done
+    dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1
+}
 run() {
     what=$1; shift
     vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
@@ -78,9 +82,9 @@ fn host(kernel: &Kernel, written: &[u8]) -> Host {
     Host::new()
         .memory_mib(2560)
         .cpus(2)
-        .time_out(Duration::from_secs(500))
+        .time_out(Duration::from_secs(900))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
-        .program("/usr/bin/setpriv", "/bin/setpriv")
+        .program("/usr/bin/setpriv", "/setpriv")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(guest(kernel, written), "/guest/initramfs", 0o644)
         .data(HOST_SCRIPT, "/host.sh", 0o644)
@@ -112,10 +116,11 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         "edu,bus=port1".to_owned(),
     ]);
     let device = format!("--device path=/sys/bus/pci/devices/{NVME},id=disk");
+    let until_ready = "for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done";
     let kill = |when: &str| {
         format!(
             "give {NVME} vfio-pci; run busy {device} >/log & {when}; kill -9 $(pidof vmm); wait $!; echo $?;
-             grep -c 'test ready' /log; give {NVME} nvme; sleep 1; digest /dev/nvme0n1 0 8"
+             grep -c 'test ready' /log; give {NVME} nvme; digest /dev/nvme0n1 0 8"
         )
     };
     let report = run(
@@ -133,14 +138,27 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
             ),
             &kill("sleep 0.3"),
             &kill("sleep 3"),
-            &kill(
-                "for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done; sleep 1",
+            &kill(&format!("{until_ready}; sleep 1")),
+            // Unbound under the guest: the machine ends, and so does the unbinding.
+            &format!(
+                "give {NVME} vfio-pci; run busy {device} >/log 2>&1 & {until_ready}
+                 give {NVME} nvme; wait $!; echo $?; tail -n 1 /log; digest /dev/nvme0n1 0 8"
             ),
             "dmesg | grep -i dmar.*fault; true",
         ],
     );
     let texts: Vec<String> = report.commands.iter().map(|c| c.text()).collect();
-    let [unbound, message, pin, early, booting, reading, faults] = &texts[..] else {
+    let [
+        unbound,
+        message,
+        pin,
+        early,
+        booting,
+        reading,
+        unbound_under,
+        faults,
+    ] = &texts[..]
+    else {
         panic!("{texts:#?}");
     };
 
@@ -181,6 +199,8 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         reading.contains("\n137\n1\n"),
         "it was not reading: {reading}"
     );
+    let end = format!("nvme\n9\nvmm: the host wants disk back\n{known}\n");
+    assert!(unbound_under.ends_with(&end), "{unbound_under}");
     assert_eq!(faults, "", "the guest's own DMA went astray");
 
     let mut expected = content;
@@ -272,6 +292,10 @@ fn dma_outside_the_guest_is_stopped_and_told() {
         "{guest}"
     );
     assert!(!guest.contains("stuck"), "{guest}");
+    assert!(
+        !guest.contains("not mapped"),
+        "its registers were trapped: {guest}"
+    );
     // Nothing was written outside: the digests agree.
     assert_eq!(
         report.commands[2].status, 0,

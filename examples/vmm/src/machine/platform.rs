@@ -15,7 +15,7 @@ use crate::config::{Access, Disk};
 use crate::console::Console;
 use crate::console::serial;
 use crate::passthrough::vfio::DmaSpace;
-use crate::passthrough::{KvmSlots, PassthroughError, Selected};
+use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
 use hvkit_virtio_devices::block::{self, Block};
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
@@ -27,6 +27,8 @@ pub(super) struct Platform {
     buses: Buses,
     /// Held for its interrupts, which end with it.
     _chipset: Chipset,
+    /// Held for what they listen to.
+    _reclaims: Vec<Reclaim>,
     rsdp: u64,
 }
 
@@ -72,7 +74,7 @@ impl Platform {
             let at = chipset.add_virtio(Box::new(disk), Arc::clone(&memory))?;
             log::info!("disk at {at}");
         }
-        add_devices(&mut chipset, vm, devices)?;
+        let reclaims = add_devices(&mut chipset, vm, devices, stop)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -85,6 +87,7 @@ impl Platform {
         Ok(Platform {
             buses,
             _chipset: chipset,
+            _reclaims: reclaims,
             rsdp: tables.address,
         })
     }
@@ -101,9 +104,15 @@ impl Platform {
 }
 
 /// Devices of the host, if the user named some.
-fn add_devices(chipset: &mut Chipset, vm: &Vm, devices: &[Selected]) -> Result<(), MachineError> {
+fn add_devices(
+    chipset: &mut Chipset,
+    vm: &Vm,
+    devices: &[Selected],
+    stop: &Stop,
+) -> Result<Vec<Reclaim>, MachineError> {
+    let mut reclaims = Vec::with_capacity(devices.len());
     if devices.is_empty() {
-        return Ok(());
+        return Ok(reclaims);
     }
     let limit = vm.fd().check_extension_int(Cap::NrMemslots);
     let limit = u32::try_from(limit).unwrap_or(0);
@@ -111,11 +120,14 @@ fn add_devices(chipset: &mut Chipset, vm: &Vm, devices: &[Selected]) -> Result<(
     let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
     let space = DmaSpace::new(vm.fd(), vm.ram())?;
     for Selected { name, host } in devices {
-        let physical = Box::new(space.open(host)?);
-        let at = chipset.add_passthrough(name, physical, Arc::clone(&slots) as _)?;
+        let physical = space.open(host)?;
+        let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
+        physical.tell_when_wanted(reclaim.event());
+        reclaims.push(reclaim);
+        let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;
         log::info!("{name} ({}) passed through at {at}", host.address);
     }
-    Ok(())
+    Ok(reclaims)
 }
 
 /// A device of one port.
