@@ -9,6 +9,12 @@
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod shadow;
+pub mod virtio_device;
+pub mod virtio_queue;
+pub mod vmcs_bytes;
+pub mod vmcs_check;
+pub mod vmcs_exit;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -18,6 +24,12 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            shadow
+            virtio_device
+            virtio_queue
+            vmcs_bytes
+            vmcs_check
+            vmcs_exit
         }
     };
 }

@@ -11,6 +11,7 @@ pub mod ept;
 mod order;
 pub mod paging;
 mod random;
+pub mod shadow;
 pub mod type1;
 pub mod vm_entry;
 

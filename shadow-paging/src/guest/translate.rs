@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One access, from its linear address to a physical one or to the fault a processor would report.
 
-use hvkit_page_table::{Fault, Format, ReadEntry, Translation, UpdateEntry, visit, walk};
+use hvkit_page_table::{
+    Fault, Format, ReadEntry, Root, Step, Translation, UpdateEntry, visit, walk,
+};
 
 use super::access::{Access, Kind};
 use super::attributes::GuestAttributes;
@@ -62,24 +64,30 @@ pub fn translate<M: UpdateEntry>(
     if marks.accessed & !all | dirty & !last == 0 {
         return Ok(allowed);
     }
-    translate_marking(mode, memory, linear, access)
+    resolve(mode, memory, root, linear, access, |allowed, _| allowed)
 }
 
-/// [`translate`] where flags are to be set: walks again, and keeps the path.
-#[inline(never)]
-fn translate_marking<M: UpdateEntry>(
+/// [`translate`] from another root, where there are tables; `found` makes the answer of the translation
+/// and the entries on the way, as they were read.
+pub(crate) fn resolve<M: UpdateEntry, R>(
     mode: &PagingMode,
     memory: &M,
+    root: Root<'_, GuestAttributes>,
     linear: u64,
     access: Access,
-) -> Result<GuestTranslation, GuestFault<M::Error>> {
+    found: impl FnOnce(GuestTranslation, &[Step<GuestAttributes>]) -> R,
+) -> Result<R, GuestFault<M::Error>> {
+    let Some(format) = mode.format() else {
+        return Err(GuestFault::TooWide { linear });
+    };
     for _ in 0..ATTEMPTS {
-        let (Some(format), Some(walk)) = (mode.format(), mode.walk(memory, linear)) else {
-            return direct(linear);
-        };
+        let walk = walk(format, memory, root, linear);
         let allowed = match &walk.outcome {
-            Ok(found) => judge(mode, format, found, linear, access)?,
-            Err(_) => return answer(mode, format, walk.outcome, linear, access),
+            Ok(there) => judge(mode, format, there, linear, access)?,
+            Err(_) => {
+                let refused = answer(mode, format, walk.outcome, linear, access);
+                return refused.map(|there| found(there, &[]));
+            }
         };
         let page_use = if access.kind.writes() {
             Use::Write
@@ -88,7 +96,7 @@ fn translate_marking<M: UpdateEntry>(
         };
         let width = format.shape().width();
         match mark(memory, walk.steps(), format.marks(), width, page_use) {
-            Ok(()) => return Ok(allowed),
+            Ok(()) => return Ok(found(allowed, walk.steps())),
             Err(Unmarked::Changed) => {}
             Err(Unmarked::Memory { level, at, error }) => {
                 return Err(GuestFault::Memory { level, at, error });
@@ -117,7 +125,7 @@ pub fn probe<M: ReadEntry>(
 }
 
 /// Real mode, and protected mode without paging.
-fn direct<E>(linear: u64) -> Result<GuestTranslation, GuestFault<E>> {
+pub(crate) fn direct<E>(linear: u64) -> Result<GuestTranslation, GuestFault<E>> {
     if linear >= DIRECT {
         return Err(GuestFault::TooWide { linear });
     }

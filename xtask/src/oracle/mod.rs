@@ -7,6 +7,7 @@ mod in_bochs;
 mod ledger;
 mod memory;
 mod paging;
+mod shadow;
 mod summary;
 mod tally;
 pub mod vm_entry;
@@ -23,6 +24,8 @@ pub enum Oracle {
     Paging(in_bochs::BochsRun),
     /// EPT, and guests' tables through it: Bochs's VM exits against `ept`.
     Ept(in_bochs::BochsRun),
+    /// Guest programs of table edits, accesses and invalidations: on Bochs's own paging and on shadow tables.
+    Shadow(in_bochs::BochsRun),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
 }
@@ -32,6 +35,7 @@ pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
         Oracle::Paging(options) => in_bochs::run(&paging::Paging, options),
         Oracle::Ept(options) => in_bochs::run(&ept::EptOracle, options),
+        Oracle::Shadow(options) => in_bochs::run(&shadow::Shadow, options),
         Oracle::VmEntry(options) => vm_entry::run(options),
     }
 }
