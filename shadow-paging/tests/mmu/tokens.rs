@@ -251,6 +251,8 @@ fn a_write_that_beats_the_flush_is_seen_at_the_next_invalidation() {
         ok(flush)
     })
     .unwrap();
+    let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
+    assert!(seen.is_err(), "the old entry is still there");
     let owed = fault(&mut mmu, 0x40_0000, USER_READ);
     mmu.settle(owed, ok).unwrap();
     let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
