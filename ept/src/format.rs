@@ -159,7 +159,7 @@ impl Format for Ept {
         &self.shape
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, entry: u64, level: u8) -> Entry<Attributes, Rule> {
         match self.rules.classify(EptEntry(entry), level) {
             Ok(Use::Absent) => Entry::Empty,

@@ -95,6 +95,10 @@ pub struct Shape {
     index_bits: [u8; MAX_LEVELS],
     /// Lowest address bit of the index of level `i + 1`; one past the last is the address width.
     shifts: [u8; MAX_LEVELS + 1],
+    /// Whether it is one of [`nines`](Self::nines): then indices can be cut with constants.
+    nines: bool,
+    /// One bit for each address bit that the table translates.
+    mask: u64,
 }
 
 impl Shape {
@@ -130,6 +134,8 @@ impl Shape {
             leaves: leaf_levels,
             index_bits: [0; MAX_LEVELS],
             shifts: [0; MAX_LEVELS + 1],
+            nines: page_bits == 12 && matches!(width, Width::Eight),
+            mask: 0,
         };
         let mut shift = page_bits;
         let mut i = 0;
@@ -147,6 +153,7 @@ impl Shape {
                     page_bits,
                 });
             }
+            shape.nines = shape.nines && bits == 9;
             shape.index_bits[i] = bits;
             shape.shifts[i] = shift;
             shift += bits;
@@ -156,6 +163,7 @@ impl Shape {
             shape.shifts[i] = shift;
             i += 1;
         }
+        shape.mask = (1 << shift) - 1;
         Ok(shape)
     }
 
@@ -259,7 +267,7 @@ impl Shape {
     #[inline]
     #[must_use]
     pub const fn strip(&self, address: u64) -> Option<u64> {
-        let bits = address & self.mask();
+        let bits = address & self.mask;
         if self.extend(bits) == address {
             Some(bits)
         } else {
@@ -273,14 +281,65 @@ impl Shape {
     pub const fn extend(&self, bits: u64) -> u64 {
         let spare = 64u32.wrapping_sub(self.address_bits());
         match self.upper {
-            Upper::Zero => bits & self.mask(),
+            Upper::Zero => bits & self.mask,
             Upper::SignExtended => (bits.wrapping_shl(spare) as i64).wrapping_shr(spare) as u64,
         }
     }
 
-    /// One bit for each that the table translates.
-    const fn mask(&self) -> u64 {
-        1u64.wrapping_shl(self.address_bits()).wrapping_sub(1)
+    /// [`entry_at`](Self::entry_at) and [`size`](Self::size) for a level that is there, with constants if
+    /// they can be used. To be asked for once a walk.
+    #[inline(always)]
+    pub(crate) const fn cut(&self) -> Cut<'_> {
+        Cut {
+            shape: self,
+            nines: self.nines,
+        }
+    }
+}
+
+/// How a walk cuts its address: see [`Shape::cut`].
+#[derive(Clone, Copy)]
+pub(crate) struct Cut<'a> {
+    shape: &'a Shape,
+    nines: bool,
+}
+
+impl Cut<'_> {
+    /// [`Shape::entry_at`].
+    #[inline(always)]
+    pub(crate) const fn entry_at(self, table: u64, address: u64, level: u8) -> u64 {
+        if self.nines {
+            let shift = 9u32.wrapping_mul(level as u32);
+            table.wrapping_add(address.wrapping_shr(shift) & 0xff8)
+        } else {
+            self.shape.entry_at(table, address, level)
+        }
+    }
+
+    /// [`Shape::shift`].
+    #[inline(always)]
+    pub(crate) const fn shift(self, level: u8) -> u32 {
+        if self.nines {
+            3u32.wrapping_add(9u32.wrapping_mul(level as u32))
+        } else {
+            self.shape.shift(level)
+        }
+    }
+
+    /// [`Shape::size`].
+    #[inline(always)]
+    pub(crate) const fn size(self, level: u8) -> u64 {
+        1u64.wrapping_shl(self.shift(level))
+    }
+
+    /// [`Shape::width`].
+    #[inline(always)]
+    pub(crate) const fn width(self) -> Width {
+        if self.nines {
+            Width::Eight
+        } else {
+            self.shape.width
+        }
     }
 }
 
@@ -375,6 +434,34 @@ mod tests {
             Shape::nines(6, 1, Upper::Zero).unwrap_err(),
             ShapeError::Levels { levels: 6 }
         );
+    }
+
+    #[test]
+    fn constants_cut_as_the_shape_does() {
+        let nines = Shape::nines(5, 0b111, Upper::SignExtended).unwrap();
+        let eights = Shape::new(12, &[9; 4], 1, Width::Eight, Upper::Zero).unwrap();
+        let pae = Shape::new(12, &[9, 9, 2], 0b11, Width::Eight, Upper::Zero).unwrap();
+        let fours = Shape::new(12, &[9, 9], 1, Width::Four, Upper::Zero).unwrap();
+        let wide = Shape::new(14, &[9, 9], 1, Width::Eight, Upper::Zero).unwrap();
+        for (shape, constant) in [
+            (nines, true),
+            (eights, true),
+            (pae, false),
+            (fours, false),
+            (wide, false),
+        ] {
+            let cut = shape.cut();
+            assert_eq!(cut.nines, constant);
+            assert_eq!(cut.width(), shape.width());
+            for level in 1..=shape.levels() {
+                let address = 0x0123_4567_89ab_cdef;
+                let at = shape.entry_at(0x7000, address, level);
+                assert_eq!(cut.entry_at(0x7000, address, level), at);
+                assert_eq!(cut.size(level), shape.size(level));
+            }
+        }
+        // By hand, too: level 3 of 0x12_3456_7abc is index 0x048 (bits 38 to 30).
+        assert_eq!(nines.cut().entry_at(0x7000, 0x12_3456_7abc, 3), 0x7240);
     }
 
     #[test]

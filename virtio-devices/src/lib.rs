@@ -69,13 +69,22 @@
 
 pub mod block;
 mod bytes;
+pub mod console;
+pub mod counters;
 pub mod device;
+pub mod entropy;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+#[cfg(feature = "iommu")]
+pub mod iommu;
+pub mod limit;
+pub mod net;
 pub mod pci;
 pub mod queue;
+mod serve;
 pub mod transport;
+mod vectored;
 pub mod worker;
 
 /// The program in the README compiles.

@@ -272,7 +272,7 @@ impl EntryRules {
     /// # Errors
     ///
     /// A rule that makes it misconfigured. Where several do, one of them.
-    #[inline]
+    #[inline(always)]
     pub const fn classify(&self, entry: EptEntry, level: u8) -> Result<Use, Misconfiguration> {
         let EptEntry(bits) = entry;
         // What nearly every entry is: readable, with nothing reserved set.
@@ -288,6 +288,7 @@ impl EntryRules {
     }
 
     /// Every rule.
+    #[cold]
     #[inline(never)]
     const fn classify_at_length(
         &self,

@@ -151,7 +151,8 @@ impl Chipset {
         let pin = self.pin(at)?;
         let function = VirtioPci::new(device, memory, vectors, self.device_threads())?
             .with_interrupt_line(Arc::new(pin))
-            .with_report(move |failure| log::warn!("virtio device {at} stopped: {failure}"));
+            .with_report(move |why| log::warn!("virtio device {at} stopped: {why}"))
+            .with_trouble_report(move |why| log::error!("virtio device {at}: {why}"));
         self.root().insert(at, Arc::new(Mutex::new(function)))?;
         Ok(at)
     }

@@ -3,16 +3,17 @@
 
 use crate::boot::BootError;
 use crate::chipset::ChipsetError;
-use crate::machine::MachineError;
 use crate::machine::address_map::DoesNotFit;
 use crate::machine::kvm::KvmError;
 use crate::machine::memory::MemoryError;
 use crate::machine::processors::CountError;
 use crate::machine::stop::StopReason;
+use crate::machine::{DeviceError, MachineError};
 use crate::passthrough::assigned::AssignedError;
 use crate::passthrough::{HostError, PassthroughError, ViewError};
 use crate::pci::AssignError;
 use hvkit_virtio_devices::block::OpenError;
+use hvkit_virtio_devices::net::TapError;
 
 macro_rules! exit_statuses {
     ($($name:ident = $code:literal $meaning:literal,)*) => {
@@ -81,6 +82,10 @@ exit_statuses! {
     DeviceTooLarge = 65 "the registers of a device to pass through do not fit in the guest",
     DeviceInUse = 66 "a device to pass through is in use, or named twice",
     DeviceUnusable = 67 "a device to pass through cannot be used for another reason",
+    NetUnusable = 56 "a network card's tap interface cannot be used",
+    NetDenied = 57 "no permission to use a tap interface",
+    RngUnusable = 58 "the source of random bytes cannot be read",
+    ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
 }
 
 impl ExitStatus {
@@ -177,6 +182,22 @@ impl From<&PassthroughError> for ExitStatus {
     }
 }
 
+impl From<&DeviceError> for ExitStatus {
+    fn from(error: &DeviceError) -> Self {
+        match error {
+            DeviceError::Disk(error) => error.into(),
+            DeviceError::Tap {
+                error: TapError::NotPermitted { .. },
+            } => ExitStatus::NetDenied,
+            DeviceError::Tap { .. } | DeviceError::Net(_) => ExitStatus::NetUnusable,
+            DeviceError::Rng { .. } => ExitStatus::RngUnusable,
+            DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
+                ExitStatus::ConsoleUnusable
+            }
+        }
+    }
+}
+
 impl From<&MachineError> for ExitStatus {
     fn from(error: &MachineError) -> Self {
         match error {
@@ -190,7 +211,6 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
-            MachineError::Disk(error) => error.into(),
             MachineError::Passthrough(error) => error.into(),
             MachineError::Chipset(ChipsetError::Device {
                 source: AssignedError::View(ViewError::BarTooLarge { .. }),
@@ -200,6 +220,7 @@ impl From<&MachineError> for ExitStatus {
                 ExitStatus::DeviceTooLarge
             }
             MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
+            MachineError::Device(error) => error.into(),
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Threads(_)

@@ -24,7 +24,7 @@ pub const MAX_VECTORS: u16 = 2048;
 pub const ENTRY: u64 = 16;
 
 /// Message Control: the function's vectors are all masked.
-const FUNCTION_MASK: u16 = 1 << 14;
+pub(crate) const FUNCTION_MASK: u16 = 1 << 14;
 /// Message Control: MSI-X is in use, and the interrupt pin is not.
 const ENABLE: u16 = 1 << 15;
 

@@ -10,6 +10,7 @@
 
 pub mod address_map;
 pub mod cpuid;
+mod devices;
 mod error;
 mod exit;
 pub mod keyboard;
@@ -25,6 +26,7 @@ pub mod threads;
 pub mod vcpu;
 pub mod vm;
 
+pub use devices::DeviceError;
 pub use error::MachineError;
 
 use crate::boot::{self, Payload};
@@ -88,15 +90,7 @@ impl Machine {
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let console = Console::open(&config.serial)?;
-        let platform = Platform::new(
-            &vm,
-            &map,
-            count,
-            console.as_ref(),
-            &config.disks,
-            &devices,
-            &stop,
-        )?;
+        let platform = Platform::new(&vm, &map, count, console.as_ref(), config, &devices, &stop)?;
         let payload = Payload {
             kernel: &config.kernel,
             initramfs: config.initramfs.as_deref(),

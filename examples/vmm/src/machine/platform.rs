@@ -2,6 +2,7 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
+use super::devices;
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -11,12 +12,11 @@ use super::vm::Vm;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
-use crate::config::{Access, Disk};
+use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
 use crate::passthrough::vfio::DmaSpace;
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
-use hvkit_virtio_devices::block::{self, Block};
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -39,8 +39,8 @@ impl Platform {
         map: &AddressMap,
         cpus: u8,
         console: Option<&Console>,
-        disks: &[Disk],
-        devices: &[Selected],
+        config: &Config,
+        assigned: &[Selected],
         stop: &Stop,
     ) -> Result<Self, MachineError> {
         let buses = Buses {
@@ -65,16 +65,11 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        for disk in disks {
-            let access = match disk.access {
-                Access::ReadOnly => block::Access::ReadOnly,
-                Access::ReadWrite => block::Access::ReadWrite,
-            };
-            let disk = Block::open(block::Options::new(&disk.path).with_access(access))?;
-            let at = chipset.add_virtio(Box::new(disk), Arc::clone(&memory))?;
-            log::info!("disk at {at}");
+        for (name, device) in devices::open(config)? {
+            let at = chipset.add_virtio(device, Arc::clone(&memory))?;
+            log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, devices, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),

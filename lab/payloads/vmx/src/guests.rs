@@ -15,7 +15,7 @@ use hvkit_vmx::{
 };
 use payload_rt::println;
 
-use crate::{operation, setup};
+use crate::{operation, setup, views};
 
 static VMCS: Once<VmcsRegion> = Once::new(VmcsRegion::new());
 static MSRS: MsrBitmap = MsrBitmap::passing();
@@ -114,6 +114,8 @@ pub(crate) fn run(root: &mut Root<'_>, machine: &ThisProcessor, memory: &Linear)
     println!("exits: {:?}", decided(root, &mut vmcs, &host, memory));
     let _ = vmcs.clear(root);
     println!("failures: {:?}", failures(root, &mut vmcs, &host));
+    let _ = vmcs.clear(root);
+    println!("views: {:?}", views::run(root, &mut vmcs, &host, memory));
     let _ = vmcs.clear(root);
 }
 

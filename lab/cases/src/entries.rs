@@ -6,7 +6,7 @@ use core::fmt;
 /// One entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
-    /// Its physical address, in the arena.
+    /// Its physical address.
     pub at: u64,
     /// Its bytes: 4 or 8.
     pub width: u64,
@@ -15,14 +15,14 @@ pub struct Slot {
 }
 
 /// All entries that are not zero, in the order in which they are stored; later ones replace earlier
-/// ones at the same address.
-#[derive(Clone, Default)]
-pub struct Entries {
-    slots: [Slot; 12],
+/// ones at the same address. There is room for `N`.
+#[derive(Clone)]
+pub struct Entries<const N: usize> {
+    slots: [Slot; N],
     used: usize,
 }
 
-impl Entries {
+impl<const N: usize> Entries<N> {
     /// Adds one. There is room for what a case needs.
     pub(crate) fn add(&mut self, at: u64, width: u64, value: u64) {
         self.slots[self.used] = Slot { at, width, value };
@@ -36,8 +36,17 @@ impl Entries {
     }
 }
 
+impl<const N: usize> Default for Entries<N> {
+    fn default() -> Self {
+        Self {
+            slots: [Slot::default(); N],
+            used: 0,
+        }
+    }
+}
+
 /// The entries, one a line.
-impl fmt::Debug for Entries {
+impl<const N: usize> fmt::Debug for Entries<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
             .entries(self.slots().iter().map(|slot| (slot.at, slot.value)))

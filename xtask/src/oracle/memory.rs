@@ -1,27 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The model's physical memory as a case sees it: the map of `lab_cases::paging`.
+//! The model's physical memory as a case sees it: tables, and what the payload prepared.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::Range;
 
 use hvkit_page_table::{ReadEntry, UpdateEntry, Width};
-use lab_cases::Digest;
-use lab_cases::paging::{CODE_OFFSETS, Case, DATA_OFFSETS, RAM_END, arena, pattern};
+use lab_cases::{Digest, Slot};
+
+/// No memory from here on: reads give ones.
+const RAM_END: u64 = 0x1000_0000;
 
 /// Memory with the tables of one case in it.
 pub(super) struct Memory {
-    /// What was stored, in words of 8 bytes. The rest is as the payload prepared it.
+    /// What was stored, in words of 8 bytes.
     stored: RefCell<BTreeMap<u64, u64>>,
+    /// The rest: the aligned 8 bytes at an address, as the payload prepared them.
+    prepared: fn(u64) -> u64,
 }
 
 impl Memory {
-    /// As the access finds it.
-    pub(super) fn of(case: &Case) -> Self {
+    /// As the case finds it.
+    pub(super) fn new(slots: &[Slot], prepared: fn(u64) -> u64) -> Self {
         let memory = Self {
             stored: RefCell::default(),
+            prepared,
         };
-        for slot in case.entries.slots() {
+        for slot in slots {
             let width = if slot.width == 4 {
                 Width::Four
             } else {
@@ -42,13 +48,30 @@ impl Memory {
         self.store(at, Width::Four, u64::from(value));
     }
 
-    /// The digest of the tables.
-    pub(super) fn digest(&self) -> u32 {
+    /// The digest of what is in `arenas`, where nothing was prepared.
+    pub(super) fn digest(&self, arenas: &[Range<u64>]) -> u32 {
         let mut digest = Digest::default();
-        for (&at, &word) in self.stored.borrow().range(arena()) {
-            digest.add(at, word);
+        for arena in arenas {
+            for (&at, &word) in self.stored.borrow().range(arena.clone()) {
+                digest.add(at, word);
+            }
         }
         digest.sum()
+    }
+
+    /// Where `word` is stored, if it is.
+    pub(super) fn find(&self, word: u64) -> Option<u64> {
+        let stored = self.stored.borrow();
+        stored
+            .iter()
+            .find(|(_, found)| **found == word)
+            .map(|(at, _)| *at)
+    }
+
+    /// Changes `bits` of the 8 bytes at `at`.
+    pub(super) fn flip(&self, at: u64, bits: u64) {
+        let word = self.word(at);
+        self.store(at, Width::Eight, word ^ bits);
     }
 
     fn load(&self, at: u64, width: Width) -> u64 {
@@ -59,7 +82,8 @@ impl Memory {
         }
     }
 
-    fn store(&self, at: u64, width: Width, value: u64) {
+    /// Stores `width` bytes at `at`, if there is memory.
+    pub(super) fn store(&self, at: u64, width: Width, value: u64) {
         if at >= RAM_END {
             return;
         }
@@ -81,16 +105,7 @@ impl Memory {
         if let Some(word) = self.stored.borrow().get(&at) {
             return *word;
         }
-        let offset = at & 0xfff;
-        if !pattern().contains(&at) {
-            0
-        } else if DATA_OFFSETS.contains(&offset) {
-            at
-        } else if CODE_OFFSETS.contains(&offset) {
-            0xb8 | at << 8 | 0x81cd << 40
-        } else {
-            0
-        }
+        (self.prepared)(at)
     }
 }
 
