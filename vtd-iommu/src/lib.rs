@@ -5,7 +5,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
-#[cfg(any(feature = "arbitrary", test))]
+// `Arbitrary`'s derive counts recursion in a thread-local.
+#[cfg(any(test, feature = "arbitrary"))]
 extern crate std;
 
 pub mod spec;

@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the words of the VT-d specification mean: registers, tables, descriptors, records.
+//!
+//! Every word is a newtype over the raw integer, with a reader and a setter for each field of its figure;
+//! a word from memory or a register is a value whatever its bits are. `DEFINED` is the mask of what has a
+//! meaning, `reserved()` what is set beside it.
 
 pub(crate) mod bits;
 pub mod context;
+pub mod fault;
 pub mod first_stage;
 pub mod interrupt;
+pub mod invalidation;
+pub mod page_request;
 pub mod pasid;
+pub mod registers;
 mod requester;
 pub mod root;
 pub mod second_stage;
+pub(crate) mod word;
 
 pub use requester::{Pasid, RequesterId};
