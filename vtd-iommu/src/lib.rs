@@ -9,5 +9,6 @@ extern crate alloc;
 #[cfg(any(test, feature = "arbitrary"))]
 extern crate std;
 
+pub mod emulation;
 pub mod spec;
 pub mod tables;

@@ -3,37 +3,11 @@
 
 use super::notify::Mapping;
 use crate::spec::interrupt::Message;
+use crate::spec::invalidation::{AtsRange, DeviceTlb};
+use crate::spec::page_request::PageGroupResponse;
 use crate::spec::{Pasid, RequesterId};
 
-/// An invalidation for a device's own TLB (ATS).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceInvalidation {
-    /// The device.
-    pub target: RequesterId,
-    /// Of one PASID only, or of requests without.
-    pub pasid: Option<Pasid>,
-    /// First address.
-    pub address: u64,
-    /// log2 of the bytes, 12 to 64.
-    pub size_bits: u8,
-    /// G: of every PASID.
-    pub global: bool,
-}
-
-/// What a device is told of a page request group that it asked for (PRS).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PageResponse {
-    /// The device.
-    pub target: RequesterId,
-    /// The PASID that was asked with.
-    pub pasid: Option<Pasid>,
-    /// The group's index.
-    pub group: u16,
-    /// The response code: 0 success, 1 invalid request, 15 failure; others are reserved.
-    pub code: u8,
-}
-
-/// What a unit does apart from memory. Each method has a default that does nothing, or says so.
+/// What a unit does apart from memory. Each method has a default: nothing is there to hear of it.
 ///
 /// Called while the unit is borrowed: an implementation that must call the unit back keeps a list and does it
 /// later.
@@ -44,18 +18,24 @@ pub trait Host {
         let _ = message;
     }
 
-    /// Makes a device forget translations. The next wait descriptor counts on its being done.
+    /// Makes a device's TLB forget `range`: of one PASID; of all, and of requests without, if `pasid` is `None`.
+    /// The next wait descriptor counts on its being done when this returns.
     ///
     /// # Errors
     ///
     /// [`NoAnswer`] from a device that does not answer in time: FSTS.ITE.
-    fn invalidate_device(&mut self, invalidation: DeviceInvalidation) -> Result<(), NoAnswer> {
-        let _ = invalidation;
+    fn invalidate_device(
+        &mut self,
+        device: DeviceTlb,
+        pasid: Option<Pasid>,
+        range: AtsRange,
+    ) -> Result<(), NoAnswer> {
+        let _ = (device, pasid, range);
         Ok(())
     }
 
     /// Answers a device's page request group.
-    fn respond(&mut self, response: PageResponse) {
+    fn respond(&mut self, response: PageGroupResponse) {
         let _ = response;
     }
 
@@ -65,16 +45,10 @@ pub trait Host {
         let _ = (source, mapping);
     }
 
-    /// The watched requester `source` no longer reaches anything in `mapping`, which it was given as a
-    /// whole. When this returns, the device must not reach it.
+    /// The watched requester `source` no longer reaches `mapping`, which it was given as it is here. When this
+    /// returns, the device must not reach it.
     fn unmap(&mut self, source: RequesterId, mapping: Mapping) {
         let _ = (source, mapping);
-    }
-
-    /// The watched requester `source` reaches more places than its limit: those above are not mapped, so the
-    /// device faults on them.
-    fn map_limit(&mut self, source: RequesterId) {
-        let _ = source;
     }
 }
 
@@ -94,11 +68,16 @@ impl<T: Host + ?Sized> Host for &mut T {
         (**self).message(message);
     }
 
-    fn invalidate_device(&mut self, invalidation: DeviceInvalidation) -> Result<(), NoAnswer> {
-        (**self).invalidate_device(invalidation)
+    fn invalidate_device(
+        &mut self,
+        device: DeviceTlb,
+        pasid: Option<Pasid>,
+        range: AtsRange,
+    ) -> Result<(), NoAnswer> {
+        (**self).invalidate_device(device, pasid, range)
     }
 
-    fn respond(&mut self, response: PageResponse) {
+    fn respond(&mut self, response: PageGroupResponse) {
         (**self).respond(response);
     }
 
@@ -108,9 +87,5 @@ impl<T: Host + ?Sized> Host for &mut T {
 
     fn unmap(&mut self, source: RequesterId, mapping: Mapping) {
         (**self).unmap(source, mapping);
-    }
-
-    fn map_limit(&mut self, source: RequesterId) {
-        (**self).map_limit(source);
     }
 }

@@ -5,6 +5,7 @@ mod ledger;
 pub mod paging;
 mod tally;
 pub mod vm_entry;
+pub mod vtd;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -16,6 +17,8 @@ pub enum Oracle {
     Paging(paging::Options),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
+    /// DMA, tables, registers and invalidations: QEMU's VT-d unit against `vtd-iommu`'s emulated one.
+    Vtd(vtd::Options),
 }
 
 /// Runs one. An error if anything differs that the ledger does not explain.
@@ -23,5 +26,6 @@ pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
         Oracle::Paging(options) => paging::run(options),
         Oracle::VmEntry(options) => vm_entry::run(options),
+        Oracle::Vtd(options) => vtd::run(options),
     }
 }

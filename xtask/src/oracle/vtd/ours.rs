@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Our side: the emulated unit, a memory, and a device like QEMU's `edu`.
+
+use anyhow::{Result, anyhow};
+use hvkit_page_table::{ReadEntry, Width};
+use hvkit_vtd_iommu::emulation::fake::Ram;
+use hvkit_vtd_iommu::emulation::{Access, Caching, Memory, Nobody, Options, Request, Unit};
+use hvkit_vtd_iommu::spec::RequesterId;
+use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS};
+
+use super::program::{Program, Seen, Step, layout};
+
+/// A machine of ours.
+pub(super) struct Ours {
+    ram: Ram,
+    options: Options,
+    device: RequesterId,
+}
+
+impl Ours {
+    pub(super) fn new(options: Options, device: RequesterId) -> Self {
+        Self {
+            ram: Ram::new(layout::MEMORY),
+            options,
+            device,
+        }
+    }
+
+    /// Runs a program from power-on, on a unit that keeps what `caching` says.
+    pub(super) fn run(&self, program: &Program, caching: Caching) -> Result<Vec<Seen>> {
+        let unit = Unit::new(self.options.with_caching(caching))
+            .map_err(|error| anyhow!("the model's unit cannot be emulated: {error}"))?;
+        for at in (layout::START..layout::END).step_by(8) {
+            self.ram.set(at, 0);
+        }
+        for frame in 0..layout::DATA_FRAMES {
+            for at in (0..layout::DATA_BYTES).step_by(8) {
+                self.ram
+                    .set(layout::DATA + frame * 0x1000 + at, data_word(frame, at));
+            }
+        }
+        let mut buffer = [0u64; layout::BUFFER_WORDS as usize];
+        for (slot, word) in (0..).zip(&mut buffer) {
+            *word = pattern_word(slot);
+        }
+        let mut run = Run {
+            machine: self,
+            unit,
+            buffer,
+            seen: Vec::new(),
+        };
+        for step in &program.steps {
+            run.step(*step);
+        }
+        for frame in 0..layout::DATA_FRAMES {
+            for at in (0..layout::DATA_BYTES).step_by(8) {
+                let at = layout::DATA + frame * 0x1000 + at;
+                let value = self.ram.get(at);
+                run.seen.push(Seen::Word { at, value });
+            }
+        }
+        Ok(run.seen)
+    }
+}
+
+/// What the data frames hold before a case.
+pub(super) fn data_word(frame: u64, at: u64) -> u64 {
+    0xda7a_0000_0000_0000 | frame << 16 | at
+}
+
+/// What the device's buffer holds before a case.
+pub(super) fn pattern_word(slot: u64) -> u64 {
+    0xbeef_0000_0000_0000 | slot
+}
+
+struct Run<'a> {
+    machine: &'a Ours,
+    unit: Unit,
+    buffer: [u64; layout::BUFFER_WORDS as usize],
+    seen: Vec<Seen>,
+}
+
+impl Run<'_> {
+    fn step(&mut self, step: Step) {
+        let ram = &self.machine.ram;
+        match step {
+            Step::Store { at, word } => ram.set(at, word),
+            Step::Write32 { offset, value } => {
+                self.unit.write32(ram, &mut Nobody, offset, value);
+            }
+            Step::Write64 { offset, value } => {
+                self.unit.write64(ram, &mut Nobody, offset, value);
+            }
+            Step::Read { address, slot } => {
+                // What the device does not get, it takes for zeroes.
+                let word = self.translate(address, Access::Read).and_then(|at| {
+                    let word = ram.read(at, Width::Eight);
+                    word.ok()
+                });
+                self.buffer[slot as usize] = word.unwrap_or(0);
+            }
+            Step::Write { address, slot } => {
+                if let Some(at) = self.translate(address, Access::Write) {
+                    // Nothing is there: the write is lost.
+                    let _ = ram.write(at, Width::Eight, self.buffer[slot as usize]);
+                }
+            }
+            Step::Faults => {
+                let Some((low, high)) = self.unit.register(CAP).fault_record(0) else {
+                    return;
+                };
+                self.seen.push(Seen::Faults {
+                    status: self.unit.register(FSTS).0,
+                    control: self.unit.register(FECTL).0,
+                    low: self.unit.register(low).0,
+                    high: self.unit.register(high).0,
+                });
+            }
+            Step::Look { offset, count } => {
+                for register in 0..count {
+                    let at = offset + 4 * register;
+                    let value = self.unit.read32(at).into();
+                    self.seen.push(Seen::Word {
+                        at: at.into(),
+                        value,
+                    });
+                }
+            }
+            Step::Load { at } => {
+                let value = ram.get(at);
+                self.seen.push(Seen::Word { at, value });
+            }
+        }
+    }
+
+    fn translate(&mut self, address: u64, access: Access) -> Option<u64> {
+        let request = Request::new(self.machine.device, address, access);
+        let translated = self
+            .unit
+            .translate(&self.machine.ram, &mut Nobody, &request);
+        translated.ok().map(|to| to.address)
+    }
+}
