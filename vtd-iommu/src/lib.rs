@@ -9,6 +9,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "arbitrary"))]
 extern crate std;
 
+pub mod driver;
 pub mod emulation;
 pub mod spec;
 pub mod tables;

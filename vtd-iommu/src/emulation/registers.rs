@@ -52,7 +52,14 @@ impl RegisterFile {
         };
         let (cap, ecap) = (options.capability, options.extended);
         for register in ALL.iter().filter(|r| r.needs.met(cap, ecap)) {
-            file.allow(register);
+            let mut register = *register;
+            // Data of messages has 16 bits; their upper address is extended interrupt mode's.
+            register.access.read_write &= match register.name {
+                "FEDATA" | "IEDATA" | "PEDATA" => 0xffff,
+                "FEUADDR" | "IEUADDR" | "PEUADDR" if !ecap.extended_interrupt_mode() => 0,
+                _ => u64::MAX,
+            };
+            file.allow(&register);
         }
         let mut allow = |offset, access| {
             file.allow(&Info {

@@ -200,7 +200,7 @@ impl Unit {
                 let kept = self.file.get(GSTS).unchanged().0 & !lanes;
                 self.command(memory, host, GlobalCommand(write.value as u32 | kept));
             }
-            CONTEXT if write.value >> 63 != 0 => self.context_command(memory, host),
+            CONTEXT if write.value >> 63 != 0 => self.context_command(memory, host, write.value),
             STATUS if high => self.fault_status_written(memory, host),
             FAULT_EVENT => Event::FAULT.unmask(&mut self.file, host),
             TAIL => self.doorbell(memory, host),
@@ -296,8 +296,10 @@ impl Unit {
     }
 
     /// "Context Command Register". While the queue is in use the command is refused: granularity 0.
-    fn context_command(&mut self, memory: &impl Memory, host: &mut impl Host) {
-        let command: ContextCommand = self.file.get(CCMD);
+    fn context_command(&mut self, memory: &impl Memory, host: &mut impl Host, written: u64) {
+        // SID and FM are not kept.
+        let written = written & ContextCommand::ACCESS.write_only;
+        let command = ContextCommand(self.file.get(CCMD).0 | written);
         let scope = match command.granularity() {
             1 => Some(ContextScope::Global),
             2 => Some(ContextScope::Domain {

@@ -2,8 +2,7 @@
 //! What the words of the VT-d specification mean: registers, tables, descriptors, records.
 //!
 //! Every word is a newtype over the raw integer, with a reader and a setter for each field of its figure;
-//! a word from memory or a register is a value whatever its bits are. `DEFINED` is the mask of what has a
-//! meaning, `reserved()` what is set beside it.
+//! a word from memory or a register is a value whatever its bits are. What a figure leaves out is `reserved`.
 
 pub(crate) mod bits;
 pub mod context;

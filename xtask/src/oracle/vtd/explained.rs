@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Whether both sides saw the same; if not, by which rule of the ledger.
 
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use hvkit_vtd_iommu::emulation::Caching;
 use hvkit_vtd_iommu::spec::fault::FaultReason;
 
+use super::ours::Ours;
 use super::program::{Program, Seen};
+use super::quirks::Quirks;
 use crate::oracle::tally::Verdict;
-
-/// The rules, as the ledger names them.
-pub(super) const RULES: &[&str] = &[];
 
 /// What was seen.
 pub(super) struct Sides {
@@ -39,25 +42,44 @@ pub(super) fn kind(program: &Program, sides: &Sides) -> String {
 }
 
 /// Compares a case.
-pub(super) fn judge(program: &Program, sides: &Sides) -> Verdict {
-    let count = sides.fresh.len();
-    if sides.kept.len() != count || sides.theirs.len() != count {
-        return Verdict::Differs("the sides saw different numbers of things".to_owned());
+pub(super) fn judge(ours: &Ours, program: &Program, sides: &Sides) -> Result<Verdict> {
+    if sides.fresh != sides.kept && !program.may_be_stale {
+        return Ok(differs(program, sides, "our own two sides differ"));
     }
-    for i in 0..count {
-        let (fresh, kept, theirs) = (
-            meaning(sides.fresh[i]),
-            meaning(sides.kept[i]),
-            meaning(sides.theirs[i]),
-        );
-        if fresh != kept && !program.may_be_stale {
-            return differs(program, sides, i, "our own two sides differ");
-        }
-        if theirs != fresh && theirs != kept {
-            return differs(program, sides, i, "theirs differs");
+    if either(&sides.fresh, &sides.kept, &sides.theirs) {
+        return Ok(Verdict::Agrees);
+    }
+    let explains = |quirks| -> Result<bool> {
+        let fresh = ours.run(program, Caching::Never, quirks)?;
+        let kept = ours.run(program, Caching::UntilInvalidated, quirks)?;
+        Ok(either(&fresh, &kept, &sides.theirs))
+    };
+    let mut needed = Quirks::all();
+    if !explains(needed)? {
+        return Ok(differs(program, sides, "theirs differs"));
+    }
+    // Of the rules, only those without which it is not explained.
+    for (quirk, _) in Quirks::ALL {
+        if explains(needed.without(*quirk))? {
+            needed = needed.without(*quirk);
         }
     }
-    Verdict::Agrees
+    let rule = Quirks::ALL.iter().find(|(quirk, _)| needed.has(*quirk));
+    Ok(match rule {
+        Some((_, rule)) => Verdict::Explained(rule),
+        None => differs(program, sides, "explained by nothing"),
+    })
+}
+
+/// Whether each thing that they saw is what one of our two sides saw.
+fn either(fresh: &[Seen], kept: &[Seen], theirs: &[Seen]) -> bool {
+    let same = |(theirs, (fresh, kept)): (&Seen, (&Seen, &Seen))| {
+        let theirs = meaning(*theirs);
+        theirs == meaning(*fresh) || theirs == meaning(*kept)
+    };
+    fresh.len() == theirs.len()
+        && kept.len() == theirs.len()
+        && theirs.iter().zip(fresh.iter().zip(kept)).all(same)
 }
 
 /// What was seen, without what has no meaning: a record that holds no fault; the PASID of a request that had none.
@@ -89,9 +111,20 @@ fn meaning(seen: Seen) -> Seen {
     }
 }
 
-fn differs(program: &Program, sides: &Sides, at: usize, why: &str) -> Verdict {
-    Verdict::Differs(format!(
-        "{why}, at {at}:\n  fresh:  {:?}\n  kept:   {:?}\n  theirs: {:?}\n{:x?}",
-        sides.fresh[at], sides.kept[at], sides.theirs[at], program
-    ))
+fn differs(program: &Program, sides: &Sides, why: &str) -> Verdict {
+    let all = sides.theirs.iter().zip(sides.fresh.iter().zip(&sides.kept));
+    let mut text = format!("{why}:");
+    for (at, (theirs, (fresh, kept))) in all.enumerate() {
+        if meaning(*theirs) != meaning(*fresh) || meaning(*theirs) != meaning(*kept) {
+            // Writing to a String does not fail.
+            let _ = write!(
+                text,
+                "\n at {at}, fresh:  {fresh:?}\n        kept:   {kept:?}\n        theirs: {theirs:?}"
+            );
+        }
+    }
+    for step in &program.steps {
+        let _ = write!(text, "\n  {step:x?}");
+    }
+    Verdict::Differs(text)
 }

@@ -4,11 +4,14 @@
 use anyhow::{Result, anyhow};
 use hvkit_page_table::{ReadEntry, Width};
 use hvkit_vtd_iommu::emulation::fake::Ram;
-use hvkit_vtd_iommu::emulation::{Access, Caching, Memory, Nobody, Options, Request, Unit};
+use hvkit_vtd_iommu::emulation::{
+    Access, Caching, Memory, Nobody, Options, Request, Translated, Unit,
+};
 use hvkit_vtd_iommu::spec::RequesterId;
-use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS};
+use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GSTS, IQA};
 
-use super::program::{Program, Seen, Step, layout};
+use super::program::{Program, START, Seen, Step, layout};
+use super::quirks::Quirks;
 
 /// A machine of ours.
 pub(super) struct Ours {
@@ -26,10 +29,18 @@ impl Ours {
         }
     }
 
-    /// Runs a program from power-on, on a unit that keeps what `caching` says.
-    pub(super) fn run(&self, program: &Program, caching: Caching) -> Result<Vec<Seen>> {
-        let unit = Unit::new(self.options.with_caching(caching))
+    /// Runs a program from power-on, on a unit that keeps what `caching` says, with `quirks` in the machine around it.
+    pub(super) fn run(
+        &self,
+        program: &Program,
+        caching: Caching,
+        quirks: Quirks,
+    ) -> Result<Vec<Seen>> {
+        let mut unit = Unit::new(self.options.with_caching(caching))
             .map_err(|error| anyhow!("the model's unit cannot be emulated: {error}"))?;
+        for (offset, value) in START {
+            unit.write64(&self.ram, &mut Nobody, offset, value);
+        }
         for at in (layout::START..layout::END).step_by(8) {
             self.ram.set(at, 0);
         }
@@ -46,6 +57,9 @@ impl Ours {
         let mut run = Run {
             machine: self,
             unit,
+            quirks,
+            queue: 0,
+            queue_on: false,
             buffer,
             seen: Vec::new(),
         };
@@ -76,6 +90,10 @@ pub(super) fn pattern_word(slot: u64) -> u64 {
 struct Run<'a> {
     machine: &'a Ours,
     unit: Unit,
+    quirks: Quirks,
+    /// The queue that was there when the queue was last turned on, and whether it is on.
+    queue: u64,
+    queue_on: bool,
     buffer: [u64; layout::BUFFER_WORDS as usize],
     seen: Vec<Seen>,
 }
@@ -86,10 +104,15 @@ impl Run<'_> {
         match step {
             Step::Store { at, word } => ram.set(at, word),
             Step::Write32 { offset, value } => {
+                let Some(value) = self.quirks.written32(&self.unit, offset, value) else {
+                    return;
+                };
                 self.unit.write32(ram, &mut Nobody, offset, value);
+                self.wrote();
             }
             Step::Write64 { offset, value } => {
                 self.unit.write64(ram, &mut Nobody, offset, value);
+                self.wrote();
             }
             Step::Read { address, slot } => {
                 // What the device does not get, it takes for zeroes.
@@ -119,7 +142,7 @@ impl Run<'_> {
             Step::Look { offset, count } => {
                 for register in 0..count {
                     let at = offset + 4 * register;
-                    let value = self.unit.read32(at).into();
+                    let value = self.quirks.read32(&self.unit, self.queue, at).into();
                     self.seen.push(Seen::Word {
                         at: at.into(),
                         value,
@@ -133,11 +156,40 @@ impl Run<'_> {
         }
     }
 
+    /// Notes where the queue was when it was turned on.
+    fn wrote(&mut self) {
+        let on = self.unit.register(GSTS).queued_invalidation();
+        if on && !self.queue_on {
+            self.queue = self.unit.register(IQA).queue();
+        }
+        self.queue_on = on;
+    }
+
     fn translate(&mut self, address: u64, access: Access) -> Option<u64> {
         let request = Request::new(self.machine.device, address, access);
+        if self.quirks.has(Quirks::SILENT_WHEN_KEPT) && self.keeps_without(&request) {
+            return None;
+        }
         let translated = self
             .unit
             .translate(&self.machine.ram, &mut Nobody, &request);
         translated.ok().map(|to| to.address)
+    }
+
+    /// Whether the unit keeps a translation for the page, and it lacks the right that `request` needs.
+    fn keeps_without(&self, request: &Request) -> bool {
+        let lacks = |to: Translated| match request.access {
+            Access::Write => !to.writes,
+            _ => !to.reads,
+        };
+        [Access::Read, Access::Write].into_iter().any(|access| {
+            // What a unit answers that cannot read memory is what it keeps.
+            let request = Request { access, ..*request };
+            let kept = self
+                .unit
+                .clone()
+                .translate(&Ram::new(0), &mut Nobody, &request);
+            kept.is_ok_and(lacks)
+        })
     }
 }

@@ -24,6 +24,17 @@ pub(super) enum Step {
     Load { at: u64 },
 }
 
+/// What both sides begin with, 8 bytes each: the table pointers are taken, everything is forgotten, by register. What
+/// this leaves in the registers cannot be undone but by power.
+pub(super) const START: [(u32, u64); 6] = [
+    (0x18, 0x4000_0000),
+    (0x18, 0x0100_0000),
+    (0x28, 1 << 63 | 1 << 61),
+    (0xf8, 1 << 63 | 1 << 60),
+    (0x28, 0),
+    (0xf8, 0),
+];
+
 /// What a step brought to light.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {

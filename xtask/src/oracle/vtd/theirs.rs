@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Their side: QEMU's `intel-iommu`, its memory and its `edu` device, over the test socket.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use hvkit_vtd_iommu::spec::registers::{Capability, ExtendedCapability, Version};
 
 use super::ours::{data_word, pattern_word};
-use super::program::{Program, Seen, Step, layout};
+use super::program::{Program, START, Seen, Step, layout};
 use crate::lab::qtest::{Answers, Batch, Bytes, Edu, Qtest, QtestOptions, VTD, Value};
 
 /// How often to ask whether a transfer is over, before it is stuck.
 const PATIENCE: u32 = 10_000;
+const POLL: Duration = Duration::from_micros(250);
 
 const FSTS: u64 = VTD + 0x34;
 const FECTL: u64 = VTD + 0x38;
@@ -163,6 +167,8 @@ impl Theirs {
             if status & EDU_START == 0 {
                 return Ok(());
             }
+            // The model's timers are not there before this, however often they are asked for.
+            thread::sleep(POLL);
             status = self.machine.readq(bar + EDU_COMMAND)?;
         }
         anyhow::bail!("a transfer does not end");
@@ -242,13 +248,11 @@ impl Theirs {
             batch.writel(FSTS, 0x7f);
         }
         batch.writel(VTD + 0x18, 0);
-        // Forget everything: with the queue off, by register.
-        batch.writeq(VTD + 0x28, 1 << 63 | 1 << 61);
-        batch.writeq(VTD + 0xf8, 1 << 63 | 1 << 60);
-        batch.writeq(VTD + 0x28, 0);
-        batch.writeq(VTD + 0xf8, 0);
         for offset in [0x20u64, 0x88, 0x90, 0xb8, 0xf0] {
             batch.writeq(VTD + offset, 0);
+        }
+        for (offset, value) in START {
+            batch.writeq(VTD + u64::from(offset), value);
         }
         for event in [0x38u64, 0xa0] {
             batch.writel(VTD + event, 1 << 31);
@@ -265,7 +269,7 @@ impl Theirs {
             }
         }
         let checks = [
-            (batch.readl(VTD + 0x1c), 0xbf80_0000u64),
+            (batch.readl(VTD + 0x1c), 0xbe80_0000u64),
             (batch.readl(FSTS), !0),
             (batch.readl(FECTL), 1 << 30),
             (batch.readq(VTD + 0x80), !0),

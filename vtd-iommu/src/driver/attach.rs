@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Attaching devices to domains, and detaching them.
+//!
+//! A device is blocked, in a domain, or passed through. One with reserved memory (RMRR, whose owner in firmware may
+//! use it at any time) is never blocked from that: while it is nowhere else it is in a domain of its own that
+//! maps this memory and nothing more, and moving it in and out leaves no moment without.
+//!
+//! ```text
+//!   detached: entry cleared --> context (or PASID) cache --> IOTLB --> device-TLB --> done
+//!             one store         the order in which caches are filled from each other
+//! ```
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use hvkit_page_table::{Format, Frames, OwnEntries, Span, Width};
+
+use super::domain::{Attachment, Domain, Stage, StageKind};
+use super::entries::{Entry, Moved};
+use super::{Ability, DriverError, Mmio, Mode, Unit, command};
+use crate::spec::context::{AddressWidth, ContextEntry, TranslationType};
+use crate::spec::invalidation::{AtsRange, ContextScope, Descriptor, DeviceTlb, PasidCacheScope};
+use crate::spec::pasid::PasidEntry;
+use crate::spec::{Pasid, RequesterId};
+use crate::tables::SecondStage;
+
+/// What a device's requests without PASID do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Reach {
+    /// They are blocked, but for reserved memory.
+    #[default]
+    Blocked,
+    /// They are translated, in the domain with this id.
+    Domain(u16),
+    /// They reach physical memory.
+    PassThrough,
+}
+
+/// What a unit knows of a device.
+#[derive(Debug)]
+pub(super) struct Device<M, P> {
+    pub(super) reach: Reach,
+    /// Where it is while it is nowhere else, if it has reserved memory.
+    holding: Option<Domain<SecondStage, M, P>>,
+    regions: Vec<Span>,
+    /// The domains of its PASIDs.
+    pasids: BTreeMap<Pasid, u16>,
+}
+
+impl<M, P> Default for Device<M, P> {
+    fn default() -> Self {
+        Self {
+            reach: Reach::Blocked,
+            holding: None,
+            regions: Vec::new(),
+            pasids: BTreeMap::new(),
+        }
+    }
+}
+
+/// What has to be forgotten of an entry that changed: the domain it had, and the kind of its translations.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    domain: u16,
+    kind: Option<StageKind>,
+    tlb: Option<DeviceTlb>,
+}
+
+impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
+    /// What requests of `source` without PASID do.
+    #[must_use]
+    pub fn reach(&self, source: RequesterId) -> Reach {
+        self.devices
+            .get(&source)
+            .map_or(Reach::Blocked, |d| d.reach)
+    }
+
+    /// Declares reserved memory of `source` (the RMRRs that name it): from now on, and for the life of this unit,
+    /// its requests there go through, whatever it is attached to.
+    ///
+    /// # Errors
+    ///
+    /// The device is attached already, a region cannot be mapped, or there are no ids or frames.
+    pub fn reserve(&mut self, source: RequesterId, regions: &[Span]) -> Result<(), DriverError> {
+        let known = self.devices.get(&source);
+        if known.is_some_and(|d| d.reach != Reach::Blocked || d.holding.is_some()) {
+            return Err(DriverError::Attached {
+                source_id: source,
+                pasid: None,
+            });
+        }
+        if regions.is_empty() {
+            return Ok(());
+        }
+        let mut holding = self.new_domain()?;
+        if let Err(error) = self.map_reserved(&mut holding, source, regions) {
+            // Nobody has used it: what cannot be freed leaks.
+            let _ = self.destroy(holding);
+            return Err(error);
+        }
+        let at = self.slot(source, Pasid::ZERO, None)?;
+        let entry = self.entry_of(&holding, None)?;
+        entry.store(&self.memory, at, Moved::In);
+        holding.attached.push(Attachment::new(source));
+        let domain = holding.id;
+        let device = self.devices.entry(source).or_default();
+        device.holding = Some(holding);
+        device.regions = regions.to_vec();
+        self.show(source, Pasid::ZERO, domain)
+    }
+
+    /// Identity-maps `regions` in `domain`, where that is not so already.
+    fn map_reserved<F: Stage>(
+        &mut self,
+        domain: &mut Domain<F, M, P>,
+        source: RequesterId,
+        regions: &[Span],
+    ) -> Result<(), DriverError> {
+        for &span in regions {
+            match domain.map(span, span.start, F::READ_WRITE) {
+                Ok(fresh) => self.publish(domain, fresh)?,
+                Err(_) if is_identity(domain, span) => {}
+                Err(_) => {
+                    return Err(DriverError::ReservedMemory {
+                        source_id: source,
+                        start: span.start,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets `device` into `domain`. Reserved memory of the device is mapped there first and cannot be unmapped
+    /// while the device is attached.
+    ///
+    /// # Errors
+    ///
+    /// It is attached already, the domain is of another unit or mode, its reserved memory is in the way, or the unit
+    /// does not do as it is told.
+    pub fn attach<F: Stage>(
+        &mut self,
+        domain: &mut Domain<F, M, P>,
+        device: Attachment,
+    ) -> Result<(), DriverError> {
+        if domain.unit != self.root {
+            return Err(DriverError::ForeignDomain(domain.id));
+        }
+        self.admit(device)?;
+        let Attachment { source, pasid, tlb } = device;
+        let entry = self.entry_of(domain, tlb)?;
+        if pasid.is_none() {
+            let regions = self.devices.get(&source).map(|d| d.regions.clone());
+            let regions = regions.unwrap_or_default();
+            self.map_reserved(domain, source, &regions)?;
+            domain
+                .reserved
+                .extend(regions.iter().map(|&span| (source, span)));
+        }
+        let done = self.enter(device, entry, domain.id);
+        match done {
+            Ok(()) => domain.attached.push(device),
+            Err(_) => domain.reserved.retain(|(of, _)| *of != source),
+        }
+        done
+    }
+
+    /// Lets requests of `source` reach physical memory, untranslated.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach), or the unit does not support it.
+    pub fn attach_pass_through(&mut self, source: RequesterId) -> Result<(), DriverError> {
+        if !self.ecap.pass_through() {
+            return Err(DriverError::Unsupported(Ability::PassThrough));
+        }
+        let device = Attachment::new(source);
+        self.admit(device)?;
+        let domain = match self.pass_through {
+            Some(id) => id,
+            None => {
+                let count = self.ids.count();
+                let id = self.ids.allocate(1);
+                let id = id.ok_or(DriverError::OutOfDomains { count })?;
+                *self.pass_through.insert(id)
+            }
+        };
+        let width = self.width(self.second_stage_levels()?)?;
+        let entry = match self.mode {
+            Mode::Legacy => {
+                let kind = TranslationType::PassThrough;
+                Entry::context(ContextEntry::new(kind, domain, width, 0))
+            }
+            Mode::Scalable => Entry::pasid(PasidEntry::pass_through(domain, width)),
+        };
+        self.enter(device, entry, domain)?;
+        self.devices.entry(source).or_default().reach = Reach::PassThrough;
+        Ok(())
+    }
+
+    /// Translates requests of a PASID through a first-stage table that somebody else owns (a guest, for a device
+    /// of its own) and then through `second`. Addresses in that table, and its own, are `second`'s.
+    ///
+    /// Changes of that table are reported with [`forget_pasid`](Self::forget_pasid).
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach), or the unit does not nest.
+    pub fn attach_nested(
+        &mut self,
+        second: &mut Domain<SecondStage, M, P>,
+        device: Attachment,
+        first: FirstTable,
+    ) -> Result<(), DriverError> {
+        if self.mode == Mode::Legacy || !self.ecap.nested() || !self.ecap.first_stage() {
+            return Err(DriverError::Unsupported(Ability::Nested));
+        }
+        let five = match first.levels {
+            4 => 0,
+            5 if self.cap.first_stage_5_levels() => 1,
+            levels => return Err(DriverError::Unsupported(Ability::FirstStageLevels(levels))),
+        };
+        if second.unit != self.root {
+            return Err(DriverError::ForeignDomain(second.id));
+        }
+        self.admit(device)?;
+        let width = self.width(second.mapper.format().shape().levels())?;
+        let table = second.mapper.root();
+        let entry = PasidEntry::nested(second.id, first.address, width, table).with_fspm(five);
+        self.enter(device, Entry::pasid(self.snooping(entry)), second.id)?;
+        second.attached.push(device);
+        Ok(())
+    }
+
+    /// Has the unit forget first-stage translations of a PASID of `domain`: some pages, or all.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn forget_pasid<F: Stage>(
+        &mut self,
+        domain: &Domain<F, M, P>,
+        pasid: Option<Pasid>,
+        pages: Option<crate::spec::invalidation::Pages>,
+    ) -> Result<(), DriverError> {
+        self.ask_pasid_iotlb(domain.id, pasid, pages)?;
+        self.wait()
+    }
+
+    /// Blocks a device that is attached to `domain` (but for its reserved memory), and returns when nothing of
+    /// the domain can be reached by it any more.
+    ///
+    /// # Errors
+    ///
+    /// It is not attached there; or it is blocked, but may still use old translations: detach it again.
+    pub fn detach<F: Stage>(
+        &mut self,
+        domain: &mut Domain<F, M, P>,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+    ) -> Result<(), DriverError> {
+        let found = domain
+            .attached
+            .iter()
+            .position(|at| at.source == source && at.pasid == pasid);
+        let here = self.domain_of_device(source, pasid) == Some(domain.id);
+        let (Some(index), true) = (found, here && domain.unit == self.root) else {
+            return Err(DriverError::NotAttached {
+                source_id: source,
+                pasid,
+            });
+        };
+        let gone = Gone {
+            domain: domain.id,
+            kind: Some(F::KIND),
+            tlb: domain.attached[index].tlb,
+        };
+        self.leave(source, pasid, gone)?;
+        domain.attached.swap_remove(index);
+        domain.reserved.retain(|(of, _)| *of != source);
+        Ok(())
+    }
+
+    /// Blocks a device that is passed through.
+    ///
+    /// # Errors
+    ///
+    /// As [`detach`](Self::detach).
+    pub fn detach_pass_through(&mut self, source: RequesterId) -> Result<(), DriverError> {
+        match self.pass_through {
+            Some(domain) if self.reach(source) == Reach::PassThrough => {
+                let gone = Gone {
+                    domain,
+                    kind: None,
+                    tlb: None,
+                };
+                self.leave(source, None, gone)
+            }
+            _ => Err(DriverError::NotAttached {
+                source_id: source,
+                pasid: None,
+            }),
+        }
+    }
+
+    fn domain_of_device(&self, source: RequesterId, pasid: Option<Pasid>) -> Option<u16> {
+        let device = self.devices.get(&source)?;
+        match (pasid, device.reach) {
+            (Some(pasid), _) => device.pasids.get(&pasid).copied(),
+            (None, Reach::Domain(id)) => Some(id),
+            (None, _) => None,
+        }
+    }
+
+    /// Whether `device` may be attached to anything.
+    fn admit(&self, device: Attachment) -> Result<(), DriverError> {
+        let Attachment { source, pasid, tlb } = device;
+        if tlb.is_some() && !self.ecap.device_tlb() {
+            return Err(DriverError::Unsupported(Ability::DeviceTlb));
+        }
+        if let Some(pasid) = pasid {
+            let limit = 1u32 << self.ecap.pasid_bits().min(super::entries::PASID_BITS);
+            if self.mode == Mode::Legacy || pasid == Pasid::ZERO || pasid.get() >= limit {
+                return Err(DriverError::BadPasid(pasid));
+            }
+        }
+        let taken = match (self.devices.get(&source), pasid) {
+            (None, _) => false,
+            (Some(device), None) => device.reach != Reach::Blocked,
+            (Some(device), Some(pasid)) => device.pasids.contains_key(&pasid),
+        };
+        if taken {
+            return Err(DriverError::Attached {
+                source_id: source,
+                pasid,
+            });
+        }
+        Ok(())
+    }
+
+    fn width(&self, levels: u8) -> Result<AddressWidth, DriverError> {
+        AddressWidth::of_levels(levels)
+            .ok_or(DriverError::Unsupported(Ability::SecondStageLevels(levels)))
+    }
+
+    /// The same, with walks that snoop caches where the unit can.
+    fn snooping(&self, entry: PasidEntry) -> PasidEntry {
+        if self.ecap.scalable_walk_coherent() {
+            entry.with_walk_snoop()
+        } else {
+            entry
+        }
+    }
+
+    /// The entry that leads to `domain`.
+    fn entry_of<F: Stage>(
+        &self,
+        domain: &Domain<F, M, P>,
+        tlb: Option<DeviceTlb>,
+    ) -> Result<Entry, DriverError> {
+        let (table, levels) = (
+            domain.mapper.root(),
+            domain.mapper.format().shape().levels(),
+        );
+        match (self.mode, F::KIND) {
+            (Mode::Legacy, StageKind::Second) => {
+                let kind = match tlb {
+                    Some(_) => TranslationType::DeviceTlb,
+                    None => TranslationType::Untranslated,
+                };
+                let width = self.width(levels)?;
+                Ok(Entry::context(ContextEntry::new(
+                    kind, domain.id, width, table,
+                )))
+            }
+            (Mode::Legacy, StageKind::First) => Err(DriverError::ForeignDomain(domain.id)),
+            (Mode::Scalable, StageKind::Second) => {
+                let entry = PasidEntry::second_stage(domain.id, self.width(levels)?, table);
+                Ok(Entry::pasid(self.snooping(entry)))
+            }
+            (Mode::Scalable, StageKind::First) => {
+                let five = u64::from(levels == 5);
+                // AW is the second stage's, but there are units that measure first-stage addresses by it.
+                let width = self.width(self.second_stage_levels()?)?;
+                let entry = PasidEntry::first_stage(domain.id, table)
+                    .with_fspm(five)
+                    .with_aw(width.0.into());
+                Ok(Entry::pasid(self.snooping(entry)))
+            }
+        }
+    }
+
+    /// Stores the entry of a device that is nowhere, or held.
+    fn enter(&mut self, device: Attachment, entry: Entry, domain: u16) -> Result<(), DriverError> {
+        let Attachment { source, pasid, tlb } = device;
+        let at = self.slot(source, pasid.unwrap_or(Pasid::ZERO), tlb)?;
+        entry.store(&self.memory, at, Moved::In);
+        let state = self.devices.entry(source).or_default();
+        match pasid {
+            Some(pasid) => {
+                state.pasids.insert(pasid, domain);
+            }
+            None => state.reach = Reach::Domain(domain),
+        }
+        let held = state.holding.as_ref().filter(|_| pasid.is_none());
+        let held = held.map(|holding| holding.id);
+        let outcome = match held {
+            Some(domain) => {
+                let kind = Some(StageKind::Second);
+                let gone = Gone { domain, kind, tlb };
+                self.forget_entry(source, pasid, gone)
+            }
+            None => self.show(source, pasid.unwrap_or(Pasid::ZERO), domain),
+        };
+        if outcome.is_err() {
+            // Back to where it was. The unit does not answer; what can be done is done.
+            let gone = Gone {
+                domain,
+                kind: None,
+                tlb,
+            };
+            let _ = self.leave(source, pasid, gone);
+        }
+        outcome
+    }
+
+    /// Takes the entry of a device back: cleared, or held.
+    fn leave(
+        &mut self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+        gone: Gone,
+    ) -> Result<(), DriverError> {
+        let at = self.slot(source, pasid.unwrap_or(Pasid::ZERO), None)?;
+        let device = self.devices.entry(source).or_default();
+        let holding = device.holding.take().filter(|_| pasid.is_none());
+        match &holding {
+            Some(holding) => {
+                let entry = self.entry_of(holding, None)?;
+                entry.store(&self.memory, at, Moved::Out);
+            }
+            None => self.memory.write(at, Width::Eight, 0),
+        }
+        let held = holding.as_ref().map(|holding| holding.id);
+        if let Some(holding) = holding {
+            self.devices.entry(source).or_default().holding = Some(holding);
+        }
+        self.forget_entry(source, pasid, gone)?;
+        if let Some(domain) = held {
+            // The old table was in use under the new id for a moment.
+            self.ask_iotlb(domain, None)?;
+            self.wait()?;
+        }
+        let device = self.devices.entry(source).or_default();
+        match pasid {
+            Some(pasid) => {
+                device.pasids.remove(&pasid);
+            }
+            None => device.reach = Reach::Blocked,
+        }
+        Ok(())
+    }
+
+    /// Has the unit forget an entry, and all that was translated through it.
+    fn forget_entry(
+        &mut self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+        gone: Gone,
+    ) -> Result<(), DriverError> {
+        let Gone { domain, kind, tlb } = gone;
+        match self.mode {
+            Mode::Legacy => self.ask(Descriptor::Context(ContextScope::Device {
+                domain,
+                source,
+                function_mask: 0,
+            }))?,
+            Mode::Scalable => {
+                let pasid = pasid.unwrap_or(Pasid::ZERO);
+                self.ask(Descriptor::PasidCache(PasidCacheScope::Pasid {
+                    domain,
+                    pasid,
+                }))?;
+                // Of a nested translation the first stage's too.
+                self.ask_pasid_iotlb(domain, Some(pasid), None)?;
+            }
+        }
+        if kind != Some(StageKind::First) {
+            self.ask_iotlb(domain, None)?;
+        }
+        // The unit must have forgotten before the device asks it again.
+        self.wait()?;
+        if let Some(device) = tlb {
+            let range = AtsRange::ALL;
+            self.ask(match pasid {
+                None => Descriptor::DeviceTlb { device, range },
+                pasid => Descriptor::PasidDeviceTlb {
+                    device,
+                    pasid,
+                    range,
+                },
+            })?;
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Makes an entry visible that was absent.
+    fn show(&mut self, source: RequesterId, pasid: Pasid, domain: u16) -> Result<(), DriverError> {
+        if !self.cap.caching_mode() {
+            return if self.cap.write_buffer_flush() {
+                command::flush_write_buffer(&self.registers)
+            } else {
+                Ok(())
+            };
+        }
+        // Absence is cached under domain 0.
+        self.ask(Descriptor::Context(ContextScope::Device {
+            domain: 0,
+            source,
+            function_mask: 0,
+        }))?;
+        if self.mode == Mode::Scalable {
+            for domain in [0, domain] {
+                self.ask(Descriptor::PasidCache(PasidCacheScope::Pasid {
+                    domain,
+                    pasid,
+                }))?;
+            }
+            self.ask_pasid_iotlb(domain, Some(pasid), None)?;
+        }
+        self.ask_iotlb(domain, None)?;
+        self.wait()
+    }
+}
+
+/// A first-stage table that somebody else owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FirstTable {
+    /// Its root's address, in the second stage.
+    pub address: u64,
+    /// 4 or 5.
+    pub levels: u8,
+}
+
+/// Whether every page of `span` is mapped to itself, for reading and writing.
+fn is_identity<F: Stage, M: OwnEntries, P: Frames>(domain: &Domain<F, M, P>, span: Span) -> bool {
+    let mut at = span.start;
+    loop {
+        let Ok(there) = domain.translate(at) else {
+            return false;
+        };
+        if there.target != at || there.attributes != F::READ_WRITE {
+            return false;
+        }
+        let size = domain.mapper.format().shape().size(there.level);
+        match (at | (size - 1)).checked_add(1) {
+            Some(next) if next <= span.last() => at = next,
+            _ => return true,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The tables between a requester and its domain, and how an entry in them is stored.
+
+use hvkit_page_table::{Frames, OwnEntries, Width};
+
+use super::memory::{store_first_word_last, zeroed};
+use super::{DriverError, Mmio, Mode, Unit};
+use crate::spec::context::{ContextEntry, ScalableContextEntry};
+use crate::spec::invalidation::{ContextScope, Descriptor, DeviceTlb};
+use crate::spec::pasid::{PasidDirectoryEntry, PasidEntry};
+use crate::spec::root::{RootEntry, RootHalf};
+use crate::spec::{Pasid, RequesterId};
+
+/// PDTS: a directory of one frame, 512 entries of 64 PASIDs.
+const DIRECTORY_SIZE: u64 = 2;
+/// So many bits of PASID a directory of one frame has.
+pub(super) const PASID_BITS: u32 = 15;
+
+/// A context entry or a PASID table entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    words: [u64; 8],
+    used: usize,
+}
+
+/// Where a device comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// It was blocked, or in its holding domain.
+    In,
+    /// It goes to its holding domain.
+    Out,
+}
+
+impl Entry {
+    pub(super) fn context(entry: ContextEntry) -> Self {
+        let [low, high] = entry.0;
+        Self {
+            words: [low, high, 0, 0, 0, 0, 0, 0],
+            used: 2,
+        }
+    }
+
+    pub(super) const fn pasid(entry: PasidEntry) -> Self {
+        Self {
+            words: entry.0,
+            used: 8,
+        }
+    }
+
+    /// Stores the entry, a word at a time. Word 0 has the present bit and the table's address, word 1 the
+    /// domain-id.
+    ///
+    /// Over an absent entry word 0 comes last. Over a present one, that of a device's holding domain, no moment
+    /// is to be without a translation, and none may cache translations of this device under an id that other
+    /// devices have: going in, the table changes before the id; going out, the id before the table. The id in
+    /// between is the holding domain's, which is this device's alone.
+    pub(super) fn store(&self, memory: &impl OwnEntries, at: u64, moved: Moved) {
+        let words = &self.words[..self.used];
+        let put = |i: usize| memory.write(at + 8 * i as u64, Width::Eight, words[i]);
+        if memory.load(at, Width::Eight) & 1 == 0 {
+            store_first_word_last(memory, at, words);
+            return;
+        }
+        match moved {
+            Moved::In => {
+                (2..self.used).rev().for_each(put);
+                put(0);
+                put(1);
+            }
+            Moved::Out => (1..self.used.min(2))
+                .chain(0..1)
+                .chain(2..self.used)
+                .for_each(put),
+        }
+    }
+}
+
+impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
+    /// Where the entry that decides over requests of `source` with `pasid` is (0 for those without): the context entry,
+    /// or in scalable mode the PASID table entry. Tables on the way are made if they are not there.
+    pub(super) fn slot(
+        &mut self,
+        source: RequesterId,
+        pasid: Pasid,
+        tlb: Option<DeviceTlb>,
+    ) -> Result<u64, DriverError> {
+        match self.mode {
+            Mode::Legacy => {
+                let at = RootEntry::address(self.root, source);
+                let table = self.table_at(at, |table| RootEntry::legacy(table).0[0])?;
+                Ok(ContextEntry::address(table, source))
+            }
+            Mode::Scalable => {
+                let half = if source.device() < 16 { 0 } else { 8 };
+                let at = RootEntry::address(self.root, source) + half;
+                let contexts = self.table_at(at, |table| RootHalf::new(table).0)?;
+                let at = ScalableContextEntry::address(contexts, source);
+                let directory = self.directory(at, source, tlb)?;
+                let at = PasidDirectoryEntry::address(directory, pasid);
+                let table = self.table_at(at, |table| PasidDirectoryEntry::new(table).0)?;
+                Ok(PasidEntry::address(table, pasid))
+            }
+        }
+    }
+
+    /// The table that the entry of one word at `at` leads to; `link` makes the entry.
+    fn table_at(&self, at: u64, link: impl Fn(u64) -> u64) -> Result<u64, DriverError> {
+        let entry = self.memory.load(at, Width::Eight);
+        if entry & 1 != 0 {
+            return Ok(entry & !0xfff);
+        }
+        let table = zeroed(&self.memory, &self.frames)?;
+        self.memory.write(at, Width::Eight, link(table));
+        Ok(table)
+    }
+
+    /// The PASID directory of the scalable-mode context entry at `at`. With `tlb`, the entry also lets
+    /// translation requests through.
+    fn directory(
+        &mut self,
+        at: u64,
+        source: RequesterId,
+        tlb: Option<DeviceTlb>,
+    ) -> Result<u64, DriverError> {
+        let low = self.memory.load(at, Width::Eight);
+        let mut entry = ScalableContextEntry([low, 0, 0, 0]);
+        if !entry.present() {
+            let directory = zeroed(&self.memory, &self.frames)?;
+            entry = ScalableContextEntry::new(directory, DIRECTORY_SIZE);
+            if self.ecap.pasid() {
+                entry = entry.with_pasid_enabled();
+            }
+            if self.ecap.page_requests() && tlb.is_some() {
+                entry = entry.with_page_requests();
+            }
+            if tlb.is_some() {
+                entry = entry.with_device_tlb();
+            }
+            store_first_word_last(&self.memory, at, &entry.0);
+            return Ok(directory);
+        }
+        if tlb.is_some() && !entry.device_tlb() {
+            entry = entry.with_device_tlb();
+            if self.ecap.page_requests() {
+                entry = entry.with_page_requests();
+            }
+            self.memory.write(at, Width::Eight, entry.0[0]);
+            // Scalable-mode context entries are cached under domain 0.
+            self.ask(Descriptor::Context(ContextScope::Device {
+                domain: 0,
+                source,
+                function_mask: 0,
+            }))?;
+            self.wait()?;
+        }
+        Ok(entry.directory())
+    }
+}

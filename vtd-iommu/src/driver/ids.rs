@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which numbers are taken: domain-ids, interrupt-remapping entries.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Numbers below a limit, each free or taken.
+#[derive(Clone, Debug)]
+pub(super) struct Ids {
+    taken: Vec<u64>,
+    count: u32,
+    /// Where to look first: numbers are used again as late as possible.
+    next: u32,
+}
+
+impl Ids {
+    /// The numbers below `count` (at most 65,536), all free.
+    pub(super) fn new(count: u32) -> Self {
+        let count = count.min(1 << 16);
+        Self {
+            taken: vec![0; count.div_ceil(64) as usize],
+            count,
+            next: 0,
+        }
+    }
+
+    /// Whether `id` is taken, or no number that there is.
+    pub(super) fn is_taken(&self, id: u16) -> bool {
+        let word = self.taken.get(usize::from(id >> 6)).copied();
+        u32::from(id) >= self.count || word.unwrap_or(!0) >> (id & 63) & 1 != 0
+    }
+
+    /// Whether `id` was allocated.
+    pub(super) fn holds(&self, id: u16) -> bool {
+        u32::from(id) < self.count && self.is_taken(id)
+    }
+
+    /// How many numbers there are.
+    pub(super) const fn count(&self) -> u32 {
+        self.count
+    }
+
+    fn set(&mut self, id: u32, to: bool) {
+        if let Some(word) = self.taken.get_mut((id >> 6) as usize) {
+            let bit = 1 << (id & 63);
+            *word = if to { *word | bit } else { *word & !bit };
+        }
+    }
+
+    /// Takes `id`, whether it was free or not.
+    pub(super) fn take(&mut self, id: u16) {
+        self.set(id.into(), true);
+    }
+
+    /// The first of `length` (a power of two) free numbers aligned to it, taken now.
+    pub(super) fn allocate(&mut self, length: u32) -> Option<u16> {
+        if !length.is_power_of_two() || length > self.count {
+            return None;
+        }
+        let blocks = self.count / length;
+        let first = self.next.div_ceil(length) % blocks;
+        let block = (0..blocks)
+            .map(|i| (first + i) % blocks)
+            .find(|block| (0..length).all(|i| !self.is_taken((block * length + i) as u16)))?;
+        let start = block * length;
+        (start..start + length).for_each(|id| self.set(id, true));
+        self.next = (start + length) % self.count;
+        Some(start as u16)
+    }
+
+    /// Frees `length` numbers from `start`.
+    pub(super) fn free(&mut self, start: u16, length: u32) {
+        let start = u32::from(start);
+        (start..(start + length).min(self.count)).for_each(|id| self.set(id, false));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_aligned_and_apart() {
+        let mut ids = Ids::new(16);
+        ids.take(0);
+        assert_eq!(ids.allocate(1), Some(1));
+        assert_eq!(ids.allocate(4), Some(4));
+        assert_eq!(ids.allocate(8), Some(8));
+        assert_eq!(ids.allocate(2), Some(2));
+        assert_eq!(ids.allocate(1), None);
+        ids.free(8, 8);
+        assert!(!ids.is_taken(8) && ids.is_taken(7) && ids.is_taken(16));
+        assert_eq!(ids.allocate(3), None);
+        assert_eq!(ids.allocate(16), None);
+        assert_eq!(ids.allocate(8), Some(8));
+    }
+
+    #[test]
+    fn a_number_is_used_again_as_late_as_possible() {
+        let mut ids = Ids::new(4);
+        assert_eq!(ids.allocate(1), Some(0));
+        ids.free(0, 1);
+        assert_eq!(ids.allocate(1), Some(1));
+        assert_eq!(Ids::new(1 << 20).count(), 1 << 16);
+    }
+}
