@@ -320,10 +320,8 @@ impl Unit {
             }
             None => 0,
         };
-        let done = command
-            .with_invalidate(false)
-            .with_actual_granularity(actual);
-        self.file.set(CCMD, done);
+        let done = self.file.get(CCMD).with_invalidate(false);
+        self.file.set(CCMD, done.with_actual_granularity(actual));
     }
 
     /// "IOTLB Invalidate Register". While the queue is in use the command is refused: granularity 0.

@@ -43,7 +43,10 @@ pub(super) fn kind(program: &Program, sides: &Sides) -> String {
 
 /// Compares a case.
 pub(super) fn judge(ours: &Ours, program: &Program, sides: &Sides) -> Result<Verdict> {
-    if sides.fresh != sides.kept && !program.may_be_stale {
+    // A queue that stopped leaves what it was to invalidate.
+    let stopped = |seen: &Seen| matches!(seen, Seen::Faults { status, .. } if status & 0x10 != 0);
+    let may_be_stale = program.may_be_stale || sides.fresh.iter().any(stopped);
+    if sides.fresh != sides.kept && !may_be_stale {
         return Ok(differs(program, sides, "our own two sides differ"));
     }
     if either(&sides.fresh, &sides.kept, &sides.theirs) {

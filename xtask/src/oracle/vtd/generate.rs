@@ -413,15 +413,22 @@ fn stale(random: &mut Random) -> Vec<Step> {
         words.set(at, entry);
         steps.push(Step::Store { at, word: entry });
         if random.chance(2, 3) {
-            let good = match random.below(3) {
-                0 => [
-                    0x1 | (1 + random.below(3)) << 4 | mapped.domain << 16 | DEVFN << 32,
-                    0,
-                ],
-                1 => [0x2 | (1 + random.below(2)) << 4 | mapped.domain << 16, 0],
-                _ => [0x32 | mapped.domain << 16, page ^ random.below(4) << 12],
-            };
-            queue.push(&mut steps, good);
+            let domain = mapped.domain << 16;
+            if at & !8 == context {
+                // Context entries first, then what was translated through them; units may keep either by the other.
+                let devices = (1 + random.below(3)) << 4 | DEVFN << 32;
+                queue.push(&mut steps, [0x1 | devices | domain, 0]);
+                queue.push(&mut steps, [0x12, 0]);
+            } else {
+                queue.push(
+                    &mut steps,
+                    match random.below(3) {
+                        0 => [0x1 | (1 + random.below(3)) << 4 | domain | DEVFN << 32, 0],
+                        1 => [0x2 | (1 + random.below(2)) << 4 | domain, 0],
+                        _ => [0x32 | domain, page ^ random.below(4) << 12],
+                    },
+                );
+            }
             queue.push(&mut steps, [0x25, layout::STATUS]);
             queue.ring(&mut steps);
         }

@@ -8,10 +8,10 @@ use hvkit_vtd_iommu::emulation::{
     Access, Caching, Memory, Nobody, Options, Request, Translated, Unit,
 };
 use hvkit_vtd_iommu::spec::RequesterId;
-use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GSTS, IQA};
+use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS};
 
-use super::program::{Program, START, Seen, Step, layout};
-use super::quirks::Quirks;
+use super::program::{Program, Seen, Step, layout, start};
+use super::quirks::{Front, Quirks};
 
 /// A machine of ours.
 pub(super) struct Ours {
@@ -36,11 +36,8 @@ impl Ours {
         caching: Caching,
         quirks: Quirks,
     ) -> Result<Vec<Seen>> {
-        let mut unit = Unit::new(self.options.with_caching(caching))
+        let unit = Unit::new(self.options.with_caching(caching))
             .map_err(|error| anyhow!("the model's unit cannot be emulated: {error}"))?;
-        for (offset, value) in START {
-            unit.write64(&self.ram, &mut Nobody, offset, value);
-        }
         for at in (layout::START..layout::END).step_by(8) {
             self.ram.set(at, 0);
         }
@@ -58,12 +55,11 @@ impl Ours {
             machine: self,
             unit,
             quirks,
-            queue: 0,
-            queue_on: false,
+            front: Front::new(quirks),
             buffer,
             seen: Vec::new(),
         };
-        for step in &program.steps {
+        for step in start().iter().chain(&program.steps) {
             run.step(*step);
         }
         for frame in 0..layout::DATA_FRAMES {
@@ -91,9 +87,7 @@ struct Run<'a> {
     machine: &'a Ours,
     unit: Unit,
     quirks: Quirks,
-    /// The queue that was there when the queue was last turned on, and whether it is on.
-    queue: u64,
-    queue_on: bool,
+    front: Front,
     buffer: [u64; layout::BUFFER_WORDS as usize],
     seen: Vec<Seen>,
 }
@@ -104,15 +98,11 @@ impl Run<'_> {
         match step {
             Step::Store { at, word } => ram.set(at, word),
             Step::Write32 { offset, value } => {
-                let Some(value) = self.quirks.written32(&self.unit, offset, value) else {
-                    return;
-                };
-                self.unit.write32(ram, &mut Nobody, offset, value);
-                self.wrote();
+                self.front
+                    .write(&mut self.unit, ram, offset, value.into(), 4);
             }
             Step::Write64 { offset, value } => {
-                self.unit.write64(ram, &mut Nobody, offset, value);
-                self.wrote();
+                self.front.write(&mut self.unit, ram, offset, value, 8);
             }
             Step::Read { address, slot } => {
                 // What the device does not get, it takes for zeroes.
@@ -142,7 +132,7 @@ impl Run<'_> {
             Step::Look { offset, count } => {
                 for register in 0..count {
                     let at = offset + 4 * register;
-                    let value = self.quirks.read32(&self.unit, self.queue, at).into();
+                    let value = self.front.read32(&self.unit, at).into();
                     self.seen.push(Seen::Word {
                         at: at.into(),
                         value,
@@ -154,15 +144,6 @@ impl Run<'_> {
                 self.seen.push(Seen::Word { at, value });
             }
         }
-    }
-
-    /// Notes where the queue was when it was turned on.
-    fn wrote(&mut self) {
-        let on = self.unit.register(GSTS).queued_invalidation();
-        if on && !self.queue_on {
-            self.queue = self.unit.register(IQA).queue();
-        }
-        self.queue_on = on;
     }
 
     fn translate(&mut self, address: u64, access: Access) -> Option<u64> {

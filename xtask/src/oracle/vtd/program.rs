@@ -24,16 +24,49 @@ pub(super) enum Step {
     Load { at: u64 },
 }
 
-/// What both sides begin with, 8 bytes each: the table pointers are taken, everything is forgotten, by register. What
-/// this leaves in the registers cannot be undone but by power.
-pub(super) const START: [(u32, u64); 6] = [
-    (0x18, 0x4000_0000),
-    (0x18, 0x0100_0000),
-    (0x28, 1 << 63 | 1 << 61),
-    (0xf8, 1 << 63 | 1 << 60),
-    (0x28, 0),
-    (0xf8, 0),
-];
+/// What both sides begin with: the queue is turned on and off, everything is forgotten by register, the table pointers are
+/// taken. What this leaves in the registers cannot be undone but by power.
+pub(super) fn start() -> Vec<Step> {
+    let write = |offset, value| Step::Write64 { offset, value };
+    let command = |value| Step::Write32 {
+        offset: 0x18,
+        value,
+    };
+    vec![
+        write(0x88, 0),
+        write(0x90, layout::QUEUE),
+        Step::Store {
+            at: layout::QUEUE,
+            word: 0x25,
+        },
+        Step::Store {
+            at: layout::QUEUE + 8,
+            word: layout::STATUS,
+        },
+        command(1 << 26),
+        write(0x88, 0x10),
+        command(0),
+        write(0x88, 0),
+        write(0x90, 0),
+        Step::Store {
+            at: layout::QUEUE,
+            word: 0,
+        },
+        Step::Store {
+            at: layout::QUEUE + 8,
+            word: 0,
+        },
+        write(0x20, 0),
+        command(1 << 30),
+        write(0xb8, 0),
+        command(1 << 24),
+        write(0x28, 1 << 63 | 1 << 61),
+        write(0xf8, 1 << 63 | 1 << 60),
+        write(0x28, 0),
+        write(0xf8, 0),
+        write(0xf0, 0),
+    ]
+}
 
 /// What a step brought to light.
 #[derive(Clone, Copy, PartialEq, Eq)]

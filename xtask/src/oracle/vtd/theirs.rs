@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use hvkit_vtd_iommu::spec::registers::{Capability, ExtendedCapability, Version};
 
 use super::ours::{data_word, pattern_word};
-use super::program::{Program, START, Seen, Step, layout};
+use super::program::{Program, Seen, Step, layout, start};
 use crate::lab::qtest::{Answers, Batch, Bytes, Edu, Qtest, QtestOptions, VTD, Value};
 
 /// How often to ask whether a transfer is over, before it is stuck.
@@ -240,19 +240,19 @@ impl Theirs {
             // The unit leaves its queue only after a wait.
             let (base, size) = (queue & !0xfff, 4096u64 << (queue & 7));
             let step = if queue & 0x800 == 0 { 16 } else { 32 };
-            batch.writeq(base + head, 0x5);
-            for word in 1..step / 8 {
-                batch.writeq(base + head + 8 * word, 0);
-            }
+            batch.writeq(base + head, 0x25);
+            batch.writeq(base + head + 8, layout::STATUS);
             batch.writeq(VTD + 0x88, (head + step) % size);
             batch.writel(FSTS, 0x7f);
         }
         batch.writel(VTD + 0x18, 0);
-        for offset in [0x20u64, 0x88, 0x90, 0xb8, 0xf0] {
-            batch.writeq(VTD + offset, 0);
-        }
-        for (offset, value) in START {
-            batch.writeq(VTD + u64::from(offset), value);
+        for step in start() {
+            match step {
+                Step::Store { at, word } => batch.writeq(at, word),
+                Step::Write32 { offset, value } => batch.writel(VTD + u64::from(offset), value),
+                Step::Write64 { offset, value } => batch.writeq(VTD + u64::from(offset), value),
+                _ => {}
+            }
         }
         for event in [0x38u64, 0xa0] {
             batch.writel(VTD + event, 1 << 31);
