@@ -129,21 +129,20 @@ pub(super) struct Lookup<'a, M> {
     pub(super) options: &'a Options,
     pub(super) memory: &'a M,
     pub(super) root: RootTableAddress,
+    pub(super) mode: TranslationTableMode,
 }
 
 impl<M: Memory> Lookup<'_, M> {
     /// What `source`, with `pasid` or without, is bound to.
     pub(super) fn find(&self, source: RequesterId, pasid: Option<Pasid>) -> Result<Binding, Fault> {
-        match self.root.mode() {
+        match self.mode {
             TranslationTableMode::Legacy if pasid.is_some() => Err(Fault::new(
                 FaultReason::SM_MODE_REQUEST_WITH_PASID,
                 Processing::On,
             )),
             TranslationTableMode::Legacy => self.legacy(source),
-            TranslationTableMode::Scalable if self.options.extended.scalable_mode() => {
-                self.scalable(source, pasid)
-            }
-            _ => Err(Fault::new(
+            TranslationTableMode::Scalable => self.scalable(source, pasid),
+            TranslationTableMode::Reserved | TranslationTableMode::AbortDma => Err(Fault::new(
                 FaultReason::SM_ROOT_TABLE_INVALID,
                 Processing::On,
             )),

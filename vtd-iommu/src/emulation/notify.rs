@@ -91,11 +91,6 @@ impl Watches {
     pub(super) fn none(&self) -> bool {
         self.list.is_empty()
     }
-
-    /// Those who are watched, with their limits.
-    pub(super) fn watched(&self) -> impl Iterator<Item = (RequesterId, usize)> {
-        self.list.iter().map(|watch| (watch.source, watch.limit))
-    }
 }
 
 impl Unit {
@@ -223,6 +218,7 @@ impl Unit {
             options: &self.options,
             memory,
             root: self.root,
+            mode: self.mode(),
         };
         let binding = if translating {
             lookup.find(watch.source, None).ok()

@@ -39,7 +39,8 @@ impl Unit {
         if tail >= size {
             return self.queue_error(QueueError::INVALID_TAIL, host);
         }
-        if self.root.mode() == TranslationTableMode::Reserved {
+        let idle = self.file.get(IQH).offset() == tail;
+        if self.mode() == TranslationTableMode::Reserved && !idle {
             return self.queue_error(QueueError::INVALID_MODE, host);
         }
         let mut head = self.file.get(IQH).offset();

@@ -85,9 +85,7 @@ impl Unit {
         host: &mut impl Host,
         request: &Request,
     ) -> Result<Translated, Refused> {
-        if self.root.mode() == TranslationTableMode::AbortDma
-            && self.options.extended.abort_dma_mode()
-        {
+        if self.mode() == TranslationTableMode::AbortDma {
             return Err(Refused {
                 reason: FaultReason::SM_ROOT_TABLE_INVALID,
                 fate: Fate::Silent,
@@ -109,6 +107,7 @@ impl Unit {
             options: &self.options,
             memory,
             root: self.root,
+            mode: self.mode(),
         };
         let binding = lookup.find(source, pasid)?;
         Ok(match self.options.caching {

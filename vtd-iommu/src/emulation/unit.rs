@@ -13,7 +13,7 @@ use crate::spec::invalidation::{ContextScope, InterruptScope, IotlbScope, Pages}
 use crate::spec::registers::{
     CCMD, ContextCommand, FECTL, FSTS, GCMD, GSTS, GlobalCommand, GlobalStatus, ICS, IECTL, IQH,
     IQT, IRTA, InterruptTableAddress, InvalidateAddress, IotlbInvalidate, PECTL, PRS, QueueHead,
-    RTADDR, Register, RootTableAddress, Word,
+    RTADDR, Register, RootTableAddress, TranslationTableMode, Word,
 };
 use crate::tables::{FirstStage, LargePages, SecondStage};
 
@@ -124,6 +124,18 @@ impl Unit {
             formats,
             options,
         })
+    }
+
+    /// What the root table pointer leads to. Without scalable mode the field is reserved, and ignored.
+    pub(super) fn mode(&self) -> TranslationTableMode {
+        match self.root.mode() {
+            TranslationTableMode::AbortDma if self.options.extended.abort_dma_mode() => {
+                TranslationTableMode::AbortDma
+            }
+            _ if !self.options.extended.scalable_mode() => TranslationTableMode::Legacy,
+            TranslationTableMode::AbortDma => TranslationTableMode::Reserved,
+            mode => mode,
+        }
     }
 
     /// What kind of unit it is.

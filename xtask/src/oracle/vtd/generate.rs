@@ -422,9 +422,8 @@ fn stale(random: &mut Random) -> Vec<Step> {
             } else {
                 queue.push(
                     &mut steps,
-                    match random.below(3) {
-                        0 => [0x1 | (1 + random.below(3)) << 4 | domain | DEVFN << 32, 0],
-                        1 => [0x2 | (1 + random.below(2)) << 4 | domain, 0],
+                    match random.below(2) {
+                        0 => [0x2 | (1 + random.below(2)) << 4 | domain, 0],
                         _ => [0x32 | domain, page ^ random.below(4) << 12],
                     },
                 );

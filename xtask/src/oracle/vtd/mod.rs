@@ -154,7 +154,9 @@ fn compare(
         kept: ours.run(&program, Caching::UntilInvalidated, Quirks::NONE)?,
         theirs: theirs.run(&program)?,
     };
-    let verdict = match judge(ours, &program, &sides)? {
+    let judged = judge(ours, &program, &sides)?;
+    theirs.restore(&ours.take_astray())?;
+    let verdict = match judged {
         Verdict::Differs(text) => Verdict::Differs(format!(
             "case {index} differs; rerun it with {}\n{text}",
             rerun(options, index)

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Our side: the emulated unit, a memory, and a device like QEMU's `edu`.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use anyhow::{Result, anyhow};
 use hvkit_page_table::{ReadEntry, Width};
 use hvkit_vtd_iommu::emulation::fake::Ram;
 use hvkit_vtd_iommu::emulation::{
-    Access, Caching, Memory, Nobody, Options, Request, Translated, Unit,
+    Access, Caching, Fate, Memory, Nobody, Options, Request, Translated, Unit,
 };
 use hvkit_vtd_iommu::spec::RequesterId;
+use hvkit_vtd_iommu::spec::fault::FaultReason;
 use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS};
 
 use super::program::{Program, Seen, Step, layout, start};
@@ -18,6 +22,8 @@ pub(super) struct Ours {
     ram: Ram,
     options: Options,
     device: RequesterId,
+    /// Words that DMA went to and that no case sets up.
+    astray: RefCell<BTreeSet<u64>>,
 }
 
 impl Ours {
@@ -26,7 +32,17 @@ impl Ours {
             ram: Ram::new(layout::MEMORY),
             options,
             device,
+            astray: RefCell::default(),
         }
+    }
+
+    /// Words that DMA went to since this was last asked, and that no case sets up.
+    pub(super) fn take_astray(&self) -> BTreeSet<u64> {
+        let astray = self.astray.take();
+        for at in &astray {
+            self.ram.set(*at, 0);
+        }
+        astray
     }
 
     /// Runs a program from power-on, on a unit that keeps what `caching` says, with `quirks` in the machine around it.
@@ -38,6 +54,9 @@ impl Ours {
     ) -> Result<Vec<Seen>> {
         let unit = Unit::new(self.options.with_caching(caching))
             .map_err(|error| anyhow!("the model's unit cannot be emulated: {error}"))?;
+        for at in self.astray.borrow().iter() {
+            self.ram.set(*at, 0);
+        }
         for at in (layout::START..layout::END).step_by(8) {
             self.ram.set(at, 0);
         }
@@ -115,7 +134,12 @@ impl Run<'_> {
             Step::Write { address, slot } => {
                 if let Some(at) = self.translate(address, Access::Write) {
                     // Nothing is there: the write is lost.
-                    let _ = ram.write(at, Width::Eight, self.buffer[slot as usize]);
+                    if ram
+                        .write(at, Width::Eight, self.buffer[slot as usize])
+                        .is_ok()
+                    {
+                        self.machine.astray.borrow_mut().insert(at);
+                    }
                 }
             }
             Step::Faults => {
@@ -154,6 +178,19 @@ impl Run<'_> {
         let translated = self
             .unit
             .translate(&self.machine.ram, &mut Nobody, &request);
+        if let Err(refused) = translated
+            && refused.reason == FaultReason::CONTEXT_RESERVED
+            && refused.fate == Fate::Disabled
+            && self.quirks.has(Quirks::RESERVED_CONTEXT)
+        {
+            // Once more, without FPD, so that it is recorded.
+            let context = layout::CONTEXT + 16 * u64::from(self.machine.device.devfn());
+            let ram = &self.machine.ram;
+            let entry = ram.get(context);
+            ram.set(context, entry & !2);
+            let _ = self.unit.translate(ram, &mut Nobody, &request);
+            ram.set(context, entry);
+        }
         translated.ok().map(|to| to.address)
     }
 

@@ -32,7 +32,9 @@ pub(super) fn start() -> Vec<Step> {
         offset: 0x18,
         value,
     };
-    vec![
+    // A page of 1 GiB begins at address 0, and a spoilt one is a table there.
+    let zeroes = (0..0x40).step_by(8).map(|at| Step::Store { at, word: 0 });
+    let commands = [
         write(0x88, 0),
         write(0x90, layout::QUEUE),
         Step::Store {
@@ -65,7 +67,8 @@ pub(super) fn start() -> Vec<Step> {
         write(0x28, 0),
         write(0xf8, 0),
         write(0xf0, 0),
-    ]
+    ];
+    zeroes.chain(commands).collect()
 }
 
 /// What a step brought to light.

@@ -5,6 +5,8 @@ use hvkit_vtd_iommu::emulation::fake::Ram;
 use hvkit_vtd_iommu::emulation::{Nobody, Unit};
 use hvkit_vtd_iommu::spec::registers::{CCMD, FSTS, GCMD, GSTS, IEDATA, IQA, IQERCD, IQH, IQT};
 
+use super::program::layout;
+
 /// A set of rules of the ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Quirks(u32);
@@ -30,6 +32,7 @@ quirks! {
     NO_RESUME = 7, "no-resume";
     STUCK_COMMAND = 8, "stuck-command";
     COARSE_CONTEXT = 9, "coarse-context";
+    RESERVED_CONTEXT = 10, "reserved-context";
 }
 
 impl Quirks {
@@ -134,7 +137,9 @@ impl Front {
                 (offset, 4) if offset == at + 4 => value as u32,
                 _ => continue,
             };
+            // Once refused, it shows the granularity of the last that was not.
             let refused = high & INVALIDATE != 0 && was_on;
+            let refused = refused || stuck.is_some() && high & INVALIDATE == 0;
             let kept = stuck.unwrap_or(before);
             let (writable, actual) = if at == IOTLB {
                 (0xb003_ffff, 0x0600_0000)
@@ -226,11 +231,11 @@ fn as_taken([low, high]: [u64; 2]) -> [u64; 2] {
         3 => verdict(low & 0xffff_0000_ffe0_fff8 != 0 || high & 0xffe != 0),
         // Interrupt entry cache: no bit is reserved.
         4 => [low & 0x0000_ffff_7800_001f, 0],
-        // A wait for neither status nor interrupt.
+        // A wait for neither status nor interrupt, or whose status has no memory.
         5 if low & 0x30 == 0 => ERROR,
-        // PASIDs: taken though the unit has none.
-        6 => verdict(low & 0xfff0_0000_0000_ffc0 != 0 || high & 0xf80 != 0 || low & 0x20 == 0),
-        7 => verdict(low & 0xfff0_0000_0000_ffc0 != 0 || high != 0 || low & 0x30 == 0x20),
+        5 if low & 0x20 != 0 && high >= layout::MEMORY => ERROR,
+        // PASIDs: taken, whatever they say, though the unit has none.
+        6 | 7 => NOTHING,
         _ => [low, high],
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Their side: QEMU's `intel-iommu`, its memory and its `edu` device, over the test socket.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
@@ -203,6 +204,17 @@ impl Theirs {
             }
         }
         Ok(answers)
+    }
+
+    /// Makes words 0 that DMA went to, those apart that each program finds set up.
+    pub(super) fn restore(&mut self, astray: &BTreeSet<u64>) -> Result<()> {
+        let mut batch = Batch::new();
+        for at in astray {
+            let slot = at.wrapping_sub(layout::PATTERN) / 8;
+            let pattern = slot < layout::BUFFER_WORDS;
+            batch.writeq(*at, if pattern { pattern_word(slot) } else { 0 });
+        }
+        self.machine.run(&batch).map(drop)
     }
 
     /// Brings unit and memory back to what they are after power-on, or starts another machine.
