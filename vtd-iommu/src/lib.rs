@@ -6,7 +6,7 @@
 
 extern crate alloc;
 // `Arbitrary`'s derive counts recursion in a thread-local.
-#[cfg(any(test, feature = "arbitrary"))]
+#[cfg(any(test, feature = "arbitrary", feature = "vm-memory"))]
 extern crate std;
 
 pub mod driver;

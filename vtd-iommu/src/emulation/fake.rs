@@ -94,7 +94,7 @@ impl Ram {
 
     #[inline]
     fn slot(&self, at: u64, width: Width) -> Result<&AtomicU64, NoMemory> {
-        if at % width.bytes() != 0 {
+        if !at.is_multiple_of(width.bytes()) {
             return Err(NoMemory { at });
         }
         let index = usize::try_from(at / 8).map_err(|_| NoMemory { at })?;

@@ -49,6 +49,7 @@
 
 mod caches;
 mod device;
+mod device_tlb;
 #[cfg(any(feature = "fake", test))]
 pub mod fake;
 mod faults;
@@ -61,13 +62,20 @@ mod queue;
 mod registers;
 mod request;
 mod stages;
+mod state;
 mod translate;
 mod unit;
+#[cfg(feature = "vm-memory")]
+mod vm_memory;
 
+#[cfg(feature = "vm-memory")]
+pub use self::vm_memory::{DeviceIommu, SharedUnit};
+pub use device_tlb::{Queued, Wanted};
 pub use host::{Host, NoAnswer, Nobody};
 pub use interrupts::{Delivered, Interrupt};
 pub use memory::Memory;
 pub use notify::{Coverage, Mapping};
 pub use options::{Caching, Options, OptionsError, WINDOW};
 pub use request::{Access, Fate, Fetch, Privilege, Process, Refused, Request, Translated};
+pub use state::{State, StateError};
 pub use unit::Unit;

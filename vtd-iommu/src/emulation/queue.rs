@@ -33,7 +33,7 @@ impl Unit {
         let tail = self.file.get(IQT).offset();
         let size = u64::from(address.bytes());
         let step = u64::from(address.descriptor_bytes());
-        if tail % step != 0 {
+        if !tail.is_multiple_of(step) {
             return self.queue_error(QueueError::TAIL_ALIGNMENT, host);
         }
         if tail >= size {
@@ -45,7 +45,7 @@ impl Unit {
         }
         let mut head = self.file.get(IQH).offset();
         // A head from a queue of other descriptors may lie anywhere.
-        if head >= size || head % step != 0 {
+        if head >= size || !head.is_multiple_of(step) {
             head = 0;
         }
         let mut words = [0; AHEAD];

@@ -20,6 +20,9 @@ use crate::tables::SecondStageAttributes;
 /// Address bits that a kept translation is found by.
 const TRANSLATED_BITS: u64 = (1 << 57) - 1;
 
+/// Address type of an untranslated request, in a fault record.
+const UNTRANSLATED: u8 = 0;
+
 /// The page number that a kept translation has.
 #[inline(always)]
 const fn page_of(address: u64) -> u64 {
@@ -94,7 +97,7 @@ impl Unit {
         let walked = self
             .bind(memory, request)
             .and_then(|known| self.through(memory, known, request));
-        walked.map_err(|fault| self.refuse(host, request, fault))
+        walked.map_err(|fault| self.refuse(host, request, UNTRANSLATED, fault))
     }
 
     /// The tables of a requester, kept or looked up.
@@ -276,11 +279,19 @@ impl Unit {
         })
     }
 
-    fn refuse(&mut self, host: &mut impl Host, request: &Request, fault: Fault) -> Refused {
+    /// Records the fault of a request of `address_type` (AT).
+    pub(super) fn refuse(
+        &mut self,
+        host: &mut impl Host,
+        request: &Request,
+        address_type: u8,
+        fault: Fault,
+    ) -> Refused {
         let mut record = FaultRecord(0)
             .with_source(request.source)
             .with_reason(fault.reason)
             .with_kind(request.access.kind())
+            .with_address_type(address_type)
             .with_information(request.address & !0xfff);
         if let Some(process) = request.process {
             record = record

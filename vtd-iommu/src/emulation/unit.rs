@@ -238,7 +238,8 @@ impl Unit {
         let address = self.options.extended.invalidate_address_offset();
         if write.offset == address {
             let kept = self.invalidate_address.0 & !write.lanes;
-            self.invalidate_address = InvalidateAddress(kept | write.value);
+            let address = (kept | write.value) & InvalidateAddress::DEFINED;
+            self.invalidate_address = InvalidateAddress(address);
         } else if write.offset == address + 8 {
             if write.value >> 63 != 0 {
                 self.iotlb_command(memory, host);

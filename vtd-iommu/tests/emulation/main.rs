@@ -2,6 +2,7 @@
 //! The emulated unit, as a guest's driver and devices see it: raw words in memory and registers.
 
 mod caches;
+mod device_tlb;
 mod errant;
 mod faults;
 mod interrupts;
@@ -10,3 +11,4 @@ mod machine;
 mod queue;
 mod scalable;
 mod shadow;
+mod state;

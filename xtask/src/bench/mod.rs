@@ -19,6 +19,8 @@ pub enum Bench {
     Boot(boot::Options),
     /// Page tables beside six published crates and what the machine can do at all.
     PageTable(Forwarded),
+    /// The emulated VT-d unit: hits, refills, invalidations; beside vm-memory's IOTLB and limits.
+    Vtd(Forwarded),
     /// The VM-entry check beside loading the fields that it reads.
     Vmcs(Forwarded),
 }
@@ -78,6 +80,13 @@ pub fn bench(which: &Bench) -> Result<()> {
             "--release",
             "--manifest-path",
             "bench/page-table/Cargo.toml",
+        ]),
+        Bench::Vtd(forwarded) => forwarded.run(&[
+            "run",
+            "--quiet",
+            "--release",
+            "--manifest-path",
+            "bench/vtd/Cargo.toml",
         ]),
         Bench::Vmcs(forwarded) => forwarded.run(&[
             "bench",

@@ -415,8 +415,9 @@ fn stale(random: &mut Random) -> Vec<Step> {
         if random.chance(2, 3) {
             let domain = mapped.domain << 16;
             if at & !8 == context {
-                // Context entries first, then what was translated through them; units may keep either by the other.
-                let devices = (1 + random.below(3)) << 4 | DEVFN << 32;
+                // Context entries first, then what was translated through them: a unit may keep the one by the other. Not by
+                // domain: whose the old entry was is not known here.
+                let devices = (1 + 2 * random.below(2)) << 4 | DEVFN << 32;
                 queue.push(&mut steps, [0x1 | devices | domain, 0]);
                 queue.push(&mut steps, [0x12, 0]);
             } else {

@@ -12,7 +12,7 @@ use hvkit_vtd_iommu::emulation::{
 };
 use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::fault::FaultReason;
-use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS};
+use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GSTS};
 
 use super::program::{Program, Seen, Step, layout, start};
 use super::quirks::{Front, Quirks};
@@ -175,6 +175,9 @@ impl Run<'_> {
         if self.quirks.has(Quirks::SILENT_WHEN_KEPT) && self.keeps_without(&request) {
             return None;
         }
+        if self.quirks.has(Quirks::WIDE_PASS_THROUGH) && self.passes_through(&request) {
+            return None;
+        }
         let translated = self
             .unit
             .translate(&self.machine.ram, &mut Nobody, &request);
@@ -192,6 +195,19 @@ impl Run<'_> {
             ram.set(context, entry);
         }
         translated.ok().map(|to| to.address)
+    }
+
+    /// Whether the unit refuses `request` only because pass-through does not go so far.
+    fn passes_through(&self, request: &Request) -> bool {
+        let ram = &self.machine.ram;
+        let low = Request {
+            address: 0,
+            ..*request
+        };
+        let mut unit = self.unit.clone();
+        let reaches = unit.translate(ram, &mut Nobody, &low);
+        request.address >> self.machine.options.host_bits != 0
+            && reaches.is_ok_and(|to| to.page_bits == 64 && unit.register(GSTS).translation())
     }
 
     /// Whether the unit keeps a translation for the page, and it lacks the right that `request` needs.

@@ -33,6 +33,7 @@ quirks! {
     STUCK_COMMAND = 8, "stuck-command";
     COARSE_CONTEXT = 9, "coarse-context";
     RESERVED_CONTEXT = 10, "reserved-context";
+    WIDE_PASS_THROUGH = 11, "wide-pass-through";
 }
 
 impl Quirks {
@@ -198,7 +199,10 @@ fn after_wait(unit: &Unit, ram: &Ram) -> bool {
     let size = u64::from(address.bytes());
     let last = address.queue() + (head + size - 16) % size;
     let kind = ram_word(ram, last) & 0xf;
-    head == tail && (kind == 5 || kind == 0) && !unit.register(FSTS).queue_error()
+    // Of an error in a descriptor, that was the last; of one in the tail, there was none.
+    let error = unit.register(FSTS).queue_error();
+    let error = error && unit.register(IQERCD).error() != QueueError::INVALID_TAIL;
+    head == tail && (kind == 5 || kind == 0) && !error
 }
 
 fn ram_word(ram: &Ram, at: u64) -> u64 {
