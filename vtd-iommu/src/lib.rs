@@ -11,5 +11,6 @@ extern crate std;
 
 pub mod driver;
 pub mod emulation;
+pub mod inspect;
 pub mod spec;
 pub mod tables;

@@ -69,10 +69,11 @@ impl Unit {
                 fate: Fate::Silent,
             });
         }
-        if let Some(known) = self.caches.known(request.source, request.pasid())
-            && let Some(needed) = needed(request)
-            && request.address & known.binding.upper() == 0
-            && let Some(hit) = self.caches.page(known.space, page_of(request.address))
+        let (address, page) = (request.address, page_of(request.address));
+        if let Some(needed) = needed(request)
+            && let Some(hit) = self
+                .caches
+                .hit(request.source, request.pasid(), address, page)
             && hit.entry & needed == needed
         {
             return Ok(hit.translate(request.address));
@@ -325,7 +326,7 @@ impl Unit {
 impl Binding {
     /// Address bits that must be 0 for a kept translation to be good: a superset of what the tables demand.
     #[inline(always)]
-    const fn upper(&self) -> u64 {
+    pub(super) const fn upper(&self) -> u64 {
         match &self.stage {
             Stage::PassThrough => u64::MAX,
             Stage::Second(root) => !0 << (12 + 9 * root.levels as u32),

@@ -66,7 +66,6 @@ const fn slot_of(key: u64) -> usize {
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    /// 0: nothing here.
     key: u64,
     /// The epoch of which `space` is.
     epoch: u64,
@@ -74,10 +73,23 @@ struct Slot {
     binding: Binding,
 }
 
+/// What a hit needs of a [`Slot`], apart: half a line of this machine's cache.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quick {
+    /// 0: nothing here.
+    key: u64,
+    epoch: u64,
+    /// Address bits that must be 0.
+    upper: u64,
+    space: u32,
+}
+
 /// Everything a unit keeps.
 #[derive(Clone, Debug)]
 pub(super) struct Caches {
     slots: Vec<Option<Slot>>,
+    /// One for each of `slots`.
+    quick: Vec<Quick>,
     /// Moves whenever a space gets another number.
     epoch: u64,
     spaces: Spaces,
@@ -110,6 +122,7 @@ impl Caches {
     pub(super) fn new(pages: u32, domains: u32) -> Self {
         Self {
             slots: vec![None; SLOTS],
+            quick: vec![Quick::default(); SLOTS],
             epoch: 0,
             spaces: Spaces::new(domains),
             small: Sets::new(pages.clamp(64, 1 << 20)),
@@ -117,6 +130,24 @@ impl Caches {
             one_gib: Sets::new(FEW / 4),
             tables: Sets::new(FEW),
             large: false,
+        }
+    }
+
+    /// What is kept for `address` of a requester, if its tables are known and translate it.
+    #[inline(always)]
+    pub(super) fn hit(
+        &self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+        address: u64,
+        page: u64,
+    ) -> Option<Hit> {
+        let key = key(source, pasid);
+        let quick = self.quick.get(slot_of(key))?;
+        if quick.key == key && quick.epoch == self.epoch && address & quick.upper == 0 {
+            self.page(quick.space, page)
+        } else {
+            None
         }
     }
 
@@ -165,6 +196,14 @@ impl Caches {
                 space,
                 binding,
             });
+        }
+        if let Some(quick) = self.quick.get_mut(slot_of(key)) {
+            *quick = Quick {
+                key,
+                epoch: self.epoch,
+                upper: binding.upper(),
+                space,
+            };
         }
         Known { binding, space }
     }
@@ -231,6 +270,7 @@ impl Caches {
     /// Forgets everything.
     pub(super) fn forget_all(&mut self) {
         self.slots.fill(None);
+        self.quick.fill(Quick::default());
         self.small.clear();
         self.two_mib.clear();
         self.one_gib.clear();
@@ -270,9 +310,10 @@ impl Caches {
     }
 
     fn forget_slots(&mut self, hit: impl Fn(&Slot) -> bool) {
-        for slot in &mut self.slots {
+        for (slot, quick) in self.slots.iter_mut().zip(&mut self.quick) {
             if slot.as_ref().is_some_and(&hit) {
                 *slot = None;
+                *quick = Quick::default();
             }
         }
     }

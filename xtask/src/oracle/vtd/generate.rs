@@ -56,7 +56,7 @@ fn good(random: &mut Random, words: &mut Words) -> Mapped {
     words.set(layout::ROOT, layout::CONTEXT | 1);
     let at = layout::CONTEXT + DEVFN * 16;
     words.set(at, root | 1);
-    words.set(at + 8, domain << 8 | u64::from(levels) - 2);
+    words.set(at + 8, domain << 8 | (u64::from(levels) - 2));
     let mut pages = Vec::new();
     for _ in 0..1 + random.below(3) {
         let level = random.pick(&[1, 1, 1, 1, 2, 3]);
@@ -398,7 +398,7 @@ fn stale(random: &mut Random) -> Vec<Step> {
             1 => {
                 // Another table, and perhaps another domain.
                 let domain = random.below(8);
-                words.set(context + 8, domain << 8 | u64::from(mapped.levels) - 2);
+                words.set(context + 8, domain << 8 | (u64::from(mapped.levels) - 2));
                 steps.push(Step::Store {
                     at: context + 8,
                     word: words.get(context + 8),

@@ -3,7 +3,9 @@
 
 use hvkit_vtd_iommu::emulation::fake::Ram;
 use hvkit_vtd_iommu::emulation::{Nobody, Unit};
-use hvkit_vtd_iommu::spec::registers::{CCMD, FSTS, GCMD, GSTS, IEDATA, IQA, IQERCD, IQH, IQT};
+use hvkit_vtd_iommu::spec::registers::{
+    CCMD, FSTS, GCMD, GSTS, IEDATA, IQA, IQERCD, IQH, IQT, QueueError,
+};
 
 use super::program::layout;
 
