@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask fuzz`: cargo-fuzz, installed first where it is missing.
+//! `cargo xtask fuzz`: cargo-fuzz, installed first where it is missing, and the seeds it leaves.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{paths, step};
+use crate::{paths, setup, step};
 
 /// The version that was tried here.
 const CARGO_FUZZ: &str = "0.13.2";
+
+/// Seconds after which one input is a hang. libFuzzer's own default is twenty minutes.
+const HANG: u32 = 20;
 
 /// What `cargo xtask fuzz` takes.
 #[derive(Args, Clone, Debug)]
@@ -19,27 +24,121 @@ pub struct Options {
     /// Seconds to run.
     #[arg(long, default_value_t = 60)]
     time: u64,
+    /// The longest input, in bytes; 0 lets libFuzzer choose.
+    #[arg(long, default_value_t = 0)]
+    max_len: u32,
+    /// Afterwards, make fuzz/seeds/TARGET the fewest inputs that reach all that was reached.
+    #[arg(long)]
+    seeds: bool,
 }
 
 /// Fuzzes one target for a while. Fails if it found something; the input is then in fuzz/artifacts.
 pub fn fuzz(options: &Options) -> Result<()> {
-    let folder = paths::root().join("fuzz/fuzz_targets");
-    let mut targets = Vec::new();
-    for entry in
-        std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
-    {
-        let path = entry?.path();
-        if let Some(name) = path.file_stem().and_then(|n| n.to_str()) {
-            targets.push(name.to_owned());
-        }
-    }
-    targets.sort();
+    let targets = names(&paths::root().join("fuzz/fuzz_targets"))?;
     let Some(target) = &options.target else {
         println!("{}", targets.join("\n"));
         return Ok(());
     };
     if !targets.contains(target) {
         bail!("no fuzz target {target}; there are: {}", targets.join(", "));
+    }
+    setup::setup()?;
+    install()?;
+    let (seeds, corpus) = (folder("seeds", target)?, folder("corpus", target)?);
+    // What is found goes to the first folder; git ignores it.
+    run(target, &[&corpus, &seeds], &limits(options)).with_context(|| {
+        format!("{target} found something, or could not run; inputs it found are in fuzz/artifacts/{target}")
+    })?;
+    if options.seeds {
+        distil(target, &corpus, &seeds)?;
+    }
+    Ok(())
+}
+
+/// libFuzzer's arguments for a run.
+fn limits(options: &Options) -> Vec<String> {
+    let mut limits = vec![
+        format!("-max_total_time={}", options.time),
+        format!("-timeout={HANG}"),
+    ];
+    if options.max_len > 0 {
+        limits.push(format!("-max_len={}", options.max_len));
+    }
+    limits
+}
+
+/// Replaces the seeds by the fewest inputs that cover as much as seeds and corpus together.
+///
+/// A seed with a name somebody gave it stays: it was a finding once.
+fn distil(target: &str, corpus: &Path, seeds: &Path) -> Result<()> {
+    let fresh = folder("seeds.new", target)?;
+    for seed in files(seeds)? {
+        if !is_hash(&seed) {
+            let name = seed.file_name().unwrap_or_default();
+            fs::copy(&seed, fresh.join(name))?;
+        }
+    }
+    let merged = run(
+        target,
+        &[&fresh, seeds, corpus],
+        &["-set_cover_merge=1".into()],
+    );
+    if merged.is_ok() {
+        fs::remove_dir_all(seeds)?;
+        fs::rename(&fresh, seeds)?;
+    }
+    // Whatever happened, nothing half made stays behind.
+    let parent = paths::root().join("fuzz/seeds.new");
+    fs::remove_dir_all(&parent).with_context(|| format!("cannot remove {}", parent.display()))?;
+    merged.context("the seeds are as they were")?;
+    let mut bytes = 0;
+    let kept = files(seeds)?;
+    for seed in &kept {
+        bytes += seed.metadata()?.len();
+    }
+    println!(
+        "{} seeds, {bytes} bytes, in {}",
+        kept.len(),
+        seeds.display()
+    );
+    Ok(())
+}
+
+/// Whether libFuzzer named this file: by the SHA-1 of what is in it.
+fn is_hash(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.len() == 40 && name.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// `fuzz/KIND/TARGET`, made if it is missing.
+fn folder(kind: &str, target: &str) -> Result<PathBuf> {
+    let folder = paths::root().join("fuzz").join(kind).join(target);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// The files in a folder, sorted.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
+        files.push(entry?.path());
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The names of the files in a folder, without their endings.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let stem = |path: &PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
+    Ok(files(folder)?.iter().filter_map(stem).collect())
+}
+
+/// Installs cargo-fuzz where it is missing.
+fn install() -> Result<()> {
+    if !nightly(&["--version"]).output()?.status.success() {
+        bail!("fuzzing needs a nightly toolchain: rustup toolchain install nightly");
     }
     if !nightly(&["fuzz", "--version"]).output()?.status.success() {
         let version = format!("cargo-fuzz@{CARGO_FUZZ}");
@@ -48,13 +147,19 @@ pub fn fuzz(options: &Options) -> Result<()> {
             Command::new("cargo").args(["install", "--locked", &version]),
         )?;
     }
-    // Its own output is the progress: executions, coverage, and the finding if there is one.
-    let time = format!("-max_total_time={}", options.time);
-    let status = nightly(&["fuzz", "run", target, "--", &time])
+    Ok(())
+}
+
+/// Runs libFuzzer. Its own output is the progress: executions, coverage, the finding if there is one.
+fn run(target: &str, folders: &[&Path], arguments: &[String]) -> Result<()> {
+    let status = nightly(&["fuzz", "run", target])
+        .args(folders)
+        .arg("--")
+        .args(arguments)
         .status()
         .context("cannot start cargo")?;
     if !status.success() {
-        bail!("{target} ended with {status}; what it found is in fuzz/artifacts/{target}");
+        bail!("{target} ended with {status}");
     }
     Ok(())
 }
@@ -70,4 +175,17 @@ fn nightly(arguments: &[&str]) -> Command {
         .arg("+nightly")
         .args(arguments);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_that_somebody_named_is_told_from_one_by_libfuzzer() {
+        let hash = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567";
+        assert!(is_hash(&Path::new("seeds").join(hash)));
+        assert!(!is_hash(Path::new("seeds/split-across-the-hole")));
+        assert!(!is_hash(&Path::new("seeds").join(&hash[1..])));
+    }
 }

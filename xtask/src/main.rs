@@ -29,8 +29,12 @@ enum Cmd {
     /// Cases on a processor model and on ours, compared.
     #[command(subcommand)]
     Oracle(xtask::oracle::Oracle),
+    /// Writes EVIDENCE.md: what the oracles compared, what can be counted.
+    Evidence(xtask::evidence::Options),
     /// A fuzz target for a while, by cargo-fuzz, which is installed first where it is missing.
     Fuzz(xtask::fuzz::Options),
+    /// The bare-metal hypervisor of examples/type1, in Bochs.
+    Type1(xtask::type1::Options),
     /// The laboratory by hand: bochs, qtest, host.
     #[command(subcommand)]
     Lab(xtask::lab::cli::LabCommand),
@@ -44,7 +48,9 @@ fn main() -> ExitCode {
         Cmd::Test => xtask::test::test().map(|()| ExitCode::SUCCESS),
         Cmd::Bench(which) => xtask::bench::bench(&which).map(|()| ExitCode::SUCCESS),
         Cmd::Oracle(which) => xtask::oracle::oracle(&which).map(|()| ExitCode::SUCCESS),
+        Cmd::Evidence(options) => xtask::evidence::evidence(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
+        Cmd::Type1(options) => xtask::type1::run(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -22,6 +22,10 @@ const NEEDS: &[Need] = &[
         shows: "/usr/bin/gcc",
     },
     Need {
+        package: "g++",
+        shows: "/usr/bin/g++",
+    },
+    Need {
         package: "libc6-dev",
         shows: "/usr/lib/x86_64-linux-gnu/libc.a",
     },

@@ -53,6 +53,54 @@ fn a_rust_payload_runs_on_a_processor_with_vmx() {
     );
 }
 
+/// Bochs's own loading of images loses what lies beyond 128 KiB: these are read from the disk.
+#[test]
+fn images_of_megabytes_arrive_whole() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
+    // 32-bit code: sums up the doublewords from 16 MiB on, and sends the sum.
+    #[rustfmt::skip]
+    let mut payload = vec![
+        0xbe, 0x00, 0x00, 0x00, 0x01,                   // mov esi, 0x1000000
+        0xb9, 0x01, 0x00, 0x0c, 0x00,                   // mov ecx, 0xc0001
+        0x31, 0xdb,                                     // xor ebx, ebx
+        0xad, 0xd1, 0xc3, 0x01, 0xc3, 0xe2, 0xf9,       // lodsd; rol ebx, 1; add ebx, eax; loop
+        0xa1, 0xfc, 0xff, 0x27, 0x00,                   // mov eax, [0x27fffc]: the payload's own end
+        0x31, 0xc3,                                     // xor ebx, eax
+        0x66, 0xba, 0xfb, 0x03, 0xb0, 0x80, 0xee,       // mov dx, 0x3fb; mov al, 0x80; out dx, al
+        0xb2, 0xf8, 0xb0, 0x01, 0xee,                   // mov dl, 0xf8; mov al, 1; out dx, al
+        0x42, 0xb0, 0x00, 0xee,                         // inc edx; mov al, 0; out dx, al
+        0xb2, 0xfb, 0xb0, 0x03, 0xee,                   // mov dl, 0xfb; mov al, 3; out dx, al
+        0xb9, 0x04, 0x00, 0x00, 0x00,                   // mov ecx, 4
+        0xb2, 0xfd, 0xec, 0xa8, 0x20, 0x74, 0xfb,       // next: mov dl, 0xfd; in al, dx; test al, 0x20; jz
+        0xb2, 0xf8, 0x88, 0xd8, 0xee,                   // mov dl, 0xf8; mov al, bl; out dx, al
+        0xc1, 0xeb, 0x08, 0xe2, 0xef,                   // shr ebx, 8; loop next
+        0xb2, 0xfd, 0xec, 0xa8, 0x40, 0x74, 0xf9,       // mov dl, 0xfd; in al, dx; test al, 0x40; jz
+        0x66, 0xba, 0x00, 0x89,                         // mov dx, 0x8900
+        0xbe, 0x64, 0x00, 0x20, 0x00,                   // mov esi, text
+        0xac, 0xee, 0xeb, 0xfc,                         // lodsb; out dx, al; jmp
+    ];
+    payload.resize(0x64, 0x90);
+    payload.extend_from_slice(b"Shutdown");
+    payload.resize(0x8_0000 - 4, 0x90);
+    payload.extend_from_slice(&0x1234_5678u32.to_le_bytes());
+    let image: Vec<u8> = (0..0x30_0003u32)
+        .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+        .collect();
+    let sum = image.chunks(4).fold(0u32, |sum, bytes| {
+        let mut word = [0; 4];
+        word[..bytes.len()].copy_from_slice(bytes);
+        sum.rotate_left(1).wrapping_add(u32::from_le_bytes(word))
+    });
+    let report = Bochs::new()
+        .image([0xee; 8], INPUT + 0x30_0004)
+        .image(image, INPUT)
+        .image([0xdd; 700], INPUT - 700)
+        .run_bytes(&payload)
+        .unwrap();
+    assert_eq!(report.exit, Exit::Shutdown, "{report}");
+    assert_eq!(report.serial, (sum ^ 0x1234_5678).to_le_bytes(), "{report}");
+}
+
 #[test]
 fn the_model_of_the_processor_can_be_chosen() {
     xtask::skip_if!(xtask::lab::bochs::missing());
@@ -107,14 +155,27 @@ fn what_bochs_refuses_is_told() {
         .run_bytes(b"\xf4")
         .unwrap_err();
     assert!(error.to_string().contains("0x2000000"), "{error:#}");
-    let error = Bochs::new()
-        .image([0], 0x300_0000)
-        .image([0], 0x301_0000)
-        .image([0], 0x302_0000)
-        .image([0], 0x303_0000)
-        .run_bytes(b"\xf4")
-        .unwrap_err();
-    assert!(error.to_string().contains("4 images"), "{error:#}");
+    let mut crowded = Bochs::new();
+    for number in 0..24 {
+        crowded = crowded.image([0], 0x300_0000 + number * 0x1000);
+    }
+    let error = crowded.run_bytes(b"\xf4").unwrap_err();
+    assert!(error.to_string().starts_with("25 images"), "{error:#}");
+    // Over the payload, over each other, in the BIOS's memory, where 32 bits do not reach.
+    for (bytes, address) in [
+        (vec![0; 2], 0x20_0000),
+        (vec![0; 0x10_0001], 0x10_0000),
+        (vec![0; 2], 0xf_ffff),
+        (vec![0; 2], 1 << 32),
+    ] {
+        let bochs = Bochs::new().memory_mib(8192).image(bytes, address);
+        let error = bochs.run_bytes(b"\xf4").unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("begin below") || text.contains("do not fit"),
+            "{text}"
+        );
+    }
     let missing = Bochs::new()
         .program("/no/such/bochs", "/usr/share/bochs")
         .run_bytes(b"\xf4")

@@ -30,3 +30,13 @@ fn a_processor_without_long_mode_fails() {
         "{error:#}"
     );
 }
+
+#[test]
+fn a_processor_without_vmx_fails() {
+    xtask::skip_if!(bochs::missing());
+    let error = self_test::bochs(Bochs::new().cpu("athlon64_venice")).unwrap_err();
+    assert!(
+        matches!(error.downcast_ref(), Some(Wrong::NoVmx)),
+        "{error:#}"
+    );
+}

@@ -5,8 +5,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod digest;
+mod order;
 pub mod paging;
 mod random;
 pub mod vm_entry;
 
+pub use digest::Digest;
+pub use order::Order;
 pub use random::Random;

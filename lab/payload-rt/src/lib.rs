@@ -29,6 +29,8 @@ mod entry;
 mod memory;
 pub mod port;
 pub mod serial;
+pub mod task;
+pub mod vmx;
 
 /// Where a run's input lies, by convention.
 pub const INPUT: u64 = 0x100_0000;

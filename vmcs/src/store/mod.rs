@@ -2,12 +2,14 @@
 //! Where the fields of a VMCS are kept.
 //!
 //! Everything in this crate that reads a VMCS reads it through [`Fields`]: the array [`Vmcs`], the
-//! [`Snapshot`] that knows which fields it was given, KVM's [`Vmcs12`], any memory image with a
-//! known [`Layout`], and in the crate `hvkit-vmx` the current VMCS of a processor.
+//! [`Snapshot`] that knows which fields it was given, KVM's [`Vmcs12`], any memory image with a known
+//! [`Layout`], and in the crate `hvkit-vmx` the current VMCS of a processor. [`parse_listing`] and
+//! [`logged`] make snapshots of text.
 
 #[cfg(feature = "serde")]
 mod json;
 mod listing;
+mod log;
 mod memory;
 mod raw;
 mod vmcs12;
@@ -16,6 +18,7 @@ mod vmcs12;
 mod tests;
 
 pub use listing::{ListingError, ListingProblem, parse_listing};
+pub use log::{LogError, Logged, logged};
 pub use memory::{Snapshot, Vmcs};
 pub use raw::{Layout, Raw, TooShort};
 pub use vmcs12::{Vmcs12, Vmcs12Error, Vmcs12Layout};

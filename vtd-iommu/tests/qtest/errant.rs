@@ -7,7 +7,11 @@ use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::fault::{FaultReason, FaultRecord};
 use hvkit_vtd_iommu::tables::SecondStageAttributes;
 
-use crate::machine::{DATA, EDU, Lab, LabDomain, LabUnit, NO_QEMU_11, map, the_fault, with_domain};
+use xtask::lab::qtest::QtestOptions;
+
+use crate::machine::{
+    DATA, EDU, Lab, LabDomain, LabUnit, NO_QEMU_11, map, newer, the_fault, with_domain,
+};
 
 const PAGE: u64 = 4096;
 /// Where the domain of each case maps one page.
@@ -40,7 +44,7 @@ fn prepared(lab: &Lab) -> (LabUnit<'_>, LabDomain<'_>) {
 #[test]
 fn unmapped() {
     xtask::skip_if!(xtask::lab::qtest::missing());
-    let lab = Lab::new("aw-bits=48,intremap=on");
+    let lab = Lab::little(QtestOptions::new());
     let (mut unit, _domain) = prepared(&lab);
     let fault = errant(&lab, &mut unit, 0..0, || lab.dma_write(DATA, 64));
     assert_eq!(
@@ -52,7 +56,7 @@ fn unmapped() {
 #[test]
 fn no_write_permission() {
     xtask::skip_if!(xtask::lab::qtest::missing());
-    let lab = Lab::new("aw-bits=48,intremap=on");
+    let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     let read = SecondStageAttributes::READ;
     let fresh = domain.map(0x3000..0x4000, DATA + PAGE, read).unwrap();
@@ -71,7 +75,7 @@ fn beyond_the_width() {
         ("aw-bits=48,intremap=on", 1u64 << 48),
         ("aw-bits=39,intremap=on", 1u64 << 39),
     ] {
-        let lab = Lab::new(iommu);
+        let lab = Lab::little(QtestOptions::new().iommu(iommu));
         let (mut unit, _domain) = prepared(&lab);
         let fault = errant(&lab, &mut unit, 0..0, || {
             lab.dma_write(address | MAPPED, 64);
@@ -89,7 +93,7 @@ fn beyond_the_width() {
 fn wrong_requester() {
     xtask::skip_if!(xtask::lab::qtest::missing());
     let second = "edu,addr=4,dma_mask=0xffffffffffffffff";
-    let lab = Lab::with(xtask::lab::qtest::QtestOptions::new().device(second));
+    let lab = Lab::little(QtestOptions::new().device(second));
     let (mut unit, _domain) = prepared(&lab);
     let fault = errant(&lab, &mut unit, 0..0, || {
         lab.other_dma_write(4, 0xe100_0000, MAPPED, 64);
@@ -101,7 +105,7 @@ fn wrong_requester() {
 #[test]
 fn after_unmap_and_wait() {
     xtask::skip_if!(xtask::lab::qtest::missing());
-    let lab = Lab::new("aw-bits=48,intremap=on");
+    let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     lab.dma_write(MAPPED, 64);
     let stale = domain.unmap(MAPPED..MAPPED + PAGE).unwrap();
@@ -116,7 +120,7 @@ fn after_unmap_and_wait() {
 #[test]
 fn after_a_domain_switch() {
     xtask::skip_if!(xtask::lab::qtest::missing());
-    let lab = Lab::new("aw-bits=48,intremap=on");
+    let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     lab.dma_write(MAPPED, 64);
     let mut other = unit.new_domain().unwrap();
@@ -132,9 +136,9 @@ fn after_a_domain_switch() {
 #[test]
 fn the_interrupt_window() {
     // QEMU 7.2 records no interrupt faults.
-    let lab = Lab::newer("aw-bits=48,intremap=on");
+    let lab = newer("aw-bits=48,intremap=on");
     xtask::skip_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
-    let lab = lab.unwrap();
+    let lab = Lab::little(lab.unwrap());
     let (mut unit, _domain) = prepared(&lab);
     let _table = unit
         .enable_interrupts(DestinationMode::XApic, None)
@@ -149,7 +153,7 @@ fn the_interrupt_window() {
 #[test]
 fn straddling_into_a_hole() {
     xtask::skip_if!(xtask::lab::qtest::missing());
-    let lab = Lab::new("aw-bits=48,intremap=on");
+    let lab = Lab::little(QtestOptions::new());
     let (mut unit, _domain) = prepared(&lab);
     let page = DATA..DATA + PAGE;
     let fault = errant(&lab, &mut unit, page, || {
@@ -166,7 +170,7 @@ fn straddling_into_a_hole() {
 #[test]
 fn address_wrap() {
     xtask::skip_if!(xtask::lab::qtest::missing());
-    let lab = Lab::new("aw-bits=48,intremap=on");
+    let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     map(&mut unit, &mut domain, 0, DATA + PAGE, PAGE);
     let last = u64::MAX - 7;
@@ -177,7 +181,7 @@ fn address_wrap() {
 #[test]
 fn reserved_bits() {
     xtask::skip_if!(xtask::lab::qtest::missing());
-    let lab = Lab::new("aw-bits=48,intremap=on");
+    let lab = Lab::little(QtestOptions::new());
     let (mut unit, domain) = prepared(&lab);
     // The leaf, found by the walk; bit 51 is beyond the 39 bits of this host's addresses.
     let walk = domain.table().walk(MAPPED);

@@ -15,14 +15,16 @@ use hvkit_vtd_iommu::tables::{SecondStage, SecondStageAttributes};
 use xtask::lab::models::Model;
 use xtask::lab::qtest::{Batch, Edu, PciAddress, Qtest, QtestOptions, VTD};
 
-/// Bytes of memory.
-pub(crate) const MEMORY: u64 = 16 << 20;
+/// Memory, in MiB.
+const MEMORY: u64 = 16;
+/// The same where all of it is to be hashed.
+const LITTLE: u64 = 3;
 /// What is missing where [`Lab::newer`] is `None`.
 pub(crate) const NO_QEMU_11: &str = "QEMU 11: cargo xtask lab fetch qemu-11";
 /// Where frames for tables come from.
-const FRAMES: std::ops::Range<u64> = 0x40_0000..0x80_0000;
+const FRAMES: std::ops::Range<u64> = 0x10_0000..0x20_0000;
 /// The first page that no table is in: what devices may be given.
-pub(crate) const DATA: u64 = 0x80_0000;
+pub(crate) const DATA: u64 = 0x20_0000;
 /// Where `edu` is.
 pub(crate) const EDU: RequesterId = RequesterId(0x18);
 
@@ -36,6 +38,7 @@ pub(crate) const RW: SecondStageAttributes = SecondStageAttributes::READ_WRITE;
 pub(crate) struct Lab {
     qemu: RefCell<Qtest>,
     edu: Edu,
+    memory_mib: u64,
     next: Cell<u64>,
     free: RefCell<Vec<u64>>,
     /// How often the invalidation queue's tail was written.
@@ -50,13 +53,23 @@ impl Lab {
         Self::with(QtestOptions::new().iommu(iommu))
     }
 
-    /// What `options` say, with [`MEMORY`].
+    /// What `options` say.
     pub(crate) fn with(options: QtestOptions) -> Self {
-        let mut qemu = options.memory_mib(MEMORY >> 20).start().unwrap();
+        Self::of(options, MEMORY)
+    }
+
+    /// What `options` say, with so little memory that all of it can be hashed.
+    pub(crate) fn little(options: QtestOptions) -> Self {
+        Self::of(options, LITTLE)
+    }
+
+    fn of(options: QtestOptions, memory_mib: u64) -> Self {
+        let mut qemu = options.memory_mib(memory_mib).start().unwrap();
         let edu = Edu::find(&mut qemu).unwrap();
         Self {
             qemu: RefCell::new(qemu),
             edu,
+            memory_mib,
             next: Cell::new(FRAMES.start),
             free: RefCell::default(),
             rings: Cell::new(0),
@@ -66,9 +79,7 @@ impl Lab {
 
     /// QEMU 11, if it was fetched (`cargo xtask lab fetch qemu-11`).
     pub(crate) fn newer(iommu: &str) -> Option<Self> {
-        let model = Model::Qemu11.cached()?;
-        let options = QtestOptions::new().qemu(model.program()).iommu(iommu);
-        Some(Self::with(options))
+        Some(Self::with(newer(iommu)?))
     }
 
     /// A unit taken over in legacy mode, on.
@@ -145,7 +156,7 @@ impl Lab {
         batch.writeq(bar + 0x90, length);
         batch.writeq(bar + 0x98, 3);
         qemu.run(&batch).unwrap();
-        for _ in 0..1000 {
+        for _ in 0..20_000 {
             if qemu.readq(bar + 0x98).unwrap() & 1 == 0 {
                 return;
             }
@@ -156,7 +167,7 @@ impl Lab {
     /// A hash of all memory outside of `except`.
     pub(crate) fn hash(&self, except: std::ops::Range<u64>) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for at in (0..MEMORY).step_by(1 << 20) {
+        for at in (0..self.memory_mib << 20).step_by(1 << 20) {
             let mut bytes = self.peek(at, 1 << 20);
             let inside = except.start.max(at)..except.end.min(at + (1 << 20));
             if !inside.is_empty() {
@@ -268,6 +279,12 @@ impl Frames for Lab {
     fn free(&self, frame: u64) {
         self.free.borrow_mut().push(frame);
     }
+}
+
+/// QEMU 11, if it was fetched.
+pub(crate) fn newer(iommu: &str) -> Option<QtestOptions> {
+    let model = Model::Qemu11.cached()?;
+    Some(QtestOptions::new().qemu(model.program()).iommu(iommu))
 }
 
 /// `edu`, attached to a new domain.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask check`: what can be seen without running anything.
 
-mod lint;
+pub(crate) mod lint;
 mod lints;
 
 use anyhow::Result;

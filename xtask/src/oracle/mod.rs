@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask oracle`: the same cases on a model that others wrote and on our code, compared.
 
+mod cases;
+mod in_bochs;
 mod ledger;
-pub mod paging;
+mod paging;
+mod summary;
 mod tally;
 pub mod vm_entry;
 pub mod vtd;
+
+pub(crate) use summary::Summary;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -14,7 +19,7 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub enum Oracle {
     /// Guest page tables, modes and accesses: Bochs's own paging against `shadow-paging`'s guest half.
-    Paging(paging::Options),
+    Paging(in_bochs::BochsRun),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
     /// DMA, tables, registers and invalidations: QEMU's VT-d unit against `vtd-iommu`'s emulated one.
@@ -24,7 +29,7 @@ pub enum Oracle {
 /// Runs one. An error if anything differs that the ledger does not explain.
 pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
-        Oracle::Paging(options) => paging::run(options),
+        Oracle::Paging(options) => in_bochs::run(&paging::Paging, options),
         Oracle::VmEntry(options) => vm_entry::run(options),
         Oracle::Vtd(options) => vtd::run(options),
     }

@@ -84,6 +84,18 @@ impl Tally {
         self.agreeing + self.differing + explained
     }
 
+    /// How many cases agree.
+    pub(super) fn agreeing(&self) -> u64 {
+        self.agreeing
+    }
+
+    /// The rules of the ledger that explain cases, and how many each.
+    pub(super) fn explained(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.explained
+            .iter()
+            .map(|(rule, (count, _))| (*rule, *count))
+    }
+
     /// The kinds of cases, and how many of each.
     pub(super) fn kinds(&self) -> impl Iterator<Item = (&str, u64)> {
         self.kinds

@@ -12,4 +12,4 @@ pub use map::{
     ARENA, ARENA_BYTES, CODE_OFFSETS, DATA_OFFSETS, HARNESS_PD, HARNESS_PDPT, HARNESS_PT_LOW,
     HARNESS_PT_USER, PATTERN, PATTERN_BYTES, RAM_END, USER_PAGE, arena, pattern,
 };
-pub use record::{DONE, Digest, HEADER_MAGIC, Order, Record, STORED, Stored};
+pub use record::{DONE, HEADER_MAGIC, Record, STORED, Stored};

@@ -72,8 +72,7 @@ impl Case {
         generate::case(seed, index, cpu)
     }
 
-    /// What the checker says. Not generic: one copy of the checker is most of what the payload has room for, as Bochs
-    /// 2.7 loads no more than 128 KiB of an image.
+    /// What the checker says. Not generic: one copy of the checker is much of the payload already.
     pub fn check(&self, cpu: &Cpu, sink: &mut dyn Sink) -> Verdict {
         let processor = cpu.processor();
         Checker::new(&processor)

@@ -11,11 +11,11 @@ mod switch;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-use lab_cases::paging::{
-    ARENA, ARENA_BYTES, CODE_OFFSETS, Case, Cpu, DATA_OFFSETS, DONE, Digest, Doing, HARNESS_PD,
-    HARNESS_PDPT, HARNESS_PT_LOW, HARNESS_PT_USER, HEADER_MAGIC, Mode, Order, PATTERN,
+use lab_cases::{Digest, Order, paging::{
+    ARENA, ARENA_BYTES, CODE_OFFSETS, Case, Cpu, DATA_OFFSETS, DONE, Doing, HARNESS_PD,
+    HARNESS_PDPT, HARNESS_PT_LOW, HARNESS_PT_USER, HEADER_MAGIC, Mode, PATTERN,
     PATTERN_BYTES, Record, STORED, Stored, USER_PAGE, Who,
-};
+}};
 
 use payload_rt::{input, serial};
 

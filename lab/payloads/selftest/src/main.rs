@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Prints what a model makes of arithmetic and paging. Input: a seed (8 bytes), rounds (4 bytes).
+//! Prints what a model makes of arithmetic, paging and VM entries. Input: a seed (8 bytes), rounds (4 bytes).
 #![no_std]
 #![no_main]
 
 mod arithmetic;
+mod entry;
 mod paging;
 
 use payload_rt::{input, println};
@@ -19,11 +20,16 @@ fn main() {
     println!("flags={:#x}", digest.flags);
     println!("sse={:#x}", digest.sse);
     println!("x87={:#x}", digest.x87);
-    paging::check(&mut |wrong| {
+    let mut report = |wrong: paging::Wrong| {
         println!(
             "wrong: {}: {:#x} where {:#x} should be",
             wrong.check, wrong.seen, wrong.expected
         );
-    });
+    };
+    paging::check(&mut report);
+    if entry::possible() {
+        entry::check(&mut report);
+        println!("entered");
+    }
     println!("done");
 }

@@ -20,13 +20,15 @@ pub(crate) mod boot_sector;
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use self::boot_sector::Load;
 use crate::lab::process::{Deadline, Tethered, tether};
 use crate::lab::skip;
 
@@ -34,10 +36,10 @@ use crate::lab::skip;
 pub const ENTRY: u32 = 0x20_0000;
 /// What Bochs is started with.
 const TEMPLATE: &str = include_str!("../../../../lab/bochs/bochsrc.template");
-/// Cylinders, heads and sectors of the template's disk, in bytes.
-const DISK_SIZE: u64 = 20 * 16 * 63 * 512;
-/// Bochs takes four images into memory, the payload among them.
-const MOST_IMAGES: usize = 4;
+/// A cylinder of the template's disk: heads, sectors, bytes.
+const CYLINDER: u64 = 16 * 63 * boot_sector::SIZE as u64;
+/// Below, the BIOS and the boot sector have their data; from the other end on, 32 bits do not reach.
+const LOADABLE: Range<u64> = 1 << 20..1 << 32;
 /// How often to look for serial output and the end.
 const POLL: Duration = Duration::from_millis(10);
 /// How much of the log a failed run shows, in lines.
@@ -86,6 +88,12 @@ impl BochsReport {
         String::from_utf8_lossy(&self.serial).into_owned()
     }
 
+    /// The last lines of the log.
+    pub fn log_end(&self) -> String {
+        let lines: Vec<&str> = self.log.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+
     /// The version of the model, as its log says: "Bochs x86 Emulator 2.7".
     pub fn version(&self) -> Option<&str> {
         self.log
@@ -99,11 +107,7 @@ impl fmt::Display for BochsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:?}", self.exit)?;
         writeln!(f, "--- serial\n{}--- log", self.text())?;
-        let lines: Vec<&str> = self.log.lines().collect();
-        for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
-            writeln!(f, "{line}")?;
-        }
-        Ok(())
+        writeln!(f, "{}", self.log_end())
     }
 }
 
@@ -183,7 +187,8 @@ impl Bochs {
         self
     }
 
-    /// Bytes that lie at physical `address` when the payload starts: its input. At most three.
+    /// Bytes that lie at physical `address` when the payload starts: its input. Any size from 1 MiB up; the boot sector
+    /// reads them from the disk.
     #[must_use]
     pub fn image(mut self, bytes: impl Into<Vec<u8>>, address: u64) -> Self {
         self.images.push((bytes.into(), address));
@@ -258,43 +263,67 @@ impl Bochs {
         })
     }
 
-    /// Writes what Bochs reads: its configuration, the disk, the images.
+    /// Writes what Bochs reads: its configuration, the disk with the images.
     fn prepare(&self, payload: &[u8], folder: &Path) -> Result<()> {
-        let mut disk = File::create(folder.join("disk"))?;
-        disk.write_all(&boot_sector::boot_sector(ENTRY))?;
-        // The rest of the disk is a hole in the file.
-        disk.set_len(DISK_SIZE)?;
         // Debian's build starts in its debugger: continue.
         fs::write(folder.join("commands"), "c\n")?;
-
-        let images = std::iter::once((payload, u64::from(ENTRY)))
-            .chain(self.images.iter().map(|(bytes, at)| (&bytes[..], *at)));
-        let mut lines = String::new();
-        for (index, (bytes, address)) in (1..).zip(images) {
-            ensure!(
-                index <= MOST_IMAGES,
-                "Bochs takes {MOST_IMAGES} images, the payload among them"
-            );
-            let end = address.saturating_add(bytes.len() as u64);
-            ensure!(
-                end <= self.memory_mib << 20,
-                "{} bytes at {address:#x} do not fit into {} MiB",
-                bytes.len(),
-                self.memory_mib
-            );
-            fs::write(folder.join(format!("image{index}")), bytes)?;
-            lines.push_str(&format!(
-                "optramimage{index}: file=image{index}, address={address:#x}\n"
-            ));
-        }
+        let end = self.write_disk(payload, File::create(folder.join("disk"))?)?;
         let configuration = TEMPLATE
             .replace("@MEMORY@", &self.memory_mib.to_string())
             .replace("@SHARE@", &self.share.to_string_lossy())
             .replace("@CPU@", &self.cpu)
             .replace("@IPS@", &self.instructions_per_second.to_string())
-            .replace("@IMAGES@", &lines);
+            .replace("@CYLINDERS@", &(end / CYLINDER).to_string());
         fs::write(folder.join("bochsrc"), configuration)?;
         Ok(())
+    }
+
+    /// Writes the boot sector and the images after it, in the order of their addresses: what fills an image's last sector
+    /// must not cover the next one. Returns the disk's size.
+    fn write_disk(&self, payload: &[u8], mut disk: File) -> Result<u64> {
+        let mut images: Vec<(&[u8], u64)> = vec![(payload, u64::from(ENTRY))];
+        images.extend(self.images.iter().map(|(bytes, at)| (&bytes[..], *at)));
+        images.retain(|(bytes, _)| !bytes.is_empty());
+        images.sort_by_key(|(_, address)| *address);
+        ensure!(
+            images.len() <= boot_sector::MOST_LOADS,
+            "{} images, where the boot sector takes {}",
+            images.len(),
+            boot_sector::MOST_LOADS
+        );
+        let size = boot_sector::SIZE as u64;
+        let (mut loads, mut sector, mut free) = (Vec::new(), 1, LOADABLE.start);
+        let memory = LOADABLE.end.min(self.memory_mib << 20);
+        for (bytes, address) in &images {
+            let count = (bytes.len() as u64).div_ceil(size);
+            ensure!(
+                *address >= free,
+                "{} bytes at {address:#x} begin below {free:#x}, where what is there ends",
+                bytes.len()
+            );
+            ensure!(
+                address.saturating_add(count * size) <= memory,
+                "{} bytes at {address:#x} do not fit into {} MiB",
+                bytes.len(),
+                memory >> 20
+            );
+            loads.push(Load {
+                sector: u32::try_from(sector)?,
+                count: u32::try_from(count)?,
+                address: u32::try_from(*address)?,
+            });
+            sector += count;
+            free = address + bytes.len() as u64;
+        }
+        disk.write_all(&boot_sector::boot_sector(ENTRY, &loads))?;
+        for ((bytes, _), load) in images.iter().zip(&loads) {
+            disk.seek(SeekFrom::Start(u64::from(load.sector) * size))?;
+            disk.write_all(bytes)?;
+        }
+        // The rest is a hole in the file.
+        let end = (sector * size).div_ceil(CYLINDER) * CYLINDER;
+        disk.set_len(end)?;
+        Ok(end)
     }
 }
 

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use hvkit_page_table::{ReadEntry, UpdateEntry, Width};
-use lab_cases::paging::{CODE_OFFSETS, Case, DATA_OFFSETS, Digest, RAM_END, arena, pattern};
+use lab_cases::Digest;
+use lab_cases::paging::{CODE_OFFSETS, Case, DATA_OFFSETS, RAM_END, arena, pattern};
 
 /// Memory with the tables of one case in it.
 pub(super) struct Memory {

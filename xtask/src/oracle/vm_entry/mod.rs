@@ -14,176 +14,84 @@ mod explained;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use clap::Args;
 use hvkit_vmcs::check::Violation;
-use lab_cases::paging::Order;
 use lab_cases::vm_entry::{Case, Cpu, HEADER_MAGIC, Record};
 
-use super::ledger;
-use super::tally::{Tally, Verdict};
-use crate::lab::bochs::{Bochs, Exit};
-use crate::lab::payload::build_payload;
-use crate::paths;
-use crate::step::Step;
+use super::in_bochs::{self, BochsRun, InBochs};
+use super::tally::Verdict;
 
-/// Cases that one run of Bochs takes, at most; several runs go side by side.
-const PART: u64 = 20_000;
-/// Instructions in a second of the model's time: few, or the serial line is what takes the time.
-const INSTRUCTIONS_PER_SECOND: u64 = 1_000_000;
-/// Where payloads find their input.
-const INPUT: u64 = 0x100_0000;
-/// Time for the start, and for each case, at most.
-const START: Duration = Duration::from_secs(60);
-const EACH: Duration = Duration::from_millis(20);
 /// How Bochs's log begins the reason of a refused entry.
 const REFUSALS: [&str; 2] = ["VMFAIL: ", "VMENTER FAIL: "];
 
 /// What to run.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// How many cases.
-    #[arg(long, default_value_t = 10_000)]
-    cases: u64,
-    /// Which cases: equal seeds give equal cases.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The first case's number.
-    #[arg(long, default_value_t = 0)]
-    first: u64,
-    /// Bochs's model of a processor.
-    #[arg(long, default_value = "corei7_skylake_x")]
-    cpu: String,
+    #[command(flatten)]
+    run: BochsRun,
     /// List the distinct reasons for which Bochs refused an entry.
     #[arg(long)]
     reasons: bool,
 }
 
-/// What several runs of the model add up to.
+/// The oracle.
 #[derive(Default)]
-struct All {
-    tally: Tally,
-    reasons: BTreeSet<String>,
-    version: String,
+struct VmEntry {
+    /// The distinct reasons in the model's logs.
+    reasons: Mutex<BTreeSet<String>>,
 }
 
 /// Runs cases on both sides. An error if any difference is not explained.
 pub fn run(options: &Options) -> Result<()> {
-    ledger::check("vm-entry", &explained::names())?;
-    let payload = build_payload(&paths::root().join("lab/payloads/vm-entry"))?;
-    let end = options.first.checked_add(options.cases);
-    let end = end.context("the last case has no number")?;
-    let step = Step::start(format!(
-        "oracle vm-entry: {} cases from {}, seed {}, {}",
-        options.cases, options.first, options.seed, options.cpu
-    ));
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    let size = options.cases.div_ceil(workers as u64).clamp(1, PART);
-    let parts = options.cases.div_ceil(size);
-    let next = AtomicU64::new(0);
-    let all = Mutex::new(All::default());
-    let work = || -> Result<()> {
-        loop {
-            let part = next.fetch_add(1, Ordering::Relaxed);
-            if part >= parts {
-                return Ok(());
-            }
-            let first = options.first + part * size;
-            let part = first..end.min(first.saturating_add(size));
-            let (tally, reasons, version) = compare(options, &payload, part)?;
-            let mut all = all.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            all.tally.merge(tally);
-            all.reasons.extend(reasons);
-            all.version = version;
-            step.progress(format!("{} done", all.tally.total()));
-        }
-    };
-    let failures: Vec<anyhow::Error> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .filter_map(|worker| match worker.join() {
-                Ok(result) => result.err(),
-                Err(_) => Some(anyhow::anyhow!("a worker panicked")),
-            })
-            .collect()
-    });
-    let all = all
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    for (kind, count) in all.tally.kinds() {
-        println!("{count:>8}  {kind}");
-    }
+    let oracle = VmEntry::default();
+    let result = in_bochs::run(&oracle, &options.run);
+    let reasons = oracle.reasons.into_inner();
+    let reasons = reasons.unwrap_or_else(PoisonError::into_inner);
     if options.reasons {
-        all.reasons.iter().for_each(|reason| println!("{reason}"));
+        reasons.iter().for_each(|reason| println!("{reason}"));
     }
-    println!("{}", all.tally);
-    println!("{} distinct reasons in the model's log", all.reasons.len());
-    if let Some(failure) = failures.into_iter().next() {
-        step.failed("");
-        return Err(failure);
-    }
-    ensure!(
-        all.tally.total() == options.cases,
-        "only {} cases ran",
-        all.tally.total()
-    );
-    if all.tally.differing() > 0 {
-        step.failed("");
-        bail!(
-            "{} cases differ and are not explained",
-            all.tally.differing()
-        );
-    }
-    step.done(format!("against {}, {}", all.version, options.cpu));
-    Ok(())
+    println!("{} distinct reasons in the model's log", reasons.len());
+    result
 }
 
-/// Runs the cases of `numbers` on both sides. Returns the model's reasons and version too.
-fn compare(
-    options: &Options,
-    payload: &Path,
-    numbers: Range<u64>,
-) -> Result<(Tally, BTreeSet<String>, String)> {
-    let count = numbers.end - numbers.start;
-    let order = Order {
-        seed: options.seed,
-        first: numbers.start,
-        count,
-    };
-    let patience = START + EACH * u32::try_from(count).unwrap_or(u32::MAX);
-    let report = Bochs::new()
-        .cpu(&options.cpu)
-        .instructions_per_second(INSTRUCTIONS_PER_SECOND)
-        .image(order.to_bytes(), INPUT)
-        .time_out(patience)
-        .run(payload)?;
-    let (cpu, records) =
-        parse(&report.serial).with_context(|| format!("the payload did not start: {report}"))?;
-    let mut tally = Tally::default();
-    let mut sent = 0;
-    for (number, theirs) in numbers.clone().zip(records) {
-        let case = Case::new(options.seed, number, &cpu);
-        let (kind, verdict) = judge(options, number, &case, &cpu, &theirs);
-        tally.add(number, kind, verdict);
-        sent += 1;
+impl InBochs for VmEntry {
+    const NAME: &'static str = "vm-entry";
+    const CPU: &'static str = "corei7_skylake_x";
+    const NOTE: &'static str = "";
+    const EACH: Duration = Duration::from_millis(20);
+    type Cpu = Cpu;
+    type Record = Record;
+
+    fn rules(&self) -> Vec<&'static str> {
+        explained::names()
     }
-    ensure!(
-        sent == count && report.exit == Exit::Shutdown,
-        "case {} ended the model: {report}\nrerun it with {}\n{}",
-        numbers.start + sent,
-        rerun(options, numbers.start + sent),
-        describe(&Case::new(options.seed, numbers.start + sent, &cpu), &cpu),
-    );
-    let version = report.version().unwrap_or("an unknown version").to_owned();
-    Ok((tally, reasons(&report.log), version))
+
+    fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
+        parse(serial)
+    }
+
+    fn judge(
+        &self,
+        seed: u64,
+        number: u64,
+        cpu: &Cpu,
+        theirs: &Record,
+    ) -> Result<(String, Verdict)> {
+        Ok(judge(&Case::new(seed, number, cpu), cpu, theirs))
+    }
+
+    fn describe(&self, seed: u64, number: u64, cpu: &Cpu) -> String {
+        describe(&Case::new(seed, number, cpu), cpu)
+    }
+
+    fn log(&self, log: &str) {
+        let mut all = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(reasons(log));
+    }
 }
 
 /// What the payload sent.
@@ -225,13 +133,7 @@ fn reasons(log: &str) -> BTreeSet<String> {
 }
 
 /// Compares the record of one case. The kind is what the model said.
-fn judge(
-    options: &Options,
-    number: u64,
-    case: &Case,
-    cpu: &Cpu,
-    theirs: &Record,
-) -> (String, Verdict) {
+fn judge(case: &Case, cpu: &Cpu, theirs: &Record) -> (String, Verdict) {
     let ours = case.verdict(cpu);
     let said = theirs.outcome();
     let verdict = if ours.may_report(said) {
@@ -240,20 +142,12 @@ fn judge(
         Verdict::Explained(rule)
     } else {
         Verdict::Differs(format!(
-            "case {number} differs; rerun it with {}\nours:   {}\ntheirs: {said}\n{}",
-            rerun(options, number),
+            "ours:   {}\ntheirs: {said}\n{}",
             ours.outcome(),
             describe(case, cpu)
         ))
     };
     (said.to_string(), verdict)
-}
-
-fn rerun(options: &Options, number: u64) -> String {
-    let Options { seed, cpu, .. } = options;
-    format!(
-        "`cargo xtask oracle vm-entry --seed {seed} --first {number} --cases 1 --cpu {cpu} --reasons`"
-    )
 }
 
 /// The broken rules, and how the VMCS differs from the one it began as.

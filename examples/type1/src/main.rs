@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A bare-metal hypervisor, each file one step. In reading order:
+//!
+//! | file | step |
+//! |---|---|
+//! | `main.rs` | what it was asked for |
+//! | `memory.rs` | what lies where, and frames for tables |
+//! | `root_operation.rs` | into VMX operation |
+//! | `controls.rs` | what shall exit |
+//! | `guest_state.rs` | what the guest begins with |
+//! | `paging_ept.rs` | what memory the guest has |
+//! | `run.rs` | check, enter, count, ask the policy, again |
+//! | `failure.rs` | an entry that failed, explained |
+//! | `tour.rs`, `tour/` | a guest that exits in every way; entries that fail on purpose |
+//! | `linux.rs`, `linux/` | Debian's kernel as a guest, devices passed through |
+//!
+//! `cargo xtask type1` builds it, runs it in Bochs, and reads what it printed.
+#![no_std]
+#![no_main]
+
+mod controls;
+mod failure;
+mod guest_state;
+mod memory;
+mod paging_ept;
+mod root_operation;
+mod run;
+mod tour;
+
+use payload_rt::{input, println};
+
+payload_rt::entry!(main);
+
+/// The first byte of the input says what to do.
+const TOUR: u8 = b't';
+
+fn main() {
+    println!("type1: a hypervisor of hvkit");
+    let [asked] = *input(1) else { return };
+    let result = match asked {
+        TOUR => root_operation::within(tour::run),
+        other => return println!("type1: nothing is known of {other:#x}"),
+    };
+    match result {
+        Ok(()) => println!("type1: left VMX operation"),
+        Err(error) => println!("type1: {error}"),
+    }
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What each fuzz target does with its input.
+//!
+//! A body is a function of bytes that panics where something that must hold does not. libFuzzer calls it
+//! (`fuzz/fuzz_targets`), and so does `tests/replay.rs` with the seeds: what fuzzing once reached, plain
+//! `cargo test` reaches again, on a stable compiler and without cargo-fuzz.
+#![forbid(unsafe_code)]
+
+pub mod ept_walk;
+pub mod guest_walk;
+pub mod mapper;
+
+/// Hands the names of all targets to a macro: the one list of them.
+#[macro_export]
+macro_rules! for_each_target {
+    ($use:ident) => {
+        $use! {
+            ept_walk
+            guest_walk
+            mapper
+        }
+    };
+}

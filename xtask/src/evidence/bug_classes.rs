@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Known classes of bugs in this field, and the tests of ours that would have caught them.
+
+use std::fmt::Write;
+
+use anyhow::{Result, ensure};
+
+use crate::check::lint::Sources;
+
+/// A class of bugs.
+struct Class {
+    /// What went wrong, where.
+    what: &'static str,
+    /// Names of test functions.
+    tests: &'static [&'static str],
+}
+
+const CLASSES: &[Class] = &[
+    Class {
+        what: "paging structures freed while hardware may still hold them (XSA-480, CVE-2026-23554; XSA-346)",
+        tests: &[
+            "frames_return_only_after_the_invalidation",
+            "freed_frames_are_never_walked",
+        ],
+    },
+    Class {
+        what: "a live entry changed by more than one store (XSA-328)",
+        tests: &[
+            "map_into_holes",
+            "unmap_any_range",
+            "split_any_range_to_each_level",
+            "a_reader_sees_no_half_built_table",
+        ],
+    },
+    Class {
+        what: "large executable pages (XSA-304, CVE-2018-12207)",
+        tests: &["sizes_forbid_large_pages_and_large_executable_ones"],
+    },
+    Class {
+        what: "IOVA and length wrap (vm-memory's Iotlb)",
+        tests: &[
+            "the_fault_is_at_the_first_byte_that_is_refused",
+            "buffers_that_wrap_are_refused",
+        ],
+    },
+    Class {
+        what: "queue registers writable after activation (CVE-2026-5747)",
+        tests: &["every_register_in_every_status"],
+    },
+    Class {
+        what: "descriptor chains that loop or never end (CVE-2016-5403)",
+        tests: &["loops_end", "chains_that_no_driver_may_make"],
+    },
+    Class {
+        what: "MSI-X table accesses outside the table, and across fields (XSA-164, CVE-2020-13754)",
+        tests: &[
+            "reads_of_any_shape_agree_and_stop_at_the_end",
+            "table_writes_split_over_fields_and_end_at_the_table",
+        ],
+    },
+    Class {
+        what: "configuration writes that reach read-only fields (XSA-337)",
+        tests: &["a_write_reaches_the_writable_bits_it_covers_and_no_others"],
+    },
+];
+
+pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
+    writeln!(
+        page,
+        "## Known bug classes\n\n| class | caught by |\n|---|---|"
+    )?;
+    for class in CLASSES {
+        for test in class.tests {
+            let head = format!("fn {test}(");
+            let found = sources.files.iter().any(|file| file.text.contains(&head));
+            ensure!(found, "there is no test {test}");
+        }
+        let tests: Vec<_> = class.tests.iter().map(|test| format!("`{test}`")).collect();
+        let tests = tests.join(", ");
+        writeln!(page, "| {} | {tests} |", class.what)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask evidence`: writes `EVIDENCE.md` from what it runs and counts. Nothing on that page is typed by hand.
+
+mod bug_classes;
+mod oracles;
+mod source;
+
+use std::fmt::Write;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::check::lint::Sources;
+use crate::{paths, step::Step};
+
+/// What to run.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Cases an oracle runs; its own number for CI if not given.
+    #[arg(long)]
+    cases: Option<u64>,
+    /// Only look at the results of oracles that ran before.
+    #[arg(long)]
+    no_run: bool,
+}
+
+/// Runs the oracles, counts, and writes the page.
+pub fn evidence(options: &Options) -> Result<()> {
+    if !options.no_run {
+        oracles::run_all(options.cases)?;
+    }
+    let step = Step::start("EVIDENCE.md");
+    let sources = Sources::read()?;
+    let mut page = String::new();
+    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let date = git(&["show", "-s", "--format=%cs", "HEAD"])?;
+    writeln!(
+        page,
+        "# Evidence\n\nMade by `cargo xtask evidence` from commit {commit} of {date}. Do not edit: run it again.\n"
+    )?;
+    oracles::write(&mut page)?;
+    source::write(&mut page, &sources)?;
+    bug_classes::write(&mut page, &sources)?;
+    fs::write(paths::root().join("EVIDENCE.md"), page).context("cannot write EVIDENCE.md")?;
+    step.done("written");
+    Ok(())
+}
+
+fn git(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("git")
+        .current_dir(paths::root())
+        .args(arguments)
+        .output()
+        .context("cannot start git")?;
+    ensure!(output.status.success(), "git {arguments:?} failed");
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What can be counted in the checkout: unsafe blocks, tests, fuzz seeds, rules.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::check::lint::{Source, Sources};
+use crate::paths;
+
+/// Blocks, functions and implementations that are unsafe, outside tests.
+fn unsafe_places(file: &Source) -> usize {
+    let code = file
+        .code_lines()
+        .map(|(_, line)| line.split("//").next().unwrap_or_default());
+    code.map(|line| {
+        ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern "]
+            .iter()
+            .map(|place| line.matches(place).count())
+            .sum::<usize>()
+    })
+    .sum()
+}
+
+/// Test functions, of the library's kind and of proptest's alike: both carry the attribute.
+fn tests(file: &Source) -> usize {
+    file.text
+        .lines()
+        .filter(|line| line.trim() == "#[test]")
+        .count()
+}
+
+pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
+    writeln!(
+        page,
+        "\n## Packages\n\n| package | lines | unsafe blocks, functions and implementations | test functions |\n|---|---|---|---|"
+    )?;
+    for package in &sources.packages {
+        let (mut lines, mut places, mut count) = (0, 0, 0);
+        for file in sources.of(package) {
+            count += tests(file);
+            if !file.is_test() {
+                lines += file.code_lines().count();
+                places += unsafe_places(file);
+            }
+        }
+        writeln!(
+            page,
+            "| `{}` | {lines} | {places} | {count} |",
+            package.name
+        )?;
+    }
+    let rules = hvkit_vmcs::check::rules().count();
+    let fields = hvkit_vmcs::fields::ALL.len();
+    writeln!(
+        page,
+        "\nThe VM-entry checker has {rules} rules over a VMCS of {fields} fields.\n"
+    )?;
+    seeds(page)
+}
+
+/// How many committed inputs each fuzz target has; plain tests replay them.
+fn seeds(page: &mut String) -> Result<()> {
+    writeln!(
+        page,
+        "## Fuzz targets\n\n| target | committed inputs, replayed by `cargo test` |\n|---|---|"
+    )?;
+    let folder = paths::root().join("fuzz/seeds");
+    let entries = fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))?;
+    let mut targets: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    targets.sort();
+    for target in targets {
+        let count = fs::read_dir(&target)
+            .with_context(|| format!("no {}", target.display()))?
+            .count();
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        writeln!(page, "| `{name}` | {count} |")?;
+    }
+    writeln!(page)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_and_words_are_not() {
+        let text = "// unsafe { }\nunsafe { a() }\npub unsafe fn f() {}\nlet x = \"safe\";\n#[cfg(test)]\nmod tests {\n    unsafe { b() }\n}\n";
+        let file = Source {
+            path: "a.rs".into(),
+            text: text.to_owned(),
+        };
+        assert_eq!(unsafe_places(&file), 2);
+        let file = Source {
+            path: "a.rs".into(),
+            text: "    #[test]\n// #[test]\n".to_owned(),
+        };
+        assert_eq!(tests(&file), 1);
+    }
+}

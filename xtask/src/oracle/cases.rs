@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which cases an oracle runs, and how they are spread over this machine's processors.
+//!
+//! ```text
+//!   first .. first + cases --> parts --> a worker each --> compare --> Tally --.
+//!                                '-----> a worker each --> compare --> Tally --+--> printed; an error
+//!                                                                                   if any differs
+//! ```
+//!
+//! What compares is the oracle's: by a payload in Bochs ([`in_bochs`](super::in_bochs)), or by any other model.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::Args;
+use lab_cases::Order;
+
+use super::ledger;
+use super::summary::Summary;
+use super::tally::Tally;
+use crate::step::Step;
+
+/// Cases that one run of a model takes, at most; several runs go side by side.
+const PART: u64 = 20_000;
+
+/// Which cases to run.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Cases {
+    /// How many cases.
+    #[arg(long, default_value_t = 10_000)]
+    pub(super) cases: u64,
+    /// Which cases: equal seeds give equal cases.
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+    /// The first case's number.
+    #[arg(long, default_value_t = 0)]
+    pub(super) first: u64,
+}
+
+/// What one part of the cases came to.
+pub(super) struct Part {
+    /// One verdict for each case.
+    pub(super) tally: Tally,
+    /// The model and its version, as it names itself.
+    pub(super) version: String,
+}
+
+impl Cases {
+    /// The cases of one part, as a payload takes them.
+    pub(super) fn order(&self, numbers: &Range<u64>) -> Order {
+        Order {
+            seed: self.seed,
+            first: numbers.start,
+            count: numbers.end - numbers.start,
+        }
+    }
+
+    /// The options that run one case again.
+    pub(super) fn only(&self, number: u64) -> String {
+        format!("--seed {} --first {number} --cases 1", self.seed)
+    }
+
+    /// Runs them on both sides: `compare` judges the cases of a range of numbers. Prints the kinds, the
+    /// differences and the counts.
+    ///
+    /// An error if a difference is not explained, a case did not run, or the ledger of oracle `name` does not have a
+    /// section for each of its `rules`.
+    pub(super) fn run(
+        &self,
+        name: &str,
+        rules: &[&str],
+        note: &str,
+        compare: impl Fn(Range<u64>) -> Result<Part> + Sync,
+    ) -> Result<()> {
+        self.compare(name, rules, note, compare, |summary| summary.save(name))
+    }
+
+    /// The same, the result being kept by `keep`.
+    fn compare(
+        &self,
+        name: &str,
+        rules: &[&str],
+        note: &str,
+        compare: impl Fn(Range<u64>) -> Result<Part> + Sync,
+        keep: impl Fn(&Summary) -> Result<()>,
+    ) -> Result<()> {
+        ledger::check(name, rules)?;
+        let end = self.first.checked_add(self.cases);
+        let end = end.context("the last case has no number")?;
+        let step = Step::start(format!(
+            "oracle {name}: {} cases from {}, seed {}",
+            self.cases, self.first, self.seed
+        ));
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let size = self.cases.div_ceil(workers as u64).clamp(1, PART);
+        let parts = self.cases.div_ceil(size);
+        let next = AtomicU64::new(0);
+        let all = Mutex::new((Tally::default(), String::new()));
+        let work = || -> Result<()> {
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                if part >= parts {
+                    return Ok(());
+                }
+                let first = self.first + part * size;
+                let part = compare(first..end.min(first.saturating_add(size)))?;
+                let mut all = all.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                all.0.merge(part.tally);
+                all.1 = part.version;
+                step.progress(format!("{} done", all.0.total()));
+            }
+        };
+        let failures: Vec<anyhow::Error> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            workers
+                .into_iter()
+                .filter_map(|worker| match worker.join() {
+                    Ok(result) => result.err(),
+                    Err(_) => Some(anyhow!("a worker panicked")),
+                })
+                .collect()
+        });
+        let (tally, version) = all
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (kind, count) in tally.kinds() {
+            println!("{count:>8}  {kind}");
+        }
+        println!("{tally}");
+        let summary = Summary {
+            model: version.clone(),
+            cases: self.cases,
+            agreeing: tally.agreeing(),
+            explained: tally
+                .explained()
+                .map(|(rule, count)| (rule.to_owned(), count))
+                .collect(),
+            differing: tally.differing(),
+        };
+        keep(&summary)?;
+        if let Some(failure) = failures.into_iter().next() {
+            step.failed("");
+            return Err(failure);
+        }
+        ensure!(
+            tally.total() == self.cases,
+            "only {} cases ran",
+            tally.total()
+        );
+        if tally.differing() > 0 {
+            step.failed("");
+            bail!("{} cases differ and are not explained", tally.differing());
+        }
+        step.done(format!("against {version}, {note}"));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::oracle::tally::Verdict;
+
+    /// The ledger of `paging` has these.
+    const RULES: [&str; 2] = ["smap-implicit-ac", "pkru-by-access"];
+
+    /// The result of a real run is not a test's to overwrite.
+    fn forget(_: &Summary) -> Result<()> {
+        Ok(())
+    }
+
+    fn run(cases: u64, verdict: impl Fn(u64) -> Result<Verdict> + Sync) -> Result<BTreeSet<u64>> {
+        let seen = Mutex::new(BTreeSet::new());
+        let (seed, first) = (1, 7);
+        let which = Cases { cases, seed, first };
+        let compare = |numbers| {
+            let mut tally = Tally::default();
+            for number in numbers {
+                tally.add(number, "kind".to_owned(), verdict(number)?);
+                assert!(seen.lock().unwrap().insert(number), "{number} ran twice");
+            }
+            let version = "none".to_owned();
+            Ok(Part { tally, version })
+        };
+        which.compare("paging", &RULES, "no model", compare, forget)?;
+        Ok(seen.into_inner().unwrap())
+    }
+
+    #[test]
+    fn every_case_runs_once() {
+        for cases in [0, 1, 2, 3, 10, 40_001] {
+            let seen = run(cases, |_| Ok(Verdict::Agrees)).unwrap();
+            assert!(seen.into_iter().eq(7..7 + cases));
+        }
+    }
+
+    #[test]
+    fn one_difference_or_one_failure_fails_the_run() {
+        let differs = |number| match number {
+            9 => Verdict::Differs("it differs".to_owned()),
+            8 => Verdict::Explained("rule"),
+            _ => Verdict::Agrees,
+        };
+        run(2, |number| Ok(differs(number))).unwrap();
+        let error = run(3, |number| Ok(differs(number))).unwrap_err();
+        assert!(error.to_string().starts_with("1 cases differ"), "{error:#}");
+        let error = run(3, |_| Err(anyhow!("no model here"))).unwrap_err();
+        assert_eq!(error.to_string(), "no model here");
+    }
+
+    #[test]
+    fn a_part_that_leaves_cases_out_and_a_ledger_that_does_not_fit_are_errors() {
+        let cases = Cases {
+            cases: 2,
+            seed: 1,
+            first: u64::MAX - 2,
+        };
+        let nothing = |_| {
+            let (tally, version) = (Tally::default(), String::new());
+            Ok(Part { tally, version })
+        };
+        let error = cases
+            .compare("paging", &RULES, "", nothing, forget)
+            .unwrap_err();
+        assert_eq!(error.to_string(), "only 0 cases ran");
+        let error = cases
+            .compare("paging", &[], "", nothing, forget)
+            .unwrap_err();
+        assert!(error.to_string().contains("ledger"), "{error:#}");
+        let last = Cases { cases: 3, ..cases };
+        let error = last
+            .compare("paging", &RULES, "", nothing, forget)
+            .unwrap_err();
+        assert_eq!(error.to_string(), "the last case has no number");
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask type1`: the bare-metal hypervisor of `examples/type1` in Bochs.
+//!
+//! Without options it takes its tour: guests that exit in every way, and entries that fail on purpose. What it printed is
+//! held against what the manual says must come.
+
+mod tour;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::lab::bochs::{Bochs, BochsReport, Exit};
+use crate::lab::payload::build_payload;
+use crate::paths;
+use crate::step::Step;
+
+/// Where the hypervisor looks for what it is asked.
+const INPUT: u64 = 0x100_0000;
+/// Few, or the serial line is what takes the time.
+const TOUR_INSTRUCTIONS_PER_SECOND: u64 = 1_000_000;
+
+/// What to run.
+#[derive(Args, Debug, Default)]
+pub struct Options {
+    /// Write the raw words of every exit of the tour to this file.
+    #[arg(long)]
+    pub record: Option<PathBuf>,
+    /// Show all that the hypervisor prints.
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+/// Runs the hypervisor, and verifies what it printed.
+pub fn run(options: &Options) -> Result<()> {
+    let step = Step::start("type1: the tour");
+    match take_tour(options) {
+        Ok(result) => {
+            step.done(result);
+            Ok(())
+        }
+        Err(error) => {
+            step.failed("");
+            Err(error)
+        }
+    }
+}
+
+fn take_tour(options: &Options) -> Result<String> {
+    let report = bochs(b"t", |bochs| {
+        bochs.instructions_per_second(TOUR_INSTRUCTIONS_PER_SECOND)
+    })?;
+    let text = report.text();
+    if options.verbose {
+        print!("{text}");
+    }
+    ensure!(report.exit == Exit::Shutdown, "{report}");
+    let seen = tour::verify(&text).with_context(|| format!("the hypervisor printed:\n{text}"))?;
+    if let Some(path) = &options.record {
+        let version = report.version().unwrap_or("an unknown model");
+        std::fs::write(path, tour::record(&text, version))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(format!(
+        "{} exits of {} reasons, {} failures explained, {}",
+        seen.exits,
+        seen.reasons,
+        seen.failures,
+        report.version().unwrap_or("an unknown model")
+    ))
+}
+
+/// Builds the hypervisor and runs it with this input.
+fn bochs(input: &[u8], with: impl FnOnce(Bochs) -> Bochs) -> Result<BochsReport> {
+    let payload = build_payload(&paths::root().join("examples/type1"))?;
+    let bochs = Bochs::new()
+        .image(input, INPUT)
+        .time_out(Duration::from_secs(120));
+    with(bochs).run(&payload)
+}
