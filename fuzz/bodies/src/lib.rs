@@ -9,6 +9,8 @@
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod vtd_dmar;
+pub mod vtd_invalidation;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -18,6 +20,8 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            vtd_dmar
+            vtd_invalidation
         }
     };
 }
