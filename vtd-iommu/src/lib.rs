@@ -86,5 +86,6 @@ extern crate std;
 
 pub mod dmar;
 pub mod driver;
+pub mod emulation;
 pub mod spec;
 pub mod tables;

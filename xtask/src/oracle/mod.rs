@@ -8,6 +8,7 @@ mod paging;
 mod summary;
 mod tally;
 pub mod vm_entry;
+pub mod vtd;
 
 pub(crate) use summary::Summary;
 
@@ -21,6 +22,8 @@ pub enum Oracle {
     Paging(in_bochs::BochsRun),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
+    /// DMA, tables, registers and invalidations: QEMU's VT-d unit against `vtd-iommu`'s emulated one.
+    Vtd(vtd::Options),
 }
 
 /// Runs one. An error if anything differs that the ledger does not explain.
@@ -28,5 +31,6 @@ pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
         Oracle::Paging(options) => in_bochs::run(&paging::Paging, options),
         Oracle::VmEntry(options) => vm_entry::run(options),
+        Oracle::Vtd(options) => vtd::run(options),
     }
 }
