@@ -15,6 +15,8 @@ pub mod virtio_queue;
 pub mod vmcs_bytes;
 pub mod vmcs_check;
 pub mod vmcs_exit;
+pub mod vtd_dmar;
+pub mod vtd_invalidation;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -30,6 +32,8 @@ macro_rules! for_each_target {
             vmcs_bytes
             vmcs_check
             vmcs_exit
+            vtd_dmar
+            vtd_invalidation
         }
     };
 }
