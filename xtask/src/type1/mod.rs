@@ -22,7 +22,7 @@ use crate::step::Step;
 /// Where the hypervisor looks for what it is asked.
 const INPUT: u64 = 0x100_0000;
 /// For the tour, which takes some seconds on an idle machine.
-const TOUR_PATIENCE: Duration = Duration::from_secs(120);
+const TOUR_PATIENCE: Duration = Duration::from_secs(400);
 /// Few, or the serial line is what takes the time.
 const TOUR_INSTRUCTIONS_PER_SECOND: u64 = 1_000_000;
 
