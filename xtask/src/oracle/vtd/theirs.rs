@@ -32,8 +32,6 @@ pub(super) struct Theirs {
     options: QtestOptions,
     machine: Qtest,
     edu: Edu,
-    /// How many programs ran on a machine that was started anew.
-    pub(super) restarts: u64,
 }
 
 /// What the device is told.
@@ -64,7 +62,6 @@ impl Theirs {
             options,
             machine,
             edu,
-            restarts: 0,
         })
     }
 
@@ -223,9 +220,7 @@ impl Theirs {
             if self.tidy()? {
                 return Ok(());
             }
-            let restarts = self.restarts + 1;
             *self = Self::start(self.options.clone())?;
-            self.restarts = restarts;
         }
         ensure!(
             self.tidy()?,
