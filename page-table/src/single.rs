@@ -89,6 +89,26 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         false
     }
 
+    /// Maps `span`, beside other threads, if that is one smallest page that can be mapped, its table is
+    /// there, and nobody was quicker.
+    #[inline]
+    pub(crate) fn fault_in_single(
+        &self,
+        span: Span,
+        target: u64,
+        attributes: F::Attributes,
+    ) -> bool {
+        if let Some(Slot { at, entry }) = self.smallest(span)
+            && let Entry::Empty = self.format().decode(entry, 1)
+            && self.may_lead_to(target, attributes)
+        {
+            let leaf = self.format().leaf(target, attributes, 1);
+            let width = self.shape().width();
+            return self.memory().exchange(at, width, entry, leaf).is_ok();
+        }
+        false
+    }
+
     /// The slot for `span`, if that is one smallest page and its table is there.
     #[inline(always)]
     fn smallest(&self, span: Span) -> Option<Slot> {

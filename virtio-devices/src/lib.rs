@@ -4,11 +4,11 @@
 //! ```text
 //!   guest driver                                  VMM
 //!        |  registers                              |  bus, interrupts, threads
-//!   transport  (virtio-pci: configuration space, BAR, MSI-X, common configuration, doorbells)
+//!   transport  (virtio-pci: configuration space, BAR, MSI-X, doorbells; virtio-mmio: registers, a line)
 //!        |  Device: identity, features, configuration, activate, reset
-//!   device     (block)
+//!   device     (block, net, console, entropy)
 //!        |  Worker: queues, memory, interrupts; moves data when it is called
-//!   queue      (split rings in guest memory, which may lie behind an IOMMU)
+//!   queue      (split and packed rings in guest memory, which may lie behind an IOMMU)
 //! ```
 //!
 //! Each layer can be used alone. [`queue`] needs guest memory and nothing else. [`pci`] is configuration

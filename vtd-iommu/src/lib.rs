@@ -59,6 +59,9 @@
 //! - [`tables`]: first and second stage as formats for the walker and the mapper of [`hvkit_page_table`].
 //! - [`dmar`]: the firmware table, read without copying, and built.
 //! - [`driver`]: a unit in our hands. Domains, devices, PASIDs, invalidation, interrupts, faults, page requests.
+//! - [`emulation`]: a unit for guests. Registers, tables of both modes and both stages, caches, queue, faults,
+//!   interrupt remapping and posting, device-TLBs, page requests, shadows for VFIO, state.
+//! - [`inspect`]: tables from a dump, or from live memory, listed and explained.
 //!
 //! # What is not
 //!
@@ -75,16 +78,20 @@
 //! # Features
 //!
 //! - `arbitrary`: `Arbitrary` for the words of [`spec`]; needs `std`.
+//! - `fake`: memory and a world for tests of the emulated unit.
+//! - `vm-memory`: a guest's memory as `vm-memory` has it, and its `Iommu` for each device; needs `std`.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
 // `Arbitrary`'s derive counts recursion in a thread-local.
-#[cfg(any(test, feature = "arbitrary"))]
+#[cfg(any(test, feature = "arbitrary", feature = "vm-memory"))]
 extern crate std;
 
 pub mod dmar;
 pub mod driver;
+pub mod emulation;
+pub mod inspect;
 pub mod spec;
 pub mod tables;

@@ -50,6 +50,7 @@ pub fn test() -> Result<()> {
     note(oracle(&["ept"]).map(one));
     note(oracle(&["shadow"]).map(one));
     note(oracle(&["vm-entry"]).map(one));
+    note(oracle(&["vtd"]).map(one));
     note(demo::demo(&demo::Options::default()).map(one));
 
     let skipped = fs::read_to_string(&skips).unwrap_or_default();

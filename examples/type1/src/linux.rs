@@ -72,7 +72,7 @@ fn map(order: &Linux) -> [Region; 9] {
 }
 
 /// Boots the kernel, and runs it until it powers the machine off.
-pub fn run(host: &mut Host<'_>) -> Result<(), Failed> {
+pub fn run(host: &mut Host) -> Result<(), Failed> {
     let input = payload_rt::input(Linux::BYTES + 4096);
     let asked = input.first_chunk().and_then(Linux::from_bytes);
     let order = asked.ok_or(Failed::at("nothing to boot"))?;

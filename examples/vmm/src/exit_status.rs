@@ -49,6 +49,7 @@ exit_statuses! {
     Quit = 6 "the user quit from the console",
     Internal = 7 "KVM could not go on running the guest",
     WrongAnswer = 8 "the built-in guest did something wrong",
+    Reclaimed = 9 "the host wanted a passed-through device back",
     KvmMissing = 10 "there is no KVM device",
     KvmDenied = 11 "no permission to use KVM",
     KvmUnusable = 12 "KVM lacks something, or refused it",
@@ -76,7 +77,7 @@ exit_statuses! {
     DeviceNotPci = 60 "a device to pass through is missing, or no PCI endpoint",
     DeviceNotBound = 61 "a device to pass through is not bound to vfio-pci",
     DeviceGroup = 62 "a device to pass through shares its IOMMU group with one that the host uses",
-    DeviceNoIommu = 63 "a device to pass through is behind no IOMMU",
+    DeviceNoIommu = 63 "a device to pass through is behind no IOMMU, or behind one that does not remap interrupts",
     DeviceNoReset = 64 "a device to pass through cannot be reset",
     DeviceTooLarge = 65 "the registers of a device to pass through do not fit in the guest",
     DeviceInUse = 66 "a device to pass through is in use, or named twice",
@@ -105,6 +106,7 @@ impl ExitStatus {
             StopReason::TripleFault { .. } => ExitStatus::TripleFault,
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
+            StopReason::Reclaimed { .. } => ExitStatus::Reclaimed,
             StopReason::Defect { .. } => ExitStatus::Host,
             StopReason::Signal(signal) => {
                 return u8::try_from(*signal).map_or(u8::MAX, |signal| 128 | signal);
@@ -170,6 +172,7 @@ impl From<&PassthroughError> for ExitStatus {
                 HostError::NotBound { .. } => ExitStatus::DeviceNotBound,
                 HostError::NotViable { .. } => ExitStatus::DeviceGroup,
             },
+            PassthroughError::NoInterruptRemapping { .. } => ExitStatus::DeviceNoIommu,
             PassthroughError::NoReset { .. } => ExitStatus::DeviceNoReset,
             PassthroughError::Twice(_)
             | PassthroughError::SameName(_)

@@ -25,6 +25,9 @@ const HUGE: &str = "0000:02:00.0";
 const SHARED: &str = "0000:04:01.0";
 const PORT: &str = "0000:00:06.0";
 
+/// As a user who owns nothing; by path, for busybox has a smaller one of that name.
+const NOBODY: &str = "/setpriv --reuid 65534 --regid 65534 --clear-groups sh -c";
+
 /// Functions for the host's shell.
 const HOST_SCRIPT: &str = r#"
 sys=/sys/bus/pci/devices
@@ -35,7 +38,11 @@ give() {
     echo $1 >/sys/bus/pci/drivers_probe
     readlink $sys/$1/driver | sed 's,.*/,,'
 }
-digest() { dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1; }
+# The digest of $3 MiB of disk $1 from MiB $2 on, when the disk is there.
+digest() {
+    for _ in $(seq 100); do [ -b $1 ] && break; sleep 0.1; done
+    dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1
+}
 run() {
     what=$1; shift
     vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
@@ -75,8 +82,9 @@ fn host(kernel: &Kernel, written: &[u8]) -> Host {
     Host::new()
         .memory_mib(2560)
         .cpus(2)
-        .time_out(Duration::from_secs(500))
+        .time_out(Duration::from_secs(900))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
+        .program("/usr/bin/setpriv", "/setpriv")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(guest(kernel, written), "/guest/initramfs", 0o644)
         .data(HOST_SCRIPT, "/host.sh", 0o644)
@@ -102,33 +110,55 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         format!("file={},if=none,id=disk,format=raw", disk.path().display()),
         "-device".to_owned(),
         "nvme,serial=hvkit,drive=disk,addr=5".to_owned(),
+        "-device".to_owned(),
+        "pcie-root-port,id=port1,slot=1,chassis=1,addr=6".to_owned(),
+        "-device".to_owned(),
+        "edu,bus=port1".to_owned(),
     ]);
     let device = format!("--device path=/sys/bus/pci/devices/{NVME},id=disk");
+    let until_ready = "for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done";
     let kill = |when: &str| {
         format!(
             "give {NVME} vfio-pci; run busy {device} >/log & {when}; kill -9 $(pidof vmm); wait $!; echo $?;
-             grep -c 'test ready' /log; give {NVME} nvme; sleep 1; digest /dev/nvme0n1 0 8"
+             grep -c 'test ready' /log; give {NVME} nvme; digest /dev/nvme0n1 0 8"
         )
     };
     let report = run(
         host,
         &[
             &format!("run nvme {device}"),
-            &format!("give {NVME} vfio-pci; run nvme --cpus boot=2 {device}"),
+            // Two devices, which share the guest's memory and nothing else.
+            &format!(
+                "give {NVME} vfio-pci; give {EDU} vfio-pci
+                 run nvme --cpus boot=2 {device} path=/sys/bus/pci/devices/{EDU}"
+            ),
             &format!(
                 "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
                  --cmdline 'console=ttyS0 quiet panic=-1 pci=nomsi do=nvme' {device}"
             ),
             &kill("sleep 0.3"),
             &kill("sleep 3"),
-            &kill(
-                "for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done; sleep 1",
+            &kill(&format!("{until_ready}; sleep 1")),
+            // Unbound under the guest: the machine ends, and so does the unbinding.
+            &format!(
+                "give {NVME} vfio-pci; run busy {device} >/log 2>&1 & {until_ready}
+                 give {NVME} nvme; wait $!; echo $?; tail -n 1 /log; digest /dev/nvme0n1 0 8"
             ),
             "dmesg | grep -i dmar.*fault; true",
         ],
     );
     let texts: Vec<String> = report.commands.iter().map(|c| c.text()).collect();
-    let [unbound, message, pin, early, booting, reading, faults] = &texts[..] else {
+    let [
+        unbound,
+        message,
+        pin,
+        early,
+        booting,
+        reading,
+        unbound_under,
+        faults,
+    ] = &texts[..]
+    else {
         panic!("{texts:#?}");
     };
 
@@ -140,6 +170,11 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
     );
 
     let known = hex(&content[..8 * MIB]);
+    assert!(
+        said(message)["functions"].ends_with("0000:00:01.0 0000:00:02.0"),
+        "{message}"
+    );
+    assert!(said(pin)["functions"].ends_with("0000:00:01.0"), "{pin}");
     for (command, text, kind) in [(1, message, "PCI-MSI"), (2, pin, "IO-APIC")] {
         assert_eq!(report.commands[command].status, 0, "{text}");
         let said = said(text);
@@ -164,6 +199,8 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         reading.contains("\n137\n1\n"),
         "it was not reading: {reading}"
     );
+    let end = format!("nvme\n9\nvmm: the host wants disk back\n{known}\n");
+    assert!(unbound_under.ends_with(&end), "{unbound_under}");
     assert_eq!(faults, "", "the guest's own DMA went astray");
 
     let mut expected = content;
@@ -221,6 +258,11 @@ fn dma_outside_the_guest_is_stopped_and_told() {
                 "run busy {edu} >/log 2>&1 & for i in $(seq 100); do [ -s /log ] && break; sleep 0.1; done
                  run none {edu}; status=$?; kill -9 $(pidof vmm); exit $status"
             ),
+            // A user who may not, and one who may lock no memory.
+            &format!("chmod 666 /dev/kvm; {NOBODY} '. /host.sh; run none {edu}'"),
+            &format!(
+                "chmod 666 /dev/vfio/*; ulimit -l 1024; {NOBODY} '. /host.sh; run none {edu}'"
+            ),
             &format!("rm /dev/vfio/vfio; run none {edu}"),
         ],
     );
@@ -250,6 +292,10 @@ fn dma_outside_the_guest_is_stopped_and_told() {
         "{guest}"
     );
     assert!(!guest.contains("stuck"), "{guest}");
+    assert!(
+        !guest.contains("not mapped"),
+        "its registers were trapped: {guest}"
+    );
     // Nothing was written outside: the digests agree.
     assert_eq!(
         report.commands[2].status, 0,
@@ -270,12 +316,14 @@ fn dma_outside_the_guest_is_stopped_and_told() {
         "{after}"
     );
 
-    let expected: [(i32, &[&str]); 6] = [
+    let expected: [(i32, &[&str]); 8] = [
         (64, &[LONE_EDU, "cannot be reset"]),
         (65, &[HUGE, "BAR 2 has 137438953472 bytes"]),
         (62, &[SHARED, "0000:04:02.0 (driver virtio-pci)"]),
         (60, &[PORT, "bridge"]),
         (66, &[EDU, "another process has IOMMU group"]),
+        (67, &["no permission to open /dev/vfio/", EDU]),
+        (67, &["cannot be pinned", "ulimit -l"]),
         (67, &["/dev/vfio/vfio", "module vfio-pci"]),
     ];
     assert_eq!(refusals.len(), expected.len());
@@ -297,18 +345,24 @@ fn dma_outside_the_guest_is_stopped_and_told() {
 #[test]
 fn a_host_without_iommu_says_what_to_enable() {
     let kernel = Kernel::fetch().unwrap();
-    let host = host(&kernel, &[])
-        .kernel_arg("intel_iommu=off")
-        .qemu_args(["-device", "edu,addr=7"]);
-    let report = run(
-        host,
-        &[&format!(
-            "run none --device path=/sys/bus/pci/devices/{LONE_EDU}"
-        )],
+    let text = |switched_off: &str, first: &str| {
+        let host = host(&kernel, &[])
+            .kernel_arg(switched_off)
+            .qemu_args(["-device", "edu,addr=7"]);
+        let command = format!("{first} run none --device path=/sys/bus/pci/devices/{LONE_EDU}");
+        let report = run(host, &[&command]);
+        let text = report.commands[0].text();
+        assert_eq!(report.commands[0].status, 63, "{text}");
+        assert_eq!(text.matches("vmm: ").count(), 1, "{text}");
+        text
+    };
+    let give = format!("give {LONE_EDU} vfio-pci;");
+    let remapping = text("intremap=off", &give);
+    assert!(
+        remapping.contains("enable interrupt remapping"),
+        "{remapping}"
     );
-    let text = report.commands[0].text();
-    assert_eq!(report.commands[0].status, 63, "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
+    let text = text("intel_iommu=off", "");
     assert!(
         text.contains("behind no IOMMU") && text.contains("intel_iommu=on"),
         "{text}"

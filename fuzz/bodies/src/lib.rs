@@ -10,6 +10,13 @@ pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
 pub mod shadow;
+pub mod virtio_device;
+pub mod virtio_queue;
+pub mod vmcs_bytes;
+pub mod vmcs_check;
+pub mod vmcs_exit;
+pub mod vtd_dmar;
+pub mod vtd_invalidation;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -20,6 +27,13 @@ macro_rules! for_each_target {
             guest_walk
             mapper
             shadow
+            virtio_device
+            virtio_queue
+            vmcs_bytes
+            vmcs_check
+            vmcs_exit
+            vtd_dmar
+            vtd_invalidation
         }
     };
 }

@@ -18,7 +18,7 @@ pub enum Area {
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Zero, not a power of two, or above [`MAX_SIZE`].
+    /// Zero, not a power of two, or above [`MAX_SIZE`](super::MAX_SIZE). A packed queue may have any other.
     #[error("a queue of {size} descriptors")]
     Size {
         /// Descriptors asked for.

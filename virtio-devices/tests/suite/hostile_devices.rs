@@ -42,10 +42,13 @@ enum Verdict {
 }
 use Verdict::{Pass, Refused};
 
-/// A device, what is at its other end, and how one sees that it serves.
+/// A device and what is at its other end.
+type Made = (Box<dyn Device<Memory>>, Box<dyn Any>);
+
+/// A kind of device, and how one sees that it serves.
 struct Kind {
     name: &'static str,
-    make: fn() -> (Box<dyn Device<Memory>>, Box<dyn Any>),
+    make: fn() -> Made,
     queues: &'static [u16],
     /// Sends an honest request and says whether it was served, and rightly.
     honest: fn(&mut Subject) -> bool,

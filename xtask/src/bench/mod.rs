@@ -21,6 +21,8 @@ pub enum Bench {
     PageTable(Forwarded),
     /// The shadow MMU beside a two-dimensional walk, on synthetic guests.
     Shadow(Forwarded),
+    /// The emulated VT-d unit: hits, refills, invalidations; beside vm-memory's IOTLB and limits.
+    Vtd(Forwarded),
     /// The VM-entry check beside loading the fields that it reads.
     Vmcs(Forwarded),
     /// Virtqueues, split and packed, beside virtio-queue and a loop of raw pointers with the same checks.
@@ -85,6 +87,7 @@ pub fn bench(which: &Bench) -> Result<()> {
         Bench::PageTable(forwarded) => forwarded.run_apart("page-table"),
         Bench::Shadow(forwarded) => forwarded.run_apart("shadow"),
         Bench::Virtio(forwarded) => forwarded.run_apart("virtio"),
+        Bench::Vtd(forwarded) => forwarded.run_apart("vtd"),
         Bench::Vmcs(forwarded) => forwarded.run(&[
             "bench",
             "--quiet",

@@ -11,6 +11,7 @@ mod shadow;
 mod summary;
 mod tally;
 pub mod vm_entry;
+pub mod vtd;
 
 pub(crate) use summary::Summary;
 
@@ -28,6 +29,8 @@ pub enum Oracle {
     Shadow(in_bochs::BochsRun),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
+    /// DMA, tables, registers and invalidations: QEMU's VT-d unit against `vtd-iommu`'s emulated one.
+    Vtd(vtd::Options),
 }
 
 /// Runs one. An error if anything differs that the ledger does not explain.
@@ -37,5 +40,6 @@ pub fn oracle(which: &Oracle) -> Result<()> {
         Oracle::Ept(options) => in_bochs::run(&ept::EptOracle, options),
         Oracle::Shadow(options) => in_bochs::run(&shadow::Shadow, options),
         Oracle::VmEntry(options) => vm_entry::run(options),
+        Oracle::Vtd(options) => vtd::run(options),
     }
 }

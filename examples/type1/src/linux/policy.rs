@@ -33,8 +33,23 @@ const ECX_VMX: u32 = 1 << 5;
 const ECX_OSXSAVE: u32 = 1 << 27;
 /// "Sleep enable" of the power-management control register. ACPI, "PM1 Control Registers".
 const SLEEP_ENABLE: u32 = 1 << 13;
-/// How many refused accesses are reported one by one.
-const SHOWN: u64 = 8;
+/// How many accesses are reported one by one.
+const SHOWN: usize = 64;
+
+/// An access to memory that is not the guest's.
+#[derive(Clone, Copy)]
+struct Access {
+    physical: u64,
+    how: EptViolation,
+    rip: u64,
+}
+
+impl Access {
+    /// Whether it would change something, or run it.
+    const fn is_refused(&self) -> bool {
+        self.how.is_write() || self.how.is_fetch()
+    }
+}
 
 /// What the guest reads where we are.
 #[repr(C, align(4096))]
@@ -46,7 +61,10 @@ static NOTHING: Nothing = Nothing([0; FRAME as usize]);
 pub struct Passed<'t, 'p> {
     tables: &'t mut Tables<'p>,
     power_port: u16,
-    refused: u64,
+    /// The first ones: they are printed in the end, as the serial line is the guest's until then.
+    accesses: [Option<Access>; SHOWN],
+    reads: u64,
+    changes: u64,
 }
 
 impl<'t, 'p> Passed<'t, 'p> {
@@ -54,16 +72,25 @@ impl<'t, 'p> Passed<'t, 'p> {
         Self {
             tables,
             power_port,
-            refused: 0,
+            accesses: [None; SHOWN],
+            reads: 0,
+            changes: 0,
         }
     }
 
     /// Prints what was refused.
     pub fn print(&self) {
-        println!(
-            "type1: {} accesses to the hypervisor's memory were refused",
-            self.refused
-        );
+        let Self { reads, changes, .. } = self;
+        for access in self.accesses.iter().flatten() {
+            let what = if access.is_refused() {
+                "refused"
+            } else {
+                "reads nothing"
+            };
+            let Access { physical, how, rip } = access;
+            println!("isolation: {physical:#x} {what}: {how:?} at RIP {rip:#x}");
+        }
+        println!("isolation: {reads} pages read as nothing, {changes} writes and fetches refused");
     }
 }
 
@@ -110,15 +137,21 @@ impl Policy for Passed<'_, '_> {
 
 impl Passed<'_, '_> {
     /// Memory that is not the guest's: it reads as zeros, and cannot be written or executed.
-    fn memory(&mut self, mut exit: EptFault<'_, Current<'_>>, access: EptViolation) -> Next {
-        self.refused += 1;
-        if self.refused <= SHOWN {
-            println!("refused: {:#x}, {:?}", exit.physical, exit.guest);
+    fn memory(&mut self, mut exit: EptFault<'_, Current<'_>>, how: EptViolation) -> Next {
+        let access = Access {
+            physical: exit.physical,
+            how,
+            rip: exit.guest.read(f::GUEST_RIP),
+        };
+        if let Some(free) = self.accesses.iter_mut().find(|a| a.is_none()) {
+            *free = Some(access);
         }
-        if access.is_write() || access.is_fetch() {
+        if access.is_refused() {
+            self.changes += 1;
             exit.guest.fault();
             return Next::Go;
         }
+        self.reads += 1;
         let page = Span::new(exit.physical & !(FRAME - 1), FRAME);
         let readable = Attributes::new(Rights::READ, MemoryType::WriteBack);
         let nothing = crate::memory::map().of(&NOTHING);

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
 use crate::passthrough::vfio::DmaSpace;
-use crate::passthrough::{KvmSlots, PassthroughError, Selected};
+use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -27,6 +27,8 @@ pub(super) struct Platform {
     buses: Buses,
     /// Held for its interrupts, which end with it.
     _chipset: Chipset,
+    /// Held for what they listen to.
+    _reclaims: Vec<Reclaim>,
     rsdp: u64,
 }
 
@@ -67,7 +69,7 @@ impl Platform {
             let at = chipset.add_virtio(device, Arc::clone(&memory))?;
             log::info!("{name} at {at}");
         }
-        add_devices(&mut chipset, vm, assigned)?;
+        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -80,6 +82,7 @@ impl Platform {
         Ok(Platform {
             buses,
             _chipset: chipset,
+            _reclaims: reclaims,
             rsdp: tables.address,
         })
     }
@@ -96,9 +99,15 @@ impl Platform {
 }
 
 /// Devices of the host, if the user named some.
-fn add_devices(chipset: &mut Chipset, vm: &Vm, devices: &[Selected]) -> Result<(), MachineError> {
+fn add_devices(
+    chipset: &mut Chipset,
+    vm: &Vm,
+    devices: &[Selected],
+    stop: &Stop,
+) -> Result<Vec<Reclaim>, MachineError> {
+    let mut reclaims = Vec::with_capacity(devices.len());
     if devices.is_empty() {
-        return Ok(());
+        return Ok(reclaims);
     }
     let limit = vm.fd().check_extension_int(Cap::NrMemslots);
     let limit = u32::try_from(limit).unwrap_or(0);
@@ -106,11 +115,14 @@ fn add_devices(chipset: &mut Chipset, vm: &Vm, devices: &[Selected]) -> Result<(
     let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
     let space = DmaSpace::new(vm.fd(), vm.ram())?;
     for Selected { name, host } in devices {
-        let physical = Box::new(space.open(host)?);
-        let at = chipset.add_passthrough(name, physical, Arc::clone(&slots) as _)?;
+        let physical = space.open(host)?;
+        let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
+        physical.tell_when_wanted(reclaim.event());
+        reclaims.push(reclaim);
+        let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;
         log::info!("{name} ({}) passed through at {at}", host.address);
     }
-    Ok(())
+    Ok(reclaims)
 }
 
 /// A device of one port.

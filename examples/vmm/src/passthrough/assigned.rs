@@ -2,6 +2,7 @@
 //! The function on the guest's PCI bus that stands for one of the host's.
 
 use super::bars::{BarLayout, Part, Run};
+use super::capabilities::{EXPRESS, VENDOR};
 use super::hardware::PhysicalFunction;
 use super::interrupts::{Interrupts, MsiPart, MsixPart};
 use super::pages::Pages;
@@ -22,8 +23,6 @@ const RESET: u8 = 1 << 7;
 /// PCI Express: Device Status, and in it Transactions Pending.
 const DEVICE_STATUS: u16 = 0x0a;
 const TRANSACTIONS_PENDING: u8 = 1 << 5;
-const EXPRESS: u8 = 0x10;
-const VENDOR: u8 = 0x09;
 /// Status: the interrupt pin would be asserted, were it not disabled.
 const STATUS_INTERRUPT: u8 = 1 << 3;
 
@@ -325,7 +324,9 @@ fn capabilities(view: &mut View, make: MakeVectors<'_>) -> Result<Capabilities, 
         if let Ok(state) = Msi::new(shape.count, shape.width, Arc::clone(&vectors)) {
             let (body, writable) = state.capability();
             found.msi = MsiPart::new(state, shape.offset, &vectors);
-            all.push((shape.offset, msi::CAPABILITY, body, writable));
+            if found.msi.is_some() {
+                all.push((shape.offset, msi::CAPABILITY, body, writable));
+            }
         }
     }
     if let Some(shape) = view.take_msix() {
@@ -333,8 +334,10 @@ fn capabilities(view: &mut View, make: MakeVectors<'_>) -> Result<Capabilities, 
         if let Ok(state) = Msix::new(shape.count, Arc::clone(&vectors)) {
             let (body, writable) = state.capability(shape.table, shape.pending);
             found.msix = MsixPart::new(state, shape.offset, &vectors);
-            let (body, writable) = (body.to_vec(), writable.to_vec());
-            all.push((shape.offset, msix::CAPABILITY, body, writable));
+            if found.msix.is_some() {
+                let (body, writable) = (body.to_vec(), writable.to_vec());
+                all.push((shape.offset, msix::CAPABILITY, body, writable));
+            }
         }
     }
     if let Some((offset, body, writable)) = view.express() {

@@ -8,6 +8,11 @@ const FIRST: usize = 0x34;
 /// No capability lies inside the header.
 const HEADER_END: u8 = 0x40;
 
+/// PCI Express capability. PCI Express, "PCI Express Capability Structure".
+pub(super) const EXPRESS: u8 = 0x10;
+/// Vendor-specific; its third byte is its length.
+pub(super) const VENDOR: u8 = 0x09;
+
 /// A capability and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Capability {

@@ -36,6 +36,15 @@ pub enum PassthroughError {
         /// Its group.
         group: u32,
     },
+    /// A guest could make the device interrupt the host.
+    #[error(
+        "--device: the host's IOMMU does not keep {address} from raising interrupts of its choice: enable \
+         interrupt remapping in the firmware, and boot the host without intremap=off"
+    )]
+    NoInterruptRemapping {
+        /// The device.
+        address: String,
+    },
     /// The kernel says no for another reason.
     #[error("--device: VFIO refused {address}: {source}")]
     Refused {

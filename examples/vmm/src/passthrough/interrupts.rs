@@ -30,6 +30,7 @@ pub(super) struct MsiPart {
 }
 
 impl MsixPart {
+    /// None if the vectors have no events: then nothing would come.
     pub(super) fn new(state: Msix, offset: u8, vectors: &Arc<dyn MsiVectors>) -> Option<Self> {
         let events = events(state.count(), vectors)?;
         Some(MsixPart {
@@ -56,6 +57,7 @@ impl MsixPart {
 }
 
 impl MsiPart {
+    /// None if the vectors have no events: then nothing would come.
     pub(super) fn new(state: Msi, offset: u8, vectors: &Arc<dyn MsiVectors>) -> Option<Self> {
         let events = events(state.count(), vectors)?;
         Some(MsiPart {
@@ -67,7 +69,11 @@ impl MsiPart {
 }
 
 fn events(count: u16, vectors: &Arc<dyn MsiVectors>) -> Option<Vec<EventFd>> {
-    (0..count).map(|vector| vectors.event(vector)).collect()
+    let events: Option<Vec<_>> = (0..count).map(|vector| vectors.event(vector)).collect();
+    if events.is_none() {
+        log::warn!("a capability with {count} vectors is hidden: no more events");
+    }
+    events
 }
 
 /// Whether an event was written since somebody last listened. KVM may not be listening: then it would

@@ -32,6 +32,7 @@ pub mod hardware;
 pub mod host;
 mod interrupts;
 pub mod pages;
+pub mod reclaim;
 pub mod selection;
 pub mod slots;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use assigned::Assigned;
 pub use error::PassthroughError;
 pub use hardware::PhysicalFunction;
 pub use host::{HostError, HostFunction};
+pub use reclaim::Reclaim;
 pub use selection::{Selected, select};
 pub use slots::{KvmSlots, Slots};
 pub use view::{ViewError, Windows};

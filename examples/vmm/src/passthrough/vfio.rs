@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ,
-    VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioOps, VfioRegionInfoCap};
 use vmm_sys_util::errno;
@@ -137,6 +137,10 @@ fn refused(host: &HostFunction, source: VfioError) -> PassthroughError {
         VfioError::OpenGroup(error, _) if error.kind() == io::ErrorKind::PermissionDenied => {
             PassthroughError::Denied { address, group }
         }
+        // What the kernel says to a group whose interrupts are not isolated.
+        VfioError::ContainerSetIOMMU(error) if error.errno() == libc::EPERM => {
+            PassthroughError::NoInterruptRemapping { address }
+        }
         _ => PassthroughError::Refused { address, source },
     }
 }
@@ -159,6 +163,13 @@ impl fmt::Debug for VfioFunction {
 }
 
 impl VfioFunction {
+    /// Has `event` written when the host wants the device back.
+    pub fn tell_when_wanted(&self, event: &EventFd) {
+        if let Err(error) = self.device.enable_irq(VFIO_PCI_REQ_IRQ_INDEX, vec![event]) {
+            log::warn!("if the host wants the device back, nobody will know: {error}");
+        }
+    }
+
     fn count(&self, index: u32) -> u32 {
         self.device.get_irq_info(index).map_or(0, |irq| irq.count)
     }

@@ -14,7 +14,7 @@
 //! management would take the registers away under the guest's own mapping of them.
 
 use super::bars::BarLayout;
-use super::capabilities::{self, Capability};
+use super::capabilities::{self, Capability, EXPRESS, VENDOR};
 use super::hardware::{PhysicalFunction, Region};
 use hvkit_virtio_devices::pci::bar::BarKind;
 use hvkit_virtio_devices::pci::config::{ConfigSpace, Identity};
@@ -30,11 +30,6 @@ const IO: u8 = 1;
 const TYPE: u8 = 6;
 const TYPE_64: u8 = 4;
 const PREFETCHABLE: u8 = 8;
-
-/// PCI Express capability. PCI Express, "PCI Express Capability Structure".
-const EXPRESS: u8 = 0x10;
-/// Vendor-specific; its third byte is its length.
-const VENDOR: u8 = 0x09;
 
 /// Bytes of address space that the machine has for base address registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,7 @@ config() {
 
 nvme() {
     await $disk
+    say functions $(ls /sys/bus/pci/devices)
     say digest "$(digest 0 8)"
     dd if=/written of=$disk bs=1M seek=8 conv=fsync 2>/dev/null
     say vector $(interrupts nvme0q)

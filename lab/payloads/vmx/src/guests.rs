@@ -95,7 +95,7 @@ extern "C" fn exits() -> ! {
     )
 }
 
-pub(crate) fn run(root: &mut Root<'_>, machine: &ThisProcessor, memory: &Linear) {
+pub(crate) fn run(root: &mut Root, machine: &ThisProcessor, memory: &Linear) {
     let host = match HostState::capture(machine) {
         Ok(host) => host,
         Err(error) => return println!("host: {error}"),
@@ -137,7 +137,7 @@ fn vcpu<'a>(
     unsafe { Vcpu::new(current, registers, host) }.map_err(|_| "no vcpu")
 }
 
-fn registers(root: &mut Root<'_>, vmcs: &mut hvkit_vmx::ActiveVmcs<'_>, host: &HostState) -> Done {
+fn registers(root: &mut Root, vmcs: &mut hvkit_vmx::ActiveVmcs, host: &HostState) -> Done {
     let pattern = |number: u8| 0x0101_0101_0101_0101 * u64::from(number) + 0x8000_0000_0000_0000;
     let mut registers = Registers::new();
     for number in 0..16 {
@@ -221,8 +221,8 @@ fn debug() -> [u64; 4] {
 }
 
 fn decided(
-    root: &mut Root<'_>,
-    vmcs: &mut hvkit_vmx::ActiveVmcs<'_>,
+    root: &mut Root,
+    vmcs: &mut hvkit_vmx::ActiveVmcs,
     host: &HostState,
     memory: &Linear,
 ) -> Done {
@@ -302,7 +302,7 @@ fn decided(
 }
 
 /// Entries that fail at each of their steps.
-fn failures(root: &mut Root<'_>, vmcs: &mut hvkit_vmx::ActiveVmcs<'_>, host: &HostState) -> Done {
+fn failures(root: &mut Root, vmcs: &mut hvkit_vmx::ActiveVmcs, host: &HostState) -> Done {
     let processor = *root.processor();
     let current = root.load(vmcs).map_err(|_| "load")?;
     let mut vcpu = vcpu(current, host, Registers::new(), complements, |_| Ok(()))?;

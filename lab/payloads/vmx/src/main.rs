@@ -48,7 +48,7 @@ fn main() {
     };
     operation::run(&mut root, &enabled, &memory);
     guests::run(&mut root, &machine, &memory);
-    println!("leave: {:?}", root.leave());
+    println!("leave: {:?}", root.leave().map(|_| ()));
     operation::again(&enabled, &memory);
     println!("done");
 }

@@ -57,12 +57,14 @@ extern "C" fn talks() -> ! {
         // No such entry in the list: this exits.
         guest::switch_eptp(2);
     }
-    loop {}
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 pub(crate) fn run(
-    root: &mut Root<'_>,
-    vmcs: &mut ActiveVmcs<'_>,
+    root: &mut Root,
+    vmcs: &mut ActiveVmcs,
     host: &HostState,
     memory: &Linear,
 ) -> Result<(), &'static str> {

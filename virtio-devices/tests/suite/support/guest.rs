@@ -21,7 +21,7 @@ pub(crate) enum Transport {
 pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Pci, Transport::Mmio];
 
 pub(crate) enum Bus {
-    Pci(Driver<VirtioPci<Memory>>),
+    Pci(Box<Driver<VirtioPci<Memory>>>),
     Mmio(MmioDriver<Memory>),
 }
 
@@ -59,7 +59,9 @@ impl Guest {
             Transport::Pci => {
                 let function = VirtioPci::new(device, memory.clone(), vectors.clone(), runner);
                 let function = function.unwrap().with_report(failed);
-                Bus::Pci(Driver::probe(function.with_trouble_report(trouble)))
+                Bus::Pci(Box::new(Driver::probe(
+                    function.with_trouble_report(trouble),
+                )))
             }
             Transport::Mmio => {
                 let line = Arc::new(Line::default());

@@ -126,9 +126,9 @@ register! {
         /// DID: domain-id, for domain and device granularity.
         rw u16 [15:0] domain, with_domain;
         /// SID: source-id, for device granularity.
-        rw u16 [31:16] source, with_source;
-        /// FM: how many of the lowest bits of the function number are ignored (3: all three).
-        rw u8 [33:32] function_mask, with_function_mask;
+        wo u16 [31:16] source, with_source;
+        /// FM: how many bits of the function number are ignored, the highest first (1: bit 2; 3: all three).
+        wo u8 [33:32] function_mask, with_function_mask;
         /// CAIG: the granularity at which hardware did it, once ICC is clear; 0 if the request was in error.
         ro u8 [60:59] actual_granularity, with_actual_granularity;
         /// CIRG: the granularity asked for: 1 global, 2 domain, 3 device.

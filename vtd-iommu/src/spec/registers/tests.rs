@@ -58,7 +58,12 @@ fn access_masks_are_the_figures() {
     assert_eq!(masks("RTADDR"), (0, 0xffff_ffff_ffff_fc00, 0, 0));
     assert_eq!(
         masks("CCMD"),
-        (0x1800_0000_0000_0000, 0xe000_0003_ffff_ffff, 0, 0)
+        (
+            0x1800_0000_0000_0000,
+            0xe000_0000_0000_ffff,
+            0,
+            0x3_ffff_0000
+        )
     );
     assert_eq!(masks("FSTS"), (0xff02, 0, 0x7d, 0));
     assert_eq!(masks("FECTL"), (0x4000_0000, 0x8000_0000, 0, 0));

@@ -28,6 +28,7 @@ pub struct QtestOptions {
     iommu: String,
     devices: Vec<String>,
     patience: Duration,
+    instruction_shift: u32,
 }
 
 impl Default for QtestOptions {
@@ -46,6 +47,7 @@ impl QtestOptions {
             iommu: "aw-bits=48,intremap=on".to_owned(),
             devices: vec!["edu,addr=3,dma_mask=0xffffffffffffffff".to_owned()],
             patience: Duration::from_secs(30),
+            instruction_shift: 0,
         }
     }
 
@@ -77,6 +79,14 @@ impl QtestOptions {
         self
     }
 
+    /// How long an instruction takes, as a power of two of nanoseconds. The processor is halted; a coarse clock makes
+    /// each wait for a timer of a device cost less (10: a quarter of what 0 costs).
+    #[must_use]
+    pub fn instruction_shift(mut self, shift: u32) -> Self {
+        self.instruction_shift = shift;
+        self
+    }
+
     /// How long QEMU may take to start, and to answer one flush.
     #[must_use]
     pub fn time_out(mut self, patience: Duration) -> Self {
@@ -96,7 +106,10 @@ impl QtestOptions {
 
         let mut qemu = tether(&self.qemu);
         qemu.args(["-machine", "q35", "-accel", "tcg"])
-            .args(["-icount", "shift=0,sleep=off"])
+            .args([
+                "-icount",
+                &format!("shift={},sleep=off", self.instruction_shift),
+            ])
             .args(["-nodefaults", "-display", "none"])
             .args(["-m", &self.memory_mib.to_string()])
             .arg("-bios")

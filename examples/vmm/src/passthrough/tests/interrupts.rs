@@ -4,7 +4,8 @@
 use super::*;
 use crate::interrupts::Target;
 use crate::passthrough::fake::Told;
-use hvkit_virtio_devices::pci::MsiMessage;
+use hvkit_virtio_devices::pci::{MsiError, MsiMessage, MsiVectors};
+use vmm_sys_util::eventfd::EventFd;
 
 fn message(data: u32) -> Target {
     Target::Message(MsiMessage {
@@ -159,6 +160,46 @@ fn a_host_that_refuses_leaves_a_guest_without_interrupts_and_nothing_else() {
     entry(&mut bench, 0, 0x31, 0);
     bench.physical.interrupt(0);
     assert_eq!(bench.kernel.delivered(), [message(0x31)]);
+}
+
+/// Vectors of a process that has no file descriptor left.
+struct Eventless;
+
+impl MsiVectors for Eventless {
+    fn route(&self, _vector: u16, _message: MsiMessage) -> Result<(), MsiError> {
+        Ok(())
+    }
+    fn mask(&self, _vector: u16) -> Result<(), MsiError> {
+        Ok(())
+    }
+    fn deliver(&self, _vector: u16) -> Result<(), MsiError> {
+        Ok(())
+    }
+    fn event(&self, _vector: u16) -> Option<EventFd> {
+        None
+    }
+}
+
+#[test]
+fn vectors_without_events_are_hidden_with_all_that_is_theirs() {
+    let physical = FakePhysical::new(config(), LENGTHS);
+    let wiring = Wiring {
+        vectors: &mut |_| Ok(Arc::new(Eventless)),
+        pin: None,
+        slots: Arc::new(FakeSlots::default()),
+        windows: WINDOWS,
+    };
+    let mut function = Assigned::new(Box::new(physical.clone()), wiring).unwrap();
+    let mut first = [0];
+    function.config_read(0x34, &mut first);
+    assert_eq!(u16::from(first[0]), EXPRESS);
+    // The table is neither the guest's nor, by the guest, the function's.
+    function.bar_write(0, 0x2000, &[0; 16]);
+    function.bar_write(0, 0x3000, &[0; 8]);
+    let mut entry = [0; 4];
+    function.bar_read(0, 0x2000, &mut entry);
+    assert_eq!(entry, [0xff; 4]);
+    assert!(physical.device().bar_writes.is_empty());
 }
 
 #[test]

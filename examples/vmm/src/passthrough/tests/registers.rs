@@ -2,7 +2,7 @@
 //! Registers: mapped where they can be, trapped where they must be.
 
 use super::*;
-use crate::pci::fake::{MMIO32, bench as bus_bench};
+use crate::pci::fake::{MMIO32, MMIO64, bench as bus_bench};
 use crate::pci::{ConfigAddress, FunctionAddress};
 use std::sync::Mutex;
 
@@ -111,6 +111,31 @@ fn whole_pages_are_mapped_where_the_guest_puts_the_window() {
     assert_eq!(
         physical.device().config_writes.last(),
         Some(&(4, vec![0, 0]))
+    );
+}
+
+#[test]
+fn the_machine_places_windows_before_the_guest_runs() {
+    let Bench {
+        function, slots, ..
+    } = Bench::new();
+    let (mut root, ..) = bus_bench();
+    let at = FunctionAddress::from_byte(0x18);
+    root.insert(at, Arc::new(Mutex::new(function))).unwrap();
+    root.assign(MMIO32, MMIO64).unwrap();
+    assert!(
+        root.windows().next().is_none(),
+        "decoding is the guest's to begin"
+    );
+    root.write(ConfigAddress(SLOT | 0x04), &[2, 0]);
+    // The largest first; 64-bit ones above 4 GiB.
+    let windows: Vec<_> = root.windows().map(|(_, w)| (w.bar, w.address)).collect();
+    for expected in [(4, 0x1_0000_0000), (0, 0x1_0000_8000), (3, 0xc000_0000)] {
+        assert!(windows.contains(&expected), "{windows:x?}");
+    }
+    assert_eq!(
+        slots.mapped(),
+        [(0x1_0000_0000, 0x8000), (0x1_0000_8000, 0x2000)]
     );
 }
 

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a unit keeps: bindings of requesters to tables, translations, tables on the way to them.
+//!
+//! ```text
+//!  requester, PASID --> Slot { Binding, space } ---.
+//!                                                  v
+//!  domain --------> space number --.        Tag { space, page } --> IOTLB, by page size
+//!  domain, PASID -> space number --'                            --> tables of 2-MiB regions
+//! ```
+//!
+//! A *space* is what one tag stands for: a domain's second stage, or one PASID's first stage (over the domain's
+//! second). To forget a space is to give it another number; to forget a page is to look in the one set where it can
+//! be. Neither depends on how many entries there are. Numbers run out after 2^19 - 1 forgettings; then all is cleared.
+
+mod sets;
+mod spaces;
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use self::sets::{Sets, Tag};
+use self::spaces::Spaces;
+use super::device::{Binding, Stage};
+use crate::spec::invalidation::{
+    ContextScope, IotlbScope, Pages, PasidCacheScope, PasidIotlbScope,
+};
+use crate::spec::{Pasid, RequesterId};
+
+/// Requesters (with PASIDs) whose tables are known at a time.
+const SLOTS: usize = 256;
+/// Large pages, and leaf tables, that are kept at a time.
+const FEW: u32 = 256;
+/// A page-selective invalidation of more pages than this forgets the whole space.
+const MANY: u64 = 64;
+
+/// Lower bits of an IOTLB entry; the address is in bits 51:12.
+pub(super) mod rights {
+    /// Reads are allowed.
+    pub(in super::super) const READ: u64 = 1;
+    /// Writes are allowed.
+    pub(in super::super) const WRITE: u64 = 2;
+    /// User requests are allowed.
+    pub(in super::super) const USER: u64 = 4;
+    /// Accesses snoop.
+    pub(in super::super) const SNOOP: u64 = 8;
+    /// The address.
+    pub(in super::super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+}
+
+/// A requester, with or without PASID, as one word; never 0.
+#[inline(always)]
+const fn key(source: RequesterId, pasid: Option<Pasid>) -> u64 {
+    let pasid = match pasid {
+        Some(pasid) => (pasid.get() as u64) << 18 | 2,
+        None => 0,
+    };
+    pasid | (source.0 as u64) << 2 | 1
+}
+
+#[inline(always)]
+const fn slot_of(key: u64) -> usize {
+    // Device and function, the bus, and the PASID.
+    let hash = key >> 2 ^ (key >> 10).wrapping_mul(37) ^ (key >> 18).wrapping_mul(5);
+    hash as usize & (SLOTS - 1)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    key: u64,
+    /// The epoch of which `space` is.
+    epoch: u64,
+    space: u32,
+    binding: Binding,
+}
+
+/// What a hit needs of a [`Slot`], apart: half a line of this machine's cache.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quick {
+    /// 0: nothing here.
+    key: u64,
+    epoch: u64,
+    /// Address bits that must be 0.
+    upper: u64,
+    space: u32,
+}
+
+/// Everything a unit keeps.
+#[derive(Clone, Debug)]
+pub(super) struct Caches {
+    slots: Vec<Option<Slot>>,
+    /// One for each of `slots`.
+    quick: Vec<Quick>,
+    /// Moves whenever a space gets another number.
+    epoch: u64,
+    spaces: Spaces,
+    small: Sets,
+    two_mib: Sets,
+    one_gib: Sets,
+    tables: Sets,
+    /// Whether anything was put into `two_mib` or `one_gib` since they were empty.
+    large: bool,
+}
+
+/// A requester's tables, found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) binding: Binding,
+    pub(super) space: u32,
+}
+
+/// A translation, found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hit {
+    /// Address of the page and rights.
+    pub(super) entry: u64,
+    /// log2 of the page's size.
+    pub(super) page_bits: u8,
+}
+
+impl Caches {
+    /// Nothing kept, with room for about `pages` pages.
+    pub(super) fn new(pages: u32, domains: u32) -> Self {
+        Self {
+            slots: vec![None; SLOTS],
+            quick: vec![Quick::default(); SLOTS],
+            epoch: 0,
+            spaces: Spaces::new(domains),
+            small: Sets::new(pages.clamp(64, 1 << 20)),
+            two_mib: Sets::new(FEW),
+            one_gib: Sets::new(FEW / 4),
+            tables: Sets::new(FEW),
+            large: false,
+        }
+    }
+
+    /// What is kept for `address` of a requester, if its tables are known and translate it.
+    #[inline(always)]
+    pub(super) fn hit(
+        &self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+        address: u64,
+        page: u64,
+    ) -> Option<Hit> {
+        let key = key(source, pasid);
+        let quick = self.quick.get(slot_of(key))?;
+        if quick.key == key && quick.epoch == self.epoch && address & quick.upper == 0 {
+            self.page(quick.space, page)
+        } else {
+            None
+        }
+    }
+
+    /// What is known of a requester.
+    #[inline(always)]
+    pub(super) fn known(&mut self, source: RequesterId, pasid: Option<Pasid>) -> Option<Known> {
+        let key = key(source, pasid);
+        match self.slots.get(slot_of(key)) {
+            Some(Some(slot)) if slot.key == key && slot.epoch == self.epoch => Some(Known {
+                binding: slot.binding,
+                space: slot.space,
+            }),
+            Some(Some(slot)) if slot.key == key => {
+                let binding = slot.binding;
+                Some(self.remember(source, pasid, binding))
+            }
+            _ => None,
+        }
+    }
+
+    /// Keeps a requester's tables.
+    #[cold]
+    pub(super) fn remember(
+        &mut self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+        binding: Binding,
+    ) -> Known {
+        let space = match self.spaces.of(&binding) {
+            Some(space) => space,
+            None => {
+                // No number is left: everything anew.
+                self.forget_all();
+                self.spaces.of(&binding).unwrap_or(0)
+            }
+        };
+        if self.spaces.displaced() {
+            // A slot may still have the number that nobody could find any more.
+            self.epoch = self.epoch.wrapping_add(1);
+        }
+        let key = key(source, pasid);
+        if let Some(slot) = self.slots.get_mut(slot_of(key)) {
+            *slot = Some(Slot {
+                key,
+                epoch: self.epoch,
+                space,
+                binding,
+            });
+        }
+        if let Some(quick) = self.quick.get_mut(slot_of(key)) {
+            *quick = Quick {
+                key,
+                epoch: self.epoch,
+                upper: binding.upper(),
+                space,
+            };
+        }
+        Known { binding, space }
+    }
+
+    /// What is kept of `page` (the address without its lowest 12 bits, as far as it is translated) of `space`.
+    #[inline(always)]
+    pub(super) fn page(&self, space: u32, page: u64) -> Option<Hit> {
+        if let Some(entry) = self.small.get(Tag::new(space, page)) {
+            return Some(Hit {
+                entry,
+                page_bits: 12,
+            });
+        }
+        if self.large {
+            self.large_page(space, page)
+        } else {
+            None
+        }
+    }
+
+    fn large_page(&self, space: u32, page: u64) -> Option<Hit> {
+        let of = |sets: &Sets, page_bits: u8| {
+            let shift = u32::from(page_bits) - 12;
+            let entry = sets.get(Tag::new(space, page >> shift))?;
+            Some(Hit { entry, page_bits })
+        };
+        of(&self.two_mib, 21).or_else(|| of(&self.one_gib, 30))
+    }
+
+    /// Keeps a translation of `page`.
+    #[inline]
+    pub(super) fn keep(&mut self, space: u32, page: u64, hit: Hit) {
+        if space == 0 {
+            return;
+        }
+        match hit.page_bits {
+            12 => self.small.insert(Tag::new(space, page), hit.entry),
+            21 => {
+                self.large = true;
+                self.two_mib.insert(Tag::new(space, page >> 9), hit.entry);
+            }
+            30 => {
+                self.large = true;
+                self.one_gib.insert(Tag::new(space, page >> 18), hit.entry);
+            }
+            _ => (),
+        }
+    }
+
+    /// The leaf table that translates `page`, with what was folded above it in bits 11:0.
+    #[inline]
+    pub(super) fn table(&self, space: u32, page: u64) -> Option<u64> {
+        self.tables.get(Tag::new(space, page >> 9))
+    }
+
+    /// Keeps a leaf table.
+    #[inline]
+    pub(super) fn keep_table(&mut self, space: u32, page: u64, table: u64) {
+        if space != 0 {
+            self.tables.insert(Tag::new(space, page >> 9), table);
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn forget_all(&mut self) {
+        self.slots.fill(None);
+        self.quick.fill(Quick::default());
+        self.small.clear();
+        self.two_mib.clear();
+        self.one_gib.clear();
+        self.tables.clear();
+        self.large = false;
+        self.spaces.clear();
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// Forgets context entries, and with them PASID entries found through them.
+    pub(super) fn forget_contexts(&mut self, scope: ContextScope) {
+        let hit = |slot: &Slot| match scope {
+            ContextScope::Global => true,
+            ContextScope::Domain { domain } => slot.binding.domain == domain,
+            ContextScope::Device {
+                source,
+                function_mask,
+                ..
+            } => {
+                // FM masks function bits from the highest down: 1 bit 2, 2 bits 2:1, 3 all.
+                let ignored = [0, 4, 6, 7][usize::from(function_mask & 3)];
+                (slot.binding.source.0 ^ source.0) & !ignored == 0
+            }
+        };
+        self.forget_slots(hit);
+    }
+
+    /// Forgets PASID table entries.
+    pub(super) fn forget_pasids(&mut self, scope: PasidCacheScope) {
+        self.forget_slots(|slot| match scope {
+            PasidCacheScope::Global => true,
+            PasidCacheScope::Domain { domain } => slot.binding.domain == domain,
+            PasidCacheScope::Pasid { domain, pasid } => {
+                slot.binding.domain == domain && slot.binding.pasid == pasid
+            }
+        });
+    }
+
+    fn forget_slots(&mut self, hit: impl Fn(&Slot) -> bool) {
+        for (slot, quick) in self.slots.iter_mut().zip(&mut self.quick) {
+            if slot.as_ref().is_some_and(&hit) {
+                *slot = None;
+                *quick = Quick::default();
+            }
+        }
+    }
+
+    /// Forgets translations of domains.
+    #[inline]
+    pub(super) fn forget_translations(&mut self, scope: IotlbScope) {
+        match scope {
+            IotlbScope::Global => {
+                self.spaces.renew_all();
+                self.epoch = self.epoch.wrapping_add(1);
+            }
+            IotlbScope::Domain { domain } => self.forget_domain(domain),
+            IotlbScope::Pages { domain, pages } => {
+                let Some(space) = self.spaces.of_domain(domain) else {
+                    return;
+                };
+                // What PASIDs of the domain reach through these pages is not known page by page.
+                if self.spaces.renew_pasids(domain) {
+                    self.epoch = self.epoch.wrapping_add(1);
+                }
+                if space != 0 && !self.forget_pages(space, pages) {
+                    self.forget_domain(domain);
+                }
+            }
+        }
+    }
+
+    fn forget_domain(&mut self, domain: u16) {
+        self.spaces.renew_domain(domain);
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// Forgets first-stage and nested translations of one PASID.
+    pub(super) fn forget_pasid_translations(
+        &mut self,
+        domain: u16,
+        pasid: Pasid,
+        scope: PasidIotlbScope,
+    ) {
+        let Some(space) = self.spaces.of_pasid(domain, pasid) else {
+            return;
+        };
+        let done = match scope {
+            PasidIotlbScope::All => false,
+            PasidIotlbScope::Pages(pages) => self.forget_pages(space, pages),
+        };
+        if !done {
+            self.spaces.renew_pasid(domain, pasid);
+            self.epoch = self.epoch.wrapping_add(1);
+        }
+    }
+
+    /// Forgets pages; says whether it did. If not, the whole space is to be forgotten.
+    #[inline]
+    fn forget_pages(&mut self, space: u32, pages: Pages) -> bool {
+        if pages.order >= 12 || 1 << pages.order > MANY {
+            return false;
+        }
+        let count = 1u64 << pages.order;
+        let first = pages.first() << 7 >> 19;
+        for page in first..first + count {
+            self.small.remove(Tag::new(space, page));
+        }
+        if self.large {
+            self.two_mib.remove(Tag::new(space, first >> 9));
+            self.one_gib.remove(Tag::new(space, first >> 18));
+        }
+        if !pages.leaves_only {
+            self.tables.remove(Tag::new(space, first >> 9));
+        }
+        true
+    }
+}
+
+impl Spaces {
+    /// The number of the space that `binding` translates in; `None` if no number is left. 0 where nothing is
+    /// translated.
+    fn of(&mut self, binding: &Binding) -> Option<u32> {
+        match binding.stage {
+            Stage::PassThrough => Some(0),
+            Stage::Second(_) => self.domain(binding.domain),
+            Stage::First(_) | Stage::Nested(..) => self.pasid(binding.domain, binding.pasid),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The invalidation queue. "Queued Invalidation Interface".
+
+use hvkit_page_table::Width;
+
+use super::faults::Event;
+use super::host::Host;
+use super::memory::Memory;
+use super::unit::Unit;
+use crate::spec::invalidation::{
+    Descriptor, IotlbScope, Pages, PasidIotlbScope, RawDescriptor, Wait, kind,
+};
+use crate::spec::registers::{
+    FSTS, FaultStatus, GSTS, ICS, IQA, IQERCD, IQH, IQT, QueueAddress, QueueError, QueueHead,
+    TranslationTableMode,
+};
+
+/// Words that are read ahead: a guest's queue costs one look-up in memory for so many.
+const AHEAD: usize = 64;
+
+impl Unit {
+    /// Software moved the tail, turned the queue on, or cleared its error: processes what is there, at most one
+    /// round of the queue.
+    pub(super) fn doorbell(&mut self, memory: &impl Memory, host: &mut impl Host) {
+        let status: FaultStatus = self.file.get(FSTS);
+        if !self.file.get(GSTS).queued_invalidation()
+            || status.queue_error()
+            || status.time_out_error()
+        {
+            return;
+        }
+        let address: QueueAddress = self.file.get(IQA);
+        let tail = self.file.get(IQT).offset();
+        let size = u64::from(address.bytes());
+        let step = u64::from(address.descriptor_bytes());
+        if !tail.is_multiple_of(step) {
+            return self.queue_error(QueueError::TAIL_ALIGNMENT, host);
+        }
+        if tail >= size {
+            return self.queue_error(QueueError::INVALID_TAIL, host);
+        }
+        let idle = self.file.get(IQH).offset() == tail;
+        if self.mode() == TranslationTableMode::Reserved && !idle {
+            return self.queue_error(QueueError::INVALID_MODE, host);
+        }
+        let mut head = self.file.get(IQH).offset();
+        // A head from a queue of other descriptors may lie anywhere.
+        if head >= size || !head.is_multiple_of(step) {
+            head = 0;
+        }
+        let mut words = [0; AHEAD];
+        let mut left = size / step;
+        while head != tail && left != 0 {
+            let end = if tail > head { tail } else { size };
+            let count = ((end - head) / 8).min(AHEAD as u64) as usize;
+            let (ahead, _) = words.split_at_mut(count);
+            let at = address.queue().wrapping_add(head);
+            if memory.read_words(at, ahead).is_err() {
+                // One of them is not in memory: those before it are.
+                let one = (step / 8) as usize;
+                let (first, _) = words.split_at_mut(one);
+                if memory.read_words(at, first).is_err() {
+                    self.file.set(IQH, QueueHead(0).with_offset(head));
+                    return self.queue_error(QueueError::FETCH, host);
+                }
+                if let Err(error) = self.descriptors(memory, host, first, address, &mut head) {
+                    return self.stopped(error, head, host);
+                }
+                left -= 1;
+            } else {
+                left = left.saturating_sub(count as u64 * 8 / step);
+                let (ahead, _) = words.split_at_mut(count);
+                if let Err(error) = self.descriptors(memory, host, ahead, address, &mut head) {
+                    return self.stopped(error, head, host);
+                }
+            }
+            if head == size {
+                head = 0;
+            }
+        }
+        self.file.set(IQH, QueueHead(0).with_offset(head));
+    }
+
+    /// Carries out the descriptors in `words`, and moves `head` past each that is done.
+    fn descriptors(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        words: &[u64],
+        address: QueueAddress,
+        head: &mut u64,
+    ) -> Result<(), Stop> {
+        if address.wide() {
+            for words in words.as_chunks().0 {
+                self.descriptor(memory, host, RawDescriptor::from_wide(*words))?;
+                *head += 32;
+            }
+        } else {
+            for words in words.as_chunks().0 {
+                self.narrow(memory, host, *words)?;
+                *head += 16;
+            }
+        }
+        Ok(())
+    }
+
+    /// A 128-bit descriptor. What drivers send most is told apart first.
+    #[inline]
+    fn narrow(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        words: [u64; 2],
+    ) -> Result<(), Stop> {
+        let [low, high] = words;
+        let order = (high & 0x3f) as u8;
+        // IOTLB, by page, with no reserved bit set.
+        let pages = low & 0xffff_ffff_0000_ff3f == 0x32 && high & 0xf80 == 0;
+        if pages && order <= self.options.capability.max_address_mask() && self.watches.none() {
+            self.caches.forget_translations(IotlbScope::Pages {
+                domain: (low >> 16) as u16,
+                pages: Pages {
+                    address: high & !0xfff,
+                    order,
+                    leaves_only: high & 0x40 != 0,
+                },
+            });
+            return Ok(());
+        }
+        self.descriptor(memory, host, RawDescriptor::from_narrow(words))
+    }
+
+    fn descriptor(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        raw: RawDescriptor,
+    ) -> Result<(), Stop> {
+        let (capability, extended) = (self.options.capability, self.options.extended);
+        let known = match raw.kind() {
+            kind::CONTEXT | kind::IOTLB | kind::WAIT => true,
+            kind::DEVICE_TLB => extended.device_tlb(),
+            kind::INTERRUPT => extended.interrupt_remapping(),
+            kind::PASID_IOTLB | kind::PASID_CACHE => extended.scalable_mode(),
+            kind::PASID_DEVICE_TLB => extended.device_tlb() && extended.pasid(),
+            kind::PAGE_GROUP_RESPONSE => extended.page_requests(),
+            _ => false,
+        };
+        if !known {
+            return Err(Stop::Error(QueueError::INVALID_TYPE));
+        }
+        let reserved = Stop::Error(QueueError::RESERVED_FIELD);
+        let within = |order: u8, most: u8| if order <= most { Ok(()) } else { Err(reserved) };
+        let descriptor =
+            Descriptor::decode(raw).map_err(|error| Stop::Error(error.queue_error()))?;
+        match descriptor {
+            Descriptor::Context(scope) => self.forget_contexts(memory, host, scope),
+            Descriptor::Iotlb { scope, .. } => {
+                if let IotlbScope::Pages { pages, .. } = scope {
+                    within(pages.order, capability.max_address_mask())?;
+                }
+                self.forget_translations(memory, host, scope);
+            }
+            Descriptor::PasidIotlb {
+                domain,
+                pasid,
+                scope,
+            } => {
+                if let PasidIotlbScope::Pages(pages) = scope {
+                    within(pages.order, capability.max_address_mask())?;
+                }
+                self.caches.forget_pasid_translations(domain, pasid, scope);
+                self.follow_pasid(memory, host, domain, pasid, scope);
+            }
+            Descriptor::PasidCache(scope) => {
+                self.caches.forget_pasids(scope);
+                self.follow_everything(memory, host);
+            }
+            Descriptor::Interrupt(scope) => {
+                if let crate::spec::invalidation::InterruptScope::Index { order, .. } = scope {
+                    within(order, extended.max_handle_mask())?;
+                }
+                self.interrupts.forget(scope);
+            }
+            Descriptor::DeviceTlb { device, range } => {
+                host.invalidate_device(device, None, range)
+                    .map_err(|_| Stop::TimeOut(device.source.0))?;
+            }
+            Descriptor::PasidDeviceTlb {
+                device,
+                pasid,
+                range,
+            } => {
+                host.invalidate_device(device, pasid, range)
+                    .map_err(|_| Stop::TimeOut(device.source.0))?;
+            }
+            Descriptor::PageGroupResponse(response) => host.respond(response),
+            Descriptor::Wait(wait) => {
+                if wait.page_drain && !extended.page_request_drain() {
+                    return Err(reserved);
+                }
+                self.wait(memory, host, wait);
+            }
+        }
+        Ok(())
+    }
+
+    /// All that came before is done already: only the sign of it is left.
+    fn wait(&mut self, memory: &impl Memory, host: &mut impl Host, wait: Wait) {
+        if let Some(status) = wait.status {
+            // A status that cannot be written is lost, like any posted write to nowhere.
+            let _ = memory.write(status.address, Width::Four, status.data.into());
+        }
+        if wait.interrupt {
+            let before = self.file.get(ICS);
+            self.file.set(ICS, before.with_wait_complete(true));
+            if !before.wait_complete() {
+                Event::INVALIDATION.raise(&mut self.file, host);
+            }
+        }
+    }
+
+    fn stopped(&mut self, stop: Stop, head: u64, host: &mut impl Host) {
+        self.file.set(IQH, QueueHead(0).with_offset(head));
+        match stop {
+            Stop::Error(error) => self.queue_error(error, host),
+            Stop::TimeOut(source) => {
+                let before = self.file.get(FSTS);
+                self.file.set(FSTS, before.with_time_out_error(true));
+                let record = self.file.get(IQERCD).with_time_out_source(source);
+                self.file.set(IQERCD, record);
+                self.faults.event(before, &mut self.file, host);
+            }
+        }
+    }
+
+    fn queue_error(&mut self, error: QueueError, host: &mut impl Host) {
+        let before = self.file.get(FSTS);
+        self.file.set(FSTS, before.with_queue_error(true));
+        let record = self.file.get(IQERCD).with_iqei(error.0);
+        self.file.set(IQERCD, record);
+        self.faults.event(before, &mut self.file, host);
+    }
+}
+
+/// Why the queue stops at a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Error(QueueError),
+    /// The device with this source-id did not answer.
+    TimeOut(u16),
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Requests of devices: what is kept, or the tables; or a fault.
+
+use hvkit_page_table as page_table;
+use hvkit_page_table::{Format, Root};
+
+use super::caches::{Hit, Known, rights};
+use super::device::{Binding, Fault, Lookup, Mode, Processing, Stage, refuses};
+use super::host::Host;
+use super::memory::Memory;
+use super::options::Caching;
+use super::request::{Access, Fate, Fetch, Privilege, Refused, Request, Translated};
+use super::stages::{self, Actor, SecondFault};
+use super::unit::Unit;
+use crate::spec::fault::{FaultReason, FaultRecord};
+use crate::spec::interrupt::Message;
+use crate::spec::registers::{GSTS, TranslationTableMode};
+use crate::tables::SecondStageAttributes;
+
+/// Address bits that a kept translation is found by.
+const TRANSLATED_BITS: u64 = (1 << 57) - 1;
+
+/// Address type of an untranslated request, in a fault record.
+const UNTRANSLATED: u8 = 0;
+
+/// The page number that a kept translation has.
+#[inline(always)]
+const fn page_of(address: u64) -> u64 {
+    (address & TRANSLATED_BITS) >> 12
+}
+
+impl Hit {
+    #[inline(always)]
+    const fn translate(self, address: u64) -> Translated {
+        let offset = (1u64 << self.page_bits) - 1;
+        Translated {
+            address: self.entry & rights::ADDRESS & !offset | address & offset,
+            page_bits: self.page_bits,
+            reads: self.entry & rights::READ != 0,
+            writes: self.entry & rights::WRITE != 0,
+            snoops: self.entry & rights::SNOOP != 0,
+        }
+    }
+}
+
+impl Unit {
+    /// Translates a request for memory: an *untranslated request*.
+    ///
+    /// Writes to 0xfee0_0000 to 0xfeef_ffff without PASID are interrupt requests and belong to
+    /// [`remap`](Self::remap); here they are refused without a record.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, and the fault recorded unless FPD says otherwise. The device must see an error, and nothing of
+    /// memory.
+    #[inline]
+    pub fn translate(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        request: &Request,
+    ) -> Result<Translated, Refused> {
+        if !self.file.get(GSTS).translation() {
+            return Ok(Translated::identity(request.address));
+        }
+        if request.process.is_none() && Message::is_interrupt(request.address) {
+            return Err(Refused {
+                reason: FaultReason::INTERRUPT_RANGE,
+                fate: Fate::Silent,
+            });
+        }
+        let (address, page) = (request.address, page_of(request.address));
+        if let Some(needed) = needed(request)
+            && let Some(hit) = self
+                .caches
+                .hit(request.source, request.pasid(), address, page)
+            && hit.entry & needed == needed
+        {
+            return Ok(hit.translate(request.address));
+        }
+        self.translate_anew(memory, host, request)
+    }
+
+    /// [`translate`](Self::translate) where nothing kept will do.
+    #[cold]
+    fn translate_anew(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        request: &Request,
+    ) -> Result<Translated, Refused> {
+        if self.mode() == TranslationTableMode::AbortDma {
+            return Err(Refused {
+                reason: FaultReason::SM_ROOT_TABLE_INVALID,
+                fate: Fate::Silent,
+            });
+        }
+        let walked = self
+            .bind(memory, request)
+            .and_then(|known| self.through(memory, known, request));
+        walked.map_err(|fault| self.refuse(host, request, UNTRANSLATED, fault))
+    }
+
+    /// The tables of a requester, kept or looked up.
+    pub(super) fn bind(&mut self, memory: &impl Memory, request: &Request) -> Result<Known, Fault> {
+        let (source, pasid) = (request.source, request.pasid());
+        if let Some(known) = self.caches.known(source, pasid) {
+            return Ok(known);
+        }
+        let lookup = Lookup {
+            options: &self.options,
+            memory,
+            root: self.root,
+            mode: self.mode(),
+        };
+        let binding = lookup.find(source, pasid)?;
+        Ok(match self.options.caching {
+            Caching::Never => Known { binding, space: 0 },
+            Caching::UntilInvalidated => self.caches.remember(source, pasid, binding),
+        })
+    }
+
+    /// Through the tables of `known`.
+    pub(super) fn through(
+        &mut self,
+        memory: &impl Memory,
+        known: Known,
+        request: &Request,
+    ) -> Result<Translated, Fault> {
+        let Known { binding, space } = known;
+        let fault = |reason| Fault::new(reason, binding.processing);
+        if let Some(reason) = refuses(&binding, request) {
+            return Err(fault(reason));
+        }
+        if let Some(needed) = needed(request)
+            && let Some(hit) = self.caches.page(space, page_of(request.address))
+            && hit.entry & needed == needed
+            && binding.reaches(request.address)
+        {
+            return Ok(hit.translate(request.address));
+        }
+        let hit = match binding.stage {
+            Stage::PassThrough => {
+                // Addresses that the machine does not have are not passed on.
+                if request.address >> self.options.host_bits != 0 {
+                    return Err(fault(match binding.mode {
+                        Mode::Legacy => FaultReason::ADDRESS_BEYOND_WIDTH,
+                        Mode::Scalable => FaultReason::SM_ADDRESS_BEYOND_WIDTH,
+                    }));
+                }
+                return Ok(Translated {
+                    snoops: binding.snoops,
+                    ..Translated::identity(request.address)
+                });
+            }
+            Stage::Second(_) => self.second_stage(memory, known, request)?,
+            Stage::First(root) => {
+                let format = self.formats.first(root);
+                let actor = actor(&binding, request);
+                let (address, access) = (request.address, request.access);
+                let found =
+                    stages::first(memory, &format, root, address, access, actor).map_err(fault)?;
+                let writes = found.attributes.writes();
+                Hit {
+                    entry: entry_of(found.target, found.page_bits)
+                        | rights::READ
+                        | bit(writes && found.dirty, rights::WRITE)
+                        | bit(found.attributes.user(), rights::USER),
+                    page_bits: found.page_bits,
+                }
+            }
+            Stage::Nested(first, second) => {
+                let formats = (&self.formats.first(first), &self.formats.second(second));
+                let actor = actor(&binding, request);
+                let roots = (first, second);
+                let (address, access) = (request.address, request.access);
+                let (above, below) = stages::nested(memory, formats, roots, address, access, actor)
+                    .map_err(fault)?;
+                let page_bits = above.page_bits.min(below.page_bits);
+                let writes = above.attributes.writes() && below.attributes.writes();
+                let dirty = above.dirty && below.dirty;
+                Hit {
+                    entry: entry_of(below.target, page_bits)
+                        | bit(below.attributes.reads(), rights::READ)
+                        | bit(writes && dirty, rights::WRITE)
+                        | bit(above.attributes.user(), rights::USER)
+                        | bit(below.attributes.snoops(), rights::SNOOP),
+                    page_bits,
+                }
+            }
+        };
+        let hit = Hit {
+            entry: hit.entry | bit(binding.snoops, rights::SNOOP),
+            ..hit
+        };
+        let translated = hit.translate(request.address);
+        if Message::is_interrupt(translated.address) {
+            return Err(fault(match binding.mode {
+                Mode::Legacy => FaultReason::INTERRUPT_RANGE,
+                Mode::Scalable => FaultReason::SM_INTERRUPT_RANGE,
+            }));
+        }
+        // A page that leads to the interrupt addresses somewhere else is not kept whole.
+        let small = hit.page_bits == 12 || translated.address >> 30 != 0xfee0_0000 >> 30;
+        if self.options.caching == Caching::UntilInvalidated && small {
+            self.caches.keep(space, page_of(request.address), hit);
+        }
+        Ok(translated)
+    }
+
+    /// Through second stage alone, by way of a kept leaf table where there is one.
+    fn second_stage(
+        &mut self,
+        memory: &impl Memory,
+        known: Known,
+        request: &Request,
+    ) -> Result<Hit, Fault> {
+        let Known { binding, space } = known;
+        let Stage::Second(root) = binding.stage else {
+            return Err(Fault::new(FaultReason::CONTEXT_INVALID, binding.processing));
+        };
+        let name = |fault: SecondFault| {
+            let reason = match binding.mode {
+                Mode::Legacy => fault.legacy(request.access),
+                Mode::Scalable => fault.scalable(),
+            };
+            Fault::new(reason, binding.processing)
+        };
+        let mgaw = self.options.capability.guest_address_bits();
+        if mgaw < 64 && request.address >> mgaw != 0 {
+            return Err(name(SecondFault::Beyond));
+        }
+        let format = self.formats.second(root);
+        let access = request.access;
+        let page = page_of(request.address);
+        if let Some(table) = self.caches.table(space, page)
+            && format.shape().strip(request.address).is_some()
+        {
+            let from = Root::Inner {
+                table: table & rights::ADDRESS,
+                level: 1,
+                attributes: SecondStageAttributes(table & (rights::READ | rights::WRITE)),
+            };
+            if let Ok(found) = page_table::translate(&format, memory, from, request.address)
+                && allows(found.attributes, access)
+            {
+                return Ok(Hit {
+                    entry: entry_of(found.target, 12) | bits_of(found.attributes),
+                    page_bits: 12,
+                });
+            }
+            // A fault is named by the tables as they are.
+        }
+        let found = stages::second(memory, &format, root, request.address, access)
+            .map_err(name)
+            .and_then(|found| {
+                // Zero-length reads of pages that can only be written are a capability.
+                let zero = access == Access::ZeroLengthRead && !found.attributes.reads();
+                if zero && !self.options.capability.zero_length_read() {
+                    return Err(name(SecondFault::NoRead));
+                }
+                Ok(found)
+            })?;
+        if let Some((table, above)) = found.table
+            && self.options.caching == Caching::UntilInvalidated
+        {
+            let above = above.0 & (rights::READ | rights::WRITE);
+            self.caches
+                .keep_table(space, page, table & rights::ADDRESS | above);
+        }
+        let bits = bits_of(found.attributes);
+        let bits = if found.dirty {
+            bits
+        } else {
+            bits & !rights::WRITE
+        };
+        Ok(Hit {
+            entry: entry_of(found.target, found.page_bits) | bits,
+            page_bits: found.page_bits,
+        })
+    }
+
+    /// Records the fault of a request of `address_type` (AT).
+    pub(super) fn refuse(
+        &mut self,
+        host: &mut impl Host,
+        request: &Request,
+        address_type: u8,
+        fault: Fault,
+    ) -> Refused {
+        let mut record = FaultRecord(0)
+            .with_source(request.source)
+            .with_reason(fault.reason)
+            .with_kind(request.access.kind())
+            .with_address_type(address_type)
+            .with_information(request.address & !0xfff);
+        if let Some(process) = request.process {
+            record = record
+                .with_pasid(Some(process.pasid))
+                .with_supervisor(process.privilege == Privilege::Supervisor)
+                .with_execute(process.fetch == Fetch::Code);
+        }
+        self.log(host, record, fault)
+    }
+
+    /// Records a fault, unless it is not to be recorded.
+    pub(super) fn log(
+        &mut self,
+        host: &mut impl Host,
+        record: FaultRecord,
+        fault: Fault,
+    ) -> Refused {
+        let disabled = fault.processing == Processing::Disabled && fault.reason.is_qualified();
+        let fate = if disabled {
+            Fate::Disabled
+        } else {
+            self.faults.record(record, &mut self.file, host)
+        };
+        Refused {
+            reason: fault.reason,
+            fate,
+        }
+    }
+}
+
+impl Binding {
+    /// Address bits that must be 0 for a kept translation to be good: a superset of what the tables demand.
+    #[inline(always)]
+    pub(super) const fn upper(&self) -> u64 {
+        match &self.stage {
+            Stage::PassThrough => u64::MAX,
+            Stage::Second(root) => !0 << (12 + 9 * root.levels as u32),
+            // The lower half of the canonical addresses.
+            Stage::First(root) | Stage::Nested(root, _) => !0 << (11 + 9 * root.levels as u32),
+        }
+    }
+
+    /// Whether the tables translate `address` at all.
+    const fn reaches(&self, address: u64) -> bool {
+        match &self.stage {
+            Stage::PassThrough => false,
+            Stage::Second(_) => address & self.upper() == 0,
+            Stage::First(_) | Stage::Nested(..) => {
+                let upper = self.upper();
+                address & upper == 0 || address & upper == upper
+            }
+        }
+    }
+}
+
+/// The rights that a kept translation must have for `request`; `None` if it must be walked for.
+#[inline(always)]
+fn needed(request: &Request) -> Option<u64> {
+    let plain = match request.process {
+        None => true,
+        Some(process) => process.privilege == Privilege::User && process.fetch == Fetch::Data,
+    };
+    match request.access {
+        _ if !plain => None,
+        Access::Read => Some(rights::READ | rights::USER),
+        Access::Write => Some(rights::WRITE | rights::USER),
+        Access::Atomic => Some(rights::READ | rights::WRITE | rights::USER),
+        Access::ZeroLengthRead => None,
+    }
+}
+
+fn actor(binding: &Binding, request: &Request) -> Actor {
+    match request.process {
+        Some(process) => Actor {
+            supervisor: process.privilege == Privilege::Supervisor,
+            fetches: process.fetch == Fetch::Code,
+        },
+        None => Actor {
+            supervisor: binding.privileged,
+            fetches: false,
+        },
+    }
+}
+
+fn allows(attributes: SecondStageAttributes, access: Access) -> bool {
+    match access {
+        Access::Read => attributes.reads(),
+        Access::Write => attributes.writes(),
+        Access::Atomic => attributes.reads() && attributes.writes(),
+        Access::ZeroLengthRead => false,
+    }
+}
+
+const fn bit(set: bool, bit: u64) -> u64 {
+    if set { bit } else { 0 }
+}
+
+const fn entry_of(target: u64, page_bits: u8) -> u64 {
+    target & rights::ADDRESS & !((1 << page_bits) - 1)
+}
+
+/// A second-stage leaf alone has no say in privilege.
+const fn bits_of(attributes: SecondStageAttributes) -> u64 {
+    bit(attributes.reads(), rights::READ)
+        | bit(attributes.writes(), rights::WRITE)
+        | bit(attributes.snoops(), rights::SNOOP)
+        | rights::USER
+}

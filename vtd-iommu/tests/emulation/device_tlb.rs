@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Translation requests, translated requests, page requests, and the answers to them.
+
+use hvkit_vtd_iommu::emulation::fake::Event;
+use hvkit_vtd_iommu::emulation::{Access, Options, Queued, Request, Wanted};
+use hvkit_vtd_iommu::spec::page_request::{PageRequest, ResponseCode};
+
+use super::machine::*;
+
+const REQUESTS: u64 = 0xa000;
+
+fn legacy(kind: u64) -> Machine {
+    let mut machine = Machine::legacy(Options::new(39).with_device_tlbs());
+    machine.ram.set(ENTRY, TOP | kind << 2 | 1);
+    machine
+}
+
+/// Rights, or the reason's code.
+fn ask(machine: &mut Machine, address: u64, wanted: Wanted) -> Result<(bool, bool), u8> {
+    let request = Request::new(DEVICE, address, Access::Read);
+    let done = machine
+        .unit
+        .translate_for_device(&machine.ram, &mut machine.host, &request, wanted);
+    done.map(|to| (to.reads, to.writes)).map_err(|r| r.reason.0)
+}
+
+#[test]
+fn a_device_learns_what_it_may() {
+    let mut machine = legacy(1);
+    machine.ram.set(LEAVES + 16, (DATA + 0x2000) | 1);
+    let both = Wanted::ReadsAndWrites;
+    assert_eq!(ask(&mut machine, 0x1000, both), Ok((true, true)));
+    assert_eq!(ask(&mut machine, 0x1000, Wanted::Reads), Ok((true, false)));
+    assert_eq!(ask(&mut machine, 0x2000, both), Ok((true, false)));
+    // What is not there is no fault.
+    assert_eq!(ask(&mut machine, 0x10_0000, both), Ok((false, false)));
+    assert_eq!(machine.unit.read32(0x34), 0);
+    // Reserved bits are; AT 1 is in the record.
+    machine.ram.set(LEAVES + 24, 1 << 50 | 3);
+    assert_eq!(ask(&mut machine, 0x3000, both), Err(0xc));
+    assert_eq!(machine.unit.read64(0x228), 0x9000_000c_0000_0018 | 1 << 62);
+    assert_eq!(ask(&mut legacy(0), 0x1000, both), Err(0xd));
+}
+
+#[test]
+fn translated_requests_need_leave() {
+    let request = Request::new(DEVICE, 0x5_4321, Access::Write);
+    let mut machine = legacy(1);
+    let unit = &mut machine.unit;
+    let to = unit.admit_translated(&machine.ram, &mut machine.host, &request);
+    assert_eq!(to.unwrap().address, 0x5_4321);
+    let wide = Request::new(DEVICE, 1 << 39, Access::Write);
+    let refused = unit.admit_translated(&machine.ram, &mut machine.host, &wide);
+    assert_eq!(refused.unwrap_err().reason.0, 4);
+    let mut machine = legacy(0);
+    let unit = &mut machine.unit;
+    let refused = unit.admit_translated(&machine.ram, &mut machine.host, &request);
+    assert_eq!(refused.unwrap_err().reason.0, 0xd);
+}
+
+#[test]
+fn device_tlbs_are_invalidated_and_may_not_answer() {
+    let mut machine = legacy(1);
+    machine.queue_on(0);
+    machine.submit(&[[0x18_0000_0003, 0x1000], [0x1_0000_0025, STATUS]]);
+    let events = machine.host.take();
+    assert!(matches!(events[..], [Event::Device(tlb, None, range)]
+        if tlb.source == DEVICE && range.address == 0x1000 && range.order == 0));
+    assert_eq!(machine.ram.get(STATUS), 1);
+    // ITE: the wait behind it does not complete.
+    machine.host.silent = true;
+    machine.submit(&[[0x18_0000_0003, 0x1000], [0x2_0000_0025, STATUS]]);
+    assert_eq!(machine.ram.get(STATUS), 1);
+    assert_eq!(machine.unit.read32(0x34), 0x40);
+    assert_eq!(machine.unit.read64(0xb0), 0x18 << 32);
+    machine.host.silent = false;
+    machine.write32(0x34, 0x40);
+    assert_eq!(machine.ram.get(STATUS), 2);
+}
+
+fn asked(last: bool) -> PageRequest {
+    PageRequest {
+        source: DEVICE,
+        pasid: None,
+        address: 0x5000,
+        read: true,
+        write: false,
+        execute: false,
+        supervisor: false,
+        group: 3,
+        last,
+    }
+}
+
+#[test]
+fn page_requests_wait_in_their_queue() {
+    let options = Options::new(39).with_scalable_mode().with_device_tlbs();
+    let mut machine = Machine::new(options);
+    machine.ram.set(ROOT, CONTEXT | 1);
+    // PRE, DTE, PASIDE; a PASID entry of pass-through.
+    machine.ram.set(CONTEXT + 0x18 * 32, 0x801d);
+    machine.ram.set(0x8000, 0x9001);
+    machine.ram.set_all(0x9000, &[0x105, 7]);
+    machine.turn_on(ROOT | 1 << 10);
+    machine.write64(0xd0, REQUESTS);
+    machine.write32(0xe0, 0);
+    let ask = |machine: &mut Machine, request| {
+        let done = machine
+            .unit
+            .page_request(&machine.ram, &mut machine.host, request);
+        done.map_err(|refused| refused.reason.0)
+    };
+    assert_eq!(ask(&mut machine, asked(true)), Ok(Queued::Waiting));
+    assert_eq!(machine.ram.get(REQUESTS), 0x18_0001);
+    assert_eq!(machine.ram.get(REQUESTS + 8), 0x501d);
+    assert_eq!(
+        (machine.unit.read64(0xc8), machine.unit.read32(0xdc)),
+        (0x20, 1)
+    );
+    assert!(matches!(machine.host.take()[..], [Event::Message(_)]));
+    // 127 fit; then PRO, and the device is told to try again.
+    for _ in 1..127 {
+        assert_eq!(ask(&mut machine, asked(false)), Ok(Queued::Waiting));
+    }
+    assert_eq!(ask(&mut machine, asked(false)), Ok(Queued::Discarded));
+    assert_eq!(machine.unit.read32(0xdc), 3);
+    assert!(machine.host.take().is_empty());
+    assert_eq!(ask(&mut machine, asked(true)), Ok(Queued::Discarded));
+    let again = asked(true).response(ResponseCode::SUCCESS);
+    assert_eq!(machine.host.take(), [Event::Response(again)]);
+    // The driver reads, moves the head, clears both.
+    machine.write64(0xc0, 0xfe0);
+    machine.write32(0xdc, 3);
+    assert_eq!(ask(&mut machine, asked(false)), Ok(Queued::Waiting));
+    // Its answer comes through the invalidation queue.
+    machine.queue_on(1);
+    machine.ram.set_all(QUEUE, &[0x18_0009, 3 << 3 | 4, 0, 0]);
+    machine.write64(0x88, 0x20);
+    let events = machine.host.take();
+    assert!(matches!(events.last(), Some(Event::Response(r)) if r.group == 3 && r.last));
+    // Without PRE, and in legacy mode.
+    machine.ram.set(CONTEXT + 0x18 * 32, 0x800d);
+    machine.write64(0x20, ROOT | 1 << 10);
+    machine.write32(0x18, 0xc400_0000);
+    assert_eq!(ask(&mut machine, asked(false)), Err(0x47));
+    assert_eq!(ask(&mut legacy(1), asked(false)), Err(0x32));
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The invalidation queue: waits, errors, both widths, and invalidation by register.
+
+use hvkit_vtd_iommu::emulation::Options;
+use hvkit_vtd_iommu::emulation::fake::Event;
+use hvkit_vtd_iommu::spec::registers::{CCMD, GSTS, ICS, IECTL, IQERCD, IQH};
+
+use super::machine::*;
+
+const FSTS: u32 = 0x34;
+
+#[test]
+fn a_wait_writes_its_status_and_interrupts() {
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.queue_on(0);
+    assert!(machine.unit.register(GSTS).queued_invalidation());
+    machine.write32(IECTL.offset(), 0);
+    machine.write32(IECTL.offset() + 4, 0x51);
+    machine.write32(IECTL.offset() + 8, 0xfee0_0000);
+    machine.submit(&[[0x12, 0], [0x1234_5678_0000_0025, STATUS + 4], [0x15, 0]]);
+    assert_eq!(machine.ram.get(STATUS), 0x1234_5678_0000_0000);
+    assert_eq!(machine.unit.register(IQH).offset(), 0x30);
+    assert!(machine.unit.register(ICS).wait_complete());
+    assert!(matches!(machine.host.take()[..], [Event::Message(m)] if m.data == 0x51));
+    // A second completion before the first is serviced sends nothing more.
+    machine.submit(&[[0x15, 0]]);
+    assert!(machine.host.take().is_empty());
+    machine.write32(ICS.offset(), 1);
+    machine.submit(&[[0x15, 0]]);
+    assert_eq!(machine.host.take().len(), 1);
+}
+
+#[test]
+fn the_queue_goes_round() {
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.queue_on(0);
+    for round in 0..600u64 {
+        machine.submit(&[[round << 32 | 0x25, STATUS]]);
+        assert_eq!(machine.ram.get(STATUS), round);
+    }
+    assert_eq!(machine.unit.register(IQH).offset(), 600 * 16 % 0x1000);
+}
+
+#[test]
+fn an_error_stops_it_and_clearing_goes_on() {
+    for (words, error) in [
+        ([0x0, 0], 3),
+        ([0xa, 0], 3),
+        // Of device TLBs and PASIDs, which this unit has not.
+        ([0x3, 0], 3),
+        ([0x36, 0], 3),
+        ([0x17, 0], 3),
+        ([0x9, 0], 3),
+        ([0x01, 0], 4),
+        ([0x11, 1], 4),
+        ([0x2, 0], 4),
+        // AM above MAMV, IM above MHMV, PD without PDS.
+        ([0x32, 19], 4),
+        ([0x14 | 16 << 27, 0], 4),
+        ([0xa5, STATUS], 4),
+    ] {
+        let mut machine = Machine::legacy(Options::new(39));
+        machine.queue_on(0);
+        machine.submit(&[[0x1_0000_0025, STATUS], words, [0x2_0000_0025, STATUS]]);
+        assert_eq!(machine.ram.get(STATUS), 1, "{words:x?}");
+        assert_eq!(machine.unit.register(IQH).offset(), 16);
+        assert_eq!(machine.unit.read32(FSTS), 0x10);
+        assert_eq!(machine.unit.register(IQERCD).iqei(), error, "{words:x?}");
+        // The driver mends the descriptor and clears the error.
+        machine.ram.set_all(QUEUE + 16, &[0x12, 0]);
+        machine.write32(FSTS, 0x10);
+        assert_eq!(machine.ram.get(STATUS), 2);
+        assert_eq!(machine.unit.register(IQH).offset(), 0x30);
+    }
+}
+
+#[test]
+fn tails_and_queues_that_are_nowhere() {
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.queue_on(0);
+    machine.write64(0x88, 0x1000);
+    assert_eq!(
+        (machine.unit.read32(FSTS), machine.unit.read64(0xb0)),
+        (0x10, 1)
+    );
+    // Half of a 256-bit descriptor.
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.queue_on(1);
+    machine.write64(0x88, 0x10);
+    assert_eq!(
+        (machine.unit.read32(FSTS), machine.unit.read64(0xb0)),
+        (0x10, 6)
+    );
+    // No memory where the queue is said to be.
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.write64(0x90, 0xffff_f000);
+    machine.write32(0x18, 0x8400_0000);
+    machine.write64(0x88, 0x10);
+    assert_eq!(
+        (machine.unit.read32(FSTS), machine.unit.read64(0xb0)),
+        (0x10, 2)
+    );
+    // Its first half is there: what is there is done, then it stops.
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.ram.set_all(0xf_fff0, &[0x7_0000_0025, STATUS]);
+    machine.write64(0x90, 0xf_f000 | 1);
+    machine.write32(0x18, 0x8400_0000);
+    for at in (0xf_f000..0xf_fff0).step_by(16) {
+        machine.ram.set_all(at, &[0x12, 0]);
+    }
+    machine.write64(0x88, 0x1010);
+    assert_eq!(machine.ram.get(STATUS), 7);
+    assert_eq!(
+        (machine.unit.read64(0x80), machine.unit.read64(0xb0)),
+        (0x1000, 2)
+    );
+}
+
+#[test]
+fn wide_descriptors() {
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.queue_on(1);
+    machine.ram.set_all(QUEUE, &[0x12, 0, 0, 0]);
+    machine
+        .ram
+        .set_all(QUEUE + 32, &[0x9_0000_0025, STATUS, 0, 0]);
+    machine.ram.set_all(QUEUE + 64, &[0x12, 0, 1, 0]);
+    machine.write64(0x88, 0x60);
+    assert_eq!(machine.ram.get(STATUS), 9);
+    assert_eq!(
+        (machine.unit.read64(0x80), machine.unit.read64(0xb0)),
+        (0x40, 4)
+    );
+}
+
+#[test]
+fn without_the_queue_registers_do() {
+    let mut machine = Machine::legacy(Options::new(39));
+    assert_eq!(machine.read(0x1000), Ok(DATA + 0x1000));
+    machine.ram.set(ENTRY, 0);
+    assert_eq!(machine.read(0x1000), Ok(DATA + 0x1000));
+    // ICC with CIRG 3 for the device; CAIG says what was done.
+    machine.write64(CCMD.offset(), 0xe000_0000_0018_0007);
+    assert_eq!(machine.unit.read64(CCMD.offset()), 0x7800_0000_0000_0007);
+    assert_eq!(machine.read(0x1000), Err(2));
+    machine.ram.set(ENTRY, TOP | 1);
+    assert_eq!(machine.read(0x1000), Ok(DATA + 0x1000));
+    machine.ram.set(LEAVES + 8, 0);
+    assert_eq!(machine.read(0x1000), Ok(DATA + 0x1000));
+    // IVA, then IVT with IIRG 3.
+    machine.write64(0x500, 0x1000);
+    machine.write64(0x508, 0xb000_0007_0000_0000);
+    assert_eq!(machine.unit.read64(0x508), 0x3600_0007_0000_0000);
+    assert_eq!(machine.read(0x1000), Err(6));
+    // A reserved granularity, and a mask that is too large: refused.
+    machine.write64(0x508, 1 << 63);
+    assert_eq!(machine.unit.read64(0x508), 0);
+    machine.write64(0x500, 63);
+    machine.write64(0x508, 0xb000_0007_0000_0000);
+    assert_eq!(machine.unit.read64(0x508), 0x3000_0007_0000_0000);
+}
