@@ -74,6 +74,10 @@ exit_statuses! {
     DiskLocked = 53 "a disk is in use by another VMM",
     DiskUnusable = 54 "a disk cannot be used for another reason",
     SerialUnusable = 55 "the serial line's file or terminal cannot be used",
+    NetUnusable = 56 "a network card's tap interface cannot be used",
+    NetDenied = 57 "no permission to use a tap interface",
+    RngUnusable = 58 "the source of random bytes cannot be read",
+    ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
     DeviceNotPci = 60 "a device to pass through is missing, or no PCI endpoint",
     DeviceNotBound = 61 "a device to pass through is not bound to vfio-pci",
     DeviceGroup = 62 "a device to pass through shares its IOMMU group with one that the host uses",
@@ -82,10 +86,6 @@ exit_statuses! {
     DeviceTooLarge = 65 "the registers of a device to pass through do not fit in the guest",
     DeviceInUse = 66 "a device to pass through is in use, or named twice",
     DeviceUnusable = 67 "a device to pass through cannot be used for another reason",
-    NetUnusable = 56 "a network card's tap interface cannot be used",
-    NetDenied = 57 "no permission to use a tap interface",
-    RngUnusable = 58 "the source of random bytes cannot be read",
-    ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
 }
 
 impl ExitStatus {
