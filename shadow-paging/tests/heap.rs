@@ -128,8 +128,8 @@ fn memory() -> Memory {
         memory.set(at, value);
     }
     for page in 0..24 {
-        memory.set(0x4000 + page * 8, 0x10_0067 + (page % 5 << 12));
-        memory.set(0x5000 + page * 8, 0x10_0067 + (page % 3 << 12));
+        memory.set(0x4000 + page * 8, 0x10_0067 + ((page % 5) << 12));
+        memory.set(0x5000 + page * 8, 0x10_0067 + ((page % 3) << 12));
     }
     memory
 }
