@@ -8,10 +8,6 @@
 
 mod driver;
 #[path = "../../page-table/src/harness.rs"]
-#[allow(
-    dead_code,
-    reason = "shared with bench/page-table, which uses all of it"
-)]
 mod harness;
 mod ours;
 mod peer;
@@ -24,7 +20,7 @@ use clap::Parser;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use self::driver::{Layout, Shape};
-use self::harness::{Aim, Case, Report, Role, compare};
+use self::harness::{Aim, Case, Report, Role, compare, elapsed};
 
 /// Measures virtqueues, side by side.
 #[derive(Parser)]
@@ -139,10 +135,9 @@ fn main() -> std::io::Result<()> {
         batch,
         indirect: false,
     });
-    let reports: Vec<_> = shapes
-        .into_iter()
-        .map(|shape| group(&memory, shape, &cli))
-        .collect();
+    let mut reports = Vec::new();
+    let took = elapsed(|| reports.extend(shapes.map(|shape| group(&memory, shape, &cli))));
+    println!("\nall in {:.0} s", took / 1e9);
     if let Some(path) = cli.json {
         std::fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
     }
