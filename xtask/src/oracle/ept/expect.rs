@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What our nested walk says of a case, as the record that the model should send.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 
 use anyhow::{Context, Result, bail};
@@ -272,6 +272,7 @@ impl<'a> Machine<'a> {
                 space: &space,
                 quirks: self.quirks,
                 log: self.logs().then(|| Cell::new(self.log)),
+                places: RefCell::default(),
             };
             let result = walk.translate(&guest, linear, access);
             self.log = walk.log.map_or(self.log, Cell::into_inner);

@@ -34,7 +34,7 @@ impl InBochs for EptOracle {
     const NAME: &'static str = "ept";
     const CPU: &'static str = "tigerlake";
     const NOTE: &'static str = "; 5-level EPT is not in this model";
-    const EACH: Duration = Duration::from_millis(20);
+    const EACH: Duration = Duration::from_millis(100);
     type Cpu = EptCpu;
     type Record = Record;
 

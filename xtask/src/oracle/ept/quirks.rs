@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What Bochs does otherwise than the manual, so exactly that a case can be run by it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 
 use hvkit_ept::access::{Access as EptAccess, EptFault, GuestSpace};
@@ -61,6 +61,8 @@ pub(super) struct Walk<'s, 'a> {
     pub(super) quirks: Quirks,
     /// Where to log, under "enable PML" and with EPT's flags.
     pub(super) log: Option<Cell<PmlIndex>>,
+    /// Where guest entries that were read are: the model reads each once, our walk may again before it marks them.
+    pub(super) places: RefCell<Vec<(u64, u64)>>,
 }
 
 /// Why a guest-physical access was not made.
@@ -84,6 +86,22 @@ impl Walk<'_, '_> {
         let access =
             EptAccess::translation(page.accesses, page.rights).with_shadow_stack(page.shadow_stack);
         self.touch(page.physical, access).map_err(Nested::Memory)
+    }
+
+    /// Where reading the guest's entry at `at` leads.
+    fn place(&self, at: u64) -> Result<u64, Stop> {
+        let known = self
+            .places
+            .borrow()
+            .iter()
+            .find(|(entry, _)| *entry == at)
+            .copied();
+        if let Some((_, place)) = known {
+            return Ok(place);
+        }
+        let place = self.touch(at, EptAccess::paging_read())?;
+        self.places.borrow_mut().push((at, place));
+        Ok(place)
     }
 
     /// One access.
@@ -125,7 +143,7 @@ impl ReadEntry for Walk<'_, '_> {
     type Error = Stop;
 
     fn read(&self, at: u64, width: Width) -> Result<u64, Stop> {
-        let at = self.touch(at, EptAccess::paging_read())?;
+        let at = self.place(at)?;
         let Ok(entry) = self.space.memory().read(at, width);
         Ok(entry)
     }
@@ -134,9 +152,7 @@ impl ReadEntry for Walk<'_, '_> {
 impl UpdateEntry for Walk<'_, '_> {
     fn compare_exchange(&self, at: u64, width: Width, current: u64, new: u64) -> Result<u64, Stop> {
         let at = if self.quirks.has(Quirks::MARKS_UNASKED) {
-            // Where reading it led.
-            let read = self.space.access(at, EptAccess::paging_read());
-            read.map_err(Stop::Fault)?.host_physical
+            self.place(at)?
         } else {
             self.touch(at, EptAccess::paging_write())?
         };

@@ -62,7 +62,7 @@ impl InBochs for VmEntry {
     const NAME: &'static str = "vm-entry";
     const CPU: &'static str = "corei7_skylake_x";
     const NOTE: &'static str = "";
-    const EACH: Duration = Duration::from_millis(20);
+    const EACH: Duration = Duration::from_millis(100);
     type Cpu = Cpu;
     type Record = Record;
 
