@@ -35,6 +35,7 @@ pub(super) struct Theirs {
 }
 
 /// What the device is told.
+#[derive(Clone, Copy)]
 struct Transfer {
     from: u64,
     to: u64,
