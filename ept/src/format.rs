@@ -5,8 +5,8 @@ use hvkit_page_table::{Encode, Entry, Format, Marks, Shape, Upper};
 
 use crate::attributes::Attributes;
 use crate::spec::{
-    Controls, EntryRules, EptEntry, EptVpidCap, Eptp, EptpError, MemoryType, Misconfiguration,
-    Rights, Unsupported, Use, WalkLength,
+    Controls, EntryRules, EptEntry, EptVpidCap, Eptp, EptpError, Kind, MemoryType,
+    Misconfiguration, Rights, Unsupported, Use, WalkLength,
 };
 
 /// The rule that an entry breaks, or that refuses attributes.
@@ -159,23 +159,24 @@ impl Format for Ept {
         &self.shape
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, entry: u64, level: u8) -> Entry<Attributes, Rule> {
-        match self.rules.classify(EptEntry(entry), level) {
-            Ok(Use::Absent) => Entry::Empty,
-            Ok(Use::Table(frame)) => {
+        match self.rules.kind(EptEntry(entry), level) {
+            Kind::Absent => Entry::Empty,
+            Kind::Table => {
+                let frame = entry & EptEntry::ADDRESS;
                 let attributes = Attributes(self.rules.rights(EptEntry(entry)).bits());
                 Entry::Table { frame, attributes }
             }
-            Ok(Use::Page(target)) => {
+            Kind::Page => {
                 let kept =
                     self.rules.meaningful(level) | Attributes::SOFTWARE | Attributes::TRACKED;
                 Entry::Leaf {
-                    target,
+                    target: entry & EptEntry::ADDRESS,
                     attributes: Attributes(entry & kept),
                 }
             }
-            Err(rule) => Entry::Malformed(Rule::Misconfigured(rule)),
+            Kind::Misconfigured => Entry::Malformed(self.broken(entry, level)),
         }
     }
 
@@ -268,6 +269,19 @@ impl Encode for Ept {
         let (old, new) = (old.0 & hardware, new.0 & hardware);
         old & !Attributes::RIGHTS != new & !Attributes::RIGHTS
             || old & Attributes::RIGHTS & !new != 0
+    }
+}
+
+impl Ept {
+    /// The rule that a misconfigured entry breaks.
+    #[cold]
+    #[inline(never)]
+    fn broken(&self, entry: u64, level: u8) -> Rule {
+        match self.rules.classify(EptEntry(entry), level) {
+            Err(rule) => Rule::Misconfigured(rule),
+            // Only asked of misconfigured ones.
+            Ok(_) => Rule::NoRights,
+        }
     }
 }
 

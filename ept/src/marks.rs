@@ -86,9 +86,10 @@ impl Updates {
     /// None.
     #[must_use]
     pub const fn new() -> Self {
+        // All zeros: as quick as clearing memory can be.
         let none = Mark {
             at: 0,
-            width: Width::Eight,
+            width: Width::Four,
             entry: 0,
             set: 0,
             logged: None,

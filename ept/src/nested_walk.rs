@@ -161,26 +161,51 @@ struct Through<'s, 'a, M, N> {
 
 impl<M: ReadEntry, N: Note> Through<'_, '_, M, N> {
     /// Makes an access to a guest paging-structure entry.
-    #[inline]
+    #[inline(always)]
     fn access(&self, at: u64, access: Access) -> Result<Granted, EptFault<M::Error>> {
         let note = &mut *self.note.borrow_mut();
         self.space
             .access_after(at, access, PagingPages::Writable, note)
+    }
+
+    /// The entry, in the common case: an answer that fits into registers, for the next entry's address
+    /// waits for it.
+    #[inline(never)]
+    fn read_allowed(&self, at: u64, width: Width) -> Option<u64> {
+        let access = Access::paging_read();
+        let granted = self.space.allowed::<N>(at, access, PagingPages::Writable)?;
+        self.look_at(granted);
+        self.space.memory().read(granted.host_physical, width).ok()
+    }
+
+    /// The entry, or why it cannot be read.
+    #[inline(never)]
+    fn read_at_length(&self, at: u64, width: Width) -> Result<u64, EptFault<M::Error>> {
+        let granted = self.access(at, Access::paging_read())?;
+        self.look_at(granted);
+        let at = granted.host_physical;
+        let entry = self.space.memory().read(at, width);
+        entry.map_err(|error| EptFault::Unreadable { at, error })
+    }
+
+    /// Remembers what page an entry lies in.
+    #[inline(always)]
+    fn look_at(&self, granted: Granted) {
+        if granted.attributes.options(EptEntry::PAGING_WRITE) == 0 {
+            self.paging.set(PagingPages::Others);
+        }
     }
 }
 
 impl<M: ReadEntry, N: Note> ReadEntry for Through<'_, '_, M, N> {
     type Error = EptFault<M::Error>;
 
-    #[inline]
+    #[inline(always)]
     fn read(&self, at: u64, width: Width) -> Result<u64, Self::Error> {
-        let granted = self.access(at, Access::paging_read())?;
-        if granted.attributes.options(EptEntry::PAGING_WRITE) == 0 {
-            self.paging.set(PagingPages::Others);
+        match self.read_allowed(at, width) {
+            Some(entry) => Ok(entry),
+            None => self.read_at_length(at, width),
         }
-        let at = granted.host_physical;
-        let entry = self.space.memory().read(at, width);
-        entry.map_err(|error| EptFault::Unreadable { at, error })
     }
 }
 

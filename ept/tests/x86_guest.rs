@@ -1,75 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Real guests through EPT: hvkit-shadow-paging knows the guest's paging modes, this crate what is below.
-//! The adapter between the two is here for users to copy.
 
+mod adapter;
+
+use adapter::X86;
 use hvkit_ept::Ept;
-use hvkit_ept::access::{Access as EptAccess, EptFault, GuestSpace, ShadowStack};
+use hvkit_ept::access::{Access as EptAccess, EptFault, GuestSpace};
 use hvkit_ept::marks::Updates;
-use hvkit_ept::nested_walk::{self, GuestPage, GuestPaging};
-use hvkit_ept::spec::{Accesses, Controls, EptVpidCap, Mode, PageRights, WalkLength};
+use hvkit_ept::nested_walk;
+use hvkit_ept::spec::{Accesses, Controls, EptVpidCap, PageRights, WalkLength};
 use hvkit_page_table::fake::{FakeGuest, Unreadable};
-use hvkit_page_table::{ReadEntry, UpdateEntry, Width};
+use hvkit_page_table::{ReadEntry, Width};
 use hvkit_shadow_paging::guest::{
     Access, Features, GuestFault, Kind, LoadError, PagingMode, PdpteError, Privilege, Registers,
-    cr0, cr4, efer, translate,
+    cr0, cr4, efer,
 };
-
-/// A guest in one of x86's paging modes.
-struct X86(PagingMode);
-
-impl GuestPaging for X86 {
-    type Access = Access;
-    type PageFault = GuestFault<()>;
-
-    fn translate<M: UpdateEntry>(
-        &self,
-        memory: &M,
-        linear: u64,
-        access: Access,
-    ) -> Result<GuestPage, nested_walk::GuestFault<Self::PageFault, M::Error>> {
-        use nested_walk::GuestFault as Nested;
-        let found = translate(&self.0, memory, linear, access).map_err(|fault| match fault {
-            GuestFault::Memory { error, .. } => Nested::Memory(error),
-            GuestFault::Page {
-                linear,
-                code,
-                cause,
-            } => Nested::Page(GuestFault::Page {
-                linear,
-                code,
-                cause,
-            }),
-            GuestFault::NonCanonical { linear } => {
-                Nested::Page(GuestFault::NonCanonical { linear })
-            }
-            GuestFault::TooWide { linear } => Nested::Page(GuestFault::TooWide { linear }),
-            _ => Nested::Page(GuestFault::Contended { linear }),
-        })?;
-        let mode = if found.attributes.user() {
-            Mode::User
-        } else {
-            Mode::Supervisor
-        };
-        Ok(GuestPage {
-            physical: found.physical,
-            accesses: match access.kind {
-                Kind::Read | Kind::ShadowStackRead => Accesses::READ,
-                Kind::Write | Kind::ShadowStackWrite => Accesses::WRITE,
-                Kind::Fetch => Accesses::FETCH,
-            },
-            rights: PageRights {
-                mode,
-                writable: found.attributes.writable(),
-                execute_disable: !found.attributes.executable(),
-            },
-            shadow_stack: match (access.kind.shadow_stack(), access.privilege.user()) {
-                (false, _) => ShadowStack::No,
-                (true, true) => ShadowStack::User,
-                (true, false) => ShadowStack::Supervisor,
-            },
-        })
-    }
-}
 
 const E: Width = Width::Eight;
 const CAP: EptVpidCap = EptVpidCap::from_msr(0x0f01_06f3_41c1);

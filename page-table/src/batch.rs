@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Many walks at once: level by level, so that their memory reads overlap.
+//! Many walks at once, so that the reads that come from far overlap.
 //!
 //! ```text
-//!   one by one   4 3 2 1   4 3 2 1   4 3 2 1        each read waits for the one before
-//!   a batch      4 4 4   3 3 3   2 2 2   1 1 1      the reads of a level do not
+//!   one by one   4 3 2 1 decode   4 3 2 1 decode   ...        each waits for its leaf
+//!   a batch      4 3 2   4 3 2   ...   1 1 1 ...   decode decode ...
 //! ```
+//!
+//! Upper tables are few, and near: 256 KiB of them translate 64 GiB. Leaf tables are 128 MiB then. A
+//! processor goes on past a read it waits for, but only by some hundred instructions; so the leaf reads
+//! of all walks are put next to each other, and what is made of them comes after.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -13,11 +17,11 @@
     clippy::panic
 )]
 
-use crate::format::Format;
+use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;
-use crate::walk::{Fault, Next, Outcome, Root, Translation, follow, translate};
+use crate::walk::{Fault, Next, Outcome, Root, Translation, descend, no_leaf};
 
-/// [`translate`], for `N` addresses of one table. 16 is a good `N`.
+/// [`translate`](crate::translate), for `N` addresses of one table. 16 is a good `N`.
 #[inline]
 pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     format: &F,
@@ -26,106 +30,71 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     addresses: &[u64; N],
 ) -> [Outcome<F, M>; N] {
     let shape = format.shape();
-    let (table, top, above) = match root {
-        Root::Table(table) => (table, shape.levels(), None),
-        Root::Inner {
-            table,
-            level,
-            attributes,
-        } => (table, level.clamp(1, shape.levels()), Some(attributes)),
-        Root::Registers(_) => {
-            return addresses.map(|address| translate(format, memory, root, address));
+    let cut = shape.cut();
+    // Filled in place, part by part: to hand lanes on by value costs more than the walks.
+    let mut outcomes = core::array::from_fn(|_| Err(Fault::Address { address: 0 }));
+    let mut lanes = [Lane {
+        bits: 0,
+        word: OVER,
+        above: None,
+    }; N];
+    for ((lane, outcome), &address) in lanes.iter_mut().zip(&mut outcomes).zip(addresses) {
+        let Some(bits) = shape.strip(address) else {
+            *outcome = Err(Fault::Address { address });
+            continue;
+        };
+        match descend(format, memory, root, cut, bits, &mut |_| ()) {
+            Next::Down { frame, attributes } => {
+                *lane = Lane {
+                    bits,
+                    word: cut.entry_at(frame, bits, 1),
+                    above: Some(attributes),
+                };
+            }
+            Next::End(end) => *outcome = end,
         }
-    };
-    let mut lanes = addresses.map(|address| match shape.strip(address) {
-        Some(bits) => Lane {
-            bits,
-            table,
-            above,
-            early: None,
-        },
-        None => Lane {
-            bits: 0,
-            table,
-            above,
-            early: Some(Err(Fault::Address { address })),
-        },
-    });
-    macro_rules! levels {
-        ($($at:literal)*) => { $(
-            if top >= $at {
-                for lane in &mut lanes {
-                    lane.down(format, memory, $at);
+    }
+    for (lane, outcome) in lanes.iter_mut().zip(&mut outcomes) {
+        let at = lane.word;
+        if at != OVER {
+            match memory.read(at, cut.width()) {
+                Ok(entry) => lane.word = entry,
+                Err(error) => {
+                    let level = 1;
+                    *outcome = Err(Fault::Unreadable { level, at, error });
+                    lane.above = None;
                 }
             }
-        )* };
+        }
     }
-    levels!(5 4 3 2);
-    lanes.map(|lane| lane.end(format, memory))
+    for (lane, outcome) in lanes.iter().zip(&mut outcomes) {
+        let Some(above) = lane.above else {
+            continue;
+        };
+        if let Entry::Leaf { target, attributes } = format.decode(lane.word, 1) {
+            let offset = lane.bits & cut.size(1).wrapping_sub(1);
+            *outcome = Ok(Translation {
+                target: target.wrapping_add(offset),
+                level: 1,
+                attributes: format.fold(above, attributes),
+            });
+        } else {
+            *outcome = no_leaf(format, lane.word, lane.bits);
+        }
+    }
+    outcomes
 }
+
+/// A walk that is over, in place of where its leaf is. No entry is there: it is not aligned.
+const OVER: u64 = u64::MAX;
 
 /// One walk of a batch.
-struct Lane<A, O> {
+#[derive(Clone, Copy)]
+struct Lane<A> {
     /// The stripped address.
     bits: u64,
-    /// The table it is at.
-    table: u64,
-    /// What the entries above fold to.
+    /// Where its leaf is, then the leaf.
+    word: u64,
+    /// What the entries above fold to. `None` once it is over.
     above: Option<A>,
-    /// How it ended above level 1, if it did.
-    early: Option<O>,
-}
-
-impl<A: Copy, R, E> Lane<A, Result<Translation<A>, Fault<R, E>>> {
-    /// Reads the entry at `level`, above 1, and goes where it leads.
-    #[inline(always)]
-    fn down<F, M>(&mut self, format: &F, memory: &M, level: u8)
-    where
-        F: Format<Attributes = A, Rule = R>,
-        M: ReadEntry<Error = E>,
-    {
-        if self.early.is_some() {
-            return;
-        }
-        match self.next(format, memory, level) {
-            Next::Down { frame, attributes } => {
-                self.table = frame;
-                self.above = Some(attributes);
-            }
-            Next::End(end) => self.early = Some(end),
-        }
-    }
-
-    /// Reads the entry at level 1, if it came so far.
-    #[inline(always)]
-    fn end<F, M>(self, format: &F, memory: &M) -> Result<Translation<A>, Fault<R, E>>
-    where
-        F: Format<Attributes = A, Rule = R>,
-        M: ReadEntry<Error = E>,
-    {
-        if let Some(end) = self.early {
-            return end;
-        }
-        match self.next(format, memory, 1) {
-            Next::End(end) => end,
-            Next::Down { .. } => Err(Fault::TooDeep {
-                level: 1,
-                entry: self.table,
-            }),
-        }
-    }
-
-    #[inline(always)]
-    fn next<F, M>(&self, format: &F, memory: &M, level: u8) -> Next<A, R, E>
-    where
-        F: Format<Attributes = A, Rule = R>,
-        M: ReadEntry<Error = E>,
-    {
-        let shape = format.shape();
-        let at = shape.entry_at(self.table, self.bits, level);
-        match memory.read(at, shape.width()) {
-            Ok(entry) => follow(format, entry, level, self.above, self.bits),
-            Err(error) => Next::End(Err(Fault::Unreadable { level, at, error })),
-        }
-    }
 }

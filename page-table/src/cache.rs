@@ -13,18 +13,21 @@
     clippy::panic
 )]
 
-use crate::format::Format;
+use core::cell::Cell;
+
+use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;
 use crate::shape::Shape;
 use crate::span::Span;
-use crate::walk::{Fault, Next, Outcome, Root, follow, visit};
+use crate::walk::{Fault, Outcome, Root, Translation, no_leaf, visit};
 
 /// A stretch of addresses that no table has: nothing cached.
 const NOTHING: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Slot<A> {
-    /// The stretch: its stripped addresses without the bits below level 2.
+    /// The stretch: its addresses without the bits below level 2, but with those above the translated
+    /// ones, so that who has the tag has a valid address.
     tag: u64,
     /// Physical address of its leaf table.
     table: u64,
@@ -32,12 +35,23 @@ struct Slot<A> {
     above: Option<A>,
 }
 
+impl<A> Slot<A> {
+    const NOTHING: Self = Self {
+        tag: NOTHING,
+        table: 0,
+        above: None,
+    };
+}
+
 /// `N` leaf tables of *one* root, each in the one place its address gives it. `N` is a power of two.
 ///
 /// A cache belongs to a root: when the root changes, [`flush`](Self::flush).
+///
+/// And it belongs to one thread, but to everything on it: its methods take `&self`, so that one whose
+/// memory is itself translated (a guest's tables behind EPT) can be used from inside a read.
 #[derive(Clone, Debug)]
-pub struct LeafCache<A, const N: usize> {
-    slots: [Slot<A>; N],
+pub struct LeafCache<A: Copy, const N: usize> {
+    slots: [Cell<Slot<A>>; N],
 }
 
 impl<A: Copy, const N: usize> Default for LeafCache<A, N> {
@@ -59,11 +73,7 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            slots: [Slot {
-                tag: NOTHING,
-                table: 0,
-                above: None,
-            }; N],
+            slots: [const { Cell::new(Slot::NOTHING) }; N],
         }
     }
 
@@ -74,44 +84,69 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
     /// The fault a walk would end in, given the upper entries as they were when they were cached.
     #[inline(always)]
     pub fn translate<F: Format<Attributes = A>, M: ReadEntry>(
-        &mut self,
+        &self,
         format: &F,
         memory: &M,
         root: Root<'_, A>,
         address: u64,
     ) -> Outcome<F, M> {
-        let shape = format.shape();
-        let Some(bits) = shape.strip(address) else {
-            return Err(Fault::Address { address });
-        };
-        let tag = bits.wrapping_shr(shape.shift(2));
-        match self.slots.get((tag & Self::MASK) as usize) {
-            Some(slot) if slot.tag == tag => {
-                let at = shape.entry_at(slot.table, bits, 1);
-                let entry = memory
-                    .read(at, shape.width())
-                    .map_err(|error| Fault::Unreadable {
+        let cut = format.shape().cut();
+        let tag = address.wrapping_shr(cut.shift(2));
+        if let Some(slot) = self.slots.get((tag & Self::MASK) as usize)
+            && let slot = slot.get()
+            && slot.tag == tag
+        {
+            let at = cut.entry_at(slot.table, address, 1);
+            let entry = match memory.read(at, cut.width()) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    return Err(Fault::Unreadable {
                         level: 1,
                         at,
                         error,
-                    })?;
-                match follow(format, entry, 1, slot.above, bits) {
-                    Next::End(end) => end,
-                    Next::Down { .. } => Err(Fault::TooDeep { level: 1, entry }),
+                    });
                 }
+            };
+            if let Entry::Leaf { target, attributes } = format.decode(entry, 1) {
+                let offset = address & cut.size(1).wrapping_sub(1);
+                return Ok(Translation {
+                    target: target.wrapping_add(offset),
+                    level: 1,
+                    attributes: match slot.above {
+                        Some(above) => format.fold(above, attributes),
+                        None => attributes,
+                    },
+                });
             }
-            _ => self.walk(format, memory, root, bits, address),
+            return no_leaf(format, entry, address);
         }
+        match root {
+            Root::Table(table) => self.walk_from(format, memory, table, address),
+            other => self.walk(format, memory, other, address),
+        }
+    }
+
+    /// [`walk`](Self::walk) from a table. A root would be put into memory for it even where the cache has
+    /// the answer.
+    #[cold]
+    #[inline(never)]
+    fn walk_from<F: Format<Attributes = A>, M: ReadEntry>(
+        &self,
+        format: &F,
+        memory: &M,
+        table: u64,
+        address: u64,
+    ) -> Outcome<F, M> {
+        self.walk(format, memory, Root::Table(table), address)
     }
 
     /// Walks, and remembers the leaf table if there was one.
     #[cold]
     fn walk<F: Format<Attributes = A>, M: ReadEntry>(
-        &mut self,
+        &self,
         format: &F,
         memory: &M,
         root: Root<'_, A>,
-        bits: u64,
         address: u64,
     ) -> Outcome<F, M> {
         let shape = format.shape();
@@ -127,35 +162,37 @@ impl<A: Copy, const N: usize> LeafCache<A, N> {
             }
         });
         if let Some(at) = found {
-            let tag = bits.wrapping_shr(shape.shift(2));
-            let table = at.wrapping_sub(shape.slot_at(0, shape.index(bits, 1)));
-            if let Some(slot) = self.slots.get_mut((tag & Self::MASK) as usize) {
-                *slot = Slot { tag, table, above };
+            let tag = address.wrapping_shr(shape.shift(2));
+            let table = at.wrapping_sub(shape.slot_at(0, shape.index(address, 1)));
+            if let Some(slot) = self.slots.get((tag & Self::MASK) as usize) {
+                slot.set(Slot { tag, table, above });
             }
         }
         outcome
     }
 
     /// Forgets everything.
-    pub fn flush(&mut self) {
-        self.slots.fill(Slot {
-            tag: NOTHING,
-            table: 0,
-            above: None,
-        });
+    pub fn flush(&self) {
+        for slot in &self.slots {
+            slot.set(Slot::NOTHING);
+        }
     }
 
     /// Forgets the leaf tables for `span`, of a table of this `shape`.
-    pub fn flush_span(&mut self, shape: &Shape, span: impl Into<Span>) {
+    pub fn flush_span(&self, shape: &Shape, span: impl Into<Span>) {
         let span = span.into();
         let shift = shape.shift(2);
-        let tag = |address: u64| shape.strip(address).map(|bits| bits.wrapping_shr(shift));
+        let tag = |address: u64| {
+            let valid = shape.strip(address).is_some();
+            valid.then(|| address.wrapping_shr(shift))
+        };
         let (Some(first), Some(last)) = (tag(span.start), tag(span.last())) else {
             return self.flush();
         };
-        for slot in &mut self.slots {
-            if slot.tag != NOTHING && slot.tag >= first && slot.tag <= last {
-                slot.tag = NOTHING;
+        for slot in &self.slots {
+            let tag = slot.get().tag;
+            if tag != NOTHING && tag >= first && tag <= last {
+                slot.set(Slot::NOTHING);
             }
         }
     }

@@ -30,7 +30,8 @@ pub struct Filled {
     pub added: u64,
     /// Mapped as asked before, by someone else.
     pub same: u64,
-    /// Mapped before to something else, or otherwise; left alone.
+    /// Mapped before to something else, or otherwise; left alone. So is a hole in a table of a level that
+    /// has no pages, under a larger page that was asked for.
     pub other: u64,
 }
 
@@ -38,12 +39,15 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// Maps what is not mapped in `span`, beside other threads that do the same.
     ///
     /// With leaves of one size, the largest that `span` is made of; they must lie in one table, so that
-    /// the whole is done or refused: a page, or the pages around a fault.
+    /// the whole is done or refused: a page, or the pages around a fault. Where such a leaf would stand
+    /// there may be a table already, of smaller pages that were faulted in before: its holes are filled
+    /// with pages of its own size, so that a handler that asks for 2 MiB gets them one way or the other.
     ///
     /// # Errors
     ///
     /// [`MapError::Straddles`] if they do not; otherwise as [`map`](Self::map), except that what is
     /// mapped already is no error: see [`Filled`].
+    #[inline(always)]
     pub fn fault_in(
         &self,
         span: impl Into<Span>,
@@ -51,6 +55,23 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         attributes: F::Attributes,
     ) -> Result<Filled, Refused<F>> {
         let span = span.into();
+        if self.fault_in_single(span, target, attributes) {
+            return Ok(Filled {
+                added: span.length,
+                ..Filled::default()
+            });
+        }
+        self.fault_in_range(span, target, attributes)
+    }
+
+    /// [`fault_in`](Self::fault_in), whatever the range and whatever is there.
+    #[inline(never)]
+    fn fault_in_range(
+        &self,
+        span: Span,
+        target: u64,
+        attributes: F::Attributes,
+    ) -> Result<Filled, Refused<F>> {
         let (lo, hi) = self.target_range(span, target)?;
         let change = Map {
             start: lo,
@@ -81,20 +102,6 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
                 Link::Table(frame) => {
                     table = frame;
                     level -= 1;
-                }
-            }
-        }
-        if hi - lo == shape.size(level) {
-            // One page: one exchange.
-            let at = shape.entry_at(table, lo, level);
-            let entry = memory.load(at, shape.width());
-            if let Entry::Empty = format.decode(entry, level) {
-                let leaf = format.leaf(target, attributes, level);
-                if memory.exchange(at, shape.width(), entry, leaf).is_ok() {
-                    return Ok(Filled {
-                        added: hi - lo,
-                        ..Filled::default()
-                    });
                 }
             }
         }
@@ -146,31 +153,62 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         Err(self.corrupt(lo, level, entry, None))
     }
 
-    /// Puts a leaf in each empty slot of a table that everyone sees.
+    /// Puts a leaf in each empty slot of a table that everyone sees, and of the tables below it.
     fn fill_slots(
+        &self,
+        table: u64,
+        level: u8,
+        range: (u64, u64),
+        target: u64,
+        attributes: F::Attributes,
+    ) -> Result<Filled, Refused<F>> {
+        // Nothing is refused once something was stored.
+        self.check_slots(table, level, range)?;
+        let mut filled = Filled::default();
+        self.fill_checked(table, level, range, target, attributes, &mut filled);
+        Ok(filled)
+    }
+
+    /// Refuses slots that are malformed.
+    fn check_slots(&self, table: u64, level: u8, (lo, hi): (u64, u64)) -> Result<(), Refused<F>> {
+        let (format, shape) = (self.format(), self.shape());
+        let size = shape.size(level);
+        for base in (lo..hi).step_by(size as usize) {
+            let at = shape.entry_at(table, base, level);
+            let entry = self.memory().load(at, shape.width());
+            match format.decode(entry, level) {
+                Entry::Malformed(rule) => {
+                    return Err(self.corrupt(base, level, entry, Some(rule)));
+                }
+                Entry::Table { frame, .. } if level > 1 => {
+                    self.check_slots(frame, level - 1, (base, base + size))?;
+                }
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills, and counts. What others change meanwhile is counted as it is found.
+    fn fill_checked(
         &self,
         table: u64,
         level: u8,
         (lo, hi): (u64, u64),
         target: u64,
         attributes: F::Attributes,
-    ) -> Result<Filled, Refused<F>> {
+        filled: &mut Filled,
+    ) {
         let (format, shape, memory) = (self.format(), self.shape(), self.memory());
         let size = shape.size(level);
-        // Nothing is refused once something was stored.
-        for base in (lo..hi).step_by(size as usize) {
-            let entry = memory.load(shape.entry_at(table, base, level), shape.width());
-            if let Entry::Malformed(rule) = format.decode(entry, level) {
-                return Err(self.corrupt(base, level, entry, Some(rule)));
-            }
-        }
-        let mut filled = Filled::default();
+        let count = (hi - lo) >> shape.shift(level);
+        let leaves = self.fits(level, level, count, target, attributes);
         for base in (lo..hi).step_by(size as usize) {
             let at = shape.entry_at(table, base, level);
             let target = target.wrapping_add(base - lo);
             let leaf = format.leaf(target, attributes, level);
             let mut entry = memory.load(at, shape.width());
-            let mut patience = PATIENCE;
+            let mut patience = if leaves { PATIENCE } else { 0 };
             while let (Entry::Empty, 1..) = (format.decode(entry, level), patience) {
                 match memory.exchange(at, shape.width(), entry, leaf) {
                     Ok(()) => {
@@ -182,17 +220,20 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
                 patience -= 1;
             }
             match format.decode(entry, level) {
-                Entry::Empty => (),
+                Entry::Empty if leaves => (),
                 Entry::Leaf {
                     target: there,
                     attributes: theirs,
                 } if there == target && theirs == attributes => {
                     filled.same += size;
                 }
+                Entry::Table { frame, .. } if level > 1 => {
+                    let range = (base, base + size);
+                    self.fill_checked(frame, level - 1, range, target, attributes, filled);
+                }
                 _ => filled.other += size,
             }
         }
-        Ok(filled)
     }
 
     /// The level of the largest leaves that `lo..hi` is made of.

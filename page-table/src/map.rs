@@ -158,21 +158,15 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         walk::walk(&self.format, &self.memory, Root::Table(self.root), address)
     }
 
-    /// Maps `span`, where nothing is mapped, to the physical addresses from `target`.
-    ///
-    /// With the largest pages that alignment, format, and [`Sizes`] allow. No flush is owed, unless
-    /// hardware caches absent entries.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError::Overlap`] names the first address that is mapped already, and by what.
-    pub fn map(
-        &mut self,
-        span: impl Into<Span>,
+    /// [`map`](Self::map), whatever the range.
+    #[inline(never)]
+    pub(crate) fn map_range(
+        &self,
+        span: Span,
         target: u64,
         attributes: F::Attributes,
     ) -> Result<(), Refused<F>> {
-        let range = self.target_range(span.into(), target)?;
+        let range = self.target_range(span, target)?;
         let change = Map {
             start: range.0,
             target,
@@ -205,15 +199,10 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         )
     }
 
-    /// Unmaps `span`. Holes in it are fine; tables wholly inside it are unlinked unread.
-    ///
-    /// Needs a frame only where it cuts a large page.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError::NothingMapped`] if there was neither a leaf nor a whole table in it.
-    pub fn unmap(&mut self, span: impl Into<Span>) -> Result<Stale, Refused<F>> {
-        let range = self.range(span.into())?;
+    /// [`unmap`](Self::unmap), whatever the range.
+    #[inline(never)]
+    pub(crate) fn unmap_range(&self, span: Span) -> Result<Stale, Refused<F>> {
+        let range = self.range(span)?;
         self.change(&Unmap, range)
     }
 

@@ -95,6 +95,10 @@ pub struct Shape {
     index_bits: [u8; MAX_LEVELS],
     /// Lowest address bit of the index of level `i + 1`; one past the last is the address width.
     shifts: [u8; MAX_LEVELS + 1],
+    /// Whether it is one of [`nines`](Self::nines): then indices can be cut with constants.
+    nines: bool,
+    /// One bit for each address bit that the table translates.
+    mask: u64,
 }
 
 impl Shape {
@@ -130,6 +134,8 @@ impl Shape {
             leaves: leaf_levels,
             index_bits: [0; MAX_LEVELS],
             shifts: [0; MAX_LEVELS + 1],
+            nines: page_bits == 12 && matches!(width, Width::Eight),
+            mask: 0,
         };
         let mut shift = page_bits;
         let mut i = 0;
@@ -147,6 +153,7 @@ impl Shape {
                     page_bits,
                 });
             }
+            shape.nines = shape.nines && bits == 9;
             shape.index_bits[i] = bits;
             shape.shifts[i] = shift;
             shift += bits;
@@ -156,6 +163,7 @@ impl Shape {
             shape.shifts[i] = shift;
             i += 1;
         }
+        shape.mask = (1 << shift) - 1;
         Ok(shape)
     }
 
@@ -259,7 +267,7 @@ impl Shape {
     #[inline]
     #[must_use]
     pub const fn strip(&self, address: u64) -> Option<u64> {
-        let bits = address & self.mask();
+        let bits = address & self.mask;
         if self.extend(bits) == address {
             Some(bits)
         } else {
@@ -273,117 +281,67 @@ impl Shape {
     pub const fn extend(&self, bits: u64) -> u64 {
         let spare = 64u32.wrapping_sub(self.address_bits());
         match self.upper {
-            Upper::Zero => bits & self.mask(),
+            Upper::Zero => bits & self.mask,
             Upper::SignExtended => (bits.wrapping_shl(spare) as i64).wrapping_shr(spare) as u64,
         }
     }
 
-    /// One bit for each that the table translates.
-    const fn mask(&self) -> u64 {
-        1u64.wrapping_shl(self.address_bits()).wrapping_sub(1)
+    /// [`entry_at`](Self::entry_at) and [`size`](Self::size) for a level that is there, with constants if
+    /// they can be used. To be asked for once a walk.
+    #[inline(always)]
+    pub(crate) const fn cut(&self) -> Cut<'_> {
+        Cut {
+            shape: self,
+            nines: self.nines,
+        }
+    }
+}
+
+/// How a walk cuts its address: see [`Shape::cut`].
+#[derive(Clone, Copy)]
+pub(crate) struct Cut<'a> {
+    shape: &'a Shape,
+    nines: bool,
+}
+
+impl Cut<'_> {
+    /// [`Shape::entry_at`].
+    #[inline(always)]
+    pub(crate) const fn entry_at(self, table: u64, address: u64, level: u8) -> u64 {
+        if self.nines {
+            let shift = 9u32.wrapping_mul(level as u32);
+            table.wrapping_add(address.wrapping_shr(shift) & 0xff8)
+        } else {
+            self.shape.entry_at(table, address, level)
+        }
+    }
+
+    /// [`Shape::shift`].
+    #[inline(always)]
+    pub(crate) const fn shift(self, level: u8) -> u32 {
+        if self.nines {
+            3u32.wrapping_add(9u32.wrapping_mul(level as u32))
+        } else {
+            self.shape.shift(level)
+        }
+    }
+
+    /// [`Shape::size`].
+    #[inline(always)]
+    pub(crate) const fn size(self, level: u8) -> u64 {
+        1u64.wrapping_shl(self.shift(level))
+    }
+
+    /// [`Shape::width`].
+    #[inline(always)]
+    pub(crate) const fn width(self) -> Width {
+        if self.nines {
+            Width::Eight
+        } else {
+            self.shape.width
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn x86_without_pae_is_two_tens_of_four_bytes() {
-        let shape = Shape::new(12, &[10, 10], 0b11, Width::Four, Upper::Zero).unwrap();
-        // Linear address 0xc0de_f123: directory 0x303, table 0x1ef, offset 0x123.
-        assert_eq!(shape.index(0xc0de_f123, 2), 0x303);
-        assert_eq!(shape.index(0xc0de_f123, 1), 0x1ef);
-        assert_eq!(shape.entry_at(0x7000, 0xc0de_f123, 2), 0x7000 + 0x303 * 4);
-        assert_eq!((shape.size(1), shape.size(2)), (4096, 4 << 20));
-        assert_eq!(shape.address_bits(), 32);
-        assert_eq!(shape.strip(0x1_0000_0000), None);
-    }
-
-    #[test]
-    fn pae_is_two_nine_nine() {
-        let shape = Shape::new(12, &[9, 9, 2], 0b11, Width::Eight, Upper::Zero).unwrap();
-        assert_eq!(
-            (shape.levels(), shape.entries(3), shape.address_bits()),
-            (3, 4, 32)
-        );
-        assert_eq!(shape.index(0xffff_ffff, 3), 3);
-    }
-
-    #[test]
-    fn canonical_addresses_keep_their_sign() {
-        let four = Shape::nines(4, 0b111, Upper::SignExtended).unwrap();
-        let five = Shape::nines(5, 0b111, Upper::SignExtended).unwrap();
-        assert_eq!(four.strip(0xffff_8000_0000_0000), Some(0x8000_0000_0000));
-        assert_eq!(four.extend(0x8000_0000_0000), 0xffff_8000_0000_0000);
-        assert_eq!(four.strip(0x0000_8000_0000_0000), None);
-        assert_eq!(
-            five.strip(0x0000_8000_0000_0000),
-            Some(0x0000_8000_0000_0000)
-        );
-        assert_eq!(five.strip(0xfeff_ffff_ffff_f000), None);
-        assert_eq!(
-            five.strip(0xff00_0000_0000_0000),
-            Some(0x0100_0000_0000_0000)
-        );
-    }
-
-    #[test]
-    fn impossible_shapes_are_named() {
-        let new = |page, bits: &[u8], leaves| {
-            Shape::new(page, bits, leaves, Width::Eight, Upper::Zero).unwrap_err()
-        };
-        assert_eq!(new(12, &[9], 1), ShapeError::Levels { levels: 1 });
-        assert_eq!(new(12, &[9; 6], 1), ShapeError::Levels { levels: 6 });
-        assert_eq!(
-            new(12, &[9, 13], 1),
-            ShapeError::IndexBits { level: 2, bits: 13 }
-        );
-        assert_eq!(
-            new(12, &[0, 9], 1),
-            ShapeError::IndexBits { level: 1, bits: 0 }
-        );
-        assert_eq!(
-            new(11, &[9, 9], 1),
-            ShapeError::AddressBits {
-                bits: 20,
-                page_bits: 11
-            }
-        );
-        assert_eq!(
-            new(12, &[12; 5], 1),
-            ShapeError::AddressBits {
-                bits: 72,
-                page_bits: 12
-            }
-        );
-        assert_eq!(
-            new(12, &[9, 9], 0b10),
-            ShapeError::Leaves {
-                leaves: 2,
-                levels: 2
-            }
-        );
-        assert_eq!(
-            new(12, &[9, 9], 0b101),
-            ShapeError::Leaves {
-                leaves: 5,
-                levels: 2
-            }
-        );
-        assert_eq!(
-            Shape::nines(6, 1, Upper::Zero).unwrap_err(),
-            ShapeError::Levels { levels: 6 }
-        );
-    }
-
-    #[test]
-    fn a_level_that_is_not_there_is_harmless() {
-        let shape = Shape::nines(4, 0b111, Upper::Zero).unwrap();
-        for level in [0, 6, 200, 255] {
-            assert!(!shape.leaf_at(level));
-            assert_eq!(shape.index(u64::MAX, level), 0);
-        }
-        assert!(shape.leaf_at(3) && !shape.leaf_at(4));
-    }
-}
+mod tests;

@@ -66,8 +66,19 @@ pub struct Stale {
     root: u64,
     chain: Chain,
     spans: [Span; SPANS],
-    used: u8,
-    tables: bool,
+    used: usize,
+    changed: Changed,
+}
+
+/// What changed. As wide as the token's other words: a token is moved about, and a narrow store in
+/// memory that is then loaded with its neighbours has to reach the cache first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum Changed {
+    /// Leaves only.
+    Leaves,
+    /// Tables were linked or unlinked.
+    Tables,
 }
 
 /// Why a token could not be settled. It is given back inside.
@@ -136,21 +147,30 @@ impl Stale {
             chain: Chain::EMPTY,
             spans: [none; SPANS],
             used: 0,
-            tables: false,
+            changed: Changed::Leaves,
         }
+    }
+
+    /// A token that owes one span, and no table.
+    #[inline]
+    pub(crate) const fn of(root: u64, span: Span) -> Self {
+        let mut stale = Self::new(root);
+        stale.spans[0] = span;
+        stale.used = 1;
+        stale
     }
 
     /// The addresses whose old translation may be in use: at least those that changed.
     #[must_use]
     pub fn spans(&self) -> &[Span] {
-        &self.spans[..usize::from(self.used)]
+        &self.spans[..self.used]
     }
 
     /// Whether tables were linked or unlinked, so that caches of upper entries are stale too. If not,
     /// only leaves changed (VT-d's invalidation hint may be set).
     #[must_use]
     pub const fn tables(&self) -> bool {
-        self.tables
+        matches!(self.changed, Changed::Tables)
     }
 
     /// Whether nothing is owed: settling calls no invalidation, dropping loses nothing.
@@ -162,7 +182,7 @@ impl Stale {
     /// Adds a span that does not continue the last one.
     #[cold]
     fn add_apart(&mut self, span: Span) {
-        let used = usize::from(self.used);
+        let used = self.used;
         let nearest = (0..used).min_by_key(|&i| self.spans[i].gap(span));
         match nearest {
             Some(i) if used == SPANS || self.spans[i].gap(span) == 0 => {
@@ -190,7 +210,7 @@ impl Debt for Stale {
             self.used = 1;
             return;
         }
-        let last = &mut self.spans[usize::from(self.used) - 1];
+        let last = &mut self.spans[self.used - 1];
         if last.start.wrapping_add(last.length) == span.start {
             last.length = last.length.saturating_add(span.length);
         } else {
@@ -200,11 +220,11 @@ impl Debt for Stale {
 
     #[inline(always)]
     fn note_tables(&mut self) {
-        self.tables = true;
+        self.changed = Changed::Tables;
     }
 
     fn take<F: Encode, M: OwnEntries>(&mut self, format: &F, memory: &M, subtree: Subtree) {
-        self.tables = true;
+        self.changed = Changed::Tables;
         self.chain.push(format, memory, subtree);
     }
 }
@@ -213,24 +233,24 @@ impl Drop for Stale {
     #[inline]
     fn drop(&mut self) {
         if !self.is_empty() {
-            say_leaked(self);
+            #[cfg(all(debug_assertions, feature = "log"))]
+            log::warn!(
+                "a stale token of the table at {:#x} was dropped unsettled: {} subtrees leaked, stale: {:x?}",
+                self.root,
+                self.chain.count(),
+                self.spans(),
+            );
+            count_leaked();
         }
     }
 }
 
-/// Counts a lost token, and in debug builds says so where somebody listens. Must not panic: the token
-/// may be dropped by a panic.
+/// Counts a lost token. Must not panic: the token may be dropped by a panic.
+///
+/// It is not given the token: one whose address nobody takes can live in registers.
 #[cold]
-fn say_leaked(stale: &Stale) {
+fn count_leaked() {
     LEAKED.fetch_add(1, Ordering::Relaxed);
-    #[cfg(all(debug_assertions, feature = "log"))]
-    log::warn!(
-        "a stale token of the table at {:#x} was dropped unsettled: {} subtrees leaked, stale: {:x?}",
-        stale.root,
-        stale.chain.count(),
-        stale.spans(),
-    );
-    let _ = stale;
 }
 
 impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
@@ -239,7 +259,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// # Errors
     ///
     /// The token is given back if the invalidation failed, or if it is another table's.
-    #[inline]
+    #[inline(always)]
     pub fn settle<I: Invalidate>(
         &self,
         mut stale: Stale,
@@ -259,10 +279,19 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             });
         }
         stale.used = 0;
-        while let Some((subtree, _)) = stale.chain.pop(self.format(), self.memory()) {
-            self.free_subtree(subtree);
+        let chain = core::mem::replace(&mut stale.chain, Chain::EMPTY);
+        if !chain.is_empty() {
+            self.free_chain(chain);
         }
         Ok(())
+    }
+
+    /// Returns the frames of what was unlinked, after hardware forgot it.
+    #[inline(never)]
+    fn free_chain(&self, mut chain: Chain) {
+        while let Some((subtree, _)) = chain.pop(self.format(), self.memory()) {
+            self.free_subtree(subtree);
+        }
     }
 
     /// Puts what `other` owes into `into`, so that one invalidation settles both.
@@ -289,7 +318,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         for &span in other.spans() {
             into.add(span);
         }
-        into.tables |= other.tables;
+        if other.tables() {
+            into.changed = Changed::Tables;
+        }
         into.chain.append(self.format(), self.memory(), other.chain);
         other.used = 0;
         other.chain = Chain::EMPTY;

@@ -34,7 +34,7 @@
 
 use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;
-use crate::shape::MAX_LEVELS;
+use crate::shape::{Cut, MAX_LEVELS};
 
 /// Where a walk begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,12 +212,15 @@ pub fn translate<F: Format, M: ReadEntry>(
     visit(format, memory, root, address, |_| ())
 }
 
-/// The walk itself: `seen` is told of every entry as it is read.
+/// Walks for `address` and tells `seen` of every entry as it is read, the root's first.
 ///
-/// The loop over levels is written out. Where the shape is a constant, what is left are the levels it
-/// has, with their shifts as constants.
+/// For who needs of the steps less than [`walk`] keeps: nothing is stored that `seen` does not store.
+///
+/// # Errors
+///
+/// The [`Fault`] that ends the walk. An unreadable entry is told to nobody.
 #[inline(always)]
-pub(crate) fn visit<F: Format, M: ReadEntry>(
+pub fn visit<F: Format, M: ReadEntry>(
     format: &F,
     memory: &M,
     root: Root<'_, F::Attributes>,
@@ -228,12 +231,44 @@ pub(crate) fn visit<F: Format, M: ReadEntry>(
     let Some(bits) = shape.strip(address) else {
         return Err(Fault::Address { address });
     };
+    let cut = shape.cut();
+    match descend(format, memory, root, cut, bits, &mut seen) {
+        Next::Down { frame, attributes } => {
+            let above = Some(attributes);
+            match one(format, memory, 1, cut, bits, frame, above, None, &mut seen) {
+                Next::End(end) => end,
+                Next::Down { .. } => Err(Fault::TooDeep {
+                    level: 1,
+                    entry: frame,
+                }),
+            }
+        }
+        Next::End(end) => end,
+    }
+}
+
+/// Goes down to the table at level 1, if the walk of the stripped address `bits` comes so far.
+///
+/// The loop over levels is written out. Where the shape is a constant, what is left are the levels it
+/// has, with their shifts as constants.
+#[inline(always)]
+pub(crate) fn descend<F: Format, M: ReadEntry>(
+    format: &F,
+    memory: &M,
+    root: Root<'_, F::Attributes>,
+    cut: Cut<'_>,
+    bits: u64,
+    seen: &mut impl FnMut(Step<F::Attributes>),
+) -> Next<F::Attributes, Outcome<F, M>> {
+    let shape = format.shape();
     let (mut table, mut level, mut above, mut register) = match root {
         Root::Table(table) => (table, shape.levels(), None, None),
         Root::Registers(entries) => {
             let index = shape.index(bits, shape.levels());
             let entry = usize::try_from(index).ok().and_then(|i| entries.get(i));
-            let entry = entry.ok_or(Fault::NoRootEntry { index })?;
+            let Some(entry) = entry else {
+                return Next::End(Err(Fault::NoRootEntry { index }));
+            };
             (0, shape.levels(), None, Some(*entry))
         }
         Root::Inner {
@@ -250,24 +285,28 @@ pub(crate) fn visit<F: Format, M: ReadEntry>(
     macro_rules! levels {
         ($($at:literal)*) => { $(
             if level == $at {
-                match one(format, memory, $at, bits, table, above, register.take(), &mut seen) {
-                    Next::End(end) => return end,
+                match one(format, memory, $at, cut, bits, table, above, register.take(), seen) {
+                    Next::End(end) => return Next::End(end),
                     Next::Down { frame, attributes } => {
                         table = frame;
                         above = Some(attributes);
-                        level = level.wrapping_sub(1);
+                        level = $at - 1;
                     }
                 }
             }
         )* };
     }
     levels!(5 4 3 2);
-    match one(format, memory, 1, bits, table, above, register, &mut seen) {
-        Next::End(end) => end,
-        Next::Down { .. } => Err(Fault::TooDeep {
+    match above {
+        Some(attributes) => Next::Down {
+            frame: table,
+            attributes,
+        },
+        // A shape has two levels at least.
+        None => Next::End(Err(Fault::TooDeep {
             level,
             entry: table,
-        }),
+        })),
     }
 }
 
@@ -281,24 +320,24 @@ fn one<F: Format, M: ReadEntry>(
     format: &F,
     memory: &M,
     level: u8,
+    cut: Cut<'_>,
     bits: u64,
     table: u64,
     above: Option<F::Attributes>,
     register: Option<u64>,
     seen: &mut impl FnMut(Step<F::Attributes>),
-) -> Next<F::Attributes, F::Rule, M::Error> {
-    let shape = format.shape();
+) -> Next<F::Attributes, Outcome<F, M>> {
     let (at, entry) = match register {
         Some(entry) => (None, entry),
         None => {
-            let at = shape.entry_at(table, bits, level);
-            match memory.read(at, shape.width()) {
+            let at = cut.entry_at(table, bits, level);
+            match memory.read(at, cut.width()) {
                 Ok(entry) => (Some(at), entry),
                 Err(error) => return Next::End(Err(Fault::Unreadable { level, at, error })),
             }
         }
     };
-    let next = follow(format, entry, level, above, bits);
+    let next = follow(format, cut, entry, level, above, bits);
     let attributes = match &next {
         Next::Down { attributes, .. } => Some(*attributes),
         Next::End(end) => end.as_ref().ok().map(|there| there.attributes),
@@ -312,27 +351,34 @@ fn one<F: Format, M: ReadEntry>(
     next
 }
 
+/// What [`follow`] returns for format `F` over memory whose error is `E`.
+type Followed<F, E> = Next<
+    <F as Format>::Attributes,
+    Result<Translation<<F as Format>::Attributes>, Fault<<F as Format>::Rule, E>>,
+>;
+
 /// What comes after an entry.
-pub(crate) enum Next<A, R, E> {
-    /// The table at `frame`, one level down.
+pub(crate) enum Next<A, O> {
+    /// The table at `frame`, further down, and what the entries above it fold to.
     Down { frame: u64, attributes: A },
     /// Nothing: the walk is over.
-    End(Result<Translation<A>, Fault<R, E>>),
+    End(O),
 }
 
 /// Follows one entry. `bits` is the stripped address, `above` what the entries above fold to.
 #[inline(always)]
-pub(crate) fn follow<F: Format, E>(
+fn follow<F: Format, E>(
     format: &F,
+    cut: Cut<'_>,
     entry: u64,
     level: u8,
     above: Option<F::Attributes>,
     bits: u64,
-) -> Next<F::Attributes, F::Rule, E> {
+) -> Followed<F, E> {
     let fold = |here| above.map_or(here, |above| format.fold(above, here));
     match format.decode(entry, level) {
         Entry::Leaf { target, attributes } => {
-            let offset = bits & format.shape().size(level).wrapping_sub(1);
+            let offset = bits & cut.size(level).wrapping_sub(1);
             let target = target.wrapping_add(offset);
             Next::End(Ok(Translation {
                 target,
@@ -347,5 +393,18 @@ pub(crate) fn follow<F: Format, E>(
         Entry::Table { .. } => Next::End(Err(Fault::TooDeep { level, entry })),
         Entry::Empty => Next::End(Err(Fault::NotPresent { level, entry })),
         Entry::Malformed(rule) => Next::End(Err(Fault::Malformed { level, entry, rule })),
+    }
+}
+
+/// How a walk ends whose last entry is not a leaf.
+#[cold]
+pub(crate) fn no_leaf<F: Format, E>(
+    format: &F,
+    entry: u64,
+    bits: u64,
+) -> Result<Translation<F::Attributes>, Fault<F::Rule, E>> {
+    match follow(format, format.shape().cut(), entry, 1, None, bits) {
+        Next::End(end) => end,
+        Next::Down { .. } => Err(Fault::TooDeep { level: 1, entry }),
     }
 }

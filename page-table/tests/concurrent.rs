@@ -100,8 +100,12 @@ impl Frames for Shared {
 type Subject = Arc<Mapper<Eights, Shared, Shared>>;
 
 fn subject(levels: usize) -> (Shared, Subject) {
+    subject_with(levels, 0b1)
+}
+
+fn subject_with(levels: usize, leaves: u8) -> (Shared, Subject) {
     let bits = &[1, 1, 1, 1][..levels];
-    let shape = Shape::new(12, bits, 1, Width::Eight, Upper::Zero).unwrap();
+    let shape = Shape::new(12, bits, leaves, Width::Eight, Upper::Zero).unwrap();
     let memory = Shared::new();
     let mapper = Mapper::new(Eights::with(shape), memory.clone(), memory.clone()).unwrap();
     (memory, Arc::new(mapper))
@@ -164,6 +168,26 @@ fn of_two_for_the_same_page_one_wins() {
             _ => panic!("{target:#x} is neither's"),
         }
         assert_eq!(memory.in_use(), 2);
+    });
+}
+
+#[test]
+fn a_large_page_and_a_small_one_in_it_fill_all_between_them() {
+    check(20, || {
+        let (memory, mapper) = subject_with(3, 0b11);
+        let other = Arc::clone(&mapper);
+        let thread = thread::spawn(move || other.fault_in(PAGE..2 * PAGE, 0x9000, RW).unwrap());
+        let mine = mapper.fault_in(0..2 * PAGE, 0x8000, RW).unwrap();
+        let theirs = thread.join().unwrap();
+        for (page, target) in [(0, 0x8000), (1, 0x9000)] {
+            assert_eq!(mapper.translate(page * PAGE).unwrap().target, target);
+        }
+        let small = mapper.translate(0).unwrap().level == 1;
+        assert_eq!(memory.in_use(), 2 + usize::from(small));
+        let added = mine.added + theirs.added;
+        assert_eq!(added, 2 * PAGE, "each page was added by one of them");
+        assert_eq!(mine.same + theirs.same, PAGE, "and found by the other");
+        assert_eq!(mine.other + theirs.other, 0);
     });
 }
 

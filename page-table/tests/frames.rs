@@ -6,8 +6,8 @@ mod formats;
 use formats::{Eights, Fours, R, RW, RWX, Rights};
 use hvkit_page_table::fake::FakeTables;
 use hvkit_page_table::{
-    Filled, Frames, MapError, Mapper, OwnEntries, ReadEntry, Refused, Sizes, Stale, UpdateEntry,
-    Width,
+    Filled, Frames, MapError, Mapper, OwnEntries, ReadEntry, Refused, Shape, Sizes, Stale,
+    UpdateEntry, Upper, Width,
 };
 
 type Tiny<'a> = Mapper<Eights, &'a FakeTables, &'a FakeTables>;
@@ -253,5 +253,68 @@ fn a_fault_in_range_lies_in_one_table() {
             .unwrap()
             .other,
         PAGE
+    );
+}
+
+#[test]
+fn a_large_page_is_faulted_in_around_small_ones() {
+    let memory = FakeTables::new();
+    let mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();
+    let filled = |added, same, other| Filled {
+        added: added * PAGE,
+        same: same * PAGE,
+        other: other * PAGE,
+    };
+    // Page 5 as a large page would have it, page 6 not.
+    mapper.fault_in(5 * PAGE..6 * PAGE, 0x5000, RW).unwrap();
+    mapper.fault_in(6 * PAGE..7 * PAGE, 0x6000, R).unwrap();
+    let all = 4 * PAGE..8 * PAGE;
+    assert_eq!(
+        mapper.fault_in(all.clone(), 0x4000, RW),
+        Ok(filled(2, 1, 1))
+    );
+    for (page, rights) in [(4, RW), (5, RW), (6, R), (7, RW)] {
+        let there = mapper.translate(page * PAGE).unwrap();
+        assert_eq!((there.target, there.level), (page * PAGE, 1));
+        assert_eq!(there.attributes, rights);
+    }
+    assert_eq!(mapper.fault_in(all, 0x4000, RW), Ok(filled(0, 3, 1)));
+    // A whole block at the level above: a table with the table from before, and three holes for pages of
+    // four.
+    assert_eq!(mapper.fault_in(0..16 * PAGE, 0, RW), Ok(filled(12, 3, 1)));
+    assert_eq!(mapper.translate(12 * PAGE).unwrap().level, 2);
+}
+
+#[test]
+fn a_malformed_entry_below_a_large_page_refuses_all_of_it() {
+    let memory = FakeTables::new();
+    let mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();
+    mapper.fault_in(6 * PAGE..7 * PAGE, 0x6000, RW).unwrap();
+    let leaf = mapper.walk(6 * PAGE).steps()[2].at.unwrap();
+    // Not a page's address at this width.
+    memory.tamper(leaf + 8, Width::Eight, 1 << 50 | 1);
+    let stores = memory.journal().len();
+    let refused = mapper.fault_in(4 * PAGE..8 * PAGE, 0x4000, RW);
+    assert!(matches!(
+        refused,
+        Err(MapError::Corrupt { address, level: 1, .. }) if address == 7 * PAGE
+    ));
+    assert_eq!(
+        memory.journal().len(),
+        stores,
+        "page 4 was not mapped either"
+    );
+}
+
+#[test]
+fn holes_of_a_level_without_pages_are_left_alone() {
+    let memory = FakeTables::new();
+    let shape = Shape::new(12, &[2, 2, 2], 0b101, Width::Eight, Upper::Zero).unwrap();
+    let mapper = Mapper::new(Eights::with(shape), &memory, &memory).unwrap();
+    mapper.fault_in(PAGE..2 * PAGE, PAGE, RW).unwrap();
+    let filled = mapper.fault_in(0..16 * PAGE, 0, RW).unwrap();
+    assert_eq!(
+        (filled.added, filled.same, filled.other),
+        (3 * PAGE, PAGE, 12 * PAGE)
     );
 }

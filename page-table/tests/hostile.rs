@@ -25,7 +25,7 @@ where
     assert_eq!(whole.outcome, outcome);
     let batch = translate_batch(format, memory, root, &[address, 0, address]);
     assert_eq!((batch[0], batch[2]), (outcome, outcome));
-    let mut cache = LeafCache::<_, 4>::new();
+    let cache = LeafCache::<_, 4>::new();
     assert_eq!(cache.translate(format, memory, root, address), outcome);
     assert_eq!(
         cache.translate(format, memory, root, address),
@@ -201,14 +201,14 @@ fn a_cached_table_is_used_until_it_is_flushed() {
     }
     memory.set(0x5000, Width::Eight, 0x9003);
     let format = Eights::four_levels();
-    let mut cache = LeafCache::<_, 8>::new();
+    let cache = LeafCache::<_, 8>::new();
     let root = Root::Table(0x1000);
-    let go = |cache: &mut LeafCache<_, 8>| {
+    let go = |cache: &LeafCache<_, 8>| {
         let before = memory.reads();
         let there = cache.translate(&format, &memory, root, 0x123);
         (there, memory.reads() - before)
     };
-    let (there, reads) = go(&mut cache);
+    let (there, reads) = go(&cache);
     assert_eq!(
         (
             there.unwrap().target,
@@ -217,9 +217,15 @@ fn a_cached_table_is_used_until_it_is_flushed() {
         ),
         (0x7123, false, 4)
     );
+    // An address that differs only above what is translated is none, cached or not.
+    let address = 0x123 | 1 << 48;
+    assert_eq!(
+        cache.translate(&format, &memory, root, address),
+        Err(Fault::Address { address })
+    );
     // The rights of upper entries are remembered, the leaf is read.
     memory.set(0x4000, Width::Eight, 0x8003);
-    let (there, reads) = go(&mut cache);
+    let (there, reads) = go(&cache);
     assert_eq!(
         (
             there.unwrap().target,
@@ -230,31 +236,31 @@ fn a_cached_table_is_used_until_it_is_flushed() {
     );
     memory.set(0x3000, Width::Eight, 0x5003);
     assert_eq!(
-        go(&mut cache).0.unwrap().target,
+        go(&cache).0.unwrap().target,
         0x8123,
         "stale, as in a processor"
     );
     cache.flush_span(&format.shape, 0x20_0000..0x40_0000);
     assert_eq!(
-        go(&mut cache).0.unwrap().target,
+        go(&cache).0.unwrap().target,
         0x8123,
         "another stretch was flushed"
     );
     cache.flush_span(&format.shape, 0x1000..0x2000);
-    assert_eq!(go(&mut cache).0.unwrap().target, 0x9123);
+    assert_eq!(go(&cache).0.unwrap().target, 0x9123);
     memory.set(0x3000, Width::Eight, 0x4003);
     cache.flush_span(&format.shape, 1 << 60..1 << 61);
     assert_eq!(
-        go(&mut cache).0.unwrap().target,
+        go(&cache).0.unwrap().target,
         0x8123,
         "what cannot be placed flushes all"
     );
     memory.set(0x3000, Width::Eight, 0x83);
     cache.flush();
-    assert_eq!(go(&mut cache).0.unwrap().level, 2);
+    assert_eq!(go(&cache).0.unwrap().level, 2);
     memory.set(0x3000, Width::Eight, 0x1083);
     let entry = 0x1083;
-    let (there, reads) = go(&mut cache);
+    let (there, reads) = go(&cache);
     let misaligned = Fault::Malformed {
         level: 2,
         entry,

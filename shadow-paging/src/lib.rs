@@ -2,5 +2,12 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+extern crate alloc;
+
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod guest;
+pub mod mmu;
+pub mod x86;

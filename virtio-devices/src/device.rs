@@ -12,7 +12,7 @@
 //! A device knows no bus, no address and no thread. The transport owns negotiation, queue registers and
 //! status; it hands over only what the driver has settled, and never changes it afterwards.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
@@ -29,8 +29,8 @@ pub trait Device<A: GuestAddressSpace>: Send {
     /// What it is.
     fn device_type(&self) -> DeviceType;
 
-    /// The device's own feature bits, and those of its queues. The transport adds
-    /// [`VERSION_1`](Features::VERSION_1) and what belongs to itself.
+    /// The device's own feature bits. The transport adds [`VERSION_1`](Features::VERSION_1), those of queues
+    /// ([`QUEUES`](Features::QUEUES)), and what belongs to itself.
     fn features(&self) -> Features;
 
     /// The largest size of each queue, in descriptors: powers of two up to 32768. The number of entries is
@@ -85,6 +85,15 @@ pub struct ActiveQueue {
     pub kick: EventFd,
 }
 
+impl ActiveQueue {
+    /// Takes the queue `index` out of `queues`.
+    pub(crate) fn take(queues: &mut Vec<Self>, index: u16) -> Result<Self, ActivateError> {
+        let at = queues.iter().position(|queue| queue.index == index);
+        at.map(|at| queues.swap_remove(at))
+            .ok_or(ActivateError::QueueMissing { index })
+    }
+}
+
 /// How a device speaks to its driver outside of queues. Called from workers.
 pub trait Interrupts: Send + Sync {
     /// Used buffers were published in the queue `index`, and the driver wants to know.
@@ -98,6 +107,50 @@ pub trait Interrupts: Send + Sync {
     ///
     /// "Device Status Field" (2.1).
     fn needs_reset(&self, why: &Failure);
+
+    /// The host refused what a request needed, and the driver was told so in its answer. The device goes on; whoever
+    /// runs it may want to know.
+    fn trouble(&self, trouble: &Trouble);
+}
+
+/// How a device says that its configuration has changed, from whoever changes it: nothing happens while no driver
+/// is there to be told.
+#[derive(Clone, Default)]
+pub(crate) struct ConfigEvents(Arc<Mutex<Option<Arc<dyn Interrupts>>>>);
+
+impl std::fmt::Debug for ConfigEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConfigEvents")
+    }
+}
+
+impl ConfigEvents {
+    /// The driver can be told by `interrupts` from now on, or by nobody.
+    pub(crate) fn connect(&self, interrupts: Option<Arc<dyn Interrupts>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = interrupts;
+    }
+
+    /// Tells the driver.
+    pub(crate) fn changed(&self) {
+        let connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let interrupts = connected.clone();
+        drop(connected);
+        if let Some(interrupts) = interrupts {
+            interrupts.config();
+        }
+    }
+}
+
+/// What went wrong on the host while a device goes on.
+#[derive(Debug, thiserror::Error)]
+#[error("queue {index}: {count} requests failed on the host, the last one so: {source}")]
+pub struct Trouble {
+    /// Which queue.
+    pub index: u16,
+    /// How many so far. Not each of them is told.
+    pub count: u64,
+    /// What the host said.
+    pub source: std::io::Error,
 }
 
 /// Why a device stopped until its driver resets it.
@@ -124,6 +177,12 @@ pub enum Failure {
     /// The device could not be brought to life.
     #[error("the device could not be activated")]
     Activate(#[from] ActivateError),
+    /// Workers that were asked to stop have not, and cannot go on.
+    #[error("{workers} workers are in calls that do not return")]
+    Stuck {
+        /// How many.
+        workers: usize,
+    },
     /// A worker could not be started.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -36,6 +36,14 @@ bitflags::bitflags! {
     }
 }
 
+impl Features {
+    /// What our queues can do for any device. A transport offers it for all of them.
+    pub const QUEUES: Self = Self::INDIRECT_DESC
+        .union(Self::EVENT_IDX)
+        .union(Self::RING_PACKED)
+        .union(Self::IN_ORDER);
+}
+
 /// What a device is. Open: a type that this crate does not know is a value like any other.
 ///
 /// "Device Types" (5).
@@ -51,6 +59,12 @@ impl DeviceType {
     pub const CONSOLE: Self = Self(3);
     /// Entropy source.
     pub const ENTROPY: Self = Self(4);
+    /// Memory balloon.
+    pub const BALLOON: Self = Self(5);
+    /// Socket device.
+    pub const VSOCK: Self = Self(19);
+    /// IOMMU.
+    pub const IOMMU: Self = Self(23);
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 //! ```text
 //!   guest driver                                  VMM
 //!        |  registers                              |  bus, interrupts, threads
-//!   transport  (virtio-pci: configuration space, BAR, MSI-X, common configuration, doorbells)
+//!   transport  (virtio-pci: configuration space, BAR, MSI-X, doorbells; virtio-mmio: registers, a line)
 //!        |  Device: identity, features, configuration, activate, reset
-//!   device     (block)
+//!   device     (block, net, console, entropy)
 //!        |  Worker: queues, memory, interrupts; moves data when it is called
-//!   queue      (split rings in guest memory, which may lie behind an IOMMU)
+//!   queue      (split and packed rings in guest memory, which may lie behind an IOMMU)
 //! ```
 //!
 //! Each layer can be used alone. [`queue`] needs guest memory and nothing else. [`pci`] is configuration
@@ -69,13 +69,22 @@
 
 pub mod block;
 mod bytes;
+pub mod console;
+pub mod counters;
 pub mod device;
+pub mod entropy;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+#[cfg(feature = "iommu")]
+pub mod iommu;
+pub mod limit;
+pub mod net;
 pub mod pci;
 pub mod queue;
+mod serve;
 pub mod transport;
+mod vectored;
 pub mod worker;
 
 /// The program in the README compiles.

@@ -34,7 +34,8 @@ pub trait Worker: Send {
     /// A short name for a thread or a log: what is served, not who serves it.
     fn name(&self) -> String;
 
-    /// File descriptors that are readable when this worker has something to do. Asked once, when it is
+    /// File descriptors that become readable when this worker has something to do. To be watched for the change
+    /// (edge-triggered): one may stay readable while the worker waits for another. Asked once, when it is
     /// started; they live as long as the worker.
     fn sources(&self) -> Vec<RawFd>;
 
@@ -100,17 +101,15 @@ impl std::fmt::Debug for Stopped {
 pub fn serve(worker: &mut dyn Worker, stop: &EventFd) -> io::Result<()> {
     const STOP: u64 = u64::MAX;
     let epoll = Epoll::new()?;
-    let watch = |fd, data| {
-        epoll.ctl(
-            ControlOperation::Add,
-            fd,
-            EpollEvent::new(EventSet::IN, data),
-        )
+    let watch = |fd, events, data| {
+        let event = EpollEvent::new(events, data);
+        epoll.ctl(ControlOperation::Add, fd, event)
     };
-    watch(stop.as_raw_fd(), STOP)?;
+    watch(stop.as_raw_fd(), EventSet::IN, STOP)?;
     let sources = worker.sources();
+    let changes = EventSet::IN | EventSet::EDGE_TRIGGERED;
     for (fd, index) in sources.iter().zip(0..) {
-        watch(*fd, index)?;
+        watch(*fd, changes, index)?;
     }
     let mut wanted = vec![true; sources.len()];
     let mut events = vec![EpollEvent::default(); sources.len() + 1];

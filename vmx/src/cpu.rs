@@ -28,16 +28,16 @@ pub trait Machine {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Cpuid;
     /// RDMSR.
     fn rdmsr(&self, index: u32) -> u64;
-    /// WRMSR of `IA32_FEATURE_CONTROL`.
-    fn set_feature_control(&mut self, value: u64);
     /// CR0.
     fn cr0(&self) -> u64;
     /// CR4.
     fn cr4(&self) -> u64;
-    /// MOV to CR0.
-    fn set_cr0(&mut self, value: u64);
-    /// MOV to CR4.
-    fn set_cr4(&mut self, value: u64);
+    /// Sets "VMX outside SMX operation" and the lock in `IA32_FEATURE_CONTROL`, which is not locked, and keeps its other bits.
+    fn allow_vmx(&mut self);
+    /// Sets CR0.NE: floating-point errors are exceptions.
+    fn set_ne(&mut self);
+    /// Sets CR4.VMXE.
+    fn set_vmxe(&mut self);
 }
 
 /// `IA32_FEATURE_CONTROL`, MSR 3AH.
@@ -265,13 +265,13 @@ impl Detected {
             return Err(EnableError::LockedByFirmware(found));
         }
         let vmx = &self.processor.vmx;
-        let cr0 = fixed(0, machine.cr0() | CR0_NE, vmx.cr0_fixed0, vmx.cr0_fixed1)?;
-        let cr4 = fixed(4, machine.cr4() | CR4_VMXE, vmx.cr4_fixed0, vmx.cr4_fixed1)?;
+        fixed(0, machine.cr0() | CR0_NE, vmx.cr0_fixed0, vmx.cr0_fixed1)?;
+        fixed(4, machine.cr4() | CR4_VMXE, vmx.cr4_fixed0, vmx.cr4_fixed1)?;
         if !found.contains(wanted) {
-            machine.set_feature_control((found | wanted).bits());
+            machine.allow_vmx();
         }
-        machine.set_cr0(cr0);
-        machine.set_cr4(cr4);
+        machine.set_ne();
+        machine.set_vmxe();
         Ok(Enabled {
             processor: self.processor,
             _here: core::marker::PhantomData,
@@ -279,8 +279,8 @@ impl Detected {
     }
 }
 
-/// The value, if the processor allows it in VMX operation. SDM Vol. 3D, "VMX-Fixed Bits in CR0", "VMX-Fixed Bits in CR4".
-fn fixed(register: u8, value: u64, fixed0: u64, fixed1: u64) -> Result<u64, EnableError> {
+/// Whether the processor allows the value in VMX operation. SDM Vol. 3D, "VMX-Fixed Bits in CR0", "VMX-Fixed Bits in CR4".
+fn fixed(register: u8, value: u64, fixed0: u64, fixed1: u64) -> Result<(), EnableError> {
     let named = |bits| ControlBits { register, bits };
     if fixed0 & !value != 0 {
         return Err(EnableError::MustBeOne(named(fixed0 & !value)));
@@ -288,7 +288,7 @@ fn fixed(register: u8, value: u64, fixed0: u64, fixed1: u64) -> Result<u64, Enab
     if value & !fixed1 != 0 {
         return Err(EnableError::MustBeZero(named(value & !fixed1)));
     }
-    Ok(value)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,17 +26,13 @@ use crate::{Root, VmFail};
 /// Dropping it leaves the VMCS current until another is loaded; nobody can tell.
 #[derive(Debug)]
 pub struct Current<'a> {
-    root: &'a Root<'a>,
+    root: &'a Root,
     physical: u64,
     launch_state: &'a mut LaunchState,
 }
 
 impl<'a> Current<'a> {
-    pub(crate) fn new(
-        root: &'a Root<'_>,
-        physical: u64,
-        launch_state: &'a mut LaunchState,
-    ) -> Self {
+    pub(crate) fn new(root: &'a Root, physical: u64, launch_state: &'a mut LaunchState) -> Self {
         Self {
             root,
             physical,
@@ -45,7 +41,7 @@ impl<'a> Current<'a> {
     }
 
     /// The proof of VMX root operation: for INVEPT and INVVPID.
-    pub fn root(&self) -> &Root<'a> {
+    pub fn root(&self) -> &Root {
         self.root
     }
 

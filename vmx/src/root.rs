@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "VMX instructions and the facts they need")]
 
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 
 use hvkit_vmcs::check::LaunchState;
 use hvkit_vmcs::exit::InstructionError;
@@ -16,16 +17,16 @@ use crate::{
 
 /// Proof that this processor is in VMX root operation.
 ///
-/// It is not `Send`: the fact is about one processor. Dropping it runs VMXOFF.
+/// It is not `Send`: the fact is about one processor. Dropping it runs VMXOFF, and keeps the region for good;
+/// [`leave`](Self::leave) gives it back.
 #[derive(Debug)]
-pub struct Root<'r> {
+pub struct Root {
     processor: Processor,
-    region: PhantomData<&'r mut VmxonRegion>,
-    _here: PhantomData<*mut ()>,
+    region: *mut VmxonRegion,
 }
 
-impl<'r> Root<'r> {
-    /// VMXON.
+impl Root {
+    /// VMXON. The region is the processor's until [`leave`](Self::leave).
     ///
     /// # Errors
     ///
@@ -36,37 +37,35 @@ impl<'r> Root<'r> {
     ///
     /// 1. As long as the value lives, the code that uses it and what comes of it runs on this processor, at CPL 0, and
     ///    CR0 and CR4 stay as [`Detected::enable`](crate::Detected::enable) left them where VMX fixes them.
-    /// 2. If the value is forgotten instead of dropped, the region is never used for anything else.
-    /// 3. Nobody else runs VMX instructions on this processor meanwhile.
+    /// 2. Nobody else runs VMX instructions on this processor meanwhile.
     pub unsafe fn enter(
         enabled: &Enabled,
-        region: &'r mut VmxonRegion,
+        region: &'static mut VmxonRegion,
         memory: &impl Physical,
     ) -> Result<Self, VmFail> {
         let processor = *enabled.processor();
         region.prepare(processor.vmx.basic.revision());
-        // SAFETY: `enabled` proves what VMXON needs; the region is borrowed for as long as the value lives.
+        // SAFETY: `enabled` proves what VMXON needs; the region was given away for good.
         match unsafe { instructions::vmxon(memory.of(region)) } {
-            Flags::Succeed => Ok(Self {
-                processor,
-                region: PhantomData,
-                _here: PhantomData,
-            }),
+            Flags::Succeed => Ok(Self { processor, region }),
             Flags::FailInvalid => Err(VmFail::Invalid),
             // The processor is in VMX root operation, with a current VMCS: its error can be read.
             Flags::FailValid => Err(why()),
         }
     }
 
-    /// VMXOFF.
+    /// VMXOFF. Returns the region. VMCSs that are still active stay so: deactivate them first.
     ///
     /// # Errors
     ///
     /// [`VmFail::Valid`] with error 23, under dual-monitor treatment; then the processor is still in VMX operation and
-    /// the region is in use.
-    pub fn leave(self) -> Result<(), VmFail> {
-        let this = core::mem::ManuallyDrop::new(self);
-        this.result(this.off())
+    /// keeps the region.
+    pub fn leave(self) -> Result<&'static mut VmxonRegion, VmFail> {
+        let this = ManuallyDrop::new(self);
+        this.result(this.off())?;
+        let region = this.region;
+        // SAFETY: `enter` was given the only reference, and the processor has no more use for the region.
+        Ok(unsafe { &mut *region })
     }
 
     fn off(&self) -> Flags {
@@ -84,17 +83,17 @@ impl<'r> Root<'r> {
     /// # Errors
     ///
     /// [`VmFail`]; with a region of this type only if `memory` is wrong.
-    pub fn activate<'v>(
+    pub fn activate(
         &self,
-        region: &'v mut VmcsRegion,
+        region: &'static mut VmcsRegion,
         kind: VmcsKind,
         memory: &impl Physical,
-    ) -> Result<ActiveVmcs<'v>, VmFail> {
+    ) -> Result<ActiveVmcs, VmFail> {
         region.prepare(self.processor.vmx.basic.revision(), kind);
         let mut vmcs = ActiveVmcs {
             physical: memory.of(region),
             launch_state: LaunchState::Clear,
-            region: PhantomData,
+            region,
             _here: PhantomData,
         };
         vmcs.clear(self)?;
@@ -106,8 +105,8 @@ impl<'r> Root<'r> {
     /// # Errors
     ///
     /// [`VmFail`]: error 9 or 11 for a region that is not what it seems, as a shadow VMCS on a processor without them.
-    pub fn load<'a>(&'a mut self, vmcs: &'a mut ActiveVmcs<'_>) -> Result<Current<'a>, VmFail> {
-        // SAFETY: `self` is the proof of root operation; the region is borrowed by `vmcs`.
+    pub fn load<'a>(&'a mut self, vmcs: &'a mut ActiveVmcs) -> Result<Current<'a>, VmFail> {
+        // SAFETY: `self` is the proof of root operation; the region is `vmcs`'s.
         let flags = unsafe { instructions::vmptrld(vmcs.physical) };
         self.result(flags)?;
         Ok(Current::new(self, vmcs.physical, &mut vmcs.launch_state))
@@ -155,7 +154,7 @@ impl<'r> Root<'r> {
     }
 }
 
-impl Drop for Root<'_> {
+impl Drop for Root {
     fn drop(&mut self) {
         // It fails only under dual-monitor treatment of SMIs, which no operating system is under.
         let _ = self.off();
@@ -169,18 +168,19 @@ pub(crate) fn why() -> VmFail {
     VmFail::Valid(InstructionError(error.unwrap_or(0) as u32))
 }
 
-/// A VMCS that is active on this processor: the processor may keep parts of it in itself.
+/// A VMCS that is active on this processor: the processor may keep parts of it in itself, and writes its region when it
+/// likes. So the region is given away, and comes back by [`deactivate`](Self::deactivate).
 ///
-/// Dropping it leaves it active. Before its region is used for anything else, or on another processor, [`clear`](Self::clear) it.
+/// It is not `Send`: another processor must not use it before it was deactivated here.
 #[derive(Debug)]
-pub struct ActiveVmcs<'v> {
+pub struct ActiveVmcs {
     physical: u64,
     launch_state: LaunchState,
-    region: PhantomData<&'v mut VmcsRegion>,
+    region: *mut VmcsRegion,
     _here: PhantomData<*mut ()>,
 }
 
-impl ActiveVmcs<'_> {
+impl ActiveVmcs {
     /// The address of its region: for the link pointer of another VMCS.
     pub fn physical(&self) -> u64 {
         self.physical
@@ -196,11 +196,24 @@ impl ActiveVmcs<'_> {
     /// # Errors
     ///
     /// [`VmFail`]: errors 2 and 3, if the address is wrong.
-    pub fn clear(&mut self, root: &Root<'_>) -> Result<(), VmFail> {
-        // SAFETY: `root` is the proof of root operation; the region is borrowed.
+    pub fn clear(&mut self, root: &Root) -> Result<(), VmFail> {
+        // SAFETY: `root` is the proof of root operation; the region is this value's.
         let flags = unsafe { instructions::vmclear(self.physical) };
         root.result(flags)?;
         self.launch_state = LaunchState::Clear;
         Ok(())
+    }
+
+    /// VMCLEAR, and the region is the caller's again: for another processor, or another use.
+    ///
+    /// # Errors
+    ///
+    /// [`VmFail`], as of [`clear`](Self::clear), with the value.
+    pub fn deactivate(mut self, root: &Root) -> Result<&'static mut VmcsRegion, (Self, VmFail)> {
+        match self.clear(root) {
+            // SAFETY: `activate` was given the only reference, and the processor has no more use for the region.
+            Ok(()) => Ok(unsafe { &mut *self.region }),
+            Err(error) => Err((self, error)),
+        }
     }
 }

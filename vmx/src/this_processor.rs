@@ -76,15 +76,6 @@ mod x86 {
             rdmsr(self, index)
         }
 
-        fn set_feature_control(&mut self, value: u64) {
-            // SAFETY: CPL 0, by `get`. The register decides about VMX and SMX alone. It exists on every processor with
-            // VMX; `Detected::enable`, which asks for this, found the lock open.
-            unsafe {
-                asm!("wrmsr", in("ecx") 0x3a, in("eax") value as u32, in("edx") (value >> 32) as u32,
-                    options(nostack, preserves_flags));
-            }
-        }
-
         fn cr0(&self) -> u64 {
             control(self).0
         }
@@ -93,14 +84,26 @@ mod x86 {
             control(self).2
         }
 
-        fn set_cr0(&mut self, value: u64) {
-            // SAFETY: CPL 0. `Detected::enable` changes CR0.NE alone, which decides how floating-point errors are told.
-            unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack)) }
+        fn allow_vmx(&mut self) {
+            // SAFETY: CPL 0, by `get`. The register decides about VMX and SMX alone; every processor with VMX has it. With
+            // the lock set WRMSR faults, which does not break memory.
+            unsafe {
+                asm!("rdmsr", "or eax, 5", "wrmsr", in("ecx") 0x3a, out("eax") _, out("edx") _, options(nostack));
+            }
         }
 
-        fn set_cr4(&mut self, value: u64) {
-            // SAFETY: CPL 0. `Detected::enable` changes CR4.VMXE alone.
-            unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack)) }
+        fn set_ne(&mut self) {
+            // SAFETY: CPL 0, by `get`. The bit decides how floating-point errors are told.
+            unsafe {
+                asm!("mov {0}, cr0", "or {0}, 0x20", "mov cr0, {0}", out(reg) _, options(nostack));
+            }
+        }
+
+        fn set_vmxe(&mut self) {
+            // SAFETY: CPL 0, by `get`. The bit makes VMXON possible; on a processor without VMX it faults.
+            unsafe {
+                asm!("mov {0}, cr4", "or {0}, 0x2000", "mov cr4, {0}", out(reg) _, options(nostack));
+            }
         }
     }
 

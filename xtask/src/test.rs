@@ -47,6 +47,8 @@ pub fn test() -> Result<()> {
     note(check::check().map(one));
     note(cargo_tests());
     note(oracle(&["paging"]).map(one));
+    note(oracle(&["ept"]).map(one));
+    note(oracle(&["shadow"]).map(one));
     note(oracle(&["vm-entry"]).map(one));
     note(oracle(&["vtd", "--cases", "20000"]).map(one));
     note(demo::demo(&demo::Options::default()).map(one));

@@ -4,7 +4,7 @@
 use std::fs;
 
 use xtask::paths;
-use xtask::type1::{self, Options};
+use xtask::type1::{self, Options, Paging};
 
 #[test]
 fn the_tour_is_as_the_manual_says_and_as_recorded() {
@@ -23,4 +23,14 @@ fn the_tour_is_as_the_manual_says_and_as_recorded() {
         "{} is not what the model says: `cargo xtask type1 --record {0}` writes it anew",
         kept.display()
     );
+}
+
+#[test]
+fn debian_boots_under_ept_works_and_powers_off() {
+    xtask::skip_if!(xtask::lab::bochs::missing());
+    type1::run(&Options {
+        paging: Some(Paging::Ept),
+        ..Options::default()
+    })
+    .unwrap();
 }

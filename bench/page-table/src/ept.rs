@@ -39,11 +39,14 @@ impl Format for Ept {
 
     #[inline]
     fn decode(&self, entry: u64, level: u8) -> Entry<Attributes, Rule> {
-        if entry & 7 == 0 {
-            return Entry::Empty;
-        }
-        if entry & 3 == 2 {
-            return Entry::Malformed(Rule::WriteOnly);
+        // Nearly every entry is readable: one test for those, as hvkit-ept does it.
+        if entry & READ == 0 {
+            if entry & 7 == 0 {
+                return Entry::Empty;
+            }
+            if entry & 2 != 0 {
+                return Entry::Malformed(Rule::WriteOnly);
+            }
         }
         let address = entry & ADDRESS;
         if level > 1 && entry & LARGE == 0 {

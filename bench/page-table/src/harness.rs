@@ -2,7 +2,6 @@
 //! Cases run in turn, round after round, so that what else the machine does hits all alike.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use serde::Serialize;
 
@@ -78,13 +77,6 @@ pub fn time<R>(f: impl FnOnce() -> R) -> f64 {
     let start = now();
     black_box(f());
     now() - start
-}
-
-/// Nanoseconds that pass while `f` runs.
-pub fn elapsed<R>(f: impl FnOnce() -> R) -> f64 {
-    let start = Instant::now();
-    black_box(f());
-    start.elapsed().as_nanos() as f64
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

@@ -52,6 +52,8 @@ enum Group {
     Translate,
     /// Guest tables walked through an EPT.
     Walk2d,
+    /// A long-mode guest's tables walked through hvkit-ept.
+    Nested,
     /// Pages faulted in by one thread and by two.
     Fault,
 }
@@ -85,6 +87,9 @@ fn main() -> std::io::Result<()> {
     }
     if wanted(Group::Walk2d) {
         reports.extend(cases::walk2d::all(cli.rounds));
+    }
+    if wanted(Group::Nested) {
+        reports.push(cases::nested::all(cli.rounds));
     }
     if wanted(Group::Fault) {
         reports.push(cases::fault::threads(cli.rounds));

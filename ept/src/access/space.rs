@@ -12,7 +12,7 @@
 //! SDM 3C, "EPT-Induced VM Exits", with its priorities: an entry that is absent or misconfigured ends the
 //! walk where it stands; rights are judged when the whole path is known.
 
-use hvkit_page_table::{Fault, Format, ReadEntry, Root, Step, Translation, Width, translate, walk};
+use hvkit_page_table::{Fault, Format, ReadEntry, Root, Step, Translation, Width, visit, walk};
 
 use super::{Access, EptFault, Granted, ShadowStack};
 use crate::attributes::Attributes;
@@ -103,8 +103,64 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
     }
 
     /// [`access_marking`](Self::access_marking), knowing what pages the guest's paging structures lie in.
-    #[inline]
-    pub(crate) fn access_after(
+    #[inline(always)]
+    pub(crate) fn access_after<N: Note>(
+        &self,
+        guest_physical: u64,
+        access: Access,
+        paging: PagingPages,
+        note: &mut N,
+    ) -> Result<Granted, EptFault<M::Error>> {
+        match self.allowed::<N>(guest_physical, access, paging) {
+            Some(granted) => Ok(granted),
+            None => self.access_at_length(guest_physical, access, paging, note),
+        }
+    }
+
+    /// The page, if the access is allowed and no flag is left to be set: the common case. Of the path
+    /// nothing is kept but what tells so.
+    ///
+    /// Inlined, for the access is a constant to most who make it. It has no other answer than `None` to
+    /// give: a page that met a fault on its way out would have to be in memory.
+    #[inline(always)]
+    pub(crate) fn allowed<N: Note>(
+        &self,
+        guest_physical: u64,
+        access: Access,
+        paging: PagingPages,
+    ) -> Option<Granted> {
+        let access = self.effective(access);
+        let root = Root::Table(self.root);
+        let (mut all, mut last) = (u64::MAX, u64::MAX);
+        let found = visit(self.ept, self.memory, root, guest_physical, |step| {
+            all &= step.entry;
+            last = step.entry;
+        })
+        .ok()?;
+        let attributes = found.attributes;
+        let marks = self.ept.marks();
+        let unset = marks.accessed & !all
+            | if access.accesses.contains(Accesses::WRITE) {
+                marks.dirty & !last
+            } else {
+                0
+            };
+        if N::KEEPS && unset != 0
+            || !self.allows(attributes, access)
+            || self.verification_fails(attributes, access, paging)
+        {
+            return None;
+        }
+        Some(Granted {
+            host_physical: found.target,
+            level: found.level,
+            attributes,
+        })
+    }
+
+    /// The whole of it: keeps the path, notes flags, and says why not.
+    #[inline(never)]
+    fn access_at_length(
         &self,
         guest_physical: u64,
         access: Access,
@@ -113,12 +169,6 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
     ) -> Result<Granted, EptFault<M::Error>> {
         let access = self.effective(access);
         let root = Root::Table(self.root);
-        if !keeps(note) || self.ept.marks().all() == 0 {
-            return match translate(self.ept, self.memory, root, guest_physical) {
-                Ok(found) => self.judge(guest_physical, access, found, paging),
-                Err(fault) => Err(self.no_translation(guest_physical, access, fault)),
-            };
-        }
         let seen = walk(self.ept, self.memory, root, guest_physical);
         let found = match seen.outcome {
             Ok(found) => found,
@@ -130,6 +180,7 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
     }
 
     /// With accessed and dirty flags, an access to a guest paging-structure entry counts as a write.
+    #[inline(always)]
     fn effective(&self, access: Access) -> Access {
         let flags = self.ept.controls().contains(Controls::ACCESSED_DIRTY);
         if flags && access.linear == LinearAddress::PagingStructure {
@@ -142,7 +193,6 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         }
     }
 
-    #[inline]
     fn judge(
         &self,
         guest_physical: u64,
@@ -174,7 +224,7 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
     }
 
     /// "EPT Violations": do these rights allow the access?
-    #[inline]
+    #[inline(always)]
     fn allows(&self, attributes: Attributes, access: Access) -> bool {
         let (rights, controls) = (attributes.rights(), self.ept.controls());
         if self.is_supervisor_shadow_stack(access) {
@@ -209,6 +259,7 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
 
     /// Guest-paging verification: the page demands that every guest paging structure of the translation
     /// lies in a paging-write page, and one does not.
+    #[inline(always)]
     fn verification_fails(
         &self,
         attributes: Attributes,
@@ -363,9 +414,4 @@ pub(crate) enum PagingPages {
     Writable,
     /// Some in another.
     Others,
-}
-
-/// [`Note::KEEPS`] of a value's type.
-const fn keeps<N: Note>(_: &N) -> bool {
-    N::KEEPS
 }

@@ -162,6 +162,15 @@ pub enum Use {
     Page(u64),
 }
 
+/// [`Use`] or misconfigured, without what goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Absent,
+    Table,
+    Page,
+    Misconfigured,
+}
+
 /// What a processor, as set up, makes of entries: its physical-address width, capabilities and [`Controls`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryRules {
@@ -274,17 +283,41 @@ impl EntryRules {
     /// A rule that makes it misconfigured. Where several do, one of them.
     #[inline]
     pub const fn classify(&self, entry: EptEntry, level: u8) -> Result<Use, Misconfiguration> {
+        let address = entry.0 & EptEntry::ADDRESS;
+        match self.kind(entry, level) {
+            Kind::Absent => Ok(Use::Absent),
+            Kind::Table => Ok(Use::Table(address)),
+            Kind::Page => Ok(Use::Page(address)),
+            Kind::Misconfigured => self.classify_at_length(entry, level),
+        }
+    }
+
+    /// [`classify`](Self::classify) in a word. A walk waits for the address in the entry; it has it at once
+    /// as long as nobody may write it to memory.
+    #[inline(always)]
+    pub(crate) const fn kind(&self, entry: EptEntry, level: u8) -> Kind {
         let EptEntry(bits) = entry;
         // What nearly every entry is: readable, with nothing reserved set.
         if bits & Rights::READ.bits() != 0 {
             if level > 1 && bits & (self.too_wide | NOT_IN_TABLES) == 0 {
-                return Ok(Use::Table(bits & EptEntry::ADDRESS));
+                return Kind::Table;
             }
             if level == 1 && bits & self.too_wide == 0 && entry.memory_type().is_some() {
-                return Ok(Use::Page(bits & EptEntry::ADDRESS));
+                return Kind::Page;
             }
         }
-        self.classify_at_length(entry, level)
+        self.kind_at_length(entry, level)
+    }
+
+    /// [`kind`](Self::kind) by every rule.
+    #[inline(never)]
+    const fn kind_at_length(&self, entry: EptEntry, level: u8) -> Kind {
+        match self.classify_at_length(entry, level) {
+            Ok(Use::Absent) => Kind::Absent,
+            Ok(Use::Table(_)) => Kind::Table,
+            Ok(Use::Page(_)) => Kind::Page,
+            Err(_) => Kind::Misconfigured,
+        }
     }
 
     /// Every rule.

@@ -11,6 +11,7 @@ mod spp;
 mod violation;
 
 pub use capability::{EptVpidCap, Unsupported};
+pub(crate) use entry::Kind;
 pub use entry::{Controls, EntryRules, EptEntry, Misconfiguration, Rights, Use};
 pub use eptp::{Eptp, EptpError, EptpList, WalkLength};
 pub use memory_type::{MemoryType, Pat, PatType, effective};

@@ -21,24 +21,24 @@
 mod controls;
 mod failure;
 mod guest_state;
+mod linux;
 mod memory;
 mod paging_ept;
 mod root_operation;
 mod run;
 mod tour;
 
+use lab_cases::type1 as order;
 use payload_rt::{input, println};
 
 payload_rt::entry!(main);
 
-/// The first byte of the input says what to do.
-const TOUR: u8 = b't';
-
 fn main() {
     println!("type1: a hypervisor of hvkit");
-    let [asked] = *input(1) else { return };
+    let [asked, ..] = *input(8) else { return };
     let result = match asked {
-        TOUR => root_operation::within(tour::run),
+        order::TOUR => root_operation::within(tour::run),
+        order::LINUX => root_operation::within(linux::run),
         other => return println!("type1: nothing is known of {other:#x}"),
     };
     match result {

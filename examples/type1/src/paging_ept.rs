@@ -40,14 +40,14 @@ pub fn pointer(tables: &Tables<'_>) -> Result<u64, Failed> {
 }
 
 /// INVEPT for one EPT, on the one processor there is.
-pub struct Forget<'a, 'r> {
+pub struct Forget<'a> {
     /// The proof of VMX root operation.
-    pub root: &'a Root<'r>,
+    pub root: &'a Root,
     /// Which EPT.
     pub eptp: u64,
 }
 
-impl Invalidate for Forget<'_, '_> {
+impl Invalidate for Forget<'_> {
     type Error = InvalidateError;
 
     fn invalidate(&mut self, _: &Stale) -> Result<(), InvalidateError> {

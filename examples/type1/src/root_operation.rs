@@ -14,11 +14,11 @@ static VMXON: Once<VmxonRegion> = Once::new(VmxonRegion::new());
 static VMCS: Once<VmcsRegion> = Once::new(VmcsRegion::new());
 
 /// What a step needs of the machine.
-pub struct Host<'r> {
+pub struct Host {
     /// The proof of VMX root operation.
-    pub root: Root<'r>,
+    pub root: Root,
     /// The one VMCS.
-    pub vmcs: ActiveVmcs<'static>,
+    pub vmcs: ActiveVmcs,
     /// What an exit loads.
     pub state: HostState,
 }
@@ -57,7 +57,7 @@ impl fmt::Display for Failed {
 }
 
 /// Enters VMX operation, does `work`, leaves.
-pub fn within(work: fn(&mut Host<'_>) -> Result<(), Failed>) -> Result<(), Failed> {
+pub fn within(work: fn(&mut Host) -> Result<(), Failed>) -> Result<(), Failed> {
     // SAFETY: bare metal: one processor, CPL 0, nobody else uses VMX.
     let machine = unsafe { ThisProcessor::get() };
     let mut machine = machine.map_err(say("not this architecture"))?;
@@ -78,8 +78,9 @@ pub fn within(work: fn(&mut Host<'_>) -> Result<(), Failed>) -> Result<(), Faile
     let vmcs = vmcs.map_err(say("VMCLEAR"))?;
     let mut host = Host { root, vmcs, state };
     let done = work(&mut host);
-    let Host { root, mut vmcs, .. } = host;
-    vmcs.clear(&root).map_err(say("VMCLEAR"))?;
+    let Host { root, vmcs, .. } = host;
+    let cleared = vmcs.deactivate(&root).map_err(|(_, error)| error);
+    cleared.map_err(say("VMCLEAR"))?;
     root.leave().map_err(say("VMXOFF"))?;
     done
 }

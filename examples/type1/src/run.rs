@@ -26,30 +26,48 @@ pub trait Policy {
     fn answer(&mut self, exit: Exit<'_, Current<'_>>) -> Next;
 }
 
-/// Exits, by basic reason.
-pub struct Counts([u64; 96]);
+/// Exits by basic reason, and the time-stamp counter's ticks on either side.
+pub struct Counts {
+    exits: [u64; 96],
+    guest: u64,
+    hypervisor: u64,
+}
 
 impl Counts {
     /// None yet.
     pub const fn new() -> Self {
-        Self([0; 96])
+        Self {
+            exits: [0; 96],
+            guest: 0,
+            hypervisor: 0,
+        }
     }
 
     fn add(&mut self, reason: ExitReason) {
-        if let Some(count) = self.0.get_mut(usize::from(reason.basic())) {
+        if let Some(count) = self.exits.get_mut(usize::from(reason.basic())) {
             *count += 1;
         }
     }
 
-    /// Prints each reason that occurred.
+    /// Prints each reason that occurred, and the ticks. Those of entering and leaving themselves count as the guest's.
     pub fn print(&self) {
-        for (number, count) in (0..).zip(self.0) {
+        for (number, count) in (0..).zip(self.exits) {
             if count != 0 {
                 println!("exits: {count} {}", ExitReason(number));
             }
         }
-        println!("exits: {} in all", self.0.iter().sum::<u64>());
+        println!("exits: {} in all", self.exits.iter().sum::<u64>());
+        println!(
+            "ticks: {} in the guest, {} in the hypervisor",
+            self.guest, self.hypervisor
+        );
     }
+}
+
+/// The time-stamp counter. Bochs counts instructions in it.
+fn now() -> u64 {
+    // SAFETY: every processor with VMX has it, and CPL is 0.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// Runs the guest until the policy ends it. The first entry is checked by the manual before the processor is asked.
@@ -59,15 +77,20 @@ pub fn run(
     counts: &mut Counts,
 ) -> Result<(), Failed> {
     check(vcpu)?;
+    let mut left = now();
     loop {
-        let exit = match vcpu.run() {
+        let entered = now();
+        counts.hypervisor += entered.wrapping_sub(left);
+        let ran = vcpu.run();
+        left = now();
+        counts.guest += left.wrapping_sub(entered);
+        let mut exit = match ran {
             Ok(exit) => exit,
             Err(error) => {
                 failure::explain(vcpu, error, Show::RulesAndVmcs);
                 return Err(Failed::at("the guest was not entered"));
             }
         };
-        let mut exit = exit;
         counts.add(exit.guest().reason());
         match policy.answer(exit) {
             Next::Go => {}

@@ -73,7 +73,7 @@ const WANTED: Wanted = Wanted {
 };
 
 /// Runs both guests, then the failures.
-pub fn run(host: &mut Host<'_>) -> Result<(), Failed> {
+pub fn run(host: &mut Host) -> Result<(), Failed> {
     let (window, pool) = (memory::tables(), Pool::new());
     let map = [
         Region::ram(0, RAM_BYTES, RAM),
@@ -104,7 +104,7 @@ pub fn run(host: &mut Host<'_>) -> Result<(), Failed> {
 
 /// A virtual processor for the tour.
 fn vcpu<'a>(
-    host: &'a mut Host<'_>,
+    host: &'a mut Host,
     tables: &Tables<'_>,
     state: &GuestState,
 ) -> Result<Vcpu<'a>, Failed> {
@@ -139,7 +139,7 @@ fn vcpu<'a>(
     Ok(vcpu)
 }
 
-fn guest(host: &mut Host<'_>, tables: &mut Tables<'_>, state: &GuestState) -> Result<(), Failed> {
+fn guest(host: &mut Host, tables: &mut Tables<'_>, state: &GuestState) -> Result<(), Failed> {
     let mut vcpu = vcpu(host, tables, state)?;
     let mut counts = Counts::new();
     let mut policy = Tour::new(tables)?;

@@ -10,7 +10,9 @@
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
-use crate::interrupts::{Gsi, InterruptError, KvmMsiVectors, Line, Pin, Router, SharedLine};
+use crate::interrupts::{
+    Gsi, InterruptError, KvmMsiVectors, LevelEvent, Line, Pin, Router, SharedLine,
+};
 use crate::machine::address_map::{
     ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, PCI_CONFIG_PORT, PCI_MMIO32,
 };
@@ -18,6 +20,8 @@ use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
 use crate::machine::threads::PanicWatch;
 use crate::machine::vcpu::Buses;
+use crate::passthrough::assigned::{AssignedError, Wiring};
+use crate::passthrough::{Assigned, PhysicalFunction, Slots, Windows};
 use crate::pci::decode::Decoder;
 use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
@@ -57,6 +61,14 @@ pub enum ChipsetError {
     /// A virtio device on PCI.
     #[error(transparent)]
     Virtio(#[from] PciError),
+    /// A passed-through device.
+    #[error("--device: {name}: {source}")]
+    Device {
+        /// What the user calls it.
+        name: String,
+        /// Why.
+        source: AssignedError,
+    },
     /// The description.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
@@ -139,7 +151,40 @@ impl Chipset {
         let pin = self.pin(at)?;
         let function = VirtioPci::new(device, memory, vectors, self.device_threads())?
             .with_interrupt_line(Arc::new(pin))
-            .with_report(move |failure| log::warn!("virtio device {at} stopped: {failure}"));
+            .with_report(move |why| log::warn!("virtio device {at} stopped: {why}"))
+            .with_trouble_report(move |why| log::error!("virtio device {at}: {why}"));
+        self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        Ok(at)
+    }
+
+    /// Puts a function of the host on the PCI bus, which messages call `name`. Its registers are
+    /// mapped into the guest by `slots`.
+    pub fn add_passthrough(
+        &mut self,
+        name: &str,
+        physical: Box<dyn PhysicalFunction>,
+        slots: Arc<dyn Slots>,
+    ) -> Result<FunctionAddress, ChipsetError> {
+        let at = self.root().free()?;
+        let router = &self.router;
+        let pin = physical
+            .has_pin()
+            .then(|| LevelEvent::new(Arc::clone(router), Gsi(intx::gsi(at, 0))))
+            .transpose()?;
+        let length = |window: &std::ops::Range<u64>| window.end - window.start;
+        let wiring = Wiring {
+            vectors: &mut |count| Ok(Arc::new(KvmMsiVectors::new(Arc::clone(router), count)?)),
+            pin,
+            slots,
+            windows: Windows {
+                low: length(&PCI_MMIO32),
+                high: length(&self.map.pci_mmio64()),
+            },
+        };
+        let function = Assigned::new(physical, wiring).map_err(|source| ChipsetError::Device {
+            name: name.to_owned(),
+            source,
+        })?;
         self.root().insert(at, Arc::new(Mutex::new(function)))?;
         Ok(at)
     }
@@ -192,5 +237,12 @@ impl Chipset {
             });
             thread.map(drop)
         }))
+    }
+}
+
+impl Drop for Chipset {
+    fn drop(&mut self) {
+        // Devices end here, not with the last of those who could still reach them.
+        self.root().clear();
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What machine to build. Plain data: the machine's parts check it, wherever it comes from.
 
+use hvkit_virtio_devices::limit::Limits;
 use std::path::PathBuf;
 
 /// The device that is KVM on every Linux host.
@@ -23,6 +24,14 @@ pub struct Config {
     pub memory: u64,
     /// Disks, in the order the guest finds them.
     pub disks: Vec<Disk>,
+    /// Devices of the host that become the guest's.
+    pub devices: Vec<HostDevice>,
+    /// Network cards, in the order the guest finds them.
+    pub nets: Vec<Net>,
+    /// A source of random bytes for the guest.
+    pub rng: Option<PathBuf>,
+    /// The paravirtual console.
+    pub console: VirtioConsole,
     /// The serial line.
     pub serial: Serial,
     /// A file for the figures of the start.
@@ -41,6 +50,10 @@ impl Config {
             cpus: 1,
             memory: 512 << 20,
             disks: Vec::new(),
+            devices: Vec::new(),
+            nets: Vec::new(),
+            rng: None,
+            console: VirtioConsole::Off,
             serial: Serial::Tty,
             report: None,
         }
@@ -54,6 +67,55 @@ pub struct Disk {
     pub path: PathBuf,
     /// What the guest may do to it.
     pub access: Access,
+    /// Serial number.
+    pub serial: String,
+    /// Queues; none: one.
+    pub queues: Option<u16>,
+    /// Descriptors of a queue; none: what is usual.
+    pub queue_size: Option<u16>,
+    /// What each queue may do in a time.
+    pub limits: Limits,
+}
+
+impl Disk {
+    /// A disk of one queue, to be read and written.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Disk {
+            path,
+            access: Access::ReadWrite,
+            serial: String::new(),
+            queues: None,
+            queue_size: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A network card on a tap interface of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// The interface, made if it is not there.
+    pub tap: String,
+    /// The card's address; none: the guest chooses.
+    pub mac: Option<[u8; 6]>,
+    /// What the network carries at most; none: the guest chooses.
+    pub mtu: Option<u16>,
+    /// What each direction may do in a time.
+    pub limits: Limits,
+}
+
+/// Where the guest's paravirtual console leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VirtioConsole {
+    /// There is none.
+    Off,
+    /// Output is dropped, and there is no input.
+    Null,
+    /// Output goes to a file, created or emptied; there is no input.
+    File(PathBuf),
+    /// A pseudo-terminal, whose name is printed.
+    Pty,
 }
 
 /// What the guest may do to a disk.
@@ -63,6 +125,15 @@ pub enum Access {
     ReadOnly,
     /// Read and write.
     ReadWrite,
+}
+
+/// A PCI device of the host that becomes the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Its folder in sysfs, or a link to it: `/sys/bus/pci/devices/0000:01:00.0`.
+    pub path: PathBuf,
+    /// By which name messages call it; its address if none is given.
+    pub id: Option<String>,
 }
 
 /// Where the guest's serial line leads.

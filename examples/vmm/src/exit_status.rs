@@ -2,13 +2,18 @@
 //! The exit status of `vmm`: one for each way that a machine ends, or never starts.
 
 use crate::boot::BootError;
-use crate::machine::MachineError;
+use crate::chipset::ChipsetError;
 use crate::machine::address_map::DoesNotFit;
 use crate::machine::kvm::KvmError;
 use crate::machine::memory::MemoryError;
 use crate::machine::processors::CountError;
 use crate::machine::stop::StopReason;
+use crate::machine::{DeviceError, MachineError};
+use crate::passthrough::assigned::AssignedError;
+use crate::passthrough::{HostError, PassthroughError, ViewError};
+use crate::pci::AssignError;
 use hvkit_virtio_devices::block::OpenError;
+use hvkit_virtio_devices::net::TapError;
 
 macro_rules! exit_statuses {
     ($($name:ident = $code:literal $meaning:literal,)*) => {
@@ -44,6 +49,7 @@ exit_statuses! {
     Quit = 6 "the user quit from the console",
     Internal = 7 "KVM could not go on running the guest",
     WrongAnswer = 8 "the built-in guest did something wrong",
+    Reclaimed = 9 "the host wanted a passed-through device back",
     KvmMissing = 10 "there is no KVM device",
     KvmDenied = 11 "no permission to use KVM",
     KvmUnusable = 12 "KVM lacks something, or refused it",
@@ -68,6 +74,18 @@ exit_statuses! {
     DiskLocked = 53 "a disk is in use by another VMM",
     DiskUnusable = 54 "a disk cannot be used for another reason",
     SerialUnusable = 55 "the serial line's file or terminal cannot be used",
+    NetUnusable = 56 "a network card's tap interface cannot be used",
+    NetDenied = 57 "no permission to use a tap interface",
+    RngUnusable = 58 "the source of random bytes cannot be read",
+    ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
+    DeviceNotPci = 60 "a device to pass through is missing, or no PCI endpoint",
+    DeviceNotBound = 61 "a device to pass through is not bound to vfio-pci",
+    DeviceGroup = 62 "a device to pass through shares its IOMMU group with one that the host uses",
+    DeviceNoIommu = 63 "a device to pass through is behind no IOMMU, or behind one that does not remap interrupts",
+    DeviceNoReset = 64 "a device to pass through cannot be reset",
+    DeviceTooLarge = 65 "the registers of a device to pass through do not fit in the guest",
+    DeviceInUse = 66 "a device to pass through is in use, or named twice",
+    DeviceUnusable = 67 "a device to pass through cannot be used for another reason",
 }
 
 impl ExitStatus {
@@ -88,6 +106,7 @@ impl ExitStatus {
             StopReason::TripleFault { .. } => ExitStatus::TripleFault,
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
+            StopReason::Reclaimed { .. } => ExitStatus::Reclaimed,
             StopReason::Defect { .. } => ExitStatus::Host,
             StopReason::Signal(signal) => {
                 return u8::try_from(*signal).map_or(u8::MAX, |signal| 128 | signal);
@@ -140,6 +159,45 @@ impl From<&OpenError> for ExitStatus {
     }
 }
 
+impl From<&PassthroughError> for ExitStatus {
+    fn from(error: &PassthroughError) -> Self {
+        match error {
+            PassthroughError::Host(error) => match error {
+                HostError::Path { .. } | HostError::NotPci(_) | HostError::Bridge { .. } => {
+                    ExitStatus::DeviceNotPci
+                }
+                HostError::NoIommu { .. } | HostError::NoIommuMode { .. } => {
+                    ExitStatus::DeviceNoIommu
+                }
+                HostError::NotBound { .. } => ExitStatus::DeviceNotBound,
+                HostError::NotViable { .. } => ExitStatus::DeviceGroup,
+            },
+            PassthroughError::NoInterruptRemapping { .. } => ExitStatus::DeviceNoIommu,
+            PassthroughError::NoReset { .. } => ExitStatus::DeviceNoReset,
+            PassthroughError::Twice(_)
+            | PassthroughError::SameName(_)
+            | PassthroughError::Busy { .. } => ExitStatus::DeviceInUse,
+            _ => ExitStatus::DeviceUnusable,
+        }
+    }
+}
+
+impl From<&DeviceError> for ExitStatus {
+    fn from(error: &DeviceError) -> Self {
+        match error {
+            DeviceError::Disk(error) => error.into(),
+            DeviceError::Tap {
+                error: TapError::NotPermitted { .. },
+            } => ExitStatus::NetDenied,
+            DeviceError::Tap { .. } | DeviceError::Net(_) => ExitStatus::NetUnusable,
+            DeviceError::Rng { .. } => ExitStatus::RngUnusable,
+            DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
+                ExitStatus::ConsoleUnusable
+            }
+        }
+    }
+}
+
 impl From<&MachineError> for ExitStatus {
     fn from(error: &MachineError) -> Self {
         match error {
@@ -153,7 +211,16 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
-            MachineError::Disk(error) => error.into(),
+            MachineError::Passthrough(error) => error.into(),
+            MachineError::Chipset(ChipsetError::Device {
+                source: AssignedError::View(ViewError::BarTooLarge { .. }),
+                ..
+            })
+            | MachineError::Chipset(ChipsetError::Assign(AssignError::NoRoom { .. })) => {
+                ExitStatus::DeviceTooLarge
+            }
+            MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
+            MachineError::Device(error) => error.into(),
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Threads(_)

@@ -39,5 +39,6 @@ pub mod exit_status;
 pub mod hello;
 pub mod interrupts;
 pub mod machine;
+pub mod passthrough;
 pub mod pci;
 pub mod wake;

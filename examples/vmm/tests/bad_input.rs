@@ -5,6 +5,8 @@
 mod bzimage;
 #[path = "support/elf.rs"]
 mod elf;
+#[path = "support/kvm.rs"]
+mod kvm;
 mod support;
 
 use std::fs::{self, File};
@@ -15,7 +17,8 @@ use std::process::Command;
 
 use bzimage::bzimage;
 use elf::{elf, kernel};
-use support::{Folder, has_kvm, run, vmm};
+use kvm::has_kvm;
+use support::{Folder, run, vmm};
 
 /// CLI; HLT; a jump back. No test here gets so far.
 const STOP: &[u8] = &[0xfa, 0xf4, 0xeb, 0xfd];

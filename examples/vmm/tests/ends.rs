@@ -4,14 +4,17 @@
 
 #[path = "support/elf.rs"]
 mod elf;
+#[path = "support/kvm.rs"]
+mod kvm;
 mod support;
 
 use elf::kernel;
+use kvm::has_kvm;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Folder, has_kvm, run, vmm};
+use support::{Folder, run, vmm};
 
 /// CLI; a jump to itself.
 const SPIN: &[u8] = &[0xfa, 0xeb, 0xfe];

@@ -4,9 +4,12 @@
 
 #[path = "support/elf.rs"]
 mod elf;
+#[path = "support/kvm.rs"]
+mod kvm;
 mod support;
 
 use elf::kernel;
+use kvm::has_kvm;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 use std::fs::File;
@@ -14,7 +17,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Folder, has_kvm, run, vmm};
+use support::{Folder, run, vmm};
 
 /// Prints '>', then echoes for ever: MOV DX, 0x3f8; MOV AL, '>'; OUT; then IN LSR; TEST 1; JZ;
 /// IN DATA; OUT; JMP.

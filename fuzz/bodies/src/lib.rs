@@ -9,6 +9,14 @@
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod shadow;
+pub mod virtio_device;
+pub mod virtio_queue;
+pub mod vmcs_bytes;
+pub mod vmcs_check;
+pub mod vmcs_exit;
+pub mod vtd_dmar;
+pub mod vtd_invalidation;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -18,6 +26,14 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            shadow
+            virtio_device
+            virtio_queue
+            vmcs_bytes
+            vmcs_check
+            vmcs_exit
+            vtd_dmar
+            vtd_invalidation
         }
     };
 }

@@ -6,11 +6,16 @@
 #![forbid(unsafe_code)]
 
 mod digest;
+mod entries;
+pub mod ept;
 mod order;
 pub mod paging;
 mod random;
+pub mod shadow;
+pub mod type1;
 pub mod vm_entry;
 
 pub use digest::Digest;
+pub use entries::{Entries, Slot};
 pub use order::Order;
 pub use random::Random;

@@ -26,7 +26,7 @@ impl GuestAttributes {
     pub const ALL: Self = Self(GRANTS | WRITABLE_ABOVE);
 
     /// What `entry` says, of whose other bits those in `kept` mean something.
-    #[inline]
+    #[inline(always)]
     pub(crate) const fn of(entry: u64, kept: u64, pat: u64) -> Self {
         // D, one place up five from R/W, tells a shadow stack only where R/W is clear.
         let kept = kept & !(entry << 5 & DIRTY);

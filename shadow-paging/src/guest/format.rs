@@ -140,7 +140,7 @@ impl GuestFormat {
     }
 
     /// What an entry of `row` has where.
-    #[inline]
+    #[inline(always)]
     const fn kind(&self, row: Row) -> &EntryKind {
         let [small, large, huge, table, high, pdpte] = &self.rows;
         match row {
@@ -154,7 +154,7 @@ impl GuestFormat {
     }
 
     /// Which kind of entry a present one of a table at `level` is.
-    #[inline]
+    #[inline(always)]
     fn row(&self, entry: u64, level: u8) -> Row {
         let page = level <= 1 || entry & PAGE_SIZE != 0 && self.shape.leaf_at(level);
         match (level, page) {
@@ -170,14 +170,16 @@ impl GuestFormat {
     /// The rule that a present PDPTE breaks.
     #[inline]
     pub(crate) fn pdpte_breaks(&self, entry: u64) -> Option<Reserved> {
-        self.breaks(entry, Row::Pdpte)
+        let kind = self.kind(Row::Pdpte);
+        (entry & kind.reserved != 0).then(|| self.broken(entry, Row::Pdpte))
     }
 
-    /// The rule that an entry of `row` breaks: that of the lowest bit that should be 0.
-    #[inline]
-    fn breaks(&self, entry: u64, row: Row) -> Option<Reserved> {
+    /// The rule that an entry of `row` with reserved bits breaks: that of the lowest of them.
+    #[cold]
+    #[inline(never)]
+    fn broken(&self, entry: u64, row: Row) -> Reserved {
         let bits = entry & self.kind(row).reserved;
-        (bits != 0).then(|| match (row, bits.trailing_zeros()) {
+        match (row, bits.trailing_zeros()) {
             (Row::Pdpte, 1..=8) => Reserved::Pdpte,
             (Row::Pdpte, _) => Reserved::Address,
             (Row::High, 7) => Reserved::PageSize,
@@ -188,7 +190,7 @@ impl GuestFormat {
             }
             (_, 63) => Reserved::ExecuteDisable,
             _ => Reserved::Address,
-        })
+        }
     }
 }
 
@@ -261,13 +263,13 @@ impl EntryKind {
     }
 
     /// The physical address of the page or table.
-    #[inline]
+    #[inline(always)]
     const fn target(&self, entry: u64) -> u64 {
         entry & self.address | (entry & self.high_address) << 19
     }
 
     /// What the entry says. Bit 63 of a 4-byte entry is 0.
-    #[inline]
+    #[inline(always)]
     const fn attributes(&self, entry: u64) -> GuestAttributes {
         GuestAttributes::of(entry | self.granted, self.kept, self.pat)
     }
@@ -282,16 +284,17 @@ impl Format for GuestFormat {
         &self.shape
     }
 
-    #[inline]
+    /// Inlined into each level of a walk, where most of it falls away.
+    #[inline(always)]
     fn decode(&self, entry: u64, level: u8) -> Entry<GuestAttributes, Reserved> {
         if entry & PRESENT == 0 {
             return Entry::Empty;
         }
         let row = self.row(entry, level);
-        if let Some(rule) = self.breaks(entry, row) {
-            return Entry::Malformed(rule);
-        }
         let kind = self.kind(row);
+        if entry & kind.reserved != 0 {
+            return Entry::Malformed(self.broken(entry, row));
+        }
         let (address, attributes) = (kind.target(entry), kind.attributes(entry));
         match row {
             Row::Small | Row::Large | Row::Huge => Entry::Leaf {

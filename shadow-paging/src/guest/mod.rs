@@ -28,7 +28,7 @@
 
 mod access;
 mod attributes;
-mod entry;
+pub(crate) mod entry;
 mod error_code;
 mod fault;
 mod format;
@@ -51,3 +51,4 @@ pub use registers::{Features, ModeError, Registers, cr0, cr4, efer};
 pub use reserved::Reserved;
 pub use rights::{AccessControl, KeyRights, Refusal};
 pub use translate::{GuestTranslation, probe, translate};
+pub(crate) use translate::{direct, resolve};

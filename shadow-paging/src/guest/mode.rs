@@ -154,6 +154,37 @@ impl PagingMode {
         self
     }
 
+    /// The root table that `cr3` names in this mode, if MOV to CR3 changes nothing else.
+    pub(crate) fn root_named(
+        &self,
+        cr3: u64,
+        features: &Features,
+    ) -> Option<Result<u64, ModeError>> {
+        match &self.tables {
+            Some((format, Begin::Table(_))) if format.layout() == Layout::ThirtyTwoBit => {
+                Some(Ok(cr3 & 0xffff_f000))
+            }
+            Some((_, Begin::Table(_))) => Some(long_root(cr3, features)),
+            _ => None,
+        }
+    }
+
+    /// The same mode with the root that [`root_named`](Self::root_named) found.
+    pub(crate) fn begin_at(&mut self, root: u64) {
+        if let Some((_, Begin::Table(table))) = &mut self.tables {
+            *table = root;
+        }
+    }
+
+    /// The same mode without its root: equal for all address spaces whose entries mean the same.
+    #[must_use]
+    pub(crate) fn rootless(mut self) -> Self {
+        if let Some((_, begin)) = &mut self.tables {
+            *begin = Begin::Table(0);
+        }
+        self
+    }
+
     /// Every entry that translates `linear`, and what they say, whoever may use it; `None` without
     /// paging.
     ///

@@ -5,6 +5,10 @@
 pub mod cr0 {
     /// Protection enable.
     pub const PE: u64 = 1 << 0;
+    /// Not write-through, which caching reads.
+    pub const NW: u64 = 1 << 29;
+    /// Cache disable.
+    pub const CD: u64 = 1 << 30;
     /// Write protect: supervisor writes honour R/W.
     pub const WP: u64 = 1 << 16;
     /// Paging.
@@ -19,6 +23,10 @@ pub mod cr4 {
     pub const PAE: u64 = 1 << 5;
     /// 57-bit linear addresses: 5-level paging.
     pub const LA57: u64 = 1 << 12;
+    /// Global pages.
+    pub const PGE: u64 = 1 << 7;
+    /// Process-context identifiers: CR3 bits 11 to 0 tag what the TLB holds.
+    pub const PCIDE: u64 = 1 << 17;
     /// Supervisor-mode execution prevention.
     pub const SMEP: u64 = 1 << 20;
     /// Supervisor-mode access prevention.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One access, from its linear address to a physical one or to the fault a processor would report.
 
-use hvkit_page_table::{Fault, Format, ReadEntry, Translation, UpdateEntry, walk};
+use hvkit_page_table::{
+    Fault, Format, ReadEntry, Root, Step, Translation, UpdateEntry, visit, walk,
+};
 
 use super::access::{Access, Kind};
 use super::attributes::GuestAttributes;
@@ -45,13 +47,47 @@ pub fn translate<M: UpdateEntry>(
     linear: u64,
     access: Access,
 ) -> Result<GuestTranslation, GuestFault<M::Error>> {
+    let (Some(format), Some(root)) = (mode.format(), mode.root()) else {
+        return direct(linear);
+    };
+    // In the common case no flag is left to be set: of the path nothing is kept but what tells so.
+    let (mut all, mut last) = (u64::MAX, u64::MAX);
+    let outcome = visit(format, memory, root, linear, |step| {
+        if step.at.is_some() {
+            all &= step.entry;
+            last = step.entry;
+        }
+    });
+    let allowed = answer(mode, format, outcome, linear, access)?;
+    let marks = format.marks();
+    let dirty = if access.kind.writes() { marks.dirty } else { 0 };
+    if marks.accessed & !all | dirty & !last == 0 {
+        return Ok(allowed);
+    }
+    resolve(mode, memory, root, linear, access, |allowed, _| allowed)
+}
+
+/// [`translate`] from another root, where there are tables; `found` makes the answer of the translation
+/// and the entries on the way, as they were read.
+pub(crate) fn resolve<M: UpdateEntry, R>(
+    mode: &PagingMode,
+    memory: &M,
+    root: Root<'_, GuestAttributes>,
+    linear: u64,
+    access: Access,
+    found: impl FnOnce(GuestTranslation, &[Step<GuestAttributes>]) -> R,
+) -> Result<R, GuestFault<M::Error>> {
+    let Some(format) = mode.format() else {
+        return Err(GuestFault::TooWide { linear });
+    };
     for _ in 0..ATTEMPTS {
-        let (Some(format), Some(walk)) = (mode.format(), mode.walk(memory, linear)) else {
-            return direct(linear);
-        };
+        let walk = walk(format, memory, root, linear);
         let allowed = match &walk.outcome {
-            Ok(found) => judge(mode, format, found, linear, access)?,
-            Err(_) => return answer(mode, format, walk.outcome, linear, access),
+            Ok(there) => judge(mode, format, there, linear, access)?,
+            Err(_) => {
+                let refused = answer(mode, format, walk.outcome, linear, access);
+                return refused.map(|there| found(there, &[]));
+            }
         };
         let page_use = if access.kind.writes() {
             Use::Write
@@ -60,7 +96,7 @@ pub fn translate<M: UpdateEntry>(
         };
         let width = format.shape().width();
         match mark(memory, walk.steps(), format.marks(), width, page_use) {
-            Ok(()) => return Ok(allowed),
+            Ok(()) => return Ok(found(allowed, walk.steps())),
             Err(Unmarked::Changed) => {}
             Err(Unmarked::Memory { level, at, error }) => {
                 return Err(GuestFault::Memory { level, at, error });
@@ -89,7 +125,7 @@ pub fn probe<M: ReadEntry>(
 }
 
 /// Real mode, and protected mode without paging.
-fn direct<E>(linear: u64) -> Result<GuestTranslation, GuestFault<E>> {
+pub(crate) fn direct<E>(linear: u64) -> Result<GuestTranslation, GuestFault<E>> {
     if linear >= DIRECT {
         return Err(GuestFault::TooWide { linear });
     }
@@ -101,7 +137,7 @@ fn direct<E>(linear: u64) -> Result<GuestTranslation, GuestFault<E>> {
 }
 
 /// The verdict on `access` after a walk with `outcome`.
-#[inline]
+#[inline(always)]
 fn answer<E>(
     mode: &PagingMode,
     format: &GuestFormat,
@@ -116,7 +152,7 @@ fn answer<E>(
 }
 
 /// The verdict on `access` where the tables translate `linear`.
-#[inline]
+#[inline(always)]
 fn judge<E>(
     mode: &PagingMode,
     format: &GuestFormat,
@@ -141,6 +177,7 @@ fn judge<E>(
 }
 
 /// What the guest is told of a walk that ended early.
+#[cold]
 fn ended<E>(
     mode: &PagingMode,
     layout: Layout,

@@ -10,6 +10,7 @@ use super::request::{MAX_HOLE_SECTORS, MAX_HOLES};
 use super::{Access, OpenError, SECTOR, SERIAL};
 use crate::bytes::read_at;
 use crate::features::Features;
+use crate::limit::Limits;
 use crate::queue::MAX_SIZE;
 
 /// Feature bits of a block device.
@@ -47,6 +48,7 @@ pub struct Options {
     serial: Vec<u8>,
     queues: u16,
     queue_size: u16,
+    limits: Limits,
 }
 
 impl Options {
@@ -58,6 +60,7 @@ impl Options {
             serial: Vec::new(),
             queues: 1,
             queue_size: QUEUE_SIZE,
+            limits: Limits::default(),
         }
     }
 
@@ -87,6 +90,21 @@ impl Options {
     pub fn with_queue_size(mut self, size: u16) -> Self {
         self.queue_size = size;
         self
+    }
+
+    /// Limits what each queue may do.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    pub(super) fn queue_count(&self) -> usize {
+        self.queues.into()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -127,11 +145,7 @@ impl Options {
     }
 
     pub(super) fn features(&self) -> Features {
-        let mut features = Features::INDIRECT_DESC
-            | Features::EVENT_IDX
-            | feature::SEG_MAX
-            | feature::BLK_SIZE
-            | feature::TOPOLOGY;
+        let mut features = feature::SEG_MAX | feature::BLK_SIZE | feature::TOPOLOGY;
         features |= match self.access {
             Access::ReadOnly => feature::RO,
             Access::ReadWrite => feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES,

@@ -10,7 +10,7 @@ use vm_memory::GuestMemory;
 
 use super::SECTOR;
 use super::transfer::{self, Direction, Hole, TransferError, transfer};
-use crate::queue::Buffers;
+use crate::queue::{Buffers, Reach};
 
 /// What may be done to an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -180,10 +180,10 @@ impl Image {
         &self,
         offset: u64,
         direction: Direction,
-        memory: &M,
+        reach: &Reach<'_, M>,
         data: Buffers<'_>,
     ) -> Result<(), TransferError> {
-        transfer(&self.file, offset, direction, memory, data)
+        transfer(&self.file, offset, direction, reach, data)
     }
 
     /// Puts what was written on stable storage.

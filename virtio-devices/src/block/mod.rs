@@ -24,8 +24,11 @@ pub use image::{Access, OpenError};
 use self::image::Image;
 use self::request::Caching;
 use self::server::Server;
-use crate::device::{ActivateError, Activation, Device};
+use crate::counters::Counters;
+use crate::device::{ActivateError, Activation, ActiveQueue, Device};
 use crate::features::{DeviceType, Features};
+use crate::limit::Limiter;
+use crate::serve::QueueServer;
 use crate::worker::Worker;
 
 /// Bytes of a sector, the unit of every address and capacity.
@@ -38,6 +41,7 @@ const SERIAL: usize = 20;
 pub struct Block {
     image: Arc<Image>,
     options: Options,
+    counters: Vec<Counters>,
 }
 
 impl Block {
@@ -47,8 +51,14 @@ impl Block {
         let image = Image::open(options.path(), options.access())?;
         Ok(Self {
             image: Arc::new(image),
+            counters: vec![Counters::default(); options.queue_count()],
             options,
         })
+    }
+
+    /// The numbers of each queue.
+    pub fn counters(&self) -> &[Counters] {
+        &self.counters
     }
 }
 
@@ -92,17 +102,20 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
             interrupts,
             ..
         } = activation;
-        let server = |active| -> Box<dyn Worker> {
-            Box::new(Server::new(
-                Arc::clone(&self.image),
-                self.options.serial(),
+        let server = |active: ActiveQueue| -> Result<Box<dyn Worker>, ActivateError> {
+            let handler = Server {
+                index: active.index,
+                image: Arc::clone(&self.image),
+                serial: self.options.serial(),
                 caching,
-                memory.clone(),
-                active,
-                Arc::clone(&interrupts),
-            ))
+            };
+            let counters = self.counters.get(usize::from(active.index));
+            let server = QueueServer::new(memory.clone(), active, interrupts.clone(), handler)
+                .with_limiter(Limiter::new(self.options.limits())?)
+                .with_counters(counters.cloned().unwrap_or_default());
+            Ok(Box::new(server))
         };
-        Ok(queues.into_iter().map(server).collect())
+        queues.into_iter().map(server).collect()
     }
 
     fn reset(&mut self) {}

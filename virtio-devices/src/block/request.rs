@@ -8,12 +8,15 @@
 //!
 //! "Device Operation" (5.2.6).
 
+use std::io;
+
 use vm_memory::GuestMemory;
 
 use super::image::Image;
-use super::transfer::{Direction, Hole};
+use super::transfer::{Direction, Hole, TransferError};
 use super::{Access, SECTOR, SERIAL};
-use crate::queue::{Buffers, Chain};
+use crate::queue::{Buffers, Chain, Reach};
+use crate::serve::{Answer, Served};
 
 /// The largest amount of data in one request. More is refused: moving it would keep the worker from
 /// answering. No known driver asks for more.
@@ -67,131 +70,150 @@ pub(super) struct Disk<'a> {
     pub(super) caching: Caching,
 }
 
-/// A chain in which there is no room for a status byte.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unanswerable;
+/// A request that is answered with an error.
+#[derive(Debug)]
+enum Refused {
+    /// By its own fault.
+    Status(Status),
+    /// By the host's.
+    Host(io::Error),
+}
 
-/// What a request came to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Served {
-    /// Bytes written from the start of the chain's writable part without a gap, for the used ring.
-    pub(super) written: u32,
-    /// Bytes of data that the request moved, or tried to.
-    pub(super) moved: u64,
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl From<TransferError> for Refused {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::Memory(_) => Self::Status(Status::IoErr),
+            TransferError::Image(error) => Self::Host(error),
+        }
+    }
 }
 
 impl Disk<'_> {
     /// Does what a chain asks, and writes its status byte.
     pub(super) fn serve<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         chain: &Chain,
-    ) -> Result<Served, Unanswerable> {
+    ) -> Answer {
         let writable = chain.writable();
-        let room = writable.len().checked_sub(1).ok_or(Unanswerable)?;
+        let Some(room) = writable.len().checked_sub(1) else {
+            return Answer::Unanswerable;
+        };
         let (data, status) = writable.split_at(room);
         let moved = room.max(chain.readable().len().saturating_sub(HEADER));
-        let (answer, filled) = match self.answer(memory, chain.readable(), data) {
-            Ok(filled) => (Status::Ok, filled),
-            Err(status) => (status, 0),
+        let (answer, filled, trouble) = match self.answer(reach, chain.readable(), data) {
+            Ok(filled) => (Status::Ok, filled, None),
+            Err(Refused::Status(status)) => (status, 0, None),
+            Err(Refused::Host(error)) => (Status::IoErr, 0, Some(error)),
         };
         // If the driver gave an address at which there is no memory, nothing can be said.
-        let said = status.write(memory, &[answer as u8]).is_ok();
+        let said = status.write(reach, &[answer as u8]).is_ok();
         // "len" counts from the start: the status byte adds to it only behind a full data part (2.7.8.2).
         let written = if filled == room && said {
             filled + 1
         } else {
             filled
         };
-        Ok(Served {
+        Answer::Done(Served {
             written: u32::try_from(written).unwrap_or(u32::MAX),
             moved,
+            trouble,
         })
     }
 
     /// Returns how many bytes of `to_guest` were filled.
     fn answer<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         from_guest: Buffers<'_>,
         to_guest: Buffers<'_>,
-    ) -> Result<u64, Status> {
+    ) -> Result<u64, Refused> {
         let (header, data) = from_guest.split_at(HEADER);
         let mut raw = [0; HEADER as usize];
-        if header.read(memory, &mut raw).ok() != Some(raw.len()) {
-            return Err(Status::IoErr);
+        if header.read(reach, &mut raw).ok() != Some(raw.len()) {
+            return Err(Status::IoErr.into());
         }
         let raw = u128::from_le_bytes(raw);
         // Truncations on purpose: one field each.
         let (kind, sector) = (Type(raw as u32), (raw >> 64) as u64);
         match kind {
             Type::IN => {
-                self.transfer(memory, sector, Direction::Read, to_guest)?;
+                self.transfer(reach, sector, Direction::Read, to_guest)?;
                 Ok(to_guest.len())
             }
             Type::OUT => {
                 self.writable()?;
-                self.transfer(memory, sector, Direction::Write, data)?;
+                self.transfer(reach, sector, Direction::Write, data)?;
                 self.settle()?;
                 Ok(0)
             }
             Type::FLUSH => {
-                self.image.flush().map_err(|_| Status::IoErr)?;
+                self.image.flush()?;
                 Ok(0)
             }
             Type::GET_ID => {
                 let filled = to_guest
-                    .write(memory, self.serial)
+                    .write(reach, self.serial)
                     .map_err(|_| Status::IoErr)?;
                 Ok(filled as u64)
             }
             Type::DISCARD | Type::WRITE_ZEROES => {
                 self.writable()?;
-                self.holes(memory, kind, data)?;
+                self.holes(reach, kind, data)?;
                 self.settle()?;
                 Ok(0)
             }
-            _ => Err(Status::Unsupported),
+            _ => Err(Status::Unsupported.into()),
         }
     }
 
-    fn writable(&self) -> Result<(), Status> {
+    fn writable(&self) -> Result<(), Refused> {
         match self.image.access() {
             Access::ReadWrite => Ok(()),
-            Access::ReadOnly => Err(Status::IoErr),
+            Access::ReadOnly => Err(Status::IoErr.into()),
         }
     }
 
     /// Keeps the promise made to a driver that cannot ask for a flush.
-    fn settle(&self) -> Result<(), Status> {
+    fn settle(&self) -> Result<(), Refused> {
         match self.caching {
             Caching::WriteBack => Ok(()),
-            Caching::WriteThrough => self.image.flush().map_err(|_| Status::IoErr),
+            Caching::WriteThrough => Ok(self.image.flush()?),
         }
     }
 
     fn transfer<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         sector: u64,
         direction: Direction,
         data: Buffers<'_>,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Refused> {
         let length = data.len();
         if length > MAX_DATA || !length.is_multiple_of(SECTOR) {
-            return Err(Status::IoErr);
+            return Err(Status::IoErr.into());
         }
         let offset = self.range(sector, length / SECTOR)?;
-        self.image
-            .transfer(offset, direction, memory, data)
-            .map_err(|_| Status::IoErr)
+        Ok(self.image.transfer(offset, direction, reach, data)?)
     }
 
     /// The offset in bytes of `sector`, if `count` sectors from there are on the disk.
-    fn range(&self, sector: u64, count: u64) -> Result<u64, Status> {
+    fn range(&self, sector: u64, count: u64) -> Result<u64, Refused> {
         let end = sector.checked_add(count).ok_or(Status::IoErr)?;
         if end > self.image.sectors() {
-            return Err(Status::IoErr);
+            return Err(Status::IoErr.into());
         }
         // The image's length fits 64 bits.
         Ok(sector * SECTOR)
@@ -200,17 +222,17 @@ impl Disk<'_> {
     /// "struct virtio_blk_discard_write_zeroes", one after another. All are checked before the first is done.
     fn holes<M: GuestMemory + ?Sized>(
         &self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         kind: Type,
         data: Buffers<'_>,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Refused> {
         let mut raw = [0; HOLE * MAX_HOLES as usize];
         let length = usize::try_from(data.len()).unwrap_or(usize::MAX);
         let raw = raw.get_mut(..length).ok_or(Status::IoErr)?;
         if raw.is_empty() || !raw.len().is_multiple_of(HOLE) {
-            return Err(Status::IoErr);
+            return Err(Status::IoErr.into());
         }
-        data.read(memory, raw).map_err(|_| Status::IoErr)?;
+        data.read(reach, raw).map_err(|_| Status::IoErr)?;
         for check_only in [true, false] {
             for segment in raw.chunks_exact(HOLE) {
                 let mut word = [0; HOLE];
@@ -221,17 +243,15 @@ impl Disk<'_> {
                 let hole = match (kind, flags) {
                     (Type::DISCARD, 0) | (Type::WRITE_ZEROES, 1) => Hole::Punch,
                     (Type::WRITE_ZEROES, 0) => Hole::Zero,
-                    _ => return Err(Status::Unsupported),
+                    _ => return Err(Status::Unsupported.into()),
                 };
                 if count > MAX_HOLE_SECTORS {
-                    return Err(Status::IoErr);
+                    return Err(Status::IoErr.into());
                 }
                 let offset = self.range(sector, count.into())?;
                 if !check_only && count > 0 {
                     let length = u64::from(count) * SECTOR;
-                    self.image
-                        .hole(offset, length, hole)
-                        .map_err(|_| Status::IoErr)?;
+                    self.image.hole(offset, length, hole)?;
                 }
             }
         }

@@ -10,9 +10,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use vm_memory::bitmap::BitmapSlice;
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
+use vm_memory::{GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 
-use crate::queue::Buffers;
+use crate::queue::{Buffers, Reach};
+use crate::vectored::with_pieces;
 
 /// Pieces for one system call; the host takes no more than 1024.
 const PIECES: usize = 64;
@@ -40,7 +41,7 @@ pub(super) fn transfer<M: GuestMemory + ?Sized>(
     file: &File,
     mut offset: u64,
     direction: Direction,
-    memory: &M,
+    reach: &Reach<'_, M>,
     buffers: Buffers<'_>,
 ) -> Result<(), TransferError> {
     let access = match direction {
@@ -49,13 +50,13 @@ pub(super) fn transfer<M: GuestMemory + ?Sized>(
     };
     let mut slices = Vec::with_capacity(PIECES);
     for piece in buffers.pieces() {
-        let address = GuestAddress(piece.address);
-        for slice in memory.get_slices(address, piece.length as usize, access)? {
-            slices.push(slice?);
+        reach.for_each(piece, access, |slice| {
+            slices.push(slice);
             if slices.len() == PIECES {
                 offset += move_all(file, offset, direction, &mut slices)?;
             }
-        }
+            Ok::<_, TransferError>(())
+        })?;
     }
     move_all(file, offset, direction, &mut slices)?;
     Ok(())
@@ -111,29 +112,23 @@ fn move_some<B: BitmapSlice>(
     slices: &[VolatileSlice<'_, B>],
 ) -> io::Result<usize> {
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
-    let pieces: Vec<_> = guards
-        .iter()
-        .map(|guard| libc::iovec {
-            iov_base: guard.as_ptr().cast(),
-            iov_len: guard.len(),
+    let moved = with_pieces(slices, |pieces| {
+        let count = libc::c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok::<_, io::Error>(match direction {
+            // SAFETY: 1. `pieces` are `count` valid iovecs: `with_pieces` keeps the memory mapped and writable
+            // while this runs. 2. No reference to that memory exists anywhere: guest memory is only ever accessed
+            // through raw pointers, so the kernel's writes alias nothing. 3. The descriptor is open for as
+            // long as `file` is borrowed.
+            Direction::Read => unsafe {
+                libc::preadv(file.as_raw_fd(), pieces.as_ptr(), count, offset)
+            },
+            // SAFETY: as above; the kernel only reads the memory. That the guest may change it meanwhile is
+            // the guest's affair.
+            Direction::Write => unsafe {
+                libc::pwritev(file.as_raw_fd(), pieces.as_ptr(), count, offset)
+            },
         })
-        .collect();
-    let count = libc::c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let moved = match direction {
-        // SAFETY: 1. `pieces` are `count` valid iovecs: each is the memory of a `VolatileSlice`, which stays
-        // mapped and writable while the slice and its guard live, and both live beyond the call. 2. No
-        // reference to that memory exists anywhere: guest memory is only ever accessed through raw pointers,
-        // so the kernel's writes alias nothing. 3. The descriptor is open for as long as `file` is borrowed.
-        Direction::Read => unsafe {
-            libc::preadv(file.as_raw_fd(), pieces.as_ptr(), count, offset)
-        },
-        // SAFETY: as above; the kernel only reads the memory. That the guest may change it meanwhile is the
-        // guest's affair.
-        Direction::Write => unsafe {
-            libc::pwritev(file.as_raw_fd(), pieces.as_ptr(), count, offset)
-        },
-    };
+    })?;
     usize::try_from(moved).map_err(|_| io::Error::last_os_error())
 }
 

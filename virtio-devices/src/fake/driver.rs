@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::Ring;
+use super::{PackedRing, Ring};
 use crate::pci::PciFunction;
+
+/// VIRTIO_F_RING_PACKED.
+pub(super) const RING_PACKED: u64 = 1 << 34;
 
 /// Something that can be driven as a PCI function: a function itself, or one on a bus.
 pub trait TestFunction {
@@ -190,9 +193,15 @@ impl<F: TestFunction> Driver<F> {
         }
     }
 
-    /// Resets the device, then goes as far as FEATURES_OK with those of `features` that are offered.
-    /// Panics if the device refuses. Gives changes of configuration MSI-X vector 0. Returns the features.
+    /// Resets the device, then goes as far as FEATURES_OK with those of `features` that are offered, but
+    /// without packed queues. Panics if the device refuses. Gives changes of configuration MSI-X vector 0. Returns
+    /// the features.
     pub fn negotiate(&mut self, features: u64) -> u64 {
+        self.negotiate_packed(features & !RING_PACKED)
+    }
+
+    /// As [`negotiate`](Self::negotiate), with packed queues if `features` have them.
+    pub fn negotiate_packed(&mut self, features: u64) -> u64 {
         assert_eq!(self.set_status(0), 0, "reset");
         self.set_status(1);
         self.set_status(3);
@@ -212,17 +221,37 @@ impl<F: TestFunction> Driver<F> {
         base: u64,
         size: u16,
     ) -> Ring {
+        let max = self.queue_max(queue);
+        let ring = Ring::new(Arc::clone(memory), base, size.min(max));
+        self.place(queue, ring.size, [ring.table, ring.available, ring.used]);
+        ring
+    }
+
+    /// As [`queue`](Self::queue), for a packed queue.
+    pub fn queue_packed(
+        &mut self,
+        queue: u16,
+        memory: &Arc<GuestMemoryMmap>,
+        base: u64,
+        size: u16,
+    ) -> PackedRing {
+        let max = self.queue_max(queue);
+        let ring = PackedRing::new(Arc::clone(memory), base, size.min(max));
+        self.place(queue, ring.size, [ring.ring, ring.driver, ring.device]);
+        ring
+    }
+
+    fn queue_max(&mut self, queue: u16) -> u16 {
         self.put(self.common, 0x16, 2, queue.into());
         let max = self.get(self.common, 0x18, 2) as u16;
         assert_ne!(max, 0, "queue {queue} does not exist");
-        let ring = Ring::new(Arc::clone(memory), base, size.min(max));
-        self.put(self.common, 0x18, 2, ring.size.into());
+        max
+    }
+
+    fn place(&mut self, queue: u16, size: u16, areas: [u64; 3]) {
+        self.put(self.common, 0x18, 2, size.into());
         self.put(self.common, 0x1a, 2, u64::from(queue) + 1);
-        for (offset, address) in [
-            (0x20, ring.table),
-            (0x28, ring.available),
-            (0x30, ring.used),
-        ] {
+        for (offset, address) in [0x20, 0x28, 0x30].into_iter().zip(areas) {
             self.put(self.common, offset, 4, address & 0xffff_ffff);
             self.put(self.common, offset + 4, 4, address >> 32);
         }
@@ -232,7 +261,6 @@ impl<F: TestFunction> Driver<F> {
             1,
             "queue {queue} was not enabled"
         );
-        ring
     }
 
     /// Enables MSI-X and unmasks every vector, with the address 0xfee00000 and the vector's number as data.

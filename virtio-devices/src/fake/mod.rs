@@ -8,9 +8,13 @@
 mod by_hand;
 mod driver;
 mod interrupts;
+mod mmio;
+mod packed;
 mod ring;
 
 pub use by_hand::ByHand;
 pub use driver::{Driver, Region, TestFunction};
 pub use interrupts::{Event, Line, Refuse, Vectors};
+pub use mmio::MmioDriver;
+pub use packed::PackedRing;
 pub use ring::{Buffer, Ring, Used};

@@ -166,13 +166,27 @@ impl ConfigSpace {
         body: &[u8],
         writable: &[u8],
     ) -> Result<u16, CapabilityError> {
-        let (offset, length) = (self.free, body.len() + 2);
-        let end = offset + length;
+        self.add_capability_at(self.free, id, body, writable)
+    }
+
+    /// As [`add_capability`](Self::add_capability), at an offset of the caller's choice, for drivers that
+    /// know where a device has it: behind all capabilities added before, and a multiple of four.
+    pub fn add_capability_at(
+        &mut self,
+        offset: usize,
+        id: u8,
+        body: &[u8],
+        writable: &[u8],
+    ) -> Result<u16, CapabilityError> {
+        let length = body.len() + 2;
         let refused = CapabilityError { offset, length };
-        if end > 256 || writable.len() > body.len() {
+        let end = offset.checked_add(length).filter(|&end| end <= 256);
+        let (Some(end), Ok(link)) = (end, u8::try_from(offset)) else {
+            return Err(refused);
+        };
+        if offset < self.free || !offset.is_multiple_of(4) || writable.len() > body.len() {
             return Err(refused);
         }
-        let link = u8::try_from(offset).map_err(|_| refused)?;
         self.bytes[self.last_capability] = link;
         self.last_capability = offset + 1;
         self.put(offset, &[id, 0]);

@@ -6,14 +6,16 @@
 //!   config_read / config_write ---> configuration space
 //!   windows  <--------------------- BARs that decode now
 //!   bar_read / bar_write ---------> registers
+//!   window_added / _removed ------> what it maps itself
 //!   doorbells <-------------------- eventfds for hot writes      MsiVectors <--- MSI-X table
 //! ```
 //!
-//! A function knows offsets, not where a window is mapped; the VMM asks again after each
-//! configuration write.
+//! The VMM asks for the windows again after each configuration write, and decides which of them the
+//! guest reaches. Registers are offsets into them.
 
 pub mod bar;
 pub mod config;
+pub mod msi;
 pub mod msix;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -63,6 +65,14 @@ pub trait PciFunction: Send {
     fn doorbells(&self) -> Vec<Doorbell<'_>> {
         Vec::new()
     }
+
+    /// The VMM has put `window` where the guest reaches it. A function whose registers are memory of the
+    /// host may map them there; whatever it does not map still comes by
+    /// [`bar_read`](Self::bar_read) and [`bar_write`](Self::bar_write).
+    fn window_added(&mut self, _window: Window) {}
+
+    /// The VMM is about to take `window` away: nothing of it may be mapped when this returns.
+    fn window_removed(&mut self, _window: Window) {}
 }
 
 /// An interrupt message: what is written, and where.
@@ -89,7 +99,7 @@ pub struct MsiError {
     pub source: std::io::Error,
 }
 
-/// Where a function's MSI-X vectors lead: KVM's irqfd and GSI routes, a user-space APIC, a test.
+/// Where a function's MSI or MSI-X vectors lead: KVM's irqfd and GSI routes, a user-space APIC, a test.
 ///
 /// The function keeps table, masks and pending bits; this side only routes and delivers.
 pub trait MsiVectors: Send + Sync {

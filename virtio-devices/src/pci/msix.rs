@@ -24,7 +24,7 @@ pub const MAX_VECTORS: u16 = 2048;
 pub const ENTRY: u64 = 16;
 
 /// Message Control: the function's vectors are all masked.
-const FUNCTION_MASK: u16 = 1 << 14;
+pub(crate) const FUNCTION_MASK: u16 = 1 << 14;
 /// Message Control: MSI-X is in use, and the interrupt pin is not.
 const ENABLE: u16 = 1 << 15;
 
@@ -139,6 +139,15 @@ impl Msix {
                 self.vectors[index].pending = false;
             }
             self.settle(index, Change::Control);
+        }
+    }
+
+    /// The function was reset: MSI-X is disabled, every vector masked and without a message.
+    pub fn reset(&mut self) {
+        self.set_control(0);
+        for vector in &mut self.vectors {
+            vector.message = MsiMessage::default();
+            vector.masked = true;
         }
     }
 

@@ -3,9 +3,9 @@
 //!
 //! A device must not care how a driver splits a request into buffers ("Message Framing", 2.7.4).
 
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
+use vm_memory::{GuestMemory, GuestMemoryError};
 
-use super::Segment;
+use super::{Reach, Segment};
 
 /// Consecutive bytes in guest memory, in pieces.
 #[derive(Clone, Copy, Debug)]
@@ -17,11 +17,13 @@ pub struct Buffers<'c> {
 }
 
 impl<'c> Buffers<'c> {
-    pub(super) fn new(segments: &'c [Segment]) -> Self {
+    /// All of `segments`, which have `length` bytes together.
+    #[inline(always)]
+    pub(super) fn new(segments: &'c [Segment], length: u64) -> Self {
         Self {
             segments,
             skip: 0,
-            length: segments.iter().map(|s| u64::from(s.length)).sum(),
+            length,
         }
     }
 
@@ -59,13 +61,15 @@ impl<'c> Buffers<'c> {
     }
 
     /// The pieces, in order, none of them empty.
+    #[inline(always)]
     pub fn pieces(self) -> impl Iterator<Item = Segment> + 'c {
-        let (mut skip, mut left) = (self.skip, self.length);
+        let (mut skip, mut left) = (u64::from(self.skip), self.length);
         self.segments.iter().filter_map(move |segment| {
-            let here = segment.length - std::mem::take(&mut skip);
-            let length = u32::try_from(left).unwrap_or(u32::MAX).min(here);
-            let address = segment.address + u64::from(segment.length - here);
-            left -= u64::from(length);
+            // No overflow: what is skipped is inside the first segment, which does not wrap.
+            let address = segment.address.wrapping_add(skip);
+            let length = left.min(u64::from(segment.length).wrapping_sub(skip));
+            (skip, left) = (0, left.wrapping_sub(length));
+            let length = length as u32;
             (length > 0).then_some(Segment { address, length })
         })
     }
@@ -73,7 +77,7 @@ impl<'c> Buffers<'c> {
     /// Copies bytes out of guest memory until `data` is full or there are no more; returns how many.
     pub fn read<M: GuestMemory + ?Sized>(
         self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         data: &mut [u8],
     ) -> Result<usize, GuestMemoryError> {
         let mut done = 0;
@@ -83,7 +87,7 @@ impl<'c> Buffers<'c> {
             if length == 0 {
                 break;
             }
-            memory.read_slice(&mut rest[..length], GuestAddress(piece.address))?;
+            reach.read(&mut rest[..length], piece.address)?;
             done += length;
         }
         Ok(done)
@@ -92,7 +96,7 @@ impl<'c> Buffers<'c> {
     /// Copies `data` into guest memory until it is all there or there is no more room; returns how much.
     pub fn write<M: GuestMemory + ?Sized>(
         self,
-        memory: &M,
+        reach: &Reach<'_, M>,
         data: &[u8],
     ) -> Result<usize, GuestMemoryError> {
         let mut done = 0;
@@ -102,7 +106,7 @@ impl<'c> Buffers<'c> {
             if length == 0 {
                 break;
             }
-            memory.write_slice(&rest[..length], GuestAddress(piece.address))?;
+            reach.write(&rest[..length], piece.address)?;
             done += length;
         }
         Ok(done)
@@ -138,7 +142,7 @@ mod tests {
                 .iter()
                 .flat_map(|s| (0..u64::from(s.length)).map(move |i| s.address + i))
                 .collect();
-            let whole = Buffers::new(&segments);
+            let whole = Buffers::new(&segments, all.len() as u64);
             prop_assert_eq!(bytes(whole), all.clone());
             let (a, rest) = whole.split_at(first);
             let (b, c) = rest.split_at(second);

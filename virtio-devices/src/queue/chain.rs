@@ -1,26 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Descriptor chains: from a head index to a list of buffers.
+//! Descriptor chains: what of a driver's descriptors becomes a list of buffers, in either layout.
 //!
-//! ```text
-//!   table   [ addr len flags next ]  16 bytes a descriptor
-//!              |         |
-//!              |         '- NEXT: go on at `next`     WRITE: for the device to write
-//!              '- INDIRECT: the chain goes on, and ends, in a table of its own at `addr`
-//! ```
-//!
-//! "The Virtqueue Descriptor Table" (2.7.5).
+//! "The Virtqueue Descriptor Table" (2.7.5), "Descriptor Ring" of packed virtqueues (2.8.13).
 
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::Buffers;
-use super::view::{Fault, View};
+use super::reach::Reach;
+use super::words::{Fault, Place, Words};
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+/// VIRTQ_DESC_F_NEXT.
+pub(super) const NEXT: u16 = 1;
+/// VIRTQ_DESC_F_WRITE.
+pub(super) const WRITE: u16 = 2;
+/// VIRTQ_DESC_F_INDIRECT.
+pub(super) const INDIRECT: u16 = 4;
 
 /// Bytes of a descriptor.
-pub(super) const DESCRIPTOR: u32 = 16;
+pub(super) const DESCRIPTOR: u64 = 16;
 
 /// Why a chain was refused.
 #[non_exhaustive]
@@ -86,10 +83,10 @@ pub enum ChainError {
         length: u32,
     },
     /// A table is not in memory that the device may read.
-    #[error("descriptor at {address:#x} cannot be read")]
+    #[error("descriptor {index} cannot be read")]
     Unreadable {
-        /// Where.
-        address: u64,
+        /// Index in its table.
+        index: u16,
         /// Why.
         #[source]
         source: GuestMemoryError,
@@ -105,18 +102,16 @@ pub struct Segment {
     pub length: u32,
 }
 
-/// Which way a buffer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    Readable,
-    Writable,
-}
-
 /// The buffers of one chain. Reused from chain to chain, so that popping allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
-    segments: Vec<Segment>,
+    /// Room for the longest chain so far; those of this one come first.
+    room: Vec<Segment>,
+    count: usize,
+    /// How many of the segments, and of their bytes, are for the device to read.
     readable: usize,
+    readable_bytes: u64,
+    bytes: u64,
 }
 
 impl Chain {
@@ -126,190 +121,187 @@ impl Chain {
     }
 
     /// What the device is to read.
+    #[inline(always)]
     pub fn readable(&self) -> Buffers<'_> {
-        Buffers::new(&self.segments[..self.readable])
+        Buffers::new(self.readable_segments(), self.readable_bytes)
     }
 
     /// What the device is to write.
+    #[inline(always)]
     pub fn writable(&self) -> Buffers<'_> {
-        Buffers::new(&self.segments[self.readable..])
+        // The sum has the parts.
+        let bytes = self.bytes.wrapping_sub(self.readable_bytes);
+        Buffers::new(self.writable_segments(), bytes)
     }
 
-    /// Takes in all of a chain, or fails.
-    pub(super) fn fill<M: GuestMemory + ?Sized>(
-        &mut self,
-        descriptors: Descriptors<'_, '_, M>,
-    ) -> Result<(), ChainError> {
-        self.segments.clear();
-        self.readable = 0;
-        for item in descriptors {
-            let (segment, direction) = item?;
-            self.segments.push(segment);
-            if direction == Direction::Readable {
-                self.readable = self.segments.len();
-            }
-        }
-        Ok(())
+    /// What the device is to read, buffer by buffer as the driver cut it. Some may be empty.
+    #[inline(always)]
+    pub fn readable_segments(&self) -> &[Segment] {
+        &self.room[..self.readable]
     }
-}
 
-/// Where in a chain indirect descriptors stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Indirect {
-    Refused,
-    Allowed,
-    Inside,
-}
+    /// What the device is to write, buffer by buffer as the driver cut it. Some may be empty.
+    #[inline(always)]
+    pub fn writable_segments(&self) -> &[Segment] {
+        &self.room[self.readable..self.count]
+    }
 
-/// The descriptors of a chain. Ends: after the last one, or after an error, which is then the last item.
-/// Never yields more than the queue has descriptors.
-pub(super) struct Descriptors<'t, 'm, M: GuestMemory + ?Sized> {
-    memory: &'m M,
-    table: &'t View<'m, M>,
-    /// The indirect table that the chain goes on in.
-    inner: Option<View<'m, M>>,
-    /// Descriptors in the current table.
-    entries: u32,
-    next: Option<u16>,
-    size: u16,
-    left: u16,
-    bytes: u64,
-    direction: Direction,
-    indirect: Indirect,
-}
-
-impl<'t, 'm, M: GuestMemory + ?Sized> Descriptors<'t, 'm, M> {
-    /// The chain that starts at `head` of `table`, in a queue of `size`.
-    pub(super) fn new(
-        memory: &'m M,
-        table: &'t View<'m, M>,
-        size: u16,
-        head: u16,
-        indirect: bool,
-    ) -> Self {
-        Self {
-            memory,
-            table,
-            inner: None,
-            entries: u32::from(size),
-            next: Some(head),
-            size,
-            left: size,
+    /// Begins anew, with at most `size` buffers. Until [`finish`](Filling::finish) the chain is the old one.
+    #[inline(always)]
+    pub(super) fn refill(&mut self, size: u16) -> Filling<'_> {
+        Filling {
+            chain: self,
+            size: size.into(),
+            count: 0,
+            readable: 0,
+            readable_bytes: 0,
             bytes: 0,
-            direction: Direction::Readable,
-            indirect: if indirect {
-                Indirect::Allowed
-            } else {
-                Indirect::Refused
-            },
         }
     }
+}
 
-    fn step(&mut self, index: u16) -> Result<(Segment, Direction), ChainError> {
-        let mut index = index;
-        let mut descriptor = self.load(index)?;
-        if descriptor.flags & INDIRECT != 0 {
-            self.enter(index, &descriptor)?;
-            index = 0;
-            descriptor = self.load(index)?;
-            if descriptor.flags & INDIRECT != 0 {
-                return Err(ChainError::IndirectNested { index });
-            }
-        }
-        self.left = self
-            .left
-            .checked_sub(1)
-            .ok_or(ChainError::TooLong { size: self.size })?;
-        let Descriptor {
-            address,
-            length,
-            flags,
-            next,
-        } = descriptor;
-        let direction = if flags & WRITE != 0 {
-            Direction::Writable
-        } else {
-            Direction::Readable
-        };
-        if (self.direction, direction) == (Direction::Writable, Direction::Readable) {
-            return Err(ChainError::ReadableAfterWritable { index });
-        }
-        self.direction = direction;
-        if address.checked_add(u64::from(length)).is_none() {
-            return Err(ChainError::Wraps { address, length });
-        }
-        // At most 32768 times 2^32: no overflow.
-        self.bytes += u64::from(length);
-        if self.bytes > 1 << 32 {
-            return Err(ChainError::TooBig { bytes: self.bytes });
-        }
-        self.next = (flags & NEXT != 0).then_some(next);
-        Ok((Segment { address, length }, direction))
-    }
+/// A chain that is being filled. Its numbers are apart, so that they stay in registers.
+pub(super) struct Filling<'c> {
+    chain: &'c mut Chain,
+    /// Descriptors in the queue.
+    size: usize,
+    count: usize,
+    readable: usize,
+    readable_bytes: u64,
+    bytes: u64,
+}
 
-    /// Goes on in the table that `descriptor` points at. Its WRITE flag means nothing (2.7.5.3.2).
-    fn enter(&mut self, index: u16, descriptor: &Descriptor) -> Result<(), ChainError> {
-        match self.indirect {
-            Indirect::Refused => return Err(ChainError::IndirectNotNegotiated { index }),
-            Indirect::Inside => return Err(ChainError::IndirectNested { index }),
-            Indirect::Allowed => self.indirect = Indirect::Inside,
-        }
+impl Filling<'_> {
+    /// Appends the buffer of a descriptor that stands at `index` of its table.
+    #[inline(always)]
+    pub(super) fn add(&mut self, index: u16, descriptor: Descriptor) -> Result<(), ChainError> {
         let Descriptor {
             address,
             length,
             flags,
             ..
-        } = *descriptor;
-        if flags & NEXT != 0 {
-            return Err(ChainError::IndirectNext { index });
-        }
-        if length == 0 || !length.is_multiple_of(DESCRIPTOR) {
-            return Err(ChainError::IndirectLength { length });
+        } = descriptor;
+        if self.count >= self.size {
+            // It was made from 16 bits.
+            let size = self.size as u16;
+            return Err(ChainError::TooLong { size });
         }
         if address.checked_add(u64::from(length)).is_none() {
             return Err(ChainError::Wraps { address, length });
         }
-        let length64 = u64::from(length);
-        self.inner = Some(View::new(self.memory, address, length64, Permissions::Read));
-        self.entries = length / DESCRIPTOR;
+        // At most 2^33: no overflow, here or below.
+        self.bytes = self.bytes.wrapping_add(u64::from(length));
+        if self.bytes > 1 << 32 {
+            return Err(ChainError::TooBig { bytes: self.bytes });
+        }
+        let count = self.count.wrapping_add(1);
+        if flags & WRITE == 0 {
+            if self.readable != self.count {
+                return Err(ChainError::ReadableAfterWritable { index });
+            }
+            self.readable = count;
+            self.readable_bytes = self.bytes;
+        }
+        if self.count >= self.chain.room.len() {
+            grow(&mut self.chain.room, self.size);
+        }
+        if let Some(place) = self.chain.room.get_mut(self.count) {
+            *place = Segment { address, length };
+        }
+        self.count = count;
         Ok(())
     }
 
-    fn load(&self, index: u16) -> Result<Descriptor, ChainError> {
-        if u32::from(index) >= self.entries {
-            return Err(ChainError::Index {
-                index,
-                entries: self.entries,
-            });
+    /// The same, to be gone on with elsewhere: a function that is not inlined wants it in memory, and this one
+    /// may stay in registers.
+    #[inline(always)]
+    pub(super) fn apart(&mut self) -> Filling<'_> {
+        Filling {
+            chain: self.chain,
+            size: self.size,
+            count: self.count,
+            readable: self.readable,
+            readable_bytes: self.readable_bytes,
+            bytes: self.bytes,
         }
-        // Inside: both tables have `entries` descriptors.
-        let offset = u64::from(index) * u64::from(DESCRIPTOR);
-        let table = self.inner.as_ref().unwrap_or(self.table);
-        let raw = table
-            .read128(offset)
-            .map_err(|Fault { address, source }| ChainError::Unreadable { address, source })?;
-        // Truncations on purpose: these are the fields of "struct virtq_desc".
-        Ok(Descriptor {
-            address: raw as u64,
-            length: (raw >> 64) as u32,
-            flags: (raw >> 96) as u16,
-            next: (raw >> 112) as u16,
-        })
+    }
+
+    /// Makes the chain what was added.
+    #[inline(always)]
+    pub(super) fn finish(&mut self) {
+        self.chain.count = self.count;
+        self.chain.readable = self.readable;
+        self.chain.readable_bytes = self.readable_bytes;
+        self.chain.bytes = self.bytes;
     }
 }
 
-impl<M: GuestMemory + ?Sized> Iterator for Descriptors<'_, '_, M> {
-    type Item = Result<(Segment, Direction), ChainError>;
+/// Twice the room, at most what a queue of `size` needs.
+#[cold]
+#[inline(never)]
+fn grow(room: &mut Vec<Segment>, size: usize) {
+    let empty = Segment {
+        address: 0,
+        length: 0,
+    };
+    room.resize((2 * room.len()).max(16).min(size), empty);
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
-        let index = self.next.take()?;
-        Some(self.step(index))
+/// "struct virtq_desc". In the packed layout the last two fields are the other way round, and `next` is the
+/// buffer's identifier.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptor {
+    pub(super) address: u64,
+    pub(super) length: u32,
+    pub(super) flags: u16,
+    pub(super) next: u16,
+}
+
+impl Descriptor {
+    /// From the two words of the split layout. Truncations on purpose: one field each.
+    #[inline(always)]
+    pub(super) fn split([address, rest]: [u64; 2]) -> Self {
+        Self {
+            address,
+            length: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
     }
 }
 
-struct Descriptor {
-    address: u64,
-    length: u32,
-    flags: u16,
-    next: u16,
+/// The table that an indirect descriptor at `index` points at, and how many descriptors it has. The
+/// descriptor's WRITE flag means nothing (2.7.5.3.2).
+pub(super) fn indirect_table<'m, M: GuestMemory + ?Sized>(
+    reach: &Reach<'m, M>,
+    index: u16,
+    descriptor: Descriptor,
+) -> Result<(Place<'m, M>, u32), ChainError> {
+    let Descriptor {
+        address,
+        length,
+        flags,
+        ..
+    } = descriptor;
+    if flags & NEXT != 0 {
+        return Err(ChainError::IndirectNext { index });
+    }
+    let bytes = u64::from(length);
+    if length == 0 || !bytes.is_multiple_of(DESCRIPTOR) {
+        return Err(ChainError::IndirectLength { length });
+    }
+    if address.checked_add(bytes).is_none() {
+        return Err(ChainError::Wraps { address, length });
+    }
+    let place = Place::find(reach, address, bytes, Permissions::Read);
+    Ok((place, length / DESCRIPTOR as u32))
+}
+
+/// A descriptor at `index` of a table, as its two words.
+#[inline(always)]
+pub(super) fn words(table: &impl Words, index: u16) -> Result<[u64; 2], ChainError> {
+    match table.get::<[u64; 2]>(u64::from(index) * DESCRIPTOR) {
+        Ok(words) => Ok(words.map(u64::from_le)),
+        Err(Fault { source, .. }) => Err(ChainError::Unreadable { index, source }),
+    }
 }

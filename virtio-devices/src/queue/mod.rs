@@ -2,29 +2,43 @@
 //! Virtqueues, the device's side.
 //!
 //! ```text
-//!   descriptor area   what the buffers are             read by us
-//!   driver area       which are available (in split)   read by us
-//!   device area       which are used      (in split)   written by us
+//!   descriptor area   what the buffers are              read by us; in packed, which are used: written by us
+//!   driver area       which are available, or our wish to interrupt it         read by us
+//!   device area       which are used, or its wish to notify us                 written by us
 //!
 //!   map --> pop --> Chain, Head --> the device works --> complete(Head, written) --> publish --> interrupt?
 //! ```
 //!
-//! Everything in the three areas but the last may change under our feet. So each word is read once, kept
+//! Everything that we read there may change under our feet. So each word is read once, kept
 //! here, checked, and never read again. The first thing that no driver may do ends the queue: it is
 //! reported once, and from then on the queue looks empty. Whoever gets the report asks for a reset.
 //!
-//! "Virtqueues" (2.6), "Split Virtqueues" (2.7).
+//! A queue has one of two layouts, split or packed; devices cannot tell. If the driver relies on the order of
+//! use (IN_ORDER), completions that come early are held back.
+//!
+//! "Virtqueues" (2.6), "Split Virtqueues" (2.7), "Packed Virtqueues" (2.8).
 
+mod areas;
 mod buffers;
 mod chain;
+mod error;
+mod in_order;
+mod packed;
+mod reach;
 mod split;
-mod view;
+mod words;
 
 use vm_memory::{GuestAddress, GuestMemory};
 
+pub(crate) use areas::Layout;
+use areas::{AreaShape, Found};
 pub use buffers::Buffers;
 pub use chain::{Chain, ChainError, Segment};
-use split::{AreaShape, Areas, SplitRing};
+pub use error::{Area, QueueError};
+use in_order::InOrder;
+use packed::PackedRing;
+pub use reach::{Reach, Slice};
+use split::SplitRing;
 
 use crate::features::Features;
 
@@ -44,86 +58,62 @@ pub struct QueueConfig {
     pub device_area: u64,
 }
 
-/// One of a queue's three areas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Area {
-    /// Descriptor table.
-    Descriptor,
-    /// Available ring.
-    Driver,
-    /// Used ring.
-    Device,
+/// Where a queue with nothing in flight goes on, for save and restore.
+///
+/// Split: the next index to take and to use. Packed: the next place, with the wrap counter in bit 15.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// Of the next available chain.
+    pub available: u16,
+    /// Of the next used one.
+    pub used: u16,
 }
 
-/// What the driver did to a queue that no driver may do.
-#[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// Zero, not a power of two, or above [`MAX_SIZE`].
-    #[error("a queue of {size} descriptors")]
-    Size {
-        /// Descriptors asked for.
-        size: u16,
-    },
-    /// An area is not aligned as it must be.
-    #[error("{area:?} area at {address:#x} is not aligned to {alignment}")]
-    Alignment {
-        /// Which one.
-        area: Area,
-        /// Where the driver put it.
-        address: u64,
-        /// Bytes.
-        alignment: u64,
-    },
-    /// An area is not all in memory that the device may use.
-    #[error("{area:?} area {address:#x}+{length:#x} is not in guest memory")]
-    Unmapped {
-        /// Which one.
-        area: Area,
-        /// Where the driver put it.
-        address: u64,
-        /// Bytes.
-        length: u64,
-    },
-    /// A ring could not be accessed, although it was in memory at first.
-    #[error("access to a ring at {address:#x} failed")]
-    Access {
-        /// Where.
-        address: u64,
-        /// Why.
-        #[source]
-        source: vm_memory::GuestMemoryError,
-    },
-    /// More was made available than the queue holds.
-    #[error("available index {available} with {used} used, in a queue of {size}")]
-    Available {
-        /// The driver's index.
-        available: u16,
-        /// The index that we last published.
-        used: u16,
-        /// Descriptors in the queue.
-        size: u16,
-    },
-    /// A chain is malformed.
-    #[error("chain {head} is malformed")]
-    Chain {
-        /// Index of its first descriptor.
-        head: u16,
-        /// What is wrong.
-        #[source]
-        source: ChainError,
-    },
+impl Position {
+    /// As after a reset.
+    fn start(layout: Layout) -> Self {
+        let both = match layout {
+            Layout::Split => 0,
+            Layout::Packed => 1 << 15,
+        };
+        Self {
+            available: both,
+            used: both,
+        }
+    }
 }
 
 /// A chain that was popped and must be completed.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the driver waits for this chain: complete it"]
-pub struct Head(u16);
+pub struct Head {
+    /// The index, and above it the descriptors of the ring that it took. In one word: parts that are
+    /// stored one by one and loaded together cost more than all else that popping a chain does.
+    word: u64,
+    /// How many were popped before it, if that matters.
+    order: u64,
+}
 
 impl Head {
-    /// Index of the chain's first descriptor.
+    #[inline(always)]
+    fn new(index: u16, slots: u16) -> Self {
+        Self {
+            word: u64::from(index) | u64::from(slots) << 16,
+            order: 0,
+        }
+    }
+
+    /// Truncated on purpose.
+    #[inline(always)]
+    fn slots(&self) -> u16 {
+        (self.word >> 16) as u16
+    }
+
+    /// What the driver knows the chain by: the index of its first descriptor, or in a packed queue its
+    /// identifier.
+    #[inline(always)]
     pub fn index(&self) -> u16 {
-        self.0
+        self.word as u16
     }
 }
 
@@ -140,12 +130,66 @@ pub enum Notify {
 /// A virtqueue.
 #[derive(Debug)]
 pub struct Queue {
-    ring: SplitRing,
+    config: QueueConfig,
+    ring: Ring,
+    order: Option<InOrder>,
     failed: bool,
 }
 
+#[derive(Debug)]
+enum Ring {
+    Split(SplitRing),
+    Packed(PackedRing),
+}
+
+/// Runs the same on either layout.
+macro_rules! either {
+    ($ring:expr, $bound:ident => $run:expr) => {
+        match $ring {
+            Ring::Split($bound) => $run,
+            Ring::Packed($bound) => $run,
+        }
+    };
+}
+
+/// Runs the same on either layout, wherever its areas are.
+macro_rules! on_areas {
+    ($mapped:expr, $ring:ident, $areas:ident => $run:expr) => {
+        match (&mut $mapped.queue.ring, &$mapped.areas) {
+            (Ring::Split($ring), Found::Whole($areas)) => $run,
+            (Ring::Packed($ring), Found::Whole($areas)) => $run,
+            (Ring::Split($ring), Found::Scattered($areas)) => apart(|| $run),
+            (Ring::Packed($ring), Found::Scattered($areas)) => apart(|| $run),
+        }
+    };
+}
+
+/// Keeps what is slow anyway out of the way of what is not.
+#[cold]
+#[inline(never)]
+fn apart<R>(run: impl FnOnce() -> R) -> R {
+    run()
+}
+
+impl Layout {
+    /// The layout that was negotiated.
+    pub(crate) fn of(features: Features) -> Self {
+        if features.contains(Features::RING_PACKED) {
+            Self::Packed
+        } else {
+            Self::Split
+        }
+    }
+
+    /// Whether a queue may have that size: any, if it is packed (2.8.10.1).
+    pub(crate) fn allows(self, size: u16) -> bool {
+        (1..=MAX_SIZE).contains(&size) && (self == Self::Packed || size.is_power_of_two())
+    }
+}
+
 impl Queue {
-    /// A queue at rest, as after a reset: nothing available, nothing used.
+    /// A queue at rest, as after a reset: nothing available, nothing used. `features` are those that were
+    /// negotiated; they choose the layout.
     ///
     /// Checks size, alignment, and that the areas are in `memory`.
     pub fn new<M: GuestMemory + ?Sized>(
@@ -153,46 +197,52 @@ impl Queue {
         features: Features,
         memory: &M,
     ) -> Result<Self, QueueError> {
-        let size = config.size;
-        if !size.is_power_of_two() || size > MAX_SIZE {
+        let position = Position::start(Layout::of(features));
+        Self::restored(config, features, memory, position)
+    }
+
+    /// A queue that goes on where one of the same configuration was, with nothing in flight.
+    pub fn restored<M: GuestMemory + ?Sized>(
+        config: &QueueConfig,
+        features: Features,
+        memory: &M,
+        position: Position,
+    ) -> Result<Self, QueueError> {
+        let (size, layout) = (config.size, Layout::of(features));
+        if !layout.allows(size) {
             return Err(QueueError::Size { size });
         }
-        for shape in config.areas() {
-            let AreaShape {
-                area,
-                address,
-                alignment,
-                length,
-                access,
-            } = shape;
-            if !address.is_multiple_of(alignment) {
-                return Err(QueueError::Alignment {
-                    area,
-                    address,
-                    alignment,
-                });
-            }
-            // The sum is checked first: not every `GuestMemory` does.
-            let mapped = address.checked_add(length).is_some()
-                && usize::try_from(length)
-                    .is_ok_and(|l| memory.check_range(GuestAddress(address), l, access));
-            if !mapped {
-                return Err(QueueError::Unmapped {
-                    area,
-                    address,
-                    length,
-                });
-            }
+        for shape in config.areas(layout) {
+            check(&shape, memory)?;
         }
+        let nowhere = QueueError::Position { size, position };
+        let ring = match layout {
+            Layout::Split if position.available == position.used => {
+                Ring::Split(SplitRing::new(size, features, position))
+            }
+            Layout::Split => return Err(nowhere),
+            Layout::Packed => {
+                Ring::Packed(PackedRing::new(size, features, position).ok_or(nowhere)?)
+            }
+        };
+        let ordered = features.contains(Features::IN_ORDER);
         Ok(Self {
-            ring: SplitRing::new(config, features),
+            config: *config,
+            ring,
+            order: ordered.then(|| InOrder::new(size)),
             failed: false,
         })
     }
 
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
-        self.ring.size()
+        either!(&self.ring, ring => ring.size())
+    }
+
+    /// Where it would go on. Means something only while nothing is in flight: all that was popped was
+    /// completed and published.
+    pub fn position(&self) -> Position {
+        either!(&self.ring, ring => ring.position())
     }
 
     /// Whether an error has ended this queue.
@@ -206,17 +256,57 @@ impl Queue {
     }
 
     /// Finds the queue in `memory`, for a batch of work on it.
+    #[inline(always)]
     pub fn map<'a, M: GuestMemory + ?Sized>(&'a mut self, memory: &'a M) -> Mapped<'a, M> {
-        let areas = self.ring.find(memory);
-        Mapped { queue: self, areas }
+        let layout = match self.ring {
+            Ring::Split(_) => Layout::Split,
+            Ring::Packed(_) => Layout::Packed,
+        };
+        let reach = Reach::new(memory);
+        let areas = Found::find(&self.config, layout, &reach);
+        Mapped {
+            queue: self,
+            reach,
+            areas,
+        }
     }
 }
 
-/// A queue and the memory it lies in, for the length of a batch: what an IOMMU says of the rings is asked
-/// once, not for each word.
+fn check<M: GuestMemory + ?Sized>(shape: &AreaShape, memory: &M) -> Result<(), QueueError> {
+    let &AreaShape {
+        area,
+        address,
+        alignment,
+        length,
+        access,
+    } = shape;
+    if !address.is_multiple_of(alignment) {
+        return Err(QueueError::Alignment {
+            area,
+            address,
+            alignment,
+        });
+    }
+    // The sum is checked first: not every `GuestMemory` does.
+    let mapped = address.checked_add(length).is_some()
+        && usize::try_from(length)
+            .is_ok_and(|length| memory.check_range(GuestAddress(address), length, access));
+    if !mapped {
+        return Err(QueueError::Unmapped {
+            area,
+            address,
+            length,
+        });
+    }
+    Ok(())
+}
+
+/// A queue and the memory it lies in, for the length of a batch: where the rings are, and what an IOMMU says of
+/// them, is asked once, not for each word.
 pub struct Mapped<'a, M: GuestMemory + ?Sized> {
     queue: &'a mut Queue,
-    areas: Areas<'a, M>,
+    reach: Reach<'a, M>,
+    areas: Found<'a, M>,
 }
 
 impl<M: GuestMemory + ?Sized> std::fmt::Debug for Mapped<'_, M> {
@@ -227,42 +317,82 @@ impl<M: GuestMemory + ?Sized> std::fmt::Debug for Mapped<'_, M> {
     }
 }
 
-impl<M: GuestMemory + ?Sized> Mapped<'_, M> {
+impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     /// As [`Queue::fail`].
     pub fn fail(&mut self) {
         self.queue.fail();
     }
 
+    /// The memory that buffers are in.
+    #[inline(always)]
+    pub fn reach(&self) -> &Reach<'a, M> {
+        &self.reach
+    }
+
     /// Takes the next available chain and puts its buffers in `chain`; `None` if there is none, or the
     /// queue has failed.
+    #[inline(always)]
     pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
         if self.queue.failed {
             return Ok(None);
         }
-        let popped = self.queue.ring.pop(&self.areas, chain);
-        self.queue.latch(popped)
+        match on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain)) {
+            Ok(Some(mut head)) => {
+                if let Some(order) = &mut self.queue.order {
+                    order.number(&mut head);
+                }
+                Ok(Some(head))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.queue.end(error)),
+        }
+    }
+
+    /// Gives back the chain that was popped last, as if it had not been: it is the next one again.
+    ///
+    /// For a device that finds that it has nothing for a chain yet.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "taken by value so that it is not completed too"
+    )]
+    pub fn put_back(&mut self, head: Head) {
+        either!(&mut self.queue.ring, ring => ring.put_back(&head));
+        if let Some(order) = &mut self.queue.order {
+            order.put_back();
+        }
     }
 
     /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
     ///
     /// `written` is how many bytes from the start of the chain's writable part were written.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "taken by value so that no chain is completed twice"
-    )]
+    #[inline(always)]
     pub fn complete(&mut self, head: Head, written: u32) -> Result<(), QueueError> {
         if self.queue.failed {
             return Ok(());
         }
-        let completed = self.queue.ring.complete(&self.areas, head.0, written);
-        self.queue.latch(completed)
+        let Some(order) = &mut self.queue.order else {
+            return self.use_up(&head, written);
+        };
+        order.hold(head, written);
+        while let Some((head, written)) = self.queue.order.as_mut().and_then(InOrder::release) {
+            self.use_up(&head, written)?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn use_up(&mut self, head: &Head, written: u32) -> Result<(), QueueError> {
+        match on_areas!(self, ring, areas => ring.complete(areas, head, written)) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.queue.end(error)),
+        }
     }
 
     /// Shows the driver all that was completed, at once.
     ///
-    /// "Used Buffer Notification Suppression" (2.7.7).
+    /// "Used Buffer Notification Suppression" (2.7.7), "Driver and Device Event Suppression" (2.8.10).
     pub fn publish(&mut self) -> Result<Notify, QueueError> {
-        let published = self.queue.ring.publish(&self.areas);
+        let published = on_areas!(self, ring, areas => ring.publish(areas));
         if self.queue.failed && published.is_err() {
             return Ok(Notify::No);
         }
@@ -274,7 +404,7 @@ impl<M: GuestMemory + ?Sized> Mapped<'_, M> {
         if self.queue.failed {
             return Ok(());
         }
-        let done = self.queue.ring.disable_kicks(&self.areas);
+        let done = on_areas!(self, ring, areas => ring.disable_kicks(areas));
         self.queue.latch(done)
     }
 
@@ -286,14 +416,20 @@ impl<M: GuestMemory + ?Sized> Mapped<'_, M> {
         if self.queue.failed {
             return Ok(false);
         }
-        let more = self.queue.ring.enable_kicks(&self.areas);
+        let more = on_areas!(self, ring, areas => ring.enable_kicks(areas));
         self.queue.latch(more)
     }
 }
 
 impl Queue {
+    /// Latches an error.
+    #[cold]
+    fn end(&mut self, error: QueueError) -> QueueError {
+        self.failed = true;
+        error
+    }
+
     fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
-        self.failed |= result.is_err();
-        result
+        result.map_err(|error| self.end(error))
     }
 }

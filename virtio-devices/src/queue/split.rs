@@ -12,11 +12,13 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use vm_memory::{GuestMemory, Permissions};
+use vm_memory::GuestMemory;
 
-use super::chain::{Chain, Descriptors};
-use super::view::{Fault, View};
-use super::{Head, Notify, QueueConfig, QueueError};
+use super::areas::Areas;
+use super::chain::{Chain, ChainError, Descriptor, Filling, INDIRECT, NEXT, indirect_table, words};
+use super::reach::Reach;
+use super::words::{Place, Words};
+use super::{Head, Notify, Position, QueueError};
 use crate::features::Features;
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT.
@@ -34,7 +36,8 @@ const SLOTS: u64 = 4;
 /// A split ring. Every index here is our own copy, or was checked when it was read.
 #[derive(Debug)]
 pub(super) struct SplitRing {
-    config: QueueConfig,
+    /// A power of two.
+    size: u16,
     indirect: bool,
     event_index: bool,
     /// The next index to take.
@@ -47,74 +50,119 @@ pub(super) struct SplitRing {
     published: u16,
 }
 
-/// The three areas of a split ring, found in memory.
-pub(super) struct Areas<'m, M: GuestMemory + ?Sized> {
-    memory: &'m M,
-    table: View<'m, M>,
-    available: View<'m, M>,
-    used: View<'m, M>,
-}
-
 impl SplitRing {
-    /// A ring whose `config` was checked: size, alignment, and no area wraps.
-    pub(super) fn new(config: &QueueConfig, features: Features) -> Self {
+    /// A ring whose configuration was checked, and which goes on at `position`.
+    pub(super) fn new(size: u16, features: Features, position: Position) -> Self {
         Self {
-            config: *config,
+            size,
             indirect: features.contains(Features::INDIRECT_DESC),
             event_index: features.contains(Features::EVENT_IDX),
-            taken: 0,
-            seen: 0,
-            completed: 0,
-            published: 0,
+            taken: position.available,
+            seen: position.available,
+            completed: position.used,
+            published: position.used,
         }
     }
 
     pub(super) fn size(&self) -> u16 {
-        self.config.size
+        self.size
     }
 
-    pub(super) fn find<'m, M: GuestMemory + ?Sized>(&self, memory: &'m M) -> Areas<'m, M> {
-        let [table, available, used] = self
-            .config
-            .areas()
-            .map(|area| View::new(memory, area.address, area.length, area.access));
-        Areas {
-            memory,
-            table,
-            available,
-            used,
+    pub(super) fn position(&self) -> Position {
+        Position {
+            available: self.taken,
+            used: self.published,
         }
     }
 
-    pub(super) fn pop<M: GuestMemory + ?Sized>(
+    #[inline(always)]
+    fn slot(&self, index: u16) -> u64 {
+        u64::from(index & (self.size - 1))
+    }
+
+    #[inline(always)]
+    pub(super) fn pop<M: GuestMemory + ?Sized, W: Words>(
         &mut self,
-        areas: &Areas<'_, M>,
+        reach: &Reach<'_, M>,
+        areas: &Areas<W>,
         chain: &mut Chain,
     ) -> Result<Option<Head>, QueueError> {
         if self.taken == self.seen && !self.look(areas)? {
             return Ok(None);
         }
-        let size = self.config.size;
-        let slot = u64::from(self.taken % size);
-        let head = areas.available.load(SLOTS + 2 * slot, Ordering::Relaxed)?;
-        chain
-            .fill(Descriptors::new(
-                areas.memory,
-                &areas.table,
-                size,
-                head,
-                self.indirect,
-            ))
-            .map_err(|source| QueueError::Chain { head, source })?;
+        let at = SLOTS + 2 * self.slot(self.taken);
+        let index = areas.driver.load(at, Ordering::Relaxed)?;
+        if let Err(source) = self.fill(reach, areas, index, chain) {
+            return Err(QueueError::Chain {
+                head: index,
+                source,
+            });
+        }
         self.taken = self.taken.wrapping_add(1);
-        Ok(Some(Head(head)))
+        Ok(Some(Head::new(index, 1)))
+    }
+
+    /// Undoes the last `pop`.
+    pub(super) fn put_back(&mut self, _head: &Head) {
+        self.taken = self.taken.wrapping_sub(1);
+    }
+
+    /// ```text
+    ///   table   [ addr len flags next ]  16 bytes a descriptor
+    ///              |         |
+    ///              |         '- NEXT: go on at `next`     WRITE: for the device to write
+    ///              '- INDIRECT: the chain goes on, and ends, in a table of its own at `addr`
+    /// ```
+    #[inline(always)]
+    fn fill<M: GuestMemory + ?Sized, W: Words>(
+        &self,
+        reach: &Reach<'_, M>,
+        areas: &Areas<W>,
+        head: u16,
+        chain: &mut Chain,
+    ) -> Result<(), ChainError> {
+        let size = self.size;
+        let mut filling = chain.refill(size);
+        let mut index = head;
+        loop {
+            if index >= size {
+                let entries = size.into();
+                return Err(ChainError::Index { index, entries });
+            }
+            let descriptor = Descriptor::split(words(&areas.descriptors, index)?);
+            if descriptor.flags & INDIRECT != 0 {
+                return self.fill_indirect(reach, index, descriptor, filling.apart());
+            }
+            filling.add(index, descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                filling.finish();
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+    }
+
+    fn fill_indirect<M: GuestMemory + ?Sized>(
+        &self,
+        reach: &Reach<'_, M>,
+        index: u16,
+        descriptor: Descriptor,
+        filling: Filling<'_>,
+    ) -> Result<(), ChainError> {
+        if !self.indirect {
+            return Err(ChainError::IndirectNotNegotiated { index });
+        }
+        match indirect_table(reach, index, descriptor)? {
+            (Place::Whole(table), entries) => follow(&table, entries, filling),
+            (Place::Scattered(table), entries) => follow(&table, entries, filling),
+        }
     }
 
     /// Reads the driver's index; true if there is something to take.
-    fn look<M: GuestMemory + ?Sized>(&mut self, areas: &Areas<'_, M>) -> Result<bool, QueueError> {
+    fn look<W: Words>(&mut self, areas: &Areas<W>) -> Result<bool, QueueError> {
         // Acquire: what the index shows must be read after the index.
-        let available = areas.available.load(INDEX, Ordering::Acquire)?;
-        let (used, size) = (self.published, self.config.size);
+        let available = areas.driver.load(INDEX, Ordering::Acquire)?;
+        let (used, size) = (self.published, self.size);
         // A driver reuses a descriptor only after it has seen it used, so it can never be further ahead.
         // Nor may it go back behind what it has shown us.
         let ahead = available.wrapping_sub(used);
@@ -129,66 +177,58 @@ impl SplitRing {
         Ok(self.taken != self.seen)
     }
 
-    pub(super) fn complete<M: GuestMemory + ?Sized>(
+    #[inline(always)]
+    pub(super) fn complete<W: Words>(
         &mut self,
-        areas: &Areas<'_, M>,
-        head: u16,
+        areas: &Areas<W>,
+        head: &Head,
         written: u32,
     ) -> Result<(), QueueError> {
-        let slot = u64::from(self.completed % self.config.size);
-        let element = (u64::from(written) << 32) | u64::from(head);
-        areas.used.write64(SLOTS + 8 * slot, element)?;
+        let at = SLOTS + 8 * self.slot(self.completed);
+        let element = (u64::from(written) << 32) | u64::from(head.index());
+        areas.device.put(at, element.to_le())?;
         self.completed = self.completed.wrapping_add(1);
         Ok(())
     }
 
-    pub(super) fn publish<M: GuestMemory + ?Sized>(
-        &mut self,
-        areas: &Areas<'_, M>,
-    ) -> Result<Notify, QueueError> {
+    pub(super) fn publish<W: Words>(&mut self, areas: &Areas<W>) -> Result<Notify, QueueError> {
         let (old, new) = (self.published, self.completed);
         if old == new {
             return Ok(Notify::No);
         }
         // Release: the elements, and the buffers they speak of, before the index.
-        areas.used.store(INDEX, new, Ordering::Release)?;
+        areas.device.store(INDEX, new, Ordering::Release)?;
         self.published = new;
         // The driver stores its wish, then looks at our index; we store our index, then look at its wish.
         // Without a full fence on both sides, both could miss the other's store.
         fence(Ordering::SeqCst);
         let wanted = if self.event_index {
-            let used_event = SLOTS + 2 * u64::from(self.config.size);
-            let event = areas.available.load(used_event, Ordering::Relaxed)?;
+            let used_event = SLOTS + 2 * u64::from(self.size);
+            let event = areas.driver.load(used_event, Ordering::Relaxed)?;
             // Did the index step over `event` on its way from `old` to `new`?
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
-            areas.available.load(FLAGS, Ordering::Relaxed)? & NO_INTERRUPT == 0
+            areas.driver.load(FLAGS, Ordering::Relaxed)? & NO_INTERRUPT == 0
         };
         Ok(if wanted { Notify::Yes } else { Notify::No })
     }
 
-    pub(super) fn disable_kicks<M: GuestMemory + ?Sized>(
-        &mut self,
-        areas: &Areas<'_, M>,
-    ) -> Result<(), QueueError> {
+    pub(super) fn disable_kicks<W: Words>(&mut self, areas: &Areas<W>) -> Result<(), QueueError> {
         // With event indices there is nothing to do: the index we asked for is behind us already.
         if !self.event_index {
-            areas.used.store(FLAGS, NO_NOTIFY, Ordering::Relaxed)?;
+            areas.device.store(FLAGS, NO_NOTIFY, Ordering::Relaxed)?;
         }
         Ok(())
     }
 
-    pub(super) fn enable_kicks<M: GuestMemory + ?Sized>(
-        &mut self,
-        areas: &Areas<'_, M>,
-    ) -> Result<bool, QueueError> {
+    pub(super) fn enable_kicks<W: Words>(&mut self, areas: &Areas<W>) -> Result<bool, QueueError> {
         if self.event_index {
-            let avail_event = SLOTS + 8 * u64::from(self.config.size);
+            let avail_event = SLOTS + 8 * u64::from(self.size);
             areas
-                .used
+                .device
                 .store(avail_event, self.taken, Ordering::Relaxed)?;
         } else {
-            areas.used.store(FLAGS, 0, Ordering::Relaxed)?;
+            areas.device.store(FLAGS, 0, Ordering::Relaxed)?;
         }
         // As in `publish`: our wish first, then the driver's index.
         fence(Ordering::SeqCst);
@@ -196,59 +236,22 @@ impl SplitRing {
     }
 }
 
-impl From<Fault> for QueueError {
-    fn from(fault: Fault) -> Self {
-        Self::Access {
-            address: fault.address,
-            source: fault.source,
+/// The rest of a chain, in an indirect table.
+fn follow(table: &impl Words, entries: u32, mut filling: Filling<'_>) -> Result<(), ChainError> {
+    let mut index = 0;
+    loop {
+        if u32::from(index) >= entries {
+            return Err(ChainError::Index { index, entries });
         }
+        let descriptor = Descriptor::split(words(table, index)?);
+        if descriptor.flags & INDIRECT != 0 {
+            return Err(ChainError::IndirectNested { index });
+        }
+        filling.add(index, descriptor)?;
+        if descriptor.flags & NEXT == 0 {
+            filling.finish();
+            return Ok(());
+        }
+        index = descriptor.next;
     }
-}
-
-impl QueueConfig {
-    /// The three areas: what they are called, where they lie, how many bytes they have, how they must be
-    /// aligned and what we do there. "Split Virtqueues" (2.7).
-    pub(super) fn areas(&self) -> [AreaShape; 3] {
-        use super::Area::{Descriptor, Device, Driver};
-        let entries = u64::from(self.size);
-        let shape = |area, address, alignment, length, access| AreaShape {
-            area,
-            address,
-            alignment,
-            length,
-            access,
-        };
-        [
-            shape(
-                Descriptor,
-                self.descriptor_area,
-                16,
-                16 * entries,
-                Permissions::Read,
-            ),
-            shape(
-                Driver,
-                self.driver_area,
-                2,
-                6 + 2 * entries,
-                Permissions::Read,
-            ),
-            shape(
-                Device,
-                self.device_area,
-                4,
-                6 + 8 * entries,
-                Permissions::Write,
-            ),
-        ]
-    }
-}
-
-/// What an area must be like.
-pub(super) struct AreaShape {
-    pub(super) area: super::Area,
-    pub(super) address: u64,
-    pub(super) alignment: u64,
-    pub(super) length: u64,
-    pub(super) access: Permissions,
 }

@@ -7,7 +7,18 @@
 mod queue_registers;
 mod session;
 
+pub mod mmio;
 pub mod pci;
+
+use std::sync::Arc;
+
+use crate::device::{Failure, Trouble};
+
+/// Tells the VMM why a device stopped.
+type Report = Arc<dyn Fn(&Failure) + Send + Sync>;
+
+/// Tells the VMM what went wrong on the host.
+type TroubleReport = Arc<dyn Fn(&Trouble) + Send + Sync>;
 
 bitflags::bitflags! {
     /// The device status field.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a driver sets up of one queue before it is live.
 
-use crate::queue::QueueConfig;
+use crate::queue::{Layout, QueueConfig};
 
 /// Which half of a 64-bit address a 32-bit write goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,13 @@ impl QueueRegisters {
         self.enabled
     }
 
-    /// A size that is not a power of two, or above what the device offered, is not taken.
-    pub(super) fn set_size(&mut self, size: u16) {
-        if !self.enabled && size.is_power_of_two() && size <= self.max {
+    pub(super) fn max(&self) -> u16 {
+        self.max
+    }
+
+    /// A size that no queue of `layout` has, or above what the device offered, is not taken.
+    pub(super) fn set_size(&mut self, size: u16, layout: Layout) {
+        if !self.enabled && layout.allows(size) && size <= self.max {
             self.config.size = size;
         }
     }
@@ -79,5 +83,10 @@ impl QueueRegisters {
 
     pub(super) fn enable(&mut self) {
         self.enabled = true;
+    }
+
+    /// Takes the enabling back. The transport sees to it that the device is not live.
+    pub(super) fn disable(&mut self) {
+        self.enabled = false;
     }
 }

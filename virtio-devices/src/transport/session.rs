@@ -27,8 +27,8 @@ use super::Status;
 use super::queue_registers::QueueRegisters;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, Failure, Interrupts};
 use crate::features::{DeviceType, Features};
-use crate::queue::Queue;
-use crate::worker::{Runner, Running, Stopped};
+use crate::queue::{Layout, Queue};
+use crate::worker::{Runner, Running, Stopped, Worker};
 
 /// How long the write that resets a device waits for its workers. They answer far sooner, unless the host's
 /// storage hangs; then the driver sees the reset complete later.
@@ -53,6 +53,17 @@ impl SharedStatus {
     }
 }
 
+bitflags::bitflags! {
+    /// Why a live device's workers do not run.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(super) struct Holds: u8 {
+        /// The bus does not let it access memory.
+        const BUS = 1;
+        /// The VMM has paused it.
+        const PAUSED = 2;
+    }
+}
+
 /// What a write to the status field led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -73,6 +84,9 @@ pub(super) struct Session<A> {
     queues: Vec<QueueRegisters>,
     kicks: Vec<EventFd>,
     workers: Vec<Box<dyn Running>>,
+    /// Workers that are not to run now.
+    held: Vec<Box<dyn Worker>>,
+    holds: Holds,
     resetting: bool,
 }
 
@@ -94,7 +108,7 @@ impl<A: GuestAddressSpace> Session<A> {
             .map(|_| EventFd::new(EFD_NONBLOCK))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            offered: device.features() | Features::VERSION_1 | transport,
+            offered: device.features() | Features::QUEUES | Features::VERSION_1 | transport,
             accepted: Features::empty(),
             device,
             memory,
@@ -103,6 +117,8 @@ impl<A: GuestAddressSpace> Session<A> {
             queues,
             kicks,
             workers: Vec::new(),
+            held: Vec::new(),
+            holds: Holds::empty(),
             resetting: false,
         })
     }
@@ -211,10 +227,64 @@ impl<A: GuestAddressSpace> Session<A> {
             queues,
             interrupts: Arc::clone(interrupts),
         })?;
-        for worker in workers {
+        self.held = workers;
+        if self.holds.is_empty() {
+            self.start_held()?;
+        }
+        Ok(())
+    }
+
+    fn start_held(&mut self) -> Result<(), Failure> {
+        for worker in self.held.drain(..) {
             self.workers.push(self.runner.start(worker)?);
         }
         Ok(())
+    }
+
+    /// Stops the workers and keeps them, until the last hold is released. A worker in a call that does not
+    /// return within [`PATIENCE`] ends with that call.
+    pub(super) fn hold(&mut self, hold: Holds) {
+        if self.holds.is_empty() {
+            self.stop_workers();
+            self.collect(PATIENCE);
+        }
+        self.holds |= hold;
+    }
+
+    /// Ends a hold.
+    pub(super) fn release(&mut self, hold: Holds, interrupts: &Arc<dyn Interrupts>) {
+        let held = !self.holds.is_empty();
+        self.holds -= hold;
+        if !held || !self.holds.is_empty() || self.resetting {
+            return;
+        }
+        self.collect(PATIENCE);
+        let stuck = self.workers.len();
+        let started = match stuck {
+            0 => self.start_held(),
+            _ => Err(Failure::Stuck { workers: stuck }),
+        };
+        if let Err(why) = started {
+            self.stop_workers();
+            interrupts.needs_reset(&why);
+        }
+    }
+
+    /// Takes back the workers that have stopped, waiting at most `patience` for all of them.
+    fn collect(&mut self, patience: Duration) {
+        let end = Instant::now() + patience;
+        let held = &mut self.held;
+        self.workers.retain_mut(|worker| {
+            let left = end.saturating_duration_since(Instant::now());
+            match worker.stopped(left) {
+                Stopped::NotYet => true,
+                Stopped::Gone => false,
+                Stopped::With(worker) => {
+                    held.push(worker);
+                    false
+                }
+            }
+        });
     }
 
     fn reset(&mut self) -> Outcome {
@@ -231,14 +301,11 @@ impl<A: GuestAddressSpace> Session<A> {
 
     /// Waits for all workers together, at most `patience`; when all have stopped, forgets everything.
     fn finish_reset(&mut self, patience: Duration) -> Outcome {
-        let end = Instant::now() + patience;
-        self.workers.retain_mut(|worker| {
-            let left = end.saturating_duration_since(Instant::now());
-            matches!(worker.stopped(left), Stopped::NotYet)
-        });
+        self.collect(patience);
         if !self.workers.is_empty() {
             return Outcome::Taken;
         }
+        self.held.clear();
         self.resetting = false;
         self.device.reset();
         self.accepted = Features::empty();
@@ -258,6 +325,11 @@ impl<A: GuestAddressSpace> Session<A> {
 
     pub(super) fn queue(&self, index: u16) -> Option<&QueueRegisters> {
         self.queues.get(usize::from(index))
+    }
+
+    /// The layout that the driver's queues have, by the features it has written so far.
+    pub(super) fn layout(&self) -> Layout {
+        Layout::of(self.accepted)
     }
 
     /// A queue's registers, while the driver may still change them.

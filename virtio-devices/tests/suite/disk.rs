@@ -440,6 +440,7 @@ fn configuration_space_says_what_the_specification_says() {
     assert_eq!(driver.get(device, 0, 8), 2048);
     let expected = VERSION_1
         | 1 << 28 | 1 << 29 // INDIRECT_DESC, EVENT_IDX
+        | 1 << 34 | 1 << 35 | 1 << 38 // RING_PACKED, IN_ORDER, NOTIFICATION_DATA
         | 1 << 2 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14;
     assert_eq!(driver.offered(), expected);
     assert_eq!(

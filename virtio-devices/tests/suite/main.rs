@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The crate's tests from outside, one module for each subject.
 
+mod behind_iommu;
+mod console;
 mod disk;
+mod entropy;
 mod hostile;
 mod hostile_cases;
+mod hostile_devices;
 mod image;
+#[cfg(feature = "iommu")]
+mod iommu;
+mod mmio;
+mod msi;
 mod msix;
+mod net;
+mod packed;
+mod packed_random;
+mod pause;
 mod pci_config;
 mod queue;
 mod queue_random;

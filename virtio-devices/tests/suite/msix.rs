@@ -378,3 +378,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn reset_leaves_nothing_of_what_was_written() {
+    let (mut msix, vectors) = live();
+    msix.reset();
+    assert_eq!(vectors.take(), [Masked(0)]);
+    assert!(!msix.is_enabled());
+    let mut entry = [0xff; 16];
+    msix.table_read(0, &mut entry);
+    assert_eq!(entry, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    msix.set_control(ENABLE);
+    assert_eq!(vectors.take(), []);
+}

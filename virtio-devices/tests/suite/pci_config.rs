@@ -260,6 +260,38 @@ fn capabilities_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_capability_may_keep_the_place_it_has_in_a_real_device() {
+    let mut space = ConfigSpace::new(identity());
+    assert_eq!(space.add_capability_at(0x60, 0x10, &[7; 2], &[]), Ok(0x60));
+    let refused = |offset, length| Err(CapabilityError { offset, length });
+    // Behind the last one only, on a multiple of four, inside the 256 bytes.
+    assert_eq!(
+        space.add_capability_at(0x50, 0x05, &[0; 2], &[]),
+        refused(0x50, 4)
+    );
+    assert_eq!(
+        space.add_capability_at(0x66, 0x05, &[0; 2], &[]),
+        refused(0x66, 4)
+    );
+    assert_eq!(
+        space.add_capability_at(0xfc, 0x05, &[0; 3], &[]),
+        refused(0xfc, 5)
+    );
+    for offset in [0x100, 0xffc, usize::MAX & !3] {
+        assert_eq!(
+            space.add_capability_at(offset, 0x05, &[], &[]),
+            refused(offset, 2)
+        );
+    }
+    assert_eq!(space.add_capability_at(0xd0, 0x05, &[9; 2], &[]), Ok(0xd0));
+    assert_eq!(space.add_capability(0x09, &[3; 2], &[]), Ok(0xd4));
+    assert_eq!(space.u32(0x34) & 0xff, 0x60);
+    assert_eq!(space.u32(0x60), 0x0707_d010);
+    assert_eq!(space.u32(0xd0), 0x0909_d405);
+    assert_eq!(space.u32(0xd4), 0x0303_0009);
+}
+
+#[test]
 fn a_bit_that_clears_does_so_for_a_one_only() {
     let mut space = function();
     space.set_clears(0x06, &[0, 0xf9]);

@@ -16,7 +16,11 @@ fn a_device_gets_what_was_settled() {
     let seen = bench.seen.lock().unwrap();
     let activated = seen.activated.as_ref().unwrap();
     // The probe's own features and the transport's.
-    assert_eq!(activated.features, 1 << 32 | 1 << 29 | 1 << 55 | 1 << 7 | 1);
+    let queues = 1 << 28 | 1 << 29 | 1 << 35;
+    assert_eq!(
+        activated.features,
+        1 << 32 | 1 << 38 | queues | 1 << 55 | 1 << 7 | 1
+    );
     assert_eq!(
         activated.queues,
         [(0, 8), (2, 64)],

@@ -195,7 +195,7 @@ fn vectors_that_do_not_exist_read_back_as_none() {
 #[test]
 fn features_are_selected_by_words() {
     let mut bench = Bench::new();
-    for (select, word) in [(0, 0x2000_0081), (1, 0x0080_0001), (2, 0), (0xffff_ffff, 0)] {
+    for (select, word) in [(0, 0x3000_0081), (1, 0x0080_004d), (2, 0), (0xffff_ffff, 0)] {
         set(&mut bench, 0x00, 4, select);
         assert_eq!(common(&mut bench, 0x04, 4), word, "word {select:#x}");
     }
@@ -213,7 +213,9 @@ fn features_that_were_not_offered_are_not_ok() {
     const V1: u64 = 1 << 32;
     let mut bench = Bench::new();
     let offered = bench.driver.offered();
-    assert_eq!(offered, V1 | 1 << 29 | 1 << 55 | 1 << 7 | 1);
+    // INDIRECT_DESC, EVENT_IDX, RING_PACKED, IN_ORDER, NOTIFICATION_DATA; then the probe's.
+    let shared = 1 << 28 | 1 << 29 | 1 << 34 | 1 << 35 | 1 << 38;
+    assert_eq!(offered, V1 | shared | 1 << 55 | 1 << 7 | 1);
     for (accepted, ok) in [
         (V1, true),
         (offered, true),
@@ -222,7 +224,8 @@ fn features_that_were_not_offered_are_not_ok() {
         (V1 | 1 << 1, false),
         (V1 | 1 << 33, false),
         (V1 | 1 << 63, false),
-        (V1 | 1 << 34, false),
+        (V1 | 1 << 34, true),
+        (V1 | 1 << 36, false),
         (u64::MAX, false),
     ] {
         bench.driver.set_status(0);

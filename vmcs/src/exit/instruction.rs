@@ -161,6 +161,11 @@ pub enum Instruction {
         /// The second.
         second: u8,
     },
+    /// RDMSR or WRMSRNS with an immediate operand.
+    Msr {
+        /// What is read into, or written.
+        register: Gpr,
+    },
     /// The manual says nothing of the instruction information of this reason.
     Other(u32),
 }
@@ -210,6 +215,9 @@ impl Instruction {
             },
             ExitReason::TPAUSE | ExitReason::UMWAIT => Self::Wait {
                 source: gpr(raw, 3),
+            },
+            ExitReason::RDMSR_IMMEDIATE | ExitReason::WRMSRNS_IMMEDIATE => Self::Msr {
+                register: gpr(raw, 3),
             },
             ExitReason::VMCLEAR
             | ExitReason::VMPTRLD

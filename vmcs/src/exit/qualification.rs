@@ -207,6 +207,8 @@ pub enum Qualification {
     },
     /// RDMSRLIST or WRMSRLIST: the MSR, if MSR bitmaps are used.
     MsrList(u64),
+    /// RDMSR or WRMSRNS with an immediate operand: the MSR.
+    Msr(u32),
     /// WBINVD (false) or WBNOINVD.
     Wbnoinvd(bool),
     /// WRMSR (false) or WRMSRNS.
@@ -280,6 +282,7 @@ impl Qualification {
                 armed: raw & 1 != 0,
             },
             ExitReason::RDMSRLIST | ExitReason::WRMSRLIST => Self::MsrList(raw),
+            ExitReason::RDMSR_IMMEDIATE | ExitReason::WRMSRNS_IMMEDIATE => Self::Msr(raw as u32),
             ExitReason::WBINVD => Self::Wbnoinvd(raw & 1 != 0),
             ExitReason::WRMSR => Self::Wrmsrns(raw & 1 != 0),
             ExitReason::APIC_ACCESS => Self::ApicAccess(ApicAccess(raw)),
@@ -303,6 +306,8 @@ impl Qualification {
             | ExitReason::VMXON
             | ExitReason::XRSTORS
             | ExitReason::XSAVES => Self::Displacement(raw),
+            // Named by the manual, but what they report was found in no source.
+            ExitReason::URDMSR | ExitReason::UWRMSR => Self::Other(raw),
             known if known.name().is_some() => Self::None,
             _ => Self::Other(raw),
         }

@@ -31,6 +31,25 @@ fn io_instructions() {
     assert_eq!(IoInstruction(1).size(), Some(2));
 }
 
+/// Reasons 84 and 85: the MSR in the qualification, the register in bits 6:3 of the instruction information.
+#[test]
+fn msrs_by_immediate() {
+    for reason in [84, 85] {
+        assert_eq!(qualification(reason, 0x1b01), Qualification::Msr(0x1b01));
+        let register = Gpr(0xb);
+        assert_eq!(
+            Instruction::decode(ExitReason(reason), 0xffff_ffdf),
+            Instruction::Msr { register }
+        );
+    }
+    assert_eq!(ExitReason(84).name(), Some("RDMSR with immediate operand"));
+    // Of reasons 80 and 81 the raw word is kept.
+    for reason in [80, 81] {
+        assert_eq!(qualification(reason, 0x1b01), Qualification::Other(0x1b01));
+    }
+    assert_eq!(ExitReason(81).name(), Some("UWRMSR"));
+}
+
 #[test]
 fn control_and_debug_registers() {
     // MOV CR3, RBX; MOV R9, CR8; LMSW with source 1234H from memory; MOV DR7, RSI.

@@ -28,21 +28,22 @@ impl Machine for Table {
         // An MSR that is not there faults.
         self.msrs[&index]
     }
-    fn set_feature_control(&mut self, value: u64) {
-        assert_eq!(self.msrs[&0x3a] & 1, 0, "a locked register faults");
-        self.msrs.insert(0x3a, value);
-    }
     fn cr0(&self) -> u64 {
         self.cr0
     }
     fn cr4(&self) -> u64 {
         self.cr4
     }
-    fn set_cr0(&mut self, value: u64) {
-        self.cr0 = value;
+    fn allow_vmx(&mut self) {
+        let value = self.msrs[&0x3a];
+        assert_eq!(value & 1, 0, "a locked register faults");
+        self.msrs.insert(0x3a, value | 5);
     }
-    fn set_cr4(&mut self, value: u64) {
-        self.cr4 = value;
+    fn set_ne(&mut self) {
+        self.cr0 |= 0x20;
+    }
+    fn set_vmxe(&mut self) {
+        self.cr4 |= 0x2000;
     }
 }
 

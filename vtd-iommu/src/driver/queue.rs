@@ -60,6 +60,8 @@ pub struct InvalidationQueue<M> {
     /// Slots that hardware was seen to have left, counted from the tail: at least so many are free.
     free: u32,
     sequence: u32,
+    /// A device did not answer last time. The unit may have said so again since, of the same invalidation.
+    silence: bool,
 }
 
 impl<M: OwnEntries> InvalidationQueue<M> {
@@ -107,6 +109,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
             tail: 0,
             free: slots - 1,
             sequence: 0,
+            silence: false,
         };
         let on = Self::turn_on(unit, address);
         if let Err(error) = on {
@@ -238,6 +241,9 @@ impl<M: OwnEntries> InvalidationQueue<M> {
             fence: true,
             ..Wait::default()
         };
+        if core::mem::take(&mut self.silence) {
+            unit.put(FSTS, FaultStatus(0).with_time_out_error(true));
+        }
         self.push(unit, Descriptor::Wait(wait).encode())?;
         self.ring(unit);
         let mut asked = 0u32;
@@ -294,6 +300,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
         if status.time_out_error() {
             let source_id = RequesterId(unit.get(IQERCD).time_out_source());
             unit.put(FSTS, FaultStatus(0).with_time_out_error(true));
+            self.silence = true;
             return Err(DriverError::DeviceTlbTimedOut { source_id });
         }
         if status.completion_error() {

@@ -19,10 +19,14 @@ pub enum Bench {
     Boot(boot::Options),
     /// Page tables beside six published crates and what the machine can do at all.
     PageTable(Forwarded),
+    /// The shadow MMU beside a two-dimensional walk, on synthetic guests.
+    Shadow(Forwarded),
     /// The emulated VT-d unit: hits, refills, invalidations; beside vm-memory's IOTLB and limits.
     Vtd(Forwarded),
     /// The VM-entry check beside loading the fields that it reads.
     Vmcs(Forwarded),
+    /// Virtqueues, split and packed, beside virtio-queue and a loop of raw pointers with the same checks.
+    Virtio(Forwarded),
 }
 
 /// A benchmark that is a program of its own, in release mode, with options of its own.
@@ -34,6 +38,13 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
+    /// Runs the package in `bench/` of this name, which is outside the workspace: its peers would be everyone's
+    /// dependencies.
+    fn run_apart(&self, name: &str) -> Result<()> {
+        let manifest = format!("bench/{name}/Cargo.toml");
+        self.run(&["run", "--quiet", "--release", "--manifest-path", &manifest])
+    }
+
     /// Runs the program on this terminal, `build` being cargo's arguments for it.
     fn run(&self, build: &[&str]) -> Result<()> {
         let status = cargo(build)
@@ -73,21 +84,10 @@ impl Output {
 pub fn bench(which: &Bench) -> Result<()> {
     match which {
         Bench::Boot(options) => boot::boot(options),
-        // A package outside the workspace: its peers would be everyone's dependencies.
-        Bench::PageTable(forwarded) => forwarded.run(&[
-            "run",
-            "--quiet",
-            "--release",
-            "--manifest-path",
-            "bench/page-table/Cargo.toml",
-        ]),
-        Bench::Vtd(forwarded) => forwarded.run(&[
-            "run",
-            "--quiet",
-            "--release",
-            "--manifest-path",
-            "bench/vtd/Cargo.toml",
-        ]),
+        Bench::PageTable(forwarded) => forwarded.run_apart("page-table"),
+        Bench::Shadow(forwarded) => forwarded.run_apart("shadow"),
+        Bench::Virtio(forwarded) => forwarded.run_apart("virtio"),
+        Bench::Vtd(forwarded) => forwarded.run_apart("vtd"),
         Bench::Vmcs(forwarded) => forwarded.run(&[
             "bench",
             "--quiet",

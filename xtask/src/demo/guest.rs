@@ -40,7 +40,10 @@ impl Guest {
         let folder = tempfile::Builder::new().prefix("hvkit-demo").tempdir()?;
         let kernel = Kernel::fetch()?;
         let mut initramfs = Initramfs::with_busybox()?;
-        initramfs.modules(&kernel, &["virtio_pci", "virtio_blk"])?;
+        initramfs.modules(
+            &kernel,
+            &["virtio_pci", "virtio_blk", "virtio_rng", "virtio_console"],
+        )?;
         initramfs.file("/init", 0o755, include_str!("init.sh"));
         initramfs.write(&folder.path().join("initramfs"))?;
 
@@ -85,6 +88,11 @@ impl Guest {
         self.folder.path().join("disk.img")
     }
 
+    /// Where the guest's paravirtual console leads.
+    pub(super) fn console(&self) -> PathBuf {
+        self.folder.path().join("console.log")
+    }
+
     /// SHA-256 of what the guest is to read.
     pub(super) fn read_digest(&self) -> &str {
         &self.read_digest
@@ -103,7 +111,13 @@ impl Guest {
 }
 
 /// The VMM's arguments for a guest whose files are at the given places.
-pub(super) fn arguments(kernel: &Path, initramfs: &Path, disk: &Path, more: &str) -> Vec<String> {
+pub(super) fn arguments(
+    kernel: &Path,
+    initramfs: &Path,
+    disk: &Path,
+    console: &Path,
+    more: &str,
+) -> Vec<String> {
     let cmdline = format!("{CMDLINE} {more}");
     [
         "--kernel".to_owned(),
@@ -118,6 +132,9 @@ pub(super) fn arguments(kernel: &Path, initramfs: &Path, disk: &Path, more: &str
         format!("size={MEMORY_MIB}M"),
         "--disk".to_owned(),
         format!("path={}", disk.display()),
+        "--rng".to_owned(),
+        "--console".to_owned(),
+        format!("file={}", console.display()),
         "--serial".to_owned(),
         "tty".to_owned(),
     ]

@@ -42,6 +42,11 @@ fi
 say disk-interrupts "$(awk '/virtio.*-req/ { for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i } END { print n + 0 }' /proc/interrupts)"
 say disk-vector-kind "$(awk '/virtio.*-req/ { for (i = 2; i <= NF; i++) if ($i ~ /MSI|IO-APIC/) { print $i; exit } }' /proc/interrupts)"
 
+say rng "$(cat /sys/class/misc/hw_random/rng_current 2>/dev/null) $(dd if=/dev/hwrng bs=512 count=1 2>/dev/null | wc -c)"
+# The line is the host's to see: it is on no other console.
+[ -c /dev/hvc0 ] && cat /proc/sys/kernel/random/boot_id >/dev/hvc0
+say console-wrote "$(cat /proc/sys/kernel/random/boot_id)"
+
 if grep -qw hvkit.shell /proc/cmdline; then
     echo
     echo "A shell in the guest. 'poweroff -f' or Ctrl-D ends the machine; Ctrl-A x ends the VMM."

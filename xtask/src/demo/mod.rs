@@ -81,6 +81,7 @@ pub fn demo(options: &Options) -> Result<ExitCode> {
     let after = After {
         exit_code: run.exit_code,
         disk_digest: run.disk_digest,
+        console_file: run.console_file,
     };
     let rows = verdict::judge(&given, &said, &after);
     let all_hold = rows.iter().all(|row| row.holds);

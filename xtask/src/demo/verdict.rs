@@ -58,6 +58,8 @@ pub(super) struct After {
     pub exit_code: Option<i32>,
     /// SHA-256 of the part of the disk that the guest was to write.
     pub disk_digest: String,
+    /// What came out of the paravirtual console.
+    pub console_file: String,
 }
 
 /// One thing that was verified.
@@ -169,6 +171,23 @@ pub(super) fn judge(given: &Given, said: &Said, after: &After) -> Vec<Row> {
         count > 0 && kind.contains("MSI")
     });
 
+    let rng = said.one("rng");
+    row(
+        "random bytes, from virtio",
+        "512 bytes".into(),
+        rng,
+        rng.is_some_and(|seen| seen.starts_with("virtio_rng.") && seen.ends_with(" 512")),
+    );
+
+    let wrote = said.one("console-wrote");
+    let outside = after.console_file.trim();
+    row(
+        "console line, seen from outside",
+        wrote.map_or_else(|| "what it wrote".to_owned(), short),
+        Some(&short(outside)),
+        wrote.is_some() && wrote == Some(outside),
+    );
+
     let trouble = said.all("trouble");
     let seen = if trouble.is_empty() {
         "none".to_owned()
@@ -227,7 +246,8 @@ mod tests {
     const GOOD: &str = "[    0.5] Linux\r\n@hvkit init 0.51\r\n@hvkit cpus 2\n@hvkit memory-kib 230000\n\
         @hvkit pci 0000:00:00.0 0x8086 0x0d57 0x060000\n@hvkit pci 0000:00:01.0 0x1af4 0x1042 0x018000\n\
         @hvkit disk-sectors 32768\n[1.0] noise @hvkit disk-read aaaa\n@hvkit disk-wrote bbbb\n\
-        @hvkit disk-reread bbbb\n@hvkit disk-interrupts 12\n@hvkit disk-vector-kind PCI-MSI\n@hvkit end 1.9\n";
+        @hvkit disk-reread bbbb\n@hvkit disk-interrupts 12\n@hvkit disk-vector-kind PCI-MSI\n\
+        @hvkit rng virtio_rng.0 512\n@hvkit console-wrote 0dd-b00t\n@hvkit end 1.9\n";
 
     fn given() -> Given {
         Given {
@@ -241,6 +261,7 @@ mod tests {
         After {
             exit_code: Some(0),
             disk_digest: "bbbb".into(),
+            console_file: "0dd-b00t\r\n".into(),
         }
     }
     fn wrong(console: &str, after: &After) -> Vec<&'static str> {
@@ -278,6 +299,9 @@ mod tests {
             ),
             ("interrupts 12", "interrupts 0", "disk interrupts by MSI-X"),
             ("PCI-MSI", "IO-APIC", "disk interrupts by MSI-X"),
+            ("virtio_rng.0", "tpm-rng", "random bytes, from virtio"),
+            ("rng.0 512", "rng.0 0", "random bytes, from virtio"),
+            ("0dd-b00t", "0dd-b00k", "console line, seen from outside"),
             ("end 1.9", "end 1.9\n@hvkit trouble module", "trouble"),
             ("@hvkit end", "@hvkit no", "clean power-off"),
         ];
@@ -309,6 +333,14 @@ mod tests {
             },
         );
         assert_eq!(rows, ["disk written, seen from outside"]);
+        let rows = wrong(
+            GOOD,
+            &After {
+                console_file: String::new(),
+                ..after()
+            },
+        );
+        assert_eq!(rows, ["console line, seen from outside"]);
         assert!(wrong("", &after()).len() >= 8);
     }
 }

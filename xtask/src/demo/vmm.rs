@@ -32,6 +32,8 @@ pub(super) struct Run {
     pub(super) exit_code: Option<i32>,
     /// SHA-256 of what the guest wrote, taken outside of it.
     pub(super) disk_digest: String,
+    /// What the guest wrote to its paravirtual console.
+    pub(super) console_file: String,
 }
 
 /// Builds `vmm` as a static program, which the laboratory's host can run too.
@@ -78,6 +80,7 @@ fn here(vmm: &Path, guest: &Guest, watch: bool) -> Result<Run> {
             &guest.kernel(),
             &guest.initramfs(),
             &guest.disk(),
+            &guest.console(),
             "",
         ))
         .stdin(Stdio::null())
@@ -120,6 +123,8 @@ fn here(vmm: &Path, guest: &Guest, watch: bool) -> Result<Run> {
         console: String::from_utf8_lossy(&console).into_owned(),
         exit_code: status.code(),
         disk_digest: guest.written_digest()?,
+        console_file: std::fs::read_to_string(guest.console())
+            .context("cannot read the guest's console file")?,
     })
 }
 
@@ -135,9 +140,9 @@ fn in_lab(vmm: &Path, guest: &Guest, watch: bool) -> Result<Run> {
                 show(piece);
             }
         })
-        .run(&[boot, digest])?;
-    let [boot, digest] = report.commands.as_slice() else {
-        bail!("the host ran {} of two commands", report.commands.len());
+        .run(&[boot, digest, "cat /guest/console".to_owned()])?;
+    let [boot, digest, console] = report.commands.as_slice() else {
+        bail!("the host ran {} of three commands", report.commands.len());
     };
     Ok(Run {
         console: boot.text(),
@@ -149,6 +154,7 @@ fn in_lab(vmm: &Path, guest: &Guest, watch: bool) -> Result<Run> {
             .next()
             .unwrap_or_default()
             .to_owned(),
+        console_file: console.text(),
     })
 }
 
@@ -163,6 +169,7 @@ pub(super) fn interactive(vmm: &Path, guest: &Guest, place: &Place) -> Result<Ex
                     &guest.kernel(),
                     &guest.initramfs(),
                     &guest.disk(),
+                    &guest.console(),
                     SHELL,
                 ))
                 .status()
@@ -191,7 +198,9 @@ fn lab_host(vmm: &Path, guest: &Guest) -> Host {
 /// The VMM's arguments in the host, as a shell reads them.
 fn quoted_arguments(more: &str) -> String {
     let at = |name: &str| PathBuf::from(format!("/guest/{name}"));
-    arguments(&at("kernel"), &at("initramfs"), &at("disk"), more)
+    let files = ["kernel", "initramfs", "disk", "console"].map(at);
+    let [kernel, initramfs, disk, console] = &files;
+    arguments(kernel, initramfs, disk, console, more)
         .iter()
         .map(|word| format!("'{word}'"))
         .collect::<Vec<_>>()

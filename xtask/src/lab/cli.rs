@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::lab::bochs::{Bochs, Exit};
+use crate::lab::bochs::{Bochs, Exit, UnknownMsrs};
 use crate::lab::host::{Clock, Host};
 use crate::lab::initramfs::Initramfs;
 use crate::lab::kernel::Kernel;
@@ -122,6 +122,9 @@ pub struct BochsArgs {
     /// Seconds the run may take.
     #[arg(long, default_value_t = 60)]
     time_out: u64,
+    /// Unknown MSRs read as 0, as Linux needs it, instead of raising #GP.
+    #[arg(long)]
+    ignore_unknown_msrs: bool,
     /// Show Bochs's log at the end.
     #[arg(long)]
     log: bool,
@@ -237,6 +240,9 @@ fn bochs(args: BochsArgs) -> Result<ExitCode> {
     if let Some(model) = args.model {
         let model = model.fetch()?;
         bochs = bochs.program(model.program(), model.bochs_share());
+    }
+    if args.ignore_unknown_msrs {
+        bochs = bochs.unknown_msrs(UnknownMsrs::Zero);
     }
     if let Some(cpu) = &args.cpu {
         bochs = bochs.cpu(cpu);

@@ -2,9 +2,12 @@
 //! `cargo xtask oracle`: the same cases on a model that others wrote and on our code, compared.
 
 mod cases;
+mod ept;
 mod in_bochs;
 mod ledger;
+mod memory;
 mod paging;
+mod shadow;
 mod summary;
 mod tally;
 pub mod vm_entry;
@@ -20,6 +23,10 @@ use clap::Subcommand;
 pub enum Oracle {
     /// Guest page tables, modes and accesses: Bochs's own paging against `shadow-paging`'s guest half.
     Paging(in_bochs::BochsRun),
+    /// EPT, and guests' tables through it: Bochs's VM exits against `ept`.
+    Ept(in_bochs::BochsRun),
+    /// Guest programs of table edits, accesses and invalidations: on Bochs's own paging and on shadow tables.
+    Shadow(in_bochs::BochsRun),
     /// VM entries: Bochs's VMLAUNCH and VMRESUME against the checker of `vmcs`.
     VmEntry(vm_entry::Options),
     /// DMA, tables, registers and invalidations: QEMU's VT-d unit against `vtd-iommu`'s emulated one.
@@ -30,6 +37,8 @@ pub enum Oracle {
 pub fn oracle(which: &Oracle) -> Result<()> {
     match which {
         Oracle::Paging(options) => in_bochs::run(&paging::Paging, options),
+        Oracle::Ept(options) => in_bochs::run(&ept::EptOracle, options),
+        Oracle::Shadow(options) => in_bochs::run(&shadow::Shadow, options),
         Oracle::VmEntry(options) => vm_entry::run(options),
         Oracle::Vtd(options) => vtd::run(options),
     }

@@ -4,6 +4,7 @@
 //! Without options it takes its tour: guests that exit in every way, and entries that fail on purpose. What it printed is
 //! held against what the manual says must come.
 
+mod linux;
 mod tour;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use lab_cases::type1::TOUR;
 
 use crate::lab::bochs::{Bochs, BochsReport, Exit};
 use crate::lab::payload::build_payload;
@@ -19,12 +21,24 @@ use crate::step::Step;
 
 /// Where the hypervisor looks for what it is asked.
 const INPUT: u64 = 0x100_0000;
+/// For the tour, which takes some seconds on an idle machine.
+const TOUR_PATIENCE: Duration = Duration::from_secs(400);
 /// Few, or the serial line is what takes the time.
 const TOUR_INSTRUCTIONS_PER_SECOND: u64 = 1_000_000;
+
+/// How a guest's memory is virtualized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Paging {
+    /// Extended page tables.
+    Ept,
+}
 
 /// What to run.
 #[derive(Args, Debug, Default)]
 pub struct Options {
+    /// Boot Debian's kernel instead, its memory virtualized so.
+    #[arg(long, conflicts_with = "record")]
+    pub paging: Option<Paging>,
     /// Write the raw words of every exit of the tour to this file.
     #[arg(long)]
     pub record: Option<PathBuf>,
@@ -35,8 +49,12 @@ pub struct Options {
 
 /// Runs the hypervisor, and verifies what it printed.
 pub fn run(options: &Options) -> Result<()> {
-    let step = Step::start("type1: the tour");
-    match take_tour(options) {
+    let (name, work): (_, fn(&Options) -> Result<String>) = match options.paging {
+        None => ("type1: the tour", take_tour),
+        Some(Paging::Ept) => ("type1: Linux under EPT", linux::boot),
+    };
+    let step = Step::start(name);
+    match work(options) {
         Ok(result) => {
             step.done(result);
             Ok(())
@@ -49,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn take_tour(options: &Options) -> Result<String> {
-    let report = bochs(b"t", |bochs| {
+    let report = bochs(&[TOUR], |bochs| {
         bochs.instructions_per_second(TOUR_INSTRUCTIONS_PER_SECOND)
     })?;
     let text = report.text();
@@ -75,8 +93,6 @@ fn take_tour(options: &Options) -> Result<String> {
 /// Builds the hypervisor and runs it with this input.
 fn bochs(input: &[u8], with: impl FnOnce(Bochs) -> Bochs) -> Result<BochsReport> {
     let payload = build_payload(&paths::root().join("examples/type1"))?;
-    let bochs = Bochs::new()
-        .image(input, INPUT)
-        .time_out(Duration::from_secs(120));
+    let bochs = Bochs::new().image(input, INPUT).time_out(TOUR_PATIENCE);
     with(bochs).run(&payload)
 }

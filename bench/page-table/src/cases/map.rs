@@ -50,9 +50,13 @@ pub fn small(gib: u64, pages: Pages, rounds: usize) -> Report {
     let (entries, to) = (gib << 18, START - 4096);
     let bytes = entries as usize * 8;
     arena::prepare(bytes + bytes / 128 + (4 << 20), pages);
+    // Upper tables too: the range begins at 1 GiB, so 512 GiB of it need one of level 2 a GiB, one or two of
+    // level 3, and the root. In untouched memory they may cost one more huge page.
+    let upper = (gib + (gib + 1).div_ceil(512) + 1) << 9;
+    let count = (entries + upper) as usize;
     let limit = move || {
         arena::reset(pages);
-        time(|| stores(arena::base() as *mut u64, entries as usize, to | 0x37, 4096))
+        time(|| stores(arena::base() as *mut u64, count, to | 0x37, 4096))
     };
     let mut cases = vec![Case {
         name: STORES.into(),

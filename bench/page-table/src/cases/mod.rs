@@ -3,6 +3,8 @@
 
 pub mod fault;
 pub mod map;
+pub mod nested;
+mod order;
 pub mod translate;
 pub mod unmap;
 pub mod walk2d;
@@ -31,6 +33,7 @@ macro_rules! each_peer {
 pub(crate) use each_peer;
 
 /// A cheap stream of numbers below `n`.
+#[derive(Clone, Copy)]
 pub struct Random(pub u64);
 
 impl Random {

@@ -90,6 +90,15 @@ pub fn range(gib: u64, rounds: usize) -> Report {
 
 const PAIRS: u64 = 1 << 17;
 
+/// The page of the `i`th pair: of 32 blocks in turn, but never the same slot of two in a row. Entries
+/// with the same lowest 12 bits push each other out of the cache, and a load waits for a store that
+/// looks like its own: all would measure that.
+#[inline(always)]
+fn page(i: u64) -> (u64, u64) {
+    let block = i & 31;
+    (block, 1 + ((i >> 5) + 16 * block) % 511)
+}
+
 fn single_case<'a, T: Table>() -> Case<'a> {
     let run = || {
         arena::reset(Pages::Resident);
@@ -101,7 +110,8 @@ fn single_case<'a, T: Table>() -> Case<'a> {
         }
         time(|| {
             for i in 0..PAIRS {
-                let at = START + ((i & 31) << 21) + 4096 * (1 + (i >> 5) % 511);
+                let (block, slot) = page(i);
+                let at = START + (block << 21) + 4096 * slot;
                 table.map(at, at + (1 << 40), 4096, Size::Small);
                 table.unmap(at, 4096);
             }
@@ -115,6 +125,36 @@ fn single_case<'a, T: Table>() -> Case<'a> {
     }
 }
 
+/// A table of ours, and pairs in it by hand: each time three loads down to the leaf table, which wait for
+/// each other, and a store. Looks at nothing but addresses.
+fn single_by_hand() -> f64 {
+    const FRAME: u64 = 0x000f_ffff_ffff_f000;
+    arena::reset(Pages::Resident);
+    let mut table = Ours::new();
+    table.map(START, START - 4096, 64 << 20, Size::Small);
+    let root = table.0.root();
+    let slot = |at: u64| {
+        let mut table = root;
+        for shift in [36, 27, 18] {
+            let entry = (table & FRAME) | (at >> shift & 0xff8);
+            // SAFETY: an entry of the table just made: physical addresses are virtual ones.
+            table = unsafe { std::ptr::read_volatile(entry as *const u64) };
+        }
+        ((table & FRAME) | (at >> 9 & 0xff8)) as *mut u64
+    };
+    time(|| {
+        for i in 0..PAIRS {
+            let (block, page) = page(i);
+            let at = START + (block << 21) + 4096 * page;
+            // SAFETY: slots of the leaf tables just made.
+            unsafe {
+                slot(at).write_volatile((at + (1 << 40)) | 0x37);
+                slot(at).write_volatile(0);
+            }
+        }
+    })
+}
+
 /// One page mapped and unmapped at once, where the tables stay.
 pub fn single(rounds: usize) -> Report {
     arena::prepare(8 << 20, Pages::Resident);
@@ -124,7 +164,8 @@ pub fn single(rounds: usize) -> Report {
             for i in 0..PAIRS {
                 // SAFETY: inside the arena, which this case has to itself.
                 unsafe {
-                    let slot = at.add((((i & 31) << 9) + 1 + (i >> 5) % 511) as usize);
+                    let (block, slot) = page(i);
+                    let slot = at.add(((block << 9) + slot) as usize);
                     slot.write_volatile((i << 12) | 0x37);
                     slot.write_volatile(0);
                 }
@@ -137,6 +178,11 @@ pub fn single(rounds: usize) -> Report {
         role: Role::Limit,
         run: Box::new(limit),
     }];
+    cases.push(Case {
+        name: "two walks by hand, unchecked, and two stores".to_owned(),
+        role: Role::Limit,
+        run: Box::new(single_by_hand),
+    });
     let mut ours = single_case::<Ours>();
     ours.role = Role::Ours;
     cases.push(ours);

@@ -55,7 +55,7 @@ const WRONG: &[(&str, Encoding, u64)] = &[
 ];
 
 /// Tries each, explains it, and puts the field back; then enters.
-pub fn run(host: &mut Host<'_>, tables: &Tables<'_>, state: &GuestState) -> Result<(), Failed> {
+pub fn run(host: &mut Host, tables: &Tables<'_>, state: &GuestState) -> Result<(), Failed> {
     let mut vcpu = vcpu(host, tables, state)?;
     for (index, &(what, field, value)) in WRONG.iter().enumerate() {
         println!("provoked: {what}");

@@ -6,13 +6,15 @@ mod log;
 
 pub use key_value::OptionError;
 
-use crate::config::{Access, Config, Disk, KVM_DEVICE, Serial};
+use crate::config::{Access, Config, Disk, HostDevice, KVM_DEVICE, Net, Serial, VirtioConsole};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
+use hvkit_virtio_devices::limit::{Limits, Rate};
 use key_value::{Keys, number, size, switch};
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Runs a virtual machine on this host's KVM.
@@ -40,20 +42,34 @@ struct Arguments {
     memory: String,
 
     /// Raw disk image; several may follow, and the option may be repeated. Keys: path=FILE,
-    /// readonly=on|off
+    /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw, and limits of each
+    /// queue: bw_size=BYTES, bw_refill_time=MS, ops_size=N, ops_refill_time=MS
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
+
+    /// PCI device of the host to pass through, bound to vfio-pci; several may follow, and the option
+    /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME
+    #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
+    device: Vec<String>,
+    /// Network card on a tap interface of the host; several may follow, and the option may be
+    /// repeated. Keys: tap=NAME, mac=ADDRESS, mtu=BYTES, and limits of each direction as for disks
+    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
+    net: Vec<String>,
+
+    /// Source of random bytes. Keys: src=FILE
+    #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = "/dev/urandom")]
+    rng: Option<String>,
 
     /// Serial line: the terminal, nowhere, absent, or a file
     #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
     serial: String,
 
-    /// Paravirtual console
-    #[arg(long, value_name = "off", default_value = "off")]
-    console: ConsoleMode,
+    /// Paravirtual console (hvc0 in Linux): absent, nowhere, a pseudo-terminal, or a file
+    #[arg(long, value_name = "off|null|pty|file=PATH", default_value = "off")]
+    console: String,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng"])]
     guest: Option<Guest>,
 
     /// Say more on standard error: -v what is done, -vv details
@@ -67,12 +83,6 @@ struct Arguments {
     /// Write how long the start took, as JSON
     #[arg(long, value_name = "FILE", hide = true)]
     report: Option<PathBuf>,
-}
-
-/// What the paravirtual console can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ConsoleMode {
-    Off,
 }
 
 /// The guests that are built in.
@@ -181,6 +191,18 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .iter()
             .map(|text| disk(text))
             .collect::<Result<_, _>>()?,
+        devices: arguments
+            .device
+            .iter()
+            .map(|text| device(text))
+            .collect::<Result<_, _>>()?,
+        nets: arguments
+            .net
+            .iter()
+            .map(|text| net(text))
+            .collect::<Result<_, _>>()?,
+        rng: arguments.rng.as_deref().map(rng).transpose()?,
+        console: console(&arguments.console)?,
         serial: serial(&arguments.serial)?,
         report: arguments.report,
     })
@@ -199,15 +221,116 @@ fn memory(text: &str) -> Result<u64, OptionError> {
 }
 
 fn disk(text: &str) -> Result<Disk, OptionError> {
-    let keys = Keys::parse("disk", &["path", "readonly"], text)?;
+    const KEYS: &[&str] = &[
+        "path",
+        "readonly",
+        "serial",
+        "num_queues",
+        "queue_size",
+        "image_type",
+        "bw_size",
+        "bw_refill_time",
+        "ops_size",
+        "ops_refill_time",
+    ];
+    let keys = Keys::parse("disk", KEYS, text)?;
     let readonly = keys.optional("readonly", "on or off", switch)?;
+    // Never guessed: a guest that writes its own first sector must not choose.
+    keys.optional("image_type", "raw", |text| (text == "raw").then_some(()))?;
     Ok(Disk {
-        path: keys.required("path", "a file's name", file)?,
         access: match readonly {
             Some(true) => Access::ReadOnly,
             Some(false) | None => Access::ReadWrite,
         },
+        serial: keys
+            .optional("serial", "a text", |text| Some(text.to_owned()))?
+            .unwrap_or_default(),
+        queues: keys.optional("num_queues", "a number of queues", number)?,
+        queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
+        limits: limits(&keys)?,
+        ..Disk::new(keys.required("path", "a file's name", file)?)
     })
+}
+
+fn device(text: &str) -> Result<HostDevice, OptionError> {
+    let keys = Keys::parse("device", &["path", "id"], text)?;
+    Ok(HostDevice {
+        path: keys.required("path", "a folder's name", file)?,
+        id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
+    })
+}
+
+fn net(text: &str) -> Result<Net, OptionError> {
+    const KEYS: &[&str] = &[
+        "tap",
+        "mac",
+        "mtu",
+        "bw_size",
+        "bw_refill_time",
+        "ops_size",
+        "ops_refill_time",
+    ];
+    let keys = Keys::parse("net", KEYS, text)?;
+    Ok(Net {
+        tap: keys.required("tap", "an interface's name", |text| {
+            (!text.is_empty()).then(|| text.to_owned())
+        })?,
+        mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
+        mtu: keys.optional("mtu", "a number of bytes", number)?,
+        limits: limits(&keys)?,
+    })
+}
+
+/// A bucket of so many bytes or requests, refilled in so many milliseconds (1000 if not given).
+fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
+    const TIME: &str = "a number of milliseconds above 0";
+    let rate = |burst: Option<u64>, time: Option<NonZeroU64>| {
+        let burst = burst?;
+        let time = time.map_or(1000, NonZeroU64::get);
+        let per_second = u128::from(burst) * 1000 / u128::from(time);
+        Some(Rate {
+            per_second: u64::try_from(per_second).unwrap_or(u64::MAX),
+            burst,
+        })
+    };
+    let bytes = keys.optional("bw_size", "a number of bytes", size)?;
+    let time = keys.optional("bw_refill_time", TIME, number)?;
+    let requests = keys.optional("ops_size", "a number of requests", number)?;
+    let requests_time = keys.optional("ops_refill_time", TIME, number)?;
+    Ok(Limits {
+        bytes: rate(bytes, time),
+        requests: rate(requests, requests_time),
+    })
+}
+
+/// Six bytes in hexadecimal, two digits each, between colons.
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let byte = |part: &str| {
+        let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        digits.then(|| u8::from_str_radix(part, 16).ok()).flatten()
+    };
+    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+    bytes?.try_into().ok()
+}
+
+fn rng(text: &str) -> Result<PathBuf, OptionError> {
+    Keys::parse("rng", &["src"], text)?.required("src", "a file's name", file)
+}
+
+fn console(text: &str) -> Result<VirtioConsole, OptionError> {
+    match text {
+        "off" => Ok(VirtioConsole::Off),
+        "null" => Ok(VirtioConsole::Null),
+        "pty" => Ok(VirtioConsole::Pty),
+        _ => {
+            let keys = Keys::parse("console", &["mode", "file"], text)?;
+            let path = keys.optional("file", "a file's name", file)?;
+            match path {
+                Some(path) => Ok(VirtioConsole::File(path)),
+                None => keys.required("mode", "off, null, pty or file=PATH", |_| None),
+            }
+        }
+    }
 }
 
 fn file(text: &str) -> Option<PathBuf> {
@@ -251,7 +374,8 @@ mod tests {
         let config = parse(
             "vmm --kernel vmlinux --initramfs i.cpio --cmdline quiet --cpus boot=4 \
              --memory size=2G --disk path=a.img path=b.img,readonly=on --disk c.img \
-             --serial file=log --console off -v",
+             --device path=/sys/bus/pci/devices/0000:01:00.0,id=nvme /dev2 --serial file=log \
+             --console off -v",
         );
         assert_eq!(config.kernel, PathBuf::from("vmlinux"));
         assert_eq!(config.initramfs, Some("i.cpio".into()));
@@ -262,10 +386,19 @@ mod tests {
             ("c.img", Access::ReadWrite),
         ];
         let disks = disks.map(|(path, access)| Disk {
-            path: path.into(),
             access,
+            ..Disk::new(path.into())
         });
         assert_eq!(config.disks, disks);
+        let devices = [
+            ("/sys/bus/pci/devices/0000:01:00.0", Some("nvme")),
+            ("/dev2", None),
+        ];
+        let devices = devices.map(|(path, id)| HostDevice {
+            path: path.into(),
+            id: id.map(str::to_owned),
+        });
+        assert_eq!(config.devices, devices);
         assert_eq!(config.serial, Serial::File("log".into()));
     }
 
@@ -273,6 +406,13 @@ mod tests {
     fn without_options_it_is_the_library_s_default() {
         let config = parse("vmm --kernel k");
         assert_eq!(config, Config::new("k".into()));
+    }
+
+    #[test]
+    fn a_device_has_a_path() {
+        for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=on"] {
+            assert!(device(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -285,6 +425,68 @@ mod tests {
                 .contains("tty, null, off")
         );
         assert!(serial("file=").is_err());
+    }
+
+    #[test]
+    fn devices_have_their_keys() {
+        let config = parse("vmm --kernel k --net tap=t0,mac=52:54:00:aB:00:01 --rng --console pty");
+        assert_eq!(
+            config.nets,
+            [Net {
+                tap: "t0".into(),
+                mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
+                mtu: None,
+                limits: Limits::default(),
+            }]
+        );
+        assert_eq!(config.rng, Some("/dev/urandom".into()));
+        assert_eq!(config.console, VirtioConsole::Pty);
+
+        let config = parse("vmm --kernel k --rng src=/dev/hwrng --console file=log");
+        assert_eq!(config.rng, Some("/dev/hwrng".into()));
+        assert_eq!(config.console, VirtioConsole::File("log".into()));
+
+        let limited = disk(
+            "d,serial=s1,num_queues=4,queue_size=128,image_type=raw,bw_size=1M,bw_refill_time=100,ops_size=50",
+        );
+        let expected = Disk {
+            serial: "s1".into(),
+            queues: Some(4),
+            queue_size: Some(128),
+            limits: Limits {
+                bytes: Some(Rate {
+                    per_second: 10 << 20,
+                    burst: 1 << 20,
+                }),
+                requests: Some(Rate {
+                    per_second: 50,
+                    burst: 50,
+                }),
+            },
+            ..Disk::new("d".into())
+        };
+        assert_eq!(limited, Ok(expected));
+    }
+
+    #[test]
+    fn devices_that_make_no_sense_are_told_by_key() {
+        let text = |error: OptionError| error.to_string();
+        let raw = text(disk("d,image_type=qcow2").unwrap_err());
+        assert_eq!(raw, "--disk: image_type=qcow2 is not raw");
+        let time = text(disk("d,bw_size=1,bw_refill_time=0").unwrap_err());
+        assert!(time.contains("bw_refill_time=0 is not a number of milliseconds above 0"));
+        for wrong in [
+            "1:2:3:4:5:6",
+            "52:54:00:12:34",
+            "52:54:00:12:34:56:78",
+            "52-54-00-12-34-56",
+            "+1:00:00:00:00:00",
+        ] {
+            let error = text(net(&format!("tap=t,mac={wrong}")).unwrap_err());
+            assert!(error.contains("such as 52:54:00"), "{error}");
+        }
+        assert!(text(net("mac=52:54:00:12:34:56").unwrap_err()).contains("'tap' is missing"));
+        assert!(text(console("tty").unwrap_err()).contains("off, null, pty"));
     }
 
     #[test]

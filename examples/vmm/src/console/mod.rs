@@ -4,6 +4,7 @@
 pub mod escape;
 pub mod input;
 pub mod output;
+pub mod pty;
 pub mod serial;
 pub mod terminal;
 

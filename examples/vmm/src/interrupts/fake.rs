@@ -11,28 +11,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vmm_sys_util::eventfd::EventFd;
 
 #[derive(Default)]
-pub(super) struct FakeKernel {
-    pub(super) routes: Mutex<Vec<Route>>,
+pub(crate) struct FakeKernel {
+    pub(crate) routes: Mutex<Vec<Route>>,
     events: Mutex<Vec<(i32, EventFd, Gsi)>>,
     /// Every change of a level, in order.
-    pub(super) levels: Mutex<Vec<(Gsi, Level)>>,
+    pub(crate) levels: Mutex<Vec<(Gsi, Level)>>,
     refuse: AtomicBool,
 }
 
 impl FakeKernel {
     /// From now on every call fails, or none does.
-    pub(super) fn refuse(&self, refuse: bool) {
+    pub(crate) fn refuse(&self, refuse: bool) {
         self.refuse.store(refuse, Ordering::Relaxed);
     }
 
     /// Events listened to.
-    pub(super) fn listening(&self) -> usize {
+    pub(crate) fn listening(&self) -> usize {
         self.events.lock().unwrap().len()
     }
 
     /// What reached the guest since the last call: as KVM, an event written twice counts once, and
     /// one without a route is swallowed.
-    pub(super) fn delivered(&self) -> Vec<Target> {
+    pub(crate) fn delivered(&self) -> Vec<Target> {
         let events = self.events.lock().unwrap();
         let routes = self.routes.lock().unwrap();
         let fired = events.iter().filter(|(_, event, _)| event.read().is_ok());
@@ -66,6 +66,10 @@ impl Kernel for FakeKernel {
         }
         events.push((fd, event.try_clone()?, gsi));
         Ok(())
+    }
+
+    fn attach_level(&self, event: &EventFd, _resample: &EventFd, gsi: Gsi) -> io::Result<()> {
+        self.attach(event, gsi)
     }
 
     fn detach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()> {

@@ -17,13 +17,15 @@
 //! KVM API, "KVM_SET_GSI_ROUTING" and "KVM_IRQFD".
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
+pub mod level_event;
 pub mod line;
 pub mod msi;
 pub mod pin;
 pub mod router;
 pub mod routing;
 
+pub use level_event::LevelEvent;
 pub use line::Line;
 pub use msi::KvmMsiVectors;
 pub use pin::{Pin, SharedLine};

@@ -19,7 +19,11 @@ pub trait Kernel: Send + Sync {
     /// From now on a write to `event` raises `gsi`, also one that came before.
     fn attach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()>;
 
-    /// Ends what [`attach`](Self::attach) began; a write from now on stays in the event.
+    /// From now on a write to `event` asserts the pins of `gsi`, and the end of the interrupt in the
+    /// guest takes them back and writes `resample`.
+    fn attach_level(&self, event: &EventFd, resample: &EventFd, gsi: Gsi) -> io::Result<()>;
+
+    /// Ends what [`attach`](Self::attach) or [`attach_level`](Self::attach_level) began; a write from now on stays in the event.
     fn detach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()>;
 
     /// Sets the level of the pins of `gsi`.
@@ -36,6 +40,10 @@ impl Kernel for VmFd {
 
     fn attach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()> {
         Ok(self.register_irqfd(event, gsi.0)?)
+    }
+
+    fn attach_level(&self, event: &EventFd, resample: &EventFd, gsi: Gsi) -> io::Result<()> {
+        Ok(self.register_irqfd_with_resample(event, resample, gsi.0)?)
     }
 
     fn detach(&self, event: &EventFd, gsi: Gsi) -> io::Result<()> {

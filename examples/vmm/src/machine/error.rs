@@ -2,6 +2,7 @@
 //! Why a machine could not be built or run.
 
 use super::address_map::DoesNotFit;
+use super::devices::DeviceError;
 use super::kvm::KvmError;
 use super::memory::MemoryError;
 use super::processors::CountError;
@@ -10,7 +11,7 @@ use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::chipset::ChipsetError;
 use crate::console::ConsoleError;
-use hvkit_virtio_devices::block::OpenError;
+use crate::passthrough::PassthroughError;
 use std::io;
 
 /// A machine could not be built or run.
@@ -34,9 +35,12 @@ pub enum MachineError {
     /// The serial line's other end cannot be used.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// A disk cannot be used.
+    /// A device cannot be had.
     #[error(transparent)]
-    Disk(#[from] OpenError),
+    Device(#[from] DeviceError),
+    /// A device of the host cannot be passed through.
+    #[error(transparent)]
+    Passthrough(#[from] PassthroughError),
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),

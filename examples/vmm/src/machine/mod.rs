@@ -10,6 +10,7 @@
 
 pub mod address_map;
 pub mod cpuid;
+mod devices;
 mod error;
 mod exit;
 pub mod keyboard;
@@ -25,12 +26,14 @@ pub mod threads;
 pub mod vcpu;
 pub mod vm;
 
+pub use devices::DeviceError;
 pub use error::MachineError;
 
 use crate::boot::{self, Payload};
 use crate::config::Config;
 use crate::console::Console;
 use crate::console::input::{Signals, wait_for_stop};
+use crate::passthrough;
 use address_map::AddressMap;
 use cpuid::Features;
 use platform::Platform;
@@ -77,6 +80,7 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, MachineError> {
         let began = Instant::now();
         memory::check_size(config.memory)?;
+        let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
         let features = Features::of(&kvm)?;
@@ -86,7 +90,7 @@ impl Machine {
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let console = Console::open(&config.serial)?;
-        let platform = Platform::new(&vm, &map, count, console.as_ref(), &config.disks, &stop)?;
+        let platform = Platform::new(&vm, &map, count, console.as_ref(), config, &devices, &stop)?;
         let payload = Payload {
             kernel: &config.kernel,
             initramfs: config.initramfs.as_deref(),

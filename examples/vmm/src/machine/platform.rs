@@ -2,6 +2,7 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
+use super::devices;
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -11,10 +12,12 @@ use super::vm::Vm;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
-use crate::config::{Access, Disk};
+use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
-use hvkit_virtio_devices::block::{self, Block};
+use crate::passthrough::vfio::DmaSpace;
+use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
+use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -24,6 +27,8 @@ pub(super) struct Platform {
     buses: Buses,
     /// Held for its interrupts, which end with it.
     _chipset: Chipset,
+    /// Held for what they listen to.
+    _reclaims: Vec<Reclaim>,
     rsdp: u64,
 }
 
@@ -34,7 +39,8 @@ impl Platform {
         map: &AddressMap,
         cpus: u8,
         console: Option<&Console>,
-        disks: &[Disk],
+        config: &Config,
+        assigned: &[Selected],
         stop: &Stop,
     ) -> Result<Self, MachineError> {
         let buses = Buses {
@@ -59,15 +65,11 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        for disk in disks {
-            let access = match disk.access {
-                Access::ReadOnly => block::Access::ReadOnly,
-                Access::ReadWrite => block::Access::ReadWrite,
-            };
-            let disk = Block::open(block::Options::new(&disk.path).with_access(access))?;
-            let at = chipset.add_virtio(Box::new(disk), Arc::clone(&memory))?;
-            log::info!("disk at {at}");
+        for (name, device) in devices::open(config)? {
+            let at = chipset.add_virtio(device, Arc::clone(&memory))?;
+            log::info!("{name} at {at}");
         }
+        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -80,6 +82,7 @@ impl Platform {
         Ok(Platform {
             buses,
             _chipset: chipset,
+            _reclaims: reclaims,
             rsdp: tables.address,
         })
     }
@@ -93,6 +96,33 @@ impl Platform {
     pub(super) fn rsdp(&self) -> u64 {
         self.rsdp
     }
+}
+
+/// Devices of the host, if the user named some.
+fn add_devices(
+    chipset: &mut Chipset,
+    vm: &Vm,
+    devices: &[Selected],
+    stop: &Stop,
+) -> Result<Vec<Reclaim>, MachineError> {
+    let mut reclaims = Vec::with_capacity(devices.len());
+    if devices.is_empty() {
+        return Ok(reclaims);
+    }
+    let limit = vm.fd().check_extension_int(Cap::NrMemslots);
+    let limit = u32::try_from(limit).unwrap_or(0);
+    let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
+    let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
+    let space = DmaSpace::new(vm.fd(), vm.ram())?;
+    for Selected { name, host } in devices {
+        let physical = space.open(host)?;
+        let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
+        physical.tell_when_wanted(reclaim.event());
+        reclaims.push(reclaim);
+        let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;
+        log::info!("{name} ({}) passed through at {at}", host.address);
+    }
+    Ok(reclaims)
 }
 
 /// A device of one port.

@@ -41,6 +41,11 @@ pub enum StopReason {
         /// What KVM said.
         error: RunError,
     },
+    /// The host wants a device back that was passed through.
+    Reclaimed {
+        /// What the user calls it.
+        device: String,
+    },
     /// A thread of the VMM panicked: a defect of ours.
     Defect {
         /// The thread's name.
@@ -97,6 +102,7 @@ impl fmt::Display for StopReason {
             StopReason::Signal(signal) => write!(f, "ended by signal {signal}"),
             StopReason::Halted { vcpu } => write!(f, "vCPU {vcpu} halted"),
             StopReason::Internal { vcpu, error } => write!(f, "vCPU {vcpu}: {error}"),
+            StopReason::Reclaimed { device } => write!(f, "the host wants {device} back"),
             StopReason::Defect { thread } => write!(f, "the VMM's thread {thread} panicked"),
         }
     }

@@ -4,7 +4,7 @@
 use super::address_map::{KVM_IDENTITY_MAP, KVM_TSS};
 use super::kvm::KvmError;
 use super::memory::GuestRam;
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VmFd};
 use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -40,7 +40,7 @@ impl Vm {
         })
     }
 
-    /// Gives the machine KVM's interrupt controllers and timer: PIC, I/O APIC, local APICs, PIT.
+    /// Gives the machine KVM's interrupt controllers: PIC, I/O APIC, local APICs.
     ///
     /// Needed before the first vCPU is made.
     pub fn add_interrupt_controllers(&self) -> Result<(), KvmError> {
@@ -53,20 +53,20 @@ impl Vm {
             .map_err(KvmError::refused("place the task state segment"))?;
         self.fd
             .create_irq_chip()
-            .map_err(KvmError::refused("create the interrupt controllers"))?;
-        self.fd
-            .create_pit2(kvm_pit_config {
-                // The speaker's port is then answered in the kernel; guests time loops with it.
-                flags: KVM_PIT_SPEAKER_DUMMY,
-                ..Default::default()
-            })
-            .map_err(KvmError::refused("create the timer"))
+            .map_err(KvmError::refused("create the interrupt controllers"))
     }
 
     /// The machine's descriptor.
     #[must_use]
     pub fn fd(&self) -> &Arc<VmFd> {
         &self.fd
+    }
+
+    /// How many of KVM's memory slots RAM takes: the first ones.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        // One for each region, counted in `u32` when they were made.
+        self.ram.num_regions() as u32
     }
 
     /// The machine's memory.

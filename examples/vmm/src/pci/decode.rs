@@ -166,11 +166,20 @@ impl Decoder {
                 Err(error) => log::warn!("doorbell at {:#x}: {error}", doorbell.offset),
             }
         }
+        lock(function).window_added(window);
         Ok(taken)
+    }
+
+    /// Takes all windows of `function` off the bus.
+    pub(super) fn remove(&self, function: &Function, decoded: &mut Decoded) {
+        for mapped in std::mem::take(decoded).mapped {
+            self.unmap(function, &mapped);
+        }
     }
 
     fn unmap(&self, function: &Function, mapped: &Mapped) {
         let window = mapped.window;
+        lock(function).window_removed(window);
         for doorbell in lock(function).doorbells() {
             if doorbell.bar == window.bar && mapped.doorbells.contains(&doorbell.offset) {
                 let address = window.address + doorbell.offset;

@@ -44,6 +44,8 @@ pub(crate) struct FakeFunction {
     pub(crate) bars: Vec<FakeBar>,
     pub(crate) bells: Vec<(u8, u64, EventFd)>,
     pub(crate) log: Vec<(u8, u64, Vec<u8>)>,
+    /// The windows that it was told of and that were not taken from it.
+    pub(crate) told: Vec<Window>,
 }
 
 impl FakeFunction {
@@ -59,6 +61,7 @@ impl FakeFunction {
             bars: Vec::new(),
             bells: Vec::new(),
             log: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -158,6 +161,16 @@ impl PciFunction for FakeFunction {
         bells
             .map(|&(bar, offset, ref event)| Doorbell { bar, offset, event })
             .collect()
+    }
+
+    fn window_added(&mut self, window: Window) {
+        assert!(!self.told.contains(&window), "told twice of {window:x?}");
+        self.told.push(window);
+    }
+
+    fn window_removed(&mut self, window: Window) {
+        let at = self.told.iter().position(|&told| told == window);
+        self.told.remove(at.expect("a window that was never there"));
     }
 }
 

@@ -95,6 +95,14 @@ impl Root {
         Ok(at)
     }
 
+    /// Takes all functions off the bus. The bus's ranges lead back here, so that functions would
+    /// otherwise keep themselves alive.
+    pub fn clear(&mut self) {
+        for mut slot in std::mem::take(&mut self.slots).into_values() {
+            self.decoder.remove(&slot.function, &mut slot.decoded);
+        }
+    }
+
     /// The functions, in the order of their addresses.
     pub fn functions(&self) -> impl Iterator<Item = (FunctionAddress, &Function)> {
         self.slots.iter().map(|(&at, slot)| (at, &slot.function))

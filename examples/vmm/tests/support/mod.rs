@@ -45,15 +45,3 @@ pub(crate) fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
 }
-
-/// Whether this user can use this machine's KVM. Where not, the test that asked counts as skipped.
-pub(crate) fn has_kvm() -> bool {
-    let mut device = fs::File::options();
-    match device.read(true).write(true).open("/dev/kvm") {
-        Ok(_) => true,
-        Err(error) => {
-            xtask::lab::skip::skip(&format!("/dev/kvm: {error}"));
-            false
-        }
-    }
-}

@@ -6,12 +6,11 @@
 //! entries 0 (and 1 in 32-bit paging) are the monitor's own, code is fetched from the pattern only, and
 //! memory that is written is the pattern's or none.
 
-use super::entries::Entries;
 use super::map::{
     ARENA, CODE_OFFSETS, DATA_OFFSETS, HARNESS_PD, HARNESS_PDPT, HARNESS_PT_LOW, HARNESS_PT_USER,
     PATTERN, PATTERN_BYTES,
 };
-use crate::Random;
+use crate::{Entries, Random};
 
 /// The paging mode of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +139,7 @@ pub struct Case {
     /// By whom.
     pub who: Who,
     /// The tables.
-    pub entries: Entries,
+    pub entries: Entries<12>,
 }
 
 impl Case {

@@ -15,7 +15,7 @@ use hvkit_vmx::{
 };
 use payload_rt::println;
 
-use crate::{operation, setup};
+use crate::{operation, setup, views};
 
 static VMCS: Once<VmcsRegion> = Once::new(VmcsRegion::new());
 static MSRS: MsrBitmap = MsrBitmap::passing();
@@ -95,7 +95,7 @@ extern "C" fn exits() -> ! {
     )
 }
 
-pub(crate) fn run(root: &mut Root<'_>, machine: &ThisProcessor, memory: &Linear) {
+pub(crate) fn run(root: &mut Root, machine: &ThisProcessor, memory: &Linear) {
     let host = match HostState::capture(machine) {
         Ok(host) => host,
         Err(error) => return println!("host: {error}"),
@@ -114,6 +114,8 @@ pub(crate) fn run(root: &mut Root<'_>, machine: &ThisProcessor, memory: &Linear)
     println!("exits: {:?}", decided(root, &mut vmcs, &host, memory));
     let _ = vmcs.clear(root);
     println!("failures: {:?}", failures(root, &mut vmcs, &host));
+    let _ = vmcs.clear(root);
+    println!("views: {:?}", views::run(root, &mut vmcs, &host, memory));
     let _ = vmcs.clear(root);
 }
 
@@ -135,7 +137,7 @@ fn vcpu<'a>(
     unsafe { Vcpu::new(current, registers, host) }.map_err(|_| "no vcpu")
 }
 
-fn registers(root: &mut Root<'_>, vmcs: &mut hvkit_vmx::ActiveVmcs<'_>, host: &HostState) -> Done {
+fn registers(root: &mut Root, vmcs: &mut hvkit_vmx::ActiveVmcs, host: &HostState) -> Done {
     let pattern = |number: u8| 0x0101_0101_0101_0101 * u64::from(number) + 0x8000_0000_0000_0000;
     let mut registers = Registers::new();
     for number in 0..16 {
@@ -219,8 +221,8 @@ fn debug() -> [u64; 4] {
 }
 
 fn decided(
-    root: &mut Root<'_>,
-    vmcs: &mut hvkit_vmx::ActiveVmcs<'_>,
+    root: &mut Root,
+    vmcs: &mut hvkit_vmx::ActiveVmcs,
     host: &HostState,
     memory: &Linear,
 ) -> Done {
@@ -300,7 +302,7 @@ fn decided(
 }
 
 /// Entries that fail at each of their steps.
-fn failures(root: &mut Root<'_>, vmcs: &mut hvkit_vmx::ActiveVmcs<'_>, host: &HostState) -> Done {
+fn failures(root: &mut Root, vmcs: &mut hvkit_vmx::ActiveVmcs, host: &HostState) -> Done {
     let processor = *root.processor();
     let current = root.load(vmcs).map_err(|_| "load")?;
     let mut vcpu = vcpu(current, host, Registers::new(), complements, |_| Ok(()))?;

@@ -2,13 +2,15 @@
 //! Tries hvkit-vmx on a processor model, and says what came of it, a line each: `name: value`.
 //!
 //! `xtask/tests/vmx.rs` knows what each line must say. In reading order: [`main`], `operation.rs` (the instructions and
-//! how they fail), `guests.rs` (guests that run in this program's own memory), `setup.rs` (their VMCS).
+//! how they fail), `guests.rs` (guests that run in this program's own memory), `views.rs` (one that calls,
+//! and changes its EPT), `setup.rs` (their VMCS).
 #![no_std]
 #![no_main]
 
 mod guests;
 mod operation;
 mod setup;
+mod views;
 
 use hvkit_vmx::{HostState, Linear, Root, ThisProcessor, detect};
 use payload_rt::println;
@@ -46,7 +48,7 @@ fn main() {
     };
     operation::run(&mut root, &enabled, &memory);
     guests::run(&mut root, &machine, &memory);
-    println!("leave: {:?}", root.leave());
+    println!("leave: {:?}", root.leave().map(|_| ()));
     operation::again(&enabled, &memory);
     println!("done");
 }

@@ -25,7 +25,7 @@ unsafe impl Physical for Lie {
     }
 }
 
-pub(crate) fn run(root: &mut Root<'_>, enabled: &Enabled, memory: &Linear) {
+pub(crate) fn run(root: &mut Root, enabled: &Enabled, memory: &Linear) {
     println!("nothing current: {:?}", root.current_pointer());
     let Some(second_vmxon) = SECOND_VMXON.take() else {
         return;
@@ -126,7 +126,7 @@ fn operation_region() -> Option<&'static mut VmxonRegion> {
 }
 
 /// VMCLEAR and VMPTRLD of what is no region; a VMCS is current, to say why.
-fn wrong_addresses(root: &mut Root<'_>, vmxon: u64) {
+fn wrong_addresses(root: &mut Root, vmxon: u64) {
     let [unaligned, outside, own] = &WRONG;
     for (name, region, lie) in [
         ("VMCLEAR, unaligned", unaligned, vmxon + 8),
@@ -139,7 +139,7 @@ fn wrong_addresses(root: &mut Root<'_>, vmxon: u64) {
     }
 }
 
-fn invalidations(root: &Root<'_>) {
+fn invalidations(root: &Root) {
     println!("INVEPT, all: {:?}", root.invept(InvEpt::AllContexts));
     println!(
         "INVEPT, one: {:?}",
@@ -162,7 +162,7 @@ fn invalidations(root: &Root<'_>) {
 }
 
 /// Failures of the invalidating instructions; a VMCS is current, to say why.
-pub(crate) fn bad_operands(root: &Root<'_>) {
+pub(crate) fn bad_operands(root: &Root) {
     let bad = InvEpt::SingleContext { eptp: 0x20_0fff };
     println!("INVEPT of no EPTP: {:?}", root.invept(bad));
     println!(

@@ -156,11 +156,12 @@ impl<A: GuestAddressSpace> Common<'_, A> {
             field::QUEUE_SELECT => self.selectors.queue = half,
             field::QUEUE_VECTOR => self.interrupts.lock().set_queue_vector(index, half),
             _ => {
+                let layout = self.session.layout();
                 let Some(queue) = self.session.queue_mut(index) else {
                     return;
                 };
                 match field {
-                    field::QUEUE_SIZE => queue.set_size(half),
+                    field::QUEUE_SIZE => queue.set_size(half, layout),
                     // "The driver MUST NOT write a 0 to queue_enable" (4.1.4.3.2).
                     field::QUEUE_ENABLE if half == 1 => queue.enable(),
                     field::QUEUE_DESC => queue.set_descriptor_area(Half::Low, value),

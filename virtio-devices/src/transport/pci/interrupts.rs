@@ -5,20 +5,17 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Failure, Interrupts};
+use crate::device::{Failure, Interrupts, Trouble};
 use crate::pci::msix::Msix;
 use crate::pci::{InterruptLine, Level};
-use crate::transport::Status;
 use crate::transport::session::SharedStatus;
+use crate::transport::{Report, Status, TroubleReport};
 
 /// VIRTIO_MSI_NO_VECTOR.
 pub(super) const NO_VECTOR: u16 = 0xffff;
 
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
-
-/// Tells the VMM why a device stopped.
-pub(super) type Report = Arc<dyn Fn(&Failure) + Send + Sync>;
 
 /// A device's interrupts, shared by its registers and its workers.
 pub(super) struct PciInterrupts {
@@ -36,6 +33,7 @@ pub(super) struct State {
     pin_disabled: bool,
     line: Option<Arc<dyn InterruptLine>>,
     report: Option<Report>,
+    trouble: Option<TroubleReport>,
 }
 
 impl PciInterrupts {
@@ -51,6 +49,7 @@ impl PciInterrupts {
                 pin_disabled: false,
                 line: None,
                 report: None,
+                trouble: None,
             }),
         }
     }
@@ -68,6 +67,10 @@ impl State {
 
     pub(super) fn set_report(&mut self, report: Report) {
         self.report = Some(report);
+    }
+
+    pub(super) fn set_trouble_report(&mut self, report: TroubleReport) {
+        self.trouble = Some(report);
     }
 
     /// The virtio part of a reset. MSI-X belongs to PCI and keeps its state.
@@ -184,6 +187,13 @@ impl Interrupts for PciInterrupts {
         };
         if let Some(report) = report {
             report(why);
+        }
+    }
+
+    fn trouble(&self, trouble: &Trouble) {
+        let told = self.lock().trouble.clone();
+        if let Some(told) = told {
+            told(trouble);
         }
     }
 }

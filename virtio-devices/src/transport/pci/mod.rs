@@ -20,8 +20,8 @@ use vm_memory::GuestAddressSpace;
 use self::common::{Common, Selectors};
 use self::interrupts::PciInterrupts;
 use self::layout::{BAR, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
-use super::session::Session;
-use crate::device::{Device, Failure};
+use super::session::{Holds, Session};
+use crate::device::{Device, Failure, Interrupts, Trouble};
 use crate::features::{DeviceType, Features};
 use crate::pci::bar::{BarError, BarKind};
 use crate::pci::config::{CapabilityError, Command, ConfigSpace, Identity};
@@ -82,6 +82,8 @@ pub struct VirtioPci<A> {
     selectors: Selectors,
     session: Session<A>,
     interrupts: Arc<PciInterrupts>,
+    /// The command register's Bus Master.
+    master: bool,
 }
 
 impl<A> std::fmt::Debug for VirtioPci<A> {
@@ -118,13 +120,15 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
             });
         }
         let msix = Msix::new(queues + 1, vectors)?;
-        let session =
-            Session::new(device, memory, runner, Features::empty()).map_err(PciError::Event)?;
+        let mut session = Session::new(device, memory, runner, Features::NOTIFICATION_DATA)
+            .map_err(PciError::Event)?;
         let mut config = ConfigSpace::new(identity(session.device_type()));
         let layout = Layout::new(queues, &msix);
         config.add_bar(BAR, BarKind::Memory64, layout.length())?;
         let declared = layout.declare(&mut config, &msix)?;
         let interrupts = Arc::new(PciInterrupts::new(msix, queues, session.shared_status()));
+        // As after power-on: the function masters no bus.
+        session.hold(Holds::BUS);
         Ok(Self {
             config,
             declared,
@@ -132,6 +136,7 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
             selectors: Selectors::default(),
             session,
             interrupts,
+            master: false,
         })
     }
 
@@ -167,6 +172,26 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
     pub fn with_report(self, report: impl Fn(&Failure) + Send + Sync + 'static) -> Self {
         self.interrupts.lock().set_report(Arc::new(report));
         self
+    }
+
+    /// Calls `report` with what the host refused while the device goes on: at the first time, and then ever more
+    /// seldom. It must not call back into the function.
+    #[must_use]
+    pub fn with_trouble_report(self, report: impl Fn(&Trouble) + Send + Sync + 'static) -> Self {
+        self.interrupts.lock().set_trouble_report(Arc::new(report));
+        self
+    }
+
+    /// Stops the workers and keeps them. What they have begun is finished; from then on neither memory nor the
+    /// outside is accessed, and registers still answer.
+    pub fn pause(&mut self) {
+        self.session.hold(Holds::PAUSED);
+    }
+
+    /// Lets the workers go on.
+    pub fn resume(&mut self) {
+        let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+        self.session.release(Holds::PAUSED, &interrupts);
     }
 
     fn common(&mut self) -> Common<'_, A> {
@@ -257,12 +282,27 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         self.config.write(offset, data);
         let control = self.config.u16(self.declared.msix + MSIX_CONTROL);
-        let disabled = self.config.command().contains(Command::INTERRUPT_DISABLE);
+        let command = self.config.command();
+        let disabled = command.contains(Command::INTERRUPT_DISABLE);
+        let master = command.contains(Command::BUS_MASTER);
         {
             let mut interrupts = self.interrupts.lock();
-            interrupts.msix.set_control(control);
+            // A message that may not be sent waits as a masked one does.
+            let silent = if master { 0 } else { msix::FUNCTION_MASK };
+            interrupts.msix.set_control(control | silent);
             interrupts.set_pin_disabled(disabled);
         }
+        // Neither memory nor messages are written by a function that masters no bus. PCI Local Bus 3.0,
+        // "Device Control".
+        match (self.master, master) {
+            (false, true) => {
+                let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+                self.session.release(Holds::BUS, &interrupts);
+            }
+            (true, false) => self.session.hold(Holds::BUS),
+            _ => {}
+        }
+        self.master = master;
         if self.touches_access_data(offset, data)
             && let Some((at, length)) = self.access()
         {

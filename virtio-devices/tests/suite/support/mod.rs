@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the tests share: a guest of two memory regions, and devices on PCI with fakes around them.
 
+pub(crate) mod guest;
 pub(crate) mod probe;
 
 use std::io::Write;

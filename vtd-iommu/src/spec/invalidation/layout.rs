@@ -19,7 +19,7 @@ word! {
         u16 [31:16] domain, with_domain;
         /// SID: source-id.
         u16 [47:32] source, with_source;
-        /// FM: how many of the lowest bits of the function number are ignored.
+        /// FM: how many bits of the function number are ignored, the highest first (1: bit 2; 3: all three).
         u8 [49:48] function_mask, with_function_mask;
     }
 }

@@ -139,7 +139,7 @@ pub enum ContextScope {
         domain: u16,
         /// Source-id.
         source: RequesterId,
-        /// How many of the lowest bits of the function number are ignored, 0 to 3.
+        /// How many bits of the function number are ignored, the highest first: 0 to 3.
         function_mask: u8,
     },
 }

@@ -111,6 +111,15 @@ impl fmt::Display for BochsReport {
     }
 }
 
+/// What an MSR does that Bochs does not know, and that the modelled processor may well have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownMsrs {
+    /// #GP, as a processor does of one it does not have.
+    Fault,
+    /// It reads as 0 and takes anything: Linux reads `IA32_MISC_ENABLE` before it can handle a fault.
+    Zero,
+}
+
 type Watcher = Box<dyn FnMut(&[u8]) + Send>;
 
 /// A machine in the making.
@@ -120,6 +129,7 @@ pub struct Bochs {
     cpu: String,
     memory_mib: u64,
     instructions_per_second: u64,
+    unknown_msrs: UnknownMsrs,
     images: Vec<(Vec<u8>, u64)>,
     patience: Duration,
     watcher: Option<Watcher>,
@@ -151,6 +161,7 @@ impl Bochs {
             cpu: "corei7_skylake_x".to_owned(),
             memory_mib: 256,
             instructions_per_second: 50_000_000,
+            unknown_msrs: UnknownMsrs::Fault,
             images: Vec::new(),
             patience: Duration::from_secs(60),
             watcher: None,
@@ -184,6 +195,13 @@ impl Bochs {
     #[must_use]
     pub fn instructions_per_second(mut self, number: u64) -> Self {
         self.instructions_per_second = number;
+        self
+    }
+
+    /// What an MSR does that the model does not know. [`UnknownMsrs::Fault`] if nothing is said.
+    #[must_use]
+    pub fn unknown_msrs(mut self, what: UnknownMsrs) -> Self {
+        self.unknown_msrs = what;
         self
     }
 
@@ -272,6 +290,13 @@ impl Bochs {
             .replace("@MEMORY@", &self.memory_mib.to_string())
             .replace("@SHARE@", &self.share.to_string_lossy())
             .replace("@CPU@", &self.cpu)
+            .replace(
+                "@IGNORE_MSRS@",
+                match self.unknown_msrs {
+                    UnknownMsrs::Fault => "0",
+                    UnknownMsrs::Zero => "1",
+                },
+            )
             .replace("@IPS@", &self.instructions_per_second.to_string())
             .replace("@CYLINDERS@", &(end / CYLINDER).to_string());
         fs::write(folder.join("bochsrc"), configuration)?;

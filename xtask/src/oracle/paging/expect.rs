@@ -6,11 +6,12 @@ use hvkit_shadow_paging::guest::{
     Access, Features, GuestFault, Kind, LoadError, PagingMode, PdpteError, Privilege, Registers,
 };
 use lab_cases::paging::{
-    CODE_OFFSETS, Case, Cpu, DONE, Doing, Mode, Record, STORED, Stored, Who, pattern,
+    CODE_OFFSETS, Case, Cpu, DONE, Doing, Mode, Record, STORED, Stored, Who, arena, pattern,
 };
 
-use super::memory::Memory;
+use super::prepared;
 use super::quirks::Quirks;
+use crate::oracle::memory::Memory;
 
 /// #GP and #PF.
 const GENERAL_PROTECTION: u8 = 13;
@@ -26,9 +27,9 @@ pub(super) struct Expected {
 
 /// Runs `case` on our walker, or on it as it would be with a model's `quirks`.
 pub(super) fn expect(case: &Case, cpu: &Cpu, quirks: Quirks) -> Result<Expected> {
-    let memory = Memory::of(case);
+    let memory = prepared::memory(case);
     let (mut record, why) = outcome(case, cpu, &memory, quirks)?;
-    record.tables = memory.digest();
+    record.tables = memory.digest(&[arena()]);
     Ok(Expected { record, why })
 }
 

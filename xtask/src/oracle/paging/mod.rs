@@ -9,7 +9,7 @@
 
 mod expect;
 mod explained;
-mod memory;
+mod prepared;
 mod quirks;
 #[cfg(test)]
 mod tests;

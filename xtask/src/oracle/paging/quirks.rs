@@ -9,7 +9,7 @@ use hvkit_shadow_paging::guest::{
 };
 use lab_cases::paging::{Case, Who};
 
-use super::memory::Memory;
+use crate::oracle::memory::Memory;
 
 /// Whether a quirk is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use lab_cases::paging::{
 };
 
 use super::expect::expect;
-use super::memory::Memory;
+use super::prepared;
 use super::quirks::Quirks;
 use super::{explained, judge, parse};
 use crate::oracle::ledger;
@@ -35,7 +35,7 @@ fn the_ledger_and_the_code_name_the_same_rules() {
 #[test]
 fn no_case_takes_the_monitor_from_under_itself() {
     for case in cases() {
-        let memory = Memory::of(&case);
+        let memory = prepared::memory(&case);
         let root = case.cr3 & !0xfff;
         let word = |at, width| memory.read(at, width).unwrap();
         match case.mode {
@@ -100,7 +100,7 @@ fn equal_numbers_give_equal_cases_and_others_do_not() {
 
 #[test]
 fn memory_is_as_the_payload_prepares_it() {
-    let memory = Memory::of(&Case::new(0, 0, &CPU));
+    let memory = prepared::memory(&Case::new(0, 0, &CPU));
     assert_eq!(memory.load_32(PATTERN + 0x37f8), 0x0200_37f8);
     assert_eq!(memory.load_32(PATTERN + 0x37fc), 0);
     // mov eax, 0x02003400; int 0x81

@@ -291,6 +291,13 @@ proptest::proptest! {
                     }
                 }
             }
+            for (device, function) in (0u8..).zip(&functions) {
+                let of_it = there.iter().filter(|(at, _)| at.device() == device);
+                let of_it: Vec<_> = of_it.map(|(_, window)| *window).collect();
+                let told = &function.lock().unwrap().told;
+                assert_eq!(told.len(), of_it.len());
+                assert!(of_it.iter().all(|window| told.contains(window)));
+            }
             let mut bells: Vec<u64> = there
                 .iter()
                 .filter_map(|(_, w)| match w.bar {
@@ -305,5 +312,11 @@ proptest::proptest! {
             assert_eq!(b.byte(0xbfff_f000), 0xff);
             assert_eq!(b.byte(0xffff_f000), 0xff);
         }
+        b.root.clear();
+        assert!(b.root.windows().next().is_none());
+        assert!(b.doorbells.addresses().is_empty());
+        assert!(functions.iter().all(|f| f.lock().unwrap().told.is_empty()));
+        // Nothing but this test holds them any more.
+        assert!(functions.iter().all(|f| Arc::strong_count(f) == 1));
     }
 }

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Why a device was not passed through: one line each, with what to do.
+
+use super::host::HostError;
+use std::io;
+use vfio_ioctls::VfioError;
+
+/// A device that is not passed through.
+#[derive(Debug, thiserror::Error)]
+pub enum PassthroughError {
+    /// It is not there, or not ready.
+    #[error("--device: {0}")]
+    Host(#[from] HostError),
+    /// The same one twice.
+    #[error("--device: {0} is given twice")]
+    Twice(String),
+    /// The same name twice.
+    #[error("--device: id={0} is given twice")]
+    SameName(String),
+    /// VFIO is not there.
+    #[error("--device: cannot open /dev/vfio/vfio: {0}; is the module vfio-pci loaded?")]
+    NoVfio(io::Error),
+    /// Somebody else has the group.
+    #[error("--device: {address} is in use: another process has IOMMU group {group}")]
+    Busy {
+        /// The device.
+        address: String,
+        /// Its group.
+        group: u32,
+    },
+    /// The user may not.
+    #[error("--device: no permission to open /dev/vfio/{group}, which {address} is in")]
+    Denied {
+        /// The device.
+        address: String,
+        /// Its group.
+        group: u32,
+    },
+    /// A guest could make the device interrupt the host.
+    #[error(
+        "--device: the host's IOMMU does not keep {address} from raising interrupts of its choice: enable \
+         interrupt remapping in the firmware, and boot the host without intremap=off"
+    )]
+    NoInterruptRemapping {
+        /// The device.
+        address: String,
+    },
+    /// The kernel says no for another reason.
+    #[error("--device: VFIO refused {address}: {source}")]
+    Refused {
+        /// The device.
+        address: String,
+        /// Why.
+        source: VfioError,
+    },
+    /// Its state would pass from one machine to the next.
+    #[error(
+        "--device: {address} cannot be reset, neither by itself nor by its bus: what one guest leaves \
+         in it, the next would find"
+    )]
+    NoReset {
+        /// The device.
+        address: String,
+    },
+    /// The reset failed.
+    #[error("--device: {address} could not be reset: {source}")]
+    Reset {
+        /// The device.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The guest's memory cannot be pinned.
+    #[error(
+        "--device: the guest's memory cannot be pinned for the device: {0}; is the limit on locked \
+         memory (ulimit -l) below the guest's size?"
+    )]
+    Pin(VfioError),
+    /// The host's IOMMU cannot map it.
+    #[error("--device: the host's IOMMU does not map the guest's memory: {0}")]
+    Map(VfioError),
+    /// KVM's half of VFIO.
+    #[error("--device: KVM has no VFIO device: {0}")]
+    Kvm(kvm_ioctls::Error),
+    /// All of KVM's memory slots are taken.
+    #[error("--device: KVM has no memory slot left")]
+    Slots,
+}

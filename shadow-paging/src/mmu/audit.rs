@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Looking at everything: whether each shadow entry, list and state is as the rules say.
+
+use hvkit_page_table::{Entry, Frames, OwnEntries, ReadEntry};
+
+use super::Mmu;
+pub(super) use super::expect::Wrong;
+use super::host::{HostMap, Machine};
+use super::key::Base;
+use super::links::Link;
+use super::pages::Sync;
+use super::stage::Stage;
+
+/// Something that must not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// An entry that the guest's tables, the host's map or a guard do not allow.
+    Entry {
+        /// Host-physical address of the shadow table.
+        table: u64,
+        /// Which entry.
+        index: usize,
+        /// What is wrong with it.
+        wrong: Wrong,
+    },
+    /// An entry behind which the guest's could not be read.
+    Unreadable {
+        /// Host-physical address of the shadow table.
+        table: u64,
+        /// Which entry.
+        index: usize,
+    },
+    /// A leaf that the reverse map does not know.
+    LostLeaf {
+        /// Host-physical address of the shadow table.
+        table: u64,
+        /// Which entry.
+        index: usize,
+    },
+    /// A link to a table that is not there, or does not know of it.
+    LostLink {
+        /// Host-physical address of the shadow table.
+        table: u64,
+        /// Which entry.
+        index: usize,
+    },
+    /// More links are remembered than there are.
+    Remembered {
+        /// Links in lists.
+        listed: usize,
+        /// Entries of tables.
+        entries: usize,
+    },
+    /// A table that is not guarded and on no list, or the other way round.
+    Unlisted {
+        /// Host-physical address of the shadow table.
+        table: u64,
+    },
+    /// More frames than the budget.
+    Budget {
+        /// Frames in use.
+        frames: usize,
+    },
+}
+
+/// What an audit saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Tables looked at.
+    pub tables: usize,
+    /// Leaves among their entries.
+    pub leaves: usize,
+    /// Links among their entries.
+    pub links: usize,
+    /// Tables that are not guarded.
+    pub unsync: usize,
+    /// Entries that are stale as a TLB's may be: their tables are not guarded.
+    pub stale: usize,
+}
+
+impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
+    /// Looks at every entry of every table, and tells `found` of each one that breaks a rule. Changes
+    /// nothing.
+    pub fn audit<M: ReadEntry, B: HostMap>(
+        &self,
+        machine: Machine<'_, M, B>,
+        mut found: impl FnMut(Finding),
+    ) -> Audit {
+        let mut audit = Audit::default();
+        for id in self.pages.ids() {
+            self.audit_table(machine, id, &mut audit, &mut found);
+        }
+        let parents = self.pages.ids().filter_map(|id| self.pages.get(id));
+        let parents: usize = parents
+            .map(|page| self.reverse.lists.len(page.parents))
+            .sum();
+        for (listed, entries) in [
+            (self.reverse.live(), audit.leaves),
+            (parents, audit.links),
+            (self.unsync.len(), audit.unsync),
+        ] {
+            if listed != entries {
+                found(Finding::Remembered { listed, entries });
+            }
+        }
+        if self.held > self.budget || self.held < self.pages.live() {
+            found(Finding::Budget { frames: self.held });
+        }
+        audit
+    }
+
+    fn audit_table<M: ReadEntry, B: HostMap>(
+        &self,
+        machine: Machine<'_, M, B>,
+        id: u32,
+        audit: &mut Audit,
+        found: &mut impl FnMut(Finding),
+    ) {
+        let Some(page) = self.pages.get(id) else {
+            return;
+        };
+        let table = page.frame;
+        audit.tables += 1;
+        let unsync = page.sync != Sync::Guarded;
+        audit.unsync += usize::from(unsync);
+        let shadows = matches!(page.key.base, Base::Table(_));
+        if unsync != self.unsync.contains(&id) || unsync && !shadows {
+            found(Finding::Unlisted { table });
+        }
+        for link in self.filled(id) {
+            let index = link.index();
+            let slot = self.slot(link);
+            match slot {
+                Entry::Leaf { target, .. } => {
+                    audit.leaves += 1;
+                    if !self.knows_leaf(page.key.level, target, link) {
+                        found(Finding::LostLeaf { table, index });
+                    }
+                }
+                Entry::Table { frame, .. } => {
+                    audit.links += 1;
+                    if !self.knows_link(frame, link) {
+                        found(Finding::LostLink { table, index });
+                    }
+                }
+                Entry::Empty | Entry::Malformed(_) => (),
+            }
+            let wrong = match self.expected(machine.memory, link) {
+                Ok(expected) => self.wrong(machine, link, &slot, expected),
+                Err(_) => {
+                    found(Finding::Unreadable { table, index });
+                    continue;
+                }
+            };
+            match wrong {
+                // What a guest may see of it, it may see of a TLB. What the host relies on holds.
+                Some(Wrong::NothingExpected | Wrong::OtherTable | Wrong::TooMuch) if unsync => {
+                    audit.stale += 1;
+                }
+                Some(Wrong::OtherTarget) if unsync => audit.stale += 1,
+                Some(wrong) => found(Finding::Entry {
+                    table,
+                    index,
+                    wrong,
+                }),
+                None => (),
+            }
+        }
+    }
+
+    fn knows_leaf(&self, level: u8, target: u64, link: Link) -> bool {
+        self.reverse.place(level, target).is_some_and(|place| {
+            (0..self.reverse.count(place)).any(|at| self.reverse.link(place, at) == Some(link))
+        })
+    }
+
+    fn knows_link(&self, frame: u64, link: Link) -> bool {
+        let child = self.pages.at_frame(frame);
+        child
+            .and_then(|child| self.pages.get(child))
+            .is_some_and(|page| self.reverse.lists.iter(page.parents).any(|l| l == link))
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One entry of a shadow table: stored, changed, dropped, and what hardware may hold of it after.
+
+use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, Span, Width};
+
+use super::key::coverage;
+use super::links::Link;
+use super::owed::Flush;
+use super::stage::Stage;
+use super::{Mmu, OutOfMemory};
+
+/// A shadow entry, read.
+pub(super) type Slot<S> =
+    Entry<<<S as Stage>::Shadow as Format>::Attributes, <<S as Stage>::Shadow as Format>::Rule>;
+
+/// The attributes of shadow leaves.
+pub(super) type Attributes<S> = <<S as Stage>::Shadow as Format>::Attributes;
+
+/// How often a host frame is mapped before its oldest mappings make room: what bounds a search.
+const MOST_MAPPINGS: usize = 1024;
+
+/// How many parents are looked at to learn the linear address of an entry.
+const MOST_PARENTS: usize = 64;
+
+impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
+    pub(super) fn stage_of(&self, link: Link) -> Option<(&S, u8, u64)> {
+        let page = self.pages.get(link.page())?;
+        let stage = self.stages.get(usize::from(page.key.stage))?;
+        let at = stage
+            .shadow()
+            .shape()
+            .slot_at(page.frame, link.index() as u64);
+        Some((stage, page.key.level, at))
+    }
+
+    /// What the entry at `link` is.
+    #[inline]
+    pub(super) fn slot(&self, link: Link) -> Slot<S> {
+        self.stage_of(link)
+            .map_or(Entry::Empty, |(stage, level, at)| {
+                let word = self.tables.load(at, Width::Eight);
+                stage.shadow().decode(word, level)
+            })
+    }
+
+    fn store(&self, link: Link, word: impl FnOnce(&S::Shadow, u8) -> u64) {
+        if let Some((stage, level, at)) = self.stage_of(link) {
+            let word = word(stage.shadow(), level);
+            self.tables.write(at, Width::Eight, word);
+        }
+    }
+
+    /// Puts a leaf where there is nothing, or a leaf to elsewhere.
+    pub(super) fn put_leaf(
+        &mut self,
+        link: Link,
+        target: u64,
+        attributes: Attributes<S>,
+    ) -> Result<(), OutOfMemory> {
+        let Some((_, level, _)) = self.stage_of(link) else {
+            return Ok(());
+        };
+        let place = self.reverse.reserve(level, target)?;
+        self.drop_entry(link);
+        if self.reverse.count(place) >= MOST_MAPPINGS
+            && let Some(oldest) = self.reverse.link(place, 0)
+        {
+            self.drop_entry(oldest);
+        }
+        // The chunk goes when its last link does: look again.
+        let place = self.reverse.reserve(level, target)?;
+        self.reverse.push(place, link);
+        self.store(link, |format, level| format.leaf(target, attributes, level));
+        Ok(())
+    }
+
+    /// Gives the leaf at `link`, which is to `target` with `old`, other attributes.
+    pub(super) fn change_leaf(
+        &mut self,
+        link: Link,
+        target: u64,
+        old: Attributes<S>,
+        new: Attributes<S>,
+    ) {
+        if old == new {
+            return;
+        }
+        self.store(link, |format, level| format.leaf(target, new, level));
+        let stale = self
+            .stage_of(link)
+            .is_some_and(|(stage, ..)| stage.shadow().leaves_stale(old, new));
+        if stale {
+            let flush = self.flush_of(link);
+            self.debt.add(flush);
+        }
+    }
+
+    /// Leads the entry at `link` to the table `child`.
+    pub(super) fn put_link(&mut self, link: Link, child: u32) -> Result<(), OutOfMemory> {
+        let Some(parents) = self.pages.get(child).map(|page| page.parents) else {
+            return Ok(());
+        };
+        self.reverse.lists.reserve(parents)?;
+        self.drop_entry(link);
+        let mut frame = 0;
+        if let Some(page) = self.pages.get_mut(child) {
+            self.reverse.lists.push(&mut page.parents, link);
+            frame = page.frame;
+        }
+        self.store(link, |format, level| format.table(frame, level));
+        Ok(())
+    }
+
+    /// Empties the entry at `link`, whatever it is.
+    pub(super) fn drop_entry(&mut self, link: Link) {
+        let level = self.stage_of(link).map_or(0, |(_, level, _)| level);
+        match self.slot(link) {
+            Entry::Empty | Entry::Malformed(_) => return,
+            Entry::Leaf { target, .. } => {
+                let flush = self.flush_of(link);
+                self.debt.add(flush);
+                let known = self.reverse.remove(level, target, link);
+                debug_assert!(known, "every leaf is in the reverse map");
+            }
+            Entry::Table { frame, .. } => {
+                self.debt.add(Flush::Everything);
+                if let Some(child) = self.pages.at_frame(frame)
+                    && let Some(page) = self.pages.get_mut(child)
+                {
+                    let known = self.reverse.lists.remove(&mut page.parents, link);
+                    debug_assert!(known, "every link is among the parents");
+                }
+            }
+        }
+        self.store(link, |format, _| format.empty());
+    }
+
+    /// Which linear addresses are translated through the entry at `link`: named if it is one page of
+    /// one address.
+    pub(super) fn flush_of(&self, link: Link) -> Flush {
+        self.linear(link).map_or(Flush::Everything, Flush::Span)
+    }
+
+    fn linear(&self, link: Link) -> Option<Span> {
+        let (stage, level, _) = self.stage_of(link)?;
+        let shape = stage.shadow().shape();
+        let size = shape.size(level);
+        let mut address = (link.index() as u64) << shape.shift(level);
+        let mut page = self.pages.get(link.page())?;
+        while page.key.level < shape.levels() {
+            // Many roots may share it, as long as all have it at the same place.
+            let parents = page.parents;
+            let first = self.reverse.lists.get(parents, 0)?;
+            if self.reverse.lists.len(parents) > MOST_PARENTS {
+                return None;
+            }
+            let above = self.pages.get(first.page())?;
+            let alike = self.reverse.lists.iter(parents).all(|other| {
+                other == first
+                    || other.index() == first.index() && above.key.level == shape.levels()
+            });
+            if !alike {
+                return None;
+            }
+            address |= (first.index() as u64) << coverage(shape, page.key.level);
+            page = above;
+        }
+        Some(Span::new(shape.extend(address), size))
+    }
+}

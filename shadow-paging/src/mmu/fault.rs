@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a page fault of the real processor comes to.
+//!
+//! ```text
+//!  fault --> guest's own tables --- refuse --------------------------> Guest: inject
+//!                 | allow: flags set in the guest's memory
+//!                 v
+//!            the host's map ------- device ---------------------------> Mmio: emulate
+//!                 |                 nothing there, read-only ---------> Host: the host's turn
+//!                 v
+//!            a guarded table written? -- lowest level: unsync -----.
+//!                 |                      written over and over ----|
+//!                 |                      otherwise ----------------|--> Guarded: emulate, `guest_wrote`
+//!                 v                                                |
+//!            tables on the way, leaf, neighbours <-----------------' -> Repaired: run on
+//! ```
+
+use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, UpdateEntry};
+
+use super::host::{Backing, HostMap, HostPage, HostRights, Machine};
+use super::links::Link;
+use super::pages::Sync;
+use super::space::Space;
+use super::stage::{Path, Stage, Stopped};
+use super::{Cause, Failed, Mmu, Owed, Unsync};
+
+/// What a fault came to. `R` is what the guest is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<R> {
+    /// The guest's own tables refuse the access: inject this.
+    Guest(R),
+    /// The shadow allows the access now: let the guest run its instruction again.
+    Repaired(Repair),
+    /// A device is there: emulate the access.
+    Mmio {
+        /// Guest-physical address.
+        physical: u64,
+    },
+    /// A write to a table that is shadowed: emulate it, then call [`guest_wrote`](Mmu::guest_wrote).
+    Guarded {
+        /// Guest-physical address.
+        physical: u64,
+    },
+    /// The host's map does not allow the access at present: change it, or emulate.
+    Host {
+        /// Guest-physical address.
+        physical: u64,
+        /// What it lacks.
+        reason: HostReason,
+    },
+    /// The access is allowed, but an entry that allows it would allow what the guest forbids:
+    /// emulate it. A supervisor's write to a read-only user page with CR0.WP clear and CR4.SMAP set.
+    Emulate {
+        /// Guest-physical address.
+        physical: u64,
+    },
+    /// Frames are on their way back: settle the token and let the guest run its instruction again.
+    Retry,
+}
+
+/// What was repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// A leaf was made.
+    Mapped,
+    /// A leaf grants more than it did, or something else.
+    Changed,
+    /// Nothing was wrong: hardware had an older entry, or another processor was first.
+    ///
+    /// Over and over at one place means that the access was made with other rights than the caller
+    /// said.
+    Spurious,
+}
+
+/// Why the host's map stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostReason {
+    /// Nothing is there.
+    Absent,
+    /// It does not allow this kind of access.
+    Rights(HostRights),
+}
+
+/// A verdict, and the flush that is owed before the guest runs on.
+#[derive(Debug)]
+#[must_use = "settle what is owed"]
+pub struct Answer<R> {
+    /// What the fault came to.
+    pub verdict: Verdict<R>,
+    /// To be settled first.
+    pub owed: Owed,
+}
+
+impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
+    /// The processor of `space` faulted on `access` to linear address `address`.
+    ///
+    /// # Errors
+    ///
+    /// Memory or frames ran out, or guest memory could not be read or marked. What had been shadowed
+    /// is still right; [`Cause::OutOfFrames`] comes only when nothing could be reclaimed.
+    pub fn fault<M: UpdateEntry, B: HostMap>(
+        &mut self,
+        space: &Space<S>,
+        machine: Machine<'_, M, B>,
+        address: u64,
+        access: S::Access,
+    ) -> Result<Answer<S::Refusal>, Failed<M::Error>> {
+        let verdict = match self.judge(space, machine, address, access) {
+            Err(Cause::OutOfFrames) => {
+                self.reclaim(self.batch());
+                if self.debt.frames() > 0 {
+                    Ok(Verdict::Retry)
+                } else {
+                    Err(Cause::OutOfFrames)
+                }
+            }
+            other => other,
+        };
+        self.keep_some_free();
+        let (verdict, owed) = self.settle_up(verdict)?;
+        Ok(Answer { verdict, owed })
+    }
+
+    fn judge<M: UpdateEntry, B: HostMap>(
+        &mut self,
+        space: &Space<S>,
+        machine: Machine<'_, M, B>,
+        address: u64,
+        access: S::Access,
+    ) -> Result<Verdict<S::Refusal>, Cause<M::Error>> {
+        if space.owner != self.owner {
+            return Err(Cause::Foreign);
+        }
+        let stage = &space.stage;
+        let path = match stage.resolve(&space.top, machine.memory, address, access) {
+            Ok(path) => path,
+            Err(Stopped::Refused(refusal)) => return Ok(Verdict::Guest(refusal)),
+            Err(Stopped::Memory { level, at, error }) => {
+                return Err(Cause::Memory { level, at, error });
+            }
+            Err(Stopped::Contended) => return Err(Cause::Contended),
+        };
+        let physical = path.target;
+        let backing = machine.map.backing(physical);
+        let reason = match backing {
+            Backing::Mmio => return Ok(Verdict::Mmio { physical }),
+            Backing::Absent => Some(HostReason::Absent),
+            Backing::Memory { rights, .. }
+                if stage.grant(path.rights, rights, Some(access)).is_none() =>
+            {
+                // The guest allows it: is it the host who does not?
+                match stage.grant(path.rights, HostRights::ALL, Some(access)) {
+                    Some(_) => Some(HostReason::Rights(rights)),
+                    None => return Ok(Verdict::Emulate { physical }),
+                }
+            }
+            Backing::Memory { .. } => None,
+        };
+        if let Some(reason) = reason {
+            return Ok(Verdict::Host { physical, reason });
+        }
+        if stage.writes(access) && self.guards(physical & !0xfff) && !self.let_write(&path) {
+            return Ok(Verdict::Guarded { physical });
+        }
+        self.repair(space, machine, &path, &backing, address, access)
+    }
+
+    /// Makes the leaf for `path`, and what leads to it.
+    fn repair<M: UpdateEntry, B: HostMap>(
+        &mut self,
+        space: &Space<S>,
+        machine: Machine<'_, M, B>,
+        path: &Path,
+        backing: &Backing,
+        address: u64,
+        access: S::Access,
+    ) -> Result<Verdict<S::Refusal>, Cause<M::Error>> {
+        let physical = path.target;
+        let (level, page) = self.leaf_size(&space.stage, path, backing);
+        let Some(page) = page else {
+            // A span that does not hold the address that it was asked for.
+            let reason = HostReason::Absent;
+            return Ok(Verdict::Host { physical, reason });
+        };
+        let link = self.leaf_slot(space, machine, path, address, level)?;
+        // Only now: a table on the way may be the very page.
+        let mut host = page.rights;
+        if level == 1 && self.guards(physical & !0xfff) {
+            if space.stage.writes(access) {
+                return Ok(Verdict::Guarded { physical });
+            }
+            host.write = false;
+        } else if level > 1
+            && self.pages.tables_in(
+                physical & !(self.size(level, space) - 1),
+                self.size(level, space),
+            )
+        {
+            // A table on the way lies in this large page: the next fault takes smaller ones.
+            return Ok(Verdict::Repaired(Repair::Spurious));
+        }
+        let Some(attributes) = space.stage.grant(path.rights, host, Some(access)) else {
+            return Ok(Verdict::Emulate { physical });
+        };
+        let repair = match self.slot(link) {
+            Entry::Leaf {
+                target,
+                attributes: old,
+            } if target == page.host => {
+                self.change_leaf(link, target, old, attributes);
+                if old == attributes {
+                    Repair::Spurious
+                } else {
+                    Repair::Changed
+                }
+            }
+            slot => {
+                self.put_leaf(link, page.host, attributes)?;
+                if matches!(slot, Entry::Empty) {
+                    Repair::Mapped
+                } else {
+                    Repair::Changed
+                }
+            }
+        };
+        if level == 1 && repair == Repair::Mapped {
+            self.prefetch(machine, link);
+        }
+        Ok(Verdict::Repaired(repair))
+    }
+
+    fn size(&self, level: u8, space: &Space<S>) -> u64 {
+        space.stage.shadow().shape().size(level)
+    }
+
+    /// The level of the largest leaf for `path`, and the host's page for it.
+    fn leaf_size(&self, stage: &S, path: &Path, backing: &Backing) -> (u8, Option<HostPage>) {
+        let format = stage.shadow();
+        let shape = format.shape();
+        let larger = (2..=self.tuning.largest.min(shape.levels()))
+            .rev()
+            .filter(|&level| shape.leaf_at(level) && shape.shift(level) <= path.shift)
+            .find_map(|level| {
+                let size = shape.size(level);
+                let page = backing.page(path.target, size)?;
+                let free = !self.pages.tables_in(path.target & !(size - 1), size);
+                (free && page.host >> format.target_bits(level).min(52) == 0)
+                    .then_some((level, page))
+            });
+        match larger {
+            Some((level, page)) => (level, Some(page)),
+            None => (1, backing.page(path.target, 4096)),
+        }
+    }
+
+    /// A guarded table is to be written: whether it may be, from now on.
+    fn let_write(&mut self, path: &Path) -> bool {
+        let frame = path.target & !0xfff;
+        let (mut lowest, mut pinned, mut writes) = (true, false, 0);
+        let mut seen = 0;
+        while let Some(id) = self.pages.shadow_of(frame, seen) {
+            seen += 1;
+            if let Some(page) = self.pages.get_mut(id) {
+                lowest &= Self::may_be_unsync(page);
+                pinned |= page.roots > 0;
+                page.writes = page.writes.saturating_add(1);
+                writes = page.writes.max(writes);
+            }
+        }
+        if lowest && self.tuning.unsync == Unsync::Allowed {
+            for at in 0..seen {
+                if let Some(id) = self.pages.shadow_of(frame, at) {
+                    self.watch(id, Sync::Unsync);
+                }
+            }
+            return true;
+        }
+        // On the way to the very write it would be shadowed again at once.
+        let on_the_way = path.tables.iter().any(|table| table.frame == frame);
+        if writes < self.tuning.flood || pinned || on_the_way {
+            return false;
+        }
+        while let Some(id) = self.pages.shadow_of(frame, 0) {
+            self.remove_table(id);
+        }
+        true
+    }
+
+    /// Whether there is nothing at `link`.
+    pub(super) fn is_empty_at(&self, link: Link) -> bool {
+        matches!(self.slot(link), Entry::Empty)
+    }
+}

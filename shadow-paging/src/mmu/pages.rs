@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The shadow tables there are: found by number, by role, by guest frame, by their own frame.
+
+use alloc::vec::Vec;
+
+use super::error::OutOfMemory;
+use super::index::{Index, mix};
+use super::key::{Base, Key};
+use super::links::Head;
+
+/// How far a shadow table may be behind the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// The guest's table cannot be written without our knowing: each entry is right.
+    Guarded,
+    /// It has been guarded, but hardware may not know yet: to be looked at once more.
+    Pending,
+    /// The guest writes it as it likes: each entry is right, or stale as in a TLB.
+    Unsync,
+}
+
+/// One shadow table.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) key: Key,
+    /// Where it is.
+    pub(crate) frame: u64,
+    /// The entries that lead to it.
+    pub(crate) parents: Head,
+    pub(crate) sync: Sync,
+    /// Spaces that begin here.
+    pub(crate) roots: u32,
+    /// Writes to the guest's table since this one was last used.
+    pub(crate) writes: u8,
+    /// Used since reclaim last came by.
+    pub(crate) used: bool,
+}
+
+/// All of them. Nothing here needs memory once it is made.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    slots: Vec<Option<Page>>,
+    free: Vec<u32>,
+    by_base: Index,
+    by_frame: Index,
+    /// Guest frames with a shadow, by 2 MiB of guest-physical memory: number of `regions`.
+    by_region: Index,
+    regions: Vec<(u64, u32)>,
+    free_regions: Vec<u32>,
+    live: usize,
+    hand: u32,
+}
+
+fn frame_hash(frame: u64) -> u64 {
+    mix(frame >> 12)
+}
+
+const REGION: u32 = 21;
+
+fn vec<T>(capacity: usize) -> Result<Vec<T>, OutOfMemory> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(capacity).map_err(|_| OutOfMemory)?;
+    Ok(vec)
+}
+
+impl Pages {
+    /// Room for `budget` tables.
+    pub(crate) fn new(budget: usize) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            slots: vec(budget)?,
+            free: vec(budget)?,
+            by_base: Index::with_room(budget + 1)?,
+            by_frame: Index::with_room(budget + 1)?,
+            by_region: Index::with_room(budget + 1)?,
+            regions: vec(budget)?,
+            free_regions: vec(budget)?,
+            live: 0,
+            hand: 0,
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: u32) -> Option<&Page> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Page> {
+        self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    /// The numbers of all.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
+        (0..self.slots.len() as u32).filter(|&id| self.get(id).is_some())
+    }
+
+    /// The table in `role`.
+    #[inline]
+    pub(crate) fn find(&self, key: &Key) -> Option<u32> {
+        self.by_base
+            .near(key.base.hash())
+            .find(|&id| self.get(id).is_some_and(|page| page.key == *key))
+    }
+
+    /// The table at `frame`.
+    #[inline]
+    pub(crate) fn at_frame(&self, frame: u64) -> Option<u32> {
+        self.by_frame
+            .near(frame_hash(frame))
+            .find(|&id| self.get(id).is_some_and(|page| page.frame == frame))
+    }
+
+    /// Every shadow of the guest's table at `frame`.
+    #[inline]
+    pub(crate) fn of_guest_table(&self, frame: u64) -> impl Iterator<Item = u32> {
+        let base = Base::Table(frame);
+        self.by_base
+            .near(base.hash())
+            .filter(move |&id| self.get(id).is_some_and(|page| page.key.base == base))
+    }
+
+    /// Shadow number `n` of the guest's table at `frame`.
+    pub(crate) fn shadow_of(&self, frame: u64, n: usize) -> Option<u32> {
+        self.of_guest_table(frame).nth(n)
+    }
+
+    /// Whether the guest's memory of `length` bytes (a power of two) at `start` has a table that is
+    /// shadowed.
+    pub(crate) fn tables_in(&self, start: u64, length: u64) -> bool {
+        (start >> REGION..=start.saturating_add(length - 1) >> REGION)
+            .any(|region| self.region(region).is_some())
+    }
+
+    fn region(&self, region: u64) -> Option<u32> {
+        self.by_region.near(mix(region)).find(|&number| {
+            let there = self.regions.get(number as usize);
+            there.is_some_and(|&(start, count)| start == region && count > 0)
+        })
+    }
+
+    /// Adds a table. There must be fewer than the budget.
+    pub(crate) fn insert(&mut self, page: Page) -> u32 {
+        let (base, frame) = (page.key.base, page.frame);
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[id as usize] = Some(page);
+                id
+            }
+            None => {
+                debug_assert!(
+                    self.slots.len() < self.slots.capacity(),
+                    "within the budget"
+                );
+                self.slots.push(Some(page));
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.by_base.insert(base.hash(), id);
+        self.by_frame.insert(frame_hash(frame), id);
+        self.live += 1;
+        if let Base::Table(frame) = base {
+            let region = frame >> REGION;
+            if let Some(number) = self.region(region) {
+                self.regions[number as usize].1 += 1;
+            } else {
+                let number = self.free_regions.pop().unwrap_or_else(|| {
+                    self.regions.push((0, 0));
+                    self.regions.len() as u32 - 1
+                });
+                self.regions[number as usize] = (region, 1);
+                self.by_region.insert(mix(region), number);
+            }
+        }
+        id
+    }
+
+    /// Takes a table out.
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Page> {
+        let (base, frame) = self.get(id).map(|page| (page.key.base, page.frame))?;
+        // Hashes are of what is in the slots: take it out last.
+        let Self {
+            slots,
+            by_base,
+            by_frame,
+            ..
+        } = self;
+        let page = |id: u32| slots[id as usize].as_ref();
+        by_base.remove(base.hash(), id, |id| {
+            page(id).map_or(0, |page| page.key.base.hash())
+        });
+        by_frame.remove(frame_hash(frame), id, |id| {
+            page(id).map_or(0, |page| frame_hash(page.frame))
+        });
+        if let Base::Table(frame) = base
+            && let Some(number) = self.region(frame >> REGION)
+        {
+            let count = &mut self.regions[number as usize].1;
+            *count -= 1;
+            if *count == 0 {
+                let regions = &self.regions;
+                self.by_region
+                    .remove(mix(frame >> REGION), number, |number| {
+                        mix(regions[number as usize].0)
+                    });
+                self.free_regions.push(number);
+            }
+        }
+        self.live -= 1;
+        self.free.push(id);
+        self.slots[id as usize].take()
+    }
+
+    /// A table that was not used for a while and that `spare` lets go; what was used gets another
+    /// round.
+    pub(crate) fn victim(&mut self, spare: impl Fn(&Page) -> bool) -> Option<u32> {
+        let count = self.slots.len() as u32;
+        for _ in 0..2 * count {
+            self.hand = if self.hand + 1 < count {
+                self.hand + 1
+            } else {
+                0
+            };
+            let hand = self.hand;
+            if let Some(page) = self.get_mut(hand)
+                && !core::mem::take(&mut page.used)
+                && page.roots == 0
+                && spare(page)
+            {
+                return Some(hand);
+            }
+        }
+        None
+    }
+
+    /// Bytes of memory they take, the tables themselves apart.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Option<Page>>()
+            + (self.free.capacity() + self.free_regions.capacity()) * size_of::<u32>()
+            + self.regions.capacity() * size_of::<(u64, u32)>()
+            + self.by_base.bytes()
+            + self.by_frame.bytes()
+            + self.by_region.bytes()
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Taking shadow tables back: because the budget is used up, because the guest's table is one no more,
+//! or because the host wants its memory.
+
+use hvkit_page_table::{Frames, OwnEntries};
+
+use super::pages::Sync;
+use super::stage::Stage;
+use super::{Mmu, Owed};
+
+/// Frames that a fault should find free: a path's, and one.
+const RESERVE: usize = 6;
+
+impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
+    /// Gives up to `count` shadow tables back, those first that were not used for long. Roots of open
+    /// spaces stay.
+    pub fn shrink(&mut self, count: usize) -> Owed {
+        self.reclaim(count);
+        self.owe()
+    }
+
+    /// How many tables to give up at a time.
+    pub(super) fn batch(&self) -> usize {
+        (self.budget / 16).max(RESERVE)
+    }
+
+    /// Gives tables up ahead of need: their frames come back when the token is settled, so the next
+    /// fault need not be tried twice.
+    pub(super) fn keep_some_free(&mut self) {
+        if self.held + RESERVE > self.budget && self.unsettled == 0 && self.debt.frames() == 0 {
+            self.reclaim(self.batch());
+        }
+    }
+
+    pub(super) fn reclaim(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(id) = self.pages.victim(|_| true) else {
+                return;
+            };
+            self.remove_table(id);
+        }
+    }
+
+    /// Removes a table: its entries, the links to it, then itself. Its frame goes into the token.
+    pub(super) fn remove_table(&mut self, id: u32) {
+        // Unlinked first: what is below must not be reached any more when it changes.
+        while let Some(parents) = self.pages.get(id).map(|page| page.parents)
+            && let Some(link) = self.reverse.lists.get(parents, 0)
+        {
+            self.drop_entry(link);
+        }
+        self.empty_table(id);
+        let Some(page) = self.pages.remove(id) else {
+            return;
+        };
+        if page.sync != Sync::Guarded {
+            self.unsync.retain(|&other| other != id);
+        }
+        let format = *self.stages[usize::from(page.key.stage)].shadow();
+        self.debt.take(&format, &self.tables, page.frame);
+    }
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One processor's address space: where its tables begin, the guest's and ours.
+
+use hvkit_page_table::{Frames, OwnEntries, ReadEntry};
+
+use super::host::{HostMap, Machine};
+use super::key::root_key;
+use super::stage::{Stage, Top};
+use super::{Cause, Failed, Mmu, Owed};
+
+/// What one of the guest's processors translates by. One for each, kept by the caller.
+///
+/// While it is open, its root is not reclaimed: [`close`](Mmu::close) it in the end.
+#[derive(Debug)]
+#[must_use = "its root stays until it is closed"]
+pub struct Space<S> {
+    pub(super) owner: u64,
+    pub(super) stage: S,
+    pub(super) number: u8,
+    pub(super) top: Top,
+    /// Number and frame of the root.
+    pub(super) root: u32,
+    pub(super) frame: u64,
+}
+
+impl<S: Stage> Space<S> {
+    /// Host-physical address of the shadow's root: for CR3, or an EPT pointer.
+    #[inline]
+    pub const fn root(&self) -> u64 {
+        self.frame
+    }
+
+    /// What its entries mean.
+    pub const fn stage(&self) -> &S {
+        &self.stage
+    }
+
+    /// Where the guest's tables begin.
+    pub const fn top(&self) -> &Top {
+        &self.top
+    }
+}
+
+/// What a processor forgets when it begins to translate by other tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Load {
+    /// All but global translations, or all: what the guest wrote unseen must be looked at.
+    Forget,
+    /// Nothing: MOV to CR3 with bit 63 set, while CR4.PCIDE is.
+    Keep,
+}
+
+impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
+    /// A space for a processor whose tables begin at `top` and mean what `stage` says.
+    ///
+    /// # Errors
+    ///
+    /// No frame or memory for its root, or the guest's root is not in memory.
+    pub fn open<M: ReadEntry, B: HostMap>(
+        &mut self,
+        stage: S,
+        top: Top,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(Space<S>, Owed), Failed<M::Error>> {
+        let result = self.open_root(&stage, &top, machine);
+        let (root, owed) = self.settle_up(result)?;
+        let (number, root, frame) = root;
+        let owner = self.owner;
+        let space = Space {
+            owner,
+            stage,
+            number,
+            top,
+            root,
+            frame,
+        };
+        Ok((space, owed))
+    }
+
+    /// The processor of `space` begins to translate by other tables, or in another mode. A root that is
+    /// there already is used again, with all below it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open). The space stays as it was.
+    pub fn enter<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &mut Space<S>,
+        stage: S,
+        top: Top,
+        load: Load,
+        machine: Machine<'_, M, B>,
+    ) -> Result<Owed, Failed<M::Error>> {
+        let result = self.change_root(space, &stage, top, load, machine);
+        self.settle_up(result).map(|((), owed)| owed)
+    }
+
+    /// The same, by another root in the same mode: MOV to CR3.
+    ///
+    /// # Errors
+    ///
+    /// As [`enter`](Self::enter).
+    pub fn switch<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &mut Space<S>,
+        top: Top,
+        load: Load,
+        machine: Machine<'_, M, B>,
+    ) -> Result<Owed, Failed<M::Error>> {
+        let result = self.switch_root(space, top, load, machine);
+        self.settle_up(result).map(|((), owed)| owed)
+    }
+
+    fn switch_root<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &mut Space<S>,
+        top: Top,
+        load: Load,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(), Cause<M::Error>> {
+        if space.owner != self.owner {
+            return Err(Cause::Foreign);
+        }
+        if load == Load::Forget && !self.unsync.is_empty() {
+            self.sync_all(machine)?;
+        }
+        if space.top == top {
+            return Ok(());
+        }
+        let (root, frame) = self.hold_root(&space.stage, space.number, &top, machine)?;
+        self.leave_root(space.root);
+        (space.top, space.root, space.frame) = (top, root, frame);
+        Ok(())
+    }
+
+    fn change_root<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &mut Space<S>,
+        stage: &S,
+        top: Top,
+        load: Load,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(), Cause<M::Error>> {
+        if space.owner != self.owner {
+            return Err(Cause::Foreign);
+        }
+        if load == Load::Forget {
+            self.sync_all(machine)?;
+        }
+        if space.top == top && space.stage == *stage {
+            return Ok(());
+        }
+        let (number, root, frame) = self.open_root(stage, &top, machine)?;
+        self.leave_root(space.root);
+        *space = Space {
+            owner: self.owner,
+            stage: *stage,
+            number,
+            top,
+            root,
+            frame,
+        };
+        Ok(())
+    }
+
+    /// Ends a space. What it translated by stays for others.
+    ///
+    /// A space of another MMU is given up without effect.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a space that is closed cannot be used again"
+    )]
+    pub fn close(&mut self, space: Space<S>) {
+        if space.owner == self.owner {
+            self.leave_root(space.root);
+        }
+    }
+
+    fn leave_root(&mut self, root: u32) {
+        if let Some(page) = self.pages.get_mut(root) {
+            page.roots = page.roots.saturating_sub(1);
+        }
+    }
+
+    /// The root for `top`, in use once more: its stage, number and frame.
+    fn open_root<M: ReadEntry, B: HostMap>(
+        &mut self,
+        stage: &S,
+        top: &Top,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(u8, u32, u64), Cause<M::Error>> {
+        let number = self.stage_number(stage)?;
+        let (root, frame) = self.hold_root(stage, number, top, machine)?;
+        Ok((number, root, frame))
+    }
+
+    /// The root for `top` in the mode with `number`, in use once more: its number and frame.
+    fn hold_root<M: ReadEntry, B: HostMap>(
+        &mut self,
+        stage: &S,
+        number: u8,
+        top: &Top,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(u32, u64), Cause<M::Error>> {
+        let key = root_key(stage, number, top);
+        let root = self.table(&key, machine)?;
+        let Some(page) = self.pages.get_mut(root) else {
+            return Err(Cause::OutOfFrames);
+        };
+        page.roots += 1;
+        Ok((root, page.frame))
+    }
+}

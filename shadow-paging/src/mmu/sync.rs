@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Bringing shadow tables that may be stale in step with the guest's, when it invalidates.
+
+use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
+
+use super::expect::Unread;
+use super::host::{HostMap, Machine};
+use super::key::Base;
+use super::links::Link;
+use super::pages::Sync;
+use super::space::Space;
+use super::stage::Stage;
+use super::{Cause, Failed, Mmu, Owed};
+
+impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
+    /// The guest invalidates one linear address in `space` (INVLPG, INVPCID of one address, INVEPT's
+    /// and INVVPID's like).
+    ///
+    /// # Errors
+    ///
+    /// Guest memory that cannot be read: the entry there was dropped.
+    pub fn invalidate<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &Space<S>,
+        machine: Machine<'_, M, B>,
+        address: u64,
+    ) -> Result<Owed, Failed<M::Error>> {
+        let result = self.invalidate_address(space, machine, address);
+        self.settle_up(result).map(|((), owed)| owed)
+    }
+
+    fn invalidate_address<M: ReadEntry, B: HostMap>(
+        &mut self,
+        space: &Space<S>,
+        machine: Machine<'_, M, B>,
+        address: u64,
+    ) -> Result<(), Cause<M::Error>> {
+        if space.owner != self.owner {
+            return Err(Cause::Foreign);
+        }
+        let shape = *space.stage.shadow().shape();
+        let Some(bits) = shape.strip(address) else {
+            return Ok(());
+        };
+        // In every table that may be stale, wherever it is linked now: a global translation goes for
+        // all spaces, and a table that is linked nowhere may be linked again.
+        let mut result = Ok(());
+        for at in 0..self.unsync.len() {
+            let id = self.unsync[at];
+            let level = self.pages.get(id).map_or(1, |page| page.key.level);
+            let index = shape.index(bits, level) as usize;
+            result = result.and(self.check(machine, Link::new(id, index)));
+        }
+        result.map_err(Cause::from)
+    }
+
+    /// The guest invalidates everything, or all of some PCID: what it may have written unseen is
+    /// looked at. Nothing is rebuilt.
+    ///
+    /// # Errors
+    ///
+    /// Guest memory that cannot be read: the entries there were dropped.
+    pub fn invalidate_all<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+    ) -> Result<Owed, Failed<M::Error>> {
+        let result = self.sync_all(machine);
+        self.settle_up(result).map(|((), owed)| owed)
+    }
+
+    /// Compares every table that is not guarded, and guards what can be.
+    pub(super) fn sync_all<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+    ) -> Result<(), Cause<M::Error>> {
+        let mut result = Ok(());
+        let mut kept = 0;
+        for at in 0..self.unsync.len() {
+            let id = self.unsync[at];
+            let synced = self.sync_and_guard(machine, id);
+            let done = matches!(synced, Ok(Sync::Guarded));
+            if let Some(page) = self.pages.get_mut(id) {
+                page.sync = if done { Sync::Guarded } else { Sync::Pending };
+            }
+            if let Err(unread) = synced {
+                result = Err(unread);
+            }
+            if !done {
+                self.unsync[kept] = id;
+                kept += 1;
+            }
+        }
+        self.unsync.truncate(kept);
+        result.map_err(Cause::from)
+    }
+
+    /// Guards the table behind `id`, then compares. What its state may be now.
+    fn sync_and_guard<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        id: u32,
+    ) -> Result<Sync, Unread<M::Error>> {
+        let Some(Base::Table(frame)) = self.pages.get(id).map(|page| page.key.base) else {
+            return Ok(Sync::Guarded);
+        };
+        let was = self.guard(machine, frame);
+        self.sync_table(machine, id)?;
+        Ok(self.after_guarding(was))
+    }
+
+    /// Compares each entry of a table with the guest's, and drops what is wrong.
+    ///
+    /// Entries of the guest's that cannot be read are dropped too, then the first is told of.
+    pub(super) fn sync_table<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        id: u32,
+    ) -> Result<(), Unread<M::Error>> {
+        let mut result = Ok(());
+        let count = self.pages.get(id).map_or(0, |page| {
+            let stage = &self.stages[usize::from(page.key.stage)];
+            Self::entries(stage, page.key.level)
+        });
+        for index in 0..count as usize {
+            let checked = self.check(machine, Link::new(id, index));
+            result = result.and(checked);
+        }
+        result
+    }
+
+    /// Drops the entry at `link` unless it is right.
+    pub(super) fn check<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        link: Link,
+    ) -> Result<(), Unread<M::Error>> {
+        let slot = self.slot(link);
+        if matches!(slot, Entry::Empty) {
+            return Ok(());
+        }
+        match self.expected(machine.memory, link) {
+            Ok(expected) => {
+                if self.wrong(machine, link, &slot, expected).is_some() {
+                    self.drop_entry(link);
+                }
+                Ok(())
+            }
+            Err(unread) => {
+                self.drop_entry(link);
+                Err(unread)
+            }
+        }
+    }
+
+    /// The guest's memory was written: `length` bytes at guest-physical `at`.
+    ///
+    /// To be called after each emulated write to a guarded table, and after every other write that
+    /// does not go through the shadow (devices, the host). Entries behind other memory cost nothing.
+    pub fn guest_wrote(&mut self, at: u64, length: u64) -> Owed {
+        let Some(more) = length.checked_sub(1) else {
+            return self.owe();
+        };
+        let (first, last) = (at >> 12, at.saturating_add(more) >> 12);
+        // Dropping entries takes no table away, so the numbers stay.
+        if last - first < self.pages.live() as u64 {
+            for frame in first..=last {
+                let mut seen = 0;
+                while let Some(id) = self.pages.shadow_of(frame << 12, seen) {
+                    seen += 1;
+                    self.drop_behind(id, at, length);
+                }
+            }
+        } else {
+            for id in 0..self.budget as u32 {
+                self.drop_behind(id, at, length);
+            }
+        }
+        self.owe()
+    }
+
+    /// Drops the entries of table `id` that come from `length` bytes at guest-physical `at`.
+    fn drop_behind(&mut self, id: u32, at: u64, length: u64) {
+        let Some(page) = self.pages.get(id) else {
+            return;
+        };
+        let stage = &self.stages[usize::from(page.key.stage)];
+        let Some(guest) = stage.guest() else {
+            return;
+        };
+        let entries = page.key.entries_behind(guest, stage.shadow(), at, length);
+        for index in entries {
+            self.drop_entry(Link::new(id, index));
+        }
+    }
+}
+
+impl<E> From<Unread<E>> for Cause<E> {
+    fn from(unread: Unread<E>) -> Self {
+        let Unread { level, at, error } = unread;
+        Self::Memory { level, at, error }
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the real processor is set up with, as words, and what its faults mean.
+
+use hvkit_shadow_paging::fake::FakeHost;
+use hvkit_shadow_paging::guest::{
+    Access, ErrorCode, Features, Kind, Privilege, Registers, cr0, cr4, efer,
+};
+use hvkit_shadow_paging::mmu::{Machine, Mmu, NewError, Tuning};
+use hvkit_shadow_paging::x86::{Hardware, Linear, PageFault, Processor, ShadowLayout, Vcpu};
+
+fn hardware(registers: Registers) -> Hardware {
+    let host = FakeHost::new(0x10_0000);
+    let mut mmu: Mmu<Linear, _, _> = Mmu::new(&host, &host, 16, Tuning::default()).unwrap();
+    let features = Features::all(40);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let made = Vcpu::new(
+        &mut mmu,
+        machine,
+        registers,
+        features,
+        Processor::like(&features),
+    );
+    let (vcpu, owed) = made.unwrap();
+    assert!(owed.is_empty());
+    let hardware = vcpu.hardware();
+    assert!(host.in_use(hardware.cr3));
+    vcpu.retire(&mut mmu);
+    hardware
+}
+
+#[test]
+fn the_real_processors_registers_by_the_guests() {
+    let both = cr4::SMEP | cr4::SMAP;
+    // PG, WP and PE; PAE; NXE.
+    let unpaged = hardware(Registers {
+        cr0: cr0::PE,
+        cr4: both,
+        ..Registers::default()
+    });
+    assert_eq!(
+        (unpaged.cr0, unpaged.cr4, unpaged.efer),
+        (0x8001_0001, 0x20, 0x800)
+    );
+    assert_eq!(unpaged.layout, ShadowLayout::Pae);
+    let thirty_two = hardware(Registers {
+        cr0: cr0::PE | cr0::PG,
+        cr4: both,
+        ..Registers::default()
+    });
+    assert_eq!(
+        (thirty_two.cr0, thirty_two.cr4, thirty_two.efer),
+        (0x8001_0001, 0x30_0020, 0x800)
+    );
+    let four = hardware(Registers {
+        cr0: cr0::PE | cr0::PG,
+        cr4: cr4::PAE | cr4::PCIDE,
+        efer: efer::LME,
+        ..Registers::default()
+    });
+    // LMA and LME too; no PCIDE.
+    assert_eq!((four.cr0, four.cr4, four.efer), (0x8001_0001, 0x20, 0xd00));
+    assert_eq!(four.layout, ShadowLayout::FourLevel);
+    let five = hardware(Registers {
+        cr0: cr0::PE | cr0::PG,
+        cr4: cr4::PAE | cr4::LA57,
+        efer: efer::LME,
+        ..Registers::default()
+    });
+    assert_eq!((five.cr4, five.layout), (0x1020, ShadowLayout::FiveLevel));
+}
+
+#[test]
+fn a_fault_says_what_was_accessed() {
+    let access = |code, cpl, rflags| {
+        PageFault {
+            code: ErrorCode(code),
+            linear: 0,
+            cpl,
+            rflags,
+        }
+        .access()
+    };
+    let expect = |kind, privilege| Access::new(kind, privilege);
+    assert_eq!(access(0b0_0110, 3, 2), expect(Kind::Write, Privilege::User));
+    assert_eq!(access(0b1_0101, 3, 2), expect(Kind::Fetch, Privilege::User));
+    assert_eq!(
+        access(0b0_0010, 0, 2),
+        expect(Kind::Write, Privilege::Supervisor)
+    );
+    assert_eq!(
+        access(0b0_0001, 0, 0x4_0002),
+        expect(Kind::Read, Privilege::SupervisorAc)
+    );
+    assert_eq!(
+        access(0b0_0000, 3, 0x4_0002),
+        expect(Kind::Read, Privilege::Implicit),
+        "a descriptor"
+    );
+}
+
+#[test]
+fn a_budget_that_cannot_be_is_refused() {
+    let host = FakeHost::new(0x1000);
+    for pages in [0, 15, 1 << 22, u32::MAX] {
+        let made: Result<Mmu<Linear, _, _>, _> = Mmu::new(&host, &host, pages, Tuning::default());
+        assert_eq!(made.unwrap_err(), NewError::Budget { pages });
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The shadow MMU, one ability at a time.
+
+mod failures;
+mod hardware;
+mod host;
+mod modes;
+mod small_world;
+mod support;
+mod tables;
+mod tokens;

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Control registers: protection that comes and goes, modes that change, what is refused.
+
+use hvkit_page_table::Width;
+use hvkit_shadow_paging::fake::{Board, Doing, Instruction, Outcome};
+use hvkit_shadow_paging::guest::{Access, Features, Kind, Privilege, Registers, cr0, cr4, efer};
+
+use crate::support::{KERNEL_WRITE, LINEAR, PAGES, ROOT, TABLE, board, load, registers, store};
+
+#[test]
+fn without_write_protection_supervisors_write_what_users_only_read() {
+    let mut board = board();
+    board.set(TABLE, Width::Eight, PAGES | 5);
+    let write = |board: &mut Board, value| board.access(LINEAR, KERNEL_WRITE, Doing::Store(value));
+    assert!(matches!(write(&mut board, 1), Outcome::Fault(_)));
+    board.intercept(Instruction::Cr0(cr0::PG | cr0::PE));
+    for value in 1..4 {
+        assert_eq!(
+            write(&mut board, value),
+            Outcome::Done(u64::from(value) - 1)
+        );
+        assert_eq!(load(&mut board, LINEAR), Outcome::Done(value.into()));
+        assert!(
+            matches!(store(&mut board, LINEAR, 9), Outcome::Fault(_)),
+            "users never"
+        );
+        board.audit();
+    }
+    assert_eq!(board.emulated, 0);
+    board.intercept(Instruction::Cr0(registers().cr0));
+    assert!(matches!(write(&mut board, 9), Outcome::Fault(_)));
+    board.audit();
+}
+
+#[test]
+fn with_smap_too_such_a_write_is_emulated() {
+    let mut board = board();
+    board.set(TABLE, Width::Eight, PAGES | 5);
+    board.intercept(Instruction::Cr0(cr0::PG | cr0::PE));
+    board.intercept(Instruction::Cr4(cr4::PAE | cr4::SMAP));
+    let with_ac = Access::new(Kind::Write, Privilege::SupervisorAc);
+    assert_eq!(
+        board.access(LINEAR, with_ac, Doing::Store(1)),
+        Outcome::Done(0)
+    );
+    assert_eq!(board.emulated, 1);
+    assert!(matches!(
+        board.access(LINEAR, KERNEL_WRITE, Doing::Store(2)),
+        Outcome::Fault(_)
+    ));
+    assert_eq!(load(&mut board, LINEAR), Outcome::Done(1));
+    board.audit();
+}
+
+#[test]
+fn with_smep_a_page_that_is_lent_cannot_be_run() {
+    let mut board = board();
+    board.set(TABLE, Width::Eight, PAGES | 5);
+    board.intercept(Instruction::Cr0(cr0::PG | cr0::PE));
+    board.intercept(Instruction::Cr4(cr4::PAE | cr4::SMEP));
+    assert_eq!(
+        board.access(LINEAR, KERNEL_WRITE, Doing::Store(1)),
+        Outcome::Done(0)
+    );
+    let fetch = Access::new(Kind::Fetch, Privilege::Supervisor);
+    assert!(matches!(
+        board.access(LINEAR, fetch, Doing::Load),
+        Outcome::Fault(_)
+    ));
+    let fetch = Access::new(Kind::Fetch, Privilege::User);
+    assert_eq!(board.access(LINEAR, fetch, Doing::Load), Outcome::Done(1));
+    board.audit();
+}
+
+/// A guest comes up as one does: unpaged, 32-bit, PAE, 4-level; all at once in one MMU.
+#[test]
+fn a_guest_goes_through_every_mode() {
+    let mut board = Board::new(64, Features::all(40));
+    // Linear 4 MiB: to 0x50_0000 in 32-bit, 0x60_0000 in PAE, 0x70_0000 in 4-level paging.
+    board.set(0x1004, Width::Four, 0x2007);
+    board.set(0x2000, Width::Four, 0x50_0007);
+    board.set(0x3000, Width::Eight, 0x4001);
+    board.set(0x4010, Width::Eight, 0x60_0087); // 2 MiB at 6 MiB
+    board.set(0x5000, Width::Eight, 0x6007);
+    board.set(0x6000, Width::Eight, 0x7007);
+    board.set(0x7010, Width::Eight, 0x8007);
+    board.set(0x8000, Width::Eight, 0x70_0007);
+    for (at, value) in [
+        (0x40_0000, 1),
+        (0x50_0000, 2),
+        (0x60_0000, 3),
+        (0x70_0000, 4),
+    ] {
+        board.set(at, Width::Four, value);
+    }
+    board.start(Registers {
+        cr0: cr0::PE,
+        ..Registers::default()
+    });
+    let look = |board: &mut Board| {
+        let found = load(board, 0x40_0000);
+        board.audit();
+        found
+    };
+    let paged = cr0::PG | cr0::PE;
+    for _ in 0..2 {
+        assert_eq!(look(&mut board), Outcome::Done(1), "unpaged");
+        assert!(board.intercept(Instruction::Cr3(0x1000)));
+        assert!(board.intercept(Instruction::Cr0(paged)));
+        assert_eq!(look(&mut board), Outcome::Done(2), "32-bit");
+        assert!(board.intercept(Instruction::Cr0(cr0::PE)));
+        assert_eq!(look(&mut board), Outcome::Done(1), "unpaged again");
+        assert!(board.intercept(Instruction::Cr4(cr4::PAE)));
+        assert!(board.intercept(Instruction::Cr3(0x3000)));
+        assert!(board.intercept(Instruction::Cr0(paged)));
+        assert_eq!(look(&mut board), Outcome::Done(3), "PAE");
+        assert!(board.intercept(Instruction::Cr0(cr0::PE)));
+        assert!(board.intercept(Instruction::Efer(efer::LME)));
+        assert!(board.intercept(Instruction::Cr3(0x5000)));
+        assert!(board.intercept(Instruction::Cr0(paged)));
+        assert_eq!(look(&mut board), Outcome::Done(4), "4-level");
+        assert!(board.intercept(Instruction::Cr0(cr0::PE)));
+        assert!(board.intercept(Instruction::Efer(0)));
+        assert!(board.intercept(Instruction::Cr4(0)));
+    }
+}
+
+#[test]
+fn what_no_processor_does_and_what_shadows_cannot_is_refused_and_changes_nothing() {
+    let mut board = board();
+    load(&mut board, LINEAR);
+    let before = board.registers();
+    for refused in [
+        Instruction::Cr3(1 << 41),
+        Instruction::Cr3(1 << 63 | ROOT),
+        Instruction::Cr4(0),
+        Instruction::Cr4(cr4::PAE | cr4::PKE),
+        Instruction::Cr4(cr4::PAE | cr4::PKS),
+        Instruction::Cr4(cr4::PAE | cr4::CET),
+    ] {
+        assert!(!board.intercept(refused), "{refused:x?}");
+        assert_eq!(board.registers(), before);
+    }
+    assert_eq!(load(&mut board, LINEAR), Outcome::Done(0));
+    board.audit();
+}
+
+#[test]
+fn pdptes_are_those_of_the_last_load() {
+    let mut board = Board::new(64, Features::all(40));
+    board.set(0x1000, Width::Eight, 0x2001);
+    board.set(0x2000, Width::Eight, 0x3007);
+    board.set(0x3000, Width::Eight, 0x10_0007);
+    board.set(0x4000, Width::Eight, 0x5007);
+    board.set(0x5000, Width::Eight, 0x20_0007);
+    board.set(0x20_0000, Width::Four, 6);
+    board.start(Registers {
+        cr0: cr0::PG | cr0::PE,
+        cr3: 0x1000,
+        cr4: cr4::PAE,
+        ..Registers::default()
+    });
+    assert_eq!(load(&mut board, 0), Outcome::Done(0));
+    board.wrote(0x1000, Width::Eight, 0x4001);
+    board.intercept(Instruction::InvalidateAll);
+    assert_eq!(
+        load(&mut board, 0),
+        Outcome::Done(0),
+        "the registers have not changed"
+    );
+    board.intercept(Instruction::Cr0(cr0::PG | cr0::PE | cr0::WP));
+    assert_eq!(load(&mut board, 0), Outcome::Done(0), "nor by WP");
+    board.intercept(Instruction::Cr3(0x1000));
+    assert_eq!(load(&mut board, 0), Outcome::Done(6));
+    board.audit();
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What is owed: lost, foreign, failed and merged tokens.
+
+use hvkit_page_table::{Frames, Width};
+use hvkit_shadow_paging::fake::{FakeHost, FakeProcessor, GuestView};
+use hvkit_shadow_paging::guest::{Access, Features, Kind, Privilege, Registers, cr0};
+use hvkit_shadow_paging::mmu::{
+    Cause, Flush, Machine, Mmu, Owed, Tuning, UnsettledCause, Verdict, leaked,
+};
+use hvkit_shadow_paging::x86::{ControlError, Linear, Processor, Vcpu};
+
+use crate::support::USER_READ;
+
+type TestMmu<'a> = Mmu<Linear, &'a FakeHost, &'a FakeHost>;
+
+fn mmu(host: &FakeHost) -> TestMmu<'_> {
+    Mmu::new(host, host, 32, Tuning::default()).unwrap()
+}
+
+/// 32-bit paging with one page, faulted in.
+fn running<'a>(mmu: &mut TestMmu<'a>, machine: Machine<'_, GuestView<'a>, FakeHost>) -> Vcpu {
+    let features = Features::all(40);
+    machine
+        .map
+        .store(machine.map.host(0x1000).unwrap(), Width::Four, 0x2007);
+    machine
+        .map
+        .store(machine.map.host(0x2000).unwrap(), Width::Four, 0x3007);
+    let registers = Registers {
+        cr0: cr0::PG | cr0::PE,
+        cr3: 0x1000,
+        ..Registers::default()
+    };
+    let (vcpu, owed) = Vcpu::new(
+        mmu,
+        machine,
+        registers,
+        features,
+        Processor::like(&features),
+    )
+    .unwrap();
+    assert!(owed.is_empty());
+    let answer = mmu.fault(vcpu.space(), machine, 0, USER_READ).unwrap();
+    assert!(matches!(answer.verdict, Verdict::Repaired(_)));
+    mmu.settle(answer.owed, |_| Ok::<(), ()>(())).unwrap();
+    vcpu
+}
+
+fn ok(_: Flush) -> Result<(), ()> {
+    Ok(())
+}
+
+#[test]
+fn a_lost_token_leaks_its_frames_and_frees_none() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut mmu = mmu(&host);
+    let _vcpu = running(&mut mmu, machine);
+    let (frames, before) = (host.frames(), leaked());
+    let owed = mmu.shrink(2);
+    assert_eq!((owed.frames(), owed.flush()), (2, Flush::Everything));
+    drop(owed);
+    assert_eq!(host.frames(), frames, "never freed early");
+    assert!(leaked() > before);
+    assert_eq!(mmu.usage().frames, frames);
+}
+
+#[test]
+fn a_failed_flush_gives_the_token_back_and_a_foreign_one_is_refused() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let (mut one, mut other) = (mmu(&host), mmu(&host));
+    let _vcpu = running(&mut one, machine);
+    let frames = host.frames();
+    let owed = one.shrink(1);
+    let back = one.settle(owed, |_| Err(7)).unwrap_err();
+    assert_eq!(
+        (back.cause, host.frames()),
+        (UnsettledCause::Flush(7), frames)
+    );
+    let back = other.settle(back.owed, ok).unwrap_err();
+    assert_eq!(back.cause, UnsettledCause::Foreign);
+    one.settle(back.owed, ok).unwrap();
+    assert_eq!(host.frames(), frames - 1);
+}
+
+#[test]
+fn merged_tokens_are_settled_by_one_flush() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut mmu = mmu(&host);
+    let _vcpu = running(&mut mmu, machine);
+    let frames = host.frames();
+    let mut all = Owed::default();
+    for _ in 0..2 {
+        let owed = mmu.shrink(1);
+        mmu.merge_owed(&mut all, owed).unwrap();
+    }
+    assert_eq!(all.frames(), 2);
+    let mut flushes = 0;
+    mmu.settle(all, |_| {
+        flushes += 1;
+        ok(Flush::Nothing)
+    })
+    .unwrap();
+    assert_eq!((flushes, host.frames()), (1, frames - 2));
+}
+
+#[test]
+fn one_page_of_one_address_is_named() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut mmu = mmu(&host);
+    let _vcpu = running(&mut mmu, machine);
+    host.store(host.host(0x2000).unwrap(), Width::Four, 0);
+    let owed = mmu.guest_wrote(0x2000, 4);
+    assert_eq!(
+        owed.flush(),
+        Flush::Span(hvkit_page_table::Span::new(0, 0x1000))
+    );
+    mmu.settle(owed, ok).unwrap();
+    let owed = mmu.guest_wrote(0x2000, 4);
+    assert!(owed.is_empty(), "nothing is there any more");
+}
+
+/// A pool whose frames no root can be in.
+struct High(FakeHost);
+
+impl Frames for High {
+    fn allocate(&self) -> Option<u64> {
+        Some(0x1_0000_0000)
+    }
+
+    fn free(&self, frame: u64) {
+        assert_eq!(frame, 0x1_0000_0000);
+    }
+}
+
+#[test]
+fn a_root_that_cr3_cannot_hold_is_given_back() {
+    let high = High(FakeHost::new(0x1_0000));
+    let host = &high.0;
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: host,
+    };
+    let mut mmu: Mmu<Linear, _, _> = Mmu::new(host, &high, 16, Tuning::default()).unwrap();
+    let features = Features::all(40);
+    let registers = Registers::default();
+    let made = Vcpu::new(
+        &mut mmu,
+        machine,
+        registers,
+        features,
+        Processor::like(&features),
+    );
+    let Err(ControlError::Failed(failed)) = made else {
+        panic!("no root");
+    };
+    assert_eq!(
+        failed.cause,
+        Cause::BadFrame {
+            frame: 0x1_0000_0000
+        }
+    );
+    assert_eq!(mmu.usage().frames, 0);
+}
+
+#[test]
+fn a_space_of_another_mmu_is_refused() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let (mut one, mut other) = (mmu(&host), mmu(&host));
+    let vcpu = running(&mut one, machine);
+    let failed = other
+        .fault(vcpu.space(), machine, 0, USER_READ)
+        .unwrap_err();
+    assert_eq!(failed.cause, Cause::Foreign);
+    assert_eq!(
+        other
+            .invalidate(vcpu.space(), machine, 0)
+            .unwrap_err()
+            .cause,
+        Cause::Foreign
+    );
+}
+
+/// Two processors: one makes a page a table of the shadow's while the other may still write it by its
+/// TLB. What it writes then must be seen when the guest invalidates.
+#[test]
+fn a_write_that_beats_the_flush_is_seen_at_the_next_invalidation() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut mmu = mmu(&host);
+    let vcpu = running(&mut mmu, machine);
+    let store = |at, value| host.store(host.host(at).unwrap(), Width::Four, value);
+    // Page 1 is the page at 0x4000, which will be the table of 4 MiB and up.
+    store(0x2004, 0x4067);
+    store(0x1004, 0x4067);
+    store(0x4000, 0x5067);
+    let fault = |mmu: &mut TestMmu<'_>, linear, access| {
+        let answer = mmu.fault(vcpu.space(), machine, linear, access).unwrap();
+        assert!(matches!(answer.verdict, Verdict::Repaired(_)));
+        answer.owed
+    };
+    let mut other = FakeProcessor::default();
+    let write = Access::new(Kind::Write, Privilege::User);
+    let owed = fault(&mut mmu, 0x1000, write);
+    mmu.settle(owed, ok).unwrap();
+    let hardware = vcpu.hardware();
+    let at = other.translate(&host, &hardware, 0x1000, write).unwrap();
+    // The first processor uses the table; its token is not settled yet.
+    let owed = fault(&mut mmu, 0x40_0000, USER_READ);
+    assert!(!owed.is_empty(), "the page was writable");
+    assert_eq!(other.translate(&host, &hardware, 0x1000, write), Ok(at));
+    host.store(at, Width::Four, 0x6067);
+    mmu.settle(owed, |flush| {
+        other.flush(flush);
+        ok(flush)
+    })
+    .unwrap();
+    assert!(other.translate(&host, &hardware, 0x1000, write).is_err());
+    let owed = mmu.invalidate(vcpu.space(), machine, 0x40_0000).unwrap();
+    mmu.settle(owed, |flush| {
+        other.flush(flush);
+        ok(flush)
+    })
+    .unwrap();
+    let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
+    assert!(seen.is_err(), "the old entry is still there");
+    let owed = fault(&mut mmu, 0x40_0000, USER_READ);
+    mmu.settle(owed, ok).unwrap();
+    let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
+    assert_eq!(seen, Ok(host.host(0x6000).unwrap()));
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The worker of the request queue.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex};
+
+use vm_memory::{GuestAddressSpace, GuestMemory};
+
+use super::device::{PROBE_SIZE, PROPERTY, lock};
+use super::domain::{Domains, Offered};
+use super::endpoint::Reserved;
+use super::request::{LONGEST, Request, Status, TAIL};
+use crate::device::{ActiveQueue, Failure, Interrupts};
+use crate::queue::{Chain, Mapped, Notify, Reach};
+use crate::worker::{Progress, Worker};
+
+/// Requests in one call: the worker is to see a request to stop.
+const BATCH: u32 = 32;
+
+/// Serves requests.
+pub(super) struct Server<A> {
+    domains: Arc<Mutex<Domains>>,
+    bypass_domains: Offered,
+    memory: A,
+    active: ActiveQueue,
+    interrupts: Arc<dyn Interrupts>,
+    chain: Chain,
+}
+
+impl<A: GuestAddressSpace> Server<A> {
+    pub(super) fn new(
+        domains: Arc<Mutex<Domains>>,
+        bypass_domains: Offered,
+        memory: A,
+        active: ActiveQueue,
+        interrupts: Arc<dyn Interrupts>,
+    ) -> Self {
+        let chain = Chain::new();
+        Self {
+            domains,
+            bypass_domains,
+            memory,
+            active,
+            interrupts,
+            chain,
+        }
+    }
+
+    fn work(&mut self) -> Result<Progress, Failure> {
+        let memory = self.memory.memory();
+        let index = self.active.index;
+        let broken = |source| Failure::Queue { index, source };
+        let mut queue = self.active.queue.map(&*memory);
+        queue.disable_kicks().map_err(broken)?;
+        let requests = Requests {
+            domains: &self.domains,
+            bypass_domains: self.bypass_domains,
+        };
+        let drained = requests.serve_some(&mut queue, &mut self.chain, index);
+        if queue.publish().map_err(broken)? == Notify::Yes {
+            self.interrupts.queue(index);
+        }
+        let more = match drained? {
+            Drained::No => true,
+            Drained::Yes => queue.enable_kicks().map_err(broken)?,
+        };
+        Ok(if more { Progress::More } else { Progress::Wait })
+    }
+}
+
+/// Whether the queue is empty.
+enum Drained {
+    Yes,
+    No,
+}
+
+/// What requests are about.
+struct Requests<'a> {
+    domains: &'a Mutex<Domains>,
+    bypass_domains: Offered,
+}
+
+impl Requests<'_> {
+    fn serve_some<M: GuestMemory + ?Sized>(
+        &self,
+        queue: &mut Mapped<'_, M>,
+        chain: &mut Chain,
+        index: u16,
+    ) -> Result<Drained, Failure> {
+        let broken = |source| Failure::Queue { index, source };
+        for _ in 0..BATCH {
+            let Some(head) = queue.pop(chain).map_err(broken)? else {
+                return Ok(Drained::Yes);
+            };
+            let Some(written) = self.serve(queue.reach(), chain) else {
+                queue.fail();
+                let head = head.index();
+                return Err(Failure::Unanswerable { index, head });
+            };
+            queue.complete(head, written).map_err(broken)?;
+        }
+        Ok(Drained::No)
+    }
+
+    /// Serves one request. Returns how much was written; `None` if there is no room for a status.
+    fn serve<M: GuestMemory + ?Sized>(&self, reach: &Reach<'_, M>, chain: &Chain) -> Option<u32> {
+        let writable = chain.writable();
+        let (properties, tail) = writable.split_at(writable.len().checked_sub(TAIL)?);
+        let mut raw = [0; LONGEST];
+        let request = match chain.readable().read(reach, &mut raw) {
+            Ok(length) => Request::decode(&raw[..length]),
+            Err(_) => Err(Status::INVALID),
+        };
+        let mut filled = 0;
+        let mut domains = lock(self.domains);
+        let status = match request {
+            Ok(request) => domains.serve(request, self.bypass_domains),
+            Err(status) => status,
+        };
+        let status = match request {
+            Ok(Request::Probe { endpoint }) if status == Status::OK => {
+                let known = domains
+                    .endpoint(endpoint)
+                    .map_or(&[][..], |endpoint| endpoint.reserved());
+                let room = properties.len();
+                let answer = describe(known);
+                // "The size of the buffer is at least probe_size" (5.13.6.7).
+                if room >= u64::from(PROBE_SIZE) && properties.write(reach, &answer).is_ok() {
+                    filled = PROBE_SIZE;
+                    status
+                } else {
+                    Status::INVALID
+                }
+            }
+            _ => status,
+        };
+        drop(domains);
+        // If the driver gave an address at which there is no memory, nothing can be said.
+        let said = tail.write(reach, &[status.0, 0, 0, 0]).is_ok();
+        let whole = u64::from(filled) == writable.len() - TAIL;
+        Some(if said && whole {
+            filled + TAIL as u32
+        } else {
+            filled
+        })
+    }
+}
+
+/// The properties of an endpoint: what it must not map (5.13.6.7.1), then zeroes, which end the list.
+fn describe(reserved: &[Reserved]) -> [u8; PROBE_SIZE as usize] {
+    /// VIRTIO_IOMMU_PROBE_T_RESV_MEM.
+    const RESERVED_MEMORY: u16 = 1;
+    let mut bytes = [0; PROBE_SIZE as usize];
+    for (room, range) in bytes.chunks_exact_mut(PROPERTY).zip(reserved) {
+        let kind = match range {
+            Reserved::Region(_) => 0,
+            Reserved::Messages(_) => 1,
+        };
+        room[..2].copy_from_slice(&RESERVED_MEMORY.to_le_bytes());
+        // The length does not count the head.
+        room[2..4].copy_from_slice(&(PROPERTY as u16 - 4).to_le_bytes());
+        room[4] = kind;
+        room[8..16].copy_from_slice(&range.span().first.to_le_bytes());
+        room[16..24].copy_from_slice(&range.span().last.to_le_bytes());
+    }
+    bytes
+}
+
+impl<A: GuestAddressSpace + Send> Worker for Server<A> {
+    fn name(&self) -> String {
+        String::from("iommu-requests")
+    }
+
+    fn sources(&self) -> Vec<RawFd> {
+        vec![self.active.kick.as_raw_fd()]
+    }
+
+    fn ready(&mut self, _index: usize) -> Progress {
+        // Before looking, so that a kick during the work is not lost. An error means that there was none.
+        let _ = self.active.kick.read();
+        if self.active.queue.is_failed() {
+            return Progress::Done;
+        }
+        self.work().unwrap_or_else(|why| {
+            self.interrupts.needs_reset(&why);
+            Progress::Done
+        })
+    }
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Rate limiting by token buckets, of bytes and of requests.
+//!
+//! A bucket holds at most its burst and is refilled at its rate. A request is let in while the bucket is not empty,
+//! and pays what it turns out to cost; the debt is waited for by those after it. So a request larger than the
+//! burst passes too, and over any stretch of time no more passes than burst, rate times time, and one request.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::timerfd::TimerFd;
+
+/// A rate, and how much may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// Tokens a second. Not 0.
+    pub per_second: u64,
+    /// Tokens that a full bucket holds. Not 0.
+    pub burst: u64,
+}
+
+impl Rate {
+    /// A rate whose burst is what one second brings.
+    pub fn per_second(per_second: u64) -> Self {
+        Self {
+            per_second,
+            burst: per_second,
+        }
+    }
+}
+
+/// What a queue may do in a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Bytes of data.
+    pub bytes: Option<Rate>,
+    /// Requests or packets.
+    pub requests: Option<Rate>,
+}
+
+/// One bucket. Time is a parameter: any clock that does not run backwards.
+#[derive(Clone, Debug)]
+pub struct TokenBucket {
+    rate: Rate,
+    /// In parts of a token, of which there are 10^9: tokens times nanoseconds a second.
+    level: i128,
+    at: Duration,
+}
+
+const PARTS: i128 = 1_000_000_000;
+
+impl TokenBucket {
+    /// A full bucket at time `now`. A rate or burst of 0 counts as 1.
+    pub fn new(rate: Rate, now: Duration) -> Self {
+        let rate = Rate {
+            per_second: rate.per_second.max(1),
+            burst: rate.burst.max(1),
+        };
+        Self {
+            rate,
+            level: i128::from(rate.burst) * PARTS,
+            at: now,
+        }
+    }
+
+    /// How long until the bucket is not empty; zero if it is not.
+    pub fn wait(&mut self, now: Duration) -> Duration {
+        self.refill(now);
+        let missing = PARTS - self.level;
+        if self.level > 0 {
+            return Duration::ZERO;
+        }
+        let rate = i128::from(self.rate.per_second);
+        // Rounded up: at the end of it the bucket is not empty.
+        let nanoseconds = (missing + rate - 1) / rate;
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    }
+
+    /// Pays `tokens`, into debt if need be.
+    pub fn pay(&mut self, tokens: u64) {
+        self.level -= i128::from(tokens) * PARTS;
+    }
+
+    fn refill(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.at);
+        self.at = self.at.max(now);
+        // At most 2^64 tokens a second in 2^94 nanoseconds, and never above the burst: no overflow.
+        let passed = i128::try_from(passed.as_nanos().min(1 << 60)).unwrap_or(0);
+        let full = i128::from(self.rate.burst) * PARTS;
+        self.level = (self.level + passed * i128::from(self.rate.per_second)).min(full);
+    }
+}
+
+/// The limiter of one queue: buckets, the host's clock, and a timer that becomes readable when the queue may go
+/// on.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    bytes: Option<TokenBucket>,
+    requests: Option<TokenBucket>,
+    start: Instant,
+    timer: TimerFd,
+}
+
+impl Limiter {
+    /// A limiter, if there is something to limit.
+    pub(crate) fn new(limits: Limits) -> std::io::Result<Option<Self>> {
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        let bucket = |rate: Rate| TokenBucket::new(rate, Duration::ZERO);
+        Ok(Some(Self {
+            bytes: limits.bytes.map(bucket),
+            requests: limits.requests.map(bucket),
+            start: Instant::now(),
+            timer: TimerFd::new()?,
+        }))
+    }
+
+    pub(crate) fn source(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+
+    /// Whether the queue may go on. If not, the timer says when.
+    pub(crate) fn allows(&mut self) -> bool {
+        let now = self.start.elapsed();
+        let buckets = [&mut self.bytes, &mut self.requests];
+        let wait = buckets.into_iter().flatten().map(|bucket| bucket.wait(now));
+        match wait.max().unwrap_or_default() {
+            Duration::ZERO => true,
+            // A timer that cannot be set must not stop the queue.
+            wait => self.timer.reset(wait, None).is_err(),
+        }
+    }
+
+    pub(crate) fn pay(&mut self, bytes: u64) {
+        if let Some(bucket) = &mut self.bytes {
+            bucket.pay(bytes);
+        }
+        if let Some(bucket) = &mut self.requests {
+            bucket.pay(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_full_bucket_empties_and_refills() {
+        let second = Duration::from_secs(1);
+        let rate = Rate {
+            per_second: 100,
+            burst: 10,
+        };
+        let mut bucket = TokenBucket::new(rate, second);
+        for _ in 0..10 {
+            assert_eq!(bucket.wait(second), Duration::ZERO);
+            bucket.pay(1);
+        }
+        assert_eq!(bucket.wait(second), Duration::from_millis(10));
+        assert_eq!(
+            bucket.wait(second + Duration::from_millis(10)),
+            Duration::ZERO
+        );
+        // A debt of 49 tokens, and one to go on with.
+        bucket.pay(50);
+        assert_eq!(
+            bucket.wait(second + Duration::from_millis(10)),
+            Duration::from_millis(500)
+        );
+        // It never holds more than its burst.
+        bucket.wait(100 * second);
+        bucket.pay(10);
+        assert_ne!(bucket.wait(100 * second), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_does_no_harm() {
+        let rate = Rate {
+            per_second: u64::MAX,
+            burst: u64::MAX,
+        };
+        let mut bucket = TokenBucket::new(rate, Duration::from_secs(5));
+        for _ in 0..10 {
+            bucket.pay(u64::MAX);
+        }
+        assert_ne!(bucket.wait(Duration::ZERO), Duration::ZERO);
+        assert_eq!(bucket.wait(Duration::MAX), Duration::ZERO);
+        let nothing = Rate {
+            per_second: 0,
+            burst: 0,
+        };
+        assert_eq!(
+            TokenBucket::new(nothing, Duration::ZERO).wait(Duration::ZERO),
+            Duration::ZERO
+        );
+    }
+
+    proptest! {
+        /// What passes in a time is at most the burst, the rate times the time, and one request.
+        #[test]
+        fn no_more_passes_than_was_agreed(
+            per_second in 1u64..1_000_000,
+            burst in 1u64..10_000,
+            requests in prop::collection::vec((1u64..5_000, 0u64..20_000_000), 1..200),
+        ) {
+            let mut bucket = TokenBucket::new(Rate { per_second, burst }, Duration::ZERO);
+            let (mut now, mut passed, mut largest) = (Duration::ZERO, 0u128, 0);
+            for (cost, pause) in requests {
+                now += Duration::from_nanos(pause);
+                if bucket.wait(now) == Duration::ZERO {
+                    bucket.pay(cost);
+                    passed += u128::from(cost);
+                    largest = largest.max(cost);
+                }
+                let most = u128::from(burst) + u128::from(per_second) * now.as_nanos() / 1_000_000_000;
+                prop_assert!(passed <= most + u128::from(largest), "{passed} by {now:?}");
+            }
+        }
+
+        /// And who waits as long as it is told gets on.
+        #[test]
+        fn a_wait_is_enough(per_second in 1u64..1_000_000_000, burst in 1u64..1000, cost in 1u64..1_000_000) {
+            let mut bucket = TokenBucket::new(Rate { per_second, burst }, Duration::ZERO);
+            bucket.pay(cost);
+            let wait = bucket.wait(Duration::ZERO);
+            prop_assert_eq!(bucket.wait(wait), Duration::ZERO);
+        }
+    }
+}

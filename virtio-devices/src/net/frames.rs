@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Frames between chains and a wire, without a copy of our own.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
+
+use super::{Link, LinkState, Tap};
+use crate::features::Features;
+use crate::queue::{Chain, Reach, Segment};
+use crate::serve::{Answer, Handler, Served};
+use crate::vectored;
+
+/// Bytes of "struct virtio_net_hdr", `num_buffers` included.
+pub(super) const HEADER: u64 = 12;
+/// Where `num_buffers` is.
+const NUM_BUFFERS: u64 = 10;
+/// The largest frame with its header: 64 KiB of IP, an Ethernet header with tag.
+const LARGEST: u64 = HEADER + 18 + (1 << 16);
+
+/// Where frames go to and come from. Each read and write is one frame behind a header of 12 bytes, and neither
+/// waits.
+#[derive(Debug)]
+pub enum Wire {
+    /// A tap interface of the host.
+    Tap(Tap),
+    /// A datagram socket, say, at whose other end is somebody who understands the header. No offloads.
+    Frames(OwnedFd),
+}
+
+impl Wire {
+    pub(super) fn features(&self) -> Features {
+        match self {
+            Self::Tap(_) => Tap::FEATURES,
+            Self::Frames(_) => Features::empty(),
+        }
+    }
+
+    /// Tells the wire what the driver can take.
+    pub(super) fn negotiated(&self, features: Features) -> io::Result<()> {
+        match self {
+            Self::Tap(tap) => tap.set_offloads(features),
+            Self::Frames(_) => Ok(()),
+        }
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tap(tap) => tap.as_fd(),
+            Self::Frames(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Why a chain moved no frame.
+enum Refused {
+    /// A buffer is not in memory.
+    Memory,
+    /// More pieces than a system call takes.
+    Pieces,
+}
+
+impl From<GuestMemoryError> for Refused {
+    fn from(_: GuestMemoryError) -> Self {
+        Self::Memory
+    }
+}
+
+/// Runs `call` with the host's pieces of `segments`.
+fn with_slices<M: GuestMemory + ?Sized, R>(
+    reach: &Reach<'_, M>,
+    segments: &[Segment],
+    access: Permissions,
+    call: impl FnOnce(&[crate::queue::Slice<'_, M>]) -> R,
+) -> Result<R, Refused> {
+    let mut slices = Vec::with_capacity(segments.len());
+    for segment in segments {
+        reach.for_each(*segment, access, |slice| {
+            if slices.len() == vectored::MAX_PIECES {
+                return Err(Refused::Pieces);
+            }
+            slices.push(slice);
+            Ok(())
+        })?;
+    }
+    Ok(call(&slices))
+}
+
+/// Bytes of a frame for the used ring; the host moved no more than 2^16 and some.
+fn served(written: usize, moved: usize) -> Answer {
+    Answer::Done(Served {
+        written: u32::try_from(written).unwrap_or(u32::MAX),
+        moved: moved as u64,
+        trouble: None,
+    })
+}
+
+/// Fills chains with what comes from the wire.
+pub(super) struct Receiver {
+    pub(super) wire: Arc<Wire>,
+    pub(super) link: Link,
+}
+
+impl<A> Handler<A> for Receiver {
+    fn name(&self) -> String {
+        "net-rx".to_owned()
+    }
+
+    fn source(&self) -> Option<RawFd> {
+        Some(self.wire.as_fd().as_raw_fd())
+    }
+
+    fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer {
+        let room = chain.writable();
+        if room.len() <= HEADER {
+            return Answer::Unanswerable;
+        }
+        let segments = chain.writable_segments();
+        let read = with_slices(reach, segments, Permissions::Write, |slices| {
+            vectored::read(self.wire.as_fd(), slices)
+        });
+        match read {
+            Ok(Ok(count)) if count as u64 > HEADER => {
+                if self.link.state() == LinkState::Down {
+                    // It was on the wire, and there was no link: the chain waits for another.
+                    return Answer::Retry;
+                }
+                // One chain a frame: no driver that asked for more was answered so (5.1.6.4).
+                let number = room.split_at(NUM_BUFFERS).1;
+                let _ = number.write(reach, &1u16.to_le_bytes());
+                served(count, count)
+            }
+            // No frame is that short: the other end is gone.
+            Ok(Ok(_)) => Answer::Later,
+            Ok(Err(error)) => match error.kind() {
+                io::ErrorKind::WouldBlock => Answer::Later,
+                io::ErrorKind::Interrupted => Answer::Retry,
+                _ => Answer::Gone(error),
+            },
+            Err(Refused::Memory | Refused::Pieces) => served(0, 0),
+        }
+    }
+}
+
+/// Puts what chains hold on the wire.
+pub(super) struct Sender {
+    pub(super) wire: Arc<Wire>,
+    pub(super) link: Link,
+}
+
+impl<A> Handler<A> for Sender {
+    fn name(&self) -> String {
+        "net-tx".to_owned()
+    }
+
+    fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer {
+        let length = chain.readable().len();
+        // What is no frame, and what nobody can take, is lost as on any network.
+        if length <= HEADER || length > LARGEST || self.link.state() == LinkState::Down {
+            return served(0, 0);
+        }
+        let segments = chain.readable_segments();
+        let sent = with_slices(reach, segments, Permissions::Read, |slices| {
+            vectored::write(self.wire.as_fd(), slices)
+        });
+        match sent {
+            Ok(Ok(count)) => served(0, count),
+            Ok(Err(error)) => match error.kind() {
+                io::ErrorKind::Interrupted => Answer::Retry,
+                // The wire is full, or the header asks for what cannot be done.
+                io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput => served(0, 0),
+                _ => Answer::Done(Served {
+                    trouble: Some(error),
+                    ..Served::default()
+                }),
+            },
+            Err(Refused::Memory | Refused::Pieces) => served(0, 0),
+        }
+    }
+}

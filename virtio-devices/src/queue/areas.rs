@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The three areas of a queue, in either layout: how large they are, and where they are in memory.
+//!
+//! "Split Virtqueues" (2.7), "Packed Virtqueues" (2.8).
+
+use vm_memory::{GuestMemory, Permissions};
+
+use super::reach::{Reach, Slice};
+use super::words::{Fault, Place, Scattered};
+use super::{Area, QueueConfig, QueueError};
+
+/// Which words the areas hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Descriptor table, available ring, used ring.
+    Split,
+    /// Descriptor ring, two event suppression structures.
+    Packed,
+}
+
+/// What an area must be like.
+pub(super) struct AreaShape {
+    pub(super) area: Area,
+    pub(super) address: u64,
+    pub(super) alignment: u64,
+    pub(super) length: u64,
+    pub(super) access: Permissions,
+}
+
+impl QueueConfig {
+    /// The three areas: what they are called, where they lie, how many bytes they have, how they must be
+    /// aligned and what we do there.
+    #[inline(always)]
+    pub(super) fn areas(&self, layout: Layout) -> [AreaShape; 3] {
+        use Permissions::{Read, ReadWrite, Write};
+        let entries = u64::from(self.size);
+        let shape = |area, address, (alignment, length, access)| AreaShape {
+            area,
+            address,
+            alignment,
+            length,
+            access,
+        };
+        let (descriptor, driver, device) = match layout {
+            Layout::Split => (
+                (16, 16 * entries, Read),
+                (2, 6 + 2 * entries, Read),
+                (4, 6 + 8 * entries, Write),
+            ),
+            Layout::Packed => ((16, 16 * entries, ReadWrite), (4, 4, Read), (4, 4, Write)),
+        };
+        [
+            shape(Area::Descriptor, self.descriptor_area, descriptor),
+            shape(Area::Driver, self.driver_area, driver),
+            shape(Area::Device, self.device_area, device),
+        ]
+    }
+}
+
+/// The words of the three areas.
+pub(super) struct Areas<W> {
+    pub(super) descriptors: W,
+    pub(super) driver: W,
+    pub(super) device: W,
+}
+
+/// The three areas, found in memory.
+pub(super) enum Found<'m, M: GuestMemory + ?Sized> {
+    /// Each in one piece.
+    Whole(Areas<Slice<'m, M>>),
+    /// At least one in several pieces, and so all are accessed the slow way.
+    Scattered(Areas<Scattered<'m, M>>),
+}
+
+impl<'m, M: GuestMemory + ?Sized> Found<'m, M> {
+    #[inline(always)]
+    pub(super) fn find(config: &QueueConfig, layout: Layout, reach: &Reach<'m, M>) -> Self {
+        let places = config
+            .areas(layout)
+            .map(|area| Place::find(reach, area.address, area.length, area.access));
+        match places {
+            [
+                Place::Whole(descriptors),
+                Place::Whole(driver),
+                Place::Whole(device),
+            ] => Self::Whole(Areas {
+                descriptors,
+                driver,
+                device,
+            }),
+            _ => Self::Scattered(Areas {
+                descriptors: Place::scattered(reach, config.descriptor_area),
+                driver: Place::scattered(reach, config.driver_area),
+                device: Place::scattered(reach, config.device_area),
+            }),
+        }
+    }
+}
+
+impl From<Fault> for QueueError {
+    #[cold]
+    fn from(fault: Fault) -> Self {
+        Self::Access {
+            address: fault.address,
+            source: fault.source,
+        }
+    }
+}

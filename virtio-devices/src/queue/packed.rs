@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The packed layout: one ring of descriptors that both sides write.
+//!
+//! ```text
+//!   descriptor   addr:64  len:32  id:16  flags:16 = NEXT WRITE INDIRECT .. AVAIL(7) .. USED(15)
+//!   driver, device area: event suppression   offset:15 wrap:1   flags:2
+//!
+//!        used ->|  taken, not used  |<- taken      available: AVAIL = wrap, USED != wrap
+//!   ring [ .... # # # # # # # # # # # . . . . ]    used:      AVAIL = USED = wrap
+//! ```
+//!
+//! Each side has a place in the ring and a wrap counter, which starts as 1 and flips whenever the place
+//! wraps. A chain takes consecutive places; its last descriptor has its identifier. It is used by one descriptor,
+//! written at our place, which then moves on by as many as the chain took.
+//!
+//! "Packed Virtqueues" (2.8).
+
+use std::sync::atomic::{Ordering, fence};
+
+use vm_memory::GuestMemory;
+
+use super::areas::Areas;
+use super::chain::{
+    Chain, ChainError, DESCRIPTOR, Descriptor, Filling, INDIRECT, NEXT, WRITE, indirect_table,
+    words,
+};
+use super::reach::Reach;
+use super::words::{Place as PlaceInMemory, Words};
+use super::{Head, Notify, Position, QueueError};
+use crate::features::Features;
+
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+
+/// Offsets of a descriptor's second word, and of what is in it.
+const SECOND: u64 = 8;
+const ID: u64 = 12;
+const FLAGS: u64 = 14;
+
+/// Offsets in an event suppression structure.
+const EVENT: u64 = 0;
+const EVENT_FLAGS: u64 = 2;
+
+/// RING_EVENT_FLAGS_ENABLE, _DISABLE and _DESC.
+const ENABLE: u16 = 0;
+const DISABLE: u16 = 1;
+const AT_EVENT: u16 = 2;
+
+/// A place in the ring, and the wrap counter there. Below the ring's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    slot: u16,
+    wrap: bool,
+}
+
+impl Place {
+    /// `count` places on, at most one time around.
+    #[inline(always)]
+    fn on(self, count: u16, size: u16) -> Self {
+        // At most twice 32768.
+        let slot = u32::from(self.slot) + u32::from(count);
+        match slot.checked_sub(size.into()) {
+            None => Self {
+                slot: slot as u16,
+                wrap: self.wrap,
+            },
+            Some(slot) => Self {
+                slot: slot as u16,
+                wrap: !self.wrap,
+            },
+        }
+    }
+
+    /// `count` places back, at most one time around.
+    fn back(self, count: u16, size: u16) -> Self {
+        match self.slot.checked_sub(count) {
+            Some(slot) => Self { slot, ..self },
+            // Not below 0: `count` is at most `size`.
+            None => Self {
+                slot: (size - count) + self.slot,
+                wrap: !self.wrap,
+            },
+        }
+    }
+
+    /// As the specification writes it: the wrap counter in bit 15.
+    fn word(self) -> u16 {
+        self.slot | u16::from(self.wrap) << 15
+    }
+
+    fn from_word(word: u16) -> Self {
+        Self {
+            slot: word & 0x7fff,
+            wrap: word & 1 << 15 != 0,
+        }
+    }
+
+    #[inline(always)]
+    fn offset(self) -> u64 {
+        u64::from(self.slot) * DESCRIPTOR
+    }
+}
+
+/// A packed ring. Every place here is our own.
+#[derive(Debug)]
+pub(super) struct PackedRing {
+    /// 1 to 32768, and not always a power of two.
+    size: u16,
+    indirect: bool,
+    event_index: bool,
+    /// Where the next chain to take starts.
+    taken: Place,
+    /// Where the next used descriptor goes.
+    completed: Place,
+    /// Descriptors that were taken and not given back: at most `size`.
+    in_flight: u16,
+    /// The first descriptor that the driver has not seen used, and its flags: written last.
+    held: Option<(Place, u16)>,
+    /// Descriptors given back since the last publication.
+    advanced: u16,
+}
+
+impl PackedRing {
+    /// A ring whose configuration was checked, and which goes on at `position`. `None` if there is no such
+    /// place.
+    pub(super) fn new(size: u16, features: Features, position: Position) -> Option<Self> {
+        let taken = Place::from_word(position.available);
+        let completed = Place::from_word(position.used);
+        // With nothing in flight, both are at the same place.
+        (taken == completed && taken.slot < size).then_some(Self {
+            size,
+            indirect: features.contains(Features::INDIRECT_DESC),
+            event_index: features.contains(Features::EVENT_IDX),
+            taken,
+            completed,
+            in_flight: 0,
+            held: None,
+            advanced: 0,
+        })
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position {
+            available: self.taken.word(),
+            used: self.completed.word(),
+        }
+    }
+
+    /// The flags of the descriptor at `taken`, if it is available.
+    #[inline(always)]
+    fn look<W: Words>(&self, areas: &Areas<W>) -> Result<Option<u16>, QueueError> {
+        // Acquire: what the flags show must be read after the flags.
+        let offset = self.taken.offset() + FLAGS;
+        let flags = areas.descriptors.load(offset, Ordering::Acquire)?;
+        let marks = if self.taken.wrap { AVAIL } else { USED };
+        Ok((flags & (AVAIL | USED) == marks).then_some(flags))
+    }
+
+    #[inline(always)]
+    pub(super) fn pop<M: GuestMemory + ?Sized, W: Words>(
+        &mut self,
+        reach: &Reach<'_, M>,
+        areas: &Areas<W>,
+        chain: &mut Chain,
+    ) -> Result<Option<Head>, QueueError> {
+        let Some(flags) = self.look(areas)? else {
+            return Ok(None);
+        };
+        match self.fill(reach, areas, flags, chain) {
+            Ok(head) => Ok(Some(head)),
+            Err(source) => Err(QueueError::Chain {
+                head: self.taken.slot,
+                source,
+            }),
+        }
+    }
+
+    /// Undoes the last `pop`.
+    pub(super) fn put_back(&mut self, head: &Head) {
+        self.taken = self.taken.back(head.slots(), self.size);
+        self.in_flight = self.in_flight.saturating_sub(head.slots());
+    }
+
+    /// Takes in a chain whose first descriptor has the flags `first`, and moves on behind it.
+    #[inline(always)]
+    fn fill<M: GuestMemory + ?Sized, W: Words>(
+        &mut self,
+        reach: &Reach<'_, M>,
+        areas: &Areas<W>,
+        first: u16,
+        chain: &mut Chain,
+    ) -> Result<Head, ChainError> {
+        let size = self.size;
+        let left = size - self.in_flight;
+        let mut filling = chain.refill(size);
+        let (mut place, mut slots, mut flags) = (self.taken, 0, Some(first));
+        let index = loop {
+            // A driver may offer no more than it has got back, however it sets the marks.
+            if slots == left {
+                return Err(ChainError::TooLong { size });
+            }
+            let mut descriptor = packed(words(&areas.descriptors, place.slot)?);
+            // The first flags were read before, once.
+            descriptor.flags = flags.take().unwrap_or(descriptor.flags);
+            slots += 1;
+            let index = place.slot;
+            place = place.on(1, size);
+            if descriptor.flags & INDIRECT != 0 {
+                self.fill_indirect(reach, index, descriptor, filling.apart())?;
+                break descriptor.next;
+            }
+            filling.add(index, descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                filling.finish();
+                break descriptor.next;
+            }
+        };
+        self.taken = place;
+        self.in_flight += slots;
+        Ok(Head::new(index, slots))
+    }
+
+    /// All of an indirect table, in order: only WRITE means something there (2.8.7).
+    fn fill_indirect<M: GuestMemory + ?Sized>(
+        &self,
+        reach: &Reach<'_, M>,
+        index: u16,
+        descriptor: Descriptor,
+        filling: Filling<'_>,
+    ) -> Result<(), ChainError> {
+        if !self.indirect {
+            return Err(ChainError::IndirectNotNegotiated { index });
+        }
+        let (table, entries) = indirect_table(reach, index, descriptor)?;
+        let size = self.size;
+        let entries = u16::try_from(entries)
+            .ok()
+            .filter(|entries| *entries <= size)
+            .ok_or(ChainError::TooLong { size })?;
+        match table {
+            PlaceInMemory::Whole(table) => follow(&table, entries, filling),
+            PlaceInMemory::Scattered(table) => follow(&table, entries, filling),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn complete<W: Words>(
+        &mut self,
+        areas: &Areas<W>,
+        head: &Head,
+        written: u32,
+    ) -> Result<(), QueueError> {
+        let place = self.completed;
+        let marks = if place.wrap { AVAIL | USED } else { 0 };
+        let flags = marks | if written > 0 { WRITE } else { 0 };
+        let ring = &areas.descriptors;
+        match self.held {
+            // The driver looks at them in order: it comes to this one only after the one that is held.
+            Some(_) => {
+                let word =
+                    u64::from(written) | u64::from(head.index()) << 32 | u64::from(flags) << 48;
+                ring.put(place.offset() + SECOND, word.to_le())?;
+            }
+            // The flags stay the driver's until `publish`.
+            None => {
+                ring.put(place.offset() + SECOND, written.to_le())?;
+                ring.store(place.offset() + ID, head.index(), Ordering::Relaxed)?;
+                self.held = Some((place, flags));
+            }
+        }
+        self.completed = place.on(head.slots(), self.size);
+        self.in_flight = self.in_flight.saturating_sub(head.slots());
+        self.advanced = self.advanced.saturating_add(head.slots());
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(super) fn publish<W: Words>(&mut self, areas: &Areas<W>) -> Result<Notify, QueueError> {
+        let Some((place, flags)) = self.held.take() else {
+            return Ok(Notify::No);
+        };
+        let advanced = std::mem::take(&mut self.advanced);
+        // Release: the later descriptors, and the buffers they speak of, before the first one's flags.
+        let offset = place.offset() + FLAGS;
+        areas.descriptors.store(offset, flags, Ordering::Release)?;
+        // The driver stores its wish, then looks at the ring; we store in the ring, then look at its wish.
+        fence(Ordering::SeqCst);
+        let wish = areas.driver.load(EVENT_FLAGS, Ordering::Acquire)? & 3;
+        let wanted = match wish {
+            DISABLE => false,
+            AT_EVENT if self.event_index => {
+                let event = Place::from_word(areas.driver.load(EVENT, Ordering::Relaxed)?);
+                self.stepped_over(event, advanced)
+            }
+            _ => true,
+        };
+        Ok(if wanted { Notify::Yes } else { Notify::No })
+    }
+
+    /// Whether we passed `event` with our last `advanced` descriptors.
+    fn stepped_over(&self, event: Place, advanced: u16) -> bool {
+        let end = i32::from(self.completed.slot);
+        let start = end - i32::from(advanced);
+        // The driver speaks of the round before ours if its wrap counter is the other one.
+        let round = if event.wrap == self.completed.wrap {
+            0
+        } else {
+            i32::from(self.size)
+        };
+        // A place outside the ring is never passed.
+        event.slot < self.size && (start..end).contains(&(i32::from(event.slot) - round))
+    }
+
+    pub(super) fn disable_kicks<W: Words>(&mut self, areas: &Areas<W>) -> Result<(), QueueError> {
+        areas
+            .device
+            .store(EVENT_FLAGS, DISABLE, Ordering::Relaxed)?;
+        Ok(())
+    }
+
+    pub(super) fn enable_kicks<W: Words>(&mut self, areas: &Areas<W>) -> Result<bool, QueueError> {
+        let wish = if self.event_index {
+            let event = self.taken.word();
+            areas.device.store(EVENT, event, Ordering::Relaxed)?;
+            AT_EVENT
+        } else {
+            ENABLE
+        };
+        areas.device.store(EVENT_FLAGS, wish, Ordering::Release)?;
+        // As in `publish`: our wish first, then the driver's marks.
+        fence(Ordering::SeqCst);
+        Ok(self.look(areas)?.is_some())
+    }
+}
+
+/// From the two words of "struct pvirtq_desc". Truncations on purpose: one field each.
+#[inline(always)]
+fn packed([address, rest]: [u64; 2]) -> Descriptor {
+    Descriptor {
+        address,
+        length: rest as u32,
+        flags: (rest >> 48) as u16,
+        next: (rest >> 32) as u16,
+    }
+}
+
+/// All of an indirect table.
+fn follow(table: &impl Words, entries: u16, mut filling: Filling<'_>) -> Result<(), ChainError> {
+    for index in 0..entries {
+        let descriptor = packed(words(table, index)?);
+        if descriptor.flags & INDIRECT != 0 {
+            return Err(ChainError::IndirectNested { index });
+        }
+        filling.add(index, descriptor)?;
+    }
+    filling.finish();
+    Ok(())
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest memory, found once for a batch of accesses.
+//!
+//! Finding where an address lies costs more than the access. So a batch begins by noting where the regions of
+//! physical memory are ([`Reach`]). Behind an IOMMU nothing is kept from one access to the next: a driver may
+//! change a translation between two chains.
+
+use vm_memory::bitmap::BS;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion,
+    Permissions, VolatileSlice,
+};
+
+use super::Segment;
+
+/// Regions that are looked at first. Machines have two; what is in others is found the slow way.
+const REGIONS: usize = 4;
+
+/// A piece of guest memory in the host.
+pub type Slice<'m, M> = VolatileSlice<'m, BS<'m, <M as GuestMemory>::Bitmap>>;
+
+/// Guest memory within quick reach, for the length of a batch.
+pub struct Reach<'m, M: GuestMemory + ?Sized> {
+    memory: &'m M,
+    regions: [Option<(u64, Slice<'m, M>)>; REGIONS],
+}
+
+impl<M: GuestMemory + ?Sized> std::fmt::Debug for Reach<'_, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let starts = self.regions.iter().flatten().map(|(start, _)| start);
+        f.debug_list().entries(starts).finish()
+    }
+}
+
+impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
+    /// Notes where the regions of `memory` are, if its addresses are physical.
+    pub fn new(memory: &'m M) -> Self {
+        let mut regions = [const { None }; REGIONS];
+        if let Some(physical) = memory.physical_memory() {
+            for (place, region) in regions.iter_mut().zip(physical.iter()) {
+                let start = region.start_addr();
+                let whole = usize::try_from(region.len()).ok().and_then(|length| {
+                    let mut slices = memory.get_slices(start, length, Permissions::ReadWrite);
+                    slices.as_mut().ok()?.next()?.ok()
+                });
+                *place = whole.map(|whole| (start.0, whole));
+            }
+        }
+        Self { memory, regions }
+    }
+
+    /// The memory itself.
+    pub fn memory(&self) -> &'m M {
+        self.memory
+    }
+
+    /// `length` bytes at `address`, if they are in one of the known regions.
+    #[inline(always)]
+    pub(super) fn known(&self, address: u64, length: usize) -> Option<Slice<'m, M>> {
+        for (start, whole) in self.regions.iter().flatten() {
+            // Below the region, the difference wraps and is far outside.
+            let offset = address.wrapping_sub(*start) as usize;
+            if offset < whole.len() {
+                return whole.subslice(offset, length).ok();
+            }
+        }
+        None
+    }
+
+    /// Calls `each` with the pieces that `segment` has in the host, in order.
+    #[inline(always)]
+    pub fn for_each<E: From<GuestMemoryError>>(
+        &self,
+        segment: Segment,
+        access: Permissions,
+        mut each: impl FnMut(Slice<'m, M>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Segment { address, length } = segment;
+        match self.known(address, length as usize) {
+            Some(slice) => each(slice),
+            None => self.for_each_found(segment, access, each),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn for_each_found<E: From<GuestMemoryError>>(
+        &self,
+        segment: Segment,
+        access: Permissions,
+        mut each: impl FnMut(Slice<'m, M>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Segment { address, length } = segment;
+        let mut slices = self
+            .memory
+            .get_slices(GuestAddress(address), length as usize, access)?;
+        slices.try_for_each(|slice| each(slice?))
+    }
+
+    /// Copies out of guest memory.
+    #[inline]
+    pub fn read(&self, data: &mut [u8], address: u64) -> Result<(), GuestMemoryError> {
+        match self.known(address, data.len()) {
+            Some(slice) => {
+                slice.copy_to(data);
+                Ok(())
+            }
+            None => self.memory.read_slice(data, GuestAddress(address)),
+        }
+    }
+
+    /// Copies into guest memory.
+    #[inline]
+    pub fn write(&self, data: &[u8], address: u64) -> Result<(), GuestMemoryError> {
+        match self.known(address, data.len()) {
+            Some(slice) => {
+                slice.copy_from(data);
+                Ok(())
+            }
+            None => self.memory.write_slice(data, GuestAddress(address)),
+        }
+    }
+}

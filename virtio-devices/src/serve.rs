@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One queue served by one worker: batches, publication, limits and numbers, the same for every device.
+//!
+//! ```text
+//!   kick, source, timer --> ready --> pop --> Handler::serve --+--> complete   done
+//!                                       ^                      '--> put back   later: when the source says so
+//!                                       '------ up to a batch ------'   then publish, interrupt?
+//! ```
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use vm_memory::{GuestAddressSpace, GuestMemory};
+
+use crate::counters::Counters;
+use crate::device::{ActiveQueue, Failure, Interrupts, Trouble};
+use crate::limit::Limiter;
+use crate::queue::{Chain, Mapped, Notify, Reach};
+use crate::worker::{Progress, Worker};
+
+/// Chains after which what is done is published, and the worker looks whether it is to stop.
+const BATCH_CHAINS: u32 = 32;
+/// Bytes of data after which the same happens.
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// What a device does with one chain.
+pub(crate) trait Handler<A>: Send {
+    /// A name for the worker.
+    fn name(&self) -> String;
+
+    /// Readable when a chain that was answered with [`Answer::Later`] may be tried again.
+    fn source(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// Serves a chain. What it returns is bounded work.
+    fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer;
+}
+
+/// What became of a chain.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It was served, if only with an error.
+    Done(Served),
+    /// There is nothing for it yet: it is the next one again.
+    Later,
+    /// The same, and at once.
+    Retry,
+    /// As later, because the host has failed: whoever runs the device is told.
+    Gone(io::Error),
+    /// There is no room in it for any answer.
+    Unanswerable,
+}
+
+/// What a served chain came to.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    /// Bytes written from the start of the chain's writable part without a gap, for the used ring.
+    pub(crate) written: u32,
+    /// Bytes of data that it moved, or tried to.
+    pub(crate) moved: u64,
+    /// What the host refused.
+    pub(crate) trouble: Option<io::Error>,
+}
+
+/// A worker that serves one queue.
+pub(crate) struct QueueServer<A, H> {
+    memory: A,
+    active: ActiveQueue,
+    interrupts: Arc<dyn Interrupts>,
+    handler: H,
+    limiter: Option<Limiter>,
+    counters: Counters,
+    chain: Chain,
+}
+
+/// Why a batch ended.
+enum Batch {
+    /// Nothing more is available.
+    Drained,
+    /// It was time.
+    Full,
+    /// The next chain waits for the handler's source or for the limiter.
+    Waiting,
+}
+
+impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
+    pub(crate) fn new(
+        memory: A,
+        active: ActiveQueue,
+        interrupts: Arc<dyn Interrupts>,
+        handler: H,
+    ) -> Self {
+        Self {
+            memory,
+            active,
+            interrupts,
+            handler,
+            limiter: None,
+            counters: Counters::default(),
+            chain: Chain::new(),
+        }
+    }
+
+    pub(crate) fn with_limiter(mut self, limiter: Option<Limiter>) -> Self {
+        self.limiter = limiter;
+        self
+    }
+
+    pub(crate) fn with_counters(mut self, counters: Counters) -> Self {
+        self.counters = counters;
+        self
+    }
+
+    fn work(&mut self) -> Result<Progress, Failure> {
+        let memory = self.memory.memory();
+        let index = self.active.index;
+        let broken = |source| Failure::Queue { index, source };
+        let mut queue = self.active.queue.map(&*memory);
+        queue.disable_kicks().map_err(broken)?;
+        let mut serving = Serving {
+            index,
+            handler: &mut self.handler,
+            limiter: &mut self.limiter,
+            counters: &self.counters,
+            interrupts: &*self.interrupts,
+        };
+        let batch = serving.batch(&mut queue, &mut self.chain);
+        // What was done before something went wrong is done, and the driver is to know.
+        let notify = queue.publish().map_err(broken)?;
+        if notify == Notify::Yes {
+            self.counters.interrupted();
+            self.interrupts.queue(index);
+        }
+        // One batch a call, also if a quick driver has made more available: a request to stop comes between.
+        let more = match batch? {
+            Batch::Full => true,
+            Batch::Waiting => false,
+            Batch::Drained => queue.enable_kicks().map_err(broken)?,
+        };
+        Ok(if more { Progress::More } else { Progress::Wait })
+    }
+}
+
+/// What a batch needs besides the queue.
+struct Serving<'s, H> {
+    index: u16,
+    handler: &'s mut H,
+    limiter: &'s mut Option<Limiter>,
+    counters: &'s Counters,
+    interrupts: &'s dyn Interrupts,
+}
+
+impl<H> Serving<'_, H> {
+    /// Tells of the first failure, then ever more seldom: a guest can cause as many as it likes.
+    fn trouble(&self, source: io::Error) {
+        let (index, count) = (self.index, self.counters.failed());
+        if count.is_power_of_two() {
+            self.interrupts.trouble(&Trouble {
+                index,
+                count,
+                source,
+            });
+        }
+    }
+
+    /// Serves chains until none is left or it is time to publish.
+    fn batch<A, M: GuestMemory + ?Sized>(
+        &mut self,
+        queue: &mut Mapped<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Batch, Failure>
+    where
+        H: Handler<A>,
+    {
+        let index = self.index;
+        let broken = |source| Failure::Queue { index, source };
+        let mut bytes = 0;
+        for _ in 0..BATCH_CHAINS {
+            if let Some(limiter) = self.limiter
+                && !limiter.allows()
+            {
+                self.counters.waited();
+                return Ok(Batch::Waiting);
+            }
+            let Some(head) = queue.pop(chain).map_err(broken)? else {
+                return Ok(Batch::Drained);
+            };
+            let served = match self.handler.serve(queue.reach(), chain) {
+                Answer::Done(served) => served,
+                Answer::Later => {
+                    queue.put_back(head);
+                    return Ok(Batch::Waiting);
+                }
+                Answer::Retry => {
+                    queue.put_back(head);
+                    continue;
+                }
+                Answer::Gone(source) => {
+                    queue.put_back(head);
+                    self.trouble(source);
+                    return Ok(Batch::Waiting);
+                }
+                Answer::Unanswerable => {
+                    queue.fail();
+                    let head = head.index();
+                    return Err(Failure::Unanswerable { index, head });
+                }
+            };
+            queue.complete(head, served.written).map_err(broken)?;
+            self.counters.served(1, served.moved);
+            if let Some(limiter) = self.limiter {
+                limiter.pay(served.moved);
+            }
+            if let Some(source) = served.trouble {
+                self.trouble(source);
+            }
+            bytes += served.moved;
+            if bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        Ok(Batch::Full)
+    }
+}
+
+impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
+    fn name(&self) -> String {
+        self.handler.name()
+    }
+
+    fn sources(&self) -> Vec<RawFd> {
+        let timer = self.limiter.as_ref().map(Limiter::source);
+        [
+            Some(self.active.kick.as_raw_fd()),
+            self.handler.source(),
+            timer,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn ready(&mut self, _index: usize) -> Progress {
+        // Before looking, so that a kick during the work is not lost. An error means that there was none.
+        let _ = self.active.kick.read();
+        if self.active.queue.is_failed() {
+            return Progress::Done;
+        }
+        self.work().unwrap_or_else(|why| {
+            self.interrupts.needs_reset(&why);
+            Progress::Done
+        })
+    }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest memory as the pieces of one system call.
+#![expect(
+    unsafe_code,
+    reason = "guest memory may not be borrowed, and safe calls borrow"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
+
+/// The host takes no more pieces at once.
+pub(crate) const MAX_PIECES: usize = 1024;
+
+/// Calls `call` with `slices` as `struct iovec`s, valid for as long as it runs.
+pub(crate) fn with_pieces<B: BitmapSlice, R>(
+    slices: &[VolatileSlice<'_, B>],
+    call: impl FnOnce(&[libc::iovec]) -> R,
+) -> R {
+    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
+    let pieces: Vec<_> = guards
+        .iter()
+        .map(|guard| libc::iovec {
+            iov_base: guard.as_ptr().cast(),
+            iov_len: guard.len(),
+        })
+        .collect();
+    call(&pieces)
+}
+
+/// Marks the first `count` bytes of `slices` as written: the kernel wrote them, and vm-memory's own dirty tracking
+/// did not see that.
+pub(crate) fn mark_written<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>], count: usize) {
+    let mut left = count;
+    for slice in slices {
+        let here = left.min(slice.len());
+        slice.bitmap().mark_dirty(0, here);
+        left -= here;
+    }
+}
+
+fn count(pieces: &[libc::iovec]) -> io::Result<libc::c_int> {
+    if pieces.len() > MAX_PIECES {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    libc::c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Reads once into `slices`, in order.
+pub(crate) fn read<B: BitmapSlice>(
+    file: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_, B>],
+) -> io::Result<usize> {
+    let read = with_pieces(slices, |pieces| {
+        let count = count(pieces)?;
+        // SAFETY: 1. `pieces` are `count` valid iovecs: each is the memory of a `VolatileSlice`, which stays
+        // mapped and writable while the slice and its guard live, and both live beyond the call. 2. No
+        // reference to that memory exists anywhere: guest memory is only ever accessed through raw pointers,
+        // so the kernel's writes alias nothing. 3. The descriptor is open for as long as it is borrowed.
+        let read = unsafe { libc::readv(file.as_raw_fd(), pieces.as_ptr(), count) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    })?;
+    mark_written(slices, read);
+    Ok(read)
+}
+
+/// Writes `slices` once, in order.
+pub(crate) fn write<B: BitmapSlice>(
+    file: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_, B>],
+) -> io::Result<usize> {
+    with_pieces(slices, |pieces| {
+        let count = count(pieces)?;
+        // SAFETY: as in `read`; the kernel only reads the memory. That the guest may change it meanwhile is the
+        // guest's affair.
+        let written = unsafe { libc::writev(file.as_raw_fd(), pieces.as_ptr(), count) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    })
+}
