@@ -136,7 +136,7 @@ fn numbers_of_spaces_run_out_without_harm() {
     // 2^19 invalidations of a domain that is in use each time.
     for round in 0..(1u64 << 19) + 10 {
         let page = round & 1;
-        machine.ram.set(LEAVES + 8, DATA + (page << 12) | 3);
+        machine.ram.set(LEAVES + 8, (DATA + (page << 12)) | 3);
         machine.write32(0x18, 0x8000_0000);
         machine.write64(0x508, 0xa000_0007_0000_0000);
         assert_eq!(machine.read(0x1000), Ok(DATA + (page << 12)));

@@ -10,7 +10,7 @@ use super::machine::*;
 const REQUESTS: u64 = 0xa000;
 
 fn legacy(kind: u64) -> Machine {
-    let mut machine = Machine::legacy(Options::new(39).with_device_tlbs());
+    let machine = Machine::legacy(Options::new(39).with_device_tlbs());
     machine.ram.set(ENTRY, TOP | kind << 2 | 1);
     machine
 }

@@ -148,7 +148,7 @@ fn first_stage_has_reasons_of_its_own() {
 #[test]
 fn nested_translation_checks_both() {
     let machine_with = |at, word| {
-        let mut machine = machine(options());
+        let machine = machine(options());
         machine.ram.set(at, word);
         machine
     };
@@ -211,7 +211,7 @@ fn a_kept_read_does_not_hide_a_first_write() {
 fn privilege_and_code() {
     let mut machine = machine(options());
     let pasid = Pasid::new(1).unwrap();
-    let mut ask = |machine: &mut Machine, privilege, fetch, access| {
+    let ask = |machine: &mut Machine, privilege, fetch, access| {
         let process = Process {
             pasid,
             privilege,
