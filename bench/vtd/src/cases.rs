@@ -8,7 +8,7 @@ use hvkit_vtd_iommu::tables::{LargePages, SecondStage};
 use vm_memory::iommu::Iotlb;
 use vm_memory::{GuestAddress, Permissions};
 
-use crate::harness::{Aim, Case, Report, Role, compare, elapsed, time};
+use crate::harness::{Aim, Case, Report, Role, compare, time};
 use crate::machine::{DESCRIPTORS, Machine, TOP, target};
 
 const HITS: u64 = 1_000_000;
@@ -102,7 +102,8 @@ pub fn hit(pages: u64, rounds: usize) -> Report {
 /// A page invalidated through the queue, then translated again through its table.
 pub fn refill(pages: u64, rounds: usize) -> Report {
     let mut machine = Machine::new(pages);
-    let plan = |order: &mut Order| -> Vec<u64> { (0..REFILLS).map(|_| order.page(pages)).collect() };
+    let plan =
+        |order: &mut Order| -> Vec<u64> { (0..REFILLS).map(|_| order.page(pages)).collect() };
     let chosen = plan(&mut Order(5));
     machine.fill_queue(REFILLS + 1, |i| chosen[i as usize]);
     let peer = RefCell::new(iotlb(pages));
@@ -145,11 +146,11 @@ pub fn queue(live: u64, rounds: usize) -> Report {
     // Each of them of a page that is kept, as far as there are so many.
     machine.fill_queue(count, |i| i % live.max(1));
     let cases = vec![
-        case(STREAM, Role::Limit, || elapsed(|| stream.read_queue(count))),
+        case(STREAM, Role::Limit, || time(|| stream.read_queue(count))),
         case(OURS, Role::Ours, || {
             machine.touch(live);
             machine.rewind();
-            elapsed(|| machine.ring(count))
+            time(|| machine.ring(count))
         }),
     ];
     let title = format!("{count} descriptors, by page, with {live} pages kept");

@@ -76,7 +76,8 @@ impl Machine {
             let words = [0x7_0032, page(i) << 12 | 1 << 6];
             self.ram.set_all(QUEUE + 16 * i, &words);
         }
-        self.ram.set_all(QUEUE + 16 * (count - 1), &[0x1_0000_0025, STATUS]);
+        self.ram
+            .set_all(QUEUE + 16 * (count - 1), &[0x1_0000_0025, STATUS]);
     }
 
     /// Has `count` descriptors processed from the start of the queue.
