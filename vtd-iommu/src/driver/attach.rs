@@ -13,13 +13,13 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use hvkit_page_table::{Format, Frames, OwnEntries, Span, Width};
+use hvkit_page_table::{Format, Frames, OwnEntries, Span};
 
 use super::domain::{Attachment, Domain, Stage, StageKind};
 use super::entries::{Entry, Moved};
-use super::{Ability, DriverError, Mmio, Mode, Unit, command};
-use crate::spec::context::{AddressWidth, ContextEntry, TranslationType};
-use crate::spec::invalidation::{AtsRange, ContextScope, Descriptor, DeviceTlb, PasidCacheScope};
+use super::{Ability, DriverError, Mmio, Mode, Unit};
+use crate::spec::context::{ContextEntry, TranslationType};
+use crate::spec::invalidation::DeviceTlb;
 use crate::spec::pasid::PasidEntry;
 use crate::spec::{Pasid, RequesterId};
 use crate::tables::SecondStage;
@@ -41,10 +41,10 @@ pub enum Reach {
 pub(super) struct Device<M, P> {
     pub(super) reach: Reach,
     /// Where it is while it is nowhere else, if it has reserved memory.
-    holding: Option<Domain<SecondStage, M, P>>,
-    regions: Vec<Span>,
+    pub(super) holding: Option<Domain<SecondStage, M, P>>,
+    pub(super) regions: Vec<Span>,
     /// The domains of its PASIDs.
-    pasids: BTreeMap<Pasid, u16>,
+    pub(super) pasids: BTreeMap<Pasid, u16>,
 }
 
 impl<M, P> Default for Device<M, P> {
@@ -60,10 +60,10 @@ impl<M, P> Default for Device<M, P> {
 
 /// What has to be forgotten of an entry that changed: the domain it had, and the kind of its translations.
 #[derive(Clone, Copy, Debug)]
-struct Gone {
-    domain: u16,
-    kind: Option<StageKind>,
-    tlb: Option<DeviceTlb>,
+pub(super) struct Gone {
+    pub(super) domain: u16,
+    pub(super) kind: Option<StageKind>,
+    pub(super) tlb: Option<DeviceTlb>,
 }
 
 impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
@@ -301,236 +301,6 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
                 pasid: None,
             }),
         }
-    }
-
-    fn domain_of_device(&self, source: RequesterId, pasid: Option<Pasid>) -> Option<u16> {
-        let device = self.devices.get(&source)?;
-        match (pasid, device.reach) {
-            (Some(pasid), _) => device.pasids.get(&pasid).copied(),
-            (None, Reach::Domain(id)) => Some(id),
-            (None, _) => None,
-        }
-    }
-
-    /// Whether `device` may be attached to anything.
-    fn admit(&self, device: Attachment) -> Result<(), DriverError> {
-        let Attachment { source, pasid, tlb } = device;
-        if tlb.is_some() && !self.ecap.device_tlb() {
-            return Err(DriverError::Unsupported(Ability::DeviceTlb));
-        }
-        if let Some(pasid) = pasid {
-            let limit = 1u32 << self.ecap.pasid_bits().min(super::entries::PASID_BITS);
-            if self.mode == Mode::Legacy || pasid == Pasid::ZERO || pasid.get() >= limit {
-                return Err(DriverError::BadPasid(pasid));
-            }
-        }
-        let taken = match (self.devices.get(&source), pasid) {
-            (None, _) => false,
-            (Some(device), None) => device.reach != Reach::Blocked,
-            (Some(device), Some(pasid)) => device.pasids.contains_key(&pasid),
-        };
-        if taken {
-            return Err(DriverError::Attached {
-                source_id: source,
-                pasid,
-            });
-        }
-        Ok(())
-    }
-
-    fn width(&self, levels: u8) -> Result<AddressWidth, DriverError> {
-        AddressWidth::of_levels(levels)
-            .ok_or(DriverError::Unsupported(Ability::SecondStageLevels(levels)))
-    }
-
-    /// The same, with walks that snoop caches where the unit can.
-    fn snooping(&self, entry: PasidEntry) -> PasidEntry {
-        if self.ecap.scalable_walk_coherent() {
-            entry.with_walk_snoop()
-        } else {
-            entry
-        }
-    }
-
-    /// The entry that leads to `domain`.
-    fn entry_of<F: Stage>(
-        &self,
-        domain: &Domain<F, M, P>,
-        tlb: Option<DeviceTlb>,
-    ) -> Result<Entry, DriverError> {
-        let (table, levels) = (
-            domain.mapper.root(),
-            domain.mapper.format().shape().levels(),
-        );
-        match (self.mode, F::KIND) {
-            (Mode::Legacy, StageKind::Second) => {
-                let kind = match tlb {
-                    Some(_) => TranslationType::DeviceTlb,
-                    None => TranslationType::Untranslated,
-                };
-                let width = self.width(levels)?;
-                Ok(Entry::context(ContextEntry::new(
-                    kind, domain.id, width, table,
-                )))
-            }
-            (Mode::Legacy, StageKind::First) => Err(DriverError::ForeignDomain(domain.id)),
-            (Mode::Scalable, StageKind::Second) => {
-                let entry = PasidEntry::second_stage(domain.id, self.width(levels)?, table);
-                Ok(Entry::pasid(self.snooping(entry)))
-            }
-            (Mode::Scalable, StageKind::First) => {
-                let five = u64::from(levels == 5);
-                // AW is the second stage's, but there are units that measure first-stage addresses by it.
-                let width = self.width(self.second_stage_levels()?)?;
-                let entry = PasidEntry::first_stage(domain.id, table)
-                    .with_fspm(five)
-                    .with_aw(width.0.into());
-                Ok(Entry::pasid(self.snooping(entry)))
-            }
-        }
-    }
-
-    /// Stores the entry of a device that is nowhere, or held.
-    fn enter(&mut self, device: Attachment, entry: Entry, domain: u16) -> Result<(), DriverError> {
-        let Attachment { source, pasid, tlb } = device;
-        let at = self.slot(source, pasid.unwrap_or(Pasid::ZERO), tlb)?;
-        entry.store(&self.memory, at, Moved::In);
-        let state = self.devices.entry(source).or_default();
-        match pasid {
-            Some(pasid) => {
-                state.pasids.insert(pasid, domain);
-            }
-            None => state.reach = Reach::Domain(domain),
-        }
-        let held = state.holding.as_ref().filter(|_| pasid.is_none());
-        let held = held.map(|holding| holding.id);
-        let outcome = match held {
-            Some(domain) => {
-                let kind = Some(StageKind::Second);
-                let gone = Gone { domain, kind, tlb };
-                self.forget_entry(source, pasid, gone)
-            }
-            None => self.show(source, pasid.unwrap_or(Pasid::ZERO), domain),
-        };
-        if outcome.is_err() {
-            // Back to where it was. The unit does not answer; what can be done is done.
-            let gone = Gone {
-                domain,
-                kind: None,
-                tlb,
-            };
-            let _ = self.leave(source, pasid, gone);
-        }
-        outcome
-    }
-
-    /// Takes the entry of a device back: cleared, or held.
-    fn leave(
-        &mut self,
-        source: RequesterId,
-        pasid: Option<Pasid>,
-        gone: Gone,
-    ) -> Result<(), DriverError> {
-        let at = self.slot(source, pasid.unwrap_or(Pasid::ZERO), None)?;
-        let device = self.devices.entry(source).or_default();
-        let holding = device.holding.take().filter(|_| pasid.is_none());
-        match &holding {
-            Some(holding) => {
-                let entry = self.entry_of(holding, None)?;
-                entry.store(&self.memory, at, Moved::Out);
-            }
-            None => self.memory.write(at, Width::Eight, 0),
-        }
-        let held = holding.as_ref().map(|holding| holding.id);
-        if let Some(holding) = holding {
-            self.devices.entry(source).or_default().holding = Some(holding);
-        }
-        self.forget_entry(source, pasid, gone)?;
-        if let Some(domain) = held {
-            // The old table was in use under the new id for a moment.
-            self.ask_iotlb(domain, None)?;
-            self.wait()?;
-        }
-        let device = self.devices.entry(source).or_default();
-        match pasid {
-            Some(pasid) => {
-                device.pasids.remove(&pasid);
-            }
-            None => device.reach = Reach::Blocked,
-        }
-        Ok(())
-    }
-
-    /// Has the unit forget an entry, and all that was translated through it.
-    fn forget_entry(
-        &mut self,
-        source: RequesterId,
-        pasid: Option<Pasid>,
-        gone: Gone,
-    ) -> Result<(), DriverError> {
-        let Gone { domain, kind, tlb } = gone;
-        match self.mode {
-            Mode::Legacy => self.ask(Descriptor::Context(ContextScope::Device {
-                domain,
-                source,
-                function_mask: 0,
-            }))?,
-            Mode::Scalable => {
-                let pasid = pasid.unwrap_or(Pasid::ZERO);
-                self.ask(Descriptor::PasidCache(PasidCacheScope::Pasid {
-                    domain,
-                    pasid,
-                }))?;
-                // Of a nested translation the first stage's too.
-                self.ask_pasid_iotlb(domain, Some(pasid), None)?;
-            }
-        }
-        if kind != Some(StageKind::First) {
-            self.ask_iotlb(domain, None)?;
-        }
-        // The unit must have forgotten before the device asks it again.
-        self.wait()?;
-        if let Some(device) = tlb {
-            let range = AtsRange::ALL;
-            self.ask(match pasid {
-                None => Descriptor::DeviceTlb { device, range },
-                pasid => Descriptor::PasidDeviceTlb {
-                    device,
-                    pasid,
-                    range,
-                },
-            })?;
-            self.wait()?;
-        }
-        Ok(())
-    }
-
-    /// Makes an entry visible that was absent.
-    fn show(&mut self, source: RequesterId, pasid: Pasid, domain: u16) -> Result<(), DriverError> {
-        if !self.cap.caching_mode() {
-            return if self.cap.write_buffer_flush() {
-                command::flush_write_buffer(&self.registers)
-            } else {
-                Ok(())
-            };
-        }
-        // Absence is cached under domain 0.
-        self.ask(Descriptor::Context(ContextScope::Device {
-            domain: 0,
-            source,
-            function_mask: 0,
-        }))?;
-        if self.mode == Mode::Scalable {
-            for domain in [0, domain] {
-                self.ask(Descriptor::PasidCache(PasidCacheScope::Pasid {
-                    domain,
-                    pasid,
-                }))?;
-            }
-            self.ask_pasid_iotlb(domain, Some(pasid), None)?;
-        }
-        self.ask_iotlb(domain, None)?;
-        self.wait()
     }
 }
 

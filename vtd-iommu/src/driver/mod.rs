@@ -31,6 +31,7 @@ mod invalidation;
 mod memory;
 mod mmio;
 mod page_requests;
+mod place;
 mod queue;
 mod settle;
 mod unit;

@@ -16,6 +16,7 @@
 //! ```
 
 mod descriptor;
+mod fields;
 pub mod layout;
 mod raw;
 mod scope;

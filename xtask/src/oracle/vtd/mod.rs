@@ -11,6 +11,7 @@ mod explained;
 mod generate;
 mod ours;
 mod program;
+mod queue;
 mod quirks;
 mod tables;
 mod theirs;
