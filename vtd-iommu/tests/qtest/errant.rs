@@ -137,7 +137,7 @@ fn after_a_domain_switch() {
 fn the_interrupt_window() {
     // QEMU 7.2 records no interrupt faults.
     let lab = newer("aw-bits=48,intremap=on");
-    xtask::skip_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = Lab::little(lab.unwrap());
     let (mut unit, _domain) = prepared(&lab);
     let _table = unit
