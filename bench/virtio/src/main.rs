@@ -15,12 +15,13 @@ mod raw;
 mod view;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Parser;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use self::driver::{Layout, Shape};
-use self::harness::{Aim, Case, Report, Role, compare, elapsed};
+use self::harness::{Aim, Case, Report, Role, compare};
 
 /// Measures virtqueues, side by side.
 #[derive(Parser)]
@@ -136,8 +137,9 @@ fn main() -> std::io::Result<()> {
         indirect: false,
     });
     let mut reports = Vec::new();
-    let took = elapsed(|| reports.extend(shapes.map(|shape| group(&memory, shape, &cli))));
-    println!("\nall in {:.0} s", took / 1e9);
+    let start = Instant::now();
+    reports.extend(shapes.map(|shape| group(&memory, shape, &cli)));
+    println!("\nall in {:.0} s", start.elapsed().as_secs_f64());
     if let Some(path) = cli.json {
         std::fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
     }

@@ -62,6 +62,45 @@ const CLASSES: &[Class] = &[
         what: "configuration writes that reach read-only fields (XSA-337)",
         tests: &["a_write_reaches_the_writable_bits_it_covers_and_no_others"],
     },
+    Class {
+        what: "a shadow with rights of another path or mode (CVE-2021-38198); errors that leave the wrong root (CVE-2026-42488)",
+        tests: &[
+            "whatever_fails",
+            "every_allocation_of_a_frame",
+            "every_allocation_from_the_heap",
+        ],
+    },
+    Class {
+        what: "VM-entry checks that are missing (CVE-2023-30456)",
+        tests: &["every_instruction_does_and_fails_as_the_manual_says"],
+    },
+    Class {
+        what: "DMA to a page that was given away before the IOMMU forgot it (XSA-346)",
+        tests: &[
+            "after_unmap_and_wait",
+            "nothing_is_touched_after_unmap_and_wait",
+            "without_the_wait_it_is_touched",
+            "the_shadow_is_right_before_the_wait_says_so",
+        ],
+    },
+    Class {
+        what: "reserved memory of a device taken from it (XSA-378, XSA-386, XSA-400)",
+        tests: &[
+            "reserved_memory_is_never_out_of_reach",
+            "moving_a_device_with_reserved_memory_leaves_no_gap",
+        ],
+    },
+    Class {
+        what: "the wrong layout, which a round trip does not see (an emulator's invalidation wait, another's granularity)",
+        tests: &[
+            "descriptors_are_spelled_as_in_the_figures",
+            "fields_lie_where_the_figure_says",
+        ],
+    },
+    Class {
+        what: "the MSI-X table of a passed-through device within the guest's reach (XSA-164)",
+        tests: &["pages_with_msix_structures_are_not_mapped"],
+    },
 ];
 
 pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
