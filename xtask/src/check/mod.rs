@@ -3,6 +3,7 @@
 
 pub(crate) mod lint;
 mod lints;
+mod package;
 
 use anyhow::Result;
 
@@ -41,13 +42,7 @@ pub fn check() -> Result<()> {
                 .env("RUSTFLAGS", "-Dwarnings"),
         )?;
     }
-    // Packed together, so that one may need another that is not on the registry yet; each is
-    // unpacked and built from its own archive.
-    let mut pack = cargo(&["package", "--allow-dirty"]);
-    for name in &published {
-        pack.args(["-p", name]);
-    }
-    step::run("package", &mut pack)?;
+    package::pack(&published)?;
     Ok(())
 }
 
