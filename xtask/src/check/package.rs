@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cargo::cargo;
-use crate::step;
+use crate::{paths, step};
 
 /// Packs the packages of these names together, so that one may need another that is not on the registry yet.
 pub(super) fn pack(names: &[String]) -> Result<()> {
@@ -17,7 +17,16 @@ pub(super) fn pack(names: &[String]) -> Result<()> {
     if let Some(home) = home {
         forget_unpacked(&home.join("registry/src"), names)?;
     }
-    let mut pack = cargo(&["package", "--allow-dirty"]);
+    // For the same reason cargo does not build them again where they were built before.
+    let folder = paths::target().join("hvkit-package");
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", folder.display()));
+        }
+        _ => {}
+    }
+    let mut pack = cargo(&["package", "--allow-dirty", "--target-dir"]);
+    pack.arg(&folder);
     for name in names {
         pack.args(["-p", name]);
     }
