@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use xtask::lab::host::{Host, HostReport};
+use xtask::lab::host::{Host, HostError, HostReport};
 use xtask::lab::initramfs::Initramfs;
 use xtask::lab::kernel::Kernel;
 
@@ -82,7 +82,7 @@ fn host(kernel: &Kernel, written: &[u8]) -> Host {
     Host::new()
         .memory_mib(2560)
         .cpus(2)
-        .time_out(Duration::from_secs(900))
+        .time_out(Duration::from_secs(300))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .program("/usr/bin/setpriv", "/setpriv")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
@@ -90,12 +90,29 @@ fn host(kernel: &Kernel, written: &[u8]) -> Host {
         .data(HOST_SCRIPT, "/host.sh", 0o644)
 }
 
-fn run(host: Host, commands: &[&str]) -> HostReport {
+/// Runs commands in the host that `machine` makes. QEMU's emulator now and then loses itself with a device passed
+/// through it, its main thread busy and nothing moving: a host that does not come to its end is said, and tried again.
+/// Anything else that goes wrong is a failure at once.
+fn run(machine: impl Fn() -> Host, commands: &[&str]) -> HostReport {
     let commands: Vec<String> = commands
         .iter()
         .map(|command| format!(". /host.sh\n{command}"))
         .collect();
-    host.run(&commands).unwrap()
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        match machine().run(&commands) {
+            Err(error) if tries > 0 && timed_out(error.downcast_ref()) => {
+                eprintln!("once more, because {error}");
+            }
+            result => return result.unwrap(),
+        }
+    }
+}
+
+/// Whether it is that the host did not come to its end.
+fn timed_out(error: Option<&HostError>) -> bool {
+    matches!(error, Some(HostError::TimedOut { .. }))
 }
 
 #[test]
@@ -105,16 +122,18 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
     let written = pattern(MIB, 0x7777);
     let disk = NamedTempFile::new().unwrap();
     fs::write(disk.path(), &content).unwrap();
-    let host = host(&kernel, &written).qemu_args([
-        "-drive".to_owned(),
-        format!("file={},if=none,id=disk,format=raw", disk.path().display()),
-        "-device".to_owned(),
-        "nvme,serial=hvkit,drive=disk,addr=5".to_owned(),
-        "-device".to_owned(),
-        "pcie-root-port,id=port1,slot=1,chassis=1,addr=6".to_owned(),
-        "-device".to_owned(),
-        "edu,bus=port1".to_owned(),
-    ]);
+    let host = || {
+        host(&kernel, &written).qemu_args([
+            "-drive".to_owned(),
+            format!("file={},if=none,id=disk,format=raw", disk.path().display()),
+            "-device".to_owned(),
+            "nvme,serial=hvkit,drive=disk,addr=5".to_owned(),
+            "-device".to_owned(),
+            "pcie-root-port,id=port1,slot=1,chassis=1,addr=6".to_owned(),
+            "-device".to_owned(),
+            "edu,bus=port1".to_owned(),
+        ])
+    };
     let device = format!("--device path=/sys/bus/pci/devices/{NVME},id=disk");
     let until_ready = "for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done";
     let kill = |when: &str| {
@@ -214,28 +233,30 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
 #[test]
 fn dma_outside_the_guest_is_stopped_and_told() {
     let kernel = Kernel::fetch().unwrap();
-    let host = host(&kernel, &[])
-        .kernel_arg(&format!("memmap=1M${VICTIM:#x}"))
-        .qemu_args([
-            "-device",
-            "pcie-root-port,id=port1,slot=1,chassis=1,addr=6",
-            "-device",
-            "edu,bus=port1,dma_mask=0xffffffffffffffff",
-            "-device",
-            "edu,addr=7",
-            "-device",
-            "pcie-root-port,id=port2,slot=2,chassis=2,addr=8",
-            "-device",
-            "pci-testdev,membar=128G,bus=port2",
-            "-device",
-            "pcie-root-port,id=port3,slot=3,chassis=3,addr=9",
-            "-device",
-            "pcie-pci-bridge,id=bridge,bus=port3",
-            "-device",
-            "edu,bus=bridge,addr=1",
-            "-device",
-            "virtio-balloon-pci,bus=bridge,addr=2",
-        ]);
+    let host = || {
+        host(&kernel, &[])
+            .kernel_arg(&format!("memmap=1M${VICTIM:#x}"))
+            .qemu_args([
+                "-device",
+                "pcie-root-port,id=port1,slot=1,chassis=1,addr=6",
+                "-device",
+                "edu,bus=port1,dma_mask=0xffffffffffffffff",
+                "-device",
+                "edu,addr=7",
+                "-device",
+                "pcie-root-port,id=port2,slot=2,chassis=2,addr=8",
+                "-device",
+                "pci-testdev,membar=128G,bus=port2",
+                "-device",
+                "pcie-root-port,id=port3,slot=3,chassis=3,addr=9",
+                "-device",
+                "pcie-pci-bridge,id=bridge,bus=port3",
+                "-device",
+                "edu,bus=bridge,addr=1",
+                "-device",
+                "virtio-balloon-pci,bus=bridge,addr=2",
+            ])
+    };
     let page = VICTIM / 4096;
     let hash = format!("dd if=/dev/mem bs=4096 skip={page} count=256 2>/dev/null | sha256sum");
     let device = |address: &str| format!("--device path=/sys/bus/pci/devices/{address}");
@@ -346,9 +367,11 @@ fn dma_outside_the_guest_is_stopped_and_told() {
 fn a_host_without_iommu_says_what_to_enable() {
     let kernel = Kernel::fetch().unwrap();
     let text = |switched_off: &str, first: &str| {
-        let host = host(&kernel, &[])
-            .kernel_arg(switched_off)
-            .qemu_args(["-device", "edu,addr=7"]);
+        let host = || {
+            host(&kernel, &[])
+                .kernel_arg(switched_off)
+                .qemu_args(["-device", "edu,addr=7"])
+        };
         let command = format!("{first} run none --device path=/sys/bus/pci/devices/{LONE_EDU}");
         let report = run(host, &[&command]);
         let text = report.commands[0].text();
