@@ -27,6 +27,10 @@ const EXITED: u64 = 4;
 const MXCSR: u32 = 0x1f80;
 
 /// Enters with VMLAUNCH (`resume` 0) or VMRESUME, and returns after the exit.
+///
+/// # Safety
+///
+/// As for [`enter`]; `registers` is valid for reads and writes until this returns, and `fx` too unless it is null.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn switch(registers: *mut Registers, resume: u64, fx: *mut FxState) -> u64 {
     naked_asm!(

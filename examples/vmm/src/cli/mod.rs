@@ -3,18 +3,17 @@
 
 mod key_value;
 mod log;
+mod options;
 
 pub use key_value::OptionError;
 
-use crate::config::{Access, Config, Disk, HostDevice, KVM_DEVICE, Net, Serial, VirtioConsole};
+use crate::config::{Config, KVM_DEVICE};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
-use hvkit_virtio_devices::limit::{Limits, Rate};
-use key_value::{Keys, number, size, switch};
+use options::{console, cpus, device, disk, memory, net, rng, serial};
 use std::ffi::OsString;
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Runs a virtual machine on this host's KVM.
@@ -208,155 +207,12 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
     })
 }
 
-fn cpus(text: &str) -> Result<u32, OptionError> {
-    Keys::parse("cpus", &["boot"], text)?.required("boot", "a number of processors", number)
-}
-
-fn memory(text: &str) -> Result<u64, OptionError> {
-    Keys::parse("memory", &["size"], text)?.required(
-        "size",
-        "a size such as 512M, 2G or 1048576",
-        size,
-    )
-}
-
-fn disk(text: &str) -> Result<Disk, OptionError> {
-    const KEYS: &[&str] = &[
-        "path",
-        "readonly",
-        "serial",
-        "num_queues",
-        "queue_size",
-        "image_type",
-        "bw_size",
-        "bw_refill_time",
-        "ops_size",
-        "ops_refill_time",
-    ];
-    let keys = Keys::parse("disk", KEYS, text)?;
-    let readonly = keys.optional("readonly", "on or off", switch)?;
-    // Never guessed: a guest that writes its own first sector must not choose.
-    keys.optional("image_type", "raw", |text| (text == "raw").then_some(()))?;
-    Ok(Disk {
-        access: match readonly {
-            Some(true) => Access::ReadOnly,
-            Some(false) | None => Access::ReadWrite,
-        },
-        serial: keys
-            .optional("serial", "a text", |text| Some(text.to_owned()))?
-            .unwrap_or_default(),
-        queues: keys.optional("num_queues", "a number of queues", number)?,
-        queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
-        limits: limits(&keys)?,
-        ..Disk::new(keys.required("path", "a file's name", file)?)
-    })
-}
-
-fn device(text: &str) -> Result<HostDevice, OptionError> {
-    let keys = Keys::parse("device", &["path", "id"], text)?;
-    Ok(HostDevice {
-        path: keys.required("path", "a folder's name", file)?,
-        id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
-    })
-}
-
-fn net(text: &str) -> Result<Net, OptionError> {
-    const KEYS: &[&str] = &[
-        "tap",
-        "mac",
-        "mtu",
-        "bw_size",
-        "bw_refill_time",
-        "ops_size",
-        "ops_refill_time",
-    ];
-    let keys = Keys::parse("net", KEYS, text)?;
-    Ok(Net {
-        tap: keys.required("tap", "an interface's name", |text| {
-            (!text.is_empty()).then(|| text.to_owned())
-        })?,
-        mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
-        mtu: keys.optional("mtu", "a number of bytes", number)?,
-        limits: limits(&keys)?,
-    })
-}
-
-/// A bucket of so many bytes or requests, refilled in so many milliseconds (1000 if not given).
-fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
-    const TIME: &str = "a number of milliseconds above 0";
-    let rate = |burst: Option<u64>, time: Option<NonZeroU64>| {
-        let burst = burst?;
-        let time = time.map_or(1000, NonZeroU64::get);
-        let per_second = u128::from(burst) * 1000 / u128::from(time);
-        Some(Rate {
-            per_second: u64::try_from(per_second).unwrap_or(u64::MAX),
-            burst,
-        })
-    };
-    let bytes = keys.optional("bw_size", "a number of bytes", size)?;
-    let time = keys.optional("bw_refill_time", TIME, number)?;
-    let requests = keys.optional("ops_size", "a number of requests", number)?;
-    let requests_time = keys.optional("ops_refill_time", TIME, number)?;
-    Ok(Limits {
-        bytes: rate(bytes, time),
-        requests: rate(requests, requests_time),
-    })
-}
-
-/// Six bytes in hexadecimal, two digits each, between colons.
-fn mac(text: &str) -> Option<[u8; 6]> {
-    let byte = |part: &str| {
-        let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
-        digits.then(|| u8::from_str_radix(part, 16).ok()).flatten()
-    };
-    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
-    bytes?.try_into().ok()
-}
-
-fn rng(text: &str) -> Result<PathBuf, OptionError> {
-    Keys::parse("rng", &["src"], text)?.required("src", "a file's name", file)
-}
-
-fn console(text: &str) -> Result<VirtioConsole, OptionError> {
-    match text {
-        "off" => Ok(VirtioConsole::Off),
-        "null" => Ok(VirtioConsole::Null),
-        "pty" => Ok(VirtioConsole::Pty),
-        _ => {
-            let keys = Keys::parse("console", &["mode", "file"], text)?;
-            let path = keys.optional("file", "a file's name", file)?;
-            match path {
-                Some(path) => Ok(VirtioConsole::File(path)),
-                None => keys.required("mode", "off, null, pty or file=PATH", |_| None),
-            }
-        }
-    }
-}
-
-fn file(text: &str) -> Option<PathBuf> {
-    (!text.is_empty()).then(|| text.into())
-}
-
-fn serial(text: &str) -> Result<Serial, OptionError> {
-    match text {
-        "off" => Ok(Serial::Off),
-        "null" => Ok(Serial::Null),
-        "tty" => Ok(Serial::Tty),
-        _ => {
-            let keys = Keys::parse("serial", &["mode", "file"], text)?;
-            let path = keys.optional("file", "a file's name", file)?;
-            match path {
-                Some(path) => Ok(Serial::File(path)),
-                None => keys.required("mode", "tty, null, off or file=PATH", |_| None),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Access, Disk, HostDevice, Net, Serial, VirtioConsole};
     use clap::CommandFactory;
+    use hvkit_virtio_devices::limit::{Limits, Rate};
 
     fn parse(line: &str) -> Config {
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
