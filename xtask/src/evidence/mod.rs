@@ -50,7 +50,8 @@ pub fn evidence(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn git(arguments: &[&str]) -> Result<String> {
+/// What git says.
+pub(crate) fn git(arguments: &[&str]) -> Result<String> {
     let output = Command::new("git")
         .current_dir(paths::root())
         .args(arguments)
