@@ -10,6 +10,7 @@
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
+use crate::confine::Starter;
 use crate::interrupts::{
     Gsi, InterruptError, KvmMsiVectors, LevelEvent, Line, Pin, Router, SharedLine,
 };
@@ -18,7 +19,6 @@ use crate::machine::address_map::{
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
-use crate::machine::threads::PanicWatch;
 use crate::machine::vcpu::Buses;
 use crate::passthrough::assigned::{AssignedError, Wiring};
 use crate::passthrough::{Assigned, PhysicalFunction, Slots, Windows};
@@ -34,7 +34,6 @@ use kvm_ioctls::{Cap, VmFd};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes of configuration space that the guest is told of.
@@ -80,7 +79,7 @@ pub struct Chipset {
     router: Arc<Router>,
     root: Arc<Mutex<Root>>,
     map: AddressMap,
-    stop: Stop,
+    starter: Starter,
     serial: Option<Line>,
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
@@ -88,12 +87,13 @@ pub struct Chipset {
 
 impl Chipset {
     /// A chipset on `buses` of the machine `vm`, whose interrupt controllers are KVM's and there
-    /// already. `stop` is asked when the guest switches off or resets.
+    /// already. `stop` is asked when the guest switches off or resets; `starter` starts the devices' threads.
     pub fn new(
         vm: &Arc<VmFd>,
         buses: &Buses,
         map: &AddressMap,
         stop: &Stop,
+        starter: Starter,
     ) -> Result<Self, ChipsetError> {
         let limit = vm.check_extension_int(Cap::IrqRouting);
         let limit = u32::try_from(limit).unwrap_or(0);
@@ -124,7 +124,7 @@ impl Chipset {
             router,
             root,
             map: map.clone(),
-            stop: stop.clone(),
+            starter,
             serial: None,
             lines: BTreeMap::new(),
         })
@@ -224,19 +224,10 @@ impl Chipset {
         self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread for each worker. One that panics stops the machine: the guest would wait for ever.
+    /// A thread for each worker.
     fn device_threads(&self) -> Box<dyn Runner> {
-        let stop = self.stop.clone();
-        Box::new(Threads::new(move |name: String, body| {
-            let watch = (name.clone(), stop.clone());
-            let thread = thread::Builder::new().name(name).spawn(move || {
-                let (name, stop) = watch;
-                let watch = PanicWatch::new(name, stop);
-                body();
-                drop(watch);
-            });
-            thread.map(drop)
-        }))
+        let starter = self.starter.clone();
+        Box::new(Threads::new(move |name, body| starter.start(name, body)))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
-use options::{console, cpus, device, disk, memory, net, rng, serial};
+use options::{confinement, console, cpus, device, disk, memory, net, rng, serial};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -70,6 +70,10 @@ struct Arguments {
     /// Run a guest that is built in, instead of a kernel
     #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng"])]
     guest: Option<Guest>,
+
+    /// Give up, while the guest runs, all files and system calls that the VMM does not need
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    confine: String,
 
     /// Say more on standard error: -v what is done, -vv details
     #[arg(short, long, action = ArgAction::Count)]
@@ -174,6 +178,9 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     } else if outcome.is_failure() {
         eprintln!("vmm: {}", outcome.reason);
     }
+    if outcome.is_failure() {
+        eprint!("{}", outcome.history);
+    }
     Ok(ExitStatus::code_of(&outcome.reason))
 }
 
@@ -204,6 +211,7 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         console: console(&arguments.console)?,
         serial: serial(&arguments.serial)?,
         report: arguments.report,
+        confinement: confinement(&arguments.confine)?,
     })
 }
 

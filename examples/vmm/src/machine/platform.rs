@@ -13,6 +13,7 @@ use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
 use crate::config::Config;
+use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
 use crate::passthrough::vfio::DmaSpace;
@@ -29,6 +30,8 @@ pub(super) struct Platform {
     _chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
+    /// Dropped after the chipset, whose devices' threads it starts.
+    _nursery: Nursery,
     rsdp: u64,
 }
 
@@ -42,12 +45,14 @@ impl Platform {
         config: &Config,
         assigned: &[Selected],
         stop: &Stop,
+        confiner: &Confiner,
     ) -> Result<Self, MachineError> {
         let buses = Buses {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
         };
-        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
+        let nursery = Nursery::new(confiner, stop)?;
+        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop, nursery.starter())?;
         if let Some(console) = console {
             let interrupt = console
                 .interrupt()
@@ -69,7 +74,7 @@ impl Platform {
             let at = chipset.add_virtio(device, Arc::clone(&memory))?;
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, assigned, stop, confiner)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -83,6 +88,7 @@ impl Platform {
             buses,
             _chipset: chipset,
             _reclaims: reclaims,
+            _nursery: nursery,
             rsdp: tables.address,
         })
     }
@@ -104,6 +110,7 @@ fn add_devices(
     vm: &Vm,
     devices: &[Selected],
     stop: &Stop,
+    confiner: &Confiner,
 ) -> Result<Vec<Reclaim>, MachineError> {
     let mut reclaims = Vec::with_capacity(devices.len());
     if devices.is_empty() {
@@ -116,7 +123,8 @@ fn add_devices(
     let space = DmaSpace::new(vm.fd(), vm.ram())?;
     for Selected { name, host } in devices {
         let physical = space.open(host)?;
-        let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
+        let reclaim =
+            Reclaim::watch(name, stop.clone(), confiner.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
         let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;

@@ -8,6 +8,7 @@
 //! ```
 
 use super::exit;
+use super::history::Exits;
 use super::registers::Registers;
 use super::stop::{RunError, Stop, StopReason};
 use super::vm::Vm;
@@ -33,6 +34,7 @@ pub struct Vcpu {
     vm: Arc<Vm>,
     buses: Buses,
     stop: Stop,
+    exits: Arc<Exits>,
     before_first_run: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -54,6 +56,7 @@ impl Vcpu {
             vm,
             buses,
             stop,
+            exits: Arc::default(),
             before_first_run: None,
         }
     }
@@ -73,6 +76,12 @@ impl Vcpu {
     #[must_use]
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// Its last exits, which may be read at any time.
+    #[must_use]
+    pub fn exits(&self) -> Arc<Exits> {
+        Arc::clone(&self.exits)
     }
 
     /// Runs the guest until somebody asks the machine to stop, which may be this vCPU; then the
@@ -110,7 +119,11 @@ impl Vcpu {
     fn run_once(&mut self) -> Option<StopReason> {
         let vcpu = self.id;
         let internal = |error| Some(StopReason::Internal { vcpu, error });
-        match self.fd.run() {
+        let exit = self.fd.run();
+        if let Ok(exit) = &exit {
+            self.exits.note(exit);
+        }
+        match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 if !self.buses.memory.read(address, data) {
                     log::debug!(
