@@ -7,6 +7,7 @@
 use crate::console::terminal;
 use crate::exit_status::ExitStatus;
 use crate::machine::history::History;
+use std::ffi::CStr;
 use std::fmt::{self, Write};
 use std::io;
 use std::os::raw::{c_int, c_void};
@@ -27,13 +28,16 @@ pub(super) fn install() -> io::Result<()> {
     register_signal_handler(libc::SIGSYS, ring).map_err(Into::into)
 }
 
-extern "C" fn ring(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+extern "C" fn ring(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let call = number(info);
+    let [first, second] = arguments(context);
+    let mut name = [0; 16];
+    let name = thread_name(&mut name);
     let mut out = StandardError;
     // Nobody may be there to read it.
     let _ = writeln!(
         out,
-        "vmm: a thread tried system call {call}, which it may not make; the VMM ends"
+        "vmm: thread {name} tried system call {call} ({first:#x}, {second:#x}), which it may not make; the VMM ends"
     );
     if let Some(history) = HISTORY.get() {
         let _ = write!(out, "{history}");
@@ -52,6 +56,30 @@ fn number(info: *mut libc::siginfo_t) -> c_int {
     // SAFETY: the kernel gives a handler with SA_SIGINFO a whole siginfo_t (128 bytes, aligned as an int), all of it
     // initialized.
     unsafe { info.cast::<c_int>().add(CALL).read() }
+}
+
+/// The first two arguments: the second is the request of an `ioctl`, the first the option of a `prctl`.
+#[expect(unsafe_code, reason = "the kernel gives the registers by a pointer")]
+fn arguments(context: *mut c_void) -> [i64; 2] {
+    if context.is_null() {
+        return [0; 2];
+    }
+    // SAFETY: the kernel gives a handler with SA_SIGINFO a ucontext_t of the interrupted thread.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    [libc::REG_RDI, libc::REG_RSI].map(|register| {
+        let index = usize::try_from(register).unwrap_or(usize::MAX);
+        let registers = &context.uc_mcontext.gregs;
+        registers.get(index).copied().unwrap_or_default()
+    })
+}
+
+/// The calling thread's name, in `buffer`.
+#[expect(unsafe_code, reason = "asks the kernel, for it needs no memory")]
+fn thread_name(buffer: &mut [u8; 16]) -> &str {
+    // SAFETY: the kernel writes at most 16 bytes, a terminating zero among them. Every thread may make this call.
+    unsafe { libc::prctl(libc::PR_GET_NAME, buffer.as_mut_ptr()) };
+    let name = CStr::from_bytes_until_nul(buffer).unwrap_or_default();
+    name.to_str().unwrap_or("?")
 }
 
 #[expect(

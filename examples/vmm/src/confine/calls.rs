@@ -98,6 +98,9 @@ const EVERY: &[c_long] = &[
     libc::SYS_writev,
 ];
 
+/// Linux, include/uapi/linux/prctl.h.
+const PR_GET_AUXV: u32 = 0x4155_5856;
+
 /// What every thread does with these arguments only. Memory that can be executed cannot be made.
 const EVERY_WITH: &[Call] = &[
     call(
@@ -112,6 +115,8 @@ const EVERY_WITH: &[Call] = &[
         libc::SYS_prctl,
         Arguments::exactly(0, libc::PR_GET_NAME as u32),
     ),
+    // A static program's libraries ask for what the kernel told it at its start.
+    call(libc::SYS_prctl, Arguments::exactly(0, PR_GET_AUXV)),
     // The allocator names its memory on kernels that can.
     call(
         libc::SYS_prctl,

@@ -132,6 +132,8 @@ impl Confiner {
             log::warn!("the VMM is not confined: --confine off");
             return Ok(());
         }
+        // The library that reads clocks looks for the kernel's fast way at its first use, in a file.
+        let _ = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         bound().map_err(|source| ConfineError::Host {
             action: "lower a limit",
             source,
