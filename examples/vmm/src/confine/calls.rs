@@ -127,6 +127,8 @@ const EVERY_WITH: &[Call] = &[
     // Whether a file is a terminal, and giving it back as it was.
     request(libc::TCGETS),
     request(libc::TCSETS),
+    request(libc::TCGETS2),
+    request(libc::TCSETS2),
 ];
 
 /// Asked for by libraries that do without: refused with an error, and no alarm. The C library's allocator looks at a
@@ -134,12 +136,14 @@ const EVERY_WITH: &[Call] = &[
 pub(super) const REFUSED: &[c_long] = &[
     libc::SYS_open,
     libc::SYS_openat,
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
     libc::SYS_getcwd,
     libc::SYS_stat,
     libc::SYS_statx,
 ];
+
+/// Refused likewise, to all but the main thread: VFIO's library looks for a device's group by a link in sysfs when it
+/// gives the device back.
+pub(super) const LINKS: &[c_long] = &[libc::SYS_readlink, libc::SYS_readlinkat];
 
 /// Open files of any kind: who uses more than `read` and `write`.
 const FILES: &[c_long] = &[
@@ -295,7 +299,7 @@ pub fn of(kind: Kind) -> Vec<Call> {
         ),
     };
     let plain = |number: &c_long| call(*number, Arguments::Any);
-    let any = any.iter().copied().chain([EVERY, REFUSED]).flatten();
+    let any = any.iter().copied().chain([EVERY, REFUSED, LINKS]).flatten();
     let with = with.iter().copied().chain([EVERY_WITH]).flatten();
     any.map(plain).chain(with.copied()).collect()
 }

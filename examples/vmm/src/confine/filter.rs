@@ -17,6 +17,7 @@ pub(super) struct Filters {
     lists: Vec<BpfProgram>,
     /// What libraries ask for and do without.
     refused: BpfProgram,
+    links: BpfProgram,
     /// What the nursery's C library is to believe absent.
     absent: BpfProgram,
 }
@@ -27,6 +28,7 @@ impl Filters {
         Ok(Filters {
             lists: lists.into_iter().collect::<Result<_, _>>()?,
             refused: answer(calls::REFUSED, libc::EACCES)?,
+            links: answer(calls::LINKS, libc::EACCES)?,
             absent: answer(calls::ABSENT, libc::ENOSYS)?,
         })
     }
@@ -38,6 +40,9 @@ impl Filters {
             apply_filter(&self.absent)?;
         }
         apply_filter(&self.refused)?;
+        if kind != Kind::Main {
+            apply_filter(&self.links)?;
+        }
         for (program, of) in self.lists.iter().zip(Kind::ALL) {
             if of == kind {
                 apply_filter(program)?;
