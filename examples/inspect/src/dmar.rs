@@ -276,7 +276,13 @@ impl Table {
             y = (y + height).max(below) + 14;
         }
         for wrong in &self.wrong {
-            svg.label(LEFT, y, WIDTH + RIGHT, Tint::Wrong, &[wrong.clone()]);
+            svg.label(
+                LEFT,
+                y,
+                WIDTH + RIGHT,
+                Tint::Wrong,
+                std::slice::from_ref(wrong),
+            );
             y += LINE + 12;
         }
         svg.finish()

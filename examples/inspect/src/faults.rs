@@ -185,7 +185,7 @@ fn svg(faults: &[Fault]) -> String {
             let place = fault.time.map_or(0.0, |time| (time - from) / length);
             // Between 0 and the width: casts that cannot lose anything that is seen.
             let x = LEFT + (place.clamp(0.0, 1.0) * WIDTH) as u32;
-            svg.rectangle(x, y, 3, 14, Tint::Wrong);
+            svg.mark(x, y, 14);
         }
         y += 30;
     }

@@ -205,7 +205,7 @@ impl Map {
                 }
                 (None, wrong) => {
                     let wrong = wrong.as_deref().unwrap_or_default();
-                    let words: String = format!("{start:#x} {wrong}").chars().take(50).collect();
+                    let words: String = format!("{start:#x} {wrong}").chars().take(56).collect();
                     (Tint::Wrong, words)
                 }
             };

@@ -54,6 +54,14 @@ impl Svg {
         ));
     }
 
+    /// A stroke down, such as a moment on a line of time.
+    pub(crate) fn mark(&mut self, x: u32, y: u32, height: u32) {
+        self.grow(x + 2, y + height);
+        self.put(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"2\" height=\"{height}\" fill=\"#c00000\"/>"
+        ));
+    }
+
     /// Words on a line, from `x` on, in a line that begins at `y`.
     pub(crate) fn words(&mut self, x: u32, y: u32, words: &str) {
         let count = u32::try_from(words.chars().count()).unwrap_or(u32::MAX);

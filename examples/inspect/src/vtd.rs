@@ -2,6 +2,7 @@
 //! `hvkit inspect vtd`: the tables that a remapping unit reads, in a memory image.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -245,7 +246,11 @@ fn legacy(options: &Options, source: RequesterId, context: ContextEntry) -> Row 
         device: source.to_string(),
         pasid: None,
         domain: context.domain() as u16,
-        translation: format!("{kind:?}, {} bits", width.bits().unwrap_or(0)),
+        translation: match kind {
+            TranslationType::PassThrough => "passed through".to_owned(),
+            TranslationType::Reserved => "reserved translation type".to_owned(),
+            _ => format!("{} bits", width.bits().unwrap_or(0)),
+        },
         second_stage,
         first_stage: None,
         levels: width.levels(),
@@ -348,9 +353,10 @@ fn svg(rows: &[Row]) -> String {
     let mut next = 38;
     for row in rows.iter().take(MOST) {
         let what = row.what();
-        if !domains.contains_key(&what) {
-            let height = svg.label(RIGHT, next, 580, Tint::Unit, &[what.clone()]);
-            domains.insert(what, next + height / 2);
+        if let Entry::Vacant(new) = domains.entry(what) {
+            let words = [new.key().clone()];
+            let height = svg.label(RIGHT, next, 580, Tint::Unit, &words);
+            new.insert(next + height / 2);
             next += height + 10;
         }
     }

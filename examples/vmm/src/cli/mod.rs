@@ -178,7 +178,7 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     } else if outcome.is_failure() {
         eprintln!("vmm: {}", outcome.reason);
     }
-    if outcome.is_failure() {
+    if outcome.is_crash() {
         eprint!("{}", outcome.history);
     }
     Ok(ExitStatus::code_of(&outcome.reason))

@@ -7,7 +7,7 @@ use std::io;
 /// Open files: what 254 vCPUs, every device's queues and some hundred connections of a guest take.
 const FILES: u64 = 4096;
 
-/// Bounds the process, for ever: no core file, in which a guest's memory would lie, and not more than [`FILES`] files.
+/// Bounds the process, for ever: no core file, in which a guest's memory would lie, and not more than 4096 files.
 ///
 /// Memory is the guest's plus what the lists of the devices are bounded to. Files that grow as the guest writes (a
 /// serial line's log, a sparse disk) are bounded by the file system's quota only.

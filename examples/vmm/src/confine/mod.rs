@@ -140,7 +140,7 @@ impl Confiner {
         })?;
         match refuse_all()? {
             Coverage::All => {
-                log::info!("confined: no files (Landlock), no other system calls (seccomp)")
+                log::info!("confined: no files (Landlock), no other system calls (seccomp)");
             }
             Coverage::Part => log::info!(
                 "confined: no files (this kernel's Landlock is older: not all that the newest refuses), no other system calls"

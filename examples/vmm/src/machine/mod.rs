@@ -39,7 +39,7 @@ use crate::passthrough;
 use address_map::AddressMap;
 use cpuid::Features;
 use history::{History, TellOnPanic};
-use platform::Platform;
+use platform::{Platform, Threads};
 use registers::Registers;
 use std::sync::Arc;
 use std::time::Instant;
@@ -79,6 +79,12 @@ impl Outcome {
             StopReason::PowerOff | StopReason::Reset | StopReason::Quit | StopReason::Signal(_)
         )
     }
+
+    /// Whether what the guest did last helps to understand this end.
+    #[must_use]
+    pub fn is_crash(&self) -> bool {
+        self.is_failure() && !matches!(self.reason, StopReason::Reclaimed { .. })
+    }
 }
 
 impl Machine {
@@ -97,6 +103,10 @@ impl Machine {
         let stop = Stop::new().map_err(MachineError::Event)?;
         let confiner = Confiner::new(config.confinement)?;
         let console = Console::open(&config.serial)?;
+        let threads = Threads {
+            stop: &stop,
+            confiner: &confiner,
+        };
         let platform = Platform::new(
             &vm,
             &map,
@@ -104,8 +114,7 @@ impl Machine {
             console.as_ref(),
             config,
             &devices,
-            &stop,
-            &confiner,
+            threads,
         )?;
         let payload = Payload {
             kernel: &config.kernel,

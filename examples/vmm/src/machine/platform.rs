@@ -35,6 +35,15 @@ pub(super) struct Platform {
     rsdp: u64,
 }
 
+/// What every thread of a machine is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Threads<'a> {
+    /// By which it ends the machine.
+    pub(super) stop: &'a Stop,
+    /// By which it is confined.
+    pub(super) confiner: &'a Confiner,
+}
+
 impl Platform {
     /// The chipset, what is on it, and its description in the memory of `vm` for `cpus` processors.
     pub(super) fn new(
@@ -44,9 +53,9 @@ impl Platform {
         console: Option<&Console>,
         config: &Config,
         assigned: &[Selected],
-        stop: &Stop,
-        confiner: &Confiner,
+        threads: Threads<'_>,
     ) -> Result<Self, MachineError> {
+        let Threads { stop, confiner } = threads;
         let buses = Buses {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
