@@ -39,7 +39,7 @@ impl Machine {
             ram.set(table + 8 * (page % 512), target(page) | 3);
         }
         let options = Options {
-            iotlb_pages: 2 * pages.max(64) as u32,
+            iotlb_pages: pages.max(64) as u32,
             ..Options::new(48)
         };
         let mut unit = Unit::new(options).expect("a preset");

@@ -15,6 +15,7 @@
 mod sets;
 mod spaces;
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -64,6 +65,9 @@ const fn slot_of(key: u64) -> usize {
     hash as usize & (SLOTS - 1)
 }
 
+/// Bits of a key, below those of an epoch.
+const KEY_BITS: u32 = 38;
+
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     key: u64,
@@ -74,23 +78,32 @@ struct Slot {
 }
 
 /// What a hit needs of a [`Slot`], apart: half a line of this machine's cache.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Quick {
-    /// 0: nothing here.
+    /// The key, and above it the epoch of which `space` is: one comparison for both. [`NOBODY`]: nothing here.
     key: u64,
-    epoch: u64,
     /// Address bits that must be 0.
     upper: u64,
     space: u32,
+    /// What the binding adds to rights: [`rights::SNOOP`], or 0.
+    adds: u32,
 }
+
+/// No requester's key: those have bit 0 set.
+const NOBODY: Quick = Quick {
+    key: 0,
+    upper: 0,
+    space: 0,
+    adds: 0,
+};
 
 /// Everything a unit keeps.
 #[derive(Clone, Debug)]
 pub(super) struct Caches {
     slots: Vec<Option<Slot>>,
     /// One for each of `slots`.
-    quick: Vec<Quick>,
-    /// Moves whenever a space gets another number.
+    quick: Box<[Quick; SLOTS]>,
+    /// Moves whenever a space gets another number. A multiple of 1 << `KEY_BITS`.
     epoch: u64,
     spaces: Spaces,
     small: Sets,
@@ -122,7 +135,7 @@ impl Caches {
     pub(super) fn new(pages: u32, domains: u32) -> Self {
         Self {
             slots: vec![None; SLOTS],
-            quick: vec![Quick::default(); SLOTS],
+            quick: Box::new([NOBODY; SLOTS]),
             epoch: 0,
             spaces: Spaces::new(domains),
             small: Sets::new(pages.clamp(64, 1 << 20)),
@@ -133,21 +146,31 @@ impl Caches {
         }
     }
 
-    /// What is kept for `address` of a requester, if its tables are known and translate it.
+    /// The space of a requester, if its tables are known and may translate `address`, and what its binding adds to
+    /// rights.
     #[inline(always)]
-    pub(super) fn hit(
+    pub(super) fn space(
         &self,
         source: RequesterId,
         pasid: Option<Pasid>,
         address: u64,
-        page: u64,
-    ) -> Option<Hit> {
+    ) -> Option<(u32, u64)> {
         let key = key(source, pasid);
-        let quick = self.quick.get(slot_of(key))?;
-        if quick.key == key && quick.epoch == self.epoch && address & quick.upper == 0 {
-            self.page(quick.space, page)
+        let quick = &self.quick[slot_of(key)];
+        if quick.key == key | self.epoch && address & quick.upper == 0 {
+            Some((quick.space, u64::from(quick.adds)))
         } else {
             None
+        }
+    }
+
+    /// Voids every space that a requester is known to have; what they keep is still there.
+    pub(super) fn renew_epoch(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1 << KEY_BITS);
+        if self.epoch == 0 {
+            // Nobody may come into an epoch a second time.
+            self.slots.fill(None);
+            self.quick.fill(NOBODY);
         }
     }
 
@@ -186,7 +209,7 @@ impl Caches {
         };
         if self.spaces.displaced() {
             // A slot may still have the number that nobody could find any more.
-            self.epoch = self.epoch.wrapping_add(1);
+            self.renew_epoch();
         }
         let key = key(source, pasid);
         if let Some(slot) = self.slots.get_mut(slot_of(key)) {
@@ -197,14 +220,16 @@ impl Caches {
                 binding,
             });
         }
-        if let Some(quick) = self.quick.get_mut(slot_of(key)) {
-            *quick = Quick {
-                key,
-                epoch: self.epoch,
-                upper: binding.upper(),
-                space,
-            };
-        }
+        self.quick[slot_of(key)] = Quick {
+            key: key | self.epoch,
+            upper: binding.upper(),
+            space,
+            adds: if binding.snoops {
+                rights::SNOOP as u32
+            } else {
+                0
+            },
+        };
         Known { binding, space }
     }
 
@@ -224,6 +249,7 @@ impl Caches {
         }
     }
 
+    #[inline(never)]
     fn large_page(&self, space: u32, page: u64) -> Option<Hit> {
         let of = |sets: &Sets, page_bits: u8| {
             let shift = u32::from(page_bits) - 12;
@@ -270,14 +296,14 @@ impl Caches {
     /// Forgets everything.
     pub(super) fn forget_all(&mut self) {
         self.slots.fill(None);
-        self.quick.fill(Quick::default());
+        self.quick.fill(NOBODY);
         self.small.clear();
         self.two_mib.clear();
         self.one_gib.clear();
         self.tables.clear();
         self.large = false;
         self.spaces.clear();
-        self.epoch = self.epoch.wrapping_add(1);
+        self.renew_epoch();
     }
 
     /// Forgets context entries, and with them PASID entries found through them.
@@ -310,10 +336,10 @@ impl Caches {
     }
 
     fn forget_slots(&mut self, hit: impl Fn(&Slot) -> bool) {
-        for (slot, quick) in self.slots.iter_mut().zip(&mut self.quick) {
+        for (slot, quick) in self.slots.iter_mut().zip(self.quick.iter_mut()) {
             if slot.as_ref().is_some_and(&hit) {
                 *slot = None;
-                *quick = Quick::default();
+                *quick = NOBODY;
             }
         }
     }
@@ -324,7 +350,7 @@ impl Caches {
         match scope {
             IotlbScope::Global => {
                 self.spaces.renew_all();
-                self.epoch = self.epoch.wrapping_add(1);
+                self.renew_epoch();
             }
             IotlbScope::Domain { domain } => self.forget_domain(domain),
             IotlbScope::Pages { domain, pages } => {
@@ -333,7 +359,7 @@ impl Caches {
                 };
                 // What PASIDs of the domain reach through these pages is not known page by page.
                 if self.spaces.renew_pasids(domain) {
-                    self.epoch = self.epoch.wrapping_add(1);
+                    self.renew_epoch();
                 }
                 if space != 0 && !self.forget_pages(space, pages) {
                     self.forget_domain(domain);
@@ -344,7 +370,7 @@ impl Caches {
 
     fn forget_domain(&mut self, domain: u16) {
         self.spaces.renew_domain(domain);
-        self.epoch = self.epoch.wrapping_add(1);
+        self.renew_epoch();
     }
 
     /// Forgets first-stage and nested translations of one PASID.
@@ -363,7 +389,7 @@ impl Caches {
         };
         if !done {
             self.spaces.renew_pasid(domain, pasid);
-            self.epoch = self.epoch.wrapping_add(1);
+            self.renew_epoch();
         }
     }
 

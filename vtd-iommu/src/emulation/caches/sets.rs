@@ -48,10 +48,15 @@ impl Tag {
 }
 
 /// The cache.
+///
+/// A page has a set, and in it a way that is its own as far as possible: consecutive pages, as many as there is room
+/// for, are all in theirs, and one comparison, which goes the same way each time, finds them.
 #[derive(Clone, Debug)]
 pub(super) struct Sets {
     sets: Vec<Set>,
     mask: u64,
+    /// log2 of the number of sets.
+    bits: u32,
 }
 
 impl Sets {
@@ -61,67 +66,64 @@ impl Sets {
         Self {
             sets: vec![EMPTY; sets],
             mask: sets as u64 - 1,
+            bits: sets.trailing_zeros(),
         }
+    }
+
+    /// Which set, and which way of it first.
+    #[inline(always)]
+    const fn place(&self, tag: Tag) -> (usize, usize) {
+        let hash = tag.hash();
+        let way = hash.wrapping_shr(self.bits) as usize % WAYS;
+        ((hash & self.mask) as usize, way)
     }
 
     #[inline(always)]
     pub(super) fn get(&self, tag: Tag) -> Option<u64> {
-        let set = self.sets.get((tag.hash() & self.mask) as usize)?;
-        let [a, b, c, d] = set.tags;
-        let [w, x, y, z] = set.values;
-        if a == tag.0 {
-            Some(w)
-        } else if b == tag.0 {
-            Some(x)
-        } else if c == tag.0 {
-            Some(y)
-        } else if d == tag.0 {
-            Some(z)
-        } else {
-            None
+        let (set, own) = self.place(tag);
+        let Set { tags, values } = self.sets.get(set)?;
+        if tags[own] == tag.0 {
+            return Some(values[own]);
         }
+        Self::elsewhere(tags, tag).map(|way| values[way])
     }
 
-    /// Remembers `value`, in place of what `tag` had, of nothing, or of the oldest in its set.
+    /// The way of `tag`.
+    #[inline]
+    fn elsewhere(tags: &[u64; WAYS], tag: Tag) -> Option<usize> {
+        tags.iter().position(|at| *at == tag.0)
+    }
+
+    /// Remembers `value`, in place of what `tag` had, or of nothing, or of another in its set.
     #[inline]
     pub(super) fn insert(&mut self, tag: Tag, value: u64) {
-        let Some(set) = self.sets.get_mut((tag.hash() & self.mask) as usize) else {
+        let (set, own) = self.place(tag);
+        let Some(Set { tags, values }) = self.sets.get_mut(set) else {
             return;
         };
-        let [a, b, c, d] = &mut set.tags;
-        let [w, x, y, z] = &mut set.values;
-        let free = |at: &u64| *at == tag.0;
-        if free(a) {
-            *w = value;
-        } else if free(b) {
-            *x = value;
-        } else if free(c) {
-            *y = value;
-        } else if free(d) {
-            *z = value;
-        } else {
-            // The first that is free takes it; if none is, all move up and the oldest falls out.
-            if *a != 0 {
-                if *b != 0 {
-                    if *c != 0 {
-                        (*d, *z) = (*c, *y);
-                    }
-                    (*c, *y) = (*b, *x);
-                }
-                (*b, *x) = (*a, *w);
+        let found = Self::elsewhere(tags, tag);
+        let way = match found {
+            Some(way) => way,
+            None if tags[own] == 0 => own,
+            None => {
+                // Who is here moves to a free way, or to the next, whose owner falls out.
+                let free = tags.iter().position(|at| *at == 0);
+                let to = free.unwrap_or((own + 1) % WAYS);
+                (tags[to], values[to]) = (tags[own], values[own]);
+                own
             }
-            (*a, *w) = (tag.0, value);
-        }
+        };
+        (tags[way], values[way]) = (tag.0, value);
     }
 
     /// Forgets `tag`.
     #[inline]
     pub(super) fn remove(&mut self, tag: Tag) {
-        if let Some(set) = self.sets.get_mut((tag.hash() & self.mask) as usize) {
-            for at in &mut set.tags {
-                if *at == tag.0 {
-                    *at = 0;
-                }
+        let (set, _) = self.place(tag);
+        if let Some(Set { tags, .. }) = self.sets.get_mut(set) {
+            for at in tags {
+                // A store in any case: whether it is here is anyone's guess.
+                *at = if *at == tag.0 { 0 } else { *at };
             }
         }
     }
@@ -153,12 +155,30 @@ mod tests {
     }
 
     #[test]
-    fn a_full_set_loses_its_oldest() {
+    fn a_full_set_loses_one_for_another() {
         let mut cache = Sets::new(4);
         for page in 0..5 {
             cache.insert(Tag::new(1, page), page);
         }
-        assert_eq!(cache.get(Tag::new(1, 0)), None);
-        assert!((1..5).all(|page| cache.get(Tag::new(1, page)) == Some(page)));
+        let kept = |page| cache.get(Tag::new(1, page));
+        assert_eq!((0..5).filter(|page| kept(*page) == Some(*page)).count(), 4);
+        assert_eq!(kept(4), Some(4));
+    }
+
+    #[test]
+    fn whoever_shares_a_way_moves_over() {
+        let mut cache = Sets::new(64);
+        // All of one set, and one way of it.
+        let pages = [3, 3 + 64, 3 + 128, 3 + 192];
+        for page in pages {
+            cache.insert(Tag::new(1, page), page);
+        }
+        assert!(pages.iter().all(|page| cache.get(Tag::new(1, *page)) == Some(*page)));
+        for page in pages {
+            cache.insert(Tag::new(1, page), page + 1);
+            assert_eq!(cache.get(Tag::new(1, page)), Some(page + 1));
+            cache.remove(Tag::new(1, page));
+            assert_eq!(cache.get(Tag::new(1, page)), None);
+        }
     }
 }
