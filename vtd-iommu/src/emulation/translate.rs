@@ -52,7 +52,7 @@ impl Unit {
     ///
     /// It is refused, and the fault recorded unless FPD says otherwise. The device must see an error, and nothing of
     /// memory.
-    #[inline]
+    #[inline(always)]
     pub fn translate(
         &mut self,
         memory: &impl Memory,
@@ -60,14 +60,14 @@ impl Unit {
         request: &Request,
     ) -> Result<Translated, Refused> {
         // A space is known only while translation is on, and nothing is kept of the interrupt addresses.
-        if let Some((space, _)) = self
-            .caches
-            .space(request.source, request.pasid(), request.address)
-            && let Some(needed) = needed(request)
-            && let Some(hit) = self.caches.page(space, page_of(request.address))
-            && hit.entry & needed == needed
+        if let Some((space, _)) =
+            self.caches
+                .space(request.source, request.pasid(), request.address)
+            && let Some(entry) = self.caches.quick_page(space, page_of(request.address))
+            && satisfies(entry, needed(request))
         {
-            return Ok(hit.translate(request.address));
+            let page_bits = 12;
+            return Ok(Hit { entry, page_bits }.translate(request.address));
         }
         // A copy: nothing but this needs the request in memory.
         let request = Request {
@@ -76,11 +76,25 @@ impl Unit {
             address: request.address,
             access: request.access,
         };
-        self.translate_anew(memory, host, &request)
+        self.translate_further(memory, host, &request)
+    }
+
+    /// [`translate`](Self::translate) where what is kept is not quickly found, or not kept.
+    #[cold]
+    #[inline(never)]
+    fn translate_further(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        request: &Request,
+    ) -> Result<Translated, Refused> {
+        match self.refill(memory, request) {
+            Some(translated) => Ok(translated),
+            None => self.translate_anew(memory, host, request),
+        }
     }
 
     /// [`translate`](Self::translate) where nothing kept will do.
-    #[cold]
     #[inline(never)]
     fn translate_anew(
         &mut self,
@@ -88,9 +102,6 @@ impl Unit {
         host: &mut impl Host,
         request: &Request,
     ) -> Result<Translated, Refused> {
-        if let Some(translated) = self.refill(memory, request) {
-            return Ok(translated);
-        }
         if !self.file.get(GSTS).translation() {
             return Ok(Translated::identity(request.address));
         }
@@ -112,22 +123,27 @@ impl Unit {
         walked.map_err(|fault| self.refuse(host, request, UNTRANSLATED, fault))
     }
 
-    /// Translates through a kept leaf table, and keeps that: what an invalidation of leaves leaves to be done. `None`
-    /// where there is more to it.
-    #[inline]
+    /// Translates by a page that is kept, or else through a leaf table that is, and keeps the page: what an
+    /// invalidation of leaves leaves to be done. `None` where there is more to it.
+    #[inline(always)]
     fn refill(&mut self, memory: &impl Memory, request: &Request) -> Option<Translated> {
-        let needed = needed(request)?;
-        let (space, adds) =
-            self.caches
-                .space(request.source, request.pasid(), request.address)?;
+        let needed = needed(request);
+        let (space, adds) = self
+            .caches
+            .space(request.source, request.pasid(), request.address)?;
         let page = page_of(request.address);
+        if let Some(hit) = self.caches.page(space, page)
+            && satisfies(hit.entry, needed)
+        {
+            return Some(hit.translate(request.address));
+        }
         let table = self.caches.table(space, page)?;
         let hit = self.leaf(memory, table, page)?;
         let hit = Hit {
             entry: hit.entry | adds,
             ..hit
         };
-        if hit.entry & needed != needed {
+        if !satisfies(hit.entry, needed) {
             return None;
         }
         let translated = hit.translate(request.address);
@@ -185,9 +201,8 @@ impl Unit {
         if let Some(reason) = refuses(&binding, request) {
             return Err(fault(reason));
         }
-        if let Some(needed) = needed(request)
-            && let Some(hit) = self.caches.page(space, page_of(request.address))
-            && hit.entry & needed == needed
+        if let Some(hit) = self.caches.page(space, page_of(request.address))
+            && satisfies(hit.entry, needed(request))
             && binding.reaches(request.address)
         {
             return Ok(hit.translate(request.address));
@@ -293,7 +308,7 @@ impl Unit {
         if let Some(table) = self.caches.table(space, page)
             && binding.reaches(request.address)
             && let Some(hit) = self.leaf(memory, table, page)
-            && allows(hit.entry, access)
+            && satisfies(hit.entry, needed(request))
         {
             return Ok(hit);
         }
@@ -394,20 +409,26 @@ impl Binding {
     }
 }
 
-/// The rights that a kept translation must have for `request`; `None` if it must be walked for.
+/// The rights that a kept translation must have for `request`. One that must be walked for needs what none has.
 #[inline(always)]
-fn needed(request: &Request) -> Option<u64> {
+fn needed(request: &Request) -> u64 {
     let plain = match request.process {
         None => true,
         Some(process) => process.privilege == Privilege::User && process.fetch == Fetch::Data,
     };
-    match request.access {
-        _ if !plain => None,
-        Access::Read => Some(rights::READ | rights::USER),
-        Access::Write => Some(rights::WRITE | rights::USER),
-        Access::Atomic => Some(rights::READ | rights::WRITE | rights::USER),
-        Access::ZeroLengthRead => None,
-    }
+    let rights = match request.access {
+        Access::Read => rights::READ | rights::USER,
+        Access::Write => rights::WRITE | rights::USER,
+        Access::Atomic => rights::READ | rights::WRITE | rights::USER,
+        Access::ZeroLengthRead => rights::NOBODYS,
+    };
+    if plain { rights } else { rights::NOBODYS }
+}
+
+/// Whether an entry has the rights that are `needed`.
+#[inline(always)]
+const fn satisfies(entry: u64, needed: u64) -> bool {
+    !entry & needed == 0
 }
 
 fn actor(binding: &Binding, request: &Request) -> Actor {
@@ -421,17 +442,6 @@ fn actor(binding: &Binding, request: &Request) -> Actor {
             fetches: false,
         },
     }
-}
-
-/// Whether rights are enough for `access`, beyond doubt.
-const fn allows(entry: u64, access: Access) -> bool {
-    let needed = match access {
-        Access::Read => rights::READ,
-        Access::Write => rights::WRITE,
-        Access::Atomic => rights::READ | rights::WRITE,
-        Access::ZeroLengthRead => return false,
-    };
-    entry & needed == needed
 }
 
 const fn bit(set: bool, bit: u64) -> u64 {

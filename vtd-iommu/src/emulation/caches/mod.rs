@@ -44,6 +44,8 @@ pub(super) mod rights {
     pub(in super::super) const USER: u64 = 4;
     /// Accesses snoop.
     pub(in super::super) const SNOOP: u64 = 8;
+    /// What no entry grants.
+    pub(in super::super) const NOBODYS: u64 = 1 << 63;
     /// The address.
     pub(in super::super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
@@ -233,8 +235,15 @@ impl Caches {
         Known { binding, space }
     }
 
-    /// What is kept of `page` (the address without its lowest 12 bits, as far as it is translated) of `space`.
+    /// What is kept of the 4-KiB page `page` (the address without its lowest 12 bits, as far as it is translated) of
+    /// `space`, where that is quickly found. Bit 11 may be set.
     #[inline(always)]
+    pub(super) fn quick_page(&self, space: u32, page: u64) -> Option<u64> {
+        self.small.get_own(Tag::new(space, page))
+    }
+
+    /// What is kept of `page` of `space`.
+    #[inline]
     pub(super) fn page(&self, space: u32, page: u64) -> Option<Hit> {
         if let Some(entry) = self.small.get(Tag::new(space, page)) {
             return Some(Hit {
@@ -242,15 +251,9 @@ impl Caches {
                 page_bits: 12,
             });
         }
-        if self.large {
-            self.large_page(space, page)
-        } else {
-            None
+        if !self.large {
+            return None;
         }
-    }
-
-    #[inline(never)]
-    fn large_page(&self, space: u32, page: u64) -> Option<Hit> {
         let of = |sets: &Sets, page_bits: u8| {
             let shift = u32::from(page_bits) - 12;
             let entry = sets.get(Tag::new(space, page >> shift))?;
@@ -353,18 +356,20 @@ impl Caches {
                 self.renew_epoch();
             }
             IotlbScope::Domain { domain } => self.forget_domain(domain),
-            IotlbScope::Pages { domain, pages } => {
-                let Some(space) = self.spaces.of_domain(domain) else {
-                    return;
-                };
-                // What PASIDs of the domain reach through these pages is not known page by page.
-                if self.spaces.renew_pasids(domain) {
-                    self.renew_epoch();
-                }
-                if space != 0 && !self.forget_pages(space, pages) {
-                    self.forget_domain(domain);
-                }
-            }
+            IotlbScope::Pages { domain, pages } => self.forget_domain_pages(domain, pages),
+        }
+    }
+
+    /// Forgets pages of a domain.
+    #[inline(always)]
+    pub(super) fn forget_domain_pages(&mut self, domain: u16, pages: Pages) {
+        let numbers = self.spaces.of_domain(domain);
+        // What PASIDs of the domain reach through these pages is not known page by page.
+        if numbers.pasids && self.spaces.renew_pasids(domain) {
+            self.renew_epoch();
+        }
+        if numbers.space != 0 && !self.forget_pages(numbers.space, pages) {
+            self.forget_domain(domain);
         }
     }
 
@@ -394,14 +399,22 @@ impl Caches {
     }
 
     /// Forgets pages; says whether it did. If not, the whole space is to be forgotten.
-    #[inline]
+    #[inline(always)]
     fn forget_pages(&mut self, space: u32, pages: Pages) -> bool {
+        let first = pages.first() << 7 >> 19;
+        self.small.remove(Tag::new(space, first));
+        if pages.order == 0 && pages.leaves_only && !self.large {
+            return true;
+        }
+        self.forget_more_pages(space, first, pages)
+    }
+
+    /// What [`forget_pages`](Self::forget_pages) has to do beyond the first 4-KiB page.
+    fn forget_more_pages(&mut self, space: u32, first: u64, pages: Pages) -> bool {
         if pages.order >= 12 || 1 << pages.order > MANY {
             return false;
         }
-        let count = 1u64 << pages.order;
-        let first = pages.first() << 7 >> 19;
-        for page in first..first + count {
+        for page in first + 1..first + (1 << pages.order) {
             self.small.remove(Tag::new(space, page));
         }
         if self.large {
