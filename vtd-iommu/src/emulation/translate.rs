@@ -132,12 +132,13 @@ impl Unit {
             .caches
             .space(request.source, request.pasid(), request.address)?;
         let page = page_of(request.address);
-        if let Some(hit) = self.caches.page(space, page)
+        if self.caches.maybe_page(space, page)
+            && let Some(hit) = self.caches.page(space, page)
             && satisfies(hit.entry, needed)
         {
             return Some(hit.translate(request.address));
         }
-        let table = self.caches.table(space, page)?;
+        let table = self.caches.quick_table(space, page)?;
         let hit = self.leaf(memory, table, page)?;
         let hit = Hit {
             entry: hit.entry | adds,
@@ -150,12 +151,12 @@ impl Unit {
         if Message::is_interrupt(translated.address) || Message::is_interrupt(request.address) {
             return None;
         }
-        self.caches.keep(space, page, hit);
+        self.caches.keep_small(space, page, hit.entry);
         Some(translated)
     }
 
     /// What entry `page` of a kept leaf table says, if it is present and well-formed.
-    #[inline]
+    #[inline(always)]
     fn leaf(&self, memory: &impl Memory, table: u64, page: u64) -> Option<Hit> {
         let at = table & rights::ADDRESS | (page & 0x1ff) << 3;
         let entry = memory.read(at, Width::Eight).ok()?;

@@ -242,8 +242,27 @@ impl Caches {
         self.small.get_own(Tag::new(space, page))
     }
 
+    /// Whether what [`quick_page`](Self::quick_page) does not find may be kept nevertheless.
+    #[inline(always)]
+    pub(super) fn maybe_page(&self, space: u32, page: u64) -> bool {
+        self.large || self.small.maybe_elsewhere(Tag::new(space, page))
+    }
+
+    /// Keeps a translation of the 4-KiB page `page` of a space that is known.
+    #[inline(always)]
+    pub(super) fn keep_small(&mut self, space: u32, page: u64, entry: u64) {
+        self.small.insert(Tag::new(space, page), entry);
+    }
+
+    /// The leaf table that translates `page`, if it is quickly found, with what was folded above it in bits 11:0, of
+    /// which bit 11 may be set.
+    #[inline(always)]
+    pub(super) fn quick_table(&self, space: u32, page: u64) -> Option<u64> {
+        self.tables.get_own(Tag::new(space, page >> 9))
+    }
+
     /// What is kept of `page` of `space`.
-    #[inline]
+    #[inline(never)]
     pub(super) fn page(&self, space: u32, page: u64) -> Option<Hit> {
         if let Some(entry) = self.small.get(Tag::new(space, page)) {
             return Some(Hit {

@@ -96,6 +96,14 @@ impl Sets {
         }
     }
 
+    /// Whether `tag`, which is not in its own place, may be in another.
+    #[inline(always)]
+    pub(super) fn maybe_elsewhere(&self, tag: Tag) -> bool {
+        self.places
+            .get(self.own(tag))
+            .is_some_and(|place| place.value & MARK != 0)
+    }
+
     /// What `tag` has.
     #[inline]
     pub(super) fn get(&self, tag: Tag) -> Option<u64> {
@@ -128,7 +136,7 @@ impl Sets {
     }
 
     /// Remembers `value`, in place of what `tag` had, or of nothing, or of another in its set.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(&mut self, tag: Tag, value: u64) {
         let own = self.own(tag);
         let at = match self.places.get(own) {
@@ -145,6 +153,7 @@ impl Sets {
     }
 
     /// A place for `tag`: where it is, or its own. Who is there moves to a free one, or falls out.
+    #[inline(never)]
     fn make_room(&mut self, own: usize, tag: Tag) -> usize {
         if let Some(at) = self.find(tag) {
             return at;
