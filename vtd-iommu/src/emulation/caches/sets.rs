@@ -84,7 +84,7 @@ impl Sets {
     #[inline]
     fn others(&self, place: usize) -> impl Iterator<Item = usize> + use<> {
         let sets = (self.mask as usize + 1) / 4;
-        (1..4).map(move |way| place ^ way * sets)
+        (1..4).map(move |way| place ^ (way * sets))
     }
 
     /// What `tag` has, if that is in its own place.
