@@ -57,14 +57,17 @@ impl Machine {
         };
         let map = AddressMap::new(MEMORY, ADDRESS_BITS).unwrap();
         let vm = Vm::new(&kvm, memory::reserve(&map).unwrap()).unwrap();
-        vm.add_interrupt_controllers().unwrap();
+        if vtd.interrupts {
+            vm.add_local_apics().unwrap();
+        } else {
+            vm.add_interrupt_controllers().unwrap();
+        }
         let buses = Buses {
             ports: Arc::default(),
             memory: Arc::default(),
         };
         let stop = Stop::new().unwrap();
-        let mut chipset = Chipset::new(vm.fd(), &buses, &map, &stop).unwrap();
-        chipset.add_remapping_unit(&vtd, vm.ram(), &buses).unwrap();
+        let chipset = Chipset::with_remapping_unit(&vtd, &vm, &buses, &map, &stop).unwrap();
         Some(Machine {
             chipset,
             buses,
