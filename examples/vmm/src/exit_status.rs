@@ -124,6 +124,7 @@ impl From<&KvmError> for ExitStatus {
             KvmError::Open { .. }
             | KvmError::NotKvm { .. }
             | KvmError::Lacks(_)
+            | KvmError::NoSplit { .. }
             | KvmError::Refused { .. } => ExitStatus::KvmUnusable,
         }
     }
@@ -221,6 +222,9 @@ impl From<&MachineError> for ExitStatus {
             }
             MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
             MachineError::Device(error) => error.into(),
+            MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
+                ExitStatus::Usage
+            }
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Threads(_)

@@ -2,7 +2,7 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
-use super::devices;
+use super::devices::{self, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -15,8 +15,10 @@ use crate::chipset::Chipset;
 use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
+use crate::interrupts::IoApic;
 use crate::passthrough::vfio::DmaSpace;
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
+use crate::viommu::UnitError;
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -25,8 +27,8 @@ use vm_memory::{Bytes, GuestAddress};
 #[derive(Debug)]
 pub(super) struct Platform {
     buses: Buses,
-    /// Held for its interrupts, which end with it.
-    _chipset: Chipset,
+    /// Its interrupts end with it.
+    chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
     rsdp: u64,
@@ -47,7 +49,10 @@ impl Platform {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
         };
-        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
+        let mut chipset = match &config.vtd {
+            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop)?,
+            None => Chipset::new(vm.fd(), &buses, map, stop)?,
+        };
         if let Some(console) = console {
             let interrupt = console
                 .interrupt()
@@ -66,8 +71,16 @@ impl Platform {
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
         for (name, device) in devices::open(config)? {
-            let at = chipset.add_virtio(device, Arc::clone(&memory))?;
+            let at = match device {
+                Opened::Direct(device) => chipset.add_virtio(device, Arc::clone(&memory))?,
+                Opened::Translated(device) => chipset.add_translated_virtio(device)?,
+            };
             log::info!("{name} at {at}");
+        }
+        if config.vtd.is_some()
+            && let Some(device) = assigned.first()
+        {
+            return Err(UnitError::NotYet(device.name.clone()).into());
         }
         let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
         let tables = chipset.describe(cpus)?;
@@ -81,7 +94,7 @@ impl Platform {
         }
         Ok(Platform {
             buses,
-            _chipset: chipset,
+            chipset,
             _reclaims: reclaims,
             rsdp: tables.address,
         })
@@ -90,6 +103,11 @@ impl Platform {
     /// What the vCPUs' exits are answered by.
     pub(super) fn buses(&self) -> &Buses {
         &self.buses
+    }
+
+    /// The I/O APIC, if it is ours.
+    pub(super) fn io_apic(&self) -> Option<Arc<IoApic>> {
+        self.chipset.io_apic().cloned()
     }
 
     /// Where the ACPI root pointer is.
