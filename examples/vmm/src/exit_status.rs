@@ -124,6 +124,7 @@ impl From<&KvmError> for ExitStatus {
             KvmError::Open { .. }
             | KvmError::NotKvm { .. }
             | KvmError::Lacks(_)
+            | KvmError::NoSplit { .. }
             | KvmError::Refused { .. } => ExitStatus::KvmUnusable,
         }
     }

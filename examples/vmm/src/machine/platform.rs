@@ -15,6 +15,7 @@ use crate::chipset::Chipset;
 use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
+use crate::interrupts::IoApic;
 use crate::passthrough::vfio::DmaSpace;
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
 use crate::viommu::UnitError;
@@ -26,8 +27,8 @@ use vm_memory::{Bytes, GuestAddress};
 #[derive(Debug)]
 pub(super) struct Platform {
     buses: Buses,
-    /// Held for its interrupts, which end with it.
-    _chipset: Chipset,
+    /// Its interrupts end with it.
+    chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
     rsdp: u64,
@@ -48,7 +49,10 @@ impl Platform {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
         };
-        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
+        let mut chipset = match &config.vtd {
+            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop)?,
+            None => Chipset::new(vm.fd(), &buses, map, stop)?,
+        };
         if let Some(console) = console {
             let interrupt = console
                 .interrupt()
@@ -65,9 +69,6 @@ impl Platform {
             KeyboardCommand::new(stop.clone()),
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
-        if let Some(vtd) = &config.vtd {
-            chipset.add_remapping_unit(vtd, vm.ram(), &buses)?;
-        }
         let memory = Arc::new(vm.ram().clone());
         for (name, device) in devices::open(config)? {
             let at = match device {
@@ -93,7 +94,7 @@ impl Platform {
         }
         Ok(Platform {
             buses,
-            _chipset: chipset,
+            chipset,
             _reclaims: reclaims,
             rsdp: tables.address,
         })
@@ -102,6 +103,11 @@ impl Platform {
     /// What the vCPUs' exits are answered by.
     pub(super) fn buses(&self) -> &Buses {
         &self.buses
+    }
+
+    /// The I/O APIC, if it is ours.
+    pub(super) fn io_apic(&self) -> Option<Arc<IoApic>> {
+        self.chipset.io_apic().cloned()
     }
 
     /// Where the ACPI root pointer is.

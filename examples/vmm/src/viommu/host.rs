@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the unit does to the machine apart from memory.
 
+use super::remapper::target;
 use crate::interrupts::Router;
 use hvkit_virtio_devices::pci::MsiMessage;
-use hvkit_vtd_iommu::emulation::Host;
+use hvkit_vtd_iommu::emulation::{Delivered, Host};
+use hvkit_vtd_iommu::spec::RequesterId;
+use hvkit_vtd_iommu::spec::fault::FaultReason;
 use hvkit_vtd_iommu::spec::interrupt::Message;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -34,7 +37,20 @@ impl Host for UnitHost {
         if let Some(router) = self.router.upgrade()
             && let Err(error) = router.send(MsiMessage { address, data })
         {
-            log::error!("the remapping unit's interrupt was not delivered: {error}");
+            // The guest says where it goes.
+            log::debug!("the remapping unit's interrupt was not delivered: {error}");
+        }
+    }
+
+    fn interrupts_changed(
+        &mut self,
+        now: &dyn Fn(RequesterId, Message) -> Result<Delivered, FaultReason>,
+    ) {
+        if let Some(router) = self.router.upgrade() {
+            router.refresh(&|source, MsiMessage { address, data }| {
+                let message = Message { address, data };
+                target(message, now(source, message))
+            });
         }
     }
 }

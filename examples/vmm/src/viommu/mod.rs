@@ -6,7 +6,9 @@
 //!                             v
 //!   virtio queues ----> SharedUnit ----> guest memory: tables, invalidation queue
 //!   (TranslatedMemory)        |
-//!                             '--> UnitHost: interrupts of its own
+//!                        ^    '--> UnitHost: interrupts of its own, routes that are other ones now
+//!                        |                                                |
+//!   Router, I/O APIC ----' by Remapper  <---------------------------------'
 //! ```
 //!
 //! The guest finds the unit by its [`table()`]. Every PCI function is in the unit's scope. A virtio device without
@@ -16,6 +18,7 @@
 mod error;
 mod host;
 mod options;
+mod remapper;
 mod table;
 mod window;
 
@@ -25,7 +28,7 @@ pub use options::unit_options;
 pub use table::{IO_APIC, table};
 pub use window::Window;
 
-use crate::interrupts::Router;
+use crate::interrupts::{Router, Watcher};
 use crate::machine::memory::GuestRam;
 use hvkit_vtd_iommu::emulation::{DeviceIommu, Options, SharedUnit, Unit};
 use hvkit_vtd_iommu::spec::RequesterId;
@@ -60,6 +63,12 @@ impl RemappingUnit {
             ram: ram.clone(),
             options,
         })
+    }
+
+    /// Has the unit remap every interrupt of `router`; `watcher` waits for those that are refused.
+    pub fn remap(&self, router: &Router, watcher: &Arc<Watcher>) {
+        let remapper = remapper::UnitRemapper(Arc::clone(&self.unit));
+        router.remap_by(Arc::new(remapper), Arc::clone(watcher));
     }
 
     /// The unit itself.

@@ -35,7 +35,13 @@ pub fn unit_options(vtd: &Vtd, address_bits: u8) -> Result<Options, UnitError> {
         .with_sagaw(levels)
         .with_mgaw(vtd.width.bits() - 1)
         .with_first_stage_5_levels(vtd.scalable && vtd.width == DmaWidth::Bits57);
-    options.extended = options.extended.with_interrupt_remapping(false);
+    if !vtd.interrupts {
+        options.extended = options
+            .extended
+            .with_interrupt_remapping(false)
+            .with_extended_interrupt_mode(false)
+            .with_max_handle_mask(0);
+    }
     options.check()?;
     Ok(options)
 }
@@ -58,6 +64,18 @@ mod tests {
                 ..Vtd::default()
             });
             assert_eq!((found >> 8 & 0x1f, found >> 16 & 0x3f), (sagaw, mgaw));
+        }
+    }
+
+    #[test]
+    fn interrupt_remapping_is_told_with_extended_mode() {
+        // "Extended Capability Register": IR is bit 3, EIM bit 4.
+        for (interrupts, bits) in [(true, 3), (false, 0)] {
+            let vtd = Vtd {
+                interrupts,
+                ..Vtd::default()
+            };
+            assert_eq!(unit_options(&vtd, 40).unwrap().extended.0 >> 3 & 3, bits);
         }
     }
 
