@@ -12,6 +12,7 @@
 use crate::format::{Encode, Entry};
 use crate::map::Mapper;
 use crate::memory::{Frames, OwnEntries};
+use crate::shape::Width;
 use crate::span::Span;
 
 /// Slots of a leaf table.
@@ -36,7 +37,12 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             return false;
         }
         let (format, size) = (self.format(), self.shape().size(1));
-        self.store(&run, |i| format.leaf(target + i * size, attributes, 1));
+        let mut target = target;
+        self.store(&run, || {
+            let leaf = format.leaf(target, attributes, 1);
+            target = target.wrapping_add(size);
+            leaf
+        });
         true
     }
 
@@ -50,7 +56,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             return false;
         }
         let empty = self.format().empty();
-        self.store(&run, |_| empty);
+        self.store(&run, || empty);
         true
     }
 
@@ -69,21 +75,37 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn all(&self, run: &Run, is: impl Fn(&Entry<F::Attributes, F::Rule>) -> bool) -> bool {
-        let width = self.shape().width();
-        (0..run.count).all(|i| {
-            let entry = self.memory().load(run.at + i * width.bytes(), width);
+        self.each(run, |at, width| {
+            let entry = self.memory().load(at, width);
             is(&self.format().decode(entry, 1))
         })
     }
 
-    #[inline]
-    fn store(&self, run: &Run, entry: impl Fn(u64) -> u64) {
-        let width = self.shape().width();
-        for i in 0..run.count {
-            self.memory()
-                .write(run.at + i * width.bytes(), width, entry(i));
+    #[inline(always)]
+    fn store(&self, run: &Run, mut entry: impl FnMut() -> u64) {
+        self.each(run, |at, width| {
+            self.memory().write(at, width, entry());
+            true
+        });
+    }
+
+    /// Asks `ask` of each slot, for as long as the answer is yes; says whether it always was.
+    #[inline(always)]
+    fn each(&self, run: &Run, mut ask: impl FnMut(u64, Width) -> bool) -> bool {
+        // The width as a constant: the loop is most of the cost.
+        let mut go = |width: Width| {
+            let mut at = run.at;
+            (0..run.count).all(|_| {
+                let answer = ask(at, width);
+                at = at.wrapping_add(width.bytes());
+                answer
+            })
+        };
+        match self.shape().width() {
+            Width::Four => go(Width::Four),
+            Width::Eight => go(Width::Eight),
         }
     }
 }
