@@ -12,6 +12,7 @@
 //! second). To forget a space is to give it another number; to forget a page is to look in the one set where it can
 //! be. Neither depends on how many entries there are. Numbers run out after 2^19 - 1 forgettings; then all is cleared.
 
+mod changes;
 mod sets;
 mod spaces;
 
@@ -19,6 +20,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use self::changes::Changes;
 use self::sets::{Sets, Tag};
 use self::spaces::Spaces;
 use super::device::{Binding, Stage};
@@ -114,6 +116,8 @@ pub(super) struct Caches {
     tables: Sets,
     /// Whether anything was put into `two_mib` or `one_gib` since they were empty.
     large: bool,
+    /// Moves with everything that is forgotten.
+    pub(super) changes: Changes,
 }
 
 /// A requester's tables, found.
@@ -145,6 +149,7 @@ impl Caches {
             one_gib: Sets::new(FEW / 4),
             tables: Sets::new(FEW),
             large: false,
+            changes: Changes::new(),
         }
     }
 
@@ -168,6 +173,7 @@ impl Caches {
 
     /// Voids every space that a requester is known to have; what they keep is still there.
     pub(super) fn renew_epoch(&mut self) {
+        self.changes.add();
         self.epoch = self.epoch.wrapping_add(1 << KEY_BITS);
         if self.epoch == 0 {
             // Nobody may come into an epoch a second time.
@@ -358,6 +364,7 @@ impl Caches {
     }
 
     fn forget_slots(&mut self, hit: impl Fn(&Slot) -> bool) {
+        self.changes.add();
         for (slot, quick) in self.slots.iter_mut().zip(self.quick.iter_mut()) {
             if slot.as_ref().is_some_and(&hit) {
                 *slot = None;
@@ -382,6 +389,7 @@ impl Caches {
     /// Forgets pages of a domain.
     #[inline(always)]
     pub(super) fn forget_domain_pages(&mut self, domain: u16, pages: Pages) {
+        self.changes.add();
         let numbers = self.spaces.of_domain(domain);
         // What PASIDs of the domain reach through these pages is not known page by page.
         if numbers.pasids && self.spaces.renew_pasids(domain) {
@@ -404,6 +412,7 @@ impl Caches {
         pasid: Pasid,
         scope: PasidIotlbScope,
     ) {
+        self.changes.add();
         let Some(space) = self.spaces.of_pasid(domain, pasid) else {
             return;
         };
