@@ -59,6 +59,7 @@ pub fn test() -> Result<()> {
     note(oracle(&["shadow"]).map(one));
     note(oracle(&["vm-entry"]).map(one));
     note(oracle(&["vtd", "--cases", "20000"]).map(one));
+    note(oracle(&["vtd-interrupts", "--cases", "15000"]).map(one));
     note(demo::demo(&demo::Options::default()).map(one));
 
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
