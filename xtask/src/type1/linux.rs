@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab_cases::type1::Linux;
+use lab_cases::type1::{Linux, Paging};
 
 use super::{Options, bochs};
 use crate::lab::bochs::Exit;
@@ -34,6 +34,8 @@ pub(super) fn boot(options: &Options) -> Result<String> {
     let image = fs::read(kernel.bzimage()).context("cannot read the kernel")?;
     let initramfs = initramfs()?;
     let order = Linux {
+        paging: options.paging.map_or(Paging::None, Into::into),
+        trace: 0,
         kernel: (KERNEL_AT, image.len() as u64),
         initramfs: (INITRAMFS_AT, initramfs.len() as u64),
         memory: MEMORY_MIB << 20,

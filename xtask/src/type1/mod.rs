@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use lab_cases::type1::TOUR;
+use lab_cases::type1::{self as order, TOUR};
 
 use crate::lab::bochs::{Bochs, BochsReport, Exit};
 use crate::lab::payload::build_payload;
@@ -29,8 +29,22 @@ const TOUR_INSTRUCTIONS_PER_SECOND: u64 = 1_000_000;
 /// How a guest's memory is virtualized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Paging {
+    /// Not at all: the kernel without the hypervisor.
+    None,
     /// Extended page tables.
     Ept,
+    /// Shadow page tables, EPT off.
+    Shadow,
+}
+
+impl From<Paging> for order::Paging {
+    fn from(paging: Paging) -> Self {
+        match paging {
+            Paging::None => Self::None,
+            Paging::Ept => Self::Ept,
+            Paging::Shadow => Self::Shadow,
+        }
+    }
 }
 
 /// What to run.
@@ -51,7 +65,9 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let (name, work): (_, fn(&Options) -> Result<String>) = match options.paging {
         None => ("type1: the tour", take_tour),
+        Some(Paging::None) => ("type1: Linux alone", linux::boot),
         Some(Paging::Ept) => ("type1: Linux under EPT", linux::boot),
+        Some(Paging::Shadow) => ("type1: Linux on shadow page tables", linux::boot),
     };
     let step = Step::start(name);
     match work(options) {
