@@ -38,6 +38,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 Some(child) => child,
                 None => {
                     let child = self.table(&key, machine)?;
+                    self.sync_before_link(machine, child)?;
                     self.put_link(link, child)?;
                     child
                 }
