@@ -9,7 +9,7 @@ use super::guard::Was;
 use super::host::{Backing, HostMap, Machine};
 use super::key::{Base, Key, key_on_path};
 use super::links::{Head, Link};
-use super::pages::{Page, Sync};
+use super::pages::{Heat, Page, Sync};
 use super::space::Space;
 use super::stage::{Path, Stage};
 use super::{Cause, Mmu};
@@ -111,6 +111,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             roots: 0,
             writes: 0,
             used: true,
+            heat: Heat::default(),
         });
         if let Base::Table(table) = key.base {
             let was = self.guard(machine, table).or(Some(Was::Writable));

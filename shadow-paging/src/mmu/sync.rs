@@ -156,7 +156,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         if was == Sync::Unsync {
             let compared = self.sync_table(machine, id);
-            if let Ok(Compared::Changed) = compared {
+            let enough = self.pages.get_mut(id).is_none_or(|page| match compared {
+                Ok(Compared::Changed) => {
+                    page.heat.changed();
+                    false
+                }
+                Ok(Compared::Same) => page.heat.same(),
+                Err(_) => true,
+            });
+            if !enough {
                 return Ok(Sync::Unsync);
             }
             // What is written meanwhile is written after the guest's invalidation: it is found by the next one.
