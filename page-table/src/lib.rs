@@ -31,6 +31,7 @@ pub mod map;
 mod memory;
 mod merge;
 mod passes;
+mod recent;
 mod shape;
 mod single;
 mod span;
@@ -41,7 +42,7 @@ pub mod walk;
 pub use adapters::identity::PhysicalWindow;
 #[cfg(feature = "vm-memory")]
 pub use adapters::vm_memory::GuestTables;
-pub use batch::translate_batch;
+pub use batch::{translate_batch, visit_batch};
 pub use cache::LeafCache;
 pub use error::{MapError, Refused};
 pub use fault_in::Filled;

@@ -62,8 +62,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
     /// Maps `span` if that is one smallest page that can be mapped, and its table is there.
     #[inline]
-    fn map_single(&self, span: Span, target: u64, attributes: F::Attributes) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest(span)
+    fn map_single(&mut self, span: Span, target: u64, attributes: F::Attributes) -> bool {
+        if let Some(Slot { at, entry }) = self.smallest_again(span)
             && let Entry::Empty = self.format().decode(entry, 1)
             && self.may_lead_to(target, attributes)
         {
@@ -78,8 +78,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     ///
     /// A token is not made here: out of the caller's sight it would be built in memory, and waited for.
     #[inline]
-    fn unmap_single(&self, span: Span) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest(span)
+    fn unmap_single(&mut self, span: Span) -> bool {
+        if let Some(Slot { at, entry }) = self.smallest_again(span)
             && let Entry::Leaf { .. } = self.format().decode(entry, 1)
         {
             let empty = self.format().empty();
@@ -109,22 +109,57 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         false
     }
 
-    /// The slot for `span`, if that is one smallest page and its table is there.
+    /// The slot for `span`, if that is one smallest page and its table is there. For many threads.
     #[inline(always)]
     fn smallest(&self, span: Span) -> Option<Slot> {
-        let (format, memory, shape) = (self.format(), self.memory(), self.shape());
-        let cut = shape.cut();
-        let size = cut.size(1);
-        if span.length != size || span.start & size.wrapping_sub(1) != 0 {
-            return None;
-        }
-        let bits = shape.strip(span.start)?;
-        let root = Root::Table(self.root());
-        let Next::Down { frame, .. } = descend(format, memory, root, cut, bits, &mut |_| ()) else {
-            return None;
+        self.is_smallest(span).then_some(())?;
+        self.slot(self.leaf_table(span.start)?, span.start)
+    }
+
+    /// [`smallest`](Self::smallest), for who has the table to himself: the leaf table may be remembered.
+    #[inline(always)]
+    fn smallest_again(&mut self, span: Span) -> Option<Slot> {
+        self.is_smallest(span).then_some(())?;
+        let tag = span.start.wrapping_shr(self.shape().cut().shift(2));
+        let table = match self.recent.get(tag) {
+            Some(table) => table,
+            None => self.find(tag, span.start)?,
         };
-        let at = cut.entry_at(frame, bits, 1);
-        let entry = memory.load(at, cut.width());
+        self.slot(table, span.start)
+    }
+
+    /// Walks to the leaf table for `address`, and remembers it.
+    #[inline(never)]
+    fn find(&mut self, tag: u64, address: u64) -> Option<u64> {
+        let table = self.leaf_table(address)?;
+        self.recent.note(tag, table);
+        Some(table)
+    }
+
+    #[inline(always)]
+    fn is_smallest(&self, Span { start, length }: Span) -> bool {
+        let size = self.shape().cut().size(1);
+        length == size && start & size.wrapping_sub(1) == 0
+    }
+
+    /// The leaf table for `address`, if it is there.
+    #[inline(always)]
+    fn leaf_table(&self, address: u64) -> Option<u64> {
+        let (format, memory, shape) = (self.format(), self.memory(), self.shape());
+        let bits = shape.strip(address)?;
+        let root = Root::Table(self.root());
+        match descend(format, memory, root, shape.cut(), bits, &mut |_| ()) {
+            Next::Down { frame, .. } => Some(frame),
+            Next::End(_) => None,
+        }
+    }
+
+    /// The slot for `address` in the leaf table for it.
+    #[inline(always)]
+    fn slot(&self, table: u64, address: u64) -> Option<Slot> {
+        let cut = self.shape().cut();
+        let at = cut.entry_at(table, address, 1);
+        let entry = self.memory().load(at, cut.width());
         Some(Slot { at, entry })
     }
 

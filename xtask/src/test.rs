@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use crate::cargo::cargo;
-use crate::lab::models::Model;
 use crate::oracle::{self, Oracle};
-use crate::{check, demo, paths, setup, step};
+use lab_kit::models::Model;
+use lab_kit::paths;
+
+use crate::{check, demo, setup, step};
 
 /// What ran, over all steps.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,7 @@ pub fn test() -> Result<()> {
     note(oracle(&["shadow"]).map(one));
     note(oracle(&["vm-entry"]).map(one));
     note(oracle(&["vtd", "--cases", "20000"]).map(one));
+    note(oracle(&["vtd-interrupts", "--cases", "15000"]).map(one));
     note(demo::demo(&demo::Options::default()).map(one));
 
     let skipped = fs::read_to_string(&skips).unwrap_or_default();

@@ -10,11 +10,12 @@
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
+use crate::config;
 use crate::interrupts::{
     Gsi, InterruptError, KvmMsiVectors, LevelEvent, Line, Pin, Router, SharedLine,
 };
 use crate::machine::address_map::{
-    ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, PCI_CONFIG_PORT, PCI_MMIO32,
+    ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, PCI_CONFIG_PORT, PCI_MMIO32, VTD_BASE,
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
@@ -27,14 +28,18 @@ use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
     intx, ports,
 };
+use crate::viommu::{self, RemappingUnit, TranslatedMemory, UnitError};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
+use hvkit_vtd_iommu::emulation::WINDOW;
+use hvkit_vtd_iommu::spec::RequesterId;
 use kvm_ioctls::{Cap, VmFd};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes of configuration space that the guest is told of.
@@ -69,9 +74,20 @@ pub enum ChipsetError {
         /// Why.
         source: AssignedError,
     },
+    /// The remapping unit.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// A device behind the remapping unit of a machine that has none.
+    #[error("no remapping unit for a device to be behind")]
+    NoUnit,
     /// The description.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
+}
+
+/// As whom the function at `at` makes requests.
+fn requester(at: FunctionAddress) -> RequesterId {
+    RequesterId(at.to_byte().into())
 }
 
 /// The chipset of one machine. It lives as long as the machine's devices are to interrupt.
@@ -84,6 +100,7 @@ pub struct Chipset {
     serial: Option<Line>,
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
+    unit: Option<RemappingUnit>,
 }
 
 impl Chipset {
@@ -127,7 +144,24 @@ impl Chipset {
             stop: stop.clone(),
             serial: None,
             lines: BTreeMap::new(),
+            unit: None,
         })
+    }
+
+    /// Puts a remapping unit on the memory bus, of the machine with memory `ram`. Before any device.
+    pub fn add_remapping_unit(
+        &mut self,
+        vtd: &config::Vtd,
+        ram: &GuestRam,
+        buses: &Buses,
+    ) -> Result<(), ChipsetError> {
+        let options = viommu::unit_options(vtd, self.map.address_bits())?;
+        let unit = RemappingUnit::new(options, ram, &self.router)?;
+        let window = viommu::Window::new(Arc::clone(unit.shared()));
+        let window = Arc::new(Mutex::new(window));
+        buses.memory.insert(VTD_BASE, WINDOW.into(), window)?;
+        self.unit = Some(unit);
+        Ok(())
     }
 
     /// Says that there is a serial port at [`COM1_PORT`], and lets `event` be its interrupt.
@@ -144,17 +178,41 @@ impl Chipset {
         device: Box<dyn Device<DeviceMemory>>,
         memory: DeviceMemory,
     ) -> Result<FunctionAddress, ChipsetError> {
-        let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
-        let vectors = VirtioPci::<DeviceMemory>::vectors_for(queues);
-        let vectors = Arc::new(KvmMsiVectors::new(Arc::clone(&self.router), vectors)?);
         let at = self.root().free()?;
-        let pin = self.pin(at)?;
-        let function = VirtioPci::new(device, memory, vectors, self.device_threads())?
-            .with_interrupt_line(Arc::new(pin))
-            .with_report(move |why| log::warn!("virtio device {at} stopped: {why}"))
-            .with_trouble_report(move |why| log::error!("virtio device {at}: {why}"));
+        let function = self.virtio(at, device, memory)?;
         self.root().insert(at, Arc::new(Mutex::new(function)))?;
         Ok(at)
+    }
+
+    /// The same behind the remapping unit, which translates all of its DMA.
+    pub fn add_translated_virtio(
+        &mut self,
+        device: Box<dyn Device<TranslatedMemory>>,
+    ) -> Result<FunctionAddress, ChipsetError> {
+        let at = self.root().free()?;
+        let unit = self.unit.as_ref().ok_or(ChipsetError::NoUnit)?;
+        let memory = unit.memory_of(requester(at));
+        let function = self.virtio(at, device, memory)?.with_access_platform();
+        self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        Ok(at)
+    }
+
+    /// A virtio device as the function that will be at `at`.
+    fn virtio<A: GuestAddressSpace>(
+        &mut self,
+        at: FunctionAddress,
+        device: Box<dyn Device<A>>,
+        memory: A,
+    ) -> Result<VirtioPci<A>, ChipsetError> {
+        let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
+        let vectors = VirtioPci::<A>::vectors_for(queues);
+        let vectors = Arc::new(KvmMsiVectors::new(Arc::clone(&self.router), vectors)?);
+        let pin = self.pin(at)?;
+        let function = VirtioPci::new(device, memory, vectors, self.device_threads())?;
+        Ok(function
+            .with_interrupt_line(Arc::new(pin))
+            .with_report(move |why| log::warn!("virtio device {at} stopped: {why}"))
+            .with_trouble_report(move |why| log::error!("virtio device {at}: {why}")))
     }
 
     /// Puts a function of the host on the PCI bus, which messages call `name`. Its registers are
@@ -216,6 +274,10 @@ impl Chipset {
                 port: COM1_PORT,
                 gsi: COM1_GSI,
             }),
+            others: match &self.unit {
+                Some(unit) => vec![viommu::table(unit.options())?],
+                None => Vec::new(),
+            },
         };
         Ok(acpi::build(&platform, ACPI_TABLES)?)
     }

@@ -221,6 +221,9 @@ impl From<&MachineError> for ExitStatus {
             }
             MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
             MachineError::Device(error) => error.into(),
+            MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
+                ExitStatus::Usage
+            }
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Threads(_)

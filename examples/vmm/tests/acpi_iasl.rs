@@ -4,9 +4,9 @@
 
 use hvkit_vmm::acpi::{Platform, SerialPort, Tables, build};
 use hvkit_vmm::pci::intx::Route;
+use lab_kit::skip::skip;
 use std::path::Path;
 use std::process::Command;
-use xtask::lab::skip::skip;
 
 /// Where a table's header names the compiler: identifier and revision.
 const COMPILER: std::ops::Range<usize> = 28..36;
@@ -100,6 +100,7 @@ fn a_small_machine_is_described_without_complaint() {
             port: 0x3f8,
             gsi: 4,
         }),
+        others: vec![],
     });
     // iasl's names for what a guest will do with the numbers.
     for fact in [
@@ -133,6 +134,7 @@ fn a_large_machine_is_described_without_complaint() {
             .flat_map(|d| (0..4).map(move |p| pin(d, p)))
             .collect(),
         serial: None,
+        others: vec![],
     });
     for fact in ["Processor x2Apic ID : 0000012B", "_PRT", "0x001FFFFF"] {
         assert!(source.contains(fact), "{fact}");

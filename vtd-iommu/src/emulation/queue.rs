@@ -181,6 +181,7 @@ impl Unit {
                     within(order, extended.max_handle_mask())?;
                 }
                 self.interrupts.forget(scope);
+                self.tell_interrupts(memory, host);
             }
             Descriptor::DeviceTlb { device, range } => {
                 host.invalidate_device(device, None, range)

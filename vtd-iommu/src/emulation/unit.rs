@@ -282,6 +282,15 @@ impl Unit {
                     .with_interrupt_remapping(command.interrupt_remapping())
                     .with_compatibility_interrupts(command.compatibility_interrupts())
             });
+            let switched = |status: GlobalStatus| {
+                (
+                    status.interrupt_remapping(),
+                    status.compatibility_interrupts(),
+                )
+            };
+            if command.set_interrupt_table() || switched(self.file.get(GSTS)) != switched(before) {
+                self.tell_interrupts(memory, host);
+            }
         }
         if extended.queued_invalidation()
             && command.queued_invalidation() != before.queued_invalidation()

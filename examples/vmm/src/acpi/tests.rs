@@ -14,6 +14,7 @@ fn platform() -> Platform {
             port: 0x3f8,
             gsi: 4,
         }),
+        others: vec![],
     }
 }
 

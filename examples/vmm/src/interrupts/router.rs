@@ -3,7 +3,7 @@
 
 use super::routing::{FIRST_MESSAGE, Gsi, Route, RoutingTable, pins};
 use hvkit_virtio_devices::pci::{Level, MsiMessage};
-use kvm_bindings::{KvmIrqRouting, kvm_irq_routing_entry};
+use kvm_bindings::{KvmIrqRouting, kvm_irq_routing_entry, kvm_msi};
 use kvm_ioctls::VmFd;
 use std::fmt;
 use std::io;
@@ -28,6 +28,9 @@ pub trait Kernel: Send + Sync {
 
     /// Sets the level of the pins of `gsi`.
     fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()>;
+
+    /// Delivers `message` to the local APICs, once.
+    fn send(&self, message: MsiMessage) -> io::Result<()>;
 }
 
 impl Kernel for VmFd {
@@ -52,6 +55,18 @@ impl Kernel for VmFd {
 
     fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()> {
         Ok(self.set_irq_line(gsi.0, level == Level::Asserted)?)
+    }
+
+    fn send(&self, message: MsiMessage) -> io::Result<()> {
+        let MsiMessage { address, data } = message;
+        // 0 says that the guest blocks it; that is the guest's business.
+        self.signal_msi(kvm_msi {
+            address_lo: (address & 0xffff_ffff) as u32,
+            address_hi: (address >> 32) as u32,
+            data,
+            ..Default::default()
+        })?;
+        Ok(())
     }
 }
 
@@ -131,6 +146,15 @@ impl Router {
     /// The kernel half.
     pub(super) fn kernel(&self) -> &dyn Kernel {
         &*self.kernel
+    }
+
+    /// Delivers `message` once, as it is.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn send(&self, message: MsiMessage) -> io::Result<()> {
+        self.kernel.send(message)
     }
 
     /// A source of messages, routed nowhere yet.

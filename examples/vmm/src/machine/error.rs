@@ -12,6 +12,7 @@ use crate::bus::BusError;
 use crate::chipset::ChipsetError;
 use crate::console::ConsoleError;
 use crate::passthrough::PassthroughError;
+use crate::viommu::UnitError;
 use std::io;
 
 /// A machine could not be built or run.
@@ -41,6 +42,9 @@ pub enum MachineError {
     /// A device of the host cannot be passed through.
     #[error(transparent)]
     Passthrough(#[from] PassthroughError),
+    /// The remapping unit and the devices do not go together.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),

@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::console::input::{Signals, wait_for_stop};
 use crate::passthrough;
+use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
 use platform::Platform;
@@ -80,6 +81,7 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, MachineError> {
         let began = Instant::now();
         memory::check_size(config.memory)?;
+        viommu::check(config)?;
         let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;

@@ -2,7 +2,7 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
-use super::devices;
+use super::devices::{self, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -17,6 +17,7 @@ use crate::console::Console;
 use crate::console::serial;
 use crate::passthrough::vfio::DmaSpace;
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
+use crate::viommu::UnitError;
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -64,10 +65,21 @@ impl Platform {
             KeyboardCommand::new(stop.clone()),
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
+        if let Some(vtd) = &config.vtd {
+            chipset.add_remapping_unit(vtd, vm.ram(), &buses)?;
+        }
         let memory = Arc::new(vm.ram().clone());
         for (name, device) in devices::open(config)? {
-            let at = chipset.add_virtio(device, Arc::clone(&memory))?;
+            let at = match device {
+                Opened::Direct(device) => chipset.add_virtio(device, Arc::clone(&memory))?,
+                Opened::Translated(device) => chipset.add_translated_virtio(device)?,
+            };
             log::info!("{name} at {at}");
+        }
+        if config.vtd.is_some()
+            && let Some(device) = assigned.first()
+        {
+            return Err(UnitError::NotYet(device.name.clone()).into());
         }
         let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
         let tables = chipset.describe(cpus)?;

@@ -134,7 +134,7 @@ fn turn_on(steps: &mut Vec<Step>, kept: u32) {
     }
 }
 
-fn clear_faults(steps: &mut Vec<Step>) {
+pub(super) fn clear_faults(steps: &mut Vec<Step>) {
     steps.push(Step::Write32 {
         offset: RECORD + 12,
         value: 1 << 31,

@@ -12,10 +12,15 @@ use hvkit_vtd_iommu::emulation::{
 };
 use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::fault::FaultReason;
-use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GSTS};
+use hvkit_vtd_iommu::spec::interrupt::Message;
+use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GCMD, GSTS, IRTA};
 
 use super::program::{Program, Seen, Step, layout, start};
 use super::quirks::{Front, Quirks};
+use super::remap::Asker;
+
+/// Set interrupt remapping table pointer, of the global command.
+const SIRTP: u32 = 1 << 24;
 
 /// A machine of ours.
 pub(super) struct Ours {
@@ -75,6 +80,7 @@ impl Ours {
             unit,
             quirks,
             front: Front::new(quirks),
+            interrupt_table: 0,
             buffer,
             seen: Vec::new(),
         };
@@ -107,6 +113,8 @@ struct Run<'a> {
     unit: Unit,
     quirks: Quirks,
     front: Front,
+    /// The table of interrupt entries that was taken last.
+    interrupt_table: u64,
     buffer: [u64; layout::BUFFER_WORDS as usize],
     seen: Vec<Seen>,
 }
@@ -117,6 +125,9 @@ impl Run<'_> {
         match step {
             Step::Store { at, word } => ram.set(at, word),
             Step::Write32 { offset, value } => {
+                if offset == GCMD.offset() && value & SIRTP != 0 {
+                    self.interrupt_table = self.unit.register(IRTA).table();
+                }
                 self.front
                     .write(&mut self.unit, ram, offset, value.into(), 4);
             }
@@ -141,6 +152,20 @@ impl Run<'_> {
                         self.machine.astray.borrow_mut().insert(at);
                     }
                 }
+            }
+            Step::Message { address, data } => {
+                let message = Message {
+                    address: address.into(),
+                    data,
+                };
+                let remaps = self.unit.register(GSTS).interrupt_remapping();
+                let asker = Asker {
+                    source: self.machine.device,
+                    table: remaps.then_some(self.interrupt_table),
+                    quirks: self.quirks,
+                };
+                let seen = asker.send(&mut self.unit, ram, message);
+                self.seen.push(Seen::Interrupt(seen));
             }
             Step::Faults => {
                 let Some((low, high)) = self.unit.register(CAP).fault_record(0) else {
