@@ -97,7 +97,12 @@ pub fn run() -> Result<(), Failed> {
     // SAFETY: what the map gives to the guest is nobody else's: this program lies below, its tables, stack and heap are left
     // out.
     let begin = unsafe { boot::place(&order, command_line) }?;
-    println!("type1: Linux, {} MiB, {:?}", order.memory >> 20, order.paging);
+    let Linux { memory, paging, .. } = order;
+    println!(
+        "type1: Linux, {} MiB, paging {paging:?}, at tick {}",
+        memory >> 20,
+        run::now()
+    );
     let guest = Guest { order, begin };
     match guest.order.paging {
         Paging::None => native::enter(),

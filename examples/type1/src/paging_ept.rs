@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What memory the guest has: its map as an EPT, and INVEPT for what is taken away.
 
-use hvkit_ept::{Attributes, Ept};
 use hvkit_ept::builder::{Policy, Region, build};
 use hvkit_ept::spec::{Controls, EptVpidCap, MemoryType, Rights, WalkLength};
+use hvkit_ept::{Attributes, Ept};
 use hvkit_page_table::{Invalidate, Mapper, PhysicalWindow, Span, Stale};
 use hvkit_vmcs::exit::EptViolation;
 use hvkit_vmcs::{Processor, fields as f};

@@ -64,6 +64,9 @@ const HIDDEN_EDX: u32 = 1 << 20;
 /// Pages up to which a span is forgotten page by page.
 const SINGLE_PAGES: u64 = 32;
 
+/// How many tables may be given up because a write to them is not understood: one that never succeeds would go on for ever.
+const MOST_TAKEN_AWAY: u64 = 1000;
+
 /// How often what happened.
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -79,7 +82,6 @@ struct Seen {
     same_root: u64,
     flushed: u64,
     flushed_all: u64,
-    most_tables: usize,
 }
 
 /// One guest's shadow tables, and its one processor.
@@ -283,8 +285,8 @@ impl<'m> Shadow<'m> {
                 if settled != Next::Go {
                     return settled;
                 }
-                if self.seen.taken_away > 1000 {
-                    println!("type1: {why:?} at {:?}", exit.guest);
+                if self.seen.taken_away > MOST_TAKEN_AWAY {
+                    println!("type1: {why}: {:?}", exit.guest);
                     return Next::Give("a write to a table is not understood");
                 }
                 exit.retry();
@@ -297,14 +299,12 @@ impl<'m> Shadow<'m> {
 
 impl Paging for Shadow<'_> {
     fn answer(&mut self, exit: Exit<'_, Current<'_>>, isolation: &mut Isolation) -> Next {
-        let next = match exit {
+        match exit {
             Exit::Exception(exit) if exit.page_fault().is_some() => {
                 self.page_fault(exit, isolation)
             }
             exit => self.register(exit, isolation),
-        };
-        self.seen.most_tables = self.seen.most_tables.max(self.mmu.usage().tables);
-        next
+        }
     }
 
     fn hides(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -334,9 +334,8 @@ impl Paging for Shadow<'_> {
         }
         let usage = self.mmu.usage();
         println!(
-            "shadow: {} tables now, {} at most, {} KiB of heap",
+            "shadow: {} tables in the end, and {} KiB of heap",
             usage.tables,
-            seen.most_tables,
             usage.heap >> 10
         );
         let mut wrong = 0;

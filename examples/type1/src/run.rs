@@ -77,7 +77,10 @@ impl Tally {
         let all: u64 = exits().map(|(_, (count, _))| count).sum();
         let hypervisor: u64 = exits().map(|(_, (_, ticks))| ticks).sum();
         println!("exits{of}: {all} in all");
-        println!("ticks{of}: {} in the guest, {hypervisor} in the hypervisor", self.guest);
+        println!(
+            "ticks{of}: {} in the guest, {hypervisor} in the hypervisor",
+            self.guest
+        );
     }
 }
 
@@ -110,20 +113,23 @@ impl Counts {
         }
     }
 
-    /// Prints what came between one mark and the next, then all.
+    /// Prints what came before the first mark, between one and the next, then all.
     pub fn print(&self) {
         let marks = || self.marks.iter().flatten();
+        if let Some((_, booted)) = marks().next() {
+            booted.print(" boot");
+        }
         for ((number, before), (_, after)) in marks().zip(marks().skip(1)) {
-            let name = b'0' + (number % 10) as u8;
-            let of = [b' ', name];
-            after.since(before).print(core::str::from_utf8(&of).unwrap_or(""));
+            let of = [b' ', b'0' + (number % 10) as u8];
+            let of = core::str::from_utf8(&of).unwrap_or("");
+            after.since(before).print(of);
         }
         self.now.print("");
     }
 }
 
 /// The time-stamp counter. Bochs counts instructions in it.
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: every processor with VMX has it, and CPL is 0.
     unsafe { core::arch::x86_64::_rdtsc() }
 }

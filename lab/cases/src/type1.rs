@@ -10,8 +10,16 @@ pub const LINUX: u8 = b'l';
 /// CPUID leaf that a guest's program executes to mark a point of its work, with the mark's number in ECX. A processor has
 /// no such leaf and answers as for the highest it has, so it does no harm where there is no hypervisor.
 pub const MARK: u32 = 0x4856_4b00;
-/// How many marks a hypervisor keeps.
-pub const MARKS: usize = 8;
+/// The parts of the work; mark N comes before part N, and one more after the last.
+pub const PARTS: [&str; 5] = [
+    "processes",
+    "copies on write",
+    "files",
+    "mappings",
+    "switches",
+];
+/// How many marks there are.
+pub const MARKS: usize = PARTS.len() + 1;
 
 /// How the guest's memory is virtualized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! held against what the manual says must come.
 
 mod linux;
+mod report;
 mod tour;
 
 use std::path::PathBuf;
@@ -21,6 +22,10 @@ use lab_kit::payload::build_payload;
 
 /// Where the hypervisor looks for what it is asked.
 const INPUT: u64 = 0x100_0000;
+/// Pages of the hypervisor that the guest reaches for: of its own page tables, of its code, of its shadow tables.
+const ITS_PAGES: [u64; 3] = [4, 512, 57_400];
+/// How much work the guest has, unless said otherwise: little, for tests.
+const ROUNDS: u32 = 4;
 /// For the tour, which takes some seconds on an idle machine.
 const TOUR_PATIENCE: Duration = Duration::from_secs(400);
 /// Few, or the serial line is what takes the time.
@@ -48,7 +53,7 @@ impl From<Paging> for order::Paging {
 }
 
 /// What to run.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug)]
 pub struct Options {
     /// Boot Debian's kernel instead, its memory virtualized so.
     #[arg(long, conflicts_with = "record")]
@@ -56,21 +61,44 @@ pub struct Options {
     /// Write the raw words of every exit of the tour to this file.
     #[arg(long)]
     pub record: Option<PathBuf>,
+    /// How much work the guest has.
+    #[arg(long, default_value_t = ROUNDS)]
+    pub rounds: u32,
     /// Show all that the hypervisor prints.
     #[arg(long)]
     pub verbose: bool,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            paging: None,
+            record: None,
+            rounds: ROUNDS,
+            verbose: false,
+        }
+    }
+}
+
 /// Runs the hypervisor, and verifies what it printed.
 pub fn run(options: &Options) -> Result<()> {
-    let (name, work): (_, fn(&Options) -> Result<String>) = match options.paging {
-        None => ("type1: the tour", take_tour),
-        Some(Paging::None) => ("type1: Linux alone", linux::boot),
-        Some(Paging::Ept) => ("type1: Linux under EPT", linux::boot),
-        Some(Paging::Shadow) => ("type1: Linux on shadow page tables", linux::boot),
+    let name = match options.paging {
+        None => "type1: the tour",
+        Some(Paging::None) => "type1: Linux alone",
+        Some(Paging::Ept) => "type1: Linux under EPT",
+        Some(Paging::Shadow) => "type1: Linux on shadow page tables",
     };
     let step = Step::start(name);
-    match work(options) {
+    let done = match options.paging {
+        None => take_tour(options),
+        Some(paging) => linux::boot(linux::Run {
+            paging: paging.into(),
+            rounds: options.rounds,
+            verbose: options.verbose,
+        })
+        .map(|booted| booted.line()),
+    };
+    match done {
         Ok(result) => {
             step.done(result);
             Ok(())

@@ -4,11 +4,13 @@
 //! Only what kernels write page tables with: moves, exchanges, read-modify-write of one word, string stores and moves. Where
 //! it writes is known already: the fault says so.
 
+use core::fmt;
 use hvkit_shadow_paging::guest::{Access, Kind, Privilege, translate};
 use hvkit_vmcs::exit::Gpr;
 use hvkit_vmcs::fields as f;
 use hvkit_vmcs::store::FieldsMut;
 use hvkit_vmx::exit::Guest;
+
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use super::map::{GuestMemory, mask};
@@ -31,7 +33,7 @@ const OF: u64 = 1 << 11;
 const DF: u64 = 1 << 10;
 
 /// What was not done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum NotDone {
     /// The instruction's bytes, or what it reads, cannot be reached.
     Unreachable,
@@ -39,6 +41,16 @@ pub enum NotDone {
     Unknown(Code),
     /// One that crosses words or pages.
     Crosses,
+}
+
+impl fmt::Display for NotDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => f.write_str("instruction or operand cannot be reached"),
+            Self::Unknown(code) => write!(f, "no emulation for instruction form {code:?}"),
+            Self::Crosses => f.write_str("an access that crosses words"),
+        }
+    }
 }
 
 /// What was written, in bytes. Nothing, if a comparison failed.

@@ -92,7 +92,9 @@ impl Shadow<'_> {
                 exit.answer(self.vcpu.registers().cr3);
                 return Next::Go;
             }
-            CrAccess::Write { number: 3, value } => self.write_cr3(&mut exit.guest, value, isolation),
+            CrAccess::Write { number: 3, value } => {
+                self.write_cr3(&mut exit.guest, value, isolation)
+            }
             CrAccess::Write { number: 4, value } => self.write_cr4(&mut exit.guest, value),
             _ => match exit.new_cr0() {
                 Some(value) => self.write_cr0(&mut exit.guest, value),
@@ -128,7 +130,10 @@ impl Shadow<'_> {
 
     fn write_cr0(&mut self, guest: &mut Guest<'_, Current<'_>>, value: u64) -> Wrote {
         // SDM Vol. 2B, "MOV - Move to/from Control Registers".
-        if value & PG != 0 && value & PE == 0 || value & NW != 0 && value & CD == 0 || value >> 32 != 0 {
+        if value & PG != 0 && value & PE == 0
+            || value & NW != 0 && value & CD == 0
+            || value >> 32 != 0
+        {
             return Wrote::Refused;
         }
         if value & PE == 0 {
@@ -251,8 +256,9 @@ impl Shadow<'_> {
     }
 
     fn invpcid(&mut self, mut exit: Skip<'_, Current<'_>>) -> Next {
-        let Some(Instruction::Invalidate { descriptor, kind }) =
-            exit.information().map(|information| information.instruction())
+        let Some(Instruction::Invalidate { descriptor, kind }) = exit
+            .information()
+            .map(|information| information.instruction())
         else {
             return Next::Give("an INVPCID without an operand");
         };
