@@ -199,7 +199,7 @@ impl Guest {
             current.write(field, value).map_err(&missing)?;
         }
         prepare(&paging, &mut current).map_err(&missing)?;
-        let registers = self.begin.registers.clone();
+        let registers = self.begin.registers;
         // SAFETY: `host.state` was captured here; no EPT entry or shadow leaf leads to this program; the MSRs that pass do
         // not either.
         let vcpu = unsafe { Vcpu::new(current, registers, &host.state) };

@@ -4,6 +4,8 @@
 //! Without options it takes its tour: guests that exit in every way, and entries that fail on purpose. What it printed is
 //! held against what the manual says must come.
 
+mod chart;
+mod compare;
 mod linux;
 mod report;
 mod tour;
@@ -61,6 +63,10 @@ pub struct Options {
     /// Write the raw words of every exit of the tour to this file.
     #[arg(long)]
     pub record: Option<PathBuf>,
+    /// Boot the kernel alone, under EPT and on shadow page tables, and write a table and a chart into this folder.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = compare::FOLDER)]
+    #[arg(conflicts_with_all = ["record", "paging"])]
+    pub compare: Option<PathBuf>,
     /// How much work the guest has.
     #[arg(long, default_value_t = ROUNDS)]
     pub rounds: u32,
@@ -74,6 +80,7 @@ impl Default for Options {
         Self {
             paging: None,
             record: None,
+            compare: None,
             rounds: ROUNDS,
             verbose: false,
         }
@@ -82,12 +89,10 @@ impl Default for Options {
 
 /// Runs the hypervisor, and verifies what it printed.
 pub fn run(options: &Options) -> Result<()> {
-    let name = match options.paging {
-        None => "type1: the tour",
-        Some(Paging::None) => "type1: Linux alone",
-        Some(Paging::Ept) => "type1: Linux under EPT",
-        Some(Paging::Shadow) => "type1: Linux on shadow page tables",
-    };
+    if let Some(folder) = &options.compare {
+        return compare::compare(folder, options.rounds, options.verbose);
+    }
+    let name = options.paging.map_or("type1: the tour", name);
     let step = Step::start(name);
     let done = match options.paging {
         None => take_tour(options),
@@ -107,6 +112,15 @@ pub fn run(options: &Options) -> Result<()> {
             step.failed("");
             Err(error)
         }
+    }
+}
+
+/// What a boot is called.
+fn name(paging: Paging) -> &'static str {
+    match paging {
+        Paging::None => "type1: Linux alone",
+        Paging::Ept => "type1: Linux under EPT",
+        Paging::Shadow => "type1: Linux on shadow page tables",
     }
 }
 
