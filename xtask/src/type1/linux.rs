@@ -218,10 +218,10 @@ mod tests {
         for page in ITS_PAGES {
             text += &format!(
                 "isolation: {0:#x} reads nothing: x\r\nisolation: {0:#x} refused: x\n",
-                page << 12
+                page << 12 | 8
             );
         }
-        text + "shadow: audit: 77 entries, 0 wrong\n"
+        text.replace("audit: nothing", "audit: 77 entries, 0 wrong")
     }
 
     #[test]
