@@ -42,4 +42,5 @@ pub mod interrupts;
 pub mod machine;
 pub mod passthrough;
 pub mod pci;
+pub mod viommu;
 pub mod wake;

@@ -34,6 +34,48 @@ pub(crate) struct Page {
     pub(crate) writes: u8,
     /// Used since reclaim last came by.
     pub(crate) used: bool,
+    /// The last pass that compared it as a whole.
+    pub(crate) checked: u32,
+    /// The last pass that filled it as a whole.
+    pub(crate) filled: u32,
+    /// How readily it is left unsync.
+    pub(crate) heat: Heat,
+}
+
+/// How often a guest's table was guarded in vain. One that is written again right after is left unsync for longer: to
+/// compare it costs less than the fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heat {
+    /// Comparisons without a difference before it is guarded.
+    patience: u8,
+    /// Of those, how many there were.
+    quiet: u8,
+}
+
+/// The most comparisons for nothing.
+const MOST_PATIENCE: u8 = 8;
+
+impl Heat {
+    /// It was guarded, and is to be written.
+    pub(crate) fn written(&mut self) {
+        self.patience = (2 * self.patience).clamp(1, MOST_PATIENCE);
+        self.quiet = 0;
+    }
+
+    /// It was compared while unsync, and differed.
+    pub(crate) fn changed(&mut self) {
+        self.quiet = 0;
+    }
+
+    /// It was compared while unsync, and did not differ. Whether it is time to guard it.
+    pub(crate) fn same(&mut self) -> bool {
+        self.quiet += 1;
+        let enough = self.quiet >= self.patience;
+        if enough {
+            self.quiet = 0;
+        }
+        enough
+    }
 }
 
 /// All of them. Nothing here needs memory once it is made.
@@ -49,6 +91,7 @@ pub(crate) struct Pages {
     free_regions: Vec<u32>,
     live: usize,
     hand: u32,
+    pass: u32,
 }
 
 fn frame_hash(frame: u64) -> u64 {
@@ -76,6 +119,7 @@ impl Pages {
             free_regions: vec(budget)?,
             live: 0,
             hand: 0,
+            pass: 0,
         })
     }
 
@@ -235,6 +279,18 @@ impl Pages {
             }
         }
         None
+    }
+
+    /// The number of a new pass over the tables: no table has it.
+    pub(crate) fn begin_pass(&mut self) -> u32 {
+        self.pass = self.pass.wrapping_add(1);
+        if self.pass == 0 {
+            self.pass = 1;
+            for page in self.slots.iter_mut().flatten() {
+                (page.checked, page.filled) = (0, 0);
+            }
+        }
+        self.pass
     }
 
     /// Bytes of memory they take, the tables themselves apart.

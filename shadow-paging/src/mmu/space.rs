@@ -121,15 +121,23 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if space.owner != self.owner {
             return Err(Cause::Foreign);
         }
+        let same = space.top == top;
+        let (root, frame) = if same {
+            (space.root, space.frame)
+        } else {
+            self.hold_root(&space.stage, space.number, &top, machine)?
+        };
         if load == Load::Forget && !self.unsync.is_empty() {
-            self.sync_all(machine)?;
+            let synced = self.sync_below(machine, root);
+            if synced.is_err() && !same {
+                self.leave_root(root);
+            }
+            synced?;
         }
-        if space.top == top {
-            return Ok(());
+        if !same {
+            self.leave_root(space.root);
+            (space.top, space.root, space.frame) = (top, root, frame);
         }
-        let (root, frame) = self.hold_root(&space.stage, space.number, &top, machine)?;
-        self.leave_root(space.root);
-        (space.top, space.root, space.frame) = (top, root, frame);
         Ok(())
     }
 
@@ -203,7 +211,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<(u32, u64), Cause<M::Error>> {
         let key = root_key(stage, number, top);
-        let root = self.table(&key, machine)?;
+        let root = self.current_table(&key, machine, None)?;
         let Some(page) = self.pages.get_mut(root) else {
             return Err(Cause::OutOfFrames);
         };

@@ -285,6 +285,7 @@ pub fn of(kind: Kind) -> Vec<Call> {
         Kind::Device => (&[FILES, WAITING], &[TAP, BLOCK_DEVICES, KVM_MACHINE, VFIO]),
         Kind::Sockets => (&[FILES, WAITING, SOCKETS], &[SOCKETS_WITH]),
         Kind::Watch => (&[], &[]),
+        Kind::Interrupts => (&[FILES, WAITING], &[KVM_MACHINE, VFIO]),
         // The threads it starts inherit its filter, so it may do what they may.
         Kind::Nursery => (
             &[FILES, WAITING, SOCKETS, THREADS, ABSENT],

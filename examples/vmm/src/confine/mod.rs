@@ -44,20 +44,28 @@ pub enum Kind {
     Sockets,
     /// Waits for the host to want a device back.
     Watch,
+    /// Waits for events that become interrupts.
+    Interrupts,
     /// Starts threads.
     Nursery,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Main,
         Kind::Vcpu,
         Kind::Device,
         Kind::Sockets,
         Kind::Watch,
+        Kind::Interrupts,
         Kind::Nursery,
     ];
+
+    /// Whether threads of this kind start before the process gives up its files, and so have to do that themselves.
+    fn is_early(self) -> bool {
+        matches!(self, Kind::Watch | Kind::Interrupts | Kind::Nursery)
+    }
 
     /// The kind of a device's thread of that name.
     #[must_use]
@@ -155,7 +163,12 @@ impl Confiner {
     /// Confines the calling thread, for ever, to what a thread of this kind does.
     pub fn enter(&self, kind: Kind) -> Result<(), ConfineError> {
         match &self.filters {
-            Some(filters) => filters.apply(kind),
+            Some(filters) => {
+                if kind.is_early() {
+                    refuse_all()?;
+                }
+                filters.apply(kind)
+            }
             None => Ok(()),
         }
     }

@@ -27,6 +27,7 @@ enum Wish {
 #[derive(Debug)]
 pub struct Nursery {
     wishes: Sender<Wish>,
+    confiner: Confiner,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,6 +35,7 @@ pub struct Nursery {
 #[derive(Clone, Debug)]
 pub struct Starter {
     wishes: Sender<Wish>,
+    confiner: Confiner,
 }
 
 impl Nursery {
@@ -41,7 +43,7 @@ impl Nursery {
     pub fn new(confiner: &Confiner, stop: &Stop) -> Result<Self, ConfineError> {
         let (wishes, received) = channel();
         let (ready, is_ready) = sync_channel(1);
-        let (confiner, stop) = (confiner.clone(), stop.clone());
+        let (ours, confiner, stop) = (confiner.clone(), confiner.clone(), stop.clone());
         let failed = |source| ConfineError::Host {
             action: "start a thread",
             source,
@@ -49,7 +51,7 @@ impl Nursery {
         let thread = thread::Builder::new()
             .name("nursery".to_owned())
             .spawn(move || {
-                let confined = begin(&confiner);
+                let confined = confiner.enter(Kind::Nursery);
                 let goes_on = confined.is_ok();
                 // `new` waits for this, or has ended with an error.
                 if ready.send(confined).is_ok() && goes_on {
@@ -59,6 +61,7 @@ impl Nursery {
             .map_err(failed)?;
         let nursery = Nursery {
             wishes,
+            confiner: ours,
             thread: Some(thread),
         };
         let gone = || failed(io::ErrorKind::BrokenPipe.into());
@@ -71,6 +74,7 @@ impl Nursery {
     pub fn starter(&self) -> Starter {
         Starter {
             wishes: self.wishes.clone(),
+            confiner: self.confiner.clone(),
         }
     }
 }
@@ -87,6 +91,12 @@ impl Drop for Nursery {
 }
 
 impl Starter {
+    /// For a thread that its owner starts, while that is still possible.
+    #[must_use]
+    pub fn confiner(&self) -> &Confiner {
+        &self.confiner
+    }
+
     /// Starts a thread of this name.
     pub fn start(&self, name: String, body: Body) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
@@ -95,13 +105,6 @@ impl Starter {
         self.wishes.send(wish).map_err(|_| gone())?;
         answered.recv().map_err(|_| gone())?
     }
-}
-
-fn begin(confiner: &Confiner) -> Result<(), ConfineError> {
-    if confiner.is_on() {
-        super::refuse_all()?;
-    }
-    confiner.enter(Kind::Nursery)
 }
 
 fn serve(wishes: &Receiver<Wish>, confiner: &Confiner, stop: &Stop) {

@@ -13,6 +13,7 @@ use crate::chipset::ChipsetError;
 use crate::confine::ConfineError;
 use crate::console::ConsoleError;
 use crate::passthrough::PassthroughError;
+use crate::viommu::UnitError;
 use std::io;
 use std::path::PathBuf;
 
@@ -43,6 +44,9 @@ pub enum MachineError {
     /// A device of the host cannot be passed through.
     #[error(transparent)]
     Passthrough(#[from] PassthroughError),
+    /// The remapping unit and the devices do not go together.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),

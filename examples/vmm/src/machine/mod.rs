@@ -36,6 +36,7 @@ use crate::confine::{Confiner, Kind, alarm};
 use crate::console::Console;
 use crate::console::input::{Signals, wait_for_stop};
 use crate::passthrough;
+use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
 use history::{History, TellOnPanic};
@@ -92,13 +93,18 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, MachineError> {
         let began = Instant::now();
         memory::check_size(config.memory)?;
+        viommu::check(config)?;
         let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
         let features = Features::of(&kvm)?;
         let map = AddressMap::new(config.memory, features.address_bits())?;
         let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?)?);
-        vm.add_interrupt_controllers()?;
+        if config.vtd.is_some_and(|vtd| vtd.interrupts) {
+            vm.add_local_apics()?;
+        } else {
+            vm.add_interrupt_controllers()?;
+        }
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let confiner = Confiner::new(config.confinement)?;
@@ -131,7 +137,8 @@ impl Machine {
         for id in 0..count {
             let fd = processors::create(&vm, id, count, &features)?;
             let buses = platform.buses().clone();
-            vcpus.push(Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone()));
+            let vcpu = Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone());
+            vcpus.push(vcpu.with_io_apic(platform.io_apic()));
         }
         if let Some(first) = vcpus.first_mut() {
             entry.apply(first.fd())?;
