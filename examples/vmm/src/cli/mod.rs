@@ -142,6 +142,27 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Why a command line describes no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// The arguments; also help and version, where they were asked for.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// The keys of an option.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The built-in guest, which has no configuration.
+    #[error("there is no kernel")]
+    NoKernel,
+}
+
+/// The machine that a command line describes, its program's name first. Nothing is opened.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, ParseError> {
+    let arguments = Arguments::try_parse_from(arguments)?;
+    let kernel = arguments.kernel.clone().ok_or(ParseError::NoKernel)?;
+    Ok(config(arguments, kernel)?)
+}
+
 /// Why the VMM did not run a machine to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
