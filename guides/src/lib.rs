@@ -9,6 +9,8 @@ macro_rules! guides {
 }
 
 guides! {
+    add_vtd_to_your_vmm "add-vtd-to-your-vmm.md";
+    hypervisor_in_an_afternoon "hypervisor-in-an-afternoon.md";
     integrate "integrate.md";
     why_did_my_vm_entry_fail "why-did-my-vm-entry-fail.md";
 }
