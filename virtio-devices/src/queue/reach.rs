@@ -4,6 +4,16 @@
 //! Finding where an address lies costs more than the access. So a batch begins by noting where the regions of
 //! physical memory are ([`Reach`]). Behind an IOMMU nothing is kept from one access to the next: a driver may
 //! change a translation between two chains.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use vm_memory::bitmap::BS;
 use vm_memory::{

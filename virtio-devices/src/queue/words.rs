@@ -3,6 +3,16 @@
 //!
 //! Almost always an area is in one piece on the host: [`Slice`]. Behind an IOMMU it may not be, and then each
 //! access finds its own place: [`Scattered`]. Offsets are inside the area; callers have checked or masked them.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::sync::atomic::Ordering;
 
@@ -95,7 +105,7 @@ impl<M: GuestMemory + ?Sized> Scattered<'_, M> {
         offset: u64,
         access: impl FnOnce(&M, GuestAddress) -> Result<T, GuestMemoryError>,
     ) -> Result<T, Fault> {
-        let address = self.address + offset;
+        let address = self.address.saturating_add(offset);
         access(self.memory, GuestAddress(address)).map_err(|source| Fault {
             address: Some(address),
             source,

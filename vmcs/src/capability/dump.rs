@@ -8,6 +8,16 @@
 //! IA32_VMX_BASIC = 0x00da040000000010
 //! 0x481: 7f00000016   # pin-based
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use super::{Capabilities, Msr};
 
@@ -50,12 +60,12 @@ pub struct DumpError {
 /// [`DumpError`] for the first line that is not of the form; any bytes are accepted as input.
 pub fn parse_dump(text: &[u8]) -> Result<Capabilities, DumpError> {
     let mut values = [None; Msr::ALL.len()];
-    let mut start = 0;
+    let mut start = 0_usize;
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let mut words = words_of(line);
         let fail = |at: usize, problem| DumpError {
-            line: number + 1,
-            offset: start + at,
+            line: number.saturating_add(1),
+            offset: start.saturating_add(at),
             problem,
         };
         if let Some((at, word)) = words.next() {
@@ -70,7 +80,7 @@ pub fn parse_dump(text: &[u8]) -> Result<Capabilities, DumpError> {
                 _ => return Err(fail(at, DumpProblem::Twice)),
             }
         }
-        start += line.len() + 1;
+        start = start.saturating_add(line.len()).saturating_add(1);
     }
     let find = |msr| Msr::ALL.iter().position(|known| *known == msr);
     Ok(Capabilities::from_msrs(|msr| {
@@ -94,7 +104,8 @@ impl<'a> Iterator for Words<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let separates = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b':' | b'=');
         let rest = self.line.get(self.at..)?;
-        let start = self.at + rest.iter().position(|byte| !separates(byte))?;
+        let skipped = rest.iter().position(|byte| !separates(byte))?;
+        let start = self.at.saturating_add(skipped);
         let word = self.line.get(start..)?;
         if word.first() == Some(&b'#') {
             return None;
@@ -103,7 +114,7 @@ impl<'a> Iterator for Words<'a> {
             .iter()
             .position(|byte| separates(byte) || *byte == b'#');
         let length = length.unwrap_or(word.len());
-        self.at = start + length;
+        self.at = start.saturating_add(length);
         Some((start, word.get(..length)?))
     }
 }

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! VM-exit instruction information. SDM Vol. 3C, "Information for VM Exits Due to Instruction Execution", tables
 //! "Format of the VM-Exit Instruction-Information Field as Used for ...".
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use core::fmt;
 

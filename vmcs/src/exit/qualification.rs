@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Exit qualifications. SDM Vol. 3C, "Basic VM-Exit Information", tables "Exit Qualification for ...".
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use super::{ExitReason, bits::word};
 use crate::event::{Event, EventKind};

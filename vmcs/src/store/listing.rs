@@ -12,6 +12,16 @@
 //! assert_eq!(vmcs.read(fields::GUEST_CR0), Some(0x8005_0033));
 //! # Ok::<(), hvkit_vmcs::store::ListingError>(())
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use super::{FieldsMut, Snapshot};
 use crate::{capability::words_of, encoding::Encoding, fields};
@@ -55,12 +65,12 @@ pub struct ListingError {
 /// [`ListingError`] for the first line that is not of the form; any bytes are accepted as input.
 pub fn parse_listing(text: &[u8]) -> Result<Snapshot, ListingError> {
     let mut vmcs = Snapshot::new();
-    let mut start = 0;
+    let mut start = 0_usize;
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let mut words = words_of(line);
         let fail = |at: usize, problem| ListingError {
-            line: number + 1,
-            offset: start + at,
+            line: number.saturating_add(1),
+            offset: start.saturating_add(at),
             problem,
         };
         if let Some((at, word)) = words.next() {
@@ -82,7 +92,7 @@ pub fn parse_listing(text: &[u8]) -> Result<Snapshot, ListingError> {
             let unknown = |_| fail(0, ListingProblem::UnknownField);
             vmcs.set(field, value).map_err(unknown)?;
         }
-        start += line.len() + 1;
+        start = start.saturating_add(line.len()).saturating_add(1);
     }
     Ok(vmcs)
 }

@@ -3,6 +3,16 @@
 //!
 //! How a processor lays out the VMCS region is its own affair, but nested hypervisors and
 //! processor models have layouts that can be written down.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use core::marker::PhantomData;
 

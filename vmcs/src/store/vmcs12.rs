@@ -3,6 +3,16 @@
 //!
 //! `KVM_GET_NESTED_STATE` returns it as 4096 opaque bytes (`vmcs12` in `kvm-bindings`). Its layout
 //! is part of KVM's interface, as saved states migrate: fields are only ever added.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use super::{Fields, FieldsMut, Layout, NoSuchField, Raw};
 use crate::{encoding::Encoding, fields};

@@ -9,6 +9,7 @@ mod no_silence;
 mod spdx;
 #[cfg(test)]
 mod tests;
+mod total;
 mod unsafe_at_edge;
 
 /// Every rule.
@@ -17,5 +18,6 @@ pub(crate) const ALL: &[Rule] = &[
     file_size::RULE,
     no_silence::RULE,
     spdx::RULE,
+    total::RULE,
     unsafe_at_edge::RULE,
 ];

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `total`: what faces a guest's, a device's or a file's bytes may not panic, and the compiler is told so.
+
+use std::path::Path;
+
+use crate::check::lint::{Finding, Report, Rule, Sources};
+
+pub(crate) const RULE: Rule = Rule {
+    name: "total",
+    why: "a parser that panics is a denial of service; clippy sees every place where one could",
+    look,
+};
+
+/// The lints that such a module denies.
+const LINTS: [&str; 5] = [
+    "clippy::indexing_slicing",
+    "clippy::arithmetic_side_effects",
+    "clippy::unwrap_used",
+    "clippy::expect_used",
+    "clippy::panic",
+];
+
+/// Modules that face bytes of others and hold this rule: with a `mod.rs` all below it. A module that comes to
+/// hold it is added, none is taken away.
+const FACING: &[&str] = &[
+    "page-table/src/batch.rs",
+    "page-table/src/cache.rs",
+    "page-table/src/walk.rs",
+    "shadow-paging/src/guest/mod.rs",
+    "virtio-devices/src/queue/reach.rs",
+    "virtio-devices/src/queue/words.rs",
+    "vmcs/src/capability/dump.rs",
+    "vmcs/src/check/entry.rs",
+    "vmcs/src/exit/instruction.rs",
+    "vmcs/src/exit/qualification.rs",
+    "vmcs/src/store/json.rs",
+    "vmcs/src/store/listing.rs",
+    "vmcs/src/store/raw.rs",
+    "vmcs/src/store/vmcs12.rs",
+    "vtd-iommu/src/dmar/parse.rs",
+    "vtd-iommu/src/dmar/scope.rs",
+    "vtd-iommu/src/inspect/mod.rs",
+];
+
+fn look(sources: &Sources, report: &mut Report<'_>) {
+    for path in FACING {
+        let mut say = |what: String| {
+            report(Finding {
+                rule: RULE.name,
+                path: (*path).into(),
+                line: 1,
+                what,
+            });
+        };
+        let file = sources.files.iter().find(|f| f.path == Path::new(path));
+        let Some(file) = file else {
+            say("is gone: say in this rule where its code went".to_owned());
+            continue;
+        };
+        let denied = denied(&file.text);
+        for lint in LINTS {
+            if !denied.contains(lint) {
+                say(format!("does not deny {lint}"));
+            }
+        }
+    }
+}
+
+/// What the file's inner attributes deny, as text.
+fn denied(text: &str) -> String {
+    let mut all = String::new();
+    let text: String = text.split_whitespace().collect();
+    for part in text.split("#![").skip(1) {
+        let attribute = part.split(")]").next().unwrap_or_default();
+        if attribute.starts_with("deny(") || attribute.starts_with("cfg_attr(not(test),deny(") {
+            all.push_str(attribute);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_inner_attributes_that_deny_count() {
+        let text = "#![deny(\n    clippy::panic,\n    clippy::unwrap_used\n)]\n#![warn(clippy::expect_used)]\n#[deny(clippy::indexing_slicing)]\nfn f() {}\n";
+        let denied = denied(text);
+        assert!(denied.contains("clippy::panic") && denied.contains("clippy::unwrap_used"));
+        assert!(!denied.contains("expect_used") && !denied.contains("indexing_slicing"));
+    }
+}
