@@ -31,7 +31,7 @@ use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
     intx, ports,
 };
-use crate::viommu::{self, RemappingUnit, TranslatedMemory, UnitError};
+use crate::viommu::{self, DmaTable, RemappingUnit, TranslatedMemory, UnitError};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
@@ -76,6 +76,17 @@ pub enum ChipsetError {
         name: String,
         /// Why.
         source: AssignedError,
+    },
+    /// A passed-through device behind the remapping unit, of which the host does not map what it reaches.
+    #[error(
+        "--device: {name}: the host does not map the guest's memory for it: {source}; is the limit on locked memory \
+         (ulimit -l) below the guest's size?"
+    )]
+    NotFollowed {
+        /// What the user calls it.
+        name: String,
+        /// Why.
+        source: std::io::Error,
     },
     /// The remapping unit.
     #[error(transparent)]
@@ -147,7 +158,7 @@ impl Chipset {
             io_apic.connect(&router);
             let window = Arc::new(Mutex::new(io_apic::Window(Arc::clone(&io_apic))));
             buses.memory.insert(IO_APIC_BASE, io_apic::WINDOW, window)?;
-            let unit = RemappingUnit::new(options, vm.ram(), &router)?;
+            let unit = RemappingUnit::new(options, vm.ram(), &router, stop)?;
             unit.remap(&router, &watcher);
             let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop)?;
             chipset.io_apic = Some(io_apic);
@@ -155,7 +166,12 @@ impl Chipset {
             chipset
         } else {
             let mut chipset = Chipset::new(vm.fd(), buses, map, stop)?;
-            chipset.unit = Some(RemappingUnit::new(options, vm.ram(), &chipset.router)?);
+            chipset.unit = Some(RemappingUnit::new(
+                options,
+                vm.ram(),
+                &chipset.router,
+                stop,
+            )?);
             chipset
         };
         if let Some(unit) = &mut chipset.unit {
@@ -297,6 +313,24 @@ impl Chipset {
             source,
         })?;
         self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        Ok(at)
+    }
+
+    /// The same behind the remapping unit: `table` is the device's in the host, and follows the guest's.
+    pub fn add_translated_passthrough(
+        &mut self,
+        name: &str,
+        physical: Box<dyn PhysicalFunction>,
+        slots: Arc<dyn Slots>,
+        table: Box<dyn DmaTable>,
+    ) -> Result<FunctionAddress, ChipsetError> {
+        let unit = self.unit.clone().ok_or(ChipsetError::NoUnit)?;
+        let at = self.add_passthrough(name, physical, slots)?;
+        unit.follow(requester(at), name, table)
+            .map_err(|source| ChipsetError::NotFollowed {
+                name: name.to_owned(),
+                source,
+            })?;
         Ok(at)
     }
 

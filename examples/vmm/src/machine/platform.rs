@@ -16,9 +16,8 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
 use crate::interrupts::IoApic;
-use crate::passthrough::vfio::DmaSpace;
+use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
-use crate::viommu::UnitError;
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -77,12 +76,7 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        if config.vtd.is_some()
-            && let Some(device) = assigned.first()
-        {
-            return Err(UnitError::NotYet(device.name.clone()).into());
-        }
-        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, config, assigned, stop)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -120,6 +114,7 @@ impl Platform {
 fn add_devices(
     chipset: &mut Chipset,
     vm: &Vm,
+    config: &Config,
     devices: &[Selected],
     stop: &Stop,
 ) -> Result<Vec<Reclaim>, MachineError> {
@@ -131,16 +126,49 @@ fn add_devices(
     let limit = u32::try_from(limit).unwrap_or(0);
     let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
     let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
-    let space = DmaSpace::new(vm.fd(), vm.ram())?;
+    let kvm = KvmVfio::new(vm.fd())?;
+    let shared = match config.vtd {
+        None => Some(DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?),
+        Some(_) => {
+            apart(devices)?;
+            None
+        }
+    };
     for Selected { name, host } in devices {
+        let space = match &shared {
+            Some(shared) => Arc::clone(shared),
+            None => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
+        };
         let physical = space.open(host)?;
         let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
-        let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;
+        let (physical, slots) = (Box::new(physical), Arc::clone(&slots) as _);
+        let at = match &config.vtd {
+            None => chipset.add_passthrough(name, physical, slots)?,
+            Some(vtd) => {
+                space.check_width(host, vtd.width.bits())?;
+                chipset.add_translated_passthrough(name, physical, slots, Box::new(space))?
+            }
+        };
         log::info!("{name} ({}) passed through at {at}", host.address);
     }
     Ok(reclaims)
+}
+
+/// Whether the host can tell each device's DMA from the others'.
+fn apart(devices: &[Selected]) -> Result<(), PassthroughError> {
+    for (index, Selected { host, .. }) in devices.iter().enumerate() {
+        let same = |other: &&Selected| other.host.group == host.group;
+        if let Some(other) = devices.iter().take(index).find(same) {
+            return Err(PassthroughError::OneSpace {
+                address: host.address.clone(),
+                other: other.host.address.clone(),
+                group: host.group,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A device of one port.
