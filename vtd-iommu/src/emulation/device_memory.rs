@@ -93,7 +93,7 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
 
     /// The longest piece from the start of `left` that leads to one place.
     #[inline(always)]
-    fn piece(&self, left: &Left) -> Result<Piece, Refused> {
+    fn piece(&self, left: Left) -> Result<Piece, Refused> {
         let target = self.target(left.address, left.access)?;
         let page = 0x1000 - (left.address & 0xfff) as usize;
         if left.length <= page {
@@ -107,7 +107,7 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
 
     /// [`piece`](Self::piece), from page to page for as long as each leads to where the one before ends.
     #[inline(never)]
-    fn longer_piece(&self, left: &Left, target: u64, page: usize) -> Result<Piece, Refused> {
+    fn longer_piece(&self, left: Left, target: u64, page: usize) -> Result<Piece, Refused> {
         let mut length = page;
         while length < left.length {
             let next = left.address.wrapping_add(length as u64);
@@ -144,17 +144,17 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
         };
         if length != 0 {
             pieces.piece = self
-                .piece(&left)
-                .map_err(|why| refused(&left, &why.to_string()))?;
+                .piece(left)
+                .map_err(|why| refused(left, &why.to_string()))?;
             if pieces.piece.length < length {
-                self.admit_rest(&left, pieces.piece.length)?;
+                self.admit_rest(left, pieces.piece.length)?;
             }
         }
         Ok(pieces)
     }
 
     #[inline(never)]
-    fn admit_rest(&self, whole: &Left, first: usize) -> Result<(), GuestMemoryError> {
+    fn admit_rest(&self, whole: Left, first: usize) -> Result<(), GuestMemoryError> {
         let reaches_end = u64::try_from(whole.length)
             .ok()
             .and_then(|length| whole.address.checked_add(length - 1));
@@ -167,7 +167,7 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
                 return Ok(());
             }
             let piece = self
-                .piece(&left)
+                .piece(left)
                 .map_err(|why| refused(whole, &why.to_string()))?;
             left = left.after(piece.length);
         }
@@ -189,7 +189,7 @@ impl<B: GuestMemoryBackend, H: Host> Clone for DeviceMemory<B, H> {
 }
 
 #[cold]
-fn refused(whole: &Left, reason: &str) -> GuestMemoryError {
+fn refused(whole: Left, reason: &str) -> GuestMemoryError {
     GuestMemoryError::IommuError(Error::CannotResolve {
         iova_range: IovaRange {
             base: GuestAddress(whole.address),
@@ -257,14 +257,13 @@ impl<'a, B: GuestMemoryBackend, H: Host> Pieces<'a, B, H> {
         if self.piece.length == 0 {
             self.piece = self
                 .memory
-                .piece(&self.left)
-                .map_err(|why| refused(&self.left, &why.to_string()))?;
+                .piece(self.left)
+                .map_err(|why| refused(self.left, &why.to_string()))?;
         }
         let Piece { target, length } = self.piece;
         let at = GuestAddress(target);
-        let nowhere = GuestMemoryError::InvalidGuestAddress(at);
         let Some(region) = self.memory.physical().find_region(at) else {
-            return Err(nowhere);
+            return Err(GuestMemoryError::InvalidGuestAddress(at));
         };
         let offset = target.wrapping_sub(region.start_addr().0);
         let there = usize::try_from(region.len().wrapping_sub(offset)).unwrap_or(usize::MAX);

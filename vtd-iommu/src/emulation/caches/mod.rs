@@ -13,6 +13,7 @@
 //! be. Neither depends on how many entries there are. Numbers run out after 2^19 - 1 forgettings; then all is cleared.
 
 mod changes;
+mod requester;
 mod sets;
 mod spaces;
 
@@ -21,6 +22,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use self::changes::Changes;
+use self::requester::{KEY_BITS, NOBODY, Quick, SLOTS, Slot, key, slot_of};
 use self::sets::{Sets, Tag};
 use self::spaces::Spaces;
 use super::device::{Binding, Stage};
@@ -29,8 +31,6 @@ use crate::spec::invalidation::{
 };
 use crate::spec::{Pasid, RequesterId};
 
-/// Requesters (with PASIDs) whose tables are known at a time.
-const SLOTS: usize = 256;
 /// Large pages, and leaf tables, that are kept at a time.
 const FEW: u32 = 256;
 /// A page-selective invalidation of more pages than this forgets the whole space.
@@ -51,55 +51,6 @@ pub(super) mod rights {
     /// The address.
     pub(in super::super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
-
-/// A requester, with or without PASID, as one word; never 0.
-#[inline(always)]
-const fn key(source: RequesterId, pasid: Option<Pasid>) -> u64 {
-    let pasid = match pasid {
-        Some(pasid) => (pasid.get() as u64) << 18 | 2,
-        None => 0,
-    };
-    pasid | (source.0 as u64) << 2 | 1
-}
-
-#[inline(always)]
-const fn slot_of(key: u64) -> usize {
-    // Device and function, the bus, and the PASID.
-    let hash = key >> 2 ^ (key >> 10).wrapping_mul(37) ^ (key >> 18).wrapping_mul(5);
-    hash as usize & (SLOTS - 1)
-}
-
-/// Bits of a key, below those of an epoch.
-const KEY_BITS: u32 = 38;
-
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    key: u64,
-    /// The epoch of which `space` is.
-    epoch: u64,
-    space: u32,
-    binding: Binding,
-}
-
-/// What a hit needs of a [`Slot`], apart: half a line of this machine's cache.
-#[derive(Clone, Copy, Debug)]
-struct Quick {
-    /// The key, and above it the epoch of which `space` is: one comparison for both. [`NOBODY`]: nothing here.
-    key: u64,
-    /// Address bits that must be 0.
-    upper: u64,
-    space: u32,
-    /// What the binding adds to rights: [`rights::SNOOP`], or 0.
-    adds: u32,
-}
-
-/// No requester's key: those have bit 0 set.
-const NOBODY: Quick = Quick {
-    key: 0,
-    upper: 0,
-    space: 0,
-    adds: 0,
-};
 
 /// Everything a unit keeps.
 #[derive(Clone, Debug)]
