@@ -2,7 +2,8 @@
 //! `cargo xtask mutants`: which changes of a crate's code no test of the crate notices, by cargo-mutants; and the
 //! committed record of it, `mutants/CRATE`, that EVIDENCE.md is made from.
 //!
-//! A record's first line is `DATE COMMIT SHARD CAUGHT MISSED TIMEOUT UNVIABLE`, then a line for each survivor. Why a
+//! A record's first line is `DATE COMMIT SHARD CAUGHT MISSED TIMEOUT UNVIABLE`, then a line for each survivor. The shard is `k/n`, and of a run that
+//! was ended early `k/n,DONEofPLANNED`. Why a
 //! survivor may live is in `mutants/CRATE.reasons`, written by hand: lines `SURVIVOR: REASON`.
 
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ const CARGO_MUTANTS: &str = "27.1.0";
 
 /// Seconds that the tests of one mutant may take: a loop that a mutant made endless is noticed by this.
 const PATIENCE: u32 = 300;
+
+/// What its processes may map each: a loop that a mutant made endless may allocate, too.
+const MEMORY: &str = "--as=8589934592";
 
 /// What `cargo xtask mutants` takes.
 #[derive(Args, Clone, Debug)]
@@ -49,7 +53,15 @@ pub fn mutants(options: &Options) -> Result<()> {
         install()?;
         fs::create_dir_all(&out)?;
         let status = Command::new("nice")
-            .args(["-n", "19", "cargo", "mutants", "--package"])
+            .args([
+                "-n",
+                "19",
+                "prlimit",
+                MEMORY,
+                "cargo",
+                "mutants",
+                "--package",
+            ])
             .arg(format!("hvkit-{package}"))
             .args(["--shard", shard, "--sharding", "round-robin"])
             .args(["--timeout", &PATIENCE.to_string(), "--no-shuffle"])
@@ -64,8 +76,16 @@ pub fn mutants(options: &Options) -> Result<()> {
             "cargo mutants ended with {status}"
         );
     }
-    let run = Run::read(&out.join("mutants.out"))?;
-    let record = run.record(shard)?;
+    let results = out.join("mutants.out");
+    let run = Run::read(&results)?;
+    // A run that was ended early says so: its score is of the mutants that came first.
+    let (planned, done) = (planned(&results)?, run.tried() + run.unviable);
+    let part = if done < planned {
+        format!("{shard},{done}of{planned}")
+    } else {
+        shard.clone()
+    };
+    let record = run.record(&part)?;
     let path = path(package);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
@@ -93,6 +113,14 @@ fn install() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// How many mutants a run was to try.
+fn planned(results: &Path) -> Result<u64> {
+    let path = results.join("mutants.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text)?;
+    Ok(list.len() as u64)
 }
 
 fn path(package: &str) -> PathBuf {

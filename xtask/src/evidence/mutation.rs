@@ -10,7 +10,7 @@ use crate::mutants::{Record, records};
 pub(super) fn write(page: &mut String) -> Result<()> {
     writeln!(
         page,
-        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A shard `k/n` is every n-th change.\n\n\
+        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A shard `k/n` is every n-th change; `,aofb`: of those the first a, the run was ended early.\n\n\
          | crate | shard | at commit | tried | noticed | by time-out | survived |\n|---|---|---|---|---|---|---|"
     )?;
     let records = records()?;
