@@ -11,6 +11,7 @@ use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepReg
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
 use crate::config;
+use crate::confine::Starter;
 use crate::interrupts::{
     Gsi, InterruptError, IoApic, KvmMsiVectors, LevelEvent, Line, Pin, Pins, Router, SharedLine,
     SplitKernel, Watcher, io_apic,
@@ -21,7 +22,6 @@ use crate::machine::address_map::{
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
-use crate::machine::threads::PanicWatch;
 use crate::machine::vcpu::Buses;
 use crate::machine::vm::Vm;
 use crate::passthrough::assigned::{AssignedError, Wiring};
@@ -41,7 +41,6 @@ use kvm_ioctls::{Cap, VmFd};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -115,7 +114,7 @@ pub struct Chipset {
     router: Arc<Router>,
     root: Arc<Mutex<Root>>,
     map: AddressMap,
-    stop: Stop,
+    starter: Starter,
     serial: Option<Line>,
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
@@ -126,15 +125,16 @@ pub struct Chipset {
 
 impl Chipset {
     /// A chipset on `buses` of the machine `vm`, whose interrupt controllers are KVM's and there
-    /// already. `stop` is asked when the guest switches off or resets.
+    /// already. `stop` is asked when the guest switches off or resets; `starter` starts the devices' threads.
     pub fn new(
         vm: &Arc<VmFd>,
         buses: &Buses,
         map: &AddressMap,
         stop: &Stop,
+        starter: Starter,
     ) -> Result<Self, ChipsetError> {
         let router = Router::new(vm.clone(), routes(vm))?;
-        Chipset::on(Arc::new(router), vm, buses, map, stop)
+        Chipset::on(Arc::new(router), vm, buses, map, stop, starter)
     }
 
     /// The same, with a remapping unit on the memory bus. If that remaps interrupts, the I/O APIC is there too, and KVM
@@ -145,10 +145,12 @@ impl Chipset {
         buses: &Buses,
         map: &AddressMap,
         stop: &Stop,
+        starter: Starter,
     ) -> Result<Self, ChipsetError> {
         let options = viommu::unit_options(vtd, map.address_bits())?;
         let mut chipset = if vtd.interrupts {
-            let watcher = Watcher::start(stop).map_err(InterruptError::Event)?;
+            let watcher =
+                Watcher::start(stop, starter.confiner()).map_err(InterruptError::Event)?;
             let watcher = Arc::new(watcher);
             let io_apic = Arc::new(IoApic::new(viommu::IO_APIC));
             let fd = Arc::clone(vm.fd());
@@ -160,12 +162,12 @@ impl Chipset {
             buses.memory.insert(IO_APIC_BASE, io_apic::WINDOW, window)?;
             let unit = RemappingUnit::new(options, vm.ram(), &router, stop)?;
             unit.remap(&router, &watcher);
-            let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop)?;
+            let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop, starter)?;
             chipset.io_apic = Some(io_apic);
             chipset.unit = Some(unit);
             chipset
         } else {
-            let mut chipset = Chipset::new(vm.fd(), buses, map, stop)?;
+            let mut chipset = Chipset::new(vm.fd(), buses, map, stop, starter)?;
             chipset.unit = Some(RemappingUnit::new(
                 options,
                 vm.ram(),
@@ -188,6 +190,7 @@ impl Chipset {
         buses: &Buses,
         map: &AddressMap,
         stop: &Stop,
+        starter: Starter,
     ) -> Result<Self, ChipsetError> {
         let decoder = Decoder::new(
             Arc::clone(&buses.memory),
@@ -215,7 +218,7 @@ impl Chipset {
             router,
             root,
             map: map.clone(),
-            stop: stop.clone(),
+            starter,
             serial: None,
             lines: BTreeMap::new(),
             unit: None,
@@ -374,19 +377,10 @@ impl Chipset {
         self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread for each worker. One that panics stops the machine: the guest would wait for ever.
+    /// A thread for each worker.
     fn device_threads(&self) -> Box<dyn Runner> {
-        let stop = self.stop.clone();
-        Box::new(Threads::new(move |name: String, body| {
-            let watch = (name.clone(), stop.clone());
-            let thread = thread::Builder::new().name(name).spawn(move || {
-                let (name, stop) = watch;
-                let watch = PanicWatch::new(name, stop);
-                body();
-                drop(watch);
-            });
-            thread.map(drop)
-        }))
+        let starter = self.starter.clone();
+        Box::new(Threads::new(move |name, body| starter.start(name, body)))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
 use crate::config::Config;
+use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
 use crate::interrupts::IoApic;
@@ -30,7 +31,18 @@ pub(super) struct Platform {
     chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
+    /// Dropped after the chipset, whose devices' threads it starts.
+    _nursery: Nursery,
     rsdp: u64,
+}
+
+/// What every thread of a machine is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Threads<'a> {
+    /// By which it ends the machine.
+    pub(super) stop: &'a Stop,
+    /// By which it is confined.
+    pub(super) confiner: &'a Confiner,
 }
 
 impl Platform {
@@ -42,15 +54,18 @@ impl Platform {
         console: Option<&Console>,
         config: &Config,
         assigned: &[Selected],
-        stop: &Stop,
+        threads: Threads<'_>,
     ) -> Result<Self, MachineError> {
+        let Threads { stop, confiner } = threads;
         let buses = Buses {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
         };
+        let nursery = Nursery::new(confiner, stop)?;
+        let starter = nursery.starter();
         let mut chipset = match &config.vtd {
-            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop)?,
-            None => Chipset::new(vm.fd(), &buses, map, stop)?,
+            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop, starter)?,
+            None => Chipset::new(vm.fd(), &buses, map, stop, starter)?,
         };
         if let Some(console) = console {
             let interrupt = console
@@ -76,7 +91,7 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, config, assigned, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, config, assigned, threads)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -90,6 +105,7 @@ impl Platform {
             buses,
             chipset,
             _reclaims: reclaims,
+            _nursery: nursery,
             rsdp: tables.address,
         })
     }
@@ -116,8 +132,9 @@ fn add_devices(
     vm: &Vm,
     config: &Config,
     devices: &[Selected],
-    stop: &Stop,
+    threads: Threads<'_>,
 ) -> Result<Vec<Reclaim>, MachineError> {
+    let Threads { stop, confiner } = threads;
     let mut reclaims = Vec::with_capacity(devices.len());
     if devices.is_empty() {
         return Ok(reclaims);
@@ -140,7 +157,8 @@ fn add_devices(
             None => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
         };
         let physical = space.open(host)?;
-        let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
+        let reclaim =
+            Reclaim::watch(name, stop.clone(), confiner.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
         let (physical, slots) = (Box::new(physical), Arc::clone(&slots) as _);

@@ -62,7 +62,8 @@ impl Bench {
             to: Mutex::new(to),
             refused: Mutex::new(told),
         });
-        let watcher = Watcher::start(&Stop::new().unwrap()).unwrap();
+        let watcher =
+            Watcher::start(&Stop::new().unwrap(), &crate::confine::Confiner::off()).unwrap();
         router.remap_by(unit.clone(), Arc::new(watcher));
         Bench {
             kernel,
