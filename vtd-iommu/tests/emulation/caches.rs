@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What is kept until it is invalidated, and what each invalidation ends.
 
-use hvkit_vtd_iommu::emulation::{Caching, Options};
+use hvkit_vtd_iommu::emulation::{Access, Caching, Options, Request};
+use hvkit_vtd_iommu::spec::RequesterId;
 
 use super::machine::*;
 
@@ -141,4 +142,57 @@ fn numbers_of_spaces_run_out_without_harm() {
         machine.write64(0x508, 0xa000_0007_0000_0000);
         assert_eq!(machine.read(0x1000), Ok(DATA + (page << 12)));
     }
+}
+
+/// Devices of which nothing is kept find nothing of what others have left, wherever that was.
+#[test]
+fn what_is_forgotten_is_not_found_by_who_keeps_nothing() {
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.queue_on(0);
+    // 4,096 pages by way of one leaf table: as many as the unit keeps.
+    for page in 0..512 {
+        machine.ram.set(LEAVES + 8 * page, DATA | 3);
+    }
+    for table in 0..8 {
+        machine.ram.set(MIDDLE + 8 * table, LEAVES | 3);
+    }
+    for page in 0..4096 {
+        assert_eq!(machine.read(page << 12), Ok(DATA));
+    }
+    for block in 0..64 {
+        // AM 6, IH.
+        machine.submit(&[[0x7_0032, block << 18 | 0x46]]);
+    }
+    // Pass-through, in another domain; and tables of a domain-id that this unit has not.
+    machine.ram.set_all(ENTRY + 16, &[9, 0x0801]);
+    for _ in 0..3 {
+        let request = Request::new(RequesterId(0x19), 0x8, Access::Read);
+        assert_eq!(machine.request(request).unwrap().address, 0x8);
+        let request = Request::new(RequesterId(0x19), 0, Access::Read);
+        assert_eq!(machine.request(request).unwrap().address, 0);
+    }
+}
+
+#[test]
+fn a_domain_beyond_the_units_is_walked_for_each_time() {
+    let mut options = Options::new(39);
+    options.capability = options.capability.with_nd(0);
+    let mut machine = Machine::legacy(options);
+    machine.queue_on(0);
+    for page in 1..9 {
+        assert_eq!(machine.read(page << 12), Ok(DATA + (page << 12)));
+    }
+    machine.submit(&[[0x7_0032, 0x3 | 0x40], [0x7_0032, 0x8000]]);
+    machine.ram.set(ENTRY + 16, 0xa001);
+    machine.ram.set(ENTRY + 24, 0x1001);
+    machine.ram.set(0xa000, 0xb003);
+    machine.ram.set(0xb000, 0xc003);
+    machine.ram.set(0xc000, 0x5_5003);
+    for _ in 0..3 {
+        let request = Request::new(RequesterId(0x19), 0x10, Access::Read);
+        assert_eq!(machine.request(request).unwrap().address, 0x5_5010);
+    }
+    machine.ram.set(0xc000, 0);
+    let request = Request::new(RequesterId(0x19), 0x10, Access::Read);
+    assert!(machine.request(request).is_err());
 }

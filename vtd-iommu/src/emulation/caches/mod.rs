@@ -10,7 +10,7 @@
 //!
 //! A *space* is what one tag stands for: a domain's second stage, or one PASID's first stage (over the domain's
 //! second). To forget a space is to give it another number; to forget a page is to look in the one set where it can
-//! be. Neither depends on how many entries there are. Numbers run out after 2^19 - 1 forgettings; then all is cleared.
+//! be. Neither depends on how many entries there are. Numbers run out after some 2^19 forgettings; then all is cleared.
 
 mod changes;
 mod requester;

@@ -18,13 +18,19 @@ use alloc::vec::Vec;
 #[derive(Clone, Copy, Debug)]
 #[repr(align(16))]
 struct Place {
-    /// 0: free.
+    /// [`NOBODYS`]: free.
     tag: u64,
     /// The value, and [`MARK`].
     value: u64,
 }
 
-const FREE: Place = Place { tag: 0, value: 0 };
+/// No page's tag: its space is one past the last.
+const NOBODYS: u64 = u64::MAX;
+
+const FREE: Place = Place {
+    tag: NOBODYS,
+    value: 0,
+};
 
 /// In the value of a place: something whose own place this is may be in another of its set. It stays when the place
 /// gets another value, and when it is free.
@@ -40,8 +46,8 @@ pub(super) struct Tag(u64);
 impl Tag {
     /// Bits of a space number; the rest is a page number of 45 bits, which is all of 57-bit addresses.
     const SPACE_BITS: u32 = 19;
-    /// One past the highest space number. 0 is no space.
-    pub(super) const SPACES: u32 = 1 << Self::SPACE_BITS;
+    /// One past the highest space number. 0 is no space: nothing is ever kept of it.
+    pub(super) const SPACES: u32 = (1 << Self::SPACE_BITS) - 1;
 
     /// Page `page` of `space`.
     #[inline(always)]
@@ -52,7 +58,7 @@ impl Tag {
     /// Spreads pages over places in order, and spaces away from each other.
     #[inline(always)]
     const fn hash(self) -> u64 {
-        let space = self.0 & (Self::SPACES as u64 - 1);
+        let space = self.0 & Self::SPACES as u64;
         (self.0 >> Self::SPACE_BITS) ^ space.wrapping_mul(0x9e3b)
     }
 }
@@ -140,7 +146,7 @@ impl Sets {
     pub(super) fn insert(&mut self, tag: Tag, value: u64) {
         let own = self.own(tag);
         let at = match self.places.get(own) {
-            Some(place) if place.tag == 0 && place.value & MARK == 0 => own,
+            Some(place) if place.tag == NOBODYS && place.value & MARK == 0 => own,
             _ => self.make_room(own, tag),
         };
         if let Some(place) = self.places.get_mut(at) {
@@ -161,8 +167,8 @@ impl Sets {
         let Some(here) = self.places.get(own).copied() else {
             return own;
         };
-        let free = self.others(own).find(|at| self.has(*at, 0));
-        if here.tag != 0
+        let free = self.others(own).find(|at| self.has(*at, NOBODYS));
+        if here.tag != NOBODYS
             && let Some(free) = free
         {
             let home = self.own(Tag(here.tag));
@@ -187,7 +193,7 @@ impl Sets {
         if let Some(place) = self.places.get_mut(own) {
             // A store in any case: whether it is here is anyone's guess.
             let found = place.tag == tag.0;
-            place.tag = if found { 0 } else { place.tag };
+            place.tag = if found { NOBODYS } else { place.tag };
             if place.value & MARK != 0 {
                 self.remove_elsewhere(own, tag);
             }
@@ -200,12 +206,12 @@ impl Sets {
             if let Some(place) = self.places.get_mut(at)
                 && place.tag == tag.0
             {
-                place.tag = 0;
+                place.tag = NOBODYS;
             }
         }
         // Nobody whose own place this is left in another: a mark no more.
         let mut others = self.others(own).filter_map(|at| self.places.get(at));
-        if !others.any(|place| place.tag != 0 && self.own(Tag(place.tag)) == own)
+        if !others.any(|place| place.tag != NOBODYS && self.own(Tag(place.tag)) == own)
             && let Some(place) = self.places.get_mut(own)
         {
             place.value &= !MARK;
@@ -238,6 +244,24 @@ mod tests {
         assert!((0..64).all(|page| cache.get(Tag::new(1, page)).is_none()));
     }
 
+    /// What is kept of no space is nothing, in a place that was never used and in one that was.
+    #[test]
+    fn nobody_finds_a_free_place() {
+        let mut cache = Sets::new(4);
+        for page in 0..4 {
+            let of = |space| Tag::new(space, page);
+            assert_eq!((cache.get(of(0)), cache.get_own(of(0))), (None, None));
+            cache.insert(of(1), 0x9007);
+            cache.remove(of(1));
+        }
+        for page in 0..4 {
+            let of = |space| Tag::new(space, page);
+            assert_eq!((cache.get(of(0)), cache.get_own(of(0))), (None, None));
+        }
+        let highest = Tag::new(Tag::SPACES - 1, (1 << 45) - 1);
+        assert_eq!((cache.get(highest), cache.get_own(highest)), (None, None));
+    }
+
     #[test]
     fn a_full_set_loses_one_for_another() {
         let mut cache = Sets::new(4);
@@ -267,7 +291,7 @@ mod tests {
             cache.remove(Tag::new(1, page));
             assert_eq!(cache.get(Tag::new(1, page)), None);
         }
-        assert!(cache.places.iter().all(|place| place.tag == 0));
+        assert!(cache.places.iter().all(|place| place.tag == NOBODYS));
     }
 
     /// Whatever is done, a page has the value that it was given last, or none; and none after it was removed.
@@ -296,7 +320,7 @@ mod tests {
             let tags: Vec<u64> = cache.places.iter().map(|place| place.tag).collect();
             for (i, tag) in tags.iter().enumerate() {
                 assert!(
-                    *tag == 0 || !tags[..i].contains(tag),
+                    *tag == NOBODYS || !tags[..i].contains(tag),
                     "a tag is there twice"
                 );
             }
