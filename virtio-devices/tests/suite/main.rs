@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The crate's tests from outside, one module for each subject.
 
+mod balloon;
 mod behind_iommu;
 mod console;
 mod disk;
@@ -8,6 +9,7 @@ mod entropy;
 mod hostile;
 mod hostile_cases;
 mod hostile_devices;
+mod hostile_kinds;
 mod image;
 #[cfg(feature = "iommu")]
 mod iommu;
@@ -19,9 +21,11 @@ mod packed;
 mod packed_random;
 mod pause;
 mod pci_config;
+mod pmem;
 mod queue;
 mod queue_random;
 mod support;
 mod transport_life;
 mod transport_registers;
+mod vsock;
 mod worker;
