@@ -67,7 +67,7 @@ fn table() -> Vec<u8> {
 
 #[test]
 fn iasl_reads_the_table_and_writes_it_again() {
-    xtask::skip_if!(xtask::lab::skip::missing(&["/usr/bin/iasl"]));
+    lab_kit::skip_if!(lab_kit::skip::missing(&["/usr/bin/iasl"]));
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let output = Command::new("/usr/bin/iasl")

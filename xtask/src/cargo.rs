@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::paths;
+use lab_kit::paths;
 
 /// A cargo command at the root of the checkout.
 pub fn cargo(arguments: &[&str]) -> Command {

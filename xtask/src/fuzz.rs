@@ -8,7 +8,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{paths, setup, step};
+use lab_kit::paths;
+
+use crate::{setup, step};
 
 /// The version that was tried here.
 const CARGO_FUZZ: &str = "0.13.2";

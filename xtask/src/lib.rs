@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the `cargo xtask` commands are made of, and the laboratory that tests call.
+//! What the `cargo xtask` commands are made of, on the laboratory of `lab/kit`.
 
 pub mod bench;
 pub mod cargo;
@@ -9,7 +9,6 @@ pub mod evidence;
 pub mod fuzz;
 pub mod lab;
 pub mod oracle;
-pub mod paths;
 pub mod setup;
 pub mod step;
 pub mod test;

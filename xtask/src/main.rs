@@ -37,13 +37,13 @@ enum Cmd {
     Type1(xtask::type1::Options),
     /// The laboratory by hand: bochs, qtest, host.
     #[command(subcommand)]
-    Lab(xtask::lab::cli::LabCommand),
+    Lab(xtask::lab::LabCommand),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Cmd::Setup => xtask::setup::setup().map(|()| ExitCode::SUCCESS),
-        Cmd::Lab(command) => xtask::lab::cli::run(command),
+        Cmd::Lab(command) => xtask::lab::run(command),
         Cmd::Demo(options) => xtask::demo::demo(&options),
         Cmd::Test => xtask::test::test().map(|()| ExitCode::SUCCESS),
         Cmd::Bench(which) => xtask::bench::bench(&which).map(|()| ExitCode::SUCCESS),

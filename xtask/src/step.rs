@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::paths;
+use lab_kit::paths;
 
 /// How much of a failed step's log is shown.
 const SHOWN_LINES: usize = 40;

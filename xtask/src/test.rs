@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use crate::cargo::cargo;
-use crate::lab::models::Model;
 use crate::oracle::{self, Oracle};
-use crate::{check, demo, paths, setup, step};
+use lab_kit::models::Model;
+use lab_kit::paths;
+
+use crate::{check, demo, setup, step};
 
 /// What ran, over all steps.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use xtask::lab::host::{Host, HostError};
+use lab_kit::host::{Host, HostError};
 
 #[test]
 fn runs_commands_in_a_host_with_kvm_and_vfio() {
-    xtask::skip_if!(xtask::lab::host::missing());
+    lab_kit::skip_if!(lab_kit::host::missing());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watched = Arc::clone(&seen);
     let report = Host::new()
@@ -79,7 +79,7 @@ fn runs_commands_in_a_host_with_kvm_and_vfio() {
 
 #[test]
 fn a_panic_of_the_host_is_told_from_other_ends() {
-    xtask::skip_if!(xtask::lab::host::missing());
+    lab_kit::skip_if!(lab_kit::host::missing());
     let error = Host::new()
         .run(&["echo before; echo c > /proc/sysrq-trigger; sleep 100"])
         .unwrap_err();
@@ -93,7 +93,7 @@ fn a_panic_of_the_host_is_told_from_other_ends() {
 
 #[test]
 fn a_host_that_takes_too_long_is_ended() {
-    xtask::skip_if!(xtask::lab::host::missing());
+    lab_kit::skip_if!(lab_kit::host::missing());
     let error = Host::new()
         .time_out(Duration::from_secs(1))
         .run(&["true"])
@@ -108,7 +108,7 @@ fn a_host_that_takes_too_long_is_ended() {
 
 #[test]
 fn what_qemu_says_when_it_refuses_is_passed_on() {
-    xtask::skip_if!(xtask::lab::host::missing());
+    lab_kit::skip_if!(lab_kit::host::missing());
     let error = Host::new()
         .qemu_args(["-device", "no-such-device"])
         .run(&["true"])
@@ -124,7 +124,7 @@ fn what_qemu_says_when_it_refuses_is_passed_on() {
 
 #[test]
 fn too_little_memory_is_said_before_the_start() {
-    xtask::skip_if!(xtask::lab::host::missing());
+    lab_kit::skip_if!(lab_kit::host::missing());
     let error = Host::new()
         .memory_mib(256)
         .data(vec![0; 100 << 20], "/large", 0o644)
@@ -144,7 +144,7 @@ fn too_little_memory_is_said_before_the_start() {
 
 #[test]
 fn a_payload_that_is_not_there_is_named() {
-    xtask::skip_if!(xtask::lab::host::missing());
+    lab_kit::skip_if!(lab_kit::host::missing());
     let error = Host::new()
         .program("/no/such/program", "/bin/x")
         .run(&["true"])

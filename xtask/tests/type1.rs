@@ -3,12 +3,12 @@
 
 use std::fs;
 
-use xtask::paths;
+use lab_kit::paths;
 use xtask::type1::{self, Options, Paging};
 
 #[test]
 fn the_tour_is_as_the_manual_says_and_as_recorded() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let folder = tempfile::tempdir().unwrap();
     let record = folder.path().join("exits");
     type1::run(&Options {
@@ -27,7 +27,7 @@ fn the_tour_is_as_the_manual_says_and_as_recorded() {
 
 #[test]
 fn debian_boots_under_ept_works_and_powers_off() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     type1::run(&Options {
         paging: Some(Paging::Ept),
         ..Options::default()

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use xtask::lab::bochs::{Bochs, Exit};
-use xtask::lab::payload::build_payload;
-use xtask::paths;
+use lab_kit::bochs::{Bochs, Exit};
+use lab_kit::paths;
+use lab_kit::payload::build_payload;
 
 /// Failures by their numbers. SDM Vol. 3C, "VM Instruction Error Numbers".
 const UNSUPPORTED_FIELD: &str =
@@ -16,7 +16,7 @@ const BAD_ADDRESS: &str = "Err(Valid(InstructionError(2: VMCLEAR with invalid ph
 
 #[test]
 fn every_instruction_does_and_fails_as_the_manual_says() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let payload = build_payload(&paths::root().join("lab/payloads/vmx")).unwrap();
     let report = Bochs::new().run(&payload).unwrap();
     assert_eq!(report.exit, Exit::Shutdown, "{report}");
@@ -148,7 +148,7 @@ fn every_instruction_does_and_fails_as_the_manual_says() {
 
 #[test]
 fn a_processor_without_vmx_is_told_apart() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let payload = build_payload(&paths::root().join("lab/payloads/vmx")).unwrap();
     let report = Bochs::new().cpu("athlon64_venice").run(&payload).unwrap();
     assert_eq!(report.exit, Exit::Shutdown, "{report}");

@@ -62,7 +62,7 @@ impl<'a> Guest<'a> {
 
     /// A page of data that is used.
     pub fn page(&self, number: u64) -> u64 {
-        (32 << 20) + (number % 8192) * 4096 | USED
+        ((32 << 20) + (number % 8192) * 4096) | USED
     }
 }
 

@@ -4,9 +4,9 @@
 
 use hvkit_vmm::acpi::{Platform, SerialPort, Tables, build};
 use hvkit_vmm::pci::intx::Route;
+use lab_kit::skip::skip;
 use std::path::Path;
 use std::process::Command;
-use xtask::lab::skip::skip;
 
 /// Where a table's header names the compiler: identifier and revision.
 const COMPILER: std::ops::Range<usize> = 28..36;

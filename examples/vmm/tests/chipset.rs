@@ -32,7 +32,7 @@ fn bench() -> Option<Bench> {
     let kvm = match kvm::open(Path::new("/dev/kvm")) {
         Ok(kvm) => kvm,
         Err(error) => {
-            xtask::lab::skip::skip(&error.to_string());
+            lab_kit::skip::skip(&error.to_string());
             return None;
         }
     };

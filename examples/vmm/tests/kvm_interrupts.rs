@@ -27,7 +27,7 @@ fn machine() -> Option<Machine> {
     let kvm = match Kvm::new() {
         Ok(kvm) => kvm,
         Err(error) => {
-            xtask::lab::skip::skip(&format!("/dev/kvm: {error}"));
+            lab_kit::skip::skip(&format!("/dev/kvm: {error}"));
             return None;
         }
     };

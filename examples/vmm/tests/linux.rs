@@ -3,11 +3,11 @@
 //! processors, memory above 4 GiB, disks with and without message-signalled interrupts, and each way
 //! that Linux ends.
 
+use lab_kit::host::Host;
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use xtask::lab::host::Host;
-use xtask::lab::initramfs::Initramfs;
-use xtask::lab::kernel::Kernel;
 
 /// The guest's init says what it sees, then ends as the kernel's command line says.
 const INIT: &str = r#"#!/bin/sh

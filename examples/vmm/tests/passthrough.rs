@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use lab_kit::host::{Host, HostError, HostReport};
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use xtask::lab::host::{Host, HostError, HostReport};
-use xtask::lab::initramfs::Initramfs;
-use xtask::lab::kernel::Kernel;
 
 const MIB: usize = 1 << 20;
 /// Memory of the host that nothing uses, at an address where the guest has no memory.

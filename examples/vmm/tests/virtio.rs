@@ -2,11 +2,11 @@
 //! Debian's kernel and the virtio devices of the real `vmm`, in the laboratory's host: a disk of several queues, a
 //! network card on a tap interface, random bytes, a console; by messages and by interrupt pins.
 
+use lab_kit::host::Host;
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use xtask::lab::host::Host;
-use xtask::lab::initramfs::Initramfs;
-use xtask::lab::kernel::Kernel;
 
 /// The guest's init says what it finds, and moves bytes through each device.
 const INIT: &str = r#"#!/bin/sh

@@ -8,7 +8,7 @@ use crate::machine::{DATA, EDU, Lab, assert_fault, assert_no_fault, map, refused
 
 #[test]
 fn registers_invalidate_where_there_is_no_queue() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     // ECAP.QI
     lab.without_ecap.set(1 << 1);

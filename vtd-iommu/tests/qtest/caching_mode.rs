@@ -7,7 +7,7 @@ use crate::machine::{DATA, Lab, RW, assert_no_fault, map, refused, with_domain};
 
 #[test]
 fn what_is_mapped_is_published() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on,caching-mode=on");
     let mut unit = lab.legacy();
     assert!(unit.capability().caching_mode());
@@ -29,7 +29,7 @@ fn what_is_mapped_is_published() {
 
 #[test]
 fn others_are_not_told() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on,caching-mode=off");
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);

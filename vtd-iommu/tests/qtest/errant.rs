@@ -7,7 +7,7 @@ use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::fault::{FaultReason, FaultRecord};
 use hvkit_vtd_iommu::tables::SecondStageAttributes;
 
-use xtask::lab::qtest::QtestOptions;
+use lab_kit::qtest::QtestOptions;
 
 use crate::machine::{
     DATA, EDU, Lab, LabDomain, LabUnit, NO_QEMU_11, map, newer, the_fault, with_domain,
@@ -43,7 +43,7 @@ fn prepared(lab: &Lab) -> (LabUnit<'_>, LabDomain<'_>) {
 
 #[test]
 fn unmapped() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::little(QtestOptions::new());
     let (mut unit, _domain) = prepared(&lab);
     let fault = errant(&lab, &mut unit, 0..0, || lab.dma_write(DATA, 64));
@@ -55,7 +55,7 @@ fn unmapped() {
 
 #[test]
 fn no_write_permission() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     let read = SecondStageAttributes::READ;
@@ -70,7 +70,7 @@ fn no_write_permission() {
 
 #[test]
 fn beyond_the_width() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     for (iommu, address) in [
         ("aw-bits=48,intremap=on", 1u64 << 48),
         ("aw-bits=39,intremap=on", 1u64 << 39),
@@ -91,7 +91,7 @@ fn beyond_the_width() {
 
 #[test]
 fn wrong_requester() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let second = "edu,addr=4,dma_mask=0xffffffffffffffff";
     let lab = Lab::little(QtestOptions::new().device(second));
     let (mut unit, _domain) = prepared(&lab);
@@ -104,7 +104,7 @@ fn wrong_requester() {
 
 #[test]
 fn after_unmap_and_wait() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     lab.dma_write(MAPPED, 64);
@@ -119,7 +119,7 @@ fn after_unmap_and_wait() {
 
 #[test]
 fn after_a_domain_switch() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     lab.dma_write(MAPPED, 64);
@@ -137,7 +137,7 @@ fn after_a_domain_switch() {
 fn the_interrupt_window() {
     // QEMU 7.2 records no interrupt faults.
     let lab = newer("aw-bits=48,intremap=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = Lab::little(lab.unwrap());
     let (mut unit, _domain) = prepared(&lab);
     let _table = unit
@@ -152,7 +152,7 @@ fn the_interrupt_window() {
 
 #[test]
 fn straddling_into_a_hole() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::little(QtestOptions::new());
     let (mut unit, _domain) = prepared(&lab);
     let page = DATA..DATA + PAGE;
@@ -169,7 +169,7 @@ fn straddling_into_a_hole() {
 
 #[test]
 fn address_wrap() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::little(QtestOptions::new());
     let (mut unit, mut domain) = prepared(&lab);
     map(&mut unit, &mut domain, 0, DATA + PAGE, PAGE);
@@ -180,7 +180,7 @@ fn address_wrap() {
 
 #[test]
 fn reserved_bits() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::little(QtestOptions::new());
     let (mut unit, domain) = prepared(&lab);
     // The leaf, found by the walk; bit 51 is beyond the 39 bits of this host's addresses.

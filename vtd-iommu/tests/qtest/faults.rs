@@ -11,9 +11,9 @@ use crate::machine::{DATA, EDU, Lab, assert_fault, assert_no_fault};
 
 #[test]
 fn more_faults_than_records_overflow_and_clear() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let second = "edu,addr=4,dma_mask=0xffffffffffffffff";
-    let lab = Lab::with(xtask::lab::qtest::QtestOptions::new().device(second));
+    let lab = Lab::with(lab_kit::qtest::QtestOptions::new().device(second));
     let mut unit = lab.legacy();
     let records = unit.capability().fault_records();
     assert_eq!(records, 1, "QEMU has one record");
@@ -32,7 +32,7 @@ fn more_faults_than_records_overflow_and_clear() {
 
 #[test]
 fn an_event_waits_while_it_is_masked() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     unit.announce(Event::Fault, Message::compatible(0, 0x41));
@@ -48,7 +48,7 @@ fn an_event_waits_while_it_is_masked() {
 
 #[test]
 fn a_domain_switch_is_seen_at_once() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let mut one = unit.new_domain().unwrap();

@@ -86,7 +86,7 @@ fn prepared(lab: &Lab) -> (LabUnit<'_>, InterruptTable<&Lab>, Block) {
 #[test]
 fn a_message_goes_where_its_entry_says() {
     let lab = Lab::newer("aw-bits=48,intremap=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = lab.unwrap();
     let (mut unit, table, block) = prepared(&lab);
     let counter = Counter::new(&lab);
@@ -121,7 +121,7 @@ fn a_message_goes_where_its_entry_says() {
 #[test]
 fn an_entry_is_for_its_device_only() {
     let lab = Lab::newer("aw-bits=48,intremap=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = lab.unwrap();
     let (mut unit, table, block) = prepared(&lab);
     let counter = Counter::new(&lab);
@@ -152,7 +152,7 @@ fn an_entry_is_for_its_device_only() {
 #[test]
 fn messages_that_name_no_entry_are_faults() {
     let lab = Lab::newer("aw-bits=48,intremap=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = lab.unwrap();
     let (mut unit, table, block) = prepared(&lab);
     for (message, reason) in [
@@ -182,7 +182,7 @@ fn messages_that_name_no_entry_are_faults() {
 #[test]
 fn a_block_is_named_by_handle_and_data() {
     let lab = Lab::newer("aw-bits=48,intremap=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = lab.unwrap();
     let mut unit = lab.legacy();
     let mut table = unit
@@ -218,7 +218,7 @@ fn a_block_is_named_by_handle_and_data() {
 #[test]
 fn an_entry_changes_in_one_store_or_not_at_all() {
     let lab = Lab::newer("aw-bits=48,intremap=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = lab.unwrap();
     let (mut unit, table, block) = prepared(&lab);
     let index = block.first();
@@ -260,7 +260,7 @@ fn an_entry_changes_in_one_store_or_not_at_all() {
 
 #[test]
 fn a_unit_that_does_not_answer_is_not_waited_for_forever() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let (mut unit, table, _block) = prepared(&lab);
     // QEMU never lets compatibility-format interrupts through by command.
@@ -285,7 +285,7 @@ fn a_unit_that_does_not_answer_is_not_waited_for_forever() {
 
 #[test]
 fn extended_interrupt_mode_is_the_units_choice() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on,eim=off");
     let mut unit = lab.legacy();
     assert_eq!(

@@ -12,8 +12,8 @@ use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::fault::{FaultReason, FaultRecord};
 use hvkit_vtd_iommu::spec::registers::IQT;
 use hvkit_vtd_iommu::tables::{SecondStage, SecondStageAttributes};
-use xtask::lab::models::Model;
-use xtask::lab::qtest::{Batch, Edu, PciAddress, Qtest, QtestOptions, VTD};
+use lab_kit::models::Model;
+use lab_kit::qtest::{Batch, Edu, PciAddress, Qtest, QtestOptions, VTD};
 
 /// Memory, in MiB.
 const MEMORY: u64 = 16;

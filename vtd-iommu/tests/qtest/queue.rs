@@ -14,7 +14,7 @@ const GLOBAL: Descriptor = Descriptor::Iotlb {
 
 #[test]
 fn the_ring_wraps() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);
@@ -40,7 +40,7 @@ fn the_ring_wraps() {
 
 #[test]
 fn more_than_the_ring_holds_is_done_in_pieces() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let queue = unit.queue().unwrap();
@@ -53,7 +53,7 @@ fn more_than_the_ring_holds_is_done_in_pieces() {
 
 #[test]
 fn a_ring_may_be_larger_than_a_frame() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let ring = |address, size| Options {
         ring: Some(RingMemory { address, size }),
@@ -72,7 +72,7 @@ fn a_ring_may_be_larger_than_a_frame() {
 
 #[test]
 fn a_refused_descriptor_is_told_and_the_queue_goes_on() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);
@@ -117,7 +117,7 @@ fn a_refused_descriptor_is_told_and_the_queue_goes_on() {
 
 #[test]
 fn a_queue_can_be_reset() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let queue = unit.queue().unwrap();

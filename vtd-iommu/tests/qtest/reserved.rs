@@ -19,7 +19,7 @@ fn reachable(lab: &Lab) {
 
 #[test]
 fn reserved_memory_is_never_out_of_reach() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     unit.reserve(EDU, &[REGION]).unwrap();
@@ -65,7 +65,7 @@ fn reserved_memory_is_never_out_of_reach() {
 
 #[test]
 fn a_domain_that_needs_the_place_does_not_take_the_device() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     unit.reserve(EDU, &[REGION]).unwrap();

@@ -62,7 +62,7 @@ fn second_stage_works(lab: &Lab) {
 
 #[test]
 fn second_stage() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     second_stage_works(&Lab::new("aw-bits=48,intremap=on,x-scalable-mode=on"));
 }
 
@@ -70,7 +70,7 @@ fn second_stage() {
 fn pass_through_and_reserved_memory() {
     // QEMU 7.2 ignores invalidations of the PASID cache.
     let lab = Lab::newer("aw-bits=48,intremap=on,scalable-mode=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = lab.unwrap();
     let mut unit = scalable(&lab);
     let region = Span::new(DATA + 0x8000, 0x1000);
@@ -92,7 +92,7 @@ fn pass_through_and_reserved_memory() {
 
 #[test]
 fn pasids_that_cannot_be_are_refused() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on,x-scalable-mode=on");
     let mut unit = scalable(&lab);
     let mut domain = unit.new_domain().unwrap();
@@ -107,14 +107,14 @@ fn pasids_that_cannot_be_are_refused() {
 #[test]
 fn second_stage_of_qemu_11() {
     let lab = Lab::newer("aw-bits=48,intremap=on,scalable-mode=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     second_stage_works(&lab.unwrap());
 }
 
 #[test]
 fn first_stage_of_qemu_11() {
     let lab = Lab::newer("aw-bits=48,intremap=on,scalable-mode=on,fsts=on");
-    xtask::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
+    lab_kit::skip_newer_if!(lab.is_none().then(|| NO_QEMU_11.to_owned()));
     let lab = lab.unwrap();
     let mut unit = scalable(&lab);
     let mut domain = unit.new_first_stage_domain(4).unwrap();

@@ -17,7 +17,7 @@ const PAGE: u64 = 4096;
 
 #[test]
 fn everything_is_blocked_until_it_is_attached() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     lab.fill_memory(DATA, 64, 0xaa);
@@ -39,7 +39,7 @@ fn everything_is_blocked_until_it_is_attached() {
 
 #[test]
 fn dma_reaches_what_is_mapped_and_nothing_after_unmap_and_wait() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);
@@ -72,7 +72,7 @@ fn dma_reaches_what_is_mapped_and_nothing_after_unmap_and_wait() {
 
 #[test]
 fn detaching_blocks_and_frees_nothing_early() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let before = lab.frames_in_use();
@@ -113,7 +113,7 @@ fn detaching_blocks_and_frees_nothing_early() {
 
 #[test]
 fn large_pages_are_used_where_they_fit() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=39,intremap=on");
     let mut unit = lab.legacy();
     assert_eq!(unit.second_stage_levels(), Ok(3));
@@ -149,7 +149,7 @@ fn large_pages_are_used_where_they_fit() {
 
 #[test]
 fn rights_are_the_mappings() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);
@@ -175,9 +175,9 @@ fn rights_are_the_mappings() {
 
 #[test]
 fn two_devices_share_a_domain_and_not_each_others() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let second = "edu,addr=4,dma_mask=0xffffffffffffffff";
-    let lab = Lab::with(xtask::lab::qtest::QtestOptions::new().device(second));
+    let lab = Lab::with(lab_kit::qtest::QtestOptions::new().device(second));
     let other = RequesterId(0x20);
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);
@@ -201,7 +201,7 @@ fn two_devices_share_a_domain_and_not_each_others() {
 
 #[test]
 fn pass_through_reaches_memory_untranslated() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     unit.attach_pass_through(EDU).unwrap();
@@ -225,7 +225,7 @@ fn pass_through_reaches_memory_untranslated() {
 
 #[test]
 fn many_tokens_need_one_wait() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);
@@ -247,7 +247,7 @@ fn many_tokens_need_one_wait() {
 
 #[test]
 fn deferred_unmappings_are_settled_together() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut unit = lab.legacy();
     let mut domain = with_domain(&mut unit);
@@ -288,7 +288,7 @@ fn deferred_unmappings_are_settled_together() {
 
 #[test]
 fn what_a_unit_cannot_do_is_refused() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let scalable = Unit::take(&lab, &lab, &lab, Options::scalable(39)).map(drop);
     assert_eq!(
@@ -329,7 +329,7 @@ fn what_a_unit_cannot_do_is_refused() {
 
 #[test]
 fn a_unit_is_taken_over_from_an_earlier_owner() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let lab = Lab::new("aw-bits=48,intremap=on");
     let mut first = lab.legacy();
     let _domain = with_domain(&mut first);

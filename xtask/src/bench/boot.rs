@@ -12,11 +12,11 @@ use super::Output;
 use super::figures::Figures;
 use super::tiny;
 use crate::demo;
-use crate::lab::host::{Clock, Host};
-use crate::lab::initramfs::Initramfs;
-use crate::lab::kernel::Kernel;
 use crate::setup;
 use crate::step::Step;
+use lab_kit::host::{Clock, Host};
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
 
 /// Guest memory, in MiB.
 const MEMORY_MIB: u64 = 256;

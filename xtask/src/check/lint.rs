@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{Package, packages};
-use crate::paths;
+use lab_kit::paths;
 
 /// A Rust file of the checkout.
 #[derive(Debug)]

@@ -5,7 +5,11 @@ pub(crate) mod lint;
 mod lints;
 mod package;
 
-use anyhow::Result;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use lab_kit::paths;
 
 use crate::cargo::{cargo, packages};
 use crate::step::{self, Step};
@@ -25,6 +29,7 @@ pub fn check() -> Result<()> {
             "-Dwarnings",
         ]),
     )?;
+    benchmarks()?;
     step::run(
         "doc",
         cargo(&["doc", "--workspace", "--no-deps", "--all-features"])
@@ -43,6 +48,30 @@ pub fn check() -> Result<()> {
         )?;
     }
     package::pack(&published)?;
+    Ok(())
+}
+
+/// The benchmarks are outside the workspace, for their peers' sake, and would go stale unseen.
+fn benchmarks() -> Result<()> {
+    let apart = paths::target().join("bench-check");
+    let mut manifests: Vec<PathBuf> = fs::read_dir(paths::root().join("bench"))
+        .context("cannot list bench/")?
+        .filter_map(|entry| Some(entry.ok()?.path().join("Cargo.toml")))
+        .filter(|manifest| manifest.exists())
+        .collect();
+    manifests.sort();
+    anyhow::ensure!(!manifests.is_empty(), "no benchmark in bench/");
+    for manifest in manifests {
+        let name = manifest.parent().and_then(Path::file_name);
+        step::run(
+            &format!("clippy bench {}", name.unwrap_or_default().display()),
+            cargo(&["clippy", "-q", "--all-targets", "--manifest-path"])
+                .arg(&manifest)
+                .arg("--target-dir")
+                .arg(&apart)
+                .args(["--", "-Dwarnings"]),
+        )?;
+    }
     Ok(())
 }
 

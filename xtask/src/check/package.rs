@@ -6,9 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use lab_kit::paths;
 
 use crate::cargo::cargo;
-use crate::{paths, step};
+use crate::step;
 
 /// Packs the packages of these names together, so that one may need another that is not on the registry yet.
 pub(super) fn pack(names: &[String]) -> Result<()> {

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::lab::initramfs::Initramfs;
-use crate::lab::kernel::Kernel;
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
 
 /// Virtual processors.
 pub(super) const CPUS: u32 = 2;

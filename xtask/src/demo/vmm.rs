@@ -13,10 +13,12 @@ use anyhow::{Context, Result, bail};
 use super::Place;
 use super::guest::{Guest, WRITTEN_MIB, arguments};
 use crate::cargo::cargo;
-use crate::lab::host::Host;
-use crate::lab::probe::{Choice, probe};
-use crate::lab::process::{Deadline, Tethered, tether};
-use crate::{paths, step};
+use lab_kit::host::Host;
+use lab_kit::paths;
+use lab_kit::probe::{Choice, probe};
+use lab_kit::process::{Deadline, Tethered, tether};
+
+use crate::step;
 
 /// The one target that a static program is built for here.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -13,7 +13,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::check::lint::Sources;
-use crate::{paths, step::Step};
+use lab_kit::paths;
+
+use crate::step::Step;
 
 /// What to run.
 #[derive(Args, Debug)]

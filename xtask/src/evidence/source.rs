@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::check::lint::{Source, Sources};
-use crate::paths;
+use lab_kit::paths;
 
 /// Blocks, functions and implementations that are unsafe, outside tests.
 fn unsafe_places(file: &Source) -> usize {

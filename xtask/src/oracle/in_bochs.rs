@@ -13,10 +13,10 @@ use clap::Args;
 
 use super::cases::{Cases, Part};
 use super::tally::{Tally, Verdict};
-use crate::lab::bochs::{Bochs, Exit};
-use crate::lab::models::{Fetched, Model};
-use crate::lab::payload::build_payload;
-use crate::paths;
+use lab_kit::bochs::{Bochs, Exit};
+use lab_kit::models::{Fetched, Model};
+use lab_kit::paths;
+use lab_kit::payload::build_payload;
 
 /// Instructions in a second of the model's time: few, or the serial line is what takes the time.
 const INSTRUCTIONS_PER_SECOND: u64 = 1_000_000;

@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::paths;
+use lab_kit::paths;
 
 /// Fails unless the ledger of oracle `name` has a section for each of `rules`, and for nothing else.
 pub(super) fn check(name: &str, rules: &[&str]) -> Result<()> {

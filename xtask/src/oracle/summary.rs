@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::paths;
+use lab_kit::paths;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use lab_cases::type1::Linux;
 
 use super::{Options, bochs};
-use crate::lab::bochs::Exit;
-use crate::lab::initramfs::Initramfs;
-use crate::lab::kernel::Kernel;
+use lab_kit::bochs::Exit;
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
 
 const MEMORY_MIB: u64 = 256;
 /// Above what the kernel uses before it has read the memory map.

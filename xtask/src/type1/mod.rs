@@ -14,10 +14,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use lab_cases::type1::TOUR;
 
-use crate::lab::bochs::{Bochs, BochsReport, Exit};
-use crate::lab::payload::build_payload;
-use crate::paths;
 use crate::step::Step;
+use lab_kit::bochs::{Bochs, BochsReport, Exit};
+use lab_kit::paths;
+use lab_kit::payload::build_payload;
 
 /// Where the hypervisor looks for what it is asked.
 const INPUT: u64 = 0x100_0000;

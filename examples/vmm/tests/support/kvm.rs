@@ -9,7 +9,7 @@ pub(crate) fn has_kvm() -> bool {
     match device.read(true).write(true).open("/dev/kvm") {
         Ok(_) => true,
         Err(error) => {
-            xtask::lab::skip::skip(&format!("/dev/kvm: {error}"));
+            lab_kit::skip::skip(&format!("/dev/kvm: {error}"));
             false
         }
     }

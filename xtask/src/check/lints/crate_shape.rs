@@ -2,7 +2,7 @@
 //! `crate-shape`: each published crate stands alone: front page, changelog, licences.
 
 use crate::check::lint::{Finding, Report, Rule, Sources};
-use crate::paths;
+use lab_kit::paths;
 
 const FILES: &[&str] = &[
     "README.md",

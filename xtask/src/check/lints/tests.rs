@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::ALL;
 use crate::cargo::Package;
 use crate::check::lint::{Source, Sources};
-use crate::paths;
+use lab_kit::paths;
 
 const SPDX: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
 

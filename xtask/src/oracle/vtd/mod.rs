@@ -32,7 +32,7 @@ use self::quirks::Quirks;
 use self::theirs::Theirs;
 use super::cases::{Cases, Part};
 use super::tally::{Tally, Verdict};
-use crate::lab::qtest::QtestOptions;
+use lab_kit::qtest::QtestOptions;
 
 /// The model's unit: a host address width of 48 bits.
 const UNIT: &str = "aw-bits=48,intremap=on";

@@ -10,7 +10,7 @@ use hvkit_vtd_iommu::spec::registers::{Capability, ExtendedCapability, Version};
 
 use super::ours::{data_word, pattern_word};
 use super::program::{Program, Seen, Step, layout, start};
-use crate::lab::qtest::{Answers, Batch, Bytes, Edu, Qtest, QtestOptions, VTD, Value};
+use lab_kit::qtest::{Answers, Batch, Bytes, Edu, Qtest, QtestOptions, VTD, Value};
 
 /// How often to ask whether a transfer is over, before it is stuck.
 const PATIENCE: u32 = 10_000;

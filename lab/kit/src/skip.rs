@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! fn a_test() {
-//!     xtask::skip_if!(xtask::lab::bochs::missing());
+//!     lab_kit::skip_if!(lab_kit::bochs::missing());
 //!     // ...
 //! }
 //! ```
@@ -38,7 +38,7 @@ pub fn skip(reason: &str) {
     say(test, reason);
 }
 
-/// The same for a test that needs a [newer model](crate::lab::models): these come from suites that move on, so one
+/// The same for a test that needs a [newer model](crate::models): these come from suites that move on, so one
 /// that cannot be had is counted as skipped, and fails nothing, even where `CI` is set.
 pub fn skip_newer(reason: &str) {
     let thread = std::thread::current();
@@ -74,7 +74,7 @@ fn note(record: &Path, test: &str, reason: &str) {
 macro_rules! skip_if {
     ($missing:expr) => {
         if let Some(reason) = $missing {
-            return $crate::lab::skip::skip(&reason);
+            return $crate::skip::skip(&reason);
         }
     };
 }
@@ -84,7 +84,7 @@ macro_rules! skip_if {
 macro_rules! skip_newer_if {
     ($missing:expr) => {
         if let Some(reason) = $missing {
-            return $crate::lab::skip::skip_newer(&reason);
+            return $crate::skip::skip_newer(&reason);
         }
     };
 }

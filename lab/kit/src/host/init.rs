@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The init script of the host: mounts, modules, the commands one by one, then power-off.
 
-use crate::lab::initramfs::MODULE_LIST;
+use crate::initramfs::MODULE_LIST;
 
 /// The name of the virtio-serial port that carries the commands' output and our marks.
 pub(super) const OUTPUT_PORT: &str = "lab.out";

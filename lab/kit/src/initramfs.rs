@@ -9,8 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::cpio::{self, kind};
-use crate::lab::kernel::{Kernel, module_bytes};
+use crate::cpio::{self, kind};
+use crate::kernel::{Kernel, module_bytes};
 
 /// Debian's static busybox.
 const BUSYBOX: &str = "/usr/bin/busybox";

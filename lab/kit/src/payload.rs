@@ -14,7 +14,7 @@ use crate::paths;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the crate in `folder` and returns the path of the flat binary that
-/// [`bochs`](crate::lab::bochs) runs. Quick if nothing changed.
+/// [`bochs`](crate::bochs) runs. Quick if nothing changed.
 pub fn build_payload(folder: &Path) -> Result<PathBuf> {
     let script = paths::root().join("lab/payload-rt/link.ld");
     // Fixed addresses and no start files; no red zone, since an exception handler of the payload

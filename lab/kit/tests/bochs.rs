@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use xtask::lab::bochs::{Bochs, Exit};
-use xtask::lab::payload::build_payload;
-use xtask::paths;
+use lab_kit::bochs::{Bochs, Exit};
+use lab_kit::paths;
+use lab_kit::payload::build_payload;
 
 /// Where `payload_rt::INPUT` is.
 const INPUT: u64 = 0x100_0000;
@@ -18,7 +18,7 @@ fn hello() -> PathBuf {
 
 #[test]
 fn a_rust_payload_runs_on_a_processor_with_vmx() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let watched = Arc::clone(&seen);
     let report = Bochs::new()
@@ -56,7 +56,7 @@ fn a_rust_payload_runs_on_a_processor_with_vmx() {
 /// Bochs's own loading of images loses what lies beyond 128 KiB: these are read from the disk.
 #[test]
 fn images_of_megabytes_arrive_whole() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     // 32-bit code: sums up the doublewords from 16 MiB on, and sends the sum.
     #[rustfmt::skip]
     let mut payload = vec![
@@ -103,7 +103,7 @@ fn images_of_megabytes_arrive_whole() {
 
 #[test]
 fn the_model_of_the_processor_can_be_chosen() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let report = Bochs::new().cpu("athlon64_venice").run(&hello()).unwrap();
     assert_eq!(report.exit, Exit::Shutdown, "{report}");
     assert!(report.text().starts_with("vmx=0\n"), "{report}");
@@ -111,7 +111,7 @@ fn the_model_of_the_processor_can_be_chosen() {
 
 #[test]
 fn a_triple_fault_and_a_panic_are_no_orderly_end() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let fault = Bochs::new().image(*b"f", INPUT).run(&hello()).unwrap();
     assert_eq!(fault.exit, Exit::TripleFault, "{fault}");
     let panic = Bochs::new().image(*b"p", INPUT).run(&hello()).unwrap();
@@ -122,7 +122,7 @@ fn a_triple_fault_and_a_panic_are_no_orderly_end() {
 
 #[test]
 fn a_hang_is_a_time_out_and_what_it_said_is_kept() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let payload = hello();
     // The second try is for a machine so busy that the first ends before the payload speaks.
     let reports = [4, 40].map(|seconds| {
@@ -141,7 +141,7 @@ fn a_hang_is_a_time_out_and_what_it_said_is_kept() {
 
 #[test]
 fn what_bochs_refuses_is_told() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let report = Bochs::new().cpu("no_such_cpu").run_bytes(b"\xf4").unwrap();
     match &report.exit {
         Exit::Panic(words) => assert!(words.contains("cpu directive"), "{words}"),
@@ -185,7 +185,7 @@ fn what_bochs_refuses_is_told() {
 
 #[test]
 fn a_payload_that_does_not_build_shows_why() {
-    xtask::skip_if!(xtask::lab::bochs::missing());
+    lab_kit::skip_if!(lab_kit::bochs::missing());
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("Cargo.toml"),

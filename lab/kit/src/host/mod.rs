@@ -2,7 +2,7 @@
 //! A Linux host with KVM (nested SVM), VT-d and VFIO: QEMU's emulator running Debian's kernel.
 //!
 //! ```no_run
-//! let report = xtask::lab::host::Host::new()
+//! let report = lab_kit::host::Host::new()
 //!     .program("/usr/bin/lspci", "/bin/lspci")
 //!     .run(&["lspci > /out/devices", "ls /dev/kvm /dev/vfio"])?;
 //! report.check()?;
@@ -26,10 +26,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::initramfs::Initramfs;
-use crate::lab::kernel::Kernel;
-use crate::lab::process::{Deadline, Tethered, tether};
-use crate::lab::skip;
+use crate::initramfs::Initramfs;
+use crate::kernel::Kernel;
+use crate::process::{Deadline, Tethered, tether};
+use crate::skip;
 use run::Run;
 
 pub use report::{CommandReport, HostError, HostReport};

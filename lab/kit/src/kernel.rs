@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lab::elf;
+use crate::elf;
 use crate::paths;
 
 /// The package that depends on the current kernel of this Debian.

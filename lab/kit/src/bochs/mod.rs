@@ -3,10 +3,10 @@
 //!
 //! The payload is entered at 2 MiB in flat 32-bit protected mode, interrupts off, with a stack. It
 //! talks through the first serial port (which it must set up) and ends by writing the letters
-//! `Shutdown` to port 0x8900. [`payload`](crate::lab::payload) builds one from Rust.
+//! `Shutdown` to port 0x8900. [`payload`](crate::payload) builds one from Rust.
 //!
 //! ```no_run
-//! use xtask::lab::bochs::{Bochs, Exit};
+//! use lab_kit::bochs::{Bochs, Exit};
 //!
 //! let report = Bochs::new().run(std::path::Path::new("payload.bin"))?;
 //! assert_eq!(report.exit, Exit::Shutdown, "{report}");
@@ -29,13 +29,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use self::boot_sector::Load;
-use crate::lab::process::{Deadline, Tethered, tether};
-use crate::lab::skip;
+use crate::process::{Deadline, Tethered, tether};
+use crate::skip;
 
 /// Where the payload lies and is entered.
 pub const ENTRY: u32 = 0x20_0000;
 /// What Bochs is started with.
-const TEMPLATE: &str = include_str!("../../../../lab/bochs/bochsrc.template");
+const TEMPLATE: &str = include_str!("../../../bochs/bochsrc.template");
 /// A cylinder of the template's disk: heads, sectors, bytes.
 const CYLINDER: u64 = 16 * 63 * boot_sector::SIZE as u64;
 /// Below, the BIOS and the boot sector have their data; from the other end on, 32 bits do not reach.

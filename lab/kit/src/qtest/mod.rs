@@ -6,7 +6,7 @@
 //! longer than it takes to compute.
 //!
 //! ```no_run
-//! use xtask::lab::qtest::{Batch, QtestOptions, VTD};
+//! use lab_kit::qtest::{Batch, QtestOptions, VTD};
 //!
 //! let mut machine = QtestOptions::new().start()?;
 //! let mut batch = Batch::new();           // many requests, one flush
@@ -31,8 +31,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use thiserror::Error;
 
-use crate::lab::process::Tethered;
-use crate::lab::skip;
+use crate::process::Tethered;
+use crate::skip;
 use batch::Expected;
 
 pub use batch::{Batch, Bytes, Value};

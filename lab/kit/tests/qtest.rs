@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! QEMU's VT-d unit over the test socket: registers, tables of raw words, faults.
 
-use xtask::lab::qtest::{Batch, DmaError, Edu, Level, Qtest, QtestError, QtestOptions, VTD};
+use lab_kit::qtest::{Batch, DmaError, Edu, Level, Qtest, QtestError, QtestOptions, VTD};
 
 // VT-d 4.1, "Register Descriptions": offsets.
 const VERSION: u64 = VTD;
@@ -24,7 +24,7 @@ const TARGET: u64 = 0x20_1000;
 
 #[test]
 fn the_unit_says_what_it_can() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let mut batch = Batch::new();
     let version = batch.readl(VERSION);
@@ -45,7 +45,7 @@ fn the_unit_says_what_it_can() {
 
 #[test]
 fn without_translation_a_device_reaches_memory() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let edu = Edu::find(&mut machine).unwrap();
     assert_eq!(edu.address().requester_id(), 0x0018);
@@ -57,7 +57,7 @@ fn without_translation_a_device_reaches_memory() {
 
 #[test]
 fn with_translation_a_device_reaches_what_the_tables_say() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let edu = Edu::find(&mut machine).unwrap();
     machine.write(SOURCE, b"through VT-d").unwrap();
@@ -138,7 +138,7 @@ fn take_fault(machine: &mut Qtest) -> (u64, u64) {
 
 #[test]
 fn an_interrupt_line_can_be_watched() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let edu = Edu::find(&mut machine).unwrap();
     machine.intercept_interrupts("ioapic").unwrap();
@@ -155,7 +155,7 @@ fn an_interrupt_line_can_be_watched() {
 
 #[test]
 fn many_requests_go_in_one_flush() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let mut machine = QtestOptions::new().start().unwrap();
     let mut batch = Batch::new();
     let words: Vec<_> = (0..20_000u64)
@@ -176,7 +176,7 @@ fn many_requests_go_in_one_flush() {
 
 #[test]
 fn what_goes_wrong_is_told_apart() {
-    xtask::skip_if!(xtask::lab::qtest::missing());
+    lab_kit::skip_if!(lab_kit::qtest::missing());
     let error = QtestOptions::new().device("no-such").start().unwrap_err();
     match error.downcast_ref() {
         Some(QtestError::Ended { stderr }) => assert!(stderr.contains("no-such"), "{stderr}"),

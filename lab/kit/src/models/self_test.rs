@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use thiserror::Error;
 
-use crate::lab::bochs::{self, Bochs, Exit, boot_sector};
-use crate::lab::payload::build_payload;
-use crate::lab::process::{Deadline, Tethered, tether};
-use crate::lab::qtest::{Batch, Edu, QtestOptions, VTD};
+use crate::bochs::{self, Bochs, Exit, boot_sector};
 use crate::paths;
+use crate::payload::build_payload;
+use crate::process::{Deadline, Tethered, tether};
+use crate::qtest::{Batch, Edu, QtestOptions, VTD};
 
 #[expect(unsafe_code, reason = "instructions whose results are compared")]
 #[expect(unreachable_pub, reason = "the payload's own file, shared with it")]

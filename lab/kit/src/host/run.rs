@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use super::stream::{Event, Stream};
 use super::{CommandReport, HostError, HostReport, Watcher};
-use crate::lab::cpio;
-use crate::lab::process::{Deadline, Tethered};
+use crate::cpio;
+use crate::process::{Deadline, Tethered};
 
 /// How long a host that has said it is done may take to switch itself off.
 const POWER_OFF: Duration = Duration::from_secs(10);

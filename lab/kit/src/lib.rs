@@ -6,16 +6,17 @@
 //! QEMU's VT-d unit without a guest. [`bochs`] is a processor with VMX that runs a bare-metal
 //! program, which [`payload`] builds. [`probe`] tells whether this machine's own KVM makes the host
 //! unnecessary, [`models`] fetches newer models on request, and [`skip`] is for tests that cannot run
-//! here. `lab/README.md` shows the same by hand.
+//! here. `lab/README.md` shows the same by hand, and `cargo xtask lab`
+//! is the command. [`paths`] says where things are.
 
 pub mod bochs;
-pub mod cli;
 pub mod cpio;
 pub mod elf;
 pub mod host;
 pub mod initramfs;
 pub mod kernel;
 pub mod models;
+pub mod paths;
 pub mod payload;
 pub mod probe;
 pub mod process;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::{Qtest, QtestError};
-use crate::lab::process::{Deadline, Tethered, tether};
+use crate::process::{Deadline, Tethered, tether};
 
 /// How often to look whether QEMU has connected.
 const POLL: Duration = Duration::from_millis(2);

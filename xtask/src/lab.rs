@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::lab::bochs::{Bochs, Exit, UnknownMsrs};
-use crate::lab::host::{Clock, Host};
-use crate::lab::initramfs::Initramfs;
-use crate::lab::kernel::Kernel;
-use crate::lab::models::Model;
-use crate::lab::payload::build_payload;
-use crate::lab::probe::probe;
-use crate::lab::qtest::QtestOptions;
+use lab_kit::bochs::{Bochs, Exit, UnknownMsrs};
+use lab_kit::host::{Clock, Host};
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
+use lab_kit::models::Model;
+use lab_kit::payload::build_payload;
+use lab_kit::probe::probe;
+use lab_kit::qtest::QtestOptions;
 
 /// The laboratory's machines.
 #[derive(Clone, Debug, Subcommand)]

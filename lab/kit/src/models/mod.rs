@@ -3,8 +3,8 @@
 //! request, never installed, and believed only after a self-test.
 //!
 //! ```no_run
-//! use xtask::lab::bochs::Bochs;
-//! use xtask::lab::models::Model;
+//! use lab_kit::bochs::Bochs;
+//! use lab_kit::models::Model;
 //!
 //! let model = Model::Bochs30.fetch()?;
 //! let newer = Bochs::new().program(model.program(), model.bochs_share());
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::bochs::Bochs;
+use crate::bochs::Bochs;
 use crate::paths;
 
 /// A model that can be fetched.

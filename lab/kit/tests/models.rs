@@ -3,27 +3,27 @@
 
 use std::path::Path;
 
-use xtask::lab::bochs::Bochs;
-use xtask::lab::models::self_test::{self, Wrong};
-use xtask::lab::{bochs, qtest};
+use lab_kit::bochs::Bochs;
+use lab_kit::models::self_test::{self, Wrong};
+use lab_kit::{bochs, qtest};
 
 #[test]
 fn this_machines_bochs_can_be_believed() {
-    xtask::skip_if!(bochs::missing());
+    lab_kit::skip_if!(bochs::missing());
     let version = self_test::bochs(Bochs::new()).unwrap();
     assert!(version.starts_with("Bochs x86 Emulator "), "{version}");
 }
 
 #[test]
 fn this_machines_qemu_can_be_believed() {
-    xtask::skip_if!(qtest::missing());
+    lab_kit::skip_if!(qtest::missing());
     let version = self_test::qemu(Path::new("qemu-system-x86_64")).unwrap();
     assert!(version.starts_with("QEMU emulator version "), "{version}");
 }
 
 #[test]
 fn a_processor_without_long_mode_fails() {
-    xtask::skip_if!(bochs::missing());
+    lab_kit::skip_if!(bochs::missing());
     let error = self_test::bochs(Bochs::new().cpu("p4_willamette")).unwrap_err();
     assert!(
         matches!(error.downcast_ref(), Some(Wrong::Unfinished(_))),
@@ -33,7 +33,7 @@ fn a_processor_without_long_mode_fails() {
 
 #[test]
 fn a_processor_without_vmx_fails() {
-    xtask::skip_if!(bochs::missing());
+    lab_kit::skip_if!(bochs::missing());
     let error = self_test::bochs(Bochs::new().cpu("athlon64_venice")).unwrap_err();
     assert!(
         matches!(error.downcast_ref(), Some(Wrong::NoVmx)),
