@@ -15,6 +15,7 @@ use crate::interrupts::{
 };
 use crate::machine::address_map::{
     ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, PCI_CONFIG_PORT, PCI_MMIO32,
+    WATCHDOG_PORT,
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
@@ -82,6 +83,7 @@ pub struct Chipset {
     map: AddressMap,
     stop: Stop,
     serial: Option<Line>,
+    watchdog: Option<u16>,
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
 }
@@ -126,6 +128,7 @@ impl Chipset {
             map: map.clone(),
             stop: stop.clone(),
             serial: None,
+            watchdog: None,
             lines: BTreeMap::new(),
         })
     }
@@ -135,6 +138,11 @@ impl Chipset {
         let router = Arc::clone(&self.router);
         self.serial = Some(Line::new(router, Gsi(COM1_GSI), event)?);
         Ok(())
+    }
+
+    /// Says that there is a watchdog at [`WATCHDOG_PORT`].
+    pub fn add_watchdog(&mut self) {
+        self.watchdog = Some(WATCHDOG_PORT);
     }
 
     /// Puts a virtio device on the PCI bus. Its DMA goes to `memory`, its queues are served by
@@ -216,6 +224,7 @@ impl Chipset {
                 port: COM1_PORT,
                 gsi: COM1_GSI,
             }),
+            watchdog: self.watchdog,
         };
         Ok(acpi::build(&platform, ACPI_TABLES)?)
     }

@@ -32,6 +32,14 @@ pub struct Config {
     pub rng: Option<PathBuf>,
     /// The paravirtual console.
     pub console: VirtioConsole,
+    /// A balloon.
+    pub balloon: Option<Balloon>,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
+    /// Files that the guest has as memory.
+    pub pmems: Vec<Pmem>,
+    /// A watchdog.
+    pub watchdog: Watchdog,
     /// The serial line.
     pub serial: Serial,
     /// A file for the figures of the start.
@@ -54,6 +62,10 @@ impl Config {
             nets: Vec::new(),
             rng: None,
             console: VirtioConsole::Off,
+            balloon: None,
+            vsock: None,
+            pmems: Vec::new(),
+            watchdog: Watchdog::Absent,
             serial: Serial::Tty,
             report: None,
         }
@@ -103,6 +115,65 @@ pub struct Net {
     pub mtu: Option<u16>,
     /// What each direction may do in a time.
     pub limits: Limits,
+}
+
+/// A balloon, by which the guest gives memory back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balloon {
+    /// Bytes that the guest is to do without from the start.
+    pub size: u64,
+    /// What the guest may do when it has no memory left.
+    pub deflate_on_oom: Switch,
+    /// Whether it gives free pages back all the time.
+    pub free_page_reporting: Switch,
+    /// Where the balloon can be spoken to while the machine runs.
+    pub socket: Option<PathBuf>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// Not so.
+    #[default]
+    Off,
+    /// So.
+    On,
+}
+
+/// Sockets between host and guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's context identifier.
+    pub cid: u64,
+    /// The host's socket.
+    pub socket: PathBuf,
+}
+
+/// A file that the guest has as persistent memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pmem {
+    /// The file.
+    pub path: PathBuf,
+    /// What becomes of what the guest writes.
+    pub writes: Writes,
+}
+
+/// What becomes of what the guest writes to persistent memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// It is in the file.
+    Kept,
+    /// It is gone with the machine.
+    Discarded,
+}
+
+/// Whether there is a watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watchdog {
+    /// There is none.
+    Absent,
+    /// There is, and it stops the machine.
+    Present,
 }
 
 /// Where the guest's paravirtual console leads.

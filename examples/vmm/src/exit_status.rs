@@ -53,6 +53,7 @@ exit_statuses! {
     KvmMissing = 10 "there is no KVM device",
     KvmDenied = 11 "no permission to use KVM",
     KvmUnusable = 12 "KVM lacks something, or refused it",
+    Watchdog = 13 "the guest did not reset its watchdog in time",
     KernelUnreadable = 20 "the kernel cannot be read",
     KernelEmpty = 21 "the kernel's file is empty",
     KernelTruncated = 22 "the kernel's file is truncated",
@@ -86,6 +87,9 @@ exit_statuses! {
     DeviceTooLarge = 65 "the registers of a device to pass through do not fit in the guest",
     DeviceInUse = 66 "a device to pass through is in use, or named twice",
     DeviceUnusable = 67 "a device to pass through cannot be used for another reason",
+    BalloonUnusable = 70 "the balloon's socket cannot be used, or its memory is a passed-through device's",
+    VsockUnusable = 71 "the socket of vsock cannot be used",
+    PmemUnusable = 72 "a file cannot be persistent memory",
 }
 
 impl ExitStatus {
@@ -103,6 +107,7 @@ impl ExitStatus {
             StopReason::PowerOff | StopReason::Halted { .. } => ExitStatus::PoweredOff,
             StopReason::Reset => ExitStatus::Reset,
             StopReason::GuestPanic => ExitStatus::GuestPanic,
+            StopReason::Watchdog => ExitStatus::Watchdog,
             StopReason::TripleFault { .. } => ExitStatus::TripleFault,
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
@@ -190,6 +195,8 @@ impl From<&DeviceError> for ExitStatus {
                 error: TapError::NotPermitted { .. },
             } => ExitStatus::NetDenied,
             DeviceError::Tap { .. } | DeviceError::Net(_) => ExitStatus::NetUnusable,
+            DeviceError::Balloon { .. } | DeviceError::BalloonPinned => ExitStatus::BalloonUnusable,
+            DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,
             DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
                 ExitStatus::ConsoleUnusable
@@ -221,6 +228,7 @@ impl From<&MachineError> for ExitStatus {
             }
             MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
             MachineError::Device(error) => error.into(),
+            MachineError::Pmem(_) => ExitStatus::PmemUnusable,
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Threads(_)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An option's value of the form `key=value,key=value`. The first key may be left out.
 
+use crate::config::Switch;
+
 /// An option's value that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
@@ -116,16 +118,16 @@ impl<'a> Keys<'a> {
 }
 
 /// `on` or `off`.
-pub(super) fn switch(text: &str) -> Option<bool> {
+pub(super) fn switch(text: &str) -> Option<Switch> {
     match text {
-        "on" => Some(true),
-        "off" => Some(false),
+        "on" => Some(Switch::On),
+        "off" => Some(Switch::Off),
         _ => None,
     }
 }
 
 /// A number of bytes, with K, M, G or T for powers of 1024.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
         b'K' => (&text[..text.len() - 1], 10),
         b'M' => (&text[..text.len() - 1], 20),
@@ -168,7 +170,7 @@ mod tests {
             assert_eq!(keys.required("path", "a file", text).unwrap(), "a.img");
             assert_eq!(
                 keys.optional("readonly", "on or off", switch),
-                Ok(Some(true))
+                Ok(Some(Switch::On))
             );
         }
         assert_eq!(

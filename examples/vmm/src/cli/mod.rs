@@ -6,13 +6,14 @@ mod log;
 mod options;
 
 pub use key_value::OptionError;
+pub(crate) use key_value::size;
 
-use crate::config::{Config, KVM_DEVICE};
+use crate::config::{Config, KVM_DEVICE, Watchdog};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
-use options::{console, cpus, device, disk, memory, net, rng, serial};
+use options::{balloon, console, cpus, device, disk, memory, net, pmem, rng, serial, vsock};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -59,6 +60,25 @@ struct Arguments {
     #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = "/dev/urandom")]
     rng: Option<String>,
 
+    /// Memory balloon. Keys: size=BYTES that the guest is to do without, deflate_on_oom=on|off,
+    /// free_page_reporting=on|off, socket=PATH for lines such as "target 64M" and "stats"
+    #[arg(long, value_name = "size=BYTES[,socket=PATH]", num_args = 0..=1, default_missing_value = "size=0")]
+    balloon: Option<String>,
+
+    /// Sockets between host and guest. Keys: cid=N from 3 up, socket=PATH: a client that writes
+    /// "CONNECT PORT" there is the guest's; what the guest connects to is PATH_PORT
+    #[arg(long, value_name = "cid=N,socket=PATH")]
+    vsock: Option<String>,
+
+    /// File that the guest has as persistent memory; several may follow, and the option may be
+    /// repeated. Keys: path=FILE, discard_writes=on|off
+    #[arg(long, value_name = "path=FILE[,discard_writes=on]", num_args = 1.., action = ArgAction::Append)]
+    pmem: Vec<String>,
+
+    /// Watchdog (WDAT): a guest that starts it and then does not reset it in time is stopped
+    #[arg(long)]
+    watchdog: bool,
+
     /// Serial line: the terminal, nowhere, absent, or a file
     #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
     serial: String,
@@ -68,7 +88,7 @@ struct Arguments {
     console: String,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "balloon", "vsock", "pmem", "watchdog"])]
     guest: Option<Guest>,
 
     /// Say more on standard error: -v what is done, -vv details
@@ -202,6 +222,17 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .collect::<Result<_, _>>()?,
         rng: arguments.rng.as_deref().map(rng).transpose()?,
         console: console(&arguments.console)?,
+        balloon: arguments.balloon.as_deref().map(balloon).transpose()?,
+        vsock: arguments.vsock.as_deref().map(vsock).transpose()?,
+        pmems: arguments
+            .pmem
+            .iter()
+            .map(|text| pmem(text))
+            .collect::<Result<_, _>>()?,
+        watchdog: match arguments.watchdog {
+            true => Watchdog::Present,
+            false => Watchdog::Absent,
+        },
         serial: serial(&arguments.serial)?,
         report: arguments.report,
     })
@@ -210,7 +241,9 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Access, Disk, HostDevice, Net, Serial, VirtioConsole};
+    use crate::config::{
+        Access, Balloon, Disk, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock, Writes,
+    };
     use clap::CommandFactory;
     use hvkit_virtio_devices::limit::{Limits, Rate};
 
@@ -322,6 +355,45 @@ mod tests {
             ..Disk::new("d".into())
         };
         assert_eq!(limited, Ok(expected));
+    }
+
+    #[test]
+    fn memory_devices_and_sockets_have_their_keys() {
+        let config = parse(
+            "vmm --kernel k --balloon size=64M,deflate_on_oom=on,socket=b --vsock cid=3,socket=v \
+             --pmem a path=b,discard_writes=on --watchdog",
+        );
+        let balloon = Balloon {
+            size: 64 << 20,
+            deflate_on_oom: Switch::On,
+            free_page_reporting: Switch::Off,
+            socket: Some("b".into()),
+        };
+        assert_eq!(config.balloon, Some(balloon));
+        let (cid, socket) = (3, "v".into());
+        assert_eq!(config.vsock, Some(Vsock { cid, socket }));
+        let pmems = [("a", Writes::Kept), ("b", Writes::Discarded)];
+        let pmems = pmems.map(|(path, writes)| Pmem {
+            path: path.into(),
+            writes,
+        });
+        assert_eq!(config.pmems, pmems);
+        assert_eq!(config.watchdog, Watchdog::Present);
+        assert_eq!(
+            parse("vmm --kernel k --balloon").balloon,
+            Some(Balloon::default())
+        );
+        for wrong in ["size=16T", "deflate_on_oom=yes", "socket=", "target=1M"] {
+            assert!(balloon_of(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["3", "cid=-3,socket=a", "socket=a", "cid=3,socket="] {
+            assert!(vsock(wrong).is_err(), "{wrong}");
+        }
+        assert!(pmem("discard_writes=on").is_err());
+    }
+
+    fn balloon_of(text: &str) -> Result<Balloon, OptionError> {
+        balloon(text)
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! What the keys of each option mean.
 
 use super::key_value::{Keys, OptionError, number, size, switch};
-use crate::config::{Access, Disk, HostDevice, Net, Serial, VirtioConsole};
+use crate::config::{
+    Access, Balloon, Disk, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock, Writes,
+};
+use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -38,8 +41,8 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
     keys.optional("image_type", "raw", |text| (text == "raw").then_some(()))?;
     Ok(Disk {
         access: match readonly {
-            Some(true) => Access::ReadOnly,
-            Some(false) | None => Access::ReadWrite,
+            Some(Switch::On) => Access::ReadOnly,
+            Some(Switch::Off) | None => Access::ReadWrite,
         },
         serial: keys
             .optional("serial", "a text", |text| Some(text.to_owned()))?
@@ -114,6 +117,42 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 
 pub(super) fn rng(text: &str) -> Result<PathBuf, OptionError> {
     Keys::parse("rng", &["src"], text)?.required("src", "a file's name", file)
+}
+
+pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
+    const KEYS: &[&str] = &["size", "deflate_on_oom", "free_page_reporting", "socket"];
+    let keys = Keys::parse("balloon", KEYS, text)?;
+    let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
+    Ok(Balloon {
+        size: keys
+            .optional("size", "a size such as 64M", |text| {
+                size(text).filter(|bytes| pages(*bytes).is_some())
+            })?
+            .unwrap_or(0),
+        deflate_on_oom: on("deflate_on_oom")?,
+        free_page_reporting: on("free_page_reporting")?,
+        socket: keys.optional("socket", "a socket's name", file)?,
+    })
+}
+
+pub(super) fn vsock(text: &str) -> Result<Vsock, OptionError> {
+    let keys = Keys::parse("vsock", &["cid", "socket"], text)?;
+    Ok(Vsock {
+        cid: keys.required("cid", "a number of 3 and more", number)?,
+        socket: keys.required("socket", "a socket's name", file)?,
+    })
+}
+
+pub(super) fn pmem(text: &str) -> Result<Pmem, OptionError> {
+    let keys = Keys::parse("pmem", &["path", "discard_writes"], text)?;
+    let discard = keys.optional("discard_writes", "on or off", switch)?;
+    Ok(Pmem {
+        path: keys.required("path", "a file's name", file)?,
+        writes: match discard {
+            Some(Switch::On) => Writes::Discarded,
+            Some(Switch::Off) | None => Writes::Kept,
+        },
+    })
 }
 
 pub(super) fn console(text: &str) -> Result<VirtioConsole, OptionError> {

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From the configuration to the virtio devices that it asks for.
 
+use super::balloon::{BalloonSocket, pages};
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, VirtioConsole};
+use crate::config::{self, Access, Config, Switch, VirtioConsole};
 use crate::console::pty::PseudoTerminal;
+use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::net::{self, MacAddress, Net, OptionsError, Tap, TapError, Wire};
+use hvkit_virtio_devices::reclaim::HostPages;
+use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why a device cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +33,20 @@ pub enum DeviceError {
     /// A network card.
     #[error(transparent)]
     Net(#[from] OptionsError),
+    /// The balloon or its socket.
+    #[error("--balloon{}: {source}", at(socket))]
+    Balloon {
+        /// The socket.
+        socket: Option<PathBuf>,
+        /// Why.
+        source: io::Error,
+    },
+    /// Memory that cannot be given back.
+    #[error("--balloon cannot be had with --device: the device may use all of the guest's memory")]
+    BalloonPinned,
+    /// Sockets between host and guest.
+    #[error("--vsock: {0}")]
+    Vsock(#[from] VsockError),
     /// The source of random bytes.
     #[error("cannot read random bytes from {}: {source}", path.display())]
     Rng {
@@ -57,10 +76,18 @@ fn because(error: &TapError) -> String {
     std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"))
 }
 
-type Named = (&'static str, Box<dyn Device<DeviceMemory>>);
+fn at(socket: &Option<PathBuf>) -> String {
+    let name = socket.as_deref().map(|path| format!(" {}", path.display()));
+    name.unwrap_or_default()
+}
 
-/// Opens all devices, in the order in which the guest finds them.
-pub(super) fn open(config: &Config) -> Result<Vec<Named>, DeviceError> {
+pub(super) type Named = (&'static str, Box<dyn Device<DeviceMemory>>);
+
+/// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
+pub(super) fn open(
+    config: &Config,
+    memory: &DeviceMemory,
+) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
         devices.push(("disk", Box::new(self::disk(disk)?)));
@@ -78,7 +105,43 @@ pub(super) fn open(config: &Config) -> Result<Vec<Named>, DeviceError> {
     if let Some(port) = port(&config.console)? {
         devices.push(("console", Box::new(Console::new(vec![port])?)));
     }
-    Ok(devices)
+    let mut socket = None;
+    if let Some(balloon) = &config.balloon {
+        if !config.devices.is_empty() {
+            return Err(DeviceError::BalloonPinned);
+        }
+        let (device, listening) = self::balloon(balloon, memory)?;
+        socket = listening;
+        devices.push(("balloon", Box::new(device)));
+    }
+    if let Some(vsock) = &config.vsock {
+        let device = Vsock::new(vsock.cid, &vsock.socket)?;
+        devices.push(("sockets", Box::new(device)));
+    }
+    Ok((devices, socket))
+}
+
+fn balloon(
+    balloon: &config::Balloon,
+    memory: &DeviceMemory,
+) -> Result<(Balloon, Option<BalloonSocket>), DeviceError> {
+    // The command line takes no more.
+    let mut options = balloon::Options::new().with_target(pages(balloon.size).unwrap_or(u32::MAX));
+    if balloon.deflate_on_oom == Switch::On {
+        options = options.with_deflate_on_oom();
+    }
+    if balloon.free_page_reporting == Switch::On {
+        options = options.with_free_page_reporting();
+    }
+    let failed = |source| DeviceError::Balloon {
+        socket: balloon.socket.clone(),
+        source,
+    };
+    let pages = HostPages::new(Arc::clone(memory));
+    let device = Balloon::new(options, Arc::new(pages)).map_err(failed)?;
+    let listen = |path| BalloonSocket::listen(path, device.control());
+    let socket = balloon.socket.as_deref().map(listen);
+    Ok((device, socket.transpose().map_err(failed)?))
 }
 
 fn disk(disk: &config::Disk) -> Result<Block, OpenError> {

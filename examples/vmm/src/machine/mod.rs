@@ -9,6 +9,7 @@
 //! ```
 
 pub mod address_map;
+pub mod balloon;
 pub mod cpuid;
 mod devices;
 mod error;
@@ -18,6 +19,7 @@ pub mod kvm;
 pub mod memory;
 pub mod panic_port;
 mod platform;
+pub mod pmem;
 pub mod processors;
 pub mod registers;
 mod start_report;
@@ -25,6 +27,7 @@ pub mod stop;
 pub mod threads;
 pub mod vcpu;
 pub mod vm;
+pub mod watchdog;
 
 pub use devices::DeviceError;
 pub use error::MachineError;
@@ -36,7 +39,7 @@ use crate::console::input::{Signals, wait_for_stop};
 use crate::passthrough;
 use address_map::AddressMap;
 use cpuid::Features;
-use platform::Platform;
+use platform::{Hosts, Platform};
 use registers::Registers;
 use std::sync::Arc;
 use std::time::Instant;
@@ -84,13 +87,23 @@ impl Machine {
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
         let features = Features::of(&kvm)?;
-        let map = AddressMap::new(config.memory, features.address_bits())?;
-        let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?)?);
+        let mut map = AddressMap::new(config.memory, features.address_bits())?;
+        let pmems = pmem::place(&config.pmems, &mut map)?;
+        let other = pmems
+            .iter()
+            .map(|placed| Arc::clone(&placed.region))
+            .collect();
+        let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?, other)?);
         vm.add_interrupt_controllers()?;
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let console = Console::open(&config.serial)?;
-        let platform = Platform::new(&vm, &map, count, console.as_ref(), config, &devices, &stop)?;
+        let hosts = Hosts {
+            console: console.as_ref(),
+            pmems,
+            assigned: &devices,
+        };
+        let platform = Platform::new(&vm, &map, count, config, hosts, &stop)?;
         let payload = Payload {
             kernel: &config.kernel,
             initramfs: config.initramfs.as_deref(),

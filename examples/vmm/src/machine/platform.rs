@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
-use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
+use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT, WATCHDOG_PORT};
+use super::balloon::BalloonSocket;
 use super::devices;
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
+use super::pmem::Placed;
 use super::stop::Stop;
 use super::vcpu::Buses;
 use super::vm::Vm;
+use super::watchdog;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
-use crate::config::Config;
+use crate::config::{Config, Watchdog};
 use crate::console::Console;
 use crate::console::serial;
 use crate::passthrough::vfio::DmaSpace;
@@ -29,7 +32,16 @@ pub(super) struct Platform {
     _chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
+    _balloon: Option<BalloonSocket>,
+    _watchdog: Option<watchdog::Timer>,
     rsdp: u64,
+}
+
+/// What devices stand on, opened before the machine was made.
+pub(super) struct Hosts<'a> {
+    pub(super) console: Option<&'a Console>,
+    pub(super) pmems: Vec<Placed>,
+    pub(super) assigned: &'a [Selected],
 }
 
 impl Platform {
@@ -38,9 +50,8 @@ impl Platform {
         vm: &Vm,
         map: &AddressMap,
         cpus: u8,
-        console: Option<&Console>,
         config: &Config,
-        assigned: &[Selected],
+        hosts: Hosts<'_>,
         stop: &Stop,
     ) -> Result<Self, MachineError> {
         let buses = Buses {
@@ -48,7 +59,7 @@ impl Platform {
             memory: Arc::new(Bus::default()),
         };
         let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
-        if let Some(console) = console {
+        if let Some(console) = hosts.console {
             let interrupt = console
                 .interrupt()
                 .try_clone()
@@ -65,11 +76,27 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        for (name, device) in devices::open(config)? {
+        let (mut opened, balloon) = devices::open(config, &memory)?;
+        for placed in hosts.pmems {
+            opened.push(("persistent memory", Box::new(placed.device)));
+        }
+        for (name, device) in opened {
             let at = chipset.add_virtio(device, Arc::clone(&memory))?;
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, hosts.assigned, stop)?;
+        let watchdog = match config.watchdog {
+            Watchdog::Absent => None,
+            Watchdog::Present => {
+                let (timer, registers) =
+                    watchdog::Timer::start(stop.clone()).map_err(MachineError::Event)?;
+                let registers = Arc::new(Mutex::new(registers));
+                let port = WATCHDOG_PORT.into();
+                buses.ports.insert(port, watchdog::PORTS, registers)?;
+                chipset.add_watchdog();
+                Some(timer)
+            }
+        };
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -83,6 +110,8 @@ impl Platform {
             buses,
             _chipset: chipset,
             _reclaims: reclaims,
+            _balloon: balloon,
+            _watchdog: watchdog,
             rsdp: tables.address,
         })
     }
