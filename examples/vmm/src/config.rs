@@ -72,7 +72,7 @@ impl Config {
     }
 }
 
-/// A disk: a file, as it is, block by block.
+/// A disk, and the file that it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// The file.
@@ -87,6 +87,21 @@ pub struct Disk {
     pub queue_size: Option<u16>,
     /// What each queue may do in a time.
     pub limits: Limits,
+    /// What the file is taken for.
+    pub format: Format,
+    /// Whether the image may name another that it is built on.
+    pub backing: Switch,
+    /// Whether the host's page cache is bypassed.
+    pub direct: Switch,
+}
+
+/// What a disk's file is taken for. Never guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The disk, sector by sector.
+    Raw,
+    /// QEMU's format.
+    Qcow2,
 }
 
 impl Disk {
@@ -100,6 +115,9 @@ impl Disk {
             queues: None,
             queue_size: None,
             limits: Limits::default(),
+            format: Format::Raw,
+            backing: Switch::Off,
+            direct: Switch::Off,
         }
     }
 }

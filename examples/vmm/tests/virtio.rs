@@ -8,6 +8,7 @@ use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// The guest's init says what it finds, and moves bytes through each device.
@@ -73,6 +74,12 @@ sleep 6
 kill $fed
 usleep 500000
 say watchdog-state "$(cat /sys/class/watchdog/watchdog0/state)"
+# An image in a format of its own.
+mke2fs -q -t ext4 /dev/vdb && mkdir /second && mount -t ext4 /dev/vdb /second
+cp /tmp/data /second/data && umount /second
+mount -t ext4 /dev/vdb /second
+say qcow2 "$(digest </second/data) $(cat /sys/block/vdb/size)"
+umount /second
 say vectors "$(grep -c 'PCI-MSI.*virtio' /proc/interrupts) $(grep -c 'IO-APIC.*virtio' /proc/interrupts)"
 poweroff -f
 sleep 60
@@ -122,9 +129,9 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
 while read -r module; do insmod "$module"; done </lab/modules/order
-watchdog -T 3 -t 1 /dev/watchdog0
-sleep 2
-kill -STOP $(pidof watchdog)
+watchdog -T 3 -t 1 -F /dev/watchdog0 & fed=$!
+sleep 3
+kill -STOP $fed
 echo "@test late"
 sleep 60
 poweroff -f
@@ -136,6 +143,19 @@ fn said<'a>(text: &'a str, mark: &str) -> BTreeMap<&'a str, &'a str> {
         .filter_map(|line| line.trim_end().strip_prefix(mark))
         .map(|line| line.split_once(' ').unwrap_or((line, "")))
         .collect()
+}
+
+/// An empty qcow2 image of `length` bytes, as `qemu-img` makes it.
+fn qcow2(length: u64) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&path)
+        .arg(length.to_string())
+        .status();
+    assert!(made.expect("Debian package qemu-utils").success());
+    std::fs::read(path).unwrap()
 }
 
 /// Whether bit `bit` of a feature string is set.
@@ -175,7 +195,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         let vmm = format!(
             "--kernel /guest/vmlinux --initramfs /guest/initramfs --cpus 2 --memory 256M \
              --cmdline 'console=ttyS0 quiet panic=-1 {more}' \
-             --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M \
+             --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M path=/qcow2,image_type=qcow2 \
              --net tap=t0,mac=52:54:00:12:34:56,mtu=1400 --rng --console file=/tmp/hvc \
              --balloon deflate_on_oom=on,free_page_reporting=on,socket=/tmp/balloon \
              --vsock cid=3,socket=/tmp/vsock --pmem path=/pmem --watchdog"
@@ -196,6 +216,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         .data(served, "/served", 0o644)
         .program("/usr/bin/socat", "/bin/socat")
         .data(vec![0; 32 << 20], "/pmem", 0o644)
+        .data(qcow2(64 << 20), "/qcow2", 0o644)
         .data(late.build().unwrap(), "/guest/late", 0o644)
         .run(&[
             command(""),
@@ -205,13 +226,6 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
                 .to_owned(),
         ])
         .unwrap();
-    let late = report.commands[2].text();
-    assert!(late.contains("@test late"), "{late}");
-    assert_eq!(said(&late, "@host ")["status"], "13", "{late}");
-    assert!(
-        late.contains("did not reset its watchdog in time"),
-        "{late}"
-    );
     for (run, by_messages) in report.commands.iter().zip([true, false]) {
         let text = run.text();
         let (guest, host) = (said(&text, "@test "), said(&text, "@host "));
@@ -276,6 +290,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         let freed: i64 = host["freed"].parse().unwrap();
         assert!(freed > 10_000, "only {freed} KiB came back\n{text}");
         assert_eq!((get("inflated"), get("deflated")), ("yes", "yes"), "{text}");
+        assert_eq!(get("qcow2"), format!("{} 131072", get("sent")), "{text}");
         assert_eq!(get("watchdog"), "wdat_wdt", "{text}");
         assert_eq!(get("watchdog-state"), "inactive", "{text}");
         let (messages, pins) = get("vectors").split_once(' ').unwrap();
@@ -290,4 +305,11 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
             assert_ne!(pins, "0", "{text}");
         }
     }
+    let late = report.commands[2].text();
+    assert!(late.contains("@test late"), "{late}");
+    assert_eq!(said(&late, "@host ")["status"], "13", "{late}");
+    assert!(
+        late.contains("did not reset its watchdog in time"),
+        "{late}"
+    );
 }

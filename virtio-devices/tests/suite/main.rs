@@ -6,6 +6,7 @@ mod behind_iommu;
 mod console;
 mod disk;
 mod entropy;
+mod formats;
 mod hostile;
 mod hostile_cases;
 mod hostile_devices;

@@ -249,7 +249,7 @@ fn the_watchdog_is_described_to_the_letter() {
     assert_eq!(&wdat[..4], b"WDAT");
     // No PCI device; a tenth of a second a period, 1 to 65535 of them, enabled, eight entries.
     assert_eq!(u32_at(wdat, 36), 32);
-    assert_eq!(u32_at(wdat, 40), 0xffff_ffff);
+    assert_eq!(u32_at(wdat, 40), 0xffff_00ff);
     assert_eq!(u32_at(wdat, 44), 0xff);
     let words = [48, 52, 56, 60, 64].map(|at| u32_at(wdat, at));
     assert_eq!(words, [100, 0xffff, 1, 1, 8]);

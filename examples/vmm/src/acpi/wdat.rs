@@ -11,8 +11,8 @@ use acpi_tables::sdt::Sdt;
 const REVISION: u8 = 1;
 /// Bytes from the table's header to the entries.
 const HEADER: u32 = 32;
-/// "Not a PCI device", in the fields for its place.
-const NO_PCI: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0];
+/// "Not a PCI device": 0xff in the fields for its place, the first of which has two bytes.
+const NO_PCI: [u8; 8] = [0xff, 0, 0xff, 0xff, 0xff, 0, 0, 0];
 /// The watchdog may be used.
 const ENABLED: u32 = 1;
 

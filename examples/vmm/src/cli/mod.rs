@@ -41,8 +41,10 @@ struct Arguments {
     #[arg(long, value_name = "size=BYTES", default_value = "size=512M")]
     memory: String,
 
-    /// Raw disk image; several may follow, and the option may be repeated. Keys: path=FILE,
-    /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw, and limits of each
+    /// Disk image; several may follow, and the option may be repeated. Keys: path=FILE,
+    /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
+    /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
+    /// host's cache), and limits of each
     /// queue: bw_size=BYTES, bw_refill_time=MS, ops_size=N, ops_refill_time=MS
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
@@ -242,7 +244,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
 mod tests {
     use super::*;
     use crate::config::{
-        Access, Balloon, Disk, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock, Writes,
+        Access, Balloon, Disk, Format, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock,
+        Writes,
     };
     use clap::CommandFactory;
     use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -336,12 +339,15 @@ mod tests {
         assert_eq!(config.console, VirtioConsole::File("log".into()));
 
         let limited = disk(
-            "d,serial=s1,num_queues=4,queue_size=128,image_type=raw,bw_size=1M,bw_refill_time=100,ops_size=50",
+            "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50",
         );
         let expected = Disk {
             serial: "s1".into(),
             queues: Some(4),
             queue_size: Some(128),
+            format: Format::Qcow2,
+            backing: Switch::On,
+            direct: Switch::On,
             limits: Limits {
                 bytes: Some(Rate {
                     per_second: 10 << 20,
@@ -399,8 +405,8 @@ mod tests {
     #[test]
     fn devices_that_make_no_sense_are_told_by_key() {
         let text = |error: OptionError| error.to_string();
-        let raw = text(disk("d,image_type=qcow2").unwrap_err());
-        assert_eq!(raw, "--disk: image_type=qcow2 is not raw");
+        let raw = text(disk("d,image_type=vmdk").unwrap_err());
+        assert_eq!(raw, "--disk: image_type=vmdk is not raw or qcow2");
         let time = text(disk("d,bw_size=1,bw_refill_time=0").unwrap_err());
         assert!(time.contains("bw_refill_time=0 is not a number of milliseconds above 0"));
         for wrong in [

@@ -3,7 +3,8 @@
 
 use super::key_value::{Keys, OptionError, number, size, switch};
 use crate::config::{
-    Access, Balloon, Disk, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock, Writes,
+    Access, Balloon, Disk, Format, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock,
+    Writes,
 };
 use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -30,6 +31,8 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         "num_queues",
         "queue_size",
         "image_type",
+        "backing",
+        "direct",
         "bw_size",
         "bw_refill_time",
         "ops_size",
@@ -38,7 +41,12 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
     let keys = Keys::parse("disk", KEYS, text)?;
     let readonly = keys.optional("readonly", "on or off", switch)?;
     // Never guessed: a guest that writes its own first sector must not choose.
-    keys.optional("image_type", "raw", |text| (text == "raw").then_some(()))?;
+    let format = keys.optional("image_type", "raw or qcow2", |text| match text {
+        "raw" => Some(Format::Raw),
+        "qcow2" => Some(Format::Qcow2),
+        _ => None,
+    })?;
+    let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
     Ok(Disk {
         access: match readonly {
             Some(Switch::On) => Access::ReadOnly,
@@ -50,6 +58,9 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         queues: keys.optional("num_queues", "a number of queues", number)?,
         queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
         limits: limits(&keys)?,
+        format: format.unwrap_or(Format::Raw),
+        backing: on("backing")?,
+        direct: on("direct")?,
         ..Disk::new(keys.required("path", "a file's name", file)?)
     })
 }

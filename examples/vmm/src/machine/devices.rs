@@ -151,6 +151,18 @@ fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
     };
     let mut options = block::Options::new(&disk.path)
         .with_access(access)
+        .with_format(match disk.format {
+            config::Format::Raw => block::Format::Raw,
+            config::Format::Qcow2 => block::Format::Qcow2,
+        })
+        .with_backing(match disk.backing {
+            Switch::On => block::Backing::Allowed,
+            Switch::Off => block::Backing::Refused,
+        })
+        .with_host_cache(match disk.direct {
+            Switch::On => block::HostCache::Bypassed,
+            Switch::Off => block::HostCache::Used,
+        })
         .with_serial(disk.serial.as_str())
         .with_limits(disk.limits);
     if let Some(queues) = disk.queues {
