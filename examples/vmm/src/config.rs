@@ -122,11 +122,11 @@ impl Disk {
     }
 }
 
-/// A network card on a tap interface of the host.
+/// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Net {
-    /// The interface, made if it is not there.
-    pub tap: String,
+    /// Where its frames go.
+    pub wire: NetWire,
     /// The card's address; none: the guest chooses.
     pub mac: Option<[u8; 6]>,
     /// What the network carries at most; none: the guest chooses.
@@ -192,6 +192,15 @@ pub enum Watchdog {
     Absent,
     /// There is, and it stops the machine.
     Present,
+}
+
+/// Where a network card's frames go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetWire {
+    /// A tap interface of the host, made if it is not there.
+    Tap(String),
+    /// A stream socket that passt listens at, say.
+    Socket(PathBuf),
 }
 
 /// Where the guest's paravirtual console leads.

@@ -75,7 +75,7 @@ exit_statuses! {
     DiskLocked = 53 "a disk is in use by another VMM",
     DiskUnusable = 54 "a disk cannot be used for another reason",
     SerialUnusable = 55 "the serial line's file or terminal cannot be used",
-    NetUnusable = 56 "a network card's tap interface cannot be used",
+    NetUnusable = 56 "a network card's tap interface or socket cannot be used",
     NetDenied = 57 "no permission to use a tap interface",
     RngUnusable = 58 "the source of random bytes cannot be read",
     ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
@@ -194,7 +194,9 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::Tap {
                 error: TapError::NotPermitted { .. },
             } => ExitStatus::NetDenied,
-            DeviceError::Tap { .. } | DeviceError::Net(_) => ExitStatus::NetUnusable,
+            DeviceError::Tap { .. } | DeviceError::NetSocket { .. } | DeviceError::Net(_) => {
+                ExitStatus::NetUnusable
+            }
             DeviceError::Balloon { .. } | DeviceError::BalloonPinned => ExitStatus::BalloonUnusable,
             DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,

@@ -29,7 +29,7 @@ use self::pages::{Deflate, Inflate, Report};
 use self::statistics::Listener;
 use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device};
+use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::reclaim::Reclaim;
 use crate::serve::QueueServer;
@@ -300,5 +300,22 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
         self.shared.statistics().forget();
         // A question of before is nobody's any more. An error means that there was none.
         let _ = self.shared.asked.read();
+    }
+
+    /// The configuration structure.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(self.config().to_vec())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        let config: [u8; CONFIG] = state.try_into().map_err(|_| StateError::Length {
+            saved: state.len(),
+            expected: CONFIG,
+        })?;
+        let [t0, t1, t2, t3, ..] = config;
+        let target = u32::from_le_bytes([t0, t1, t2, t3]);
+        self.shared.target.store(target, Ordering::SeqCst);
+        Device::<A>::config_write(self, 0, &config);
+        Ok(())
     }
 }

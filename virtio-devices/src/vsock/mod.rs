@@ -25,7 +25,7 @@ mod server;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::GuestAddressSpace;
 
@@ -34,7 +34,7 @@ use self::mux::Mux;
 use self::server::{Queues, Server};
 use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{ActivateError, Activation, ActiveQueue, Device};
+use crate::device::{ActivateError, Activation, ActiveQueue, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::queue::Chain;
 use crate::worker::Worker;
@@ -155,5 +155,19 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Vsock {
         })])
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.lost.store(false, Ordering::SeqCst);
+    }
+
+    /// Connections do not move: their other ends are sockets of this host.
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        if !state.is_empty() {
+            return Err(StateError::Length {
+                saved: state.len(),
+                expected: 0,
+            });
+        }
+        self.lost.store(true, Ordering::SeqCst);
+        Ok(())
+    }
 }

@@ -10,7 +10,7 @@ use vm_memory::GuestAddressSpace;
 use super::mux::Mux;
 use crate::counters::Counters;
 use crate::device::{ActiveQueue, Failure, Interrupts};
-use crate::queue::{Chain, Notify};
+use crate::queue::{Chain, Notify, Position};
 use crate::worker::{Progress, Worker};
 
 /// Packets in one call, each way.
@@ -192,6 +192,10 @@ impl<A: GuestAddressSpace + Send> Worker for Server<A> {
     fn sources(&self) -> Vec<RawFd> {
         let kicks = self.kicks().map(|active| active.kick.as_raw_fd());
         kicks.chain([self.mux.source()]).collect()
+    }
+
+    fn positions(&self) -> Vec<(u16, Position)> {
+        self.kicks().map(ActiveQueue::position).collect()
     }
 
     fn ready(&mut self, _index: usize) -> Progress {

@@ -65,12 +65,12 @@ fn qcow2(path: &Path, data: &[u8], backing: Option<&str>) {
         put(120, &[0; 8]);
     }
     put(name_at.max(160), name.as_bytes());
-    put(L1 * CLUSTER, &(L2 * CLUSTER | COPIED).to_be_bytes());
+    put(L1 * CLUSTER, &((L2 * CLUSTER) | COPIED).to_be_bytes());
     put(COUNTS * CLUSTER, &(BLOCK * CLUSTER).to_be_bytes());
     for cluster in 0..=FIRST {
         put(BLOCK * CLUSTER + 2 * cluster, &1u16.to_be_bytes());
     }
-    put(L2 * CLUSTER, &(FIRST * CLUSTER | COPIED).to_be_bytes());
+    put(L2 * CLUSTER, &((FIRST * CLUSTER) | COPIED).to_be_bytes());
     put(FIRST * CLUSTER, data);
     file.set_len((FIRST + 1) * CLUSTER).unwrap();
 }

@@ -15,6 +15,7 @@ mod image;
 #[cfg(feature = "iommu")]
 mod iommu;
 mod mmio;
+mod moved;
 mod msi;
 mod msix;
 mod net;
@@ -25,6 +26,7 @@ mod pci_config;
 mod pmem;
 mod queue;
 mod queue_random;
+mod stream;
 mod support;
 mod transport_life;
 mod transport_registers;

@@ -32,6 +32,16 @@ pub enum OptionError {
         /// The key.
         key: &'static str,
     },
+    /// Two keys of which one must be given, and not the other.
+    #[error("--{option}: one of '{}' and '{}' must be given, not {given}", keys[0], keys[1])]
+    OneOf {
+        /// The option.
+        option: &'static str,
+        /// The keys.
+        keys: [&'static str; 2],
+        /// Which of them were.
+        given: &'static str,
+    },
     /// A value that is not what the key wants.
     #[error("--{option}: {key}={value} is not {wanted}")]
     Value {

@@ -53,9 +53,9 @@ struct Arguments {
     /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
-    /// Network card on a tap interface of the host; several may follow, and the option may be
-    /// repeated. Keys: tap=NAME, mac=ADDRESS, mtu=BYTES, and limits of each direction as for disks
-    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
+    /// Network card, on a tap interface of the host or at a socket of passt's; several may follow, and the option may be
+    /// repeated. Keys: tap=NAME or socket=PATH, mac=ADDRESS, mtu=BYTES, and limits of each direction as for disks
+    #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
     /// Source of random bytes. Keys: src=FILE
@@ -244,8 +244,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
 mod tests {
     use super::*;
     use crate::config::{
-        Access, Balloon, Disk, Format, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock,
-        Writes,
+        Access, Balloon, Disk, Format, HostDevice, Net, NetWire, Pmem, Serial, Switch,
+        VirtioConsole, Vsock, Writes,
     };
     use clap::CommandFactory;
     use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(
             config.nets,
             [Net {
-                tap: "t0".into(),
+                wire: NetWire::Tap("t0".into()),
                 mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
                 mtu: None,
                 limits: Limits::default(),
@@ -419,7 +419,17 @@ mod tests {
             let error = text(net(&format!("tap=t,mac={wrong}")).unwrap_err());
             assert!(error.contains("such as 52:54:00"), "{error}");
         }
-        assert!(text(net("mac=52:54:00:12:34:56").unwrap_err()).contains("'tap' is missing"));
+        let one = "--net: one of 'tap' and 'socket' must be given, not ";
+        assert_eq!(
+            text(net("mac=52:54:00:12:34:56").unwrap_err()),
+            format!("{one}neither")
+        );
+        assert_eq!(
+            text(net("tap=t,socket=s").unwrap_err()),
+            format!("{one}both")
+        );
+        let socket = net("socket=/run/passt").unwrap();
+        assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
         assert!(text(console("tty").unwrap_err()).contains("off, null, pty"));
     }
 

@@ -3,8 +3,8 @@
 
 use super::key_value::{Keys, OptionError, number, size, switch};
 use crate::config::{
-    Access, Balloon, Disk, Format, HostDevice, Net, Pmem, Serial, Switch, VirtioConsole, Vsock,
-    Writes,
+    Access, Balloon, Disk, Format, HostDevice, Net, NetWire, Pmem, Serial, Switch, VirtioConsole,
+    Vsock, Writes,
 };
 use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -76,6 +76,7 @@ pub(super) fn device(text: &str) -> Result<HostDevice, OptionError> {
 pub(super) fn net(text: &str) -> Result<Net, OptionError> {
     const KEYS: &[&str] = &[
         "tap",
+        "socket",
         "mac",
         "mtu",
         "bw_size",
@@ -84,10 +85,26 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         "ops_refill_time",
     ];
     let keys = Keys::parse("net", KEYS, text)?;
+    let tap = keys.optional("tap", "an interface's name", |text| {
+        (!text.is_empty()).then(|| text.to_owned())
+    })?;
+    let socket = keys.optional("socket", "a socket's name", file)?;
+    let wire = match (tap, socket) {
+        (Some(tap), None) => NetWire::Tap(tap),
+        (None, Some(socket)) => NetWire::Socket(socket),
+        (tap, _) => {
+            return Err(OptionError::OneOf {
+                option: "net",
+                keys: ["tap", "socket"],
+                given: match tap {
+                    Some(_) => "both",
+                    None => "neither",
+                },
+            });
+        }
+    };
     Ok(Net {
-        tap: keys.required("tap", "an interface's name", |text| {
-            (!text.is_empty()).then(|| text.to_owned())
-        })?,
+        wire,
         mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
         mtu: keys.optional("mtu", "a number of bytes", number)?,
         limits: limits(&keys)?,

@@ -3,18 +3,21 @@
 
 use super::balloon::{BalloonSocket, pages};
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, Switch, VirtioConsole};
+use crate::config::{self, Access, Config, NetWire, Switch, VirtioConsole};
 use crate::console::pty::PseudoTerminal;
 use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::entropy::Entropy;
-use hvkit_virtio_devices::net::{self, MacAddress, Net, OptionsError, Tap, TapError, Wire};
+use hvkit_virtio_devices::net::{
+    self, FrameStream, MacAddress, Net, OptionsError, Tap, TapError, Wire,
+};
 use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +32,14 @@ pub enum DeviceError {
     Tap {
         /// What is wrong.
         error: TapError,
+    },
+    /// The socket of a network card.
+    #[error("--net: cannot connect to {}: {source}", path.display())]
+    NetSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// A network card.
     #[error(transparent)]
@@ -182,8 +193,19 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
     if let Some(mtu) = net.mtu {
         options = options.with_mtu(mtu)?;
     }
-    let tap = Tap::open(&net.tap).map_err(|error| DeviceError::Tap { error })?;
-    Ok(Net::new(options, Wire::Tap(tap)))
+    let wire = match &net.wire {
+        NetWire::Tap(name) => {
+            Wire::Tap(Tap::open(name).map_err(|error| DeviceError::Tap { error })?)
+        }
+        NetWire::Socket(path) => {
+            let connected = UnixStream::connect(path).and_then(FrameStream::new);
+            Wire::Stream(connected.map_err(|source| DeviceError::NetSocket {
+                path: path.clone(),
+                source,
+            })?)
+        }
+    };
+    Ok(Net::new(options, wire))
 }
 
 fn port(console: &VirtioConsole) -> Result<Option<Port>, DeviceError> {
