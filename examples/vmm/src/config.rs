@@ -29,7 +29,7 @@ pub struct Config {
     /// Network cards, in the order the guest finds them.
     pub nets: Vec<Net>,
     /// A source of random bytes for the guest.
-    pub rng: Option<PathBuf>,
+    pub rng: Option<Rng>,
     /// The paravirtual console.
     pub console: VirtioConsole,
     /// A balloon.
@@ -40,6 +40,10 @@ pub struct Config {
     pub pmems: Vec<Pmem>,
     /// A watchdog.
     pub watchdog: Watchdog,
+    /// How the console reaches the guest's memory.
+    pub console_dma: Dma,
+    /// A remapping unit that the guest finds.
+    pub vtd: Option<Vtd>,
     /// The serial line.
     pub serial: Serial,
     /// A file for the figures of the start.
@@ -66,6 +70,8 @@ impl Config {
             vsock: None,
             pmems: Vec::new(),
             watchdog: Watchdog::Absent,
+            console_dma: Dma::Direct,
+            vtd: None,
             serial: Serial::Tty,
             report: None,
         }
@@ -90,9 +96,11 @@ pub struct Disk {
     /// What the file is taken for.
     pub format: Format,
     /// Whether the image may name another that it is built on.
-    pub backing: Switch,
+    pub backing: bool,
     /// Whether the host's page cache is bypassed.
-    pub direct: Switch,
+    pub direct: bool,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// What a disk's file is taken for. Never guessed.
@@ -116,10 +124,78 @@ impl Disk {
             queue_size: None,
             limits: Limits::default(),
             format: Format::Raw,
-            backing: Switch::Off,
-            direct: Switch::Off,
+            backing: false,
+            direct: false,
+            dma: Dma::Direct,
         }
     }
+}
+
+/// How a device of the guest reaches its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dma {
+    /// By the guest's physical addresses. A virtio device does so even where there is a remapping unit, and says so by
+    /// not offering VIRTIO_F_ACCESS_PLATFORM.
+    #[default]
+    Direct,
+    /// By addresses that the guest's remapping unit translates.
+    Translated,
+}
+
+/// An emulated VT-d remapping unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vtd {
+    /// The widest addresses that it translates.
+    pub width: DmaWidth,
+    /// Whether it remaps interrupts.
+    pub interrupts: bool,
+    /// Whether it is in caching mode: the guest tells it of every mapping, which devices of the host need.
+    pub caching: bool,
+    /// Whether it has scalable mode: PASIDs, and tables of the first stage.
+    pub scalable: bool,
+}
+
+impl Default for Vtd {
+    fn default() -> Self {
+        Vtd {
+            width: DmaWidth::Bits48,
+            interrupts: true,
+            caching: false,
+            scalable: false,
+        }
+    }
+}
+
+/// Widths of addresses that a remapping unit translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DmaWidth {
+    /// Tables of three levels.
+    Bits39,
+    /// Of three and four levels.
+    Bits48,
+    /// Of three to five levels.
+    Bits57,
+}
+
+impl DmaWidth {
+    /// In bits.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        match self {
+            DmaWidth::Bits39 => 39,
+            DmaWidth::Bits48 => 48,
+            DmaWidth::Bits57 => 57,
+        }
+    }
+}
+
+/// A source of random bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rng {
+    /// The file.
+    pub source: PathBuf,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// A network card.
@@ -133,6 +209,8 @@ pub struct Net {
     pub mtu: Option<u16>,
     /// What each direction may do in a time.
     pub limits: Limits,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// A balloon, by which the guest gives memory back.
@@ -140,22 +218,12 @@ pub struct Net {
 pub struct Balloon {
     /// Bytes that the guest is to do without from the start.
     pub size: u64,
-    /// What the guest may do when it has no memory left.
-    pub deflate_on_oom: Switch,
+    /// Whether the guest may take it back when it has no other.
+    pub deflate_on_oom: bool,
     /// Whether it gives free pages back all the time.
-    pub free_page_reporting: Switch,
+    pub free_page_reporting: bool,
     /// Where the balloon can be spoken to while the machine runs.
     pub socket: Option<PathBuf>,
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Switch {
-    /// Not so.
-    #[default]
-    Off,
-    /// So.
-    On,
 }
 
 /// Sockets between host and guest.
@@ -165,6 +233,8 @@ pub struct Vsock {
     pub cid: u64,
     /// The host's socket.
     pub socket: PathBuf,
+    /// How the device reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// A file that the guest has as persistent memory.
@@ -203,6 +273,15 @@ pub enum NetWire {
     Socket(PathBuf),
 }
 
+impl std::fmt::Display for NetWire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NetWire::Tap(name) => f.write_str(name),
+            NetWire::Socket(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// Where the guest's paravirtual console leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VirtioConsole {
@@ -232,6 +311,8 @@ pub struct HostDevice {
     pub path: PathBuf,
     /// By which name messages call it; its address if none is given.
     pub id: Option<String>,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// Where the guest's serial line leads.

@@ -112,7 +112,7 @@ impl ExitStatus {
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
             StopReason::Reclaimed { .. } => ExitStatus::Reclaimed,
-            StopReason::Defect { .. } => ExitStatus::Host,
+            StopReason::Unbounded { .. } | StopReason::Defect { .. } => ExitStatus::Host,
             StopReason::Signal(signal) => {
                 return u8::try_from(*signal).map_or(u8::MAX, |signal| 128 | signal);
             }
@@ -129,6 +129,7 @@ impl From<&KvmError> for ExitStatus {
             KvmError::Open { .. }
             | KvmError::NotKvm { .. }
             | KvmError::Lacks(_)
+            | KvmError::NoSplit { .. }
             | KvmError::Refused { .. } => ExitStatus::KvmUnusable,
         }
     }
@@ -228,9 +229,14 @@ impl From<&MachineError> for ExitStatus {
             | MachineError::Chipset(ChipsetError::Assign(AssignError::NoRoom { .. })) => {
                 ExitStatus::DeviceTooLarge
             }
-            MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
+            MachineError::Chipset(
+                ChipsetError::Device { .. } | ChipsetError::NotFollowed { .. },
+            ) => ExitStatus::DeviceUnusable,
             MachineError::Device(error) => error.into(),
             MachineError::Pmem(_) => ExitStatus::PmemUnusable,
+            MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
+                ExitStatus::Usage
+            }
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Threads(_)

@@ -41,4 +41,5 @@ pub mod interrupts;
 pub mod machine;
 pub mod passthrough;
 pub mod pci;
+pub mod viommu;
 pub mod wake;

@@ -94,6 +94,7 @@ fn a_small_machine_is_described_without_complaint() {
     }
     let source = accepted(&Platform {
         apic_ids: vec![0],
+        has_pics: true,
         windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
         intx: vec![],
         serial: Some(SerialPort {
@@ -101,6 +102,7 @@ fn a_small_machine_is_described_without_complaint() {
             gsi: 4,
         }),
         watchdog: None,
+        others: vec![],
     });
     // iasl's names for what a guest will do with the numbers.
     for fact in [
@@ -129,12 +131,14 @@ fn a_large_machine_is_described_without_complaint() {
     };
     let source = accepted(&Platform {
         apic_ids: (0..300).collect(),
+        has_pics: false,
         windows: vec![0xc000_0000..0xe000_0000, 0x40_0000_0000..0x50_0000_0000],
         intx: (0..32)
             .flat_map(|d| (0..4).map(move |p| pin(d, p)))
             .collect(),
         serial: None,
         watchdog: Some(0x620),
+        others: vec![],
     });
     for fact in ["Processor x2Apic ID : 0000012B", "_PRT", "0x001FFFFF"] {
         assert!(source.contains(fact), "{fact}");

@@ -34,6 +34,10 @@ pub(crate) struct Page {
     pub(crate) writes: u8,
     /// Used since reclaim last came by.
     pub(crate) used: bool,
+    /// The last pass that compared it as a whole.
+    pub(crate) checked: u32,
+    /// The last pass that filled it as a whole.
+    pub(crate) filled: u32,
 }
 
 /// All of them. Nothing here needs memory once it is made.
@@ -49,6 +53,7 @@ pub(crate) struct Pages {
     free_regions: Vec<u32>,
     live: usize,
     hand: u32,
+    pass: u32,
 }
 
 fn frame_hash(frame: u64) -> u64 {
@@ -76,6 +81,7 @@ impl Pages {
             free_regions: vec(budget)?,
             live: 0,
             hand: 0,
+            pass: 0,
         })
     }
 
@@ -235,6 +241,18 @@ impl Pages {
             }
         }
         None
+    }
+
+    /// The number of a new pass over the tables: no table has it.
+    pub(crate) fn begin_pass(&mut self) -> u32 {
+        self.pass = self.pass.wrapping_add(1);
+        if self.pass == 0 {
+            self.pass = 1;
+            for page in self.slots.iter_mut().flatten() {
+                (page.checked, page.filled) = (0, 0);
+            }
+        }
+        self.pass
     }
 
     /// Bytes of memory they take, the tables themselves apart.

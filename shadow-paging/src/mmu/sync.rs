@@ -78,13 +78,17 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         for at in 0..self.unsync.len() {
             let id = self.unsync[at];
             let synced = self.sync_and_guard(machine, id);
-            let done = matches!(synced, Ok(Sync::Guarded));
+            let state = match synced {
+                Ok(state) => state,
+                Err(unread) => {
+                    result = Err(unread);
+                    self.unsynced()
+                }
+            };
             if let Some(page) = self.pages.get_mut(id) {
-                page.sync = if done { Sync::Guarded } else { Sync::Pending };
+                page.sync = state;
             }
-            if let Err(unread) = synced {
-                result = Err(unread);
-            }
+            let done = state == Sync::Guarded;
             if !done {
                 self.unsync[kept] = id;
                 kept += 1;
@@ -103,9 +107,21 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let Some(Base::Table(frame)) = self.pages.get(id).map(|page| page.key.base) else {
             return Ok(Sync::Guarded);
         };
+        if self.unguarded() {
+            return self.sync_table(machine, id).map(|()| Sync::Unsync);
+        }
         let was = self.guard(machine, frame);
         self.sync_table(machine, id)?;
         Ok(self.after_guarding(was))
+    }
+
+    /// The state of a table that was not compared as a whole.
+    fn unsynced(&self) -> Sync {
+        if self.unguarded() {
+            Sync::Unsync
+        } else {
+            Sync::Pending
+        }
     }
 
     /// Compares each entry of a table with the guest's, and drops what is wrong.

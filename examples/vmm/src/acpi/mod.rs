@@ -6,6 +6,7 @@
 //!                -> MADT           processors and interrupt controllers
 //!                -> MCFG           PCI configuration space
 //!                -> WDAT           the watchdog, if there is one
+//!                -> DMAR           the remapping unit, if there is one
 //! ```
 //!
 //! The platform is hardware-reduced: no SCI, no PM timer, no fixed events, no FACS. That is less to
@@ -27,9 +28,12 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, sdt::Sdt};
 use std::ops::Range;
 
-const OEM_ID: [u8; 6] = *b"HVKIT ";
-const OEM_TABLE_ID: [u8; 8] = *b"HVKITVMM";
-const OEM_REVISION: u32 = 1;
+/// Whose tables these are.
+pub(crate) const OEM_ID: [u8; 6] = *b"HVKIT ";
+/// Which machine's.
+pub(crate) const OEM_TABLE_ID: [u8; 8] = *b"HVKITVMM";
+/// Its revision.
+pub(crate) const OEM_REVISION: u32 = 1;
 
 /// Tables begin at multiples of this; the root pointer must, so that a search finds it.
 const ALIGN: u64 = 16;
@@ -46,6 +50,8 @@ pub const BUSES: u16 = 1;
 pub struct Platform {
     /// Local APIC identifiers of the processors, the boot processor's first.
     pub apic_ids: Vec<u32>,
+    /// Whether there are the two 8259s.
+    pub has_pics: bool,
     /// The PCI root's windows of memory.
     pub windows: Vec<Range<u64>>,
     /// The interrupt pins of PCI devices that are in use.
@@ -54,6 +60,8 @@ pub struct Platform {
     pub serial: Option<SerialPort>,
     /// The first port of the watchdog, if there is one.
     pub watchdog: Option<u16>,
+    /// Tables that others have written, checksums and all.
+    pub others: Vec<Vec<u8>>,
 }
 
 /// A 16550 on eight ports.
@@ -123,7 +131,7 @@ pub fn build(platform: &Platform, area: Range<u64>) -> Result<Tables, AcpiError>
             .map(|port| wdat::build(port).as_slice().to_vec()),
     );
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for table in &tables {
+    for table in tables.iter().chain(&platform.others) {
         xsdt.add_entry(layout.append(table));
     }
     let xsdt = layout.append(&bytes_of(&xsdt));

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An option's value of the form `key=value,key=value`. The first key may be left out.
 
-use crate::config::Switch;
-
 /// An option's value that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
@@ -128,10 +126,10 @@ impl<'a> Keys<'a> {
 }
 
 /// `on` or `off`.
-pub(super) fn switch(text: &str) -> Option<Switch> {
+pub(super) fn switch(text: &str) -> Option<bool> {
     match text {
-        "on" => Some(Switch::On),
-        "off" => Some(Switch::Off),
+        "on" => Some(true),
+        "off" => Some(false),
         _ => None,
     }
 }
@@ -180,7 +178,7 @@ mod tests {
             assert_eq!(keys.required("path", "a file", text).unwrap(), "a.img");
             assert_eq!(
                 keys.optional("readonly", "on or off", switch),
-                Ok(Some(Switch::On))
+                Ok(Some(true))
             );
         }
         assert_eq!(

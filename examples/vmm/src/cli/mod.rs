@@ -4,6 +4,7 @@
 mod key_value;
 mod log;
 mod options;
+mod vtd;
 
 pub use key_value::OptionError;
 pub(crate) use key_value::size;
@@ -13,9 +14,12 @@ use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
-use options::{balloon, console, cpus, device, disk, memory, net, pmem, rng, serial, vsock};
+use options::{
+    RANDOM, balloon, console, cpus, device, disk, memory, net, pmem, rng, serial, vsock,
+};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use vtd::vtd;
 
 /// Runs a virtual machine on this host's KVM.
 #[derive(Debug, Parser)]
@@ -44,22 +48,24 @@ struct Arguments {
     /// Disk image; several may follow, and the option may be repeated. Keys: path=FILE,
     /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
-    /// host's cache), and limits of each
-    /// queue: bw_size=BYTES, bw_refill_time=MS, ops_size=N, ops_refill_time=MS
+    /// host's cache), iommu=on|off, and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
+    /// ops_size=N, ops_refill_time=MS
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
     /// PCI device of the host to pass through, bound to vfio-pci; several may follow, and the option
-    /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME
+    /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME,
+    /// iommu=on|off
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
-    /// Network card, on a tap interface of the host or at a socket of passt's; several may follow, and the option may be
-    /// repeated. Keys: tap=NAME or socket=PATH, mac=ADDRESS, mtu=BYTES, and limits of each direction as for disks
+    /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
+    /// and the option may be repeated. Keys: tap=NAME or socket=PATH, mac=ADDRESS, mtu=BYTES,
+    /// iommu=on|off, and limits of each direction as for disks
     #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
-    /// Source of random bytes. Keys: src=FILE
-    #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = "/dev/urandom")]
+    /// Source of random bytes. Keys: src=FILE, iommu=on|off
+    #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
     rng: Option<String>,
 
     /// Memory balloon. Keys: size=BYTES that the guest is to do without, deflate_on_oom=on|off,
@@ -67,7 +73,7 @@ struct Arguments {
     #[arg(long, value_name = "size=BYTES[,socket=PATH]", num_args = 0..=1, default_missing_value = "size=0")]
     balloon: Option<String>,
 
-    /// Sockets between host and guest. Keys: cid=N from 3 up, socket=PATH: a client that writes
+    /// Sockets between host and guest. Keys: cid=N from 3 up, iommu=on|off, socket=PATH: a client that writes
     /// "CONNECT PORT" there is the guest's; what the guest connects to is PATH_PORT
     #[arg(long, value_name = "cid=N,socket=PATH")]
     vsock: Option<String>,
@@ -85,12 +91,19 @@ struct Arguments {
     #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
     serial: String,
 
-    /// Paravirtual console (hvc0 in Linux): absent, nowhere, a pseudo-terminal, or a file
+    /// Paravirtual console (hvc0 in Linux): absent, nowhere, a pseudo-terminal, or a file; and
+    /// iommu=on|off
     #[arg(long, value_name = "off|null|pty|file=PATH", default_value = "off")]
     console: String,
 
+    /// An emulated VT-d remapping unit, which devices with iommu=on are behind. Keys: aw=39|48|57 (bits
+    /// of address that it translates; 48 if not given), intremap=on|off (interrupts are remapped, too; on
+    /// if not given), caching=on|off (needed by --device), scalable=on|off
+    #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
+    vtd: Option<String>,
+
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "balloon", "vsock", "pmem", "watchdog"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd"])]
     guest: Option<Guest>,
 
     /// Say more on standard error: -v what is done, -vv details
@@ -200,6 +213,7 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
 }
 
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
+    let (console, console_dma) = console(&arguments.console)?;
     Ok(Config {
         kvm: arguments.kvm,
         kernel,
@@ -223,7 +237,9 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .map(|text| net(text))
             .collect::<Result<_, _>>()?,
         rng: arguments.rng.as_deref().map(rng).transpose()?,
-        console: console(&arguments.console)?,
+        console,
+        console_dma,
+        vtd: arguments.vtd.as_deref().map(vtd).transpose()?,
         balloon: arguments.balloon.as_deref().map(balloon).transpose()?,
         vsock: arguments.vsock.as_deref().map(vsock).transpose()?,
         pmems: arguments
@@ -244,8 +260,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
 mod tests {
     use super::*;
     use crate::config::{
-        Access, Balloon, Disk, Format, HostDevice, Net, NetWire, Pmem, Serial, Switch,
-        VirtioConsole, Vsock, Writes,
+        Access, Balloon, Disk, Dma, Format, HostDevice, Net, NetWire, Pmem, Rng, Serial,
+        VirtioConsole, Vsock, Vtd, Writes,
     };
     use clap::CommandFactory;
     use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -289,6 +305,7 @@ mod tests {
         let devices = devices.map(|(path, id)| HostDevice {
             path: path.into(),
             id: id.map(str::to_owned),
+            dma: Dma::Direct,
         });
         assert_eq!(config.devices, devices);
         assert_eq!(config.serial, Serial::File("log".into()));
@@ -302,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_device_has_a_path() {
-        for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=on"] {
+        for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=yes"] {
             assert!(device(wrong).is_err(), "{wrong}");
         }
     }
@@ -329,14 +346,40 @@ mod tests {
                 mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
                 mtu: None,
                 limits: Limits::default(),
+                dma: Dma::Direct,
             }]
         );
-        assert_eq!(config.rng, Some("/dev/urandom".into()));
+        let random = |source: &str, dma| Rng {
+            source: source.into(),
+            dma,
+        };
+        assert_eq!(config.rng, Some(random("/dev/urandom", Dma::Direct)));
         assert_eq!(config.console, VirtioConsole::Pty);
 
         let config = parse("vmm --kernel k --rng src=/dev/hwrng --console file=log");
-        assert_eq!(config.rng, Some("/dev/hwrng".into()));
+        assert_eq!(config.rng, Some(random("/dev/hwrng", Dma::Direct)));
         assert_eq!(config.console, VirtioConsole::File("log".into()));
+        assert_eq!(config.vtd, None);
+
+        let config = parse(
+            "vmm --kernel k --vtd --disk d,iommu=on e --rng iommu=on --console null,iommu=on \
+             --net tap=t,iommu=on --device /dev,iommu=on",
+        );
+        assert_eq!(config.vtd, Some(Vtd::default()));
+        let dma = [
+            config.disks[0].dma,
+            config.disks[1].dma,
+            config.console_dma,
+            config.nets[0].dma,
+            config.devices[0].dma,
+        ];
+        let translated = Dma::Translated;
+        assert_eq!(
+            dma,
+            [translated, Dma::Direct, translated, translated, translated]
+        );
+        assert_eq!(config.rng, Some(random("/dev/urandom", translated)));
+        assert_eq!(config.console, VirtioConsole::Null);
 
         let limited = disk(
             "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50",
@@ -346,8 +389,8 @@ mod tests {
             queues: Some(4),
             queue_size: Some(128),
             format: Format::Qcow2,
-            backing: Switch::On,
-            direct: Switch::On,
+            backing: true,
+            direct: true,
             limits: Limits {
                 bytes: Some(Rate {
                     per_second: 10 << 20,
@@ -371,13 +414,13 @@ mod tests {
         );
         let balloon = Balloon {
             size: 64 << 20,
-            deflate_on_oom: Switch::On,
-            free_page_reporting: Switch::Off,
+            deflate_on_oom: true,
+            free_page_reporting: false,
             socket: Some("b".into()),
         };
         assert_eq!(config.balloon, Some(balloon));
-        let (cid, socket) = (3, "v".into());
-        assert_eq!(config.vsock, Some(Vsock { cid, socket }));
+        let (cid, socket, dma) = (3, "v".into(), Dma::Direct);
+        assert_eq!(config.vsock, Some(Vsock { cid, socket, dma }));
         let pmems = [("a", Writes::Kept), ("b", Writes::Discarded)];
         let pmems = pmems.map(|(path, writes)| Pmem {
             path: path.into(),

@@ -3,13 +3,16 @@
 
 use super::key_value::{Keys, OptionError, number, size, switch};
 use crate::config::{
-    Access, Balloon, Disk, Format, HostDevice, Net, NetWire, Pmem, Serial, Switch, VirtioConsole,
+    Access, Balloon, Disk, Dma, Format, HostDevice, Net, NetWire, Pmem, Rng, Serial, VirtioConsole,
     Vsock, Writes,
 };
 use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+
+/// Where random bytes come from, unless somebody says otherwise.
+pub(super) const RANDOM: &str = "/dev/urandom";
 
 pub(super) fn cpus(text: &str) -> Result<u32, OptionError> {
     Keys::parse("cpus", &["boot"], text)?.required("boot", "a number of processors", number)
@@ -33,6 +36,7 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         "image_type",
         "backing",
         "direct",
+        "iommu",
         "bw_size",
         "bw_refill_time",
         "ops_size",
@@ -49,8 +53,8 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
     let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
     Ok(Disk {
         access: match readonly {
-            Some(Switch::On) => Access::ReadOnly,
-            Some(Switch::Off) | None => Access::ReadWrite,
+            Some(true) => Access::ReadOnly,
+            Some(false) | None => Access::ReadWrite,
         },
         serial: keys
             .optional("serial", "a text", |text| Some(text.to_owned()))?
@@ -61,15 +65,17 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         format: format.unwrap_or(Format::Raw),
         backing: on("backing")?,
         direct: on("direct")?,
+        dma: dma(&keys)?,
         ..Disk::new(keys.required("path", "a file's name", file)?)
     })
 }
 
 pub(super) fn device(text: &str) -> Result<HostDevice, OptionError> {
-    let keys = Keys::parse("device", &["path", "id"], text)?;
+    let keys = Keys::parse("device", &["path", "id", "iommu"], text)?;
     Ok(HostDevice {
         path: keys.required("path", "a folder's name", file)?,
         id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
+        dma: dma(&keys)?,
     })
 }
 
@@ -79,6 +85,7 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         "socket",
         "mac",
         "mtu",
+        "iommu",
         "bw_size",
         "bw_refill_time",
         "ops_size",
@@ -108,6 +115,16 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
         mtu: keys.optional("mtu", "a number of bytes", number)?,
         limits: limits(&keys)?,
+        dma: dma(&keys)?,
+    })
+}
+
+/// `iommu=on`: behind the remapping unit.
+fn dma(keys: &Keys<'_>) -> Result<Dma, OptionError> {
+    let translated = keys.optional("iommu", "on or off", switch)?;
+    Ok(match translated {
+        Some(true) => Dma::Translated,
+        Some(false) | None => Dma::Direct,
     })
 }
 
@@ -143,8 +160,13 @@ fn mac(text: &str) -> Option<[u8; 6]> {
     bytes?.try_into().ok()
 }
 
-pub(super) fn rng(text: &str) -> Result<PathBuf, OptionError> {
-    Keys::parse("rng", &["src"], text)?.required("src", "a file's name", file)
+pub(super) fn rng(text: &str) -> Result<Rng, OptionError> {
+    let keys = Keys::parse("rng", &["src", "iommu"], text)?;
+    let source = keys.optional("src", "a file's name", file)?;
+    Ok(Rng {
+        source: source.unwrap_or_else(|| RANDOM.into()),
+        dma: dma(&keys)?,
+    })
 }
 
 pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
@@ -164,10 +186,11 @@ pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
 }
 
 pub(super) fn vsock(text: &str) -> Result<Vsock, OptionError> {
-    let keys = Keys::parse("vsock", &["cid", "socket"], text)?;
+    let keys = Keys::parse("vsock", &["cid", "socket", "iommu"], text)?;
     Ok(Vsock {
         cid: keys.required("cid", "a number of 3 and more", number)?,
         socket: keys.required("socket", "a socket's name", file)?,
+        dma: dma(&keys)?,
     })
 }
 
@@ -177,26 +200,26 @@ pub(super) fn pmem(text: &str) -> Result<Pmem, OptionError> {
     Ok(Pmem {
         path: keys.required("path", "a file's name", file)?,
         writes: match discard {
-            Some(Switch::On) => Writes::Discarded,
-            Some(Switch::Off) | None => Writes::Kept,
+            Some(true) => Writes::Discarded,
+            Some(false) | None => Writes::Kept,
         },
     })
 }
 
-pub(super) fn console(text: &str) -> Result<VirtioConsole, OptionError> {
-    match text {
-        "off" => Ok(VirtioConsole::Off),
-        "null" => Ok(VirtioConsole::Null),
-        "pty" => Ok(VirtioConsole::Pty),
-        _ => {
-            let keys = Keys::parse("console", &["mode", "file"], text)?;
-            let path = keys.optional("file", "a file's name", file)?;
-            match path {
-                Some(path) => Ok(VirtioConsole::File(path)),
-                None => keys.required("mode", "off, null, pty or file=PATH", |_| None),
-            }
-        }
-    }
+pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma), OptionError> {
+    let keys = Keys::parse("console", &["mode", "file", "iommu"], text)?;
+    let dma = dma(&keys)?;
+    let path = keys.optional("file", "a file's name", file)?;
+    let console = match path {
+        Some(path) => VirtioConsole::File(path),
+        None => keys.required("mode", "off, null, pty or file=PATH", |mode| match mode {
+            "off" => Some(VirtioConsole::Off),
+            "null" => Some(VirtioConsole::Null),
+            "pty" => Some(VirtioConsole::Pty),
+            _ => None,
+        })?,
+    };
+    Ok((console, dma))
 }
 
 fn file(text: &str) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 
 use super::router::Kernel;
 use super::routing::{Gsi, Route, Target};
-use hvkit_virtio_devices::pci::Level;
+use hvkit_virtio_devices::pci::{Level, MsiMessage};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
@@ -16,6 +16,8 @@ pub(crate) struct FakeKernel {
     events: Mutex<Vec<(i32, EventFd, Gsi)>>,
     /// Every change of a level, in order.
     pub(crate) levels: Mutex<Vec<(Gsi, Level)>>,
+    /// Every message that was sent without an event, in order.
+    pub(crate) sent: Mutex<Vec<MsiMessage>>,
     refuse: AtomicBool,
 }
 
@@ -83,6 +85,12 @@ impl Kernel for FakeKernel {
     fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()> {
         self.check()?;
         self.levels.lock().unwrap().push((gsi, level));
+        Ok(())
+    }
+
+    fn send(&self, message: MsiMessage) -> io::Result<()> {
+        self.check()?;
+        self.sent.lock().unwrap().push(message);
         Ok(())
     }
 }

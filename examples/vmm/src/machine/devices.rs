@@ -3,8 +3,9 @@
 
 use super::balloon::{BalloonSocket, pages};
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, NetWire, Switch, VirtioConsole};
+use crate::config::{self, Access, Config, Dma, NetWire, VirtioConsole};
 use crate::console::pty::PseudoTerminal;
+use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
@@ -92,7 +93,27 @@ fn at(socket: &Option<PathBuf>) -> String {
     name.unwrap_or_default()
 }
 
-pub(super) type Named = (&'static str, Box<dyn Device<DeviceMemory>>);
+/// A device, and how it reaches memory.
+pub(super) enum Opened {
+    /// By physical addresses.
+    Direct(Box<dyn Device<DeviceMemory>>),
+    /// Behind the remapping unit.
+    Translated(Box<dyn Device<TranslatedMemory>>),
+}
+
+impl Opened {
+    pub(super) fn new<D>(dma: Dma, device: D) -> Self
+    where
+        D: Device<DeviceMemory> + Device<TranslatedMemory> + 'static,
+    {
+        match dma {
+            Dma::Direct => Opened::Direct(Box::new(device)),
+            Dma::Translated => Opened::Translated(Box::new(device)),
+        }
+    }
+}
+
+type Named = (&'static str, Opened);
 
 /// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
 pub(super) fn open(
@@ -101,20 +122,21 @@ pub(super) fn open(
 ) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
-        devices.push(("disk", Box::new(self::disk(disk)?)));
+        devices.push(("disk", Opened::new(disk.dma, self::disk(disk)?)));
     }
     for net in &config.nets {
-        devices.push(("network card", Box::new(self::net(net)?)));
+        devices.push(("network card", Opened::new(net.dma, self::net(net)?)));
     }
-    if let Some(path) = &config.rng {
-        let file = File::open(path).map_err(|source| DeviceError::Rng {
-            path: path.clone(),
+    if let Some(rng) = &config.rng {
+        let file = File::open(&rng.source).map_err(|source| DeviceError::Rng {
+            path: rng.source.clone(),
             source,
         })?;
-        devices.push(("random bytes", Box::new(Entropy::new(file))));
+        devices.push(("random bytes", Opened::new(rng.dma, Entropy::new(file))));
     }
     if let Some(port) = port(&config.console)? {
-        devices.push(("console", Box::new(Console::new(vec![port])?)));
+        let console = Console::new(vec![port])?;
+        devices.push(("console", Opened::new(config.console_dma, console)));
     }
     let mut socket = None;
     if let Some(balloon) = &config.balloon {
@@ -123,11 +145,11 @@ pub(super) fn open(
         }
         let (device, listening) = self::balloon(balloon, memory)?;
         socket = listening;
-        devices.push(("balloon", Box::new(device)));
+        devices.push(("balloon", Opened::new(Dma::Direct, device)));
     }
     if let Some(vsock) = &config.vsock {
         let device = Vsock::new(vsock.cid, &vsock.socket)?;
-        devices.push(("sockets", Box::new(device)));
+        devices.push(("sockets", Opened::new(vsock.dma, device)));
     }
     Ok((devices, socket))
 }
@@ -138,10 +160,10 @@ fn balloon(
 ) -> Result<(Balloon, Option<BalloonSocket>), DeviceError> {
     // The command line takes no more.
     let mut options = balloon::Options::new().with_target(pages(balloon.size).unwrap_or(u32::MAX));
-    if balloon.deflate_on_oom == Switch::On {
+    if balloon.deflate_on_oom {
         options = options.with_deflate_on_oom();
     }
-    if balloon.free_page_reporting == Switch::On {
+    if balloon.free_page_reporting {
         options = options.with_free_page_reporting();
     }
     let failed = |source| DeviceError::Balloon {
@@ -167,12 +189,12 @@ fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
             config::Format::Qcow2 => block::Format::Qcow2,
         })
         .with_backing(match disk.backing {
-            Switch::On => block::Backing::Allowed,
-            Switch::Off => block::Backing::Refused,
+            true => block::Backing::Allowed,
+            false => block::Backing::Refused,
         })
         .with_host_cache(match disk.direct {
-            Switch::On => block::HostCache::Bypassed,
-            Switch::Off => block::HostCache::Used,
+            true => block::HostCache::Bypassed,
+            false => block::HostCache::Used,
         })
         .with_serial(disk.serial.as_str())
         .with_limits(disk.limits);

@@ -13,6 +13,7 @@ use crate::bus::BusError;
 use crate::chipset::ChipsetError;
 use crate::console::ConsoleError;
 use crate::passthrough::PassthroughError;
+use crate::viommu::UnitError;
 use std::io;
 
 /// A machine could not be built or run.
@@ -45,6 +46,9 @@ pub enum MachineError {
     /// A device of the host cannot be passed through.
     #[error(transparent)]
     Passthrough(#[from] PassthroughError),
+    /// The remapping unit and the devices do not go together.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),

@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::console::input::{Signals, wait_for_stop};
 use crate::passthrough;
+use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
 use platform::{Hosts, Platform};
@@ -83,6 +84,7 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, MachineError> {
         let began = Instant::now();
         memory::check_size(config.memory)?;
+        viommu::check(config)?;
         let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
@@ -94,7 +96,11 @@ impl Machine {
             .map(|placed| Arc::clone(&placed.region))
             .collect();
         let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?, other)?);
-        vm.add_interrupt_controllers()?;
+        if config.vtd.is_some_and(|vtd| vtd.interrupts) {
+            vm.add_local_apics()?;
+        } else {
+            vm.add_interrupt_controllers()?;
+        }
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let console = Console::open(&config.serial)?;
@@ -119,7 +125,8 @@ impl Machine {
         for id in 0..count {
             let fd = processors::create(&vm, id, count, &features)?;
             let buses = platform.buses().clone();
-            vcpus.push(Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone()));
+            let vcpu = Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone());
+            vcpus.push(vcpu.with_io_apic(platform.io_apic()));
         }
         if let Some(first) = vcpus.first_mut() {
             entry.apply(first.fd())?;

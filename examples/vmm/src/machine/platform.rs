@@ -3,7 +3,7 @@
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT, WATCHDOG_PORT};
 use super::balloon::BalloonSocket;
-use super::devices;
+use super::devices::{self, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -18,7 +18,8 @@ use crate::chipset::Chipset;
 use crate::config::{Config, Watchdog};
 use crate::console::Console;
 use crate::console::serial;
-use crate::passthrough::vfio::DmaSpace;
+use crate::interrupts::IoApic;
+use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
@@ -28,8 +29,8 @@ use vm_memory::{Bytes, GuestAddress};
 #[derive(Debug)]
 pub(super) struct Platform {
     buses: Buses,
-    /// Held for its interrupts, which end with it.
-    _chipset: Chipset,
+    /// Its interrupts end with it.
+    chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
     _balloon: Option<BalloonSocket>,
@@ -58,7 +59,10 @@ impl Platform {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
         };
-        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
+        let mut chipset = match &config.vtd {
+            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop)?,
+            None => Chipset::new(vm.fd(), &buses, map, stop)?,
+        };
         if let Some(console) = hosts.console {
             let interrupt = console
                 .interrupt()
@@ -78,13 +82,16 @@ impl Platform {
         let memory = Arc::new(vm.ram().clone());
         let (mut opened, balloon) = devices::open(config, &memory)?;
         for placed in hosts.pmems {
-            opened.push(("persistent memory", Box::new(placed.device)));
+            opened.push(("persistent memory", Opened::Direct(Box::new(placed.device))));
         }
         for (name, device) in opened {
-            let at = chipset.add_virtio(device, Arc::clone(&memory))?;
+            let at = match device {
+                Opened::Direct(device) => chipset.add_virtio(device, Arc::clone(&memory))?,
+                Opened::Translated(device) => chipset.add_translated_virtio(device)?,
+            };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, hosts.assigned, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, stop)?;
         let watchdog = match config.watchdog {
             Watchdog::Absent => None,
             Watchdog::Present => {
@@ -108,7 +115,7 @@ impl Platform {
         }
         Ok(Platform {
             buses,
-            _chipset: chipset,
+            chipset,
             _reclaims: reclaims,
             _balloon: balloon,
             _watchdog: watchdog,
@@ -121,6 +128,11 @@ impl Platform {
         &self.buses
     }
 
+    /// The I/O APIC, if it is ours.
+    pub(super) fn io_apic(&self) -> Option<Arc<IoApic>> {
+        self.chipset.io_apic().cloned()
+    }
+
     /// Where the ACPI root pointer is.
     pub(super) fn rsdp(&self) -> u64 {
         self.rsdp
@@ -131,6 +143,7 @@ impl Platform {
 fn add_devices(
     chipset: &mut Chipset,
     vm: &Vm,
+    config: &Config,
     devices: &[Selected],
     stop: &Stop,
 ) -> Result<Vec<Reclaim>, MachineError> {
@@ -142,16 +155,49 @@ fn add_devices(
     let limit = u32::try_from(limit).unwrap_or(0);
     let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
     let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
-    let space = DmaSpace::new(vm.fd(), vm.ram())?;
+    let kvm = KvmVfio::new(vm.fd())?;
+    let shared = match config.vtd {
+        None => Some(DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?),
+        Some(_) => {
+            apart(devices)?;
+            None
+        }
+    };
     for Selected { name, host } in devices {
+        let space = match &shared {
+            Some(shared) => Arc::clone(shared),
+            None => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
+        };
         let physical = space.open(host)?;
         let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
-        let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;
+        let (physical, slots) = (Box::new(physical), Arc::clone(&slots) as _);
+        let at = match &config.vtd {
+            None => chipset.add_passthrough(name, physical, slots)?,
+            Some(vtd) => {
+                space.check_width(host, vtd.width.bits())?;
+                chipset.add_translated_passthrough(name, physical, slots, Box::new(space))?
+            }
+        };
         log::info!("{name} ({}) passed through at {at}", host.address);
     }
     Ok(reclaims)
+}
+
+/// Whether the host can tell each device's DMA from the others'.
+fn apart(devices: &[Selected]) -> Result<(), PassthroughError> {
+    for (index, Selected { host, .. }) in devices.iter().enumerate() {
+        let same = |other: &&Selected| other.host.group == host.group;
+        if let Some(other) = devices.iter().take(index).find(same) {
+            return Err(PassthroughError::OneSpace {
+                address: host.address.clone(),
+                other: other.host.address.clone(),
+                group: host.group,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A device of one port.
