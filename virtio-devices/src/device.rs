@@ -18,7 +18,7 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::features::{DeviceType, Features};
-use crate::queue::{Queue, QueueError};
+use crate::queue::{Position, Queue, QueueError};
 use crate::worker::{StartError, Worker};
 
 /// A virtio device over guest memory of type `A`.
@@ -51,6 +51,48 @@ pub trait Device<A: GuestAddressSpace>: Send {
 
     /// The driver has reset the device, and its workers have stopped.
     fn reset(&mut self);
+
+    /// What the device has in itself that neither its options nor its queues say, in bytes of its own layout. Asked
+    /// while its workers stand still.
+    ///
+    /// # Errors
+    ///
+    /// It has what cannot be saved.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes what [`save`](Self::save) gave, from whoever kept it: not to be believed. Before it is activated.
+    ///
+    /// # Errors
+    ///
+    /// It is nothing that a device of this kind saves; the device is as it was.
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        match state {
+            [] => Ok(()),
+            _ => Err(StateError::Length {
+                saved: state.len(),
+                expected: 0,
+            }),
+        }
+    }
+}
+
+/// A device's own state that cannot be saved, or restored.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// This kind of device cannot be saved.
+    #[error("a device of this kind cannot be saved")]
+    Unsaveable,
+    /// Not the number of bytes that it saves.
+    #[error("{saved} bytes of a device's own state; it has {expected}")]
+    Length {
+        /// In the state.
+        saved: usize,
+        /// What it saves.
+        expected: usize,
+    },
 }
 
 /// What the driver and the transport have settled.
@@ -86,6 +128,11 @@ pub struct ActiveQueue {
 }
 
 impl ActiveQueue {
+    /// Its number and where it goes on, for [`Worker::positions`].
+    pub fn position(&self) -> (u16, Position) {
+        (self.index, self.queue.position())
+    }
+
     /// Takes the queue `index` out of `queues`.
     pub(crate) fn take(queues: &mut Vec<Self>, index: u16) -> Result<Self, ActivateError> {
         let at = queues.iter().position(|queue| queue.index == index);

@@ -65,6 +65,10 @@ impl DeviceType {
     pub const VSOCK: Self = Self(19);
     /// IOMMU.
     pub const IOMMU: Self = Self(23);
+    /// File system.
+    pub const FILE_SYSTEM: Self = Self(26);
+    /// Persistent memory.
+    pub const PMEM: Self = Self(27);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!        |  registers                              |  bus, interrupts, threads
 //!   transport  (virtio-pci: configuration space, BAR, MSI-X, doorbells; virtio-mmio: registers, a line)
 //!        |  Device: identity, features, configuration, activate, reset
-//!   device     (block, net, console, entropy)
+//!   device     (block, net, console, entropy, balloon, vsock, pmem)
 //!        |  Worker: queues, memory, interrupts; moves data when it is called
 //!   queue      (split and packed rings in guest memory, which may lie behind an IOMMU)
 //! ```
@@ -67,6 +67,7 @@
 //! title and number. PCI is cited as PCI Local Bus Specification 3.0.
 #![deny(unsafe_code)]
 
+pub mod balloon;
 pub mod block;
 mod bytes;
 pub mod console;
@@ -81,10 +82,13 @@ pub mod iommu;
 pub mod limit;
 pub mod net;
 pub mod pci;
+pub mod pmem;
 pub mod queue;
+pub mod reclaim;
 mod serve;
 pub mod transport;
 mod vectored;
+pub mod vsock;
 pub mod worker;
 
 /// The program in the README compiles.

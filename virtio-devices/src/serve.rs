@@ -16,7 +16,7 @@ use vm_memory::{GuestAddressSpace, GuestMemory};
 use crate::counters::Counters;
 use crate::device::{ActiveQueue, Failure, Interrupts, Trouble};
 use crate::limit::Limiter;
-use crate::queue::{Chain, Mapped, Notify, Reach};
+use crate::queue::{Chain, Mapped, Notify, Position, Reach};
 use crate::worker::{Progress, Worker};
 
 /// Chains after which what is done is published, and the worker looks whether it is to stop.
@@ -240,6 +240,10 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
         .into_iter()
         .flatten()
         .collect()
+    }
+
+    fn positions(&self) -> Vec<(u16, Position)> {
+        vec![self.active.position()]
     }
 
     fn ready(&mut self, _index: usize) -> Progress {

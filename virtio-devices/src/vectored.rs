@@ -79,3 +79,21 @@ pub(crate) fn write<B: BitmapSlice>(
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     })
 }
+
+/// Sends `slices` once, in order, on a connected socket: without a signal if the other end is gone, without waiting.
+pub(crate) fn send<B: BitmapSlice>(
+    socket: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_, B>],
+) -> io::Result<usize> {
+    with_pieces(slices, |pieces| {
+        count(pieces)?;
+        // SAFETY: all zeros is a valid `msghdr`: no name, no pieces, no control data.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = pieces.as_ptr().cast_mut();
+        message.msg_iovlen = pieces.len();
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: as in `write`; `message` names `pieces`, which the kernel only reads, and nothing else.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    })
+}

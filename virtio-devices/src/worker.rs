@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use crate::queue::Position;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -38,6 +39,10 @@ pub trait Worker: Send {
     /// (edge-triggered): one may stay readable while the worker waits for another. Asked once, when it is
     /// started; they live as long as the worker.
     fn sources(&self) -> Vec<RawFd>;
+
+    /// The queues that it serves, by number, and where each goes on. Asked while it is not called; then nothing is in
+    /// flight.
+    fn positions(&self) -> Vec<(u16, Position)>;
 
     /// Does what there is to do for the source at `index` of [`sources`](Self::sources).
     ///

@@ -18,7 +18,7 @@ use crate::interrupts::{
 };
 use crate::machine::address_map::{
     ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, IO_APIC_BASE, PCI_CONFIG_PORT,
-    PCI_MMIO32, VTD_BASE,
+    PCI_MMIO32, VTD_BASE, WATCHDOG_PORT,
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
@@ -116,6 +116,7 @@ pub struct Chipset {
     map: AddressMap,
     starter: Starter,
     serial: Option<Line>,
+    watchdog: Option<u16>,
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
     unit: Option<RemappingUnit>,
@@ -220,6 +221,7 @@ impl Chipset {
             map: map.clone(),
             starter,
             serial: None,
+            watchdog: None,
             lines: BTreeMap::new(),
             unit: None,
             io_apic: None,
@@ -237,6 +239,11 @@ impl Chipset {
         let router = Arc::clone(&self.router);
         self.serial = Some(Line::new(router, Gsi(COM1_GSI), event)?);
         Ok(())
+    }
+
+    /// Says that there is a watchdog at [`WATCHDOG_PORT`].
+    pub fn add_watchdog(&mut self) {
+        self.watchdog = Some(WATCHDOG_PORT);
     }
 
     /// Puts a virtio device on the PCI bus. Its DMA goes to `memory`, its queues are served by
@@ -365,6 +372,7 @@ impl Chipset {
                 port: COM1_PORT,
                 gsi: COM1_GSI,
             }),
+            watchdog: self.watchdog,
             others: match &self.unit {
                 Some(unit) => vec![viommu::table(unit.options())?],
                 None => Vec::new(),

@@ -32,6 +32,14 @@ pub struct Config {
     pub rng: Option<Rng>,
     /// The paravirtual console.
     pub console: VirtioConsole,
+    /// A balloon.
+    pub balloon: Option<Balloon>,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
+    /// Files that the guest has as memory.
+    pub pmems: Vec<Pmem>,
+    /// A watchdog.
+    pub watchdog: Watchdog,
     /// How the console reaches the guest's memory.
     pub console_dma: Dma,
     /// A remapping unit that the guest finds.
@@ -70,6 +78,10 @@ impl Config {
             nets: Vec::new(),
             rng: None,
             console: VirtioConsole::Off,
+            balloon: None,
+            vsock: None,
+            pmems: Vec::new(),
+            watchdog: Watchdog::Absent,
             console_dma: Dma::Direct,
             vtd: None,
             serial: Serial::Tty,
@@ -79,7 +91,7 @@ impl Config {
     }
 }
 
-/// A disk: a file, as it is, block by block.
+/// A disk, and the file that it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// The file.
@@ -94,8 +106,23 @@ pub struct Disk {
     pub queue_size: Option<u16>,
     /// What each queue may do in a time.
     pub limits: Limits,
+    /// What the file is taken for.
+    pub format: Format,
+    /// Whether the image may name another that it is built on.
+    pub backing: bool,
+    /// Whether the host's page cache is bypassed.
+    pub direct: bool,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+}
+
+/// What a disk's file is taken for. Never guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The disk, sector by sector.
+    Raw,
+    /// QEMU's format.
+    Qcow2,
 }
 
 impl Disk {
@@ -109,6 +136,9 @@ impl Disk {
             queues: None,
             queue_size: None,
             limits: Limits::default(),
+            format: Format::Raw,
+            backing: false,
+            direct: false,
             dma: Dma::Direct,
         }
     }
@@ -181,11 +211,11 @@ pub struct Rng {
     pub dma: Dma,
 }
 
-/// A network card on a tap interface of the host.
+/// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Net {
-    /// The interface, made if it is not there.
-    pub tap: String,
+    /// Where its frames go.
+    pub wire: NetWire,
     /// The card's address; none: the guest chooses.
     pub mac: Option<[u8; 6]>,
     /// What the network carries at most; none: the guest chooses.
@@ -194,6 +224,75 @@ pub struct Net {
     pub limits: Limits,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+}
+
+/// A balloon, by which the guest gives memory back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balloon {
+    /// Bytes that the guest is to do without from the start.
+    pub size: u64,
+    /// Whether the guest may take it back when it has no other.
+    pub deflate_on_oom: bool,
+    /// Whether it gives free pages back all the time.
+    pub free_page_reporting: bool,
+    /// Where the balloon can be spoken to while the machine runs.
+    pub socket: Option<PathBuf>,
+}
+
+/// Sockets between host and guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's context identifier.
+    pub cid: u64,
+    /// The host's socket.
+    pub socket: PathBuf,
+    /// How the device reaches the guest's memory.
+    pub dma: Dma,
+}
+
+/// A file that the guest has as persistent memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pmem {
+    /// The file.
+    pub path: PathBuf,
+    /// What becomes of what the guest writes.
+    pub writes: Writes,
+}
+
+/// What becomes of what the guest writes to persistent memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// It is in the file.
+    Kept,
+    /// It is gone with the machine.
+    Discarded,
+}
+
+/// Whether there is a watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watchdog {
+    /// There is none.
+    Absent,
+    /// There is, and it stops the machine.
+    Present,
+}
+
+/// Where a network card's frames go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetWire {
+    /// A tap interface of the host, made if it is not there.
+    Tap(String),
+    /// A stream socket that passt listens at, say.
+    Socket(PathBuf),
+}
+
+impl std::fmt::Display for NetWire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NetWire::Tap(name) => f.write_str(name),
+            NetWire::Socket(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// Where the guest's paravirtual console leads.

@@ -55,6 +55,7 @@ exit_statuses! {
     KvmUnusable = 12 "KVM lacks something, or refused it",
     Forbidden = 13 "a thread of the VMM tried a system call that it may not make",
     Unconfined = 14 "the VMM cannot be confined on this host, and --confine off was not asked",
+    Watchdog = 15 "the guest did not reset its watchdog in time",
     KernelUnreadable = 20 "the kernel cannot be read",
     KernelEmpty = 21 "the kernel's file is empty",
     KernelTruncated = 22 "the kernel's file is truncated",
@@ -76,7 +77,7 @@ exit_statuses! {
     DiskLocked = 53 "a disk is in use by another VMM",
     DiskUnusable = 54 "a disk cannot be used for another reason",
     SerialUnusable = 55 "the serial line's file or terminal cannot be used",
-    NetUnusable = 56 "a network card's tap interface cannot be used",
+    NetUnusable = 56 "a network card's tap interface or socket cannot be used",
     NetDenied = 57 "no permission to use a tap interface",
     RngUnusable = 58 "the source of random bytes cannot be read",
     ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
@@ -88,6 +89,9 @@ exit_statuses! {
     DeviceTooLarge = 65 "the registers of a device to pass through do not fit in the guest",
     DeviceInUse = 66 "a device to pass through is in use, or named twice",
     DeviceUnusable = 67 "a device to pass through cannot be used for another reason",
+    BalloonUnusable = 70 "the balloon's socket cannot be used, or its memory is a passed-through device's",
+    VsockUnusable = 71 "the socket of vsock cannot be used",
+    PmemUnusable = 72 "a file cannot be persistent memory",
 }
 
 impl ExitStatus {
@@ -105,6 +109,7 @@ impl ExitStatus {
             StopReason::PowerOff | StopReason::Halted { .. } => ExitStatus::PoweredOff,
             StopReason::Reset => ExitStatus::Reset,
             StopReason::GuestPanic => ExitStatus::GuestPanic,
+            StopReason::Watchdog => ExitStatus::Watchdog,
             StopReason::TripleFault { .. } => ExitStatus::TripleFault,
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
@@ -192,7 +197,11 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::Tap {
                 error: TapError::NotPermitted { .. },
             } => ExitStatus::NetDenied,
-            DeviceError::Tap { .. } | DeviceError::Net(_) => ExitStatus::NetUnusable,
+            DeviceError::Tap { .. } | DeviceError::NetSocket { .. } | DeviceError::Net(_) => {
+                ExitStatus::NetUnusable
+            }
+            DeviceError::Balloon { .. } | DeviceError::BalloonPinned => ExitStatus::BalloonUnusable,
+            DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,
             DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
                 ExitStatus::ConsoleUnusable
@@ -227,6 +236,7 @@ impl From<&MachineError> for ExitStatus {
             ) => ExitStatus::DeviceUnusable,
             MachineError::Device(error) => error.into(),
             MachineError::Confine(_) => ExitStatus::Unconfined,
+            MachineError::Pmem(_) => ExitStatus::PmemUnusable,
             MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
                 ExitStatus::Usage
             }

@@ -53,7 +53,7 @@ fn accepted(platform: &Platform) -> String {
     let folder = tempfile::tempdir().unwrap();
     let tables = build(platform, 0xe_0000..0x10_0000).unwrap();
     let tables = split(&tables);
-    assert_eq!(tables.len(), 5);
+    assert_eq!(tables.len(), 5 + usize::from(platform.watchdog.is_some()));
     let mut source = String::new();
     for table in tables {
         let name = String::from_utf8(table[..4].to_vec()).unwrap();
@@ -101,6 +101,7 @@ fn a_small_machine_is_described_without_complaint() {
             port: 0x3f8,
             gsi: 4,
         }),
+        watchdog: None,
         others: vec![],
     });
     // iasl's names for what a guest will do with the numbers.
@@ -136,6 +137,7 @@ fn a_large_machine_is_described_without_complaint() {
             .flat_map(|d| (0..4).map(move |p| pin(d, p)))
             .collect(),
         serial: None,
+        watchdog: Some(0x620),
         others: vec![],
     });
     for fact in ["Processor x2Apic ID : 0000012B", "_PRT", "0x001FFFFF"] {

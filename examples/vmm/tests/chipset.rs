@@ -39,7 +39,7 @@ fn bench() -> Option<Bench> {
         }
     };
     let map = AddressMap::new(64 << 20, 40).unwrap();
-    let vm = Vm::new(&kvm, memory::reserve(&map).unwrap()).unwrap();
+    let vm = Vm::new(&kvm, memory::reserve(&map).unwrap(), Vec::new()).unwrap();
     vm.add_interrupt_controllers().unwrap();
     let buses = Buses {
         ports: Arc::default(),

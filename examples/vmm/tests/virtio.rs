@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Debian's kernel and the virtio devices of the real `vmm`, in the laboratory's host: a disk of several queues, a
-//! network card on a tap interface, random bytes, a console; by messages and by interrupt pins.
+//! network card on a tap interface, random bytes, a console, a balloon, sockets, persistent memory and a watchdog; by
+//! messages and by interrupt pins.
 
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// The guest's init says what it finds, and moves bytes through each device.
@@ -42,6 +45,41 @@ cp /tmp/data /dev/vda
 sync
 echo 3 >/proc/sys/vm/drop_caches
 say reread "$(dd if=/dev/vda bs=64k count=16 2>/dev/null | digest)"
+# Sockets, either way: the guest connects, then the host does.
+say vsock-out "$(socat -t 20 - VSOCK-CONNECT:2:700 </tmp/data | digest)"
+socat -t 20 VSOCK-LISTEN:800 EXEC:cat &
+listener=$!
+usleep 500000
+echo ready-800 >/dev/hvc0
+wait $listener
+# Persistent memory: a file system that goes around the page cache.
+e2mk -q -t ext4 -b 4096 /dev/pmem0 && mkdir /pmem && mount -t ext4 -o dax /dev/pmem0 /pmem
+say dax "$(grep -c 'pmem.*dax' /proc/mounts)"
+cp /tmp/data /pmem/data && sync
+say pmem "$(digest </pmem/data)"
+umount /pmem
+# The balloon, as the host moves it.
+meminfo() { sed -n "s/^$1: *\([0-9]*\) kB/\1/p" /proc/meminfo; }
+before=$(meminfo MemFree)
+echo inflate >/dev/hvc0
+while [ $(meminfo MemFree) -gt $((before - 40000)) ]; do usleep 100000; done
+say inflated yes
+echo deflate >/dev/hvc0
+while [ $(meminfo MemFree) -lt $((before - 20000)) ]; do usleep 100000; done
+say deflated yes
+# The watchdog: fed for longer than it waits, asked, and stopped.
+say watchdog "$(cat /sys/class/watchdog/watchdog0/identity)"
+watchdog -T 4 -t 1 -F /dev/watchdog0 & fed=$!
+sleep 6
+kill $fed
+usleep 500000
+say watchdog-state "$(cat /sys/class/watchdog/watchdog0/state)"
+# An image in a format of its own.
+e2mk -q -t ext4 /dev/vdb && mkdir /second && mount -t ext4 /dev/vdb /second
+cp /tmp/data /second/data && umount /second
+mount -t ext4 /dev/vdb /second
+say qcow2 "$(digest </second/data) $(cat /sys/block/vdb/size)"
+umount /second
 say vectors "$(grep -c 'PCI-MSI.*virtio' /proc/interrupts) $(grep -c 'IO-APIC.*virtio' /proc/interrupts)"
 poweroff -f
 sleep 60
@@ -56,12 +94,47 @@ mkfifo /tmp/silence
     nc -l -p 5000 0<>/tmp/silence >/tmp/sent
 ) &
 nc -l -p 5001 </served &
+rm -f /tmp/vsock* /tmp/balloon
+socat UNIX-LISTEN:/tmp/vsock_700 EXEC:cat &
+# What the guest says on its console is followed.
+wait_for() { while ! grep -q "$1" /tmp/hvc 2>/dev/null; do usleep 100000; done; }
+ask() { echo "$1" | socat -t 5 - UNIX-CONNECT:/tmp/balloon; }
+resident() { sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' /proc/$(pidof vmm)/status; }
+(
+    wait_for ready-800
+    (printf 'CONNECT 800\n'; cat /served) | socat -t 20 - UNIX-CONNECT:/tmp/vsock >/tmp/echo
+    wait_for inflate
+    echo "@host stats $(ask stats)"
+    full=$(resident)
+    echo "@host target $(ask 'target 64M')"
+    wait_for deflate
+    sleep 1
+    echo "@host actual $(ask target)"
+    echo "@host freed $((full - $(resident)))"
+    ask 'target 0' >/dev/null
+) &
 vmm VMM
 echo "@host status $?"
 echo "@host sent $(sha256sum </tmp/sent | cut -d' ' -f1)"
 echo "@host length $(wc -c </tmp/sent)"
 echo "@host served $(sha256sum </served | cut -d' ' -f1)"
-echo "@host hvc $(tr -d '\r' </tmp/hvc)"
+echo "@host hvc $(head -n 1 /tmp/hvc | tr -d '\r')"
+echo "@host echo $(tail -c 524288 /tmp/echo | sha256sum | cut -d' ' -f1)"
+echo "@host line $(head -c 13 /tmp/echo | head -n 1)"
+"#;
+
+/// A guest that stops feeding its watchdog.
+const LATE: &str = r#"#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+while read -r module; do insmod "$module"; done </lab/modules/order
+watchdog -T 3 -t 1 -F /dev/watchdog0 & fed=$!
+sleep 3
+kill -STOP $fed
+echo "@test late"
+sleep 60
+poweroff -f
 "#;
 
 /// What was said under a mark, by word.
@@ -70,6 +143,19 @@ fn said<'a>(text: &'a str, mark: &str) -> BTreeMap<&'a str, &'a str> {
         .filter_map(|line| line.trim_end().strip_prefix(mark))
         .map(|line| line.split_once(' ').unwrap_or((line, "")))
         .collect()
+}
+
+/// An empty qcow2 image of `length` bytes, as `qemu-img` makes it.
+fn qcow2(length: u64) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&path)
+        .arg(length.to_string())
+        .status();
+    assert!(made.expect("Debian package qemu-utils").success());
+    std::fs::read(path).unwrap()
 }
 
 /// Whether bit `bit` of a feature string is set.
@@ -87,17 +173,32 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         "virtio_net",
         "virtio_rng",
         "virtio_console",
+        "virtio_balloon",
+        "vmw_vsock_virtio_transport",
+        "virtio_pmem",
+        "nd_pmem",
+        "wdat_wdt",
     ];
     initramfs
         .file("/init", 0o755, INIT)
         .modules(&kernel, &modules)
+        .unwrap()
+        .program(Path::new("/usr/bin/socat"), "/bin/socat")
+        .unwrap()
+        .program(Path::new("/usr/sbin/mke2fs"), "/bin/e2mk")
+        .unwrap();
+    let mut late = Initramfs::with_busybox().unwrap();
+    late.file("/init", 0o755, LATE)
+        .modules(&kernel, &["wdat_wdt"])
         .unwrap();
     let command = |more: &str| {
         let vmm = format!(
             "--kernel /guest/vmlinux --initramfs /guest/initramfs --cpus 2 --memory 256M \
              --cmdline 'console=ttyS0 quiet panic=-1 {more}' \
-             --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M \
-             --net tap=t0,mac=52:54:00:12:34:56,mtu=1400 --rng --console file=/tmp/hvc"
+             --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M path=/qcow2,image_type=qcow2 \
+             --net tap=t0,mac=52:54:00:12:34:56,mtu=1400 --rng --console file=/tmp/hvc \
+             --balloon deflate_on_oom=on,free_page_reporting=on,socket=/tmp/balloon \
+             --vsock cid=3,socket=/tmp/vsock --pmem path=/pmem --watchdog"
         );
         HOST.replace("VMM", &vmm)
     };
@@ -113,7 +214,17 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
         .data(vec![0; 4 << 20], "/disk", 0o644)
         .data(served, "/served", 0o644)
-        .run(&[command(""), command("pci=nomsi")])
+        .program("/usr/bin/socat", "/bin/socat")
+        .data(vec![0; 32 << 20], "/pmem", 0o644)
+        .data(qcow2(64 << 20), "/qcow2", 0o644)
+        .data(late.build().unwrap(), "/guest/late", 0o644)
+        .run(&[
+            command(""),
+            command("pci=nomsi"),
+            "vmm --kernel /guest/vmlinux --initramfs /guest/late --memory 128M --watchdog \
+             --cmdline 'console=ttyS0 quiet'; echo \"@host status $?\""
+                .to_owned(),
+        ])
         .unwrap();
     for (run, by_messages) in report.commands.iter().zip([true, false]) {
         let text = run.text();
@@ -132,6 +243,9 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
             "features-0x0002",
             "features-0x0003",
             "features-0x0004",
+            "features-0x0005",
+            "features-0x0013",
+            "features-0x001b",
         ] {
             assert!(
                 has(get(device), 32) && has(get(device), 34),
@@ -155,6 +269,30 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         assert_eq!(get("got"), host["served"], "host to guest\n{text}");
         assert_eq!(host["hvc"], "through hvc0", "{text}");
         assert_eq!(get("reread"), get("sent"), "disk\n{text}");
+        // Statistics, deflate on OOM, reporting; the poison only where the kernel poisons.
+        for bit in [1, 2, 5] {
+            assert!(
+                has(get("features-0x0005"), bit),
+                "bit {bit} of the balloon\n{text}"
+            );
+        }
+        assert_eq!(get("vsock-out"), get("sent"), "echo on the host\n{text}");
+        assert_eq!(host["echo"], host["served"], "echo in the guest\n{text}");
+        assert!(host["line"].starts_with("OK "), "{text}");
+        assert_eq!(get("dax"), "1", "{text}");
+        assert_eq!(get("pmem"), get("sent"), "{text}");
+        let free = host["stats"]
+            .split(' ')
+            .any(|word| word.starts_with("free="));
+        assert!(free && host["stats"].contains(" total="), "{text}");
+        assert_eq!(host["target"], "ok", "{text}");
+        assert_eq!(host["actual"], "target=67108864 actual=67108864", "{text}");
+        let freed: i64 = host["freed"].parse().unwrap();
+        assert!(freed > 4_000, "only {freed} KiB came back\n{text}");
+        assert_eq!((get("inflated"), get("deflated")), ("yes", "yes"), "{text}");
+        assert_eq!(get("qcow2"), format!("{} 131072", get("sent")), "{text}");
+        assert_eq!(get("watchdog"), "wdat_wdt", "{text}");
+        assert_eq!(get("watchdog-state"), "inactive", "{text}");
         let (messages, pins) = get("vectors").split_once(' ').unwrap();
         if by_messages {
             // A vector for each queue and each configuration, at least.
@@ -167,4 +305,11 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
             assert_ne!(pins, "0", "{text}");
         }
     }
+    let late = report.commands[2].text();
+    assert!(late.contains("@test late"), "{late}");
+    assert_eq!(said(&late, "@host ")["status"], "13", "{late}");
+    assert!(
+        late.contains("did not reset its watchdog in time"),
+        "{late}"
+    );
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::image::Image;
+use super::image::{Backing, Format, HostCache, How, Image};
 use super::request::{MAX_HOLE_SECTORS, MAX_HOLES};
 use super::{Access, OpenError, SECTOR, SERIAL};
 use crate::bytes::read_at;
@@ -49,10 +49,14 @@ pub struct Options {
     queues: u16,
     queue_size: u16,
     limits: Limits,
+    format: Format,
+    backing: Backing,
+    cache: HostCache,
 }
 
 impl Options {
-    /// A disk of one queue of 256 descriptors over the raw image at `path`, to be read and written.
+    /// A disk of one queue of 256 descriptors over the image at `path`, raw unless
+    /// something else is said, to be read and written.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -61,6 +65,9 @@ impl Options {
             queues: 1,
             queue_size: QUEUE_SIZE,
             limits: Limits::default(),
+            format: Format::default(),
+            backing: Backing::default(),
+            cache: HostCache::default(),
         }
     }
 
@@ -92,6 +99,27 @@ impl Options {
         self
     }
 
+    /// Says what the image is.
+    #[must_use]
+    pub fn with_format(mut self, format: Format) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Says whether the image may name others.
+    #[must_use]
+    pub fn with_backing(mut self, backing: Backing) -> Self {
+        self.backing = backing;
+        self
+    }
+
+    /// Chooses whether the host's page cache is used.
+    #[must_use]
+    pub fn with_host_cache(mut self, cache: HostCache) -> Self {
+        self.cache = cache;
+        self
+    }
+
     /// Limits what each queue may do.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
@@ -111,8 +139,13 @@ impl Options {
         &self.path
     }
 
-    pub(super) fn access(&self) -> Access {
-        self.access
+    pub(super) fn how(&self) -> How {
+        How {
+            access: self.access,
+            format: self.format,
+            backing: self.backing,
+            cache: self.cache,
+        }
     }
 
     /// What can be said of the options without looking at the image.

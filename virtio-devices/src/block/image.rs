@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A raw image: opened once, checked, locked for as long as it is open.
+//! An image: opened once, checked, locked for as long as it is open.
 
 use std::fs::{File, FileType, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use vm_memory::GuestMemory;
 
-use super::SECTOR;
+use super::bounce::{Bounced, bounce, zeros};
+use super::direct::Direct;
 use super::transfer::{self, Direction, Hole, TransferError, transfer};
+use super::{OpenError, SECTOR};
 use crate::queue::{Buffers, Reach};
 
 /// What may be done to an image.
@@ -22,131 +24,98 @@ pub enum Access {
     ReadOnly,
 }
 
-/// Why an image cannot be used.
-#[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// There is nothing at that path.
-    #[error("{}: no such disk image", path.display())]
-    Missing {
-        /// As given.
-        path: PathBuf,
-    },
-    /// It is a directory.
-    #[error("{}: a directory, not a disk image", path.display())]
-    Directory {
-        /// As given.
-        path: PathBuf,
-    },
-    /// It is a pipe, a socket, or a character device.
-    #[error("{}: neither a file nor a block device", path.display())]
-    NotADisk {
-        /// As given.
-        path: PathBuf,
-    },
-    /// Writing was asked for, and nobody or not we may write to it.
-    #[error("{}: read-only; ask for read-only access, or make it writable", path.display())]
-    ReadOnly {
-        /// As given.
-        path: PathBuf,
-    },
-    /// Another VMM uses it.
-    #[error("{}: in use by another VMM", path.display())]
-    Locked {
-        /// As given.
-        path: PathBuf,
-    },
-    /// It is empty, or ends inside a sector. We could only hide the rest from the guest, or invent some.
-    #[error("{}: {length} bytes, which is not a whole number of sectors of 512", path.display())]
-    Length {
-        /// As given.
-        path: PathBuf,
-        /// Bytes.
-        length: u64,
-    },
-    /// No disk has so many queues.
-    #[error("{count} queues; a disk has 1 to 256")]
-    Queues {
-        /// Asked for.
-        count: u16,
-    },
-    /// No queue can have that size.
-    #[error("a queue of {size} descriptors; it must be a power of two from 4 to 32768")]
-    QueueSize {
-        /// Asked for.
-        size: u16,
-    },
-    /// Too long, or not printable ASCII.
-    #[error("serial number \"{}\"; it must be at most 20 printable characters", serial.escape_ascii())]
-    Serial {
-        /// Asked for.
-        serial: Vec<u8>,
-    },
-    /// The host refused for another reason.
-    #[error("{}: cannot be opened", path.display())]
-    Host {
-        /// As given.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+/// What a file is taken for. Never guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Format {
+    /// The disk, sector by sector.
+    #[default]
+    Raw,
+    /// QEMU's format, version 2 or 3. Needs the feature `imago`.
+    Qcow2,
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        })
+    }
+}
+
+/// Whether an image may name other files that hold parts of the disk. Whoever writes the image chooses which files of
+/// the host those are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Backing {
+    /// It may not.
+    #[default]
+    Refused,
+    /// It may name a file to read what it does not have itself; never one that is written.
+    Allowed,
+}
+
+/// Whether the host's page cache is between the guest and the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum HostCache {
+    /// It is.
+    #[default]
+    Used,
+    /// It is not (O_DIRECT).
+    Bypassed,
+}
+
+/// How an image is to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    pub(super) access: Access,
+    pub(super) format: Format,
+    pub(super) backing: Backing,
+    pub(super) cache: HostCache,
+}
+
+/// Where the disk's bytes are.
+#[derive(Debug)]
+enum Store {
+    /// In a file, moved straight from and to guest memory.
+    File(File),
+    /// Where guest memory cannot be moved to: by a buffer.
+    Bounced(Box<dyn Bounced>),
 }
 
 /// An open image. The lock goes with it.
 #[derive(Debug)]
 pub(super) struct Image {
-    file: File,
+    store: Store,
     sectors: u64,
     access: Access,
     physical_block_exponent: u8,
 }
 
 impl Image {
-    /// Opens a file or block device, raw: its format is never guessed, because a guest that writes its own
-    /// first sector could choose what it is taken for.
-    pub(super) fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
+    /// Opens a file or block device as what it is said to be: its format is never guessed, because a guest that writes
+    /// its own first sector could choose what it is taken for.
+    pub(super) fn open(path: &Path, how: How) -> Result<Self, OpenError> {
         let here = || path.to_path_buf();
-        let host = |source: io::Error| match (source.kind(), access) {
-            (io::ErrorKind::NotFound, _) => OpenError::Missing { path: here() },
-            (
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem,
-                Access::ReadWrite,
-            ) => OpenError::ReadOnly { path: here() },
-            _ => OpenError::Host {
-                path: here(),
-                source,
-            },
+        let host = |source| OpenError::Host {
+            path: here(),
+            source,
         };
-        // Before it is opened: opening a pipe would wait for its other end.
-        let metadata = path.metadata().map_err(host)?;
-        is_disk(metadata.file_type(), path)?;
-        // A file that nobody may write stays unwritten by root too.
-        if access == Access::ReadWrite && metadata.permissions().readonly() {
-            return Err(OpenError::ReadOnly { path: here() });
-        }
-        let write = access == Access::ReadWrite;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(write)
-            .open(path)
-            .map_err(host)?;
-        // Again: it may be another file by now.
-        let metadata = file.metadata().map_err(host)?;
-        is_disk(metadata.file_type(), path)?;
-        let locked = match access {
-            Access::ReadWrite => file.try_lock(),
-            Access::ReadOnly => file.try_lock_shared(),
+        let mut file = open_file(path, how)?;
+        let block = file.metadata().map_err(host)?.blksize();
+        let (store, length) = match (how.format, how.cache) {
+            (Format::Raw, cache) => {
+                // A block device has no length in its metadata.
+                let length = file.seek(SeekFrom::End(0)).map_err(host)?;
+                let store = match cache {
+                    HostCache::Used => Store::File(file),
+                    HostCache::Bypassed => {
+                        Store::Bounced(Box::new(Direct::new(file, path, length)?))
+                    }
+                };
+                (store, length)
+            }
+            (Format::Qcow2, _) => qcow2(file, path, how)?,
         };
-        locked.map_err(|error| match error {
-            TryLockError::WouldBlock => OpenError::Locked { path: here() },
-            TryLockError::Error(source) => OpenError::Host {
-                path: here(),
-                source,
-            },
-        })?;
-        // A block device has no length in its metadata.
-        let length = file.seek(SeekFrom::End(0)).map_err(host)?;
         if length == 0 || !length.is_multiple_of(SECTOR) {
             return Err(OpenError::Length {
                 path: here(),
@@ -154,10 +123,10 @@ impl Image {
             });
         }
         Ok(Self {
-            file,
+            store,
             sectors: length / SECTOR,
-            access,
-            physical_block_exponent: exponent(metadata.blksize()),
+            access: how.access,
+            physical_block_exponent: exponent(block),
         })
     }
 
@@ -183,35 +152,107 @@ impl Image {
         reach: &Reach<'_, M>,
         data: Buffers<'_>,
     ) -> Result<(), TransferError> {
-        transfer(&self.file, offset, direction, reach, data)
+        match &self.store {
+            Store::File(file) => transfer(file, offset, direction, reach, data),
+            Store::Bounced(store) => bounce(&**store, offset, direction, reach, data),
+        }
     }
 
     /// Puts what was written on stable storage.
     pub(super) fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match &self.store {
+            Store::File(file) => file.sync_data(),
+            Store::Bounced(store) => store.flush(),
+        }
     }
 
     /// Makes a range read as zeros.
     pub(super) fn hole(&self, offset: u64, length: u64, kind: Hole) -> io::Result<()> {
-        match transfer::hole(&self.file, offset, length, kind) {
-            // The host's file system has no holes; the guest gets its zeros all the same.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.zero(offset, length),
-            result => result,
+        match &self.store {
+            Store::File(file) => hole_or_zeros(file, offset, length, kind),
+            Store::Bounced(store) => store.hole(offset, length, kind),
         }
     }
+}
 
-    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
-        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-        let end = offset + length;
-        let mut at = offset;
-        while at < end {
-            let now = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(ZEROS.len());
-            self.file.write_all_at(&ZEROS[..now], at)?;
-            at += now as u64;
+/// Opens and locks a file or block device that can be a disk, without waiting.
+pub(super) fn open_file(path: &Path, how: How) -> Result<File, OpenError> {
+    let access = how.access;
+    let here = || path.to_path_buf();
+    let host = |source: io::Error| match (source.kind(), access) {
+        (io::ErrorKind::NotFound, _) => OpenError::Missing { path: here() },
+        (
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem,
+            Access::ReadWrite,
+        ) => OpenError::ReadOnly { path: here() },
+        _ => OpenError::Host {
+            path: here(),
+            source,
+        },
+    };
+    // Before it is opened: opening a pipe would wait for its other end.
+    let metadata = path.metadata().map_err(host)?;
+    is_disk(metadata.file_type(), path)?;
+    // A file that nobody may write stays unwritten by root too.
+    if access == Access::ReadWrite && metadata.permissions().readonly() {
+        return Err(OpenError::ReadOnly { path: here() });
+    }
+    let write = access == Access::ReadWrite;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(match how.cache {
+            HostCache::Used => 0,
+            HostCache::Bypassed => libc::O_DIRECT,
+        })
+        .open(path)
+        .map_err(|source| match (how.cache, source.raw_os_error()) {
+            (HostCache::Bypassed, Some(libc::EINVAL)) => OpenError::NotDirect {
+                path: here(),
+                source,
+            },
+            _ => host(source),
+        })?;
+    // Again: it may be another file by now.
+    let metadata = file.metadata().map_err(host)?;
+    is_disk(metadata.file_type(), path)?;
+    let locked = match access {
+        Access::ReadWrite => file.try_lock(),
+        Access::ReadOnly => file.try_lock_shared(),
+    };
+    locked.map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::Locked { path: here() },
+        TryLockError::Error(source) => OpenError::Host {
+            path: here(),
+            source,
+        },
+    })?;
+    Ok(file)
+}
+
+#[cfg(feature = "imago")]
+fn qcow2(file: File, path: &Path, how: How) -> Result<(Store, u64), OpenError> {
+    let image = super::qcow2::Qcow2Image::open(file, path, how)?;
+    let length = image.length();
+    Ok((Store::Bounced(Box::new(image)), length))
+}
+
+#[cfg(not(feature = "imago"))]
+fn qcow2(_file: File, path: &Path, how: How) -> Result<(Store, u64), OpenError> {
+    Err(OpenError::NoReader {
+        path: path.to_path_buf(),
+        format: how.format,
+    })
+}
+
+/// Punches or zeroes a range of `file`.
+fn hole_or_zeros(file: &File, offset: u64, length: u64, kind: Hole) -> io::Result<()> {
+    match transfer::hole(file, offset, length, kind) {
+        // The host's file system has no holes; the guest gets its zeros all the same.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            zeros(offset, length, |zeros, at| file.write_all_at(zeros, at))
         }
-        Ok(())
+        result => result,
     }
 }
 
@@ -252,8 +293,8 @@ mod tests {
         let length = 3 << 16;
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().write_all_at(&vec![7; length], 0).unwrap();
-        let image = Image::open(file.path(), Access::ReadWrite).unwrap();
-        image.zero(512, (1 << 17) + 1024).unwrap();
+        let write = |zeros: &[u8], at| file.as_file().write_all_at(zeros, at);
+        zeros(512, (1 << 17) + 1024, write).unwrap();
         let mut expected = vec![7; length];
         expected[512..512 + (1 << 17) + 1024].fill(0);
         assert_eq!(std::fs::read(file.path()).unwrap(), expected);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A disk: virtio-blk over a raw image.
+//! A disk: virtio-blk over an image, raw or qcow2.
 //!
 //! ```text
 //!   Options::open --> Image (checked, locked) --> Block --activate--> Server, one a queue
@@ -8,8 +8,13 @@
 //!
 //! "Block Device" (5.2).
 
+mod bounce;
 mod config;
+mod direct;
+mod error;
 mod image;
+#[cfg(feature = "imago")]
+mod qcow2;
 mod request;
 mod server;
 mod transfer;
@@ -19,7 +24,8 @@ use std::sync::Arc;
 use vm_memory::GuestAddressSpace;
 
 pub use config::{Options, feature};
-pub use image::{Access, OpenError};
+pub use error::OpenError;
+pub use image::{Access, Backing, Format, HostCache};
 
 use self::image::Image;
 use self::request::Caching;
@@ -48,7 +54,7 @@ impl Block {
     /// Opens the image that `options` name, and locks it.
     pub fn open(options: Options) -> Result<Self, OpenError> {
         options.check()?;
-        let image = Image::open(options.path(), options.access())?;
+        let image = Image::open(options.path(), options.how())?;
         Ok(Self {
             image: Arc::new(image),
             counters: vec![Counters::default(); options.queue_count()],

@@ -89,6 +89,45 @@ impl Control {
         self.messages.clear();
     }
 
+    /// The size, and the messages that the driver has not taken, each behind its length.
+    pub(super) fn save(&self) -> Vec<u8> {
+        let mut state = self.size.columns.to_le_bytes().to_vec();
+        state.extend(self.size.rows.to_le_bytes());
+        for message in &self.messages {
+            // A port's name is the longest part, which was checked.
+            state.extend((message.len() as u16).to_le_bytes());
+            state.extend(message);
+        }
+        state
+    }
+
+    /// Takes what was saved. Nothing changes if it cannot be that.
+    pub(super) fn restore(&mut self, state: &[u8]) -> bool {
+        let Some((&[c0, c1, r0, r1], mut rest)) = state.split_first_chunk() else {
+            return false;
+        };
+        let mut messages = VecDeque::new();
+        while let Some((&length, after)) = rest.split_first_chunk() {
+            let length = u16::from_le_bytes(length).into();
+            let Some((message, after)) = after.split_at_checked(length) else {
+                return false;
+            };
+            messages.push_back(message.to_vec());
+            rest = after;
+        }
+        if !rest.is_empty() || messages.len() > self.most() {
+            return false;
+        }
+        self.size = Size {
+            columns: u16::from_le_bytes([c0, c1]),
+            rows: u16::from_le_bytes([r0, r1]),
+        };
+        self.messages = messages;
+        // Fails only if the counter is full, and then it is readable.
+        let _ = self.event.write(1);
+        true
+    }
+
     /// Four answers to each port's readiness, its addition, and a resize.
     fn most(&self) -> usize {
         8 * self.names.len() + 8

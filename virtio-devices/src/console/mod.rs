@@ -22,7 +22,7 @@ use self::port::{FromGuest, ToGuest};
 pub use self::port::{Input, Port};
 use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device};
+use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::serve::QueueServer;
 use crate::worker::Worker;
@@ -223,5 +223,20 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Console {
     fn reset(&mut self) {
         self.shared.events.connect(None);
         self.shared.lock().reset();
+    }
+
+    /// The terminal's size and the messages that the driver has not taken yet.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(self.shared.lock().save())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        match self.shared.lock().restore(state) {
+            true => Ok(()),
+            false => Err(StateError::Length {
+                saved: state.len(),
+                expected: 4,
+            }),
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::events::Events;
 use super::request::{Bypass, Span};
 use super::server::Server;
 use crate::bytes::read_at;
-use crate::device::{ActivateError, Activation, Device};
+use crate::device::{ActivateError, Activation, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::worker::Worker;
 
@@ -233,6 +233,11 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
     fn reset(&mut self) {
         lock(&self.domains).reset(self.bypass);
         self.faults.forget();
+    }
+
+    /// What is mapped is not saved yet.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Err(StateError::Unsaveable)
     }
 }
 

@@ -11,7 +11,7 @@ use vm_memory::GuestAddressSpace;
 use super::endpoint::{Fault, Faults};
 use super::request::MapFlags;
 use crate::device::{ActiveQueue, Failure, Interrupts};
-use crate::queue::{Chain, Notify};
+use crate::queue::{Chain, Notify, Position};
 use crate::worker::{Progress, Worker};
 
 /// Reports in one call. More wait for the next kick of either side, which every fault is.
@@ -106,6 +106,10 @@ impl<A: GuestAddressSpace + Send> Worker for Events<A> {
 
     fn sources(&self) -> Vec<RawFd> {
         vec![self.active.kick.as_raw_fd(), self.faults.kick.as_raw_fd()]
+    }
+
+    fn positions(&self) -> Vec<(u16, Position)> {
+        vec![self.active.position()]
     }
 
     fn ready(&mut self, index: usize) -> Progress {

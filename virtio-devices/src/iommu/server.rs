@@ -11,7 +11,7 @@ use super::domain::{Domains, Offered};
 use super::endpoint::Reserved;
 use super::request::{LONGEST, Request, Status, TAIL};
 use crate::device::{ActiveQueue, Failure, Interrupts};
-use crate::queue::{Chain, Mapped, Notify, Reach};
+use crate::queue::{Chain, Mapped, Notify, Position, Reach};
 use crate::worker::{Progress, Worker};
 
 /// Requests in one call: the worker is to see a request to stop.
@@ -173,6 +173,10 @@ impl<A: GuestAddressSpace + Send> Worker for Server<A> {
 
     fn sources(&self) -> Vec<RawFd> {
         vec![self.active.kick.as_raw_fd()]
+    }
+
+    fn positions(&self) -> Vec<(u16, Position)> {
+        vec![self.active.position()]
     }
 
     fn ready(&mut self, _index: usize) -> Progress {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
+use super::stream::{Came, FrameStream};
 use super::{Link, LinkState, Tap};
 use crate::features::Features;
-use crate::queue::{Chain, Reach, Segment};
+use crate::queue::{Buffers, Chain, Reach, Segment};
 use crate::serve::{Answer, Handler, Served};
 use crate::vectored;
 
@@ -28,13 +29,15 @@ pub enum Wire {
     Tap(Tap),
     /// A datagram socket, say, at whose other end is somebody who understands the header. No offloads.
     Frames(OwnedFd),
+    /// A stream socket, at whose other end is passt, say. No offloads.
+    Stream(FrameStream),
 }
 
 impl Wire {
     pub(super) fn features(&self) -> Features {
         match self {
             Self::Tap(_) => Tap::FEATURES,
-            Self::Frames(_) => Features::empty(),
+            Self::Frames(_) | Self::Stream(_) => Features::empty(),
         }
     }
 
@@ -42,7 +45,7 @@ impl Wire {
     pub(super) fn negotiated(&self, features: Features) -> io::Result<()> {
         match self {
             Self::Tap(tap) => tap.set_offloads(features),
-            Self::Frames(_) => Ok(()),
+            Self::Frames(_) | Self::Stream(_) => Ok(()),
         }
     }
 }
@@ -52,6 +55,7 @@ impl AsFd for Wire {
         match self {
             Self::Tap(tap) => tap.as_fd(),
             Self::Frames(fd) => fd.as_fd(),
+            Self::Stream(stream) => stream.socket.as_fd(),
         }
     }
 }
@@ -119,6 +123,9 @@ impl<A> Handler<A> for Receiver {
         if room.len() <= HEADER {
             return Answer::Unanswerable;
         }
+        if let Wire::Stream(stream) = &*self.wire {
+            return self.receive(stream, reach, room);
+        }
         let segments = chain.writable_segments();
         let read = with_slices(reach, segments, Permissions::Write, |slices| {
             vectored::read(self.wire.as_fd(), slices)
@@ -146,6 +153,41 @@ impl<A> Handler<A> for Receiver {
     }
 }
 
+impl Receiver {
+    /// The same from a stream, whose frames have no header.
+    fn receive<M: GuestMemory + ?Sized>(
+        &self,
+        stream: &FrameStream,
+        reach: &Reach<'_, M>,
+        room: Buffers<'_>,
+    ) -> Answer {
+        let frame = match stream.take() {
+            Came::Frame(frame) => frame,
+            Came::Nothing | Came::Over(None) => return Answer::Later,
+            Came::Over(Some(error)) => {
+                // The guest is to know that nothing comes any more.
+                self.link.set(LinkState::Down);
+                return Answer::Gone(error);
+            }
+        };
+        if self.link.state() == LinkState::Down {
+            return Answer::Retry;
+        }
+        let mut header = [0; HEADER as usize];
+        // One chain a frame.
+        header[NUM_BUFFERS as usize] = 1;
+        let (head, body) = room.split_at(HEADER);
+        let written = head
+            .write(reach, &header)
+            .and_then(|count| Ok(count + body.write(reach, &frame)?));
+        // A frame that the driver has no room or no memory for is lost as on any network.
+        match written {
+            Ok(count) if count == header.len() + frame.len() => served(count, count),
+            _ => served(0, 0),
+        }
+    }
+}
+
 /// Puts what chains hold on the wire.
 pub(super) struct Sender {
     pub(super) wire: Arc<Wire>,
@@ -162,6 +204,23 @@ impl<A> Handler<A> for Sender {
         // What is no frame, and what nobody can take, is lost as on any network.
         if length <= HEADER || length > LARGEST || self.link.state() == LinkState::Down {
             return served(0, 0);
+        }
+        if let Wire::Stream(stream) = &*self.wire {
+            let frame = chain.readable().split_at(HEADER).1;
+            // At most LARGEST.
+            let mut bytes = vec![0; frame.len() as usize];
+            let sent = match frame.read(reach, &mut bytes) {
+                Ok(_) => stream.send(&bytes).map(|()| bytes.len()),
+                Err(_) => Ok(0),
+            };
+            return match sent {
+                Ok(count) => served(0, count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => served(0, 0),
+                Err(error) => Answer::Done(Served {
+                    trouble: Some(error),
+                    ..Served::default()
+                }),
+            };
         }
         let segments = chain.readable_segments();
         let sent = with_slices(reach, segments, Permissions::Read, |slices| {

@@ -12,6 +12,7 @@
 //! "Network Device" (5.1).
 
 mod frames;
+mod stream;
 mod tap;
 
 use std::sync::Arc;
@@ -20,12 +21,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::GuestAddressSpace;
 
 pub use frames::Wire;
+pub use stream::FrameStream;
 pub use tap::{Tap, TapError};
 
 use self::frames::{Receiver, Sender};
 use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device};
+use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::limit::{Limiter, Limits};
 use crate::serve::QueueServer;
@@ -268,5 +270,24 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
         self.link.events.connect(None);
         // The next driver may know less. If the wire is gone, its next activation says so.
         let _ = self.wire.negotiated(Features::empty());
+    }
+
+    /// The link: 1 if it is up.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(vec![u8::from(self.link.state() == LinkState::Up)])
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        let [up] = state else {
+            return Err(StateError::Length {
+                saved: state.len(),
+                expected: 1,
+            });
+        };
+        self.link.set(match up {
+            0 => LinkState::Down,
+            _ => LinkState::Up,
+        });
+        Ok(())
     }
 }

@@ -45,6 +45,17 @@ pub struct Place {
     pub offset: u32,
 }
 
+/// A vector as it was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VectorState {
+    /// Where it leads.
+    pub message: MsiMessage,
+    /// The driver has masked it.
+    pub masked: bool,
+    /// It was raised while it could not be delivered.
+    pub pending: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Vector {
     message: MsiMessage,
@@ -118,6 +129,26 @@ impl Msix {
         let mut writable = [0; 10];
         writable[..2].copy_from_slice(&(ENABLE | FUNCTION_MASK).to_le_bytes());
         (body, writable)
+    }
+
+    /// The table and the pending bits. Message Control is configuration space's.
+    pub fn save(&self) -> Vec<VectorState> {
+        let save = |vector: &Vector| VectorState {
+            message: vector.message,
+            masked: vector.masked,
+            pending: vector.pending,
+        };
+        self.vectors.iter().map(save).collect()
+    }
+
+    /// Takes what was saved, of as many vectors as there are. Before MSI-X is enabled.
+    pub fn restore(&mut self, state: &[VectorState]) {
+        for (vector, saved) in self.vectors.iter_mut().zip(state) {
+            vector.message = saved.message;
+            vector.message.address &= !3;
+            vector.masked = saved.masked;
+            vector.pending = saved.pending;
+        }
     }
 
     /// Whether the driver has enabled MSI-X. If not, the interrupt pin is in use.

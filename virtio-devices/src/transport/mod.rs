@@ -6,6 +6,7 @@
 
 mod queue_registers;
 mod session;
+pub mod state;
 
 pub mod mmio;
 pub mod pci;

@@ -81,6 +81,17 @@ impl QueueRegisters {
         }
     }
 
+    /// Whether `config` is one that a driver could have made.
+    pub(super) fn could_be(&self, config: &QueueConfig, layout: Layout) -> bool {
+        // The size after a reset is any that the device offers.
+        config.size <= self.max && (layout.allows(config.size) || config.size == self.max)
+    }
+
+    /// Takes what was saved.
+    pub(super) fn restore(&mut self, config: QueueConfig, enabled: bool) {
+        (self.config, self.enabled) = (config, enabled);
+    }
+
     pub(super) fn enable(&mut self) {
         self.enabled = true;
     }

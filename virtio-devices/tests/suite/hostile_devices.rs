@@ -5,201 +5,21 @@
 //! shrugs and serves; *refused*, it stops until it is reset, says so, and then is as good as new; *wedged* and
 //! *failed* are what no case may come to.
 
-use std::any::Any;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
 
-use hvkit_virtio_devices::block::{Access, Block, Options};
-use hvkit_virtio_devices::console::{Console, Port};
-use hvkit_virtio_devices::device::Device;
-use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
-use hvkit_virtio_devices::fake::Ring;
-use hvkit_virtio_devices::net::{Net, Wire};
 
-use crate::support::guest::{Guest, Memory, TRANSPORTS, Transport, on_bus, ring_at};
-use crate::support::{END, header, image, pattern};
+use crate::hostile_kinds::Verdict::{self, Pass, Refused};
+use crate::hostile_kinds::{DATA, KINDS, Subject};
+use crate::support::END;
+use crate::support::guest::{TRANSPORTS, on_bus, ring_at};
 
-const HEADER: u64 = 0x8000;
 const STATUS: u64 = 0x9000;
-const DATA: u64 = 0xa000;
 const TABLE: u64 = 0xc000;
-/// What takes that long hangs. A tenth is what workers have; the rest is for a machine under load.
-const HANGS: Duration = Duration::from_secs(10);
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Pass,
-    Refused,
-    Wedged,
-    Failed,
-}
-use Verdict::{Pass, Refused};
-
-/// A device and what is at its other end.
-type Made = (Box<dyn Device<Memory>>, Box<dyn Any>);
-
-/// A kind of device, and how one sees that it serves.
-struct Kind {
-    name: &'static str,
-    make: fn() -> Made,
-    queues: &'static [u16],
-    /// Sends an honest request and says whether it was served, and rightly.
-    honest: fn(&mut Subject) -> bool,
-}
-
-const KINDS: [Kind; 4] = [
-    Kind {
-        name: "disk",
-        make: || {
-            let file = image(64);
-            let options = Options::new(file.path()).with_access(Access::ReadOnly);
-            (Box::new(Block::open(options).unwrap()), Box::new(file))
-        },
-        queues: &[0],
-        honest: |subject| {
-            subject.guest.write(HEADER, &header(0, 5));
-            subject.guest.write(STATUS, &[0xee]);
-            let buffers = [
-                Readable(HEADER, 16),
-                Writable(DATA, 512),
-                Writable(STATUS, 1),
-            ];
-            subject.rings[0].submit(&buffers);
-            subject.guest.kick(0);
-            subject.settle()
-                && subject.rings[0].take().is_some()
-                && subject.guest.read(STATUS, 1) == [0]
-                && subject.guest.read(DATA, 512) == pattern(5 * 512, 512)
-        },
-    },
-    Kind {
-        name: "entropy",
-        make: || (Box::new(Entropy::new(std::io::repeat(0x5a))), Box::new(())),
-        queues: &[0],
-        honest: |subject| {
-            subject.guest.write(DATA, &[0; 16]);
-            subject.rings[0].submit(&[Writable(DATA, 16)]);
-            subject.guest.kick(0);
-            subject.settle()
-                && subject.rings[0].take().map(|used| used.length) == Some(16)
-                && subject.guest.read(DATA, 16) == [0x5a; 16]
-        },
-    },
-    Kind {
-        name: "net",
-        make: || {
-            let (ours, theirs) = UnixDatagram::pair().unwrap();
-            ours.set_nonblocking(true).unwrap();
-            theirs.set_nonblocking(true).unwrap();
-            let options = hvkit_virtio_devices::net::Options::new();
-            let net = Net::new(options, Wire::Frames(OwnedFd::from(theirs)));
-            (Box::new(net), Box::new(ours))
-        },
-        queues: &[0, 1],
-        honest: |subject| {
-            subject.guest.write(DATA, &[7; 100]);
-            subject.rings[1].submit(&[Readable(DATA, 100)]);
-            subject.guest.kick(1);
-            let settled = subject.settle();
-            let wire: &UnixDatagram = subject.other_end.downcast_ref().unwrap();
-            // What the attack sent comes first.
-            let mut frame = [0; 200];
-            let mut last = false;
-            while let Ok(count) = wire.recv(&mut frame) {
-                last = frame[..count] == [7; 100];
-            }
-            settled && last && subject.rings[1].take().is_some()
-        },
-    },
-    Kind {
-        name: "console",
-        make: || {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            ours.set_nonblocking(true).unwrap();
-            theirs.set_nonblocking(true).unwrap();
-            let input = theirs.try_clone().unwrap();
-            let port = Port::new("tty", theirs).with_input(input);
-            (Box::new(Console::new(vec![port]).unwrap()), Box::new(ours))
-        },
-        queues: &[0, 1, 2, 3],
-        honest: |subject| {
-            use std::io::Read;
-            let end: &UnixStream = subject.other_end.downcast_ref().unwrap();
-            let mut end = end;
-            let mut heard = [0; 4096];
-            while end.read(&mut heard).is_ok_and(|count| count > 0) {}
-            subject.guest.write(DATA, b"honest");
-            subject.rings[1].submit(&[Readable(DATA, 6)]);
-            subject.guest.kick(1);
-            let settled = subject.settle();
-            let end: &UnixStream = subject.other_end.downcast_ref().unwrap();
-            let mut end = end;
-            let count = end.read(&mut heard).unwrap_or(0);
-            settled && heard[..count] == *b"honest" && subject.rings[1].take().is_some()
-        },
-    },
-];
-
-struct Subject {
-    guest: Guest,
-    rings: Vec<Ring>,
-    other_end: Box<dyn Any>,
-}
-
-impl Subject {
-    fn new(kind: &Kind, transport: Transport) -> Self {
-        let (device, other_end) = (kind.make)();
-        let mut guest = Guest::new(device, transport);
-        let rings = guest.start(u64::MAX, kind.queues);
-        Self {
-            guest,
-            rings,
-            other_end,
-        }
-    }
-
-    /// Lets the workers run; whether they come to rest.
-    fn settle(&self) -> bool {
-        let before = Instant::now();
-        self.guest.workers.step(1000) < 1000 && before.elapsed() < HANGS
-    }
-
-    fn verdict(&mut self, kind: &Kind) -> Verdict {
-        if !self.settle() {
-            return Verdict::Wedged;
-        }
-        for ring in &mut self.rings {
-            // A hostile ring may have more used than a driver would ever take.
-            for _ in 0..300 {
-                if ring.take().is_none() {
-                    break;
-                }
-            }
-        }
-        let live = self.guest.status() & 0x44 == 0x04;
-        let served = live && (kind.honest)(self);
-        let verdict = if served { Pass } else { Refused };
-        if live && !served && self.guest.status() & 0x40 == 0 {
-            return Verdict::Wedged;
-        }
-        if self.guest.set_status(0) != 0 {
-            return Verdict::Wedged;
-        }
-        self.rings = self.guest.start(u64::MAX, kind.queues);
-        if (kind.honest)(self) {
-            verdict
-        } else {
-            Verdict::Wedged
-        }
-    }
-}
 
 /// An attack on queue `at` of the device's (its place in [`Kind::queues`]).
 type Act = Box<dyn Fn(&mut Subject, usize)>;

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The crate's tests from outside, one module for each subject.
 
+mod balloon;
 mod behind_iommu;
 mod console;
 mod disk;
 mod entropy;
+mod formats;
 mod hostile;
 mod hostile_cases;
 mod hostile_devices;
+mod hostile_kinds;
 mod image;
 #[cfg(feature = "iommu")]
 mod iommu;
 mod mmio;
+mod moved;
 mod msi;
 mod msix;
 mod net;
@@ -19,9 +23,12 @@ mod packed;
 mod packed_random;
 mod pause;
 mod pci_config;
+mod pmem;
 mod queue;
 mod queue_random;
+mod stream;
 mod support;
 mod transport_life;
 mod transport_registers;
+mod vsock;
 mod worker;

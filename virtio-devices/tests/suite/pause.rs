@@ -72,41 +72,27 @@ fn without_bus_master_no_message_is_sent_and_none_is_lost() {
     assert_ne!(guest.status() & 0x40, 0);
 }
 
-fn pause(guest: &mut Guest) {
-    match &mut guest.bus {
-        Bus::Pci(driver) => driver.function.pause(),
-        Bus::Mmio(driver) => driver.device.pause(),
-    }
-}
-
-fn resume(guest: &mut Guest) {
-    match &mut guest.bus {
-        Bus::Pci(driver) => driver.function.resume(),
-        Bus::Mmio(driver) => driver.device.resume(),
-    }
-}
-
 #[test]
 fn a_pause_holds_and_a_resume_goes_on() {
     for transport in TRANSPORTS {
         let mut guest = guest(transport);
         let mut rings = guest.start(u64::MAX, &[0]);
-        pause(&mut guest);
-        pause(&mut guest);
+        guest.pause();
+        guest.pause();
         rings[0].submit(&[Writable(0x8000, 4)]);
         guest.run(0);
         assert_eq!(rings[0].take(), None);
-        resume(&mut guest);
+        guest.resume();
         guest.step();
         assert_eq!(rings[0].take().unwrap().length, 4);
         // A reset while paused is complete, and the pause goes on.
-        pause(&mut guest);
+        guest.pause();
         assert_eq!(guest.set_status(0), 0);
         let mut rings = guest.start(u64::MAX, &[0]);
         rings[0].submit(&[Writable(0x8000, 4)]);
         guest.run(0);
         assert_eq!(rings[0].take(), None);
-        resume(&mut guest);
+        guest.resume();
         guest.step();
         assert_eq!(rings[0].take().unwrap().length, 4);
     }

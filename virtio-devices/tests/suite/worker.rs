@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use hvkit_virtio_devices::queue::Position;
 use hvkit_virtio_devices::worker::{Body, Progress, Runner, Stopped, Threads, Worker, serve};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -34,6 +35,9 @@ impl<F: FnMut(usize, bool) -> Progress + Send> Worker for Scripted<F> {
     }
     fn sources(&self) -> Vec<RawFd> {
         self.events.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+    fn positions(&self) -> Vec<(u16, Position)> {
+        Vec::new()
     }
     fn ready(&mut self, index: usize) -> Progress {
         let readable = self.events[index].read().is_ok();
@@ -202,6 +206,9 @@ fn a_source_that_cannot_be_watched_is_an_error() {
         }
         fn sources(&self) -> Vec<RawFd> {
             vec![self.0.as_raw_fd()]
+        }
+        fn positions(&self) -> Vec<(u16, Position)> {
+            Vec::new()
         }
         fn ready(&mut self, _index: usize) -> Progress {
             Progress::Done

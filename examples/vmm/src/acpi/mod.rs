@@ -5,6 +5,7 @@
 //!   RSDP -> XSDT -> FADT -> DSDT   PCI root, serial port, the sleep state "off"
 //!                -> MADT           processors and interrupt controllers
 //!                -> MCFG           PCI configuration space
+//!                -> WDAT           the watchdog, if there is one
 //!                -> DMAR           the remapping unit, if there is one
 //! ```
 //!
@@ -17,6 +18,7 @@ mod dsdt;
 mod fadt;
 mod madt;
 pub mod power;
+mod wdat;
 
 use crate::machine::address_map;
 use crate::pci::intx;
@@ -56,6 +58,8 @@ pub struct Platform {
     pub intx: Vec<intx::Route>,
     /// The first serial port, if there is one.
     pub serial: Option<SerialPort>,
+    /// The first port of the watchdog, if there is one.
+    pub watchdog: Option<u16>,
     /// Tables that others have written, checksums and all.
     pub others: Vec<Vec<u8>>,
 }
@@ -116,11 +120,16 @@ pub fn build(platform: &Platform, area: Range<u64>) -> Result<Tables, AcpiError>
         bytes: vec![0; RSDP_LENGTH],
     };
     let dsdt = layout.append(dsdt::build(platform)?.as_slice());
-    let tables = [
+    let mut tables = vec![
         bytes_of(&fadt::build(dsdt)),
         madt::build(platform).as_slice().to_vec(),
         bytes_of(&mcfg()),
     ];
+    tables.extend(
+        platform
+            .watchdog
+            .map(|port| wdat::build(port).as_slice().to_vec()),
+    );
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for table in tables.iter().chain(&platform.others) {
         xsdt.add_entry(layout.append(table));

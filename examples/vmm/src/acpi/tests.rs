@@ -15,6 +15,7 @@ fn platform() -> Platform {
             port: 0x3f8,
             gsi: 4,
         }),
+        watchdog: None,
         others: vec![],
     }
 }
@@ -222,6 +223,7 @@ fn pins_in_use_are_routed() {
     let platform = Platform {
         intx: vec![route(3, 0, 19), route(31, 3, 18)],
         serial: None,
+        watchdog: None,
         ..platform()
     };
     let tables = tables(&platform);
@@ -235,6 +237,48 @@ fn pins_in_use_are_routed() {
     ];
     assert!(contains(dsdt, &expected), "{dsdt:x?}");
     assert!(!contains(dsdt, b"COM1"));
+}
+
+#[test]
+fn the_watchdog_is_described_to_the_letter() {
+    let platform = Platform {
+        watchdog: Some(0x620),
+        ..platform()
+    };
+    let tables = tables(&platform);
+    let xsdt = table_at(&tables, u64_at(&tables.bytes, 24));
+    let wdat = table_at(&tables, u64_at(xsdt, 60));
+    assert_eq!(&wdat[..4], b"WDAT");
+    // No PCI device; a tenth of a second a period, 1 to 65535 of them, enabled, eight entries.
+    assert_eq!(u32_at(wdat, 36), 32);
+    assert_eq!(u32_at(wdat, 40), 0xffff_00ff);
+    assert_eq!(u32_at(wdat, 44), 0xff);
+    let words = [48, 52, 56, 60, 64].map(|at| u32_at(wdat, at));
+    assert_eq!(words, [100, 0xffff, 1, 1, 8]);
+    // Action, instruction, port, value, mask.
+    let expected = [
+        (1, 2, 0x628, 1, u32::MAX),
+        (4, 1, 0x620, 0, u32::MAX),
+        (5, 1, 0x620, 0, u32::MAX),
+        (6, 3, 0x620, 0, 0xffff),
+        (8, 0, 0x624, 1, 1),
+        (9, 2, 0x624, 1, 1),
+        (10, 0, 0x624, 0, 1),
+        (11, 2, 0x624, 0, 1),
+    ];
+    assert_eq!(wdat.len(), 68 + 24 * expected.len());
+    for (entry, expected) in wdat[68..].chunks_exact(24).zip(expected) {
+        assert_eq!(entry[2..8], [0, 0, 1, 32, 0, 3]);
+        let port = u64_at(entry, 8);
+        let seen = (
+            entry[0],
+            entry[1],
+            port,
+            u32_at(entry, 16),
+            u32_at(entry, 20),
+        );
+        assert_eq!(seen, expected);
+    }
 }
 
 #[test]

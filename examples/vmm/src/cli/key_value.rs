@@ -30,6 +30,16 @@ pub enum OptionError {
         /// The key.
         key: &'static str,
     },
+    /// Two keys of which one must be given, and not the other.
+    #[error("--{option}: one of '{}' and '{}' must be given, not {given}", keys[0], keys[1])]
+    OneOf {
+        /// The option.
+        option: &'static str,
+        /// The keys.
+        keys: [&'static str; 2],
+        /// Which of them were.
+        given: &'static str,
+    },
     /// A value that is not what the key wants.
     #[error("--{option}: {key}={value} is not {wanted}")]
     Value {
@@ -125,7 +135,7 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 }
 
 /// A number of bytes, with K, M, G or T for powers of 1024.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
         b'K' => (&text[..text.len() - 1], 10),
         b'M' => (&text[..text.len() - 1], 20),

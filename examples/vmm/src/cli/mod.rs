@@ -7,13 +7,17 @@ mod options;
 mod vtd;
 
 pub use key_value::OptionError;
+pub(crate) use key_value::size;
 
-use crate::config::{Config, KVM_DEVICE};
+use crate::config::{Config, KVM_DEVICE, Watchdog};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
-use options::{RANDOM, confinement, console, cpus, device, disk, memory, net, rng, serial};
+use options::{
+    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, serial,
+    vsock,
+};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use vtd::vtd;
@@ -42,9 +46,11 @@ struct Arguments {
     #[arg(long, value_name = "size=BYTES", default_value = "size=512M")]
     memory: String,
 
-    /// Raw disk image; several may follow, and the option may be repeated. Keys: path=FILE,
-    /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw, iommu=on|off, and
-    /// limits of each queue: bw_size=BYTES, bw_refill_time=MS, ops_size=N, ops_refill_time=MS
+    /// Disk image; several may follow, and the option may be repeated. Keys: path=FILE,
+    /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
+    /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
+    /// host's cache), iommu=on|off, and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
+    /// ops_size=N, ops_refill_time=MS
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
@@ -53,15 +59,34 @@ struct Arguments {
     /// iommu=on|off
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
-    /// Network card on a tap interface of the host; several may follow, and the option may be
-    /// repeated. Keys: tap=NAME, mac=ADDRESS, mtu=BYTES, iommu=on|off, and limits of each direction as
-    /// for disks
-    #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
+    /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
+    /// and the option may be repeated. Keys: tap=NAME or socket=PATH, mac=ADDRESS, mtu=BYTES,
+    /// iommu=on|off, and limits of each direction as for disks
+    #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
     /// Source of random bytes. Keys: src=FILE, iommu=on|off
     #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
     rng: Option<String>,
+
+    /// Memory balloon. Keys: size=BYTES that the guest is to do without, deflate_on_oom=on|off,
+    /// free_page_reporting=on|off, socket=PATH for lines such as "target 64M" and "stats"
+    #[arg(long, value_name = "size=BYTES[,socket=PATH]", num_args = 0..=1, default_missing_value = "size=0")]
+    balloon: Option<String>,
+
+    /// Sockets between host and guest. Keys: cid=N from 3 up, iommu=on|off, socket=PATH: a client that writes
+    /// "CONNECT PORT" there is the guest's; what the guest connects to is PATH_PORT
+    #[arg(long, value_name = "cid=N,socket=PATH")]
+    vsock: Option<String>,
+
+    /// File that the guest has as persistent memory; several may follow, and the option may be
+    /// repeated. Keys: path=FILE, discard_writes=on|off
+    #[arg(long, value_name = "path=FILE[,discard_writes=on]", num_args = 1.., action = ArgAction::Append)]
+    pmem: Vec<String>,
+
+    /// Watchdog (WDAT): a guest that starts it and then does not reset it in time is stopped
+    #[arg(long)]
+    watchdog: bool,
 
     /// Serial line: the terminal, nowhere, absent, or a file
     #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
@@ -79,7 +104,7 @@ struct Arguments {
     vtd: Option<String>,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "vtd"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -244,6 +269,17 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         console,
         console_dma,
         vtd: arguments.vtd.as_deref().map(vtd).transpose()?,
+        balloon: arguments.balloon.as_deref().map(balloon).transpose()?,
+        vsock: arguments.vsock.as_deref().map(vsock).transpose()?,
+        pmems: arguments
+            .pmem
+            .iter()
+            .map(|text| pmem(text))
+            .collect::<Result<_, _>>()?,
+        watchdog: match arguments.watchdog {
+            true => Watchdog::Present,
+            false => Watchdog::Absent,
+        },
         serial: serial(&arguments.serial)?,
         report: arguments.report,
         confinement: confinement(&arguments.confine)?,
@@ -253,7 +289,10 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Access, Disk, Dma, HostDevice, Net, Rng, Serial, VirtioConsole, Vtd};
+    use crate::config::{
+        Access, Balloon, Disk, Dma, Format, HostDevice, Net, NetWire, Pmem, Rng, Serial,
+        VirtioConsole, Vsock, Vtd, Writes,
+    };
     use clap::CommandFactory;
     use hvkit_virtio_devices::limit::{Limits, Rate};
 
@@ -333,7 +372,7 @@ mod tests {
         assert_eq!(
             config.nets,
             [Net {
-                tap: "t0".into(),
+                wire: NetWire::Tap("t0".into()),
                 mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
                 mtu: None,
                 limits: Limits::default(),
@@ -373,12 +412,15 @@ mod tests {
         assert_eq!(config.console, VirtioConsole::Null);
 
         let limited = disk(
-            "d,serial=s1,num_queues=4,queue_size=128,image_type=raw,bw_size=1M,bw_refill_time=100,ops_size=50",
+            "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50",
         );
         let expected = Disk {
             serial: "s1".into(),
             queues: Some(4),
             queue_size: Some(128),
+            format: Format::Qcow2,
+            backing: true,
+            direct: true,
             limits: Limits {
                 bytes: Some(Rate {
                     per_second: 10 << 20,
@@ -395,10 +437,49 @@ mod tests {
     }
 
     #[test]
+    fn memory_devices_and_sockets_have_their_keys() {
+        let config = parse(
+            "vmm --kernel k --balloon size=64M,deflate_on_oom=on,socket=b --vsock cid=3,socket=v \
+             --pmem a path=b,discard_writes=on --watchdog",
+        );
+        let balloon = Balloon {
+            size: 64 << 20,
+            deflate_on_oom: true,
+            free_page_reporting: false,
+            socket: Some("b".into()),
+        };
+        assert_eq!(config.balloon, Some(balloon));
+        let (cid, socket, dma) = (3, "v".into(), Dma::Direct);
+        assert_eq!(config.vsock, Some(Vsock { cid, socket, dma }));
+        let pmems = [("a", Writes::Kept), ("b", Writes::Discarded)];
+        let pmems = pmems.map(|(path, writes)| Pmem {
+            path: path.into(),
+            writes,
+        });
+        assert_eq!(config.pmems, pmems);
+        assert_eq!(config.watchdog, Watchdog::Present);
+        assert_eq!(
+            parse("vmm --kernel k --balloon").balloon,
+            Some(Balloon::default())
+        );
+        for wrong in ["size=16T", "deflate_on_oom=yes", "socket=", "target=1M"] {
+            assert!(balloon_of(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["3", "cid=-3,socket=a", "socket=a", "cid=3,socket="] {
+            assert!(vsock(wrong).is_err(), "{wrong}");
+        }
+        assert!(pmem("discard_writes=on").is_err());
+    }
+
+    fn balloon_of(text: &str) -> Result<Balloon, OptionError> {
+        balloon(text)
+    }
+
+    #[test]
     fn devices_that_make_no_sense_are_told_by_key() {
         let text = |error: OptionError| error.to_string();
-        let raw = text(disk("d,image_type=qcow2").unwrap_err());
-        assert_eq!(raw, "--disk: image_type=qcow2 is not raw");
+        let raw = text(disk("d,image_type=vmdk").unwrap_err());
+        assert_eq!(raw, "--disk: image_type=vmdk is not raw or qcow2");
         let time = text(disk("d,bw_size=1,bw_refill_time=0").unwrap_err());
         assert!(time.contains("bw_refill_time=0 is not a number of milliseconds above 0"));
         for wrong in [
@@ -411,7 +492,17 @@ mod tests {
             let error = text(net(&format!("tap=t,mac={wrong}")).unwrap_err());
             assert!(error.contains("such as 52:54:00"), "{error}");
         }
-        assert!(text(net("mac=52:54:00:12:34:56").unwrap_err()).contains("'tap' is missing"));
+        let one = "--net: one of 'tap' and 'socket' must be given, not ";
+        assert_eq!(
+            text(net("mac=52:54:00:12:34:56").unwrap_err()),
+            format!("{one}neither")
+        );
+        assert_eq!(
+            text(net("tap=t,socket=s").unwrap_err()),
+            format!("{one}both")
+        );
+        let socket = net("socket=/run/passt").unwrap();
+        assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
         assert!(text(console("tty").unwrap_err()).contains("off, null, pty"));
     }
 

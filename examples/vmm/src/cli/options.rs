@@ -2,7 +2,11 @@
 //! What the keys of each option mean.
 
 use super::key_value::{Keys, OptionError, number, size, switch};
-use crate::config::{Access, Confinement, Disk, Dma, HostDevice, Net, Rng, Serial, VirtioConsole};
+use crate::config::{
+    Access, Balloon, Confinement, Disk, Dma, Format, HostDevice, Net, NetWire, Pmem, Rng, Serial,
+    VirtioConsole, Vsock, Writes,
+};
+use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -30,6 +34,8 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         "num_queues",
         "queue_size",
         "image_type",
+        "backing",
+        "direct",
         "iommu",
         "bw_size",
         "bw_refill_time",
@@ -39,7 +45,12 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
     let keys = Keys::parse("disk", KEYS, text)?;
     let readonly = keys.optional("readonly", "on or off", switch)?;
     // Never guessed: a guest that writes its own first sector must not choose.
-    keys.optional("image_type", "raw", |text| (text == "raw").then_some(()))?;
+    let format = keys.optional("image_type", "raw or qcow2", |text| match text {
+        "raw" => Some(Format::Raw),
+        "qcow2" => Some(Format::Qcow2),
+        _ => None,
+    })?;
+    let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
     Ok(Disk {
         access: match readonly {
             Some(true) => Access::ReadOnly,
@@ -51,6 +62,9 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         queues: keys.optional("num_queues", "a number of queues", number)?,
         queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
         limits: limits(&keys)?,
+        format: format.unwrap_or(Format::Raw),
+        backing: on("backing")?,
+        direct: on("direct")?,
         dma: dma(&keys)?,
         ..Disk::new(keys.required("path", "a file's name", file)?)
     })
@@ -68,6 +82,7 @@ pub(super) fn device(text: &str) -> Result<HostDevice, OptionError> {
 pub(super) fn net(text: &str) -> Result<Net, OptionError> {
     const KEYS: &[&str] = &[
         "tap",
+        "socket",
         "mac",
         "mtu",
         "iommu",
@@ -77,10 +92,26 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         "ops_refill_time",
     ];
     let keys = Keys::parse("net", KEYS, text)?;
+    let tap = keys.optional("tap", "an interface's name", |text| {
+        (!text.is_empty()).then(|| text.to_owned())
+    })?;
+    let socket = keys.optional("socket", "a socket's name", file)?;
+    let wire = match (tap, socket) {
+        (Some(tap), None) => NetWire::Tap(tap),
+        (None, Some(socket)) => NetWire::Socket(socket),
+        (tap, _) => {
+            return Err(OptionError::OneOf {
+                option: "net",
+                keys: ["tap", "socket"],
+                given: match tap {
+                    Some(_) => "both",
+                    None => "neither",
+                },
+            });
+        }
+    };
     Ok(Net {
-        tap: keys.required("tap", "an interface's name", |text| {
-            (!text.is_empty()).then(|| text.to_owned())
-        })?,
+        wire,
         mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
         mtu: keys.optional("mtu", "a number of bytes", number)?,
         limits: limits(&keys)?,
@@ -135,6 +166,43 @@ pub(super) fn rng(text: &str) -> Result<Rng, OptionError> {
     Ok(Rng {
         source: source.unwrap_or_else(|| RANDOM.into()),
         dma: dma(&keys)?,
+    })
+}
+
+pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
+    const KEYS: &[&str] = &["size", "deflate_on_oom", "free_page_reporting", "socket"];
+    let keys = Keys::parse("balloon", KEYS, text)?;
+    let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
+    Ok(Balloon {
+        size: keys
+            .optional("size", "a size such as 64M", |text| {
+                size(text).filter(|bytes| pages(*bytes).is_some())
+            })?
+            .unwrap_or(0),
+        deflate_on_oom: on("deflate_on_oom")?,
+        free_page_reporting: on("free_page_reporting")?,
+        socket: keys.optional("socket", "a socket's name", file)?,
+    })
+}
+
+pub(super) fn vsock(text: &str) -> Result<Vsock, OptionError> {
+    let keys = Keys::parse("vsock", &["cid", "socket", "iommu"], text)?;
+    Ok(Vsock {
+        cid: keys.required("cid", "a number of 3 and more", number)?,
+        socket: keys.required("socket", "a socket's name", file)?,
+        dma: dma(&keys)?,
+    })
+}
+
+pub(super) fn pmem(text: &str) -> Result<Pmem, OptionError> {
+    let keys = Keys::parse("pmem", &["path", "discard_writes"], text)?;
+    let discard = keys.optional("discard_writes", "on or off", switch)?;
+    Ok(Pmem {
+        path: keys.required("path", "a file's name", file)?,
+        writes: match discard {
+            Some(true) => Writes::Discarded,
+            Some(false) | None => Writes::Kept,
+        },
     })
 }
 

@@ -282,9 +282,19 @@ pub fn of(kind: Kind) -> Vec<Call> {
             &[KVM_MACHINE, VFIO, TAP],
         ),
         Kind::Vcpu => (&[FILES, WAITING], &[KVM_MACHINE, KVM_VCPU, VFIO, TAP]),
-        Kind::Device => (&[FILES, WAITING], &[TAP, BLOCK_DEVICES, KVM_MACHINE, VFIO]),
+        // Frames may come and go by a socket that is connected.
+        Kind::Device => (
+            &[
+                FILES,
+                WAITING,
+                &[libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_sendmsg],
+            ],
+            &[TAP, BLOCK_DEVICES, KVM_MACHINE, VFIO],
+        ),
         Kind::Sockets => (&[FILES, WAITING, SOCKETS], &[SOCKETS_WITH]),
         Kind::Watch => (&[], &[]),
+        // A client has so long and no longer.
+        Kind::Control => (&[SOCKETS, &[libc::SYS_setsockopt]], &[]),
         Kind::Interrupts => (&[FILES, WAITING], &[KVM_MACHINE, VFIO]),
         // The threads it starts inherit its filter, so it may do what they may.
         Kind::Nursery => (

@@ -42,8 +42,10 @@ pub enum Kind {
     Device,
     /// Serves a device that makes connections: local sockets.
     Sockets,
-    /// Waits for the host to want a device back.
+    /// Waits for one thing, a device that the host wants back or a watchdog that nobody feeds, and ends the machine.
     Watch,
+    /// Answers at a local socket that was opened before.
+    Control,
     /// Waits for events that become interrupts.
     Interrupts,
     /// Starts threads.
@@ -52,19 +54,23 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Main,
         Kind::Vcpu,
         Kind::Device,
         Kind::Sockets,
         Kind::Watch,
+        Kind::Control,
         Kind::Interrupts,
         Kind::Nursery,
     ];
 
     /// Whether threads of this kind start before the process gives up its files, and so have to do that themselves.
     fn is_early(self) -> bool {
-        matches!(self, Kind::Watch | Kind::Interrupts | Kind::Nursery)
+        matches!(
+            self,
+            Kind::Watch | Kind::Control | Kind::Interrupts | Kind::Nursery
+        )
     }
 
     /// The kind of a device's thread of that name.

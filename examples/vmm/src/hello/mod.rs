@@ -132,7 +132,7 @@ pub fn run(kvm: &Path) -> Result<Report, HelloError> {
     let kvm = kvm::open(kvm)?;
     let features = Features::of(&kvm)?;
     let map = AddressMap::new(program::MEMORY, features.address_bits())?;
-    let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?)?);
+    let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?, Vec::new())?);
     vm.ram()
         .write_slice(&program::image(), GuestAddress(program::LOAD))
         .map_err(|error| host("write the program")(io::Error::other(error)))?;

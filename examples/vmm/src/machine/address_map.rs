@@ -63,6 +63,8 @@ pub const RESET_PORT: u16 = 0xcf9;
 pub const KEYBOARD_COMMAND_PORT: u16 = 0x64;
 /// Ports for the ACPI power devices (status, control, sleep), 16 of them.
 pub const ACPI_POWER_PORT: u16 = 0x600;
+/// The watchdog's registers.
+pub const WATCHDOG_PORT: u16 = 0x620;
 /// The window for I/O BARs.
 pub const PCI_IO: Range<u16> = 0xc000..0xf000;
 
@@ -146,6 +148,19 @@ impl AddressMap {
         self.pci_mmio64.clone()
     }
 
+    /// Takes `length` bytes for memory that is no RAM, in front of the window for 64-bit BARs, which begins behind
+    /// them from then on. Nothing if that would leave no window.
+    pub fn take_high(&mut self, length: u64) -> Option<Range<u64>> {
+        let Range { start, end } = self.pci_mmio64;
+        let behind = start.checked_add(length)?;
+        let window = behind.checked_next_multiple_of(MMIO64_ALIGN)?;
+        if window >= end {
+            return None;
+        }
+        self.pci_mmio64 = window..end;
+        Some(start..behind)
+    }
+
     /// Every range of RAM, in ascending order, none of them empty.
     pub fn ram(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         [self.low_ram(), self.high_ram()]
@@ -177,6 +192,19 @@ mod tests {
         let map = AddressMap::new((4 << 30) + 0x1000, 40).unwrap();
         assert_eq!(map.high_ram().end, 0x1_4000_1000);
         assert_eq!(map.pci_mmio64().start, 0x1_8000_0000);
+    }
+
+    #[test]
+    fn other_memory_is_taken_from_the_window() {
+        let mut map = AddressMap::new(512 << 20, 40).unwrap();
+        let end = map.pci_mmio64().end;
+        assert_eq!(map.take_high(2 << 20), Some(0x1_0000_0000..0x1_0020_0000));
+        assert_eq!(map.take_high(1 << 30), Some(0x1_4000_0000..0x1_8000_0000));
+        assert_eq!(map.pci_mmio64(), 0x1_8000_0000..end);
+        for too_long in [end - 0x1_8000_0000, 1 << 40, u64::MAX] {
+            assert_eq!(map.take_high(too_long), None);
+        }
+        assert_eq!(map.pci_mmio64(), 0x1_8000_0000..end);
     }
 
     #[test]

@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From the configuration to the virtio devices that it asks for.
 
+use super::balloon::{BalloonSocket, pages};
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, Dma, VirtioConsole};
+use crate::config::{self, Access, Config, Dma, NetWire, VirtioConsole};
+use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
 use crate::viommu::TranslatedMemory;
+use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::entropy::Entropy;
-use hvkit_virtio_devices::net::{self, MacAddress, Net, OptionsError, Tap, TapError, Wire};
+use hvkit_virtio_devices::net::{
+    self, FrameStream, MacAddress, Net, OptionsError, Tap, TapError, Wire,
+};
+use hvkit_virtio_devices::reclaim::HostPages;
+use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why a device cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +35,31 @@ pub enum DeviceError {
         /// What is wrong.
         error: TapError,
     },
+    /// The socket of a network card.
+    #[error("--net: cannot connect to {}: {source}", path.display())]
+    NetSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A network card.
     #[error(transparent)]
     Net(#[from] OptionsError),
+    /// The balloon or its socket.
+    #[error("--balloon{}: {source}", at(socket))]
+    Balloon {
+        /// The socket.
+        socket: Option<PathBuf>,
+        /// Why.
+        source: io::Error,
+    },
+    /// Memory that cannot be given back.
+    #[error("--balloon cannot be had with --device: the device may use all of the guest's memory")]
+    BalloonPinned,
+    /// Sockets between host and guest.
+    #[error("--vsock: {0}")]
+    Vsock(#[from] VsockError),
     /// The source of random bytes.
     #[error("cannot read random bytes from {}: {source}", path.display())]
     Rng {
@@ -58,6 +89,11 @@ fn because(error: &TapError) -> String {
     std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"))
 }
 
+fn at(socket: &Option<PathBuf>) -> String {
+    let name = socket.as_deref().map(|path| format!(" {}", path.display()));
+    name.unwrap_or_default()
+}
+
 /// A device, and how it reaches memory.
 pub(super) enum Opened {
     /// By physical addresses.
@@ -67,7 +103,7 @@ pub(super) enum Opened {
 }
 
 impl Opened {
-    fn new<D>(dma: Dma, device: D) -> Self
+    pub(super) fn new<D>(dma: Dma, device: D) -> Self
     where
         D: Device<DeviceMemory> + Device<TranslatedMemory> + 'static,
     {
@@ -80,8 +116,12 @@ impl Opened {
 
 type Named = (&'static str, Opened);
 
-/// Opens all devices, in the order in which the guest finds them.
-pub(super) fn open(config: &Config) -> Result<Vec<Named>, DeviceError> {
+/// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
+pub(super) fn open(
+    config: &Config,
+    memory: &DeviceMemory,
+    confiner: &Confiner,
+) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
         devices.push(("disk", Opened::new(disk.dma, self::disk(disk)?)));
@@ -100,7 +140,44 @@ pub(super) fn open(config: &Config) -> Result<Vec<Named>, DeviceError> {
         let console = Console::new(vec![port])?;
         devices.push(("console", Opened::new(config.console_dma, console)));
     }
-    Ok(devices)
+    let mut socket = None;
+    if let Some(balloon) = &config.balloon {
+        if !config.devices.is_empty() {
+            return Err(DeviceError::BalloonPinned);
+        }
+        let (device, listening) = self::balloon(balloon, memory, confiner)?;
+        socket = listening;
+        devices.push(("balloon", Opened::new(Dma::Direct, device)));
+    }
+    if let Some(vsock) = &config.vsock {
+        let device = Vsock::new(vsock.cid, &vsock.socket)?;
+        devices.push(("sockets", Opened::new(vsock.dma, device)));
+    }
+    Ok((devices, socket))
+}
+
+fn balloon(
+    balloon: &config::Balloon,
+    memory: &DeviceMemory,
+    confiner: &Confiner,
+) -> Result<(Balloon, Option<BalloonSocket>), DeviceError> {
+    // The command line takes no more.
+    let mut options = balloon::Options::new().with_target(pages(balloon.size).unwrap_or(u32::MAX));
+    if balloon.deflate_on_oom {
+        options = options.with_deflate_on_oom();
+    }
+    if balloon.free_page_reporting {
+        options = options.with_free_page_reporting();
+    }
+    let failed = |source| DeviceError::Balloon {
+        socket: balloon.socket.clone(),
+        source,
+    };
+    let pages = HostPages::new(Arc::clone(memory));
+    let device = Balloon::new(options, Arc::new(pages)).map_err(failed)?;
+    let listen = |path| BalloonSocket::listen(path, device.control(), confiner.clone());
+    let socket = balloon.socket.as_deref().map(listen);
+    Ok((device, socket.transpose().map_err(failed)?))
 }
 
 fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
@@ -110,6 +187,18 @@ fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
     };
     let mut options = block::Options::new(&disk.path)
         .with_access(access)
+        .with_format(match disk.format {
+            config::Format::Raw => block::Format::Raw,
+            config::Format::Qcow2 => block::Format::Qcow2,
+        })
+        .with_backing(match disk.backing {
+            true => block::Backing::Allowed,
+            false => block::Backing::Refused,
+        })
+        .with_host_cache(match disk.direct {
+            true => block::HostCache::Bypassed,
+            false => block::HostCache::Used,
+        })
         .with_serial(disk.serial.as_str())
         .with_limits(disk.limits);
     if let Some(queues) = disk.queues {
@@ -129,8 +218,19 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
     if let Some(mtu) = net.mtu {
         options = options.with_mtu(mtu)?;
     }
-    let tap = Tap::open(&net.tap).map_err(|error| DeviceError::Tap { error })?;
-    Ok(Net::new(options, Wire::Tap(tap)))
+    let wire = match &net.wire {
+        NetWire::Tap(name) => {
+            Wire::Tap(Tap::open(name).map_err(|error| DeviceError::Tap { error })?)
+        }
+        NetWire::Socket(path) => {
+            let connected = UnixStream::connect(path).and_then(FrameStream::new);
+            Wire::Stream(connected.map_err(|source| DeviceError::NetSocket {
+                path: path.clone(),
+                source,
+            })?)
+        }
+    };
+    Ok(Net::new(options, wire))
 }
 
 fn port(console: &VirtioConsole) -> Result<Option<Port>, DeviceError> {

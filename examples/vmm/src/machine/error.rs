@@ -5,6 +5,7 @@ use super::address_map::DoesNotFit;
 use super::devices::DeviceError;
 use super::kvm::KvmError;
 use super::memory::MemoryError;
+use super::pmem::PlaceError;
 use super::processors::CountError;
 use super::threads::ThreadError;
 use crate::boot::BootError;
@@ -41,6 +42,9 @@ pub enum MachineError {
     /// A device cannot be had.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Persistent memory cannot be had.
+    #[error(transparent)]
+    Pmem(#[from] PlaceError),
     /// A device of the host cannot be passed through.
     #[error(transparent)]
     Passthrough(#[from] PassthroughError),

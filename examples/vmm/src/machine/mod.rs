@@ -9,6 +9,7 @@
 //! ```
 
 pub mod address_map;
+pub mod balloon;
 pub mod cpuid;
 mod devices;
 mod error;
@@ -19,6 +20,7 @@ pub mod kvm;
 pub mod memory;
 pub mod panic_port;
 mod platform;
+pub mod pmem;
 pub mod processors;
 pub mod registers;
 mod start_report;
@@ -26,6 +28,7 @@ pub mod stop;
 pub mod threads;
 pub mod vcpu;
 pub mod vm;
+pub mod watchdog;
 
 pub use devices::DeviceError;
 pub use error::MachineError;
@@ -40,7 +43,7 @@ use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
 use history::{History, TellOnPanic};
-use platform::{Platform, Threads};
+use platform::{Hosts, Platform, Threads};
 use registers::Registers;
 use std::sync::Arc;
 use std::time::Instant;
@@ -98,8 +101,13 @@ impl Machine {
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
         let features = Features::of(&kvm)?;
-        let map = AddressMap::new(config.memory, features.address_bits())?;
-        let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?)?);
+        let mut map = AddressMap::new(config.memory, features.address_bits())?;
+        let pmems = pmem::place(&config.pmems, &mut map)?;
+        let other = pmems
+            .iter()
+            .map(|placed| Arc::clone(&placed.region))
+            .collect();
+        let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?, other)?);
         if config.vtd.is_some_and(|vtd| vtd.interrupts) {
             vm.add_local_apics()?;
         } else {
@@ -113,15 +121,12 @@ impl Machine {
             stop: &stop,
             confiner: &confiner,
         };
-        let platform = Platform::new(
-            &vm,
-            &map,
-            count,
-            console.as_ref(),
-            config,
-            &devices,
-            threads,
-        )?;
+        let hosts = Hosts {
+            console: console.as_ref(),
+            pmems,
+            assigned: &devices,
+        };
+        let platform = Platform::new(&vm, &map, count, config, hosts, threads)?;
         let payload = Payload {
             kernel: &config.kernel,
             initramfs: config.initramfs.as_deref(),

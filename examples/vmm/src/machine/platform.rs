@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
-use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
+use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT, WATCHDOG_PORT};
+use super::balloon::BalloonSocket;
 use super::devices::{self, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
+use super::pmem::Placed;
 use super::stop::Stop;
 use super::vcpu::Buses;
 use super::vm::Vm;
+use super::watchdog;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
-use crate::config::Config;
+use crate::config::{Config, Watchdog};
 use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
@@ -31,6 +34,8 @@ pub(super) struct Platform {
     chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
+    _balloon: Option<BalloonSocket>,
+    _watchdog: Option<watchdog::Timer>,
     /// Dropped after the chipset, whose devices' threads it starts.
     _nursery: Nursery,
     rsdp: u64,
@@ -45,15 +50,21 @@ pub(super) struct Threads<'a> {
     pub(super) confiner: &'a Confiner,
 }
 
+/// What devices stand on, opened before the machine was made.
+pub(super) struct Hosts<'a> {
+    pub(super) console: Option<&'a Console>,
+    pub(super) pmems: Vec<Placed>,
+    pub(super) assigned: &'a [Selected],
+}
+
 impl Platform {
     /// The chipset, what is on it, and its description in the memory of `vm` for `cpus` processors.
     pub(super) fn new(
         vm: &Vm,
         map: &AddressMap,
         cpus: u8,
-        console: Option<&Console>,
         config: &Config,
-        assigned: &[Selected],
+        hosts: Hosts<'_>,
         threads: Threads<'_>,
     ) -> Result<Self, MachineError> {
         let Threads { stop, confiner } = threads;
@@ -67,7 +78,7 @@ impl Platform {
             Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop, starter)?,
             None => Chipset::new(vm.fd(), &buses, map, stop, starter)?,
         };
-        if let Some(console) = console {
+        if let Some(console) = hosts.console {
             let interrupt = console
                 .interrupt()
                 .try_clone()
@@ -84,14 +95,30 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        for (name, device) in devices::open(config)? {
+        let (mut opened, balloon) = devices::open(config, &memory, confiner)?;
+        for placed in hosts.pmems {
+            opened.push(("persistent memory", Opened::Direct(Box::new(placed.device))));
+        }
+        for (name, device) in opened {
             let at = match device {
                 Opened::Direct(device) => chipset.add_virtio(device, Arc::clone(&memory))?,
                 Opened::Translated(device) => chipset.add_translated_virtio(device)?,
             };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, config, assigned, threads)?;
+        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, threads)?;
+        let watchdog = match config.watchdog {
+            Watchdog::Absent => None,
+            Watchdog::Present => {
+                let (timer, registers) = watchdog::Timer::start(stop.clone(), confiner.clone())
+                    .map_err(MachineError::Event)?;
+                let registers = Arc::new(Mutex::new(registers));
+                let port = WATCHDOG_PORT.into();
+                buses.ports.insert(port, watchdog::PORTS, registers)?;
+                chipset.add_watchdog();
+                Some(timer)
+            }
+        };
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -105,6 +132,8 @@ impl Platform {
             buses,
             chipset,
             _reclaims: reclaims,
+            _balloon: balloon,
+            _watchdog: watchdog,
             _nursery: nursery,
             rsdp: tables.address,
         })

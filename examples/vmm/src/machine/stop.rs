@@ -25,6 +25,8 @@ pub enum StopReason {
     },
     /// The guest says that it panicked.
     GuestPanic,
+    /// The guest did not reset its watchdog in time.
+    Watchdog,
     /// The user quit from the console.
     Quit,
     /// A signal asked the VMM to end.
@@ -103,6 +105,7 @@ impl fmt::Display for StopReason {
             StopReason::Reset => f.write_str("the guest asked for a reset"),
             StopReason::TripleFault { vcpu } => write!(f, "triple fault on vCPU {vcpu}"),
             StopReason::GuestPanic => f.write_str("the guest panicked"),
+            StopReason::Watchdog => f.write_str("the guest did not reset its watchdog in time"),
             StopReason::Quit => f.write_str("quit from the console"),
             StopReason::Signal(signal) => write!(f, "ended by signal {signal}"),
             StopReason::Halted { vcpu } => write!(f, "vCPU {vcpu} halted"),

@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::sync::Arc;
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 /// A virtual machine with its memory. Whoever runs its vCPUs holds it, so that the memory outlives
 /// them.
@@ -19,15 +19,22 @@ pub struct Vm {
     // Declared, and so dropped, before the memory that KVM reaches through it.
     fd: Arc<VmFd>,
     ram: GuestRam,
+    /// Memory that the guest has and devices do not reach.
+    other: Vec<Arc<GuestRegionMmap>>,
 }
 
 impl Vm {
-    /// Creates a machine with this memory, and nothing else in it.
-    pub fn new(kvm: &Kvm, ram: GuestRam) -> Result<Self, KvmError> {
+    /// Creates a machine with this memory, RAM and `other`, and nothing else in it.
+    pub fn new(
+        kvm: &Kvm,
+        ram: GuestRam,
+        other: Vec<Arc<GuestRegionMmap>>,
+    ) -> Result<Self, KvmError> {
         let fd = kvm
             .create_vm()
             .map_err(KvmError::refused("create a machine"))?;
-        for (slot, region) in (0u32..).zip(ram.iter()) {
+        let regions = ram.iter().chain(other.iter().map(|region| &**region));
+        for (slot, region) in (0u32..).zip(regions) {
             let region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
@@ -40,6 +47,7 @@ impl Vm {
         Ok(Vm {
             fd: Arc::new(fd),
             ram,
+            other,
         })
     }
 
@@ -96,11 +104,11 @@ impl Vm {
         &self.fd
     }
 
-    /// How many of KVM's memory slots RAM takes: the first ones.
+    /// How many of KVM's memory slots its memory takes: the first ones.
     #[must_use]
     pub fn slots(&self) -> u32 {
         // One for each region, counted in `u32` when they were made.
-        self.ram.num_regions() as u32
+        (self.ram.num_regions() + self.other.len()) as u32
     }
 
     /// The machine's memory.
@@ -112,10 +120,10 @@ impl Vm {
 
 #[expect(unsafe_code, reason = "KVM is given a range of this process's memory")]
 fn register(fd: &VmFd, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
-    // SAFETY: 1. `userspace_addr` and `memory_size` are those of one mapping of a `GuestRam`, which
-    // unmaps it only when its last clone is dropped. `Vm` owns a clone and drops it after `fd`;
-    // every vCPU holds its `Vm`; so the mapping is there whenever the guest runs. 2. The mapping is
-    // anonymous memory used for nothing but this guest's RAM, and vm-memory reaches it by volatile
-    // access only, so the guest's writes break no reference of ours.
+    // SAFETY: 1. `userspace_addr` and `memory_size` are those of one mapping of a `GuestRam` or a
+    // `GuestRegionMmap`, which unmaps it only when its last clone is dropped. `Vm` owns a clone and drops it after
+    // `fd`; every vCPU holds its `Vm`; so the mapping is there whenever the guest runs. 2. The mapping is
+    // memory used for nothing but this guest, and vm-memory reaches it by volatile access only, so the
+    // guest's writes break no reference of ours.
     unsafe { fd.set_user_memory_region(region) }
 }

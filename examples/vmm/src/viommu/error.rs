@@ -48,6 +48,7 @@ pub fn check(config: &Config) -> Result<(), UnitError> {
     let nets = config.nets.iter();
     let rng = config.rng.iter();
     let devices = config.devices.iter();
+    let vsock = config.vsock.iter();
     let name = |device: &crate::config::HostDevice| {
         let path = || device.path.display().to_string();
         device.id.clone().unwrap_or_else(path)
@@ -55,7 +56,8 @@ pub fn check(config: &Config) -> Result<(), UnitError> {
     let Some(vtd) = &config.vtd else {
         let behind = disks
             .map(|disk| ("disk", disk.dma, disk.path.display().to_string()))
-            .chain(nets.map(|net| ("net", net.dma, net.tap.clone())))
+            .chain(nets.map(|net| ("net", net.dma, net.wire.to_string())))
+            .chain(vsock.map(|vsock| ("vsock", vsock.dma, vsock.socket.display().to_string())))
             .chain(rng.map(|rng| ("rng", rng.dma, rng.source.display().to_string())))
             .chain([("console", config.console_dma, "the console".to_owned())])
             .chain(devices.map(|device| ("device", device.dma, name(device))))

@@ -66,7 +66,7 @@ impl Machine {
             }
         };
         let map = AddressMap::new(MEMORY, ADDRESS_BITS).unwrap();
-        let vm = Vm::new(&kvm, memory::reserve(&map).unwrap()).unwrap();
+        let vm = Vm::new(&kvm, memory::reserve(&map).unwrap(), Vec::new()).unwrap();
         if vtd.interrupts {
             vm.add_local_apics().unwrap();
         } else {

@@ -65,6 +65,13 @@ impl State {
         self.generation
     }
 
+    /// Takes what was saved.
+    pub(super) fn restore(&mut self, pending: u32, generation: u32) {
+        self.pending = pending & (USED_BUFFER | CONFIGURATION);
+        self.generation = generation;
+        self.drive();
+    }
+
     pub(super) fn acknowledge(&mut self, bits: u32) {
         self.pending &= !bits;
         self.drive();

@@ -22,6 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::interrupts::MmioInterrupts;
 use super::queue_registers::Half;
 use super::session::{Holds, Outcome, Session};
+use super::state::{RestoreError, SaveError, SessionState};
 use crate::device::{Device, Failure, Interrupts, Trouble};
 use crate::features::Features;
 use crate::pci::InterruptLine;
@@ -99,6 +100,19 @@ struct Selectors {
     queue: u32,
 }
 
+/// A device that was saved, as plain data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MmioState {
+    /// The device and its queues.
+    pub session: SessionState,
+    /// DeviceFeaturesSel, DriverFeaturesSel, QueueSel.
+    pub selectors: [u32; 3],
+    /// InterruptStatus.
+    pub pending: u32,
+    /// ConfigGeneration.
+    pub generation: u32,
+}
+
 /// A virtio device behind memory-mapped registers.
 pub struct VirtioMmio<A> {
     selectors: Selectors,
@@ -174,6 +188,45 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
     pub fn resume(&mut self) {
         let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
         self.session.release(Holds::PAUSED, &interrupts);
+    }
+
+    /// What the device is in the middle of. It must be paused.
+    ///
+    /// # Errors
+    ///
+    /// [`SaveError`]: it is not paused, or the device behind it cannot be saved.
+    pub fn save(&self) -> Result<MmioState, SaveError> {
+        let Selectors {
+            device_features,
+            driver_features,
+            queue,
+        } = self.selectors;
+        let interrupts = self.interrupts.lock();
+        Ok(MmioState {
+            session: self.session.save()?,
+            selectors: [device_features, driver_features, queue],
+            pending: interrupts.pending(),
+            generation: interrupts.generation(),
+        })
+    }
+
+    /// As [`VirtioPci::restore`](super::pci::VirtioPci::restore).
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is as it was.
+    pub fn restore(&mut self, state: &MmioState) -> Result<(), RestoreError> {
+        let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+        self.session.restore(&state.session, &interrupts)?;
+        let [device_features, driver_features, queue] = state.selectors;
+        self.selectors = Selectors {
+            device_features,
+            driver_features,
+            queue,
+        };
+        let mut interrupts = self.interrupts.lock();
+        interrupts.restore(state.pending, state.generation);
+        Ok(())
     }
 
     /// One event a queue, in order: a kernel may signal it when the queue's number is written to [`NOTIFY`] as 32

@@ -67,6 +67,21 @@ pub(super) struct Selectors {
     queue: u16,
 }
 
+impl Selectors {
+    pub(super) fn save(self) -> [u32; 3] {
+        [self.device_feature, self.driver_feature, self.queue.into()]
+    }
+
+    /// A queue that has no 16 bits is none that there is.
+    pub(super) fn restore(&mut self, [device_feature, driver_feature, queue]: [u32; 3]) {
+        *self = Self {
+            device_feature,
+            driver_feature,
+            queue: u16::try_from(queue).unwrap_or(u16::MAX),
+        };
+    }
+}
+
 /// The structure, over the device it configures.
 pub(super) struct Common<'a, A> {
     pub(super) selectors: &'a mut Selectors,

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::{Failure, Interrupts, Trouble};
-use crate::pci::msix::Msix;
+use crate::pci::msix::{Msix, VectorState};
 use crate::pci::{InterruptLine, Level};
 use crate::transport::session::SharedStatus;
 use crate::transport::{Report, Status, TroubleReport};
@@ -16,6 +16,21 @@ pub(super) const NO_VECTOR: u16 = 0xffff;
 
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
+
+/// Interrupts as they were saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterruptState {
+    /// The MSI-X table and its pending bits.
+    pub vectors: Vec<VectorState>,
+    /// The vector for changes of configuration.
+    pub config_vector: u16,
+    /// The vector of each queue.
+    pub queue_vectors: Vec<u16>,
+    /// ISR status.
+    pub isr: u8,
+    /// `config_generation`.
+    pub generation: u8,
+}
 
 /// A device's interrupts, shared by its registers and its workers.
 pub(super) struct PciInterrupts {
@@ -71,6 +86,28 @@ impl State {
 
     pub(super) fn set_trouble_report(&mut self, report: TroubleReport) {
         self.trouble = Some(report);
+    }
+
+    pub(super) fn save(&self) -> InterruptState {
+        InterruptState {
+            vectors: self.msix.save(),
+            config_vector: self.config_vector,
+            queue_vectors: self.queue_vectors.clone(),
+            isr: self.isr,
+            generation: self.generation,
+        }
+    }
+
+    /// Takes what was saved, of as many vectors and queues as there are.
+    pub(super) fn restore(&mut self, state: &InterruptState) {
+        self.msix.restore(&state.vectors);
+        self.config_vector = self.checked(state.config_vector);
+        for (queue, vector) in (0..).zip(&state.queue_vectors) {
+            self.set_queue_vector(queue, *vector);
+        }
+        self.isr = state.isr & (ISR_QUEUE | ISR_CONFIG);
+        self.generation = state.generation;
+        self.drive();
     }
 
     /// The virtio part of a reset. MSI-X belongs to PCI and keeps its state.

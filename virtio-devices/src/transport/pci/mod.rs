@@ -18,9 +18,11 @@ use std::sync::Arc;
 use vm_memory::GuestAddressSpace;
 
 use self::common::{Common, Selectors};
+pub use self::interrupts::InterruptState;
 use self::interrupts::PciInterrupts;
 use self::layout::{BAR, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
 use super::session::{Holds, Session};
+use super::state::{RestoreError, SaveError, SessionState};
 use crate::device::{Device, Failure, Interrupts, Trouble};
 use crate::features::{DeviceType, Features};
 use crate::pci::bar::{BarError, BarKind};
@@ -38,6 +40,22 @@ pub const DEVICE_BASE: u16 = 0x1040;
 const CFG_DATA: u16 = 16;
 /// Offset of Message Control in the MSI-X capability.
 const MSIX_CONTROL: u16 = 2;
+
+/// Bytes of configuration space that are saved: what is behind them, no virtio function has.
+const CONFIG_SAVED: usize = 256;
+
+/// A function that was saved, as plain data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PciState {
+    /// The device and its queues.
+    pub session: SessionState,
+    /// The first 256 bytes of configuration space.
+    pub config: Vec<u8>,
+    /// Vectors and what is pending.
+    pub interrupts: InterruptState,
+    /// `device_feature_select`, `driver_feature_select`, `queue_select`.
+    pub selectors: [u32; 3],
+}
 
 /// Why a device cannot be put on PCI.
 #[derive(Debug, thiserror::Error)]
@@ -192,6 +210,64 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
     pub fn resume(&mut self) {
         let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
         self.session.release(Holds::PAUSED, &interrupts);
+    }
+
+    /// What the function is in the middle of. It must be paused.
+    ///
+    /// # Errors
+    ///
+    /// [`SaveError`]: it is not paused, or its device cannot be saved.
+    pub fn save(&self) -> Result<PciState, SaveError> {
+        let mut config = vec![0; CONFIG_SAVED];
+        self.config.read(0, &mut config);
+        Ok(PciState {
+            session: self.session.save()?,
+            config,
+            interrupts: self.interrupts.lock().save(),
+            selectors: self.selectors.save(),
+        })
+    }
+
+    /// Makes this function what was saved: a new one, of the same options, that was paused and that no guest
+    /// has touched. It stays paused.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the function is as it was.
+    pub fn restore(&mut self, state: &PciState) -> Result<(), RestoreError>
+    where
+        A: Send,
+    {
+        let queues = usize::from(self.session.queue_count());
+        for (what, saved, ours) in [
+            (
+                "bytes of configuration space",
+                state.config.len(),
+                CONFIG_SAVED,
+            ),
+            ("vectors", state.interrupts.vectors.len(), queues + 1),
+            (
+                "vectors of queues",
+                state.interrupts.queue_vectors.len(),
+                queues,
+            ),
+        ] {
+            if saved != ours {
+                return Err(RestoreError::Count { what, saved, ours });
+            }
+        }
+        let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+        self.session.restore(&state.session, &interrupts)?;
+        self.selectors.restore(state.selectors);
+        self.interrupts.lock().restore(&state.interrupts);
+        // As if the guest wrote all of it, but for the word that acts on the window.
+        let data = usize::from(self.declared.access + CFG_DATA);
+        let (before, rest) = state.config.split_at(data.min(CONFIG_SAVED));
+        self.config_write(0, before);
+        if let Some(after) = rest.get(4..) {
+            self.config_write(self.declared.access + CFG_DATA + 4, after);
+        }
+        Ok(())
     }
 
     fn common(&mut self) -> Common<'_, A> {

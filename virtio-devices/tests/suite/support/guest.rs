@@ -47,7 +47,15 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(device: Box<dyn Device<Memory>>, transport: Transport) -> Self {
-        let memory = super::memory();
+        Self::in_memory(device, transport, super::memory())
+    }
+
+    /// The same over memory that is there already.
+    pub(crate) fn in_memory(
+        device: Box<dyn Device<Memory>>,
+        transport: Transport,
+        memory: Memory,
+    ) -> Self {
         let workers = ByHand::default();
         let runner = Box::new(workers.clone());
         let vectors = Arc::new(Vectors::default());
@@ -217,6 +225,23 @@ impl Guest {
                 Bus::Pci(driver) => driver.function.bar_read(0, offset, &mut data[..width]),
                 Bus::Mmio(driver) => driver.device.read(offset, &mut data[..width]),
             }
+        }
+    }
+}
+
+/// What a VMM does to a device.
+impl Guest {
+    pub(crate) fn pause(&mut self) {
+        match &mut self.bus {
+            Bus::Pci(driver) => driver.function.pause(),
+            Bus::Mmio(driver) => driver.device.pause(),
+        }
+    }
+
+    pub(crate) fn resume(&mut self) {
+        match &mut self.bus {
+            Bus::Pci(driver) => driver.function.resume(),
+            Bus::Mmio(driver) => driver.device.resume(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use hvkit_virtio_devices::device::{ActivateError, Activation, Device, Failure, Interrupts};
 use hvkit_virtio_devices::fake::{ByHand, Driver, Line, Vectors};
 use hvkit_virtio_devices::features::{DeviceType, Features};
+use hvkit_virtio_devices::queue::Position;
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::worker::{Progress, Worker};
 use vm_memory::GuestMemoryMmap;
@@ -53,6 +54,9 @@ impl Worker for KickWorker {
             .iter()
             .map(|(_, kick)| kick.as_raw_fd())
             .collect()
+    }
+    fn positions(&self) -> Vec<(u16, Position)> {
+        Vec::new()
     }
     fn ready(&mut self, index: usize) -> Progress {
         let (queue, kick) = &self.kicks[index];

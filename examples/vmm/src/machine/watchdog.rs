@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A watchdog: a guest that does not reset it in time is stopped.
+//!
+//! virtio has no watchdog. This one is what ACPI describes by a WDAT table (`acpi/wdat.rs`): three registers of our
+//! own choice on ports, which a driver finds in the table with what to write there. Linux (`wdat_wdt`) and
+//! Windows have that driver; Debian's cloud kernel has none for the i6300ESB that other VMMs imitate.
+//!
+//! ```text
+//!   +0  count     write: periods until it bites, from the next reset on; read: periods left
+//!   +4  control   bit 0: running
+//!   +8  reset     write 1: counts from the start again
+//! ```
+
+use super::stop::{Stop, StopReason};
+use crate::bus::BusDevice;
+use crate::confine::{Confiner, Kind};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Bytes of the registers.
+pub const PORTS: u64 = 12;
+/// Offsets of the registers, each of four bytes.
+pub const COUNT: u16 = 0;
+/// See [`COUNT`].
+pub const CONTROL: u16 = 4;
+/// See [`COUNT`].
+pub const RESET: u16 = 8;
+/// In [`CONTROL`].
+pub const RUNNING: u32 = 1;
+
+/// The unit of [`COUNT`], in milliseconds.
+pub const PERIOD_MS: u32 = 100;
+/// The largest count.
+pub const MAX_COUNT: u32 = 0xffff;
+/// The count after a reset of the machine: a minute.
+const FIRST_COUNT: u32 = 600;
+
+/// The registers, at times that are given.
+#[derive(Debug)]
+struct Countdown {
+    count: u32,
+    /// When it bites; none: it does not run.
+    deadline: Option<Instant>,
+}
+
+impl Countdown {
+    fn full(&self) -> Duration {
+        Duration::from_millis(u64::from(self.count) * u64::from(PERIOD_MS))
+    }
+
+    fn read(&self, offset: u64, now: Instant) -> u32 {
+        match u16::try_from(offset) {
+            Ok(COUNT) => match self.deadline {
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(now).as_millis();
+                    u32::try_from(left / u128::from(PERIOD_MS)).unwrap_or(MAX_COUNT)
+                }
+                None => self.count,
+            },
+            Ok(CONTROL) if self.deadline.is_some() => RUNNING,
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: u64, value: u32, now: Instant) {
+        match u16::try_from(offset) {
+            Ok(COUNT) => self.count = value.clamp(1, MAX_COUNT),
+            Ok(CONTROL) if value & RUNNING == 0 => self.deadline = None,
+            Ok(CONTROL) if self.deadline.is_none() => self.deadline = Some(now + self.full()),
+            Ok(RESET) if value == 1 && self.deadline.is_some() => {
+                self.deadline = Some(now + self.full());
+            }
+            _ => {}
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    countdown: Mutex<(Countdown, Life)>,
+    changed: Condvar,
+}
+
+/// Whether the timer is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Wanted,
+    Over,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, (Countdown, Life)> {
+        self.countdown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the deadline, whatever it is by then; true if it has come.
+    fn wait(&self) -> bool {
+        let mut state = self.lock();
+        loop {
+            let (countdown, life) = &*state;
+            if *life == Life::Over {
+                return false;
+            }
+            let left = countdown
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            state = match left {
+                Some(Duration::ZERO) => return true,
+                Some(left) => {
+                    let woken = self.changed.wait_timeout(state, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let woken = self.changed.wait(state);
+                    woken.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+    }
+}
+
+/// The registers on a bus.
+#[derive(Debug)]
+pub struct Registers(Arc<Shared>);
+
+impl BusDevice for Registers {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        let value = self.0.lock().0.read(offset, Instant::now()).to_le_bytes();
+        data.fill(0);
+        let length = data.len().min(value.len());
+        data[..length].copy_from_slice(&value[..length]);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Ok(raw) = <[u8; 4]>::try_from(data) {
+            let value = u32::from_le_bytes(raw);
+            self.0.lock().0.write(offset, value, Instant::now());
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+/// The thread that waits for the deadline; it ends with the value.
+#[derive(Debug)]
+pub struct Timer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Timer {
+    /// A watchdog that stops the machine of `stop`, and its registers. Its thread is confined by `confiner`.
+    ///
+    /// # Errors
+    ///
+    /// The host has no thread to give.
+    pub fn start(stop: Stop, confiner: Confiner) -> io::Result<(Self, Registers)> {
+        let countdown = Countdown {
+            count: FIRST_COUNT,
+            deadline: None,
+        };
+        let shared = Arc::new(Shared {
+            countdown: Mutex::new((countdown, Life::Wanted)),
+            changed: Condvar::new(),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || {
+                if let Err(error) = confiner.enter(Kind::Watch) {
+                    log::error!("{error}");
+                    let thread = "watchdog".to_owned();
+                    stop.ask(StopReason::Defect { thread });
+                } else if theirs.wait() {
+                    stop.ask(StopReason::Watchdog);
+                }
+            })?;
+        let registers = Registers(Arc::clone(&shared));
+        let thread = Some(thread);
+        Ok((Timer { shared, thread }, registers))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.shared.lock().1 = Life::Over;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It has no way to panic; if it did, the machine is at its end here anyway.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_counts_from_the_last_reset() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut countdown = Countdown {
+            count: FIRST_COUNT,
+            deadline: None,
+        };
+        assert_eq!(countdown.read(0, start), 600);
+        assert_eq!(countdown.read(4, start), 0);
+        // A reset does not start it.
+        countdown.write(8, 1, start);
+        assert_eq!(countdown.deadline, None);
+        countdown.write(0, 50, start);
+        countdown.write(4, 1, start);
+        assert_eq!(countdown.deadline, Some(at(5000)));
+        assert_eq!(countdown.read(0, at(1000)), 40);
+        assert_eq!(countdown.read(4, at(1000)), 1);
+        // Running already: nothing is won.
+        countdown.write(4, 1, at(1000));
+        assert_eq!(countdown.deadline, Some(at(5000)));
+        countdown.write(8, 1, at(4000));
+        assert_eq!(countdown.deadline, Some(at(9000)));
+        assert_eq!(countdown.read(0, at(20_000)), 0);
+        countdown.write(4, 0, at(4000));
+        assert_eq!(countdown.deadline, None);
+        for (value, count) in [(0, 1), (u32::MAX, MAX_COUNT)] {
+            countdown.write(0, value, start);
+            assert_eq!(countdown.count, count);
+        }
+        for offset in [1, 3, 9, 12, u64::MAX] {
+            countdown.write(offset, 1, start);
+            assert_eq!(countdown.read(offset, start), 0);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_is_late_is_stopped_and_one_that_is_not_is_not() {
+        let stop = Stop::new().unwrap();
+        let (timer, mut registers) = Timer::start(stop.clone(), Confiner::off()).unwrap();
+        registers.write(0, &1u32.to_le_bytes());
+        registers.write(4, &1u32.to_le_bytes());
+        // A byte is none of its registers.
+        registers.write(4, &[0]);
+        let began = Instant::now();
+        while !stop.is_asked() && began.elapsed() < Duration::from_secs(20) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(stop.reason(), Some(&StopReason::Watchdog));
+        assert!(began.elapsed() >= Duration::from_millis(50));
+        drop(timer);
+
+        let stop = Stop::new().unwrap();
+        let (timer, mut registers) = Timer::start(stop.clone(), Confiner::off()).unwrap();
+        registers.write(4, &1u32.to_le_bytes());
+        let mut control = [0; 4];
+        registers.read(4, &mut control);
+        assert_eq!(control, [1, 0, 0, 0]);
+        drop(timer);
+        assert!(!stop.is_asked());
+    }
+}

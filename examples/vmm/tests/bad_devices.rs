@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a user can get wrong about devices: one line that names it, and an exit status of its own.
+
+#[path = "support/elf.rs"]
+mod elf;
+#[path = "support/kvm.rs"]
+mod kvm;
+mod support;
+
+use std::fs;
+
+use elf::kernel;
+use kvm::has_kvm;
+use support::{Folder, run, vmm};
+
+/// `vmm` with a kernel that exists and an option; it must end with `status` and one line that has all of `parts`.
+fn refused(folder: &Folder, options: &[&str], status: i32, parts: &[&str]) {
+    let path = folder.file("kernel", &kernel(&[0xfa, 0xf4, 0xeb, 0xfd]));
+    let mut command = vmm();
+    command
+        .arg("--kernel")
+        .arg(path)
+        .args(["--serial", "null"])
+        .args(options);
+    let (code, stdout, stderr) = run(&mut command);
+    assert_eq!(code, Some(status), "{options:?}\n{stderr}");
+    assert_eq!(stdout, "", "{options:?}");
+    assert_eq!(stderr.lines().count(), 1, "more than a line:\n{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "'{part}' is not in: {stderr}");
+    }
+}
+
+#[test]
+fn keys_and_values_that_there_are_not() {
+    let folder = Folder::new();
+    for (option, value, part) in [
+        ("--balloon", "target=1M", "--balloon: unknown key 'target'"),
+        ("--balloon", "size=much", "size=much is not a size"),
+        (
+            "--balloon",
+            "deflate_on_oom=1",
+            "deflate_on_oom=1 is not on or off",
+        ),
+        ("--vsock", "cid=3", "--vsock: key 'socket' is missing"),
+        ("--vsock", "port=3", "--vsock: unknown key 'port'"),
+        ("--pmem", "size=2M", "--pmem: unknown key 'size'"),
+        (
+            "--disk",
+            "d,image_type=vhdx",
+            "image_type=vhdx is not raw or qcow2",
+        ),
+        ("--disk", "d,backing=yes", "backing=yes is not on or off"),
+        ("--disk", "d,direct=1", "direct=1 is not on or off"),
+        (
+            "--net",
+            "mac=52:54:00:00:00:01",
+            "one of 'tap' and 'socket' must be given, not neither",
+        ),
+        ("--net", "tap=a,socket=b", "must be given, not both"),
+    ] {
+        refused(&folder, &[option, value], 2, &[part]);
+    }
+}
+
+#[test]
+fn sockets_that_cannot_be_had() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let absent = folder.path("absent");
+    let absent = absent.to_str().unwrap();
+    let parts = ["--net: cannot connect to ", absent];
+    refused(&folder, &["--net", &format!("socket={absent}")], 56, &parts);
+    let file = folder.file("file", b"precious");
+    let name = file.to_str().unwrap();
+    let vsock = format!("cid=3,socket={name}");
+    refused(
+        &folder,
+        &["--vsock", &vsock],
+        71,
+        &["--vsock: ", name, "not a socket"],
+    );
+    let balloon = format!("socket={name}");
+    refused(&folder, &["--balloon", &balloon], 70, &["--balloon", name]);
+    assert_eq!(fs::read(&file).unwrap(), b"precious");
+    let parts = ["--vsock: context identifier 2;"];
+    refused(
+        &folder,
+        &["--vsock", &format!("cid=2,socket={absent}")],
+        71,
+        &parts,
+    );
+}
+
+#[test]
+fn files_that_are_no_memory_and_no_image() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let absent = folder.path("absent");
+    let absent = absent.to_str().unwrap();
+    refused(
+        &folder,
+        &["--pmem", absent],
+        72,
+        &[absent, "cannot be opened"],
+    );
+    refused(&folder, &["--pmem", "/tmp"], 72, &["/tmp: not a file"]);
+    let odd = folder.file("odd", &[0; 4096]);
+    let name = odd.to_str().unwrap();
+    refused(
+        &folder,
+        &["--pmem", name],
+        72,
+        &[name, "not a multiple of 2 MiB"],
+    );
+    let disk = format!("{name},image_type=qcow2");
+    refused(
+        &folder,
+        &["--disk", &disk],
+        54,
+        &[name, "not a qcow2 image"],
+    );
+}

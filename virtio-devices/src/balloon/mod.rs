@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A memory balloon: virtio-balloon. The guest gives pages to the host, and takes them back.
+//!
+//! ```text
+//!   queue 0  inflate      page numbers --> Reclaim         the guest does without them
+//!   queue 1  deflate      page numbers                     it uses them again, and finds zeros
+//!   queue 2  statistics   one buffer, answered when the host asks for the next
+//!   queue 4  reporting    free pages of the guest --> Reclaim, for as long as it leaves them free
+//! ```
+//!
+//! Queue 3, free page hints, is there so that the others have the specification's numbers, and is not offered. A
+//! driver may count only the queues that it uses (Linux does); whichever it enabled last is for reporting then.
+//!
+//! "Traditional Memory Balloon Device" (5.5).
+
+mod pages;
+mod statistics;
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vm_memory::GuestAddressSpace;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub use statistics::{Statistic, Statistics};
+
+use self::pages::{Deflate, Inflate, Report};
+use self::statistics::Listener;
+use crate::bytes::read_at;
+use crate::counters::Counters;
+use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
+use crate::features::{DeviceType, Features};
+use crate::reclaim::Reclaim;
+use crate::serve::QueueServer;
+use crate::worker::Worker;
+
+/// Feature bits of a balloon (5.5.3).
+pub mod feature {
+    use crate::features::Features;
+
+    /// VIRTIO_BALLOON_F_STATS_VQ: the statistics queue.
+    pub const STATS_VQ: Features = Features::from_bits_retain(1 << 1);
+    /// VIRTIO_BALLOON_F_DEFLATE_ON_OOM: the guest may take pages back when it has no others.
+    pub const DEFLATE_ON_OOM: Features = Features::from_bits_retain(1 << 2);
+    /// VIRTIO_BALLOON_F_PAGE_POISON: the driver says what it fills free pages with.
+    pub const PAGE_POISON: Features = Features::from_bits_retain(1 << 4);
+    /// VIRTIO_BALLOON_F_PAGE_REPORTING: the reporting queue.
+    pub const PAGE_REPORTING: Features = Features::from_bits_retain(1 << 5);
+}
+
+const INFLATE: u16 = 0;
+const DEFLATE: u16 = 1;
+const STATISTICS: u16 = 2;
+const QUEUES: usize = 5;
+const QUEUE_SIZE: u16 = 128;
+
+/// Bytes of "struct virtio_balloon_config", and where its writable fields are.
+const CONFIG: usize = 16;
+const ACTUAL: usize = 4;
+const POISON: usize = 12;
+
+/// What a balloon should do. Nothing but inflate, deflate and tell statistics, unless asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pages: u32,
+    features: Features,
+}
+
+impl Options {
+    /// A balloon that starts empty.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the guest for so many pages of 4 KiB from the start.
+    #[must_use]
+    pub fn with_target(mut self, pages: u32) -> Self {
+        self.pages = pages;
+        self
+    }
+
+    /// Lets the guest take pages back, whatever the target, when it has no others.
+    #[must_use]
+    pub fn with_deflate_on_oom(mut self) -> Self {
+        self.features |= feature::DEFLATE_ON_OOM;
+        self
+    }
+
+    /// Takes back pages that the guest has free, for as long as it leaves them free.
+    #[must_use]
+    pub fn with_free_page_reporting(mut self) -> Self {
+        self.features |= feature::PAGE_REPORTING | feature::PAGE_POISON;
+        self
+    }
+}
+
+/// What the device, its workers and whoever runs it share.
+#[derive(Debug)]
+struct Shared {
+    /// Pages that the guest should do without.
+    target: AtomicU32,
+    /// Pages that it says it does without.
+    actual: AtomicU32,
+    /// What it fills free pages with.
+    poison: AtomicU32,
+    statistics: Mutex<Statistics>,
+    /// Readable when statistics were asked for.
+    asked: EventFd,
+    events: ConfigEvents,
+}
+
+impl Shared {
+    fn statistics(&self) -> MutexGuard<'_, Statistics> {
+        self.statistics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A balloon in the hands of whoever runs the device.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Shared>);
+
+impl Control {
+    /// Asks the guest to do without so many pages of 4 KiB. It obeys when and as far as it can.
+    pub fn set_target(&self, pages: u32) {
+        if self.0.target.swap(pages, Ordering::SeqCst) != pages {
+            self.0.events.changed();
+        }
+    }
+
+    /// Pages that the guest was asked for.
+    pub fn target(&self) -> u32 {
+        self.0.target.load(Ordering::SeqCst)
+    }
+
+    /// Pages that the guest says it has given. Its word alone.
+    pub fn actual(&self) -> u32 {
+        self.0.actual.load(Ordering::SeqCst)
+    }
+
+    /// Asks the guest for new statistics: [`Statistics::answers`] goes up when they have come.
+    ///
+    /// # Errors
+    ///
+    /// The host's, if the event cannot be signalled.
+    pub fn ask_statistics(&self) -> io::Result<()> {
+        self.0.asked.write(1)
+    }
+
+    /// What the guest said last. Its word alone.
+    pub fn statistics(&self) -> Statistics {
+        self.0.statistics().clone()
+    }
+}
+
+/// A memory balloon.
+pub struct Balloon {
+    options: Options,
+    reclaim: Arc<dyn Reclaim>,
+    shared: Arc<Shared>,
+    counters: [Counters; QUEUES],
+}
+
+impl std::fmt::Debug for Balloon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Balloon")
+            .field("options", &self.options)
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Balloon {
+    /// A balloon whose pages go to `reclaim`.
+    ///
+    /// # Errors
+    ///
+    /// The host has no event to give.
+    pub fn new(options: Options, reclaim: Arc<dyn Reclaim>) -> io::Result<Self> {
+        let shared = Shared {
+            target: AtomicU32::new(options.pages),
+            actual: AtomicU32::new(0),
+            poison: AtomicU32::new(0),
+            statistics: Mutex::default(),
+            asked: EventFd::new(EFD_NONBLOCK)?,
+            events: ConfigEvents::default(),
+        };
+        Ok(Self {
+            options,
+            reclaim,
+            shared: Arc::new(shared),
+            counters: Default::default(),
+        })
+    }
+
+    /// The balloon's control.
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(&self.shared))
+    }
+
+    /// The numbers of each queue. Bytes are those of the pages.
+    pub fn counters(&self) -> &[Counters; QUEUES] {
+        &self.counters
+    }
+
+    fn config(&self) -> [u8; CONFIG] {
+        let mut config = [0; CONFIG];
+        config[..4].copy_from_slice(&self.shared.target.load(Ordering::SeqCst).to_le_bytes());
+        for (at, field) in self.writable() {
+            config[at..at + 4].copy_from_slice(&field.load(Ordering::SeqCst).to_le_bytes());
+        }
+        config
+    }
+
+    fn writable(&self) -> [(usize, &AtomicU32); 2] {
+        [(ACTUAL, &self.shared.actual), (POISON, &self.shared.poison)]
+    }
+}
+
+impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::BALLOON
+    }
+
+    fn features(&self) -> Features {
+        feature::STATS_VQ | self.options.features
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; QUEUES]
+    }
+
+    fn config_read(&self, offset: u64, data: &mut [u8]) {
+        read_at(&self.config(), offset, data);
+    }
+
+    fn config_write(&mut self, offset: u64, data: &[u8]) {
+        let mut config = self.config();
+        for (byte, at) in data.iter().zip(offset..) {
+            if let Some(place) = usize::try_from(at).ok().and_then(|at| config.get_mut(at)) {
+                *place = *byte;
+            }
+        }
+        for (at, field) in self.writable() {
+            let mut raw = [0; 4];
+            raw.copy_from_slice(&config[at..at + 4]);
+            field.store(u32::from_le_bytes(raw), Ordering::SeqCst);
+        }
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation<A>,
+    ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
+        let Activation {
+            memory,
+            features,
+            mut queues,
+            interrupts,
+        } = activation;
+        self.shared.events.connect(Some(Arc::clone(&interrupts)));
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        /// A worker for a queue, with what all of them have.
+        macro_rules! serve {
+            ($active:expr, $handler:expr) => {{
+                let active: ActiveQueue = $active;
+                let counters = self.counters.get(usize::from(active.index)).cloned();
+                let server =
+                    QueueServer::new(memory.clone(), active, Arc::clone(&interrupts), $handler);
+                workers.push(Box::new(server.with_counters(counters.unwrap_or_default())));
+            }};
+        }
+        serve!(
+            ActiveQueue::take(&mut queues, INFLATE)?,
+            Inflate::new(Arc::clone(&self.reclaim))
+        );
+        serve!(ActiveQueue::take(&mut queues, DEFLATE)?, Deflate);
+        if features.contains(feature::STATS_VQ)
+            && let Ok(active) = ActiveQueue::take(&mut queues, STATISTICS)
+        {
+            serve!(active, Listener::new(Arc::clone(&self.shared)));
+        }
+        if features.contains(feature::PAGE_REPORTING)
+            && let Some(active) = queues.into_iter().max_by_key(|active| active.index)
+        {
+            let report = Report::new(Arc::clone(&self.reclaim), Arc::clone(&self.shared));
+            serve!(active, report);
+        }
+        Ok(workers)
+    }
+
+    fn reset(&mut self) {
+        self.shared.events.connect(None);
+        // The next driver starts with all of its pages.
+        for (_, field) in self.writable() {
+            field.store(0, Ordering::SeqCst);
+        }
+        self.shared.statistics().forget();
+        // A question of before is nobody's any more. An error means that there was none.
+        let _ = self.shared.asked.read();
+    }
+
+    /// The configuration structure.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(self.config().to_vec())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        let config: [u8; CONFIG] = state.try_into().map_err(|_| StateError::Length {
+            saved: state.len(),
+            expected: CONFIG,
+        })?;
+        let [t0, t1, t2, t3, ..] = config;
+        let target = u32::from_le_bytes([t0, t1, t2, t3]);
+        self.shared.target.store(target, Ordering::SeqCst);
+        Device::<A>::config_write(self, 0, &config);
+        Ok(())
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host's side of a guest's sockets: files in a folder, as Firecracker and cloud-hypervisor have them.
+//!
+//! ```text
+//!   guest connects to host port P     we connect to PATH_P
+//!   host connects to PATH, and writes "CONNECT P\n"     we ask the guest's port P, and answer "OK N\n"
+//! ```
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::VsockError;
+
+/// Bytes of the longest greeting: `CONNECT 4294967295\n`.
+const GREETING: usize = 19;
+
+/// A socket at a path, removed with the value.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path`, in place of a socket that nobody listens at any more.
+    pub(super) fn bind(path: &Path) -> Result<Self, VsockError> {
+        let failed = |source: io::Error| VsockError::Socket {
+            path: path.to_path_buf(),
+            source,
+        };
+        let socket = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let kind = path.symlink_metadata().map_err(failed)?.file_type();
+                // Never a file that is none of ours, and never another VMM's.
+                if !kind.is_socket() || UnixStream::connect(path).is_ok() {
+                    return Err(VsockError::InUse {
+                        path: path.to_path_buf(),
+                    });
+                }
+                std::fs::remove_file(path).map_err(failed)?;
+                UnixListener::bind(path)
+            }
+            result => result,
+        };
+        let socket = socket.map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self {
+            socket,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Who has connected, if somebody has.
+    pub(super) fn accept(&self) -> io::Result<UnixStream> {
+        let (stream, _) = self.socket.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
+    /// Connects to whoever serves `port` of the host, without waiting.
+    pub(super) fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        let mut name = self.path.as_os_str().as_bytes().to_vec();
+        name.extend(format!("_{port}").bytes());
+        let address = SocketAddrUnix::new(&*name)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(UnixStream::from(socket))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // If it is gone already, that is as well.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// How far a greeting has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// It names this port of the guest.
+    Connect(u32),
+    /// There is more to come.
+    Incomplete,
+    /// It is none.
+    Wrong,
+}
+
+/// Takes the first line from `stream`, and nothing behind it.
+pub(super) fn greeting(stream: &UnixStream) -> Greeting {
+    let mut raw = [0; GREETING];
+    let peeked = rustix::net::recv(stream, &mut raw, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    let count = match peeked {
+        Ok((0, _)) => return Greeting::Wrong,
+        Ok((count, _)) => count,
+        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
+            return Greeting::Incomplete;
+        }
+        Err(_) => return Greeting::Wrong,
+    };
+    let Some(end) = raw[..count].iter().position(|byte| *byte == b'\n') else {
+        return match count {
+            GREETING => Greeting::Wrong,
+            _ => Greeting::Incomplete,
+        };
+    };
+    let port = parse(&raw[..end]);
+    let taken = rustix::net::recv(stream, &mut raw[..=end], RecvFlags::DONTWAIT);
+    match (port, taken) {
+        (Some(port), Ok((count, _))) if count == end + 1 => Greeting::Connect(port),
+        _ => Greeting::Wrong,
+    }
+}
+
+fn parse(line: &[u8]) -> Option<u32> {
+    let digits = line.strip_prefix(b"CONNECT ")?;
+    // `parse` alone would take a sign.
+    let number = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_greeting_is_one_line_and_what_follows_stays() {
+        let (mut theirs, mut ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        assert_eq!(greeting(&ours), Greeting::Incomplete);
+        theirs.write_all(b"CONNECT 52").unwrap();
+        assert_eq!(greeting(&ours), Greeting::Incomplete);
+        theirs.write_all(b"\nhello").unwrap();
+        assert_eq!(greeting(&ours), Greeting::Connect(52));
+        let mut rest = [0; 8];
+        assert_eq!(ours.read(&mut rest).unwrap(), 5);
+        assert_eq!(&rest[..5], b"hello");
+    }
+
+    #[test]
+    fn what_is_no_greeting_is_wrong() {
+        for wrong in [
+            "CONNECT \n",
+            "CONNECT -1\n",
+            "CONNECT +1\n",
+            "CONNECT 4294967296\n",
+            "connect 1\n",
+            "GET / HTTP/1.1\r\n",
+            "CONNECT 1 \n",
+            "0123456789012345678",
+        ] {
+            let (mut theirs, ours) = UnixStream::pair().unwrap();
+            theirs.write_all(wrong.as_bytes()).unwrap();
+            assert_eq!(greeting(&ours), Greeting::Wrong, "{wrong:?}");
+        }
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert_eq!(greeting(&ours), Greeting::Wrong);
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Sockets between guest and host without a network: virtio-vsock, with Unix sockets on the host's side, in the
+//! form that users of Firecracker and cloud-hypervisor know.
+//!
+//! ```text
+//!   queue 0  receive     packets to the guest
+//!   queue 1  transmit    packets from the guest
+//!   queue 2  event       "all connections are gone", after a restore
+//!
+//!   guest connects to (2, P)     Unix socket PATH_P of the host
+//!   host connects to PATH        writes "CONNECT P\n", reads "OK N\n", and is connected to the guest's port P
+//! ```
+//!
+//! Streams, half-closed ones too; no seqpacket. A connection buffers at most 256 KiB, and there are at most 1024: what
+//! a guest can make this use is bounded.
+//!
+//! "Socket Device" (5.10).
+
+mod connection;
+mod host;
+mod mux;
+mod packet;
+mod server;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vm_memory::GuestAddressSpace;
+
+use self::host::Listener;
+use self::mux::Mux;
+use self::server::{Queues, Server};
+use crate::bytes::read_at;
+use crate::counters::Counters;
+use crate::device::{ActivateError, Activation, ActiveQueue, Device, StateError};
+use crate::features::{DeviceType, Features};
+use crate::queue::Chain;
+use crate::worker::Worker;
+
+/// The host's context identifier, as every guest knows it.
+pub const HOST_CID: u64 = 2;
+
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+const EVENT: u16 = 2;
+const QUEUE_SIZE: u16 = 256;
+
+/// A socket device that cannot be had.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum VsockError {
+    /// No guest can have that identifier.
+    #[error("context identifier {cid}; a guest has one from 3 to 4294967294")]
+    Cid {
+        /// Asked for.
+        cid: u64,
+    },
+    /// Somebody listens there, or it is no socket.
+    #[error("{}: in use, or not a socket", path.display())]
+    InUse {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The host refused.
+    #[error("{}: cannot listen: {source}", path.display())]
+    Socket {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A socket device.
+#[derive(Debug)]
+pub struct Vsock {
+    cid: u64,
+    host: Arc<Listener>,
+    counters: [Counters; 2],
+    lost: Arc<AtomicBool>,
+}
+
+impl Vsock {
+    /// The guest `cid`, whose sockets on the host are at `path` and beside it. The socket at `path` is made now, and
+    /// removed with the device.
+    ///
+    /// # Errors
+    ///
+    /// [`VsockError`]; nothing is made then.
+    pub fn new(cid: u64, path: &Path) -> Result<Self, VsockError> {
+        if cid <= HOST_CID || cid >= u64::from(u32::MAX) {
+            return Err(VsockError::Cid { cid });
+        }
+        Ok(Self {
+            cid,
+            host: Arc::new(Listener::bind(path)?),
+            counters: Default::default(),
+            lost: Arc::default(),
+        })
+    }
+
+    /// The numbers of the queues for receiving and for sending, as the guest sees them.
+    pub fn counters(&self) -> &[Counters; 2] {
+        &self.counters
+    }
+}
+
+impl<A: GuestAddressSpace + Send + 'static> Device<A> for Vsock {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::VSOCK
+    }
+
+    fn features(&self) -> Features {
+        // Without one of its own, a driver takes it that there are streams (5.10.3).
+        Features::empty()
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; 3]
+    }
+
+    fn config_read(&self, offset: u64, data: &mut [u8]) {
+        read_at(&self.cid.to_le_bytes(), offset, data);
+    }
+
+    fn config_write(&mut self, _offset: u64, _data: &[u8]) {
+        // The identifier is not the driver's to choose.
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation<A>,
+    ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
+        let Activation {
+            memory,
+            mut queues,
+            interrupts,
+            ..
+        } = activation;
+        let queues = Queues {
+            receive: ActiveQueue::take(&mut queues, RECEIVE)?,
+            transmit: ActiveQueue::take(&mut queues, TRANSMIT)?,
+            event: ActiveQueue::take(&mut queues, EVENT).ok(),
+        };
+        Ok(vec![Box::new(Server {
+            mux: Mux::new(self.cid, Arc::clone(&self.host))?,
+            memory,
+            queues,
+            interrupts,
+            counters: self.counters.clone(),
+            lost: Arc::clone(&self.lost),
+            chain: Chain::new(),
+        })])
+    }
+
+    fn reset(&mut self) {
+        self.lost.store(false, Ordering::SeqCst);
+    }
+
+    /// Connections do not move: their other ends are sockets of this host.
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        if !state.is_empty() {
+            return Err(StateError::Length {
+                saved: state.len(),
+                expected: 0,
+            });
+        }
+        self.lost.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}

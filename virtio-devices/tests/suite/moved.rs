@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A device that is saved in the middle of its work, and goes on in another that its driver cannot tell from it.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use hvkit_virtio_devices::balloon::{Balloon, Options as BalloonOptions};
+use hvkit_virtio_devices::block::{Block, Options};
+use hvkit_virtio_devices::console::{Console, Port};
+use hvkit_virtio_devices::device::{Device, StateError};
+use hvkit_virtio_devices::entropy::Entropy;
+use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+use hvkit_virtio_devices::iommu::{AtBoot, Iommu, Limits};
+use hvkit_virtio_devices::net::{self, LinkState, Net, Wire};
+use hvkit_virtio_devices::queue::Position;
+use hvkit_virtio_devices::reclaim::HostPages;
+use hvkit_virtio_devices::transport::mmio::MmioState;
+use hvkit_virtio_devices::transport::pci::PciState;
+use hvkit_virtio_devices::transport::state::{RestoreError, SaveError, SessionState};
+use hvkit_virtio_devices::vsock::Vsock;
+
+use crate::support::guest::{Bus, Guest, Memory, TRANSPORTS, Transport, on_bus, ring_at};
+use crate::support::{END, header, image, pattern};
+
+/// As it is saved on either transport.
+#[derive(Clone, Debug)]
+enum State {
+    Pci(PciState),
+    Mmio(MmioState),
+}
+
+impl State {
+    fn session(&mut self) -> &mut SessionState {
+        match self {
+            State::Pci(state) => &mut state.session,
+            State::Mmio(state) => &mut state.session,
+        }
+    }
+}
+
+fn save(guest: &Guest) -> Result<State, SaveError> {
+    Ok(match &guest.bus {
+        Bus::Pci(driver) => State::Pci(driver.function.save()?),
+        Bus::Mmio(driver) => State::Mmio(driver.device.save()?),
+    })
+}
+
+fn restore(guest: &mut Guest, state: &State) -> Result<(), RestoreError> {
+    match (&mut guest.bus, state) {
+        (Bus::Pci(driver), State::Pci(state)) => driver.function.restore(state),
+        (Bus::Mmio(driver), State::Mmio(state)) => driver.device.restore(state),
+        _ => panic!("another transport's"),
+    }
+}
+
+/// A new device over the memory of `guest`, which was paused and saved, with all that it had.
+fn moved(guest: &mut Guest, device: Box<dyn Device<Memory>>) -> Guest {
+    guest.pause();
+    let state = save(guest).unwrap();
+    let transport = match guest.bus {
+        Bus::Pci(_) => Transport::Pci,
+        Bus::Mmio(_) => Transport::Mmio,
+    };
+    let mut new = Guest::in_memory(device, transport, guest.memory.clone());
+    new.pause();
+    restore(&mut new, &state).unwrap();
+    // Registers answer as the old ones did; nothing runs before it is told to.
+    assert_eq!(new.status(), guest.status());
+    assert_eq!(new.workers.running(), 0);
+    new.resume();
+    new
+}
+
+/// Bytes that count up from `next`.
+fn counting(next: u8) -> Box<dyn Device<Memory>> {
+    struct Counting(u8);
+    impl Read for Counting {
+        fn read(&mut self, data: &mut [u8]) -> std::io::Result<usize> {
+            for byte in &mut *data {
+                (*byte, self.0) = (self.0, self.0.wrapping_add(1));
+            }
+            Ok(data.len())
+        }
+    }
+    Box::new(Entropy::new(Counting(next)))
+}
+
+#[test]
+fn chains_are_served_once_before_or_after() {
+    for transport in TRANSPORTS {
+        for features in [u64::MAX, 1 << 32, 1 << 32 | 1 << 35] {
+            let mut guest = Guest::new(counting(0), transport);
+            let mut rings = guest.start(features, &[0]);
+            for round in 0..70u64 {
+                rings[0].submit(&[Writable(0x8000 + 4 * round, 4)]);
+                if round % 3 == 0 {
+                    guest.run(0);
+                }
+                if round % 10 == 9 {
+                    // What is available and was not served is, by the next one. It was not notified of it.
+                    let served = round / 3 * 3 + 1;
+                    guest = moved(&mut guest, counting((served * 4) as u8));
+                    guest.step();
+                }
+                while rings[0].take().is_some() {}
+            }
+            guest.run(0);
+            let expected: Vec<u8> = (0..280u32).map(|i| i as u8).collect();
+            assert_eq!(guest.read(0x8000, 280), expected, "{transport:?}");
+        }
+    }
+}
+
+#[test]
+fn packed_rings_go_on_where_they_were() {
+    for transport in TRANSPORTS {
+        let mut guest = Guest::new(counting(0), transport);
+        let memory = guest.memory.clone();
+        let mut ring = on_bus!(guest, driver => {
+            driver.negotiate_packed(u64::MAX);
+            driver.queue_packed(0, &memory, ring_at(0), 7)
+        });
+        assert_eq!(guest.set_status(0xf), 0xf);
+        for round in 0..40u64 {
+            ring.submit(&[Writable(0x8000 + round, 1)]);
+            guest.run(0);
+            assert_eq!(ring.take().unwrap().length, 1);
+            guest = moved(&mut guest, counting(round as u8 + 1));
+        }
+        let expected: Vec<u8> = (0..40).collect();
+        assert_eq!(guest.read(0x8000, 40), expected);
+    }
+}
+
+#[test]
+fn a_disk_s_interrupts_go_to_the_same_vectors_and_none_is_lost() {
+    let file = image(64);
+    let open = || Box::new(Block::open(Options::new(file.path())).unwrap());
+    let mut guest = Guest::new(open(), Transport::Pci);
+    let mut rings = guest.start(u64::MAX, &[0]);
+    // Served while its vector is masked: the interrupt is pending.
+    on_bus_pci(&mut guest, |driver| {
+        driver.put(driver.table, 16 + 12, 4, 1);
+    });
+    guest.write(0x8000, &header(0, 5));
+    rings[0].submit(&[
+        Readable(0x8000, 16),
+        Writable(0xa000, 512),
+        Writable(0x9000, 1),
+    ]);
+    guest.run(0);
+    assert_eq!(guest.read(0xa000, 512), pattern(5 * 512, 512));
+    guest.pause();
+    let state = save(&guest).unwrap();
+    let State::Pci(saved) = &state else {
+        panic!("on PCI");
+    };
+    let vector = saved.interrupts.vectors[1];
+    assert_eq!(
+        (vector.message.address, vector.message.data),
+        (0xfee0_0000, 1)
+    );
+    assert!(vector.masked && vector.pending);
+    assert_eq!(saved.session.status, 0xf);
+    let position = Position {
+        available: 1,
+        used: 1,
+    };
+    assert_eq!(saved.session.queues[0].position, Some(position));
+    let memory = guest.memory.clone();
+    // The image is locked for as long as the old device has it.
+    drop(guest);
+    let mut guest = Guest::in_memory(open(), Transport::Pci, memory);
+    guest.pause();
+    restore(&mut guest, &state).unwrap();
+    guest.resume();
+    assert!(guest.vectors.delivered().is_empty());
+    on_bus_pci(&mut guest, |driver| {
+        driver.put(driver.table, 16 + 12, 4, 0);
+    });
+    assert_eq!(guest.vectors.delivered(), [1]);
+    guest.write(0x8000, &header(1, 6));
+    guest.write(0xa000, &[0x77; 512]);
+    rings[0].take();
+    rings[0].submit(&[
+        Readable(0x8000, 16),
+        Readable(0xa000, 512),
+        Writable(0x9000, 1),
+    ]);
+    guest.run(0);
+    assert_eq!(
+        std::fs::read(file.path()).unwrap()[6 * 512..7 * 512],
+        [0x77; 512]
+    );
+    assert_eq!(guest.vectors.delivered(), [1]);
+}
+
+type OnPci =
+    hvkit_virtio_devices::fake::Driver<hvkit_virtio_devices::transport::pci::VirtioPci<Memory>>;
+
+fn on_bus_pci(guest: &mut Guest, act: impl FnOnce(&mut OnPci)) {
+    let Bus::Pci(driver) = &mut guest.bus else {
+        panic!("on PCI");
+    };
+    act(driver);
+}
+
+#[test]
+fn devices_keep_what_is_their_own() {
+    for transport in TRANSPORTS {
+        let memory = crate::support::memory();
+        let balloon = || {
+            let pages = Arc::new(HostPages::new(memory.clone()));
+            Balloon::new(BalloonOptions::new(), pages).unwrap()
+        };
+        let old = balloon();
+        let control = old.control();
+        let mut guest = Guest::in_memory(Box::new(old), transport, memory.clone());
+        guest.start(u64::MAX, &[0, 1, 2]);
+        control.set_target(100);
+        guest.set_config(4, &50u32.to_le_bytes());
+        let new = balloon();
+        let control = new.control();
+        let mut guest = moved(&mut guest, Box::new(new));
+        assert_eq!((control.target(), control.actual()), (100, 50));
+        assert_eq!(guest.config(0, 8), 50 << 32 | 100);
+
+        let net = || {
+            let (wire, other) = std::os::unix::net::UnixDatagram::pair().unwrap();
+            wire.set_nonblocking(true).unwrap();
+            (
+                Net::new(net::Options::new(), Wire::Frames(wire.into())),
+                other,
+            )
+        };
+        let (old, _end) = net();
+        old.link().set(LinkState::Down);
+        let mut guest = Guest::new(Box::new(old), transport);
+        guest.start(u64::MAX, &[0, 1]);
+        let (new, _end) = net();
+        let link = new.link();
+        let mut guest = moved(&mut guest, Box::new(new));
+        assert_eq!(link.state(), LinkState::Down);
+        assert_eq!(guest.config(6, 2), 0);
+
+        // A message that the driver had no buffer for: the addition of the port.
+        let console = || Box::new(Console::new(vec![Port::new("p", std::io::sink())]).unwrap());
+        let mut guest = Guest::new(console(), transport);
+        let mut rings = guest.start(u64::MAX, &[0, 1, 2, 3]);
+        guest.write(0x8000, &[0, 0, 0, 0, 0, 0, 1, 0]);
+        rings[3].submit(&[Readable(0x8000, 8)]);
+        guest.run(3);
+        let mut guest = moved(&mut guest, console());
+        rings[2].submit(&[Writable(0x9000, 64)]);
+        guest.run(2);
+        assert_eq!(rings[2].take().unwrap().length, 8);
+        assert_eq!(guest.read(0x9000, 8), [0, 0, 0, 0, 1, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn sockets_are_told_that_their_connections_are_gone() {
+    for transport in TRANSPORTS {
+        let folder = tempfile::tempdir().unwrap();
+        let vsock = |name: &str| Box::new(Vsock::new(3, &folder.path().join(name)).unwrap());
+        let mut guest = Guest::new(vsock("a"), transport);
+        let mut rings = guest.start(u64::MAX, &[0, 1, 2]);
+        rings[2].submit(&[Writable(0x8000, 4)]);
+        guest.write(0x8000, &[0xee; 4]);
+        guest.run(2);
+        assert_eq!(rings[2].take(), None);
+        let guest = moved(&mut guest, vsock("b"));
+        guest.step();
+        // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET.
+        assert_eq!(rings[2].take().unwrap().length, 4);
+        assert_eq!(guest.read(0x8000, 4), [0; 4]);
+    }
+}
+
+#[test]
+fn what_does_not_stand_still_or_cannot_be_kept_is_not_saved() {
+    for transport in TRANSPORTS {
+        let mut guest = Guest::new(counting(0), transport);
+        guest.start(u64::MAX, &[0]);
+        assert!(matches!(save(&guest), Err(SaveError::Running)));
+        guest.workers.set_stuck(true);
+        guest.pause();
+        assert!(matches!(save(&guest), Err(SaveError::Running)));
+        let iommu = Iommu::new(Limits::default(), AtBoot::Block).unwrap();
+        let mut guest = Guest::new(Box::new(iommu), transport);
+        guest.pause();
+        let error = save(&guest).unwrap_err();
+        assert!(matches!(error, SaveError::Device(StateError::Unsaveable)));
+    }
+}
+
+/// A state that somebody has changed is refused, each time for what it is, and the device is as it was.
+#[test]
+fn a_state_is_not_believed() {
+    type Change = fn(&mut SessionState);
+    let changes: [(&str, Change); 11] = [
+        ("a device of type 5", |s| s.device_type = 5),
+        ("0 queues", |s| s.queues.clear()),
+        ("features 0x1", |s| s.accepted = 1),
+        ("features 0xffff", |s| s.accepted = u64::MAX),
+        ("status 0x1f", |s| s.status |= 0x10),
+        ("status 0x7", |s| s.status = 7),
+        ("queue 0 of 3 descriptors", |s| s.queues[0].config.size = 3),
+        ("queue 0 of 512 descriptors", |s| {
+            s.queues[0].config.size = 512;
+        }),
+        ("queue 0", |s| s.queues[0].config.descriptor_area = END),
+        ("queue 0", |s| {
+            s.queues[0].position = Some(Position {
+                available: 5,
+                used: 4,
+            });
+        }),
+        ("1 bytes of a device's own state", |s| s.device = vec![1]),
+    ];
+    for transport in TRANSPORTS {
+        let mut guest = Guest::new(counting(0), transport);
+        let mut rings = guest.start(!(1 << 34), &[0]);
+        guest.pause();
+        let good = save(&guest).unwrap();
+        let mut new = Guest::in_memory(counting(0), transport, guest.memory.clone());
+        // Not paused; then wrong; then, all the same, right.
+        assert!(matches!(restore(&mut new, &good), Err(RestoreError::InUse)));
+        new.pause();
+        for (expected, change) in changes {
+            let mut wrong = good.clone();
+            change(wrong.session());
+            let error = restore(&mut new, &wrong).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}, expected {expected}");
+            assert_eq!(new.status(), 0);
+        }
+        if let State::Pci(state) = &good {
+            let mut wrong = state.clone();
+            wrong.interrupts.vectors.pop();
+            let error = restore(&mut new, &State::Pci(wrong)).unwrap_err();
+            assert!(
+                error.to_string().contains("1 vectors in the state"),
+                "{error}"
+            );
+            let mut wrong = state.clone();
+            wrong.config.truncate(64);
+            let error = restore(&mut new, &State::Pci(wrong)).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .contains("64 bytes of configuration space")
+            );
+        }
+        restore(&mut new, &good).unwrap();
+        assert!(matches!(restore(&mut new, &good), Err(RestoreError::InUse)));
+        new.resume();
+        rings[0].submit(&[Writable(0x8000, 4)]);
+        new.run(0);
+        assert_eq!(rings[0].take().unwrap().length, 4);
+        // A device that has failed stays so until its driver resets it.
+        let mut failed = good.clone();
+        failed.session().status |= 0x40;
+        let mut new = Guest::in_memory(counting(0), transport, guest.memory.clone());
+        new.pause();
+        restore(&mut new, &failed).unwrap();
+        new.resume();
+        assert_eq!((new.status(), new.workers.running()), (0x4f, 0));
+        assert_eq!(new.set_status(0), 0);
+    }
+}
