@@ -307,7 +307,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
     }
     let late = report.commands[2].text();
     assert!(late.contains("@test late"), "{late}");
-    assert_eq!(said(&late, "@host ")["status"], "13", "{late}");
+    assert_eq!(said(&late, "@host ")["status"], "15", "{late}");
     assert!(
         late.contains("did not reset its watchdog in time"),
         "{late}"
