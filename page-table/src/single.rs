@@ -30,7 +30,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         attributes: F::Attributes,
     ) -> Result<(), Refused<F>> {
         let span = span.into();
-        if self.map_single(span, target, attributes) {
+        if self.map_single(span, target, attributes) || self.map_run(span, target, attributes) {
             return Ok(());
         }
         self.map_range(span, target, attributes)
@@ -47,7 +47,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     #[inline(always)]
     pub fn unmap(&mut self, span: impl Into<Span>) -> Result<Stale, Refused<F>> {
         let span = span.into();
-        if self.unmap_single(span) {
+        if self.unmap_single(span) || self.unmap_run(span) {
             return Ok(Stale::of(self.root(), span));
         }
         self.unmap_range(span)
@@ -116,12 +116,18 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     #[inline(always)]
     fn smallest_again(&mut self, span: Span) -> Option<u64> {
         self.is_smallest(span).then_some(())?;
-        let tag = span.start.wrapping_shr(self.shape().cut().shift(2));
+        self.entry_again(span.start)
+    }
+
+    /// Where the level 1 entry for `address` is, if its table is there: remembered, or walked to and then remembered.
+    #[inline(always)]
+    pub(crate) fn entry_again(&mut self, address: u64) -> Option<u64> {
+        let tag = address.wrapping_shr(self.shape().cut().shift(2));
         let table = match self.recent.get(tag) {
             Some(table) => table,
-            None => self.find(tag, span.start)?,
+            None => self.find(tag, address)?,
         };
-        Some(self.shape().cut().entry_at(table, span.start, 1))
+        Some(self.shape().cut().entry_at(table, address, 1))
     }
 
     /// Walks to the leaf table for `address`, and remembers it.
@@ -152,7 +158,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
     /// Whether a smallest page may lead to `target`.
     #[inline(always)]
-    fn may_lead_to(&self, target: u64, attributes: F::Attributes) -> bool {
+    pub(crate) fn may_lead_to(&self, target: u64, attributes: F::Attributes) -> bool {
         let (format, size) = (self.format(), self.shape().size(1));
         target & size.wrapping_sub(1) == 0
             && target >> format.target_bits(1).min(52) == 0

@@ -10,12 +10,12 @@ use hvkit_vtd_iommu::spec::registers::{GCMD, IQA, IQT, RTADDR};
 
 pub const DEVICE: RequesterId = RequesterId(0x18);
 pub const TOP: u64 = 0x3000;
-const QUEUE: u64 = 0x10_0000;
+pub const QUEUE: u64 = 0x10_0000;
 /// 512 KiB of descriptors.
-const QUEUE_SIZE: u64 = 7;
+pub const QUEUE_SIZE: u64 = 7;
 pub const DESCRIPTORS: u64 = 32768;
 const STATUS: u64 = 0x18_0000;
-const TABLES: u64 = 0x20_0000;
+pub const TABLES: u64 = 0x20_0000;
 
 /// Where page `page` leads.
 pub fn target(page: u64) -> u64 {

@@ -9,6 +9,7 @@ mod cases;
 #[path = "../../page-table/src/harness.rs"]
 mod harness;
 mod machine;
+mod qemu;
 
 use std::path::PathBuf;
 

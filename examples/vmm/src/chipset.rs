@@ -11,6 +11,7 @@ use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepReg
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
 use crate::config;
+use crate::confine::Starter;
 use crate::interrupts::{
     Gsi, InterruptError, IoApic, KvmMsiVectors, LevelEvent, Line, Pin, Pins, Router, SharedLine,
     SplitKernel, Watcher, io_apic,
@@ -21,7 +22,6 @@ use crate::machine::address_map::{
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
-use crate::machine::threads::PanicWatch;
 use crate::machine::vcpu::Buses;
 use crate::machine::vm::Vm;
 use crate::passthrough::assigned::{AssignedError, Wiring};
@@ -31,7 +31,7 @@ use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
     intx, ports,
 };
-use crate::viommu::{self, RemappingUnit, TranslatedMemory, UnitError};
+use crate::viommu::{self, DmaTable, RemappingUnit, TranslatedMemory, UnitError};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
@@ -41,7 +41,6 @@ use kvm_ioctls::{Cap, VmFd};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -77,6 +76,17 @@ pub enum ChipsetError {
         /// Why.
         source: AssignedError,
     },
+    /// A passed-through device behind the remapping unit, of which the host does not map what it reaches.
+    #[error(
+        "--device: {name}: the host does not map the guest's memory for it: {source}; is the limit on locked memory \
+         (ulimit -l) below the guest's size?"
+    )]
+    NotFollowed {
+        /// What the user calls it.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The remapping unit.
     #[error(transparent)]
     Unit(#[from] UnitError),
@@ -104,7 +114,7 @@ pub struct Chipset {
     router: Arc<Router>,
     root: Arc<Mutex<Root>>,
     map: AddressMap,
-    stop: Stop,
+    starter: Starter,
     serial: Option<Line>,
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
@@ -115,15 +125,16 @@ pub struct Chipset {
 
 impl Chipset {
     /// A chipset on `buses` of the machine `vm`, whose interrupt controllers are KVM's and there
-    /// already. `stop` is asked when the guest switches off or resets.
+    /// already. `stop` is asked when the guest switches off or resets; `starter` starts the devices' threads.
     pub fn new(
         vm: &Arc<VmFd>,
         buses: &Buses,
         map: &AddressMap,
         stop: &Stop,
+        starter: Starter,
     ) -> Result<Self, ChipsetError> {
         let router = Router::new(vm.clone(), routes(vm))?;
-        Chipset::on(Arc::new(router), vm, buses, map, stop)
+        Chipset::on(Arc::new(router), vm, buses, map, stop, starter)
     }
 
     /// The same, with a remapping unit on the memory bus. If that remaps interrupts, the I/O APIC is there too, and KVM
@@ -134,10 +145,12 @@ impl Chipset {
         buses: &Buses,
         map: &AddressMap,
         stop: &Stop,
+        starter: Starter,
     ) -> Result<Self, ChipsetError> {
         let options = viommu::unit_options(vtd, map.address_bits())?;
         let mut chipset = if vtd.interrupts {
-            let watcher = Watcher::start(stop).map_err(InterruptError::Event)?;
+            let watcher =
+                Watcher::start(stop, starter.confiner()).map_err(InterruptError::Event)?;
             let watcher = Arc::new(watcher);
             let io_apic = Arc::new(IoApic::new(viommu::IO_APIC));
             let fd = Arc::clone(vm.fd());
@@ -147,15 +160,20 @@ impl Chipset {
             io_apic.connect(&router);
             let window = Arc::new(Mutex::new(io_apic::Window(Arc::clone(&io_apic))));
             buses.memory.insert(IO_APIC_BASE, io_apic::WINDOW, window)?;
-            let unit = RemappingUnit::new(options, vm.ram(), &router)?;
+            let unit = RemappingUnit::new(options, vm.ram(), &router, stop)?;
             unit.remap(&router, &watcher);
-            let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop)?;
+            let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop, starter)?;
             chipset.io_apic = Some(io_apic);
             chipset.unit = Some(unit);
             chipset
         } else {
-            let mut chipset = Chipset::new(vm.fd(), buses, map, stop)?;
-            chipset.unit = Some(RemappingUnit::new(options, vm.ram(), &chipset.router)?);
+            let mut chipset = Chipset::new(vm.fd(), buses, map, stop, starter)?;
+            chipset.unit = Some(RemappingUnit::new(
+                options,
+                vm.ram(),
+                &chipset.router,
+                stop,
+            )?);
             chipset
         };
         if let Some(unit) = &mut chipset.unit {
@@ -172,6 +190,7 @@ impl Chipset {
         buses: &Buses,
         map: &AddressMap,
         stop: &Stop,
+        starter: Starter,
     ) -> Result<Self, ChipsetError> {
         let decoder = Decoder::new(
             Arc::clone(&buses.memory),
@@ -199,7 +218,7 @@ impl Chipset {
             router,
             root,
             map: map.clone(),
-            stop: stop.clone(),
+            starter,
             serial: None,
             lines: BTreeMap::new(),
             unit: None,
@@ -300,6 +319,24 @@ impl Chipset {
         Ok(at)
     }
 
+    /// The same behind the remapping unit: `table` is the device's in the host, and follows the guest's.
+    pub fn add_translated_passthrough(
+        &mut self,
+        name: &str,
+        physical: Box<dyn PhysicalFunction>,
+        slots: Arc<dyn Slots>,
+        table: Box<dyn DmaTable>,
+    ) -> Result<FunctionAddress, ChipsetError> {
+        let unit = self.unit.clone().ok_or(ChipsetError::NoUnit)?;
+        let at = self.add_passthrough(name, physical, slots)?;
+        unit.follow(requester(at), name, table)
+            .map_err(|source| ChipsetError::NotFollowed {
+                name: name.to_owned(),
+                source,
+            })?;
+        Ok(at)
+    }
+
     /// The interrupt pin INTA# of the function at `at`.
     fn pin(&mut self, at: FunctionAddress) -> Result<Pin, InterruptError> {
         let gsi = Gsi(intx::gsi(at, 0));
@@ -340,19 +377,10 @@ impl Chipset {
         self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread for each worker. One that panics stops the machine: the guest would wait for ever.
+    /// A thread for each worker.
     fn device_threads(&self) -> Box<dyn Runner> {
-        let stop = self.stop.clone();
-        Box::new(Threads::new(move |name: String, body| {
-            let watch = (name.clone(), stop.clone());
-            let thread = thread::Builder::new().name(name).spawn(move || {
-                let (name, stop) = watch;
-                let watch = PanicWatch::new(name, stop);
-                body();
-                drop(watch);
-            });
-            thread.map(drop)
-        }))
+        let starter = self.starter.clone();
+        Box::new(Threads::new(move |name, body| starter.start(name, body)))
     }
 }
 

@@ -40,6 +40,18 @@ pub struct Config {
     pub serial: Serial,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
+    /// Whether the process gives up, for ever, what it does not need while the guest runs.
+    pub confinement: Confinement,
+}
+
+/// Whether the VMM confines itself; see [`confine`](crate::confine).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confinement {
+    /// Not at all.
+    Off,
+    /// The whole process: no files, no new privileges; each thread: a list of system calls.
+    #[default]
+    On,
 }
 
 impl Config {
@@ -62,6 +74,7 @@ impl Config {
             vtd: None,
             serial: Serial::Tty,
             report: None,
+            confinement: Confinement::On,
         }
     }
 }

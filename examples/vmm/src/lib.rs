@@ -34,6 +34,7 @@ pub mod bus;
 pub mod chipset;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod console;
 pub mod exit_status;
 pub mod hello;

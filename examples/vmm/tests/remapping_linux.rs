@@ -2,34 +2,15 @@
 //! Debian's kernel and the emulated remapping unit of the real `vmm`, in the laboratory's host: DMA of virtio devices
 //! behind it, strictly and lazily invalidated.
 
-use std::collections::BTreeMap;
+#[path = "support/evidence.rs"]
+mod evidence;
+
 use std::time::Duration;
 
+use evidence::*;
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
-use sha2::{Digest, Sha256};
-
-const MIB: usize = 1 << 20;
-
-/// What a guest said, by word.
-fn said(text: &str) -> BTreeMap<&str, &str> {
-    text.lines()
-        .filter_map(|line| line.trim_end().strip_prefix("@test "))
-        .map(|line| line.split_once(' ').unwrap_or((line, "")))
-        .collect()
-}
-
-/// No two sectors alike, and not zero.
-fn pattern(length: usize, seed: u32) -> Vec<u8> {
-    let words = (0..length as u32 / 4).map(|i| i.wrapping_mul(2_654_435_761) ^ seed);
-    words.flat_map(u32::to_le_bytes).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 #[test]
 fn linux_drives_the_unit_and_its_disks_are_behind_it() {

@@ -6,15 +6,19 @@
 //! `cargo test` reaches again, on a stable compiler and without cargo-fuzz.
 #![forbid(unsafe_code)]
 
+pub mod boot_image;
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod pci_config;
+pub mod pci_msix;
 pub mod shadow;
 pub mod virtio_device;
 pub mod virtio_queue;
 pub mod vmcs_bytes;
 pub mod vmcs_check;
 pub mod vmcs_exit;
+pub mod vmm_options;
 pub mod vtd_dmar;
 pub mod vtd_invalidation;
 pub mod vtd_irte;
@@ -27,15 +31,19 @@ pub mod vtd_tables;
 macro_rules! for_each_target {
     ($use:ident) => {
         $use! {
+            boot_image
             ept_walk
             guest_walk
             mapper
+            pci_config
+            pci_msix
             shadow
             virtio_device
             virtio_queue
             vmcs_bytes
             vmcs_check
             vmcs_exit
+            vmm_options
             vtd_dmar
             vtd_invalidation
             vtd_irte

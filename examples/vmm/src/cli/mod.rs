@@ -13,7 +13,7 @@ use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
-use options::{RANDOM, console, cpus, device, disk, memory, net, rng, serial};
+use options::{RANDOM, confinement, console, cpus, device, disk, memory, net, rng, serial};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use vtd::vtd;
@@ -82,6 +82,10 @@ struct Arguments {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "vtd"])]
     guest: Option<Guest>,
 
+    /// Give up, while the guest runs, all files and system calls that the VMM does not need
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    confine: String,
+
     /// Say more on standard error: -v what is done, -vv details
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
@@ -138,6 +142,27 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Why a command line describes no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// The arguments; also help and version, where they were asked for.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// The keys of an option.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The built-in guest, which has no configuration.
+    #[error("there is no kernel")]
+    NoKernel,
+}
+
+/// The machine that a command line describes, its program's name first. Nothing is opened.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, ParseError> {
+    let arguments = Arguments::try_parse_from(arguments)?;
+    let kernel = arguments.kernel.clone().ok_or(ParseError::NoKernel)?;
+    Ok(config(arguments, kernel)?)
+}
+
 /// Why the VMM did not run a machine to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -185,6 +210,9 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     } else if outcome.is_failure() {
         eprintln!("vmm: {}", outcome.reason);
     }
+    if outcome.is_crash() {
+        eprint!("{}", outcome.history);
+    }
     Ok(ExitStatus::code_of(&outcome.reason))
 }
 
@@ -218,6 +246,7 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         vtd: arguments.vtd.as_deref().map(vtd).transpose()?,
         serial: serial(&arguments.serial)?,
         report: arguments.report,
+        confinement: confinement(&arguments.confine)?,
     })
 }
 

@@ -2,7 +2,7 @@
 //! What the keys of each option mean.
 
 use super::key_value::{Keys, OptionError, number, size, switch};
-use crate::config::{Access, Disk, Dma, HostDevice, Net, Rng, Serial, VirtioConsole};
+use crate::config::{Access, Confinement, Disk, Dma, HostDevice, Net, Rng, Serial, VirtioConsole};
 use hvkit_virtio_devices::limit::{Limits, Rate};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -172,4 +172,15 @@ pub(super) fn serial(text: &str) -> Result<Serial, OptionError> {
             }
         }
     }
+}
+
+pub(super) fn confinement(text: &str) -> Result<Confinement, OptionError> {
+    let keys = Keys::parse("confine", &["mode"], text)?;
+    keys.required("mode", "on or off", |text| {
+        Some(if switch(text)? {
+            Confinement::On
+        } else {
+            Confinement::Off
+        })
+    })
 }

@@ -136,7 +136,11 @@ impl Router {
             Ok(())
         };
         if let Err(error) = &installed {
-            log::error!("interrupts end here, for the kernel keeps old routes: {error}");
+            log::error!("interrupts go by the VMM, for the kernel keeps old routes: {error}");
+            // Nothing is known of where the kernel would lead them.
+            for gsi in state.senders.keys().chain(state.pins.keys()) {
+                state.table.clear(*gsi);
+            }
         }
         let State { senders, table, .. } = state;
         for (&gsi, sender) in senders {
@@ -229,3 +233,6 @@ impl From<bool> for Way {
         if passes { Way::Passes } else { Way::Blocked }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 //! A thread that waits for events which KVM cannot take: those of interrupts that a remapping unit refuses, and of pins of
 //! an I/O APIC that is ours.
 
+use crate::confine::{Confiner, Kind};
 use crate::machine::stop::Stop;
 use crate::machine::threads::PanicWatch;
 use crate::wake::Wake;
@@ -81,12 +82,12 @@ impl fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// A thread that waits for nothing yet. Should it panic, the machine stops.
+    /// A thread, confined by `confiner`, that waits for nothing yet. Should it panic, the machine stops.
     ///
     /// # Errors
     ///
     /// The host has no thread, or no descriptor.
-    pub fn start(stop: &Stop) -> io::Result<Self> {
+    pub fn start(stop: &Stop, confiner: &Confiner) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             epoll: Epoll::new()?,
             end: Wake::new()?,
@@ -97,12 +98,15 @@ impl Watcher {
         let event = EpollEvent::new(EventSet::IN, END);
         shared.epoll.ctl(ControlOperation::Add, end, event)?;
         let watch = PanicWatch::new(NAME.to_owned(), stop.clone());
-        let theirs = Arc::clone(&shared);
+        let (theirs, confiner) = (Arc::clone(&shared), confiner.clone());
         let thread = thread::Builder::new()
             .name(NAME.to_owned())
             .spawn(move || {
                 let watch = watch;
-                theirs.run();
+                match confiner.enter(Kind::Interrupts) {
+                    Ok(()) => theirs.run(),
+                    Err(error) => log::error!("interrupts are not waited for: {error}"),
+                }
                 drop(watch);
             })?;
         Ok(Watcher {
@@ -188,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_is_watched_is_told_and_then_not() {
-        let watcher = Watcher::start(&Stop::new().unwrap()).unwrap();
+        let watcher = Watcher::start(&Stop::new().unwrap(), &Confiner::off()).unwrap();
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         let (told, heard) = mpsc::channel();
         let watched = watcher.watch(&event, move || told.send(()).unwrap());
@@ -207,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_action_may_end_its_own_watch_and_the_watcher() {
-        let watcher = Arc::new(Watcher::start(&Stop::new().unwrap()).unwrap());
+        let watcher = Arc::new(Watcher::start(&Stop::new().unwrap(), &Confiner::off()).unwrap());
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         let (told, heard) = mpsc::channel();
         let own = Arc::new(Mutex::new(None::<(Watched, Arc<Watcher>)>));

@@ -10,10 +10,12 @@ use super::threads::ThreadError;
 use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::chipset::ChipsetError;
+use crate::confine::ConfineError;
 use crate::console::ConsoleError;
 use crate::passthrough::PassthroughError;
 use crate::viommu::UnitError;
 use std::io;
+use std::path::PathBuf;
 
 /// A machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,17 @@ pub enum MachineError {
     NoRoomForTables {
         /// Where they would be.
         address: u64,
+    },
+    /// The VMM cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The file for the figures of the start.
+    #[error("cannot write {}: {source}", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The vCPUs' threads.
     #[error(transparent)]

@@ -8,6 +8,7 @@
 //! ```
 
 use super::exit;
+use super::history::Exits;
 use super::registers::Registers;
 use super::stop::{RunError, Stop, StopReason};
 use super::vm::Vm;
@@ -34,6 +35,7 @@ pub struct Vcpu {
     vm: Arc<Vm>,
     buses: Buses,
     stop: Stop,
+    exits: Arc<Exits>,
     io_apic: Option<Arc<IoApic>>,
     before_first_run: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -56,6 +58,7 @@ impl Vcpu {
             vm,
             buses,
             stop,
+            exits: Arc::default(),
             io_apic: None,
             before_first_run: None,
         }
@@ -83,6 +86,12 @@ impl Vcpu {
     #[must_use]
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// Its last exits, which may be read at any time.
+    #[must_use]
+    pub fn exits(&self) -> Arc<Exits> {
+        Arc::clone(&self.exits)
     }
 
     /// Runs the guest until somebody asks the machine to stop, which may be this vCPU; then the
@@ -120,7 +129,11 @@ impl Vcpu {
     fn run_once(&mut self) -> Option<StopReason> {
         let vcpu = self.id;
         let internal = |error| Some(StopReason::Internal { vcpu, error });
-        match self.fd.run() {
+        let exit = self.fd.run();
+        if let Ok(exit) = &exit {
+            self.exits.note(exit);
+        }
+        match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 if !self.buses.memory.read(address, data) {
                     log::debug!(

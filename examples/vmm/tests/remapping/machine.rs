@@ -13,6 +13,7 @@ use hvkit_virtio_devices::block::{Block, Options};
 use hvkit_virtio_devices::fake::{Driver, TestFunction};
 use hvkit_vmm::chipset::Chipset;
 use hvkit_vmm::config::Vtd;
+use hvkit_vmm::confine::{Confiner, Nursery};
 use hvkit_vmm::machine::address_map::{AddressMap, ECAM_BASE, VTD_BASE};
 use hvkit_vmm::machine::memory::GuestRam;
 use hvkit_vmm::machine::stop::Stop;
@@ -51,6 +52,7 @@ pub(crate) struct Machine {
     pub(crate) vm: Vm,
     vcpu: VcpuFd,
     frames: Mutex<u64>,
+    _nursery: Nursery,
 }
 
 impl Machine {
@@ -75,7 +77,10 @@ impl Machine {
             memory: Arc::default(),
         };
         let stop = Stop::new().unwrap();
-        let chipset = Chipset::with_remapping_unit(&vtd, &vm, &buses, &map, &stop).unwrap();
+        let nursery = Nursery::new(&Confiner::off(), &stop).unwrap();
+        let starter = nursery.starter();
+        let chipset = Chipset::with_remapping_unit(&vtd, &vm, &buses, &map, &stop, starter);
+        let chipset = chipset.unwrap();
         let vcpu = vm.fd().create_vcpu(0).unwrap();
         let mut lapic = vcpu.get_lapic().unwrap();
         lapic.regs[SPURIOUS..SPURIOUS + 2].copy_from_slice(&[-1, 1]);
@@ -86,6 +91,7 @@ impl Machine {
             buses,
             vm,
             frames: Mutex::new(FRAMES.start),
+            _nursery: nursery,
         })
     }
 

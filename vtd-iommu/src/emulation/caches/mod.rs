@@ -12,6 +12,8 @@
 //! second). To forget a space is to give it another number; to forget a page is to look in the one set where it can
 //! be. Neither depends on how many entries there are. Numbers run out after 2^19 - 1 forgettings; then all is cleared.
 
+mod changes;
+mod requester;
 mod sets;
 mod spaces;
 
@@ -19,6 +21,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use self::changes::Changes;
+use self::requester::{KEY_BITS, NOBODY, Quick, SLOTS, Slot, key, slot_of};
 use self::sets::{Sets, Tag};
 use self::spaces::Spaces;
 use super::device::{Binding, Stage};
@@ -27,8 +31,6 @@ use crate::spec::invalidation::{
 };
 use crate::spec::{Pasid, RequesterId};
 
-/// Requesters (with PASIDs) whose tables are known at a time.
-const SLOTS: usize = 256;
 /// Large pages, and leaf tables, that are kept at a time.
 const FEW: u32 = 256;
 /// A page-selective invalidation of more pages than this forgets the whole space.
@@ -50,55 +52,6 @@ pub(super) mod rights {
     pub(in super::super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
 
-/// A requester, with or without PASID, as one word; never 0.
-#[inline(always)]
-const fn key(source: RequesterId, pasid: Option<Pasid>) -> u64 {
-    let pasid = match pasid {
-        Some(pasid) => (pasid.get() as u64) << 18 | 2,
-        None => 0,
-    };
-    pasid | (source.0 as u64) << 2 | 1
-}
-
-#[inline(always)]
-const fn slot_of(key: u64) -> usize {
-    // Device and function, the bus, and the PASID.
-    let hash = key >> 2 ^ (key >> 10).wrapping_mul(37) ^ (key >> 18).wrapping_mul(5);
-    hash as usize & (SLOTS - 1)
-}
-
-/// Bits of a key, below those of an epoch.
-const KEY_BITS: u32 = 38;
-
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    key: u64,
-    /// The epoch of which `space` is.
-    epoch: u64,
-    space: u32,
-    binding: Binding,
-}
-
-/// What a hit needs of a [`Slot`], apart: half a line of this machine's cache.
-#[derive(Clone, Copy, Debug)]
-struct Quick {
-    /// The key, and above it the epoch of which `space` is: one comparison for both. [`NOBODY`]: nothing here.
-    key: u64,
-    /// Address bits that must be 0.
-    upper: u64,
-    space: u32,
-    /// What the binding adds to rights: [`rights::SNOOP`], or 0.
-    adds: u32,
-}
-
-/// No requester's key: those have bit 0 set.
-const NOBODY: Quick = Quick {
-    key: 0,
-    upper: 0,
-    space: 0,
-    adds: 0,
-};
-
 /// Everything a unit keeps.
 #[derive(Clone, Debug)]
 pub(super) struct Caches {
@@ -114,6 +67,8 @@ pub(super) struct Caches {
     tables: Sets,
     /// Whether anything was put into `two_mib` or `one_gib` since they were empty.
     large: bool,
+    /// Moves with everything that is forgotten.
+    pub(super) changes: Changes,
 }
 
 /// A requester's tables, found.
@@ -145,6 +100,7 @@ impl Caches {
             one_gib: Sets::new(FEW / 4),
             tables: Sets::new(FEW),
             large: false,
+            changes: Changes::new(),
         }
     }
 
@@ -168,6 +124,7 @@ impl Caches {
 
     /// Voids every space that a requester is known to have; what they keep is still there.
     pub(super) fn renew_epoch(&mut self) {
+        self.changes.add();
         self.epoch = self.epoch.wrapping_add(1 << KEY_BITS);
         if self.epoch == 0 {
             // Nobody may come into an epoch a second time.
@@ -358,6 +315,7 @@ impl Caches {
     }
 
     fn forget_slots(&mut self, hit: impl Fn(&Slot) -> bool) {
+        self.changes.add();
         for (slot, quick) in self.slots.iter_mut().zip(self.quick.iter_mut()) {
             if slot.as_ref().is_some_and(&hit) {
                 *slot = None;
@@ -382,6 +340,7 @@ impl Caches {
     /// Forgets pages of a domain.
     #[inline(always)]
     pub(super) fn forget_domain_pages(&mut self, domain: u16, pages: Pages) {
+        self.changes.add();
         let numbers = self.spaces.of_domain(domain);
         // What PASIDs of the domain reach through these pages is not known page by page.
         if numbers.pasids && self.spaces.renew_pasids(domain) {
@@ -404,6 +363,7 @@ impl Caches {
         pasid: Pasid,
         scope: PasidIotlbScope,
     ) {
+        self.changes.add();
         let Some(space) = self.spaces.of_pasid(domain, pasid) else {
             return;
         };

@@ -187,7 +187,8 @@ fn remappable_entries_ask_for_theirs() {
     let mut bench = Bench::new();
     let turning = Arc::new(Turning(Mutex::default()));
     let stop = crate::machine::stop::Stop::new().unwrap();
-    let watcher = Arc::new(super::super::Watcher::start(&stop).unwrap());
+    let watcher =
+        Arc::new(super::super::Watcher::start(&stop, &crate::confine::Confiner::off()).unwrap());
     bench.router.remap_by(turning.clone(), watcher);
     // VT-d, "I/OxAPIC Programming": index 0x8005 has bits 14:0 in 63:49 and bit 15 in bit 11; format in bit 48.
     bench.entry(9, 0x000b_0000_0000_0809);
