@@ -21,6 +21,10 @@ pub mod vmcs_exit;
 pub mod vmm_options;
 pub mod vtd_dmar;
 pub mod vtd_invalidation;
+pub mod vtd_irte;
+pub mod vtd_programs;
+pub mod vtd_registers;
+pub mod vtd_tables;
 
 /// Hands the names of all targets to a macro: the one list of them.
 #[macro_export]
@@ -42,6 +46,10 @@ macro_rules! for_each_target {
             vmm_options
             vtd_dmar
             vtd_invalidation
+            vtd_irte
+            vtd_programs
+            vtd_registers
+            vtd_tables
         }
     };
 }

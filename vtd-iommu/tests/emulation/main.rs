@@ -9,6 +9,7 @@ mod interrupts;
 mod legacy;
 mod machine;
 mod queue;
+mod registers;
 mod routes;
 mod scalable;
 mod shadow;
