@@ -239,10 +239,13 @@ fn qcow2(file: File, path: &Path, how: How) -> Result<(Store, u64), OpenError> {
 
 #[cfg(not(feature = "imago"))]
 fn qcow2(_file: File, path: &Path, how: How) -> Result<(Store, u64), OpenError> {
-    Err(OpenError::NoReader {
-        path: path.to_path_buf(),
-        format: how.format,
-    })
+    let How {
+        format,
+        backing: _backing,
+        ..
+    } = how;
+    let path = path.to_path_buf();
+    Err(OpenError::NoReader { path, format })
 }
 
 /// Punches or zeroes a range of `file`.
