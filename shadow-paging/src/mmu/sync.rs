@@ -26,7 +26,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         address: u64,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.invalidate_address(space, machine, address);
-        self.settle_up(result).map(|((), owed)| owed)
+        self.settle_up_for_good(result).map(|((), owed)| owed)
     }
 
     fn invalidate_address<M: ReadEntry, B: HostMap>(
@@ -65,7 +65,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.sync_all(machine);
-        self.settle_up(result).map(|((), owed)| owed)
+        self.settle_up_for_good(result).map(|((), owed)| owed)
     }
 
     /// Compares every table that is not guarded, and guards what can be.
