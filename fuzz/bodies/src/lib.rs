@@ -10,6 +10,7 @@ pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
 pub mod shadow;
+pub mod shadow_processors;
 pub mod virtio_device;
 pub mod virtio_queue;
 pub mod vmcs_bytes;
@@ -27,6 +28,7 @@ macro_rules! for_each_target {
             guest_walk
             mapper
             shadow
+            shadow_processors
             virtio_device
             virtio_queue
             vmcs_bytes

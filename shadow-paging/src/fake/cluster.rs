@@ -393,6 +393,15 @@ impl Cluster {
         }
     }
 
+    /// A device stores at guest-physical `at`, and tells the MMU.
+    pub fn wrote(&mut self, at: u64, width: Width, value: u64) {
+        let Machine { memory, .. } = machine!(self);
+        if memory.store(at, width, value).is_some() {
+            let owed = self.mmu.guest_wrote(at, width.bytes());
+            self.late.push(owed);
+        }
+    }
+
     /// The host takes `count` tables back, and settles some time.
     pub fn shrink(&mut self, count: usize) {
         let owed = self.mmu.shrink(count);
