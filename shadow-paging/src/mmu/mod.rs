@@ -40,6 +40,7 @@ mod pages;
 mod prefetch;
 mod reclaim;
 mod reverse_map;
+mod slab;
 mod space;
 mod stage;
 mod sync;
@@ -171,25 +172,21 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ///
     /// # Errors
     ///
-    /// An impossible budget, or no memory for what is remembered of so many tables.
+    /// An impossible budget.
     pub fn new(tables: T, pool: P, budget: u32, tuning: Tuning) -> Result<Self, NewError> {
         if !(LEAST_BUDGET..Link::MOST_PAGES).contains(&budget) {
             return Err(NewError::Budget { pages: budget });
         }
         let owner = owed::next_owner();
-        let mut unsync = Vec::new();
-        unsync
-            .try_reserve_exact(budget as usize)
-            .map_err(|_| OutOfMemory)?;
         Ok(Self {
             tables,
             pool,
             tuning,
             budget: budget as usize,
             stages: Vec::new(),
-            pages: Pages::new(budget as usize)?,
+            pages: Pages::new(),
             reverse: ReverseMap::default(),
-            unsync,
+            unsync: Vec::new(),
             debt: Owed::new(owner),
             unsettled: 0,
             outstanding: Flush::Nothing,
