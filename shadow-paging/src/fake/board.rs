@@ -328,6 +328,7 @@ impl Board {
             Instruction::Invlpg(linear) => {
                 alone(vcpu.invpcid(mmu, machine, InvalidateKind::Address(linear)))
             }
+            Instruction::Invpcid(kind) => alone(vcpu.invpcid(mmu, machine, kind)),
             Instruction::InvalidateAll => alone(vcpu.invpcid(mmu, machine, InvalidateKind::All)),
         };
         let (owed, succeeded) = match done {
@@ -416,6 +417,8 @@ pub enum Instruction {
     Efer(u64),
     /// INVLPG.
     Invlpg(u64),
+    /// INVPCID.
+    Invpcid(InvalidateKind),
     /// INVPCID of everything.
     InvalidateAll,
 }

@@ -341,6 +341,9 @@ impl Cluster {
             Instruction::Invlpg(linear) => vcpu
                 .invlpg(mmu, machine, linear)
                 .map_err(ControlError::Failed),
+            Instruction::Invpcid(kind) => vcpu
+                .invpcid(mmu, machine, kind)
+                .map_err(ControlError::Failed),
             Instruction::InvalidateAll => vcpu
                 .invpcid(mmu, machine, InvalidateKind::All)
                 .map_err(ControlError::Failed),
@@ -364,7 +367,10 @@ impl Cluster {
                 memory.pages.insert((before, linear & !0xfff), now);
             }
             // What else is forgotten is not relied upon.
-            Instruction::Cr0(_) | Instruction::Cr4(_) | Instruction::Efer(_) => (),
+            Instruction::Invpcid(_)
+            | Instruction::Cr0(_)
+            | Instruction::Cr4(_)
+            | Instruction::Efer(_) => (),
         }
         self.owes(p, owed);
         true

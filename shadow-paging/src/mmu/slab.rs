@@ -19,7 +19,10 @@ const PIECE: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Slab {
     words: usize,
-    #[expect(clippy::vec_box, reason = "pieces stay where they are while their number grows")]
+    #[expect(
+        clippy::vec_box,
+        reason = "pieces stay where they are while their number grows"
+    )]
     pieces: Vec<Box<[u32; PIECE]>>,
     /// The first free block plus one; each has the next in its first word.
     free: u32,

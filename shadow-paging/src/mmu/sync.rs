@@ -3,8 +3,9 @@
 
 use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
 
-use super::expect::Unread;
-use super::host::{HostMap, Machine};
+use super::entry::Slot;
+use super::expect::{Expected, Unread, Wrong};
+use super::host::{HostMap, HostRights, Machine};
 use super::key::Base;
 use super::links::Link;
 use super::pages::Sync;
@@ -144,7 +145,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         result
     }
 
-    /// Drops the entry at `link` unless it is right.
+    /// Makes the entry at `link` right: a leaf that grants too much grants less, what else is wrong is
+    /// dropped.
     pub(super) fn check<M: ReadEntry, B: HostMap>(
         &mut self,
         machine: Machine<'_, M, B>,
@@ -156,8 +158,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
         match self.expected(machine.memory, link) {
             Ok(expected) => {
-                if self.wrong(machine, link, &slot, expected).is_some() {
-                    self.drop_entry(link);
+                match self.wrong(machine, link, &slot, expected) {
+                    None => {}
+                    Some(Wrong::TooMuch) => self.grant_less(machine, link, &slot, expected),
+                    Some(_) => self.drop_entry(link),
                 }
                 Ok(())
             }
@@ -166,6 +170,44 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 Err(unread)
             }
         }
+    }
+
+    /// The leaf at `link` grants more than guest and host do now: it gets what they grant, or goes. So reads go
+    /// on after a fork has made everything read-only.
+    fn grant_less<M, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        link: Link,
+        slot: &Slot<S>,
+        expected: Expected,
+    ) {
+        if let (
+            Entry::Leaf { target, attributes },
+            Expected::Page {
+                target: guest,
+                rights,
+            },
+        ) = (*slot, expected)
+            && let Some(stage) = self.pages.get(link.page()).map(|page| page.key.stage)
+            && self
+                .pages
+                .get(link.page())
+                .is_some_and(|page| page.key.level == 1)
+        {
+            let stage = &self.stages[usize::from(stage)];
+            let backing = machine.map.backing(guest).page(guest, 4096);
+            let less = backing.and_then(|page| {
+                let host = HostRights {
+                    write: page.rights.write && !self.guards(guest),
+                    ..page.rights
+                };
+                stage.grant(rights, host, None)
+            });
+            if let Some(less) = less {
+                return self.change_leaf(link, target, attributes, less);
+            }
+        }
+        self.drop_entry(link);
     }
 
     /// The guest's memory was written: `length` bytes at guest-physical `at`.
