@@ -19,7 +19,7 @@
 
 use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;
-use crate::walk::{Fault, Next, Outcome, Root, Translation, descend, no_leaf};
+use crate::walk::{Fault, Next, Outcome, Root, Translation, descend, translate};
 
 /// [`translate`](crate::translate), for `N` addresses of one table. 16 is a good `N`.
 #[inline]
@@ -29,72 +29,107 @@ pub fn translate_batch<F: Format, M: ReadEntry, const N: usize>(
     root: Root<'_, F::Attributes>,
     addresses: &[u64; N],
 ) -> [Outcome<F, M>; N] {
-    let shape = format.shape();
-    let cut = shape.cut();
-    // Filled in place, part by part: to hand lanes on by value costs more than the walks.
-    let mut outcomes = core::array::from_fn(|_| Err(Fault::Address { address: 0 }));
+    let mut outcomes = addresses.map(|address| Err(Fault::Address { address }));
+    let mut slots = outcomes.iter_mut();
+    visit_batch(format, memory, root, addresses, |_, outcome| {
+        if let Some(slot) = slots.next() {
+            *slot = outcome;
+        }
+    });
+    outcomes
+}
+
+/// Translates `addresses` and tells `seen` of each, in their order, where it leads.
+///
+/// For who needs of the outcomes less than [`translate_batch`] keeps: sixteen of them are some 700 bytes, and
+/// to store and load those takes as long as the walks.
+///
+/// An address whose walk ends in no translation is walked for once more, by itself, and `seen` is told what
+/// that walk found.
+#[inline(always)]
+pub fn visit_batch<F: Format, M: ReadEntry, const N: usize>(
+    format: &F,
+    memory: &M,
+    root: Root<'_, F::Attributes>,
+    addresses: &[u64; N],
+    mut seen: impl FnMut(u64, Outcome<F, M>),
+) {
+    let (shape, cut) = (format.shape(), format.shape().cut());
     let mut lanes = [Lane {
-        bits: 0,
-        word: OVER,
+        word: 0,
+        level: OVER,
         above: None,
     }; N];
-    for ((lane, outcome), &address) in lanes.iter_mut().zip(&mut outcomes).zip(addresses) {
+    for (lane, &address) in lanes.iter_mut().zip(addresses) {
         let Some(bits) = shape.strip(address) else {
-            *outcome = Err(Fault::Address { address });
             continue;
         };
         match descend(format, memory, root, cut, bits, &mut |_| ()) {
             Next::Down { frame, attributes } => {
-                *lane = Lane {
-                    bits,
-                    word: cut.entry_at(frame, bits, 1),
-                    above: Some(attributes),
-                };
+                lane.word = cut.entry_at(frame, bits, 1);
+                lane.level = 1;
+                lane.above = Some(attributes);
             }
-            Next::End(end) => *outcome = end,
+            Next::End(Ok(there)) => {
+                lane.word = there.target;
+                lane.level = there.level.into();
+                lane.above = Some(there.attributes);
+            }
+            Next::End(Err(_)) => (),
         }
     }
-    for (lane, outcome) in lanes.iter_mut().zip(&mut outcomes) {
-        let at = lane.word;
-        if at != OVER {
-            match memory.read(at, cut.width()) {
+    for lane in &mut lanes {
+        if lane.level == 1 {
+            match memory.read(lane.word, cut.width()) {
                 Ok(entry) => lane.word = entry,
-                Err(error) => {
-                    let level = 1;
-                    *outcome = Err(Fault::Unreadable { level, at, error });
-                    lane.above = None;
-                }
+                Err(_) => lane.level = OVER,
             }
         }
     }
-    for (lane, outcome) in lanes.iter().zip(&mut outcomes) {
-        let Some(above) = lane.above else {
-            continue;
+    for (lane, &address) in lanes.iter().zip(addresses) {
+        let outcome = match (lane.level, lane.above) {
+            (1, Some(above)) => match format.decode(lane.word, 1) {
+                Entry::Leaf { target, attributes } => Ok(Translation {
+                    target: target.wrapping_add(address & cut.size(1).wrapping_sub(1)),
+                    level: 1,
+                    attributes: format.fold(above, attributes),
+                }),
+                _ => again(format, memory, root, address),
+            },
+            (OVER, _) | (_, None) => again(format, memory, root, address),
+            (level, Some(attributes)) => Ok(Translation {
+                target: lane.word,
+                level: level as u8,
+                attributes,
+            }),
         };
-        if let Entry::Leaf { target, attributes } = format.decode(lane.word, 1) {
-            let offset = lane.bits & cut.size(1).wrapping_sub(1);
-            *outcome = Ok(Translation {
-                target: target.wrapping_add(offset),
-                level: 1,
-                attributes: format.fold(above, attributes),
-            });
-        } else {
-            *outcome = no_leaf(format, lane.word, lane.bits);
-        }
+        seen(address, outcome);
     }
-    outcomes
 }
 
-/// A walk that is over, in place of where its leaf is. No entry is there: it is not aligned.
-const OVER: u64 = u64::MAX;
+/// The level of a walk that ended in a fault.
+const OVER: u64 = 0;
 
 /// One walk of a batch.
 #[derive(Clone, Copy)]
 struct Lane<A> {
-    /// The stripped address.
-    bits: u64,
-    /// Where its leaf is, then the leaf.
+    /// Where its leaf is, then the leaf. For one above level 1 the target.
     word: u64,
-    /// What the entries above fold to. `None` once it is over.
+    /// The leaf's level. As wide as the other parts: what is stored narrow and loaded wide has to reach the
+    /// cache first.
+    level: u64,
+    /// What the entries above fold to, and the leaf too if that is above level 1.
     above: Option<A>,
+}
+
+/// Walks once more: so no fault need be kept, which is far larger than the other parts of a walk.
+#[cold]
+#[inline(never)]
+fn again<F: Format, M: ReadEntry>(
+    format: &F,
+    memory: &M,
+    root: Root<'_, F::Attributes>,
+    address: u64,
+) -> Outcome<F, M> {
+    translate(format, memory, root, address)
 }

@@ -31,6 +31,8 @@ pub mod map;
 mod memory;
 mod merge;
 mod passes;
+mod recent;
+mod run;
 mod shape;
 mod single;
 mod span;
@@ -41,7 +43,7 @@ pub mod walk;
 pub use adapters::identity::PhysicalWindow;
 #[cfg(feature = "vm-memory")]
 pub use adapters::vm_memory::GuestTables;
-pub use batch::translate_batch;
+pub use batch::{translate_batch, visit_batch};
 pub use cache::LeafCache;
 pub use error::{MapError, Refused};
 pub use fault_in::Filled;

@@ -23,6 +23,7 @@ use crate::decide::run;
 use crate::error::{MapError, Refused};
 use crate::format::{Encode, Entry};
 use crate::memory::{Frames, OwnEntries};
+use crate::recent::Recent;
 use crate::shape::Shape;
 use crate::span::Span;
 use crate::stale::{Debt, Invalidate, NoDebt, Stale};
@@ -70,6 +71,7 @@ pub struct Mapper<F, M, P> {
     frames: P,
     root: u64,
     sizes: Sizes,
+    pub(crate) recent: Recent,
 }
 
 impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
@@ -99,6 +101,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             frames,
             root,
             sizes: Sizes::ANY,
+            recent: Recent::EMPTY,
         }
     }
 
@@ -201,7 +204,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
     /// [`unmap`](Self::unmap), whatever the range.
     #[inline(never)]
-    pub(crate) fn unmap_range(&self, span: Span) -> Result<Stale, Refused<F>> {
+    pub(crate) fn unmap_range(&mut self, span: Span) -> Result<Stale, Refused<F>> {
         let range = self.range(span)?;
         self.change(&Unmap, range)
     }
@@ -239,7 +242,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
     /// Runs an operation that may owe something.
     #[inline(always)]
-    fn change<C: Change<F>>(&self, change: &C, range: (u64, u64)) -> Result<Stale, Refused<F>> {
+    fn change<C: Change<F>>(&mut self, change: &C, range: (u64, u64)) -> Result<Stale, Refused<F>> {
+        self.recent.forget();
         let mut stale = Stale::new(self.root);
         run(self, change, range, &mut stale)?;
         Ok(stale)
@@ -252,6 +256,10 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// # Errors
     ///
     /// The invalidation failed: the mapper is given back with it, whole.
+    #[expect(
+        clippy::result_large_err,
+        reason = "once in a table's life, and without an allocation"
+    )]
     pub fn destroy<I: Invalidate>(self, by: &mut I) -> Result<(), (Self, I::Error)> {
         let mut all = Stale::new(self.root);
         let shape = self.format.shape();

@@ -54,6 +54,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// A bad range, no frames, or a corrupt entry in it.
     pub fn merge(&mut self, span: impl Into<Span>) -> Result<Stale, Refused<F>> {
         let (lo, hi) = self.range(span.into())?;
+        self.recent.forget();
         let mut merge = Merge {
             mapper: self,
             stale: Stale::new(self.root()),

@@ -12,13 +12,6 @@ use crate::span::Span;
 use crate::stale::Stale;
 use crate::walk::{Next, Root, descend};
 
-/// A slot of a level 1 table.
-struct Slot {
-    /// Where its entry is.
-    at: u64,
-    entry: u64,
-}
-
 impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// Maps `span`, where nothing is mapped, to the physical addresses from `target`.
     ///
@@ -37,7 +30,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         attributes: F::Attributes,
     ) -> Result<(), Refused<F>> {
         let span = span.into();
-        if self.map_single(span, target, attributes) {
+        if self.map_single(span, target, attributes) || self.map_run(span, target, attributes) {
             return Ok(());
         }
         self.map_range(span, target, attributes)
@@ -54,7 +47,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     #[inline(always)]
     pub fn unmap(&mut self, span: impl Into<Span>) -> Result<Stale, Refused<F>> {
         let span = span.into();
-        if self.unmap_single(span) {
+        if self.unmap_single(span) || self.unmap_run(span) {
             return Ok(Stale::of(self.root(), span));
         }
         self.unmap_range(span)
@@ -62,31 +55,30 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
     /// Maps `span` if that is one smallest page that can be mapped, and its table is there.
     #[inline]
-    fn map_single(&self, span: Span, target: u64, attributes: F::Attributes) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest(span)
-            && let Entry::Empty = self.format().decode(entry, 1)
-            && self.may_lead_to(target, attributes)
-        {
-            let leaf = self.format().leaf(target, attributes, 1);
-            self.memory().write(at, self.shape().width(), leaf);
-            return true;
-        }
-        false
+    fn map_single(&mut self, span: Span, target: u64, attributes: F::Attributes) -> bool {
+        let Some(at) = self.smallest_again(span) else {
+            return false;
+        };
+        let (format, width) = (self.format(), self.shape().cut().width());
+        self.memory().change(at, width, |entry| {
+            let empty = matches!(format.decode(entry, 1), Entry::Empty);
+            (empty && self.may_lead_to(target, attributes))
+                .then(|| format.leaf(target, attributes, 1))
+        })
     }
 
     /// Unmaps `span` if that is one smallest page, and mapped.
     ///
     /// A token is not made here: out of the caller's sight it would be built in memory, and waited for.
     #[inline]
-    fn unmap_single(&self, span: Span) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest(span)
-            && let Entry::Leaf { .. } = self.format().decode(entry, 1)
-        {
-            let empty = self.format().empty();
-            self.memory().write(at, self.shape().width(), empty);
-            return true;
-        }
-        false
+    fn unmap_single(&mut self, span: Span) -> bool {
+        let Some(at) = self.smallest_again(span) else {
+            return false;
+        };
+        let (format, width) = (self.format(), self.shape().cut().width());
+        self.memory().change(at, width, |entry| {
+            matches!(format.decode(entry, 1), Entry::Leaf { .. }).then(|| format.empty())
+        })
     }
 
     /// Maps `span`, beside other threads, if that is one smallest page that can be mapped, its table is
@@ -98,39 +90,75 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         target: u64,
         attributes: F::Attributes,
     ) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest(span)
-            && let Entry::Empty = self.format().decode(entry, 1)
+        let Some(at) = self.smallest(span) else {
+            return false;
+        };
+        let width = self.shape().cut().width();
+        let entry = self.memory().load(at, width);
+        if let Entry::Empty = self.format().decode(entry, 1)
             && self.may_lead_to(target, attributes)
         {
             let leaf = self.format().leaf(target, attributes, 1);
-            let width = self.shape().width();
             return self.memory().exchange(at, width, entry, leaf).is_ok();
         }
         false
     }
 
-    /// The slot for `span`, if that is one smallest page and its table is there.
+    /// Where the entry for `span` is, if that is one smallest page and its table is there. For many threads.
     #[inline(always)]
-    fn smallest(&self, span: Span) -> Option<Slot> {
-        let (format, memory, shape) = (self.format(), self.memory(), self.shape());
-        let cut = shape.cut();
-        let size = cut.size(1);
-        if span.length != size || span.start & size.wrapping_sub(1) != 0 {
-            return None;
-        }
-        let bits = shape.strip(span.start)?;
-        let root = Root::Table(self.root());
-        let Next::Down { frame, .. } = descend(format, memory, root, cut, bits, &mut |_| ()) else {
-            return None;
+    fn smallest(&self, span: Span) -> Option<u64> {
+        self.is_smallest(span).then_some(())?;
+        let table = self.leaf_table(span.start)?;
+        Some(self.shape().cut().entry_at(table, span.start, 1))
+    }
+
+    /// [`smallest`](Self::smallest), for who has the table to himself: the leaf table may be remembered.
+    #[inline(always)]
+    fn smallest_again(&mut self, span: Span) -> Option<u64> {
+        self.is_smallest(span).then_some(())?;
+        self.entry_again(span.start)
+    }
+
+    /// Where the level 1 entry for `address` is, if its table is there: remembered, or walked to and then remembered.
+    #[inline(always)]
+    pub(crate) fn entry_again(&mut self, address: u64) -> Option<u64> {
+        let tag = address.wrapping_shr(self.shape().cut().shift(2));
+        let table = match self.recent.get(tag) {
+            Some(table) => table,
+            None => self.find(tag, address)?,
         };
-        let at = cut.entry_at(frame, bits, 1);
-        let entry = memory.load(at, cut.width());
-        Some(Slot { at, entry })
+        Some(self.shape().cut().entry_at(table, address, 1))
+    }
+
+    /// Walks to the leaf table for `address`, and remembers it.
+    #[inline(never)]
+    fn find(&mut self, tag: u64, address: u64) -> Option<u64> {
+        let table = self.leaf_table(address)?;
+        self.recent.note(tag, table);
+        Some(table)
+    }
+
+    #[inline(always)]
+    fn is_smallest(&self, Span { start, length }: Span) -> bool {
+        let size = self.shape().cut().size(1);
+        length == size && start & size.wrapping_sub(1) == 0
+    }
+
+    /// The leaf table for `address`, if it is there.
+    #[inline(always)]
+    fn leaf_table(&self, address: u64) -> Option<u64> {
+        let (format, memory, shape) = (self.format(), self.memory(), self.shape());
+        let bits = shape.strip(address)?;
+        let root = Root::Table(self.root());
+        match descend(format, memory, root, shape.cut(), bits, &mut |_| ()) {
+            Next::Down { frame, .. } => Some(frame),
+            Next::End(_) => None,
+        }
     }
 
     /// Whether a smallest page may lead to `target`.
     #[inline(always)]
-    fn may_lead_to(&self, target: u64, attributes: F::Attributes) -> bool {
+    pub(crate) fn may_lead_to(&self, target: u64, attributes: F::Attributes) -> bool {
         let (format, size) = (self.format(), self.shape().size(1));
         target & size.wrapping_sub(1) == 0
             && target >> format.target_bits(1).min(52) == 0

@@ -7,7 +7,7 @@ use formats::{Eights, Fours, RWX, Rule};
 use hvkit_page_table::fake::{FakeGuest, Unreadable};
 use hvkit_page_table::{
     Entry, Fault, Format, LeafCache, Outcome, Root, Shape, Upper, Width, translate,
-    translate_batch, walk,
+    translate_batch, visit_batch, walk,
 };
 
 type Seen<F> = Outcome<F, FakeGuest>;
@@ -109,11 +109,56 @@ fn any_read_may_fail() {
         );
     }
     assert_eq!(go().unwrap().target, 0x5000);
-    // A batch says it of the walk whose read failed.
+    // In a batch it is the one walk's own matter, and that one is walked again.
     memory.fail_read(5);
     let all = translate_batch(&format, &memory, Root::Table(0x1000), &[0, 1, 2, 3]);
-    let failed: Vec<_> = all.iter().map(Result::is_err).collect();
-    assert_eq!(failed, [false, true, false, false]);
+    let targets: Vec<_> = all.iter().map(|there| there.unwrap().target).collect();
+    assert_eq!(targets, [0x5000, 0x5001, 0x5002, 0x5003]);
+}
+
+#[test]
+fn a_fault_in_a_batch_is_of_its_own_address_alone() {
+    let memory = FakeGuest::new(0x10000);
+    for (at, next) in [
+        (0x1000, 0x2003),
+        (0x2000, 0x3003),
+        (0x3000, 0x4003),
+        (0x4000, 0x5003),
+        // Its leaf table is beyond memory.
+        (0x3008, 0x10003),
+    ] {
+        memory.set(at, Width::Eight, next);
+    }
+    let format = Eights::four_levels();
+    let addresses = [0x1000, 1 << 21, 0x7, 1 << 22, 1 << 60];
+    let mut seen = vec![];
+    visit_batch(
+        &format,
+        &memory,
+        Root::Table(0x1000),
+        &addresses,
+        |address, outcome| seen.push((address, outcome)),
+    );
+    let outcomes: Vec<_> = seen.iter().map(|(_, outcome)| *outcome).collect();
+    assert_eq!(
+        seen.iter().map(|(at, _)| *at).collect::<Vec<_>>(),
+        addresses
+    );
+    let faults = [
+        Fault::NotPresent { level: 1, entry: 0 },
+        Fault::Unreadable {
+            level: 1,
+            at: 0x10000,
+            error: Unreadable { at: 0x10000 },
+        },
+        Fault::NotPresent { level: 2, entry: 0 },
+        Fault::Address { address: 1 << 60 },
+    ];
+    assert_eq!(
+        [outcomes[0], outcomes[1], outcomes[3], outcomes[4]],
+        faults.map(Err)
+    );
+    assert_eq!(outcomes[2].unwrap().target, 0x5007);
 }
 
 #[test]

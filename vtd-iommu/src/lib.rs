@@ -79,7 +79,7 @@
 //!
 //! - `arbitrary`: `Arbitrary` for the words of [`spec`]; needs `std`.
 //! - `fake`: memory and a world for tests of the emulated unit.
-//! - `vm-memory`: a guest's memory as `vm-memory` has it, and its `Iommu` for each device; needs `std`.
+//! - `vm-memory`: a guest's memory as `vm-memory` has it, and each device's view of it; needs `std`.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -2,8 +2,9 @@
 //! `cargo xtask fuzz`: cargo-fuzz, installed first where it is missing, and the seeds it leaves.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -11,6 +12,10 @@ use clap::Args;
 use lab_kit::paths;
 
 use crate::{setup, step};
+
+pub(crate) mod record;
+
+use record::Run;
 
 /// The version that was tried here.
 const CARGO_FUZZ: &str = "0.13.2";
@@ -32,6 +37,9 @@ pub struct Options {
     /// Afterwards, make fuzz/seeds/TARGET the fewest inputs that reach all that was reached.
     #[arg(long)]
     seeds: bool,
+    /// Afterwards, note the executions in fuzz/record/TARGET, for EVIDENCE.md.
+    #[arg(long)]
+    record: bool,
 }
 
 /// Fuzzes one target for a while. Fails if it found something; the input is then in fuzz/artifacts.
@@ -48,9 +56,12 @@ pub fn fuzz(options: &Options) -> Result<()> {
     install()?;
     let (seeds, corpus) = (folder("seeds", target)?, folder("corpus", target)?);
     // What is found goes to the first folder; git ignores it.
-    run(target, &[&corpus, &seeds], &limits(options)).with_context(|| {
+    let run = run(target, &[&corpus, &seeds], &limits(options)).with_context(|| {
         format!("{target} found something, or could not run; inputs it found are in fuzz/artifacts/{target}")
     })?;
+    if options.record {
+        run.append(target)?;
+    }
     if options.seeds {
         distil(target, &corpus, &seeds)?;
     }
@@ -62,6 +73,7 @@ fn limits(options: &Options) -> Vec<String> {
     let mut limits = vec![
         format!("-max_total_time={}", options.time),
         format!("-timeout={HANG}"),
+        "-print_final_stats=1".to_owned(),
     ];
     if options.max_len > 0 {
         limits.push(format!("-max_len={}", options.max_len));
@@ -152,18 +164,29 @@ fn install() -> Result<()> {
     Ok(())
 }
 
-/// Runs libFuzzer. Its own output is the progress: executions, coverage, the finding if there is one.
-fn run(target: &str, folders: &[&Path], arguments: &[String]) -> Result<()> {
-    let status = nightly(&["fuzz", "run", target])
+/// Runs libFuzzer, and counts. Its own output is the progress: executions, coverage, the finding if there is one.
+fn run(target: &str, folders: &[&Path], arguments: &[String]) -> Result<Run> {
+    let mut child = nightly(&["fuzz", "run", target])
         .args(folders)
         .arg("--")
         .args(arguments)
-        .status()
+        .stderr(Stdio::piped())
+        .spawn()
         .context("cannot start cargo")?;
+    let mut run = Run::default();
+    if let Some(said) = child.stderr.take() {
+        for line in BufReader::new(said).split(b'\n') {
+            let line = line.context("cannot read what libFuzzer says")?;
+            let line = String::from_utf8_lossy(&line);
+            eprintln!("{line}");
+            run.hear(&line);
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
     if !status.success() {
         bail!("{target} ended with {status}");
     }
-    Ok(())
+    Ok(run)
 }
 
 /// The nightly toolchain's cargo: the sanitizer that cargo-fuzz builds with needs it.

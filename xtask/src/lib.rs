@@ -8,6 +8,7 @@ pub mod demo;
 pub mod evidence;
 pub mod fuzz;
 pub mod lab;
+pub mod mutants;
 pub mod oracle;
 pub mod setup;
 pub mod step;

@@ -33,6 +33,8 @@ enum Cmd {
     Evidence(xtask::evidence::Options),
     /// A fuzz target for a while, by cargo-fuzz, which is installed first where it is missing.
     Fuzz(xtask::fuzz::Options),
+    /// Changes a crate in many small ways, and counts which its tests notice.
+    Mutants(xtask::mutants::Options),
     /// The bare-metal hypervisor of examples/type1, in Bochs.
     Type1(xtask::type1::Options),
     /// The laboratory by hand: bochs, qtest, host.
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Cmd::Oracle(which) => xtask::oracle::oracle(&which).map(|()| ExitCode::SUCCESS),
         Cmd::Evidence(options) => xtask::evidence::evidence(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
+        Cmd::Mutants(options) => xtask::mutants::mutants(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Type1(options) => xtask::type1::run(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };

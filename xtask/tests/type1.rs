@@ -34,3 +34,13 @@ fn debian_boots_under_ept_works_and_powers_off() {
     })
     .unwrap();
 }
+
+#[test]
+fn debian_boots_on_shadow_page_tables_works_and_powers_off() {
+    lab_kit::skip_if!(lab_kit::bochs::missing());
+    type1::run(&Options {
+        paging: Some(Paging::Shadow),
+        ..Options::default()
+    })
+    .unwrap();
+}

@@ -7,9 +7,11 @@ use anyhow::{Result, bail};
 use clap::Args;
 use hvkit_ept::spec::{Accesses, Controls, EptEntry, EptVpidCap, Eptp, PageRights, Pat, Rights};
 use hvkit_ept::{Access, Attributes, Ept, GuestSpace};
-use hvkit_page_table::{Fault, Format, ReadEntry, Root, Width, walk};
+use hvkit_page_table::{Format, Root, walk};
 
-use crate::{Found, input};
+use crate::image::Image;
+use crate::stretches::{Map, size};
+use crate::{Found, Picture, input};
 
 /// What to look at.
 #[derive(Args, Debug)]
@@ -29,50 +31,19 @@ pub(crate) struct Options {
     #[arg(long, value_parser = input::number, default_value = "0xffffffffffffffff")]
     capability: u64,
     /// Explain this guest-physical address: every entry, and what each kind of access does.
-    #[arg(long, value_parser = input::number)]
+    #[arg(long, value_parser = input::number, conflicts_with_all = ["json", "svg"])]
     explain: Option<u64>,
     /// Print at most this many lines of the map.
     #[arg(long, default_value_t = 1000)]
     lines: usize,
-}
-
-/// Paths looked at: the 4-KiB pages of 64 GiB.
-const MOST_WALKS: u64 = 1 << 24;
-
-/// Physical memory from a file.
-struct Image {
-    bytes: Vec<u8>,
-    base: u64,
-}
-
-/// The image does not hold this address.
-#[derive(Clone, Copy, Debug)]
-struct NotInTheImage;
-
-impl ReadEntry for Image {
-    type Error = NotInTheImage;
-
-    fn read(&self, at: u64, width: Width) -> Result<u64, NotInTheImage> {
-        let start = at.checked_sub(self.base).ok_or(NotInTheImage)?;
-        let start = usize::try_from(start).map_err(|_| NotInTheImage)?;
-        let count = match width {
-            Width::Four => 4,
-            Width::Eight => 8,
-        };
-        let end = start.checked_add(count).ok_or(NotInTheImage)?;
-        let bytes = self.bytes.get(start..end).ok_or(NotInTheImage)?;
-        let mut word = [0; 8];
-        word[..count].copy_from_slice(bytes);
-        Ok(u64::from_le_bytes(word))
-    }
+    /// The map as JSON or as a picture.
+    #[command(flatten)]
+    picture: Picture,
 }
 
 /// Prints what is mapped, or where one address leads.
 pub(crate) fn inspect(options: &Options) -> Result<Found> {
-    let image = Image {
-        bytes: input::read(&options.file)?,
-        base: options.base,
-    };
+    let image = Image::read(&options.file, options.base)?;
     let eptp = Eptp(options.eptp);
     let capability = EptVpidCap::from_msr(options.capability);
     let ept = match Ept::from_eptp(eptp, capability, options.physical_bits, Controls::empty()) {
@@ -82,7 +53,7 @@ pub(crate) fn inspect(options: &Options) -> Result<Found> {
     let root = eptp.root();
     match options.explain {
         Some(address) => Ok(explain(&ept, &image, root, address)),
-        None => Ok(map(&ept, &image, root, options.lines)),
+        None => map(&ept, &image, root, options),
     }
 }
 
@@ -104,7 +75,7 @@ fn explain(ept: &Ept, image: &Image, root: u64, address: u64) -> Found {
         Ok(found) => println!(
             "  leads to {:#x}, a page of {}",
             found.target,
-            size(ept, found.level)
+            size(ept.shape().size(found.level))
         ),
         Err(fault) => println!("  {fault}"),
     }
@@ -129,94 +100,25 @@ fn explain(ept: &Ept, image: &Image, root: u64, address: u64) -> Found {
     result
 }
 
-/// A stretch of guest-physical addresses that leads on linearly with the same rights.
-struct Stretch {
-    start: u64,
-    end: u64,
-    target: u64,
-    level: u8,
-    attributes: Attributes,
-}
-
 /// What is mapped, from address 0 up, stretch by stretch.
-fn map(ept: &Ept, image: &Image, root: u64, lines: usize) -> Found {
-    let (mut printed, mut address, mut held) = (0, 0, None::<Stretch>);
-    let mut result = Found::Nothing;
-    let end = 1 << ept.shape().address_bits();
-    // Each turn reads one path. A table that leads back into itself has a path for every page there could be.
-    let mut walks = 0;
-    while address < end && printed < lines && walks < MOST_WALKS {
-        walks += 1;
-        let walk = walk(ept, image, Root::Table(root), address);
-        let (level, found) = match walk.outcome {
-            Ok(found) => (found.level, Some(found)),
-            Err(fault @ (Fault::Malformed { .. } | Fault::Unreadable { .. })) => {
-                flush(ept, &mut held, &mut printed);
-                println!("{address:#014x}              {fault}");
-                printed += 1;
-                result = Found::Something;
-                (fault.level().unwrap_or(1), None)
-            }
-            Err(fault) => (fault.level().unwrap_or(ept.shape().levels()), None),
-        };
-        let size = ept.shape().size(level);
-        let next = (address & !(size - 1)).saturating_add(size);
-        if let Some(found) = found {
-            let joins = held.as_ref().is_some_and(|held| {
-                held.end == address
-                    && held.target.checked_add(address - held.start) == Some(found.target)
-                    && (held.level, held.attributes) == (level, found.attributes)
-            });
-            match &mut held {
-                Some(held) if joins => held.end = next,
-                _ => {
-                    flush(ept, &mut held, &mut printed);
-                    let (target, attributes) = (found.target, found.attributes);
-                    held = Some(Stretch {
-                        start: address,
-                        end: next,
-                        target,
-                        level,
-                        attributes,
-                    });
-                }
-            }
-        }
-        address = next;
-    }
-    flush(ept, &mut held, &mut printed);
-    if address < end {
-        println!("... and on from {address:#x}, after {walks} paths and {printed} lines");
-    }
-    result
-}
-
-fn flush(ept: &Ept, held: &mut Option<Stretch>, printed: &mut usize) {
-    if let Some(stretch) = held.take() {
-        let Stretch {
-            start,
-            end,
-            target,
-            level,
-            attributes,
-        } = stretch;
-        let pages = (end - start) / ept.shape().size(level);
-        println!(
-            "{start:#014x}-{end:#014x} -> {target:#014x}  {pages} of {}  {}",
-            size(ept, level),
-            describe(attributes)
+fn map(ept: &Ept, image: &Image, root: u64, options: &Options) -> Result<Found> {
+    let map = Map::read(ept, image, root, options.lines, describe);
+    if options.picture.json {
+        println!("{}", serde_json::to_string_pretty(&map)?);
+    } else if options.picture.svg {
+        let title = format!(
+            "EPT {:#x}: guest-physical, and where it leads",
+            options.eptp
         );
-        *printed += 1;
+        print!("{}", map.svg(&title));
+    } else {
+        print!("{}", map.text());
     }
-}
-
-fn size(ept: &Ept, level: u8) -> &'static str {
-    match ept.shape().size(level) {
-        0x1000 => "4 KiB",
-        0x20_0000 => "2 MiB",
-        0x4000_0000 => "1 GiB",
-        _ => "a larger size",
-    }
+    Ok(if map.is_wrong() {
+        Found::Something
+    } else {
+        Found::Nothing
+    })
 }
 
 /// The rights as letters, then what else there is.

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `hvkit`: looks inside a hypervisor from its files. Nothing here needs the hypervisor, or its machine.
 
+mod dmar;
 mod ept;
+mod faults;
+mod image;
 mod input;
 mod nested;
+mod stretches;
+mod svg;
 mod vmcs;
+mod vtd;
 
 use std::process::ExitCode;
 
@@ -35,6 +41,23 @@ enum What {
     KvmNested(nested::Options),
     /// Extended page tables in a memory image: what is mapped, or where one address leads.
     Ept(ept::Options),
+    /// A DMAR table, as in /sys/firmware/acpi/tables/DMAR: remapping units, their devices, reserved memory.
+    Dmar(dmar::Options),
+    /// VT-d tables in a memory image: devices, domains, what is mapped, or where one address of one device leads.
+    Vtd(vtd::Options),
+    /// VT-d's faults in a kernel log, by device and in time.
+    VtdFaults(faults::Options),
+}
+
+/// How to print what can be drawn.
+#[derive(Args, Clone, Copy, Debug)]
+struct Picture {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Print a picture, as SVG.
+    #[arg(long, conflicts_with = "json")]
+    svg: bool,
 }
 
 /// How to print.
@@ -52,6 +75,9 @@ fn main() -> ExitCode {
         What::VmcsDiff(options) => vmcs::diff(options),
         What::KvmNested(options) => nested::inspect(options),
         What::Ept(options) => ept::inspect(options),
+        What::Dmar(options) => dmar::inspect(options),
+        What::Vtd(options) => vtd::inspect(options),
+        What::VtdFaults(options) => faults::inspect(options),
     };
     match result {
         Ok(Found::Nothing) => ExitCode::SUCCESS,

@@ -1,33 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Debian's kernel as the one guest: it has the machine, less this hypervisor.
 //!
-//! Guest-physical addresses are physical ones. What is ours is in no EPT entry:
+//! Guest-physical addresses are physical ones. What is ours is in no EPT entry and no shadow's:
 //!
 //! ```text
-//!   0x0000  0x1000        0x8000         0x80000       0x90000      1 MiB    2 MiB        16 MiB       memory's end
-//!   | RAM   | our tables  | RAM          | our stack   | RAM, BIOS   | RAM    | ours       | RAM        |  ... devices
+//!   0x0000  0x1000        0x8000         0x80000       0x90000      1 MiB    2 MiB        16 MiB   32 MiB below    memory's end
+//!   | RAM   | our tables  | RAM          | our stack   | RAM, BIOS   | RAM    | ours       | RAM    | ours   | ACPI | ... devices
 //! ```
 //!
 //! Interrupts, exceptions, ports and most MSRs are the guest's; CPUID, XSETBV, VMX instructions and MSRs, power-off, and
 //! what touches our pages exit.
 
 mod boot;
+mod native;
 mod policy;
 
 use hvkit_ept::builder::Region;
+use hvkit_shadow_paging::guest::Registers;
 use hvkit_vmcs::controls::{Primary, Secondary};
 use hvkit_vmcs::fields as f;
-use hvkit_vmcs::store::FieldsMut;
+use hvkit_vmcs::store::{FieldsMut, NoSuchField};
 use hvkit_vmx::bitmaps::{IoBitmaps, MsrAccess, MsrBitmap};
-use hvkit_vmx::{FxState, Physical, Vcpu};
-use lab_cases::type1::Linux;
+use hvkit_vmx::{Current, FxState, Physical, Vcpu};
+use lab_cases::type1::{Linux, Paging};
 use payload_rt::println;
 
 use crate::controls::{USUAL, Wanted};
-use crate::memory::{self, Pool};
-use crate::paging_ept;
-use crate::root_operation::{Failed, Host, say};
+use crate::memory::{self, FRAME, Pool, SHADOW_FRAMES, TOP_BYTES};
+use crate::paging_shadow::{EFER, GuestMemory, Map, Shadow};
+use crate::root_operation::{self, Failed, Host, say};
 use crate::run::{self, Counts};
+use crate::{paging_ept, paging_shadow};
 
 use policy::{FEATURE_CONTROL, MISC_ENABLE, Passed};
 
@@ -37,87 +40,176 @@ static PORTS: IoBitmaps = IoBitmaps::passing();
 /// The VMX capability MSRs.
 const CAPABILITIES: core::ops::RangeInclusive<u32> = 0x480..=0x493;
 
+/// Instructions that would fault without their control.
+const INSTRUCTIONS: Secondary = Secondary::ENABLE_RDTSCP
+    .union(Secondary::ENABLE_INVPCID)
+    .union(Secondary::ENABLE_XSAVES);
+
 const WANTED: Wanted = Wanted {
     primary: USUAL
         .primary
         .union(Primary::MSR_BITMAPS)
         .union(Primary::IO_BITMAPS),
-    // Instructions that would fault without their control.
-    secondary: USUAL
-        .secondary
-        .union(Secondary::ENABLE_RDTSCP)
-        .union(Secondary::ENABLE_INVPCID)
-        .union(Secondary::ENABLE_XSAVES),
+    secondary: USUAL.secondary.union(INSTRUCTIONS),
     ..USUAL
 };
 
-/// The guest's memory and devices.
+/// What the guest reads where we are.
+#[repr(C, align(4096))]
+struct Nothing([u8; FRAME as usize]);
+
+static NOTHING: Nothing = Nothing([0; FRAME as usize]);
+
+/// The guest's memory and devices, what is asked for most first. What is ours is in none of them.
 fn map(order: &Linux) -> [Region; 9] {
     const DEVICES: u64 = 0xc000_0000;
     let ram = |range: core::ops::Range<u64>| {
         Region::ram(range.start, range.end - range.start, range.start)
     };
-    let high = boot::HIGH..order.memory;
+    let top = boot::top(order.memory);
     [
-        ram(0..0x1000),
+        ram(boot::HIGH..top),
+        ram(0x10_0000..0x20_0000),
         ram(0x8000..0x8_0000),
+        ram(0..0x1000),
         ram(0x9_0000..0xa_0000),
+        ram(top + TOP_BYTES..order.memory),
         Region::device(0xa_0000, 0x2_0000, 0xa_0000),
         Region::rom(0xc_0000, 0x4_0000, 0xc_0000),
-        ram(0x10_0000..0x20_0000),
-        Region::emulated(0x20_0000, boot::HIGH - 0x20_0000),
-        ram(high),
         Region::device(DEVICES, (1 << 32) - DEVICES, DEVICES),
     ]
 }
 
-/// Boots the kernel, and runs it until it powers the machine off.
-pub fn run(host: &mut Host) -> Result<(), Failed> {
+/// What was asked for, and the command line.
+fn asked() -> Result<(Linux, &'static [u8]), Failed> {
     let input = payload_rt::input(Linux::BYTES + 4096);
     let asked = input.first_chunk().and_then(Linux::from_bytes);
     let order = asked.ok_or(Failed::at("nothing to boot"))?;
     let length = usize::from(order.command_line);
     let command_line = input.get(Linux::BYTES..Linux::BYTES + length);
     let command_line = command_line.ok_or(Failed::at("the command line is too long"))?;
-    // SAFETY: what the map gives to the guest is nobody else's: this program lies below, its tables and stack are left out.
-    let state = unsafe { boot::place(&order, command_line) }?;
+    Ok((order, command_line))
+}
 
-    let (window, pool) = (memory::tables(), Pool::new());
-    let processor = *host.root.processor();
-    let mut tables = paging_ept::tables(&processor, &window, &pool, &map(&order))?;
-    for access in [MsrAccess::Read, MsrAccess::Write] {
-        for index in CAPABILITIES.chain([FEATURE_CONTROL, MISC_ENABLE]) {
-            MSRS.set(index, access, true).map_err(say("MSR bitmap"))?;
+/// Boots the kernel as it was asked for.
+pub fn run() -> Result<(), Failed> {
+    let (order, command_line) = asked()?;
+    // SAFETY: what the map gives to the guest is nobody else's: this program lies below, its tables, stack and heap are left
+    // out.
+    let begin = unsafe { boot::place(&order, command_line) }?;
+    let Linux { memory, paging, .. } = order;
+    println!(
+        "type1: Linux, {} MiB, paging {paging:?}, at tick {}",
+        memory >> 20,
+        run::now()
+    );
+    let guest = Guest { order, begin };
+    match guest.order.paging {
+        Paging::None => native::enter(),
+        Paging::Ept => root_operation::within(|host| guest.under_ept(host)),
+        Paging::Shadow => root_operation::within(|host| guest.on_shadows(host)),
+    }
+}
+
+/// The guest, ready.
+struct Guest {
+    order: Linux,
+    begin: boot::Begin,
+}
+
+impl Guest {
+    fn under_ept(&self, host: &mut Host) -> Result<(), Failed> {
+        let window = memory::tables();
+        let pool = Pool::of_tables(&window);
+        let processor = *host.root.processor();
+        let regions = map(&self.order);
+        let mut tables = paging_ept::tables(&processor, &window, &pool, &regions)?;
+        let pointer = paging_ept::pointer(&tables)?;
+        let nothing = memory::map().of(&NOTHING);
+        let paging = paging_ept::Extended::new(&mut tables, nothing);
+        self.enter(host, WANTED, paging, |_, vmcs| {
+            vmcs.write(f::EPT_POINTER, pointer)
+        })
+    }
+
+    fn on_shadows(&self, host: &mut Host) -> Result<(), Failed> {
+        let top = boot::top(self.order.memory);
+        // SAFETY: once, and nothing else is there: the map leaves it out.
+        let (frames, guest) = unsafe {
+            memory::claim_heap(top);
+            let frames = memory::window(top, u64::from(SHADOW_FRAMES) * FRAME);
+            (frames, memory::window(FRAME, self.order.memory - FRAME))
+        };
+        let pool = Pool::new(&frames, top, SHADOW_FRAMES.into());
+        let regions = map(&self.order);
+        let map = Map::new(&regions, memory::map().of(&NOTHING));
+        // Of this window the map lets only the guest's memory be used.
+        let memory = GuestMemory::new(&map, &guest, FRAME);
+        let state = &self.begin.guest;
+        let registers = Registers {
+            cr0: state.cr0,
+            cr3: state.cr3,
+            cr4: state.cr4,
+            efer: state.efer,
+            ..Registers::default()
+        };
+        let processor = *host.root.processor();
+        let frames = (&frames, &pool);
+        let shadow = Shadow::new(&processor, registers, frames, &map, memory, &host.root)?;
+        for access in [MsrAccess::Read, MsrAccess::Write] {
+            MSRS.set(EFER, access, true).map_err(say("MSR bitmap"))?;
         }
+        let wanted = Wanted {
+            primary: WANTED.primary.union(paging_shadow::WANTED.primary),
+            secondary: paging_shadow::WANTED.secondary.union(INSTRUCTIONS),
+            ..WANTED
+        };
+        self.enter(host, wanted, shadow, Shadow::begin)
     }
-    PORTS.set(order.power_port..=order.power_port.saturating_add(1), true);
 
-    let mut current = host.root.load(&mut host.vmcs).map_err(say("VMPTRLD"))?;
-    WANTED.write(&mut current, &processor)?;
-    let missing = say("the guest's state");
-    state
-        .guest
-        .write(&mut current, &processor)
-        .map_err(&missing)?;
-    let ports = memory::map().of(&PORTS);
-    for (field, value) in [
-        (f::EPT_POINTER, paging_ept::pointer(&tables)?),
-        (f::MSR_BITMAP, memory::map().of(&MSRS)),
-        (f::IO_BITMAP_A, ports),
-        (f::IO_BITMAP_B, ports + IoBitmaps::B),
-        (f::XSS_EXITING_BITMAP, 0),
-    ] {
-        current.write(field, value).map_err(&missing)?;
+    /// Runs the guest until it powers the machine off.
+    fn enter<P: run::Paging>(
+        &self,
+        host: &mut Host,
+        wanted: Wanted,
+        paging: P,
+        prepare: impl FnOnce(&P, &mut Current<'_>) -> Result<(), NoSuchField>,
+    ) -> Result<(), Failed> {
+        let processor = *host.root.processor();
+        for access in [MsrAccess::Read, MsrAccess::Write] {
+            for index in CAPABILITIES.chain([FEATURE_CONTROL, MISC_ENABLE]) {
+                MSRS.set(index, access, true).map_err(say("MSR bitmap"))?;
+            }
+        }
+        let power = self.order.power_port;
+        PORTS.set(power..=power.saturating_add(1), true);
+
+        let mut current = host.root.load(&mut host.vmcs).map_err(say("VMPTRLD"))?;
+        wanted.write(&mut current, &processor)?;
+        let missing = say("the guest's state");
+        let state = &self.begin.guest;
+        state.write(&mut current, &processor).map_err(&missing)?;
+        let ports = memory::map().of(&PORTS);
+        for (field, value) in [
+            (f::MSR_BITMAP, memory::map().of(&MSRS)),
+            (f::IO_BITMAP_A, ports),
+            (f::IO_BITMAP_B, ports + IoBitmaps::B),
+            (f::XSS_EXITING_BITMAP, 0),
+        ] {
+            current.write(field, value).map_err(&missing)?;
+        }
+        prepare(&paging, &mut current).map_err(&missing)?;
+        let registers = self.begin.registers;
+        // SAFETY: `host.state` was captured here; no EPT entry or shadow leaf leads to this program; the MSRs that pass do
+        // not either.
+        let vcpu = unsafe { Vcpu::new(current, registers, &host.state) };
+        let mut vcpu = vcpu.map_err(say("the host's state"))?;
+        vcpu.switch_vector_registers(FxState::new());
+        let mut counts = Counts::new();
+        let mut policy = Passed::new(paging, power);
+        let ran = run::run(&mut vcpu, &mut policy, &mut counts);
+        counts.print();
+        policy.print();
+        ran
     }
-    // SAFETY: `host.state` was captured here; no EPT entry leads to this program; the MSRs that pass do not either.
-    let vcpu = unsafe { Vcpu::new(current, state.registers, &host.state) };
-    let mut vcpu = vcpu.map_err(say("the host's state"))?;
-    vcpu.switch_vector_registers(FxState::new());
-    println!("type1: Linux, {} MiB", order.memory >> 20);
-    let mut counts = Counts::new();
-    let mut policy = Passed::new(&mut tables, order.power_port);
-    let ran = run::run(&mut vcpu, &mut policy, &mut counts);
-    counts.print();
-    policy.print();
-    ran
 }

@@ -8,8 +8,10 @@
 //! | `root_operation.rs` | into VMX operation |
 //! | `controls.rs` | what shall exit |
 //! | `guest_state.rs` | what the guest begins with |
-//! | `paging_ept.rs` | what memory the guest has |
 //! | `run.rs` | check, enter, count, ask the policy, again |
+//! | `paging_ept.rs` | what memory the guest has: under EPT |
+//! | `paging_shadow.rs`, `paging_shadow/` | and without |
+//! | `isolation.rs` | what it tried with memory that is not its own |
 //! | `failure.rs` | an entry that failed, explained |
 //! | `tour.rs`, `tour/` | a guest that exits in every way; entries that fail on purpose |
 //! | `linux.rs`, `linux/` | Debian's kernel as a guest, devices passed through |
@@ -18,12 +20,16 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
 mod controls;
 mod failure;
 mod guest_state;
+mod isolation;
 mod linux;
 mod memory;
 mod paging_ept;
+mod paging_shadow;
 mod root_operation;
 mod run;
 mod tour;
@@ -38,11 +44,11 @@ fn main() {
     let [asked, ..] = *input(8) else { return };
     let result = match asked {
         order::TOUR => root_operation::within(tour::run),
-        order::LINUX => root_operation::within(linux::run),
+        order::LINUX => linux::run(),
         other => return println!("type1: nothing is known of {other:#x}"),
     };
     match result {
-        Ok(()) => println!("type1: left VMX operation"),
+        Ok(()) => {}
         Err(error) => println!("type1: {error}"),
     }
 }

@@ -1,23 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What lies where, and frames for tables.
+//! What lies where, frames for tables, and a heap.
 //!
 //! ```text
-//!    0x1000..0x8000    our page tables (payload-rt)       16 MiB   INPUT: what to do
+//!    0x1000..0x8000    our page tables (payload-rt)       16 MiB   INPUT: what to do; later the guest's
 //!   ..0x90000          our stack, downwards               32 MiB   the tour's guest
-//!    2 MiB..16 MiB     this program, with the frames below
+//!    2 MiB..16 MiB     this program, with the frames      top      frames and heap for shadow paging, below
+//!                      of the EPT                                  the firmware's tables
 //! ```
 
 use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
 
-use hvkit_page_table::{Frames, PhysicalWindow};
+use hvkit_page_table::{Frames, OwnEntries, PhysicalWindow, Width};
 use hvkit_vmx::Linear;
+use talc::TalcLock;
+use talc::source::Manual;
 
 /// Bytes of a frame.
 pub const FRAME: u64 = 4096;
-/// How many tables there can be.
+/// How many tables an EPT can have.
 const COUNT: usize = 256;
-const NO_FRAME: u64 = u64::MAX;
+
+/// What of the machine's memory is ours at its top: for the shadow's tables, then for the heap.
+pub const SHADOW_FRAMES: u32 = 4096;
+const HEAP_BYTES: u64 = 16 << 20;
+/// Both.
+pub const TOP_BYTES: u64 = SHADOW_FRAMES as u64 * FRAME + HEAP_BYTES;
 
 /// All memory is mapped to itself.
 pub fn map() -> Linear {
@@ -40,44 +48,75 @@ pub fn tables() -> PhysicalWindow {
     unsafe { PhysicalWindow::new(base.as_ptr().addr() as u64, COUNT as u64 * FRAME, base) }
 }
 
-/// Frames of the arena: those never used, and a list of those that came back.
-pub struct Pool {
-    next: Cell<usize>,
-    free: Cell<[u64; 16]>,
+/// `length` bytes from physical `start`, mapped to themselves.
+///
+/// # Safety
+///
+/// As for [`PhysicalWindow::new`].
+pub unsafe fn window(start: u64, length: u64) -> PhysicalWindow {
+    let base = NonNull::new(start as *mut u8).unwrap_or(NonNull::dangling());
+    // SAFETY: the caller's promise.
+    unsafe { PhysicalWindow::new(start, length, base) }
 }
 
-impl Pool {
-    /// Every frame of the arena. One pool at a time.
-    pub const fn new() -> Self {
+/// Frames of a window: those never used, and a chain of those that came back, each with the next one's address in its
+/// first word.
+pub struct Pool<'w> {
+    window: &'w PhysicalWindow,
+    next: Cell<u64>,
+    end: u64,
+    /// 0 at the end.
+    free: Cell<u64>,
+}
+
+impl<'w> Pool<'w> {
+    /// Every frame of the arena for EPTs. One pool at a time.
+    pub fn of_tables(window: &'w PhysicalWindow) -> Self {
+        Self::new(window, ARENA.0.get().addr() as u64, COUNT as u64)
+    }
+
+    /// `count` frames from `start`, which lie in `window`. One pool at a time.
+    pub fn new(window: &'w PhysicalWindow, start: u64, count: u64) -> Self {
         Self {
-            next: Cell::new(0),
-            free: Cell::new([NO_FRAME; 16]),
+            window,
+            next: Cell::new(start),
+            end: start + count * FRAME,
+            free: Cell::new(0),
         }
     }
 }
 
-impl Frames for Pool {
+impl Frames for Pool<'_> {
     fn allocate(&self) -> Option<u64> {
-        let mut free = self.free.get();
-        if let Some(slot) = free.iter_mut().find(|frame| **frame != NO_FRAME) {
-            let frame = core::mem::replace(slot, NO_FRAME);
-            self.free.set(free);
-            return Some(frame);
+        let freed = self.free.get();
+        if freed != 0 {
+            self.free.set(self.window.load(freed, Width::Eight));
+            return Some(freed);
         }
-        let index = self.next.get();
-        if index == COUNT {
+        let frame = self.next.get();
+        if frame == self.end {
             return None;
         }
-        self.next.set(index + 1);
-        Some(ARENA.0.get().addr() as u64 + index as u64 * FRAME)
+        self.next.set(frame + FRAME);
+        Some(frame)
     }
 
-    /// Keeps sixteen; what comes back beyond them is lost, not used twice.
     fn free(&self, frame: u64) {
-        let mut free = self.free.get();
-        if let Some(slot) = free.iter_mut().find(|frame| **frame == NO_FRAME) {
-            *slot = frame;
-            self.free.set(free);
-        }
+        self.window.write(frame, Width::Eight, self.free.get());
+        self.free.set(frame);
     }
+}
+
+#[global_allocator]
+static HEAP: TalcLock<spin::Mutex<()>, Manual> = TalcLock::new(Manual);
+
+/// Gives the allocator its memory.
+///
+/// # Safety
+///
+/// Once; the last bytes of the `TOP_BYTES` from physical `top` on are nobody else's.
+pub unsafe fn claim_heap(top: u64) {
+    let start = (top + TOP_BYTES - HEAP_BYTES) as *mut u8;
+    // SAFETY: the caller's promise.
+    let _ = unsafe { HEAP.lock().claim(start, HEAP_BYTES as usize) };
 }

@@ -57,7 +57,7 @@ impl fmt::Display for Failed {
 }
 
 /// Enters VMX operation, does `work`, leaves.
-pub fn within(work: fn(&mut Host) -> Result<(), Failed>) -> Result<(), Failed> {
+pub fn within(work: impl FnOnce(&mut Host) -> Result<(), Failed>) -> Result<(), Failed> {
     // SAFETY: bare metal: one processor, CPL 0, nobody else uses VMX.
     let machine = unsafe { ThisProcessor::get() };
     let mut machine = machine.map_err(say("not this architecture"))?;
@@ -82,6 +82,7 @@ pub fn within(work: fn(&mut Host) -> Result<(), Failed>) -> Result<(), Failed> {
     let cleared = vmcs.deactivate(&root).map_err(|(_, error)| error);
     cleared.map_err(say("VMCLEAR"))?;
     root.leave().map_err(say("VMXOFF"))?;
+    println!("type1: left VMX operation");
     done
 }
 

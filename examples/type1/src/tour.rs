@@ -74,7 +74,8 @@ const WANTED: Wanted = Wanted {
 
 /// Runs both guests, then the failures.
 pub fn run(host: &mut Host) -> Result<(), Failed> {
-    let (window, pool) = (memory::tables(), Pool::new());
+    let window = memory::tables();
+    let pool = Pool::of_tables(&window);
     let map = [
         Region::ram(0, RAM_BYTES, RAM),
         Region::rom(GUEST_ROM, memory::FRAME, ROM),

@@ -29,13 +29,29 @@ pub struct Config {
     /// Network cards, in the order the guest finds them.
     pub nets: Vec<Net>,
     /// A source of random bytes for the guest.
-    pub rng: Option<PathBuf>,
+    pub rng: Option<Rng>,
     /// The paravirtual console.
     pub console: VirtioConsole,
+    /// How the console reaches the guest's memory.
+    pub console_dma: Dma,
+    /// A remapping unit that the guest finds.
+    pub vtd: Option<Vtd>,
     /// The serial line.
     pub serial: Serial,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
+    /// Whether the process gives up, for ever, what it does not need while the guest runs.
+    pub confinement: Confinement,
+}
+
+/// Whether the VMM confines itself; see [`confine`](crate::confine).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confinement {
+    /// Not at all.
+    Off,
+    /// The whole process: no files, no new privileges; each thread: a list of system calls.
+    #[default]
+    On,
 }
 
 impl Config {
@@ -54,8 +70,11 @@ impl Config {
             nets: Vec::new(),
             rng: None,
             console: VirtioConsole::Off,
+            console_dma: Dma::Direct,
+            vtd: None,
             serial: Serial::Tty,
             report: None,
+            confinement: Confinement::On,
         }
     }
 }
@@ -75,6 +94,8 @@ pub struct Disk {
     pub queue_size: Option<u16>,
     /// What each queue may do in a time.
     pub limits: Limits,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 impl Disk {
@@ -88,8 +109,76 @@ impl Disk {
             queues: None,
             queue_size: None,
             limits: Limits::default(),
+            dma: Dma::Direct,
         }
     }
+}
+
+/// How a device of the guest reaches its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dma {
+    /// By the guest's physical addresses. A virtio device does so even where there is a remapping unit, and says so by
+    /// not offering VIRTIO_F_ACCESS_PLATFORM.
+    #[default]
+    Direct,
+    /// By addresses that the guest's remapping unit translates.
+    Translated,
+}
+
+/// An emulated VT-d remapping unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vtd {
+    /// The widest addresses that it translates.
+    pub width: DmaWidth,
+    /// Whether it remaps interrupts.
+    pub interrupts: bool,
+    /// Whether it is in caching mode: the guest tells it of every mapping, which devices of the host need.
+    pub caching: bool,
+    /// Whether it has scalable mode: PASIDs, and tables of the first stage.
+    pub scalable: bool,
+}
+
+impl Default for Vtd {
+    fn default() -> Self {
+        Vtd {
+            width: DmaWidth::Bits48,
+            interrupts: true,
+            caching: false,
+            scalable: false,
+        }
+    }
+}
+
+/// Widths of addresses that a remapping unit translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DmaWidth {
+    /// Tables of three levels.
+    Bits39,
+    /// Of three and four levels.
+    Bits48,
+    /// Of three to five levels.
+    Bits57,
+}
+
+impl DmaWidth {
+    /// In bits.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        match self {
+            DmaWidth::Bits39 => 39,
+            DmaWidth::Bits48 => 48,
+            DmaWidth::Bits57 => 57,
+        }
+    }
+}
+
+/// A source of random bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rng {
+    /// The file.
+    pub source: PathBuf,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// A network card on a tap interface of the host.
@@ -103,6 +192,8 @@ pub struct Net {
     pub mtu: Option<u16>,
     /// What each direction may do in a time.
     pub limits: Limits,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// Where the guest's paravirtual console leads.
@@ -134,6 +225,8 @@ pub struct HostDevice {
     pub path: PathBuf,
     /// By which name messages call it; its address if none is given.
     pub id: Option<String>,
+    /// How it reaches the guest's memory.
+    pub dma: Dma,
 }
 
 /// Where the guest's serial line leads.

@@ -53,6 +53,8 @@ exit_statuses! {
     KvmMissing = 10 "there is no KVM device",
     KvmDenied = 11 "no permission to use KVM",
     KvmUnusable = 12 "KVM lacks something, or refused it",
+    Forbidden = 13 "a thread of the VMM tried a system call that it may not make",
+    Unconfined = 14 "the VMM cannot be confined on this host, and --confine off was not asked",
     KernelUnreadable = 20 "the kernel cannot be read",
     KernelEmpty = 21 "the kernel's file is empty",
     KernelTruncated = 22 "the kernel's file is truncated",
@@ -107,7 +109,7 @@ impl ExitStatus {
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
             StopReason::Reclaimed { .. } => ExitStatus::Reclaimed,
-            StopReason::Defect { .. } => ExitStatus::Host,
+            StopReason::Unbounded { .. } | StopReason::Defect { .. } => ExitStatus::Host,
             StopReason::Signal(signal) => {
                 return u8::try_from(*signal).map_or(u8::MAX, |signal| 128 | signal);
             }
@@ -124,6 +126,7 @@ impl From<&KvmError> for ExitStatus {
             KvmError::Open { .. }
             | KvmError::NotKvm { .. }
             | KvmError::Lacks(_)
+            | KvmError::NoSplit { .. }
             | KvmError::Refused { .. } => ExitStatus::KvmUnusable,
         }
     }
@@ -219,10 +222,17 @@ impl From<&MachineError> for ExitStatus {
             | MachineError::Chipset(ChipsetError::Assign(AssignError::NoRoom { .. })) => {
                 ExitStatus::DeviceTooLarge
             }
-            MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
+            MachineError::Chipset(
+                ChipsetError::Device { .. } | ChipsetError::NotFollowed { .. },
+            ) => ExitStatus::DeviceUnusable,
             MachineError::Device(error) => error.into(),
+            MachineError::Confine(_) => ExitStatus::Unconfined,
+            MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
+                ExitStatus::Usage
+            }
             MachineError::Chipset(_)
             | MachineError::Bus(_)
+            | MachineError::Report { .. }
             | MachineError::Threads(_)
             | MachineError::Event(_)
             | MachineError::Wait(_) => ExitStatus::Host,

@@ -94,12 +94,14 @@ fn a_small_machine_is_described_without_complaint() {
     }
     let source = accepted(&Platform {
         apic_ids: vec![0],
+        has_pics: true,
         windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
         intx: vec![],
         serial: Some(SerialPort {
             port: 0x3f8,
             gsi: 4,
         }),
+        others: vec![],
     });
     // iasl's names for what a guest will do with the numbers.
     for fact in [
@@ -128,11 +130,13 @@ fn a_large_machine_is_described_without_complaint() {
     };
     let source = accepted(&Platform {
         apic_ids: (0..300).collect(),
+        has_pics: false,
         windows: vec![0xc000_0000..0xe000_0000, 0x40_0000_0000..0x50_0000_0000],
         intx: (0..32)
             .flat_map(|d| (0..4).map(move |p| pin(d, p)))
             .collect(),
         serial: None,
+        others: vec![],
     });
     for fact in ["Processor x2Apic ID : 0000012B", "_PRT", "0x001FFFFF"] {
         assert!(source.contains(fact), "{fact}");

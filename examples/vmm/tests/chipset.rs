@@ -4,6 +4,7 @@
 use hvkit_virtio_devices::block::{Block, Options};
 use hvkit_vmm::acpi::power::{RESET_CODE, RESET_VECTOR};
 use hvkit_vmm::chipset::Chipset;
+use hvkit_vmm::confine::{Confiner, Nursery};
 
 use hvkit_vmm::machine::address_map::AddressMap;
 use hvkit_vmm::machine::stop::{Stop, StopReason};
@@ -25,6 +26,7 @@ struct Bench {
     stop: Stop,
     vm: Vm,
     map: AddressMap,
+    _nursery: Nursery,
 }
 
 /// None where there is no usable `/dev/kvm`, which is said.
@@ -44,13 +46,15 @@ fn bench() -> Option<Bench> {
         memory: Arc::default(),
     };
     let stop = Stop::new().unwrap();
-    let chipset = Chipset::new(vm.fd(), &buses, &map, &stop).unwrap();
+    let nursery = Nursery::new(&Confiner::off(), &stop).unwrap();
+    let chipset = Chipset::new(vm.fd(), &buses, &map, &stop, nursery.starter()).unwrap();
     Some(Bench {
         chipset,
         buses,
         stop,
         vm,
         map,
+        _nursery: nursery,
     })
 }
 
@@ -178,7 +182,7 @@ fn a_jump_to_the_bios_resets() {
     };
     fd.set_regs(&registers).unwrap();
     let vcpu = Vcpu::new(0, fd, Arc::new(vm), buses, stop.clone());
-    let threads = VcpuThreads::start(vec![vcpu], &stop).unwrap();
+    let threads = VcpuThreads::start(vec![vcpu], &Confiner::off(), &stop).unwrap();
     let patience = Instant::now() + Duration::from_secs(10);
     while !stop.is_asked() && Instant::now() < patience {
         std::thread::sleep(Duration::from_millis(1));

@@ -79,7 +79,10 @@ fn a_panic_is_told() {
     let (code, _, stderr) = ends(&out(0x505, 1));
     assert_eq!(
         (code, stderr.as_str()),
-        (Some(4), "vmm: the guest panicked\n")
+        (
+            Some(4),
+            "vmm: the guest panicked\nthe last exits of vCPU 0, newest last:\n  0: write to port 0x505, 1 bytes: 0x1\n"
+        )
     );
 }
 
@@ -185,10 +188,15 @@ fn signals_end_a_guest_that_never_would_whatever_its_processors_do() {
             .status();
         assert!(sent.unwrap().success());
         let ended = child.wait().unwrap();
-        assert_eq!(ended.code(), Some(status), "{signal}");
-        assert!(asked.elapsed() < Duration::from_secs(5), "{signal}");
         let mut stderr = String::new();
-        child.stderr.unwrap().read_to_string(&mut stderr).unwrap();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        assert_eq!(ended.code(), Some(status), "{signal}: {stderr}");
+        assert!(asked.elapsed() < Duration::from_secs(5), "{signal}");
         assert_eq!(stderr, "", "{signal}");
     }
 }

@@ -6,9 +6,12 @@
 //! `cargo test` reaches again, on a stable compiler and without cargo-fuzz.
 #![forbid(unsafe_code)]
 
+pub mod boot_image;
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod pci_config;
+pub mod pci_msix;
 pub mod shadow;
 pub mod shadow_processors;
 pub mod virtio_device;
@@ -16,6 +19,7 @@ pub mod virtio_queue;
 pub mod vmcs_bytes;
 pub mod vmcs_check;
 pub mod vmcs_exit;
+pub mod vmm_options;
 pub mod vtd_dmar;
 pub mod vtd_invalidation;
 
@@ -24,9 +28,12 @@ pub mod vtd_invalidation;
 macro_rules! for_each_target {
     ($use:ident) => {
         $use! {
+            boot_image
             ept_walk
             guest_walk
             mapper
+            pci_config
+            pci_msix
             shadow
             shadow_processors
             virtio_device
@@ -34,6 +41,7 @@ macro_rules! for_each_target {
             vmcs_bytes
             vmcs_check
             vmcs_exit
+            vmm_options
             vtd_dmar
             vtd_invalidation
         }

@@ -1,15 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What `cargo xtask type1` asks the hypervisor of `examples/type1`: the first byte says what; for Linux, 64 bytes and the
-//! command line.
+//! command line. And how a guest tells the hypervisor, or nobody, how far it is.
 
 /// Take the tour.
 pub const TOUR: u8 = b't';
 /// Boot Linux.
 pub const LINUX: u8 = b'l';
 
+/// CPUID leaf that a guest's program executes to mark a point of its work, with the mark's number in ECX. A processor has
+/// no such leaf and answers as for the highest it has, so it does no harm where there is no hypervisor.
+pub const MARK: u32 = 0x4856_4b00;
+/// The parts of the work; mark N comes before part N, and one more after the last.
+pub const PARTS: [&str; 5] = [
+    "processes",
+    "copies on write",
+    "files",
+    "mappings",
+    "switches",
+];
+/// How many marks there are.
+pub const MARKS: usize = PARTS.len() + 1;
+
+/// How the guest's memory is virtualized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paging {
+    /// Not at all: the kernel is entered without a hypervisor.
+    None,
+    /// Extended page tables.
+    Ept,
+    /// Shadow page tables, EPT off.
+    Shadow,
+}
+
+impl Paging {
+    const ALL: [Self; 3] = [Self::None, Self::Ept, Self::Shadow];
+
+    const fn number(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Ept => 1,
+            Self::Shadow => 2,
+        }
+    }
+}
+
 /// What to boot, and on what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linux {
+    /// With what kind of paging.
+    pub paging: Paging,
     /// Where the bzImage lies, and its length.
     pub kernel: (u64, u64),
     /// Where the initramfs lies, and its length.
@@ -20,6 +59,8 @@ pub struct Linux {
     pub power_port: u16,
     /// Bytes of the command line, which follows.
     pub command_line: u16,
+    /// How many bytes of paging events to record, from the first mark on; 0 for none. Under shadow paging.
+    pub trace: u64,
 }
 
 impl Linux {
@@ -31,13 +72,14 @@ impl Linux {
         let mut bytes = [0; Self::BYTES];
         let ports = u64::from(self.power_port) | u64::from(self.command_line) << 16;
         let words = [
-            u64::from(LINUX),
+            u64::from(LINUX) | self.paging.number() << 8,
             self.kernel.0,
             self.kernel.1,
             self.initramfs.0,
             self.initramfs.1,
             self.memory,
             ports,
+            self.trace,
         ];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *to = word.to_le_bytes();
@@ -59,14 +101,20 @@ impl Linux {
             initramfs_bytes,
             memory,
             ports,
-            _,
+            trace,
         ] = words;
-        (asked == u64::from(LINUX)).then_some(Self {
+        if asked as u8 != LINUX {
+            return None;
+        }
+        let paging = Paging::ALL.into_iter().find(|p| p.number() == asked >> 8)?;
+        Some(Self {
+            paging,
             kernel: (kernel, kernel_bytes),
             initramfs: (initramfs, initramfs_bytes),
             memory,
             power_port: ports as u16,
             command_line: (ports >> 16) as u16,
+            trace,
         })
     }
 }
@@ -78,6 +126,8 @@ mod tests {
     #[test]
     fn words_are_where_the_hypervisor_looks() {
         let order = Linux {
+            paging: Paging::Shadow,
+            trace: 0x7777,
             kernel: (0x800_0000, 0xd8_7000),
             initramfs: (0xa00_0000, 0x12_3456),
             memory: 256 << 20,
@@ -85,10 +135,11 @@ mod tests {
             command_line: 0x55,
         };
         let bytes = order.to_bytes();
-        assert_eq!(bytes[0], LINUX);
+        assert_eq!(bytes[..8], [LINUX, 2, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[8..16], 0x800_0000_u64.to_le_bytes());
         assert_eq!(bytes[32..40], 0x12_3456_u64.to_le_bytes());
         assert_eq!(bytes[48..52], [0x04, 0xb0, 0x55, 0]);
+        assert_eq!(bytes[56..], 0x7777_u64.to_le_bytes());
         assert_eq!(Linux::from_bytes(&bytes), Some(order));
     }
 
@@ -99,6 +150,8 @@ mod tests {
         bytes[0] = TOUR;
         assert_eq!(Linux::from_bytes(&bytes), None);
         bytes = [b'l'; Linux::BYTES];
+        assert_eq!(Linux::from_bytes(&bytes), None);
+        bytes[..8].copy_from_slice(&[LINUX, 3, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Linux::from_bytes(&bytes), None);
     }
 }

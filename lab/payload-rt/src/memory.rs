@@ -7,13 +7,14 @@ use core::arch::asm;
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
-/// Copies `n` bytes that do not overlap.
+/// Copies `n` bytes that do not overlap: by eights, as a model that counts instructions counts each round.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     // SAFETY: the caller gives `n` readable and `n` writable bytes; the direction flag is clear, as
     // the calling convention has it.
     unsafe {
-        asm!("rep movsb", inout("rcx") n => _, inout("rdi") to => _, inout("rsi") from => _,
+        asm!("rep movsq", "mov ecx, {rest:e}", "rep movsb", rest = in(reg) n % 8,
+            inout("rcx") n / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
             options(nostack, preserves_flags));
     }
     to
@@ -39,7 +40,9 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 
 unsafe extern "C" fn memset(to: *mut u8, byte: i32, n: usize) -> *mut u8 {
     // SAFETY: the caller gives `n` writable bytes; the direction flag is clear.
     unsafe {
-        asm!("rep stosb", inout("rcx") n => _, inout("rdi") to => _, in("al") byte as u8,
+        let eight = u64::from(byte as u8) * 0x0101_0101_0101_0101;
+        asm!("rep stosq", "mov ecx, {rest:e}", "rep stosb", rest = in(reg) n % 8,
+            inout("rcx") n / 8 => _, inout("rdi") to => _, in("rax") eight,
             options(nostack, preserves_flags));
     }
     to
@@ -48,7 +51,19 @@ unsafe extern "C" fn memset(to: *mut u8, byte: i32, n: usize) -> *mut u8 {
 /// Compares `n` bytes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
-    for i in 0..n {
+    let mut begin = 0;
+    while n - begin >= 8 {
+        // SAFETY: the caller gives `n` readable bytes at both.
+        let (x, y) = unsafe {
+            let (x, y) = (a.add(begin).cast::<u64>(), b.add(begin).cast::<u64>());
+            (x.read_unaligned(), y.read_unaligned())
+        };
+        if x != y {
+            break;
+        }
+        begin += 8;
+    }
+    for i in begin..n {
         // SAFETY: the caller gives `n` readable bytes at both.
         let (x, y) = unsafe { (a.add(i).read_volatile(), b.add(i).read_volatile()) };
         if x != y {

@@ -9,7 +9,7 @@ use super::guard::Was;
 use super::host::{Backing, HostMap, Machine};
 use super::key::{Base, Key, key_on_path};
 use super::links::{Head, Link};
-use super::pages::{Page, Sync, room};
+use super::pages::{Heat, Page, Sync, room};
 use super::space::Space;
 use super::stage::{Path, Stage};
 use super::{Cause, Mmu};
@@ -99,7 +99,11 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if let Some(id) = known {
             self.drop_wrong_below(machine, id, pass)?;
         }
-        self.table(key, machine)
+        let id = self.table(key, machine)?;
+        if known.is_none() {
+            self.sync_before_link(machine, id)?;
+        }
+        Ok(id)
     }
 
     /// The table with `key`: one that is there, or a new one without entries.
@@ -130,6 +134,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             used: true,
             checked: 0,
             filled: 0,
+            heat: Heat::default(),
         });
         if let (Base::Table(_), true) = (key.base, self.unguarded()) {
             self.watch(id, Sync::Unsync);

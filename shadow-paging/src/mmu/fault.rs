@@ -271,6 +271,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             for at in 0..seen {
                 if let Some(id) = self.pages.shadow_of(frame, at) {
                     self.watch(id, Sync::Unsync);
+                    if let Some(page) = self.pages.get_mut(id) {
+                        page.heat.written();
+                    }
                 }
             }
             return true;

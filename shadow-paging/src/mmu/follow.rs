@@ -163,7 +163,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         for index in part.entries(shift) {
             let link = Link::new(part.id, index);
             let checked = self.check(machine, link).map_err(Cause::from);
-            result = result.and(checked);
+            result = result.and(checked.map(|_| ()));
             if let Some(child) = self.child(link) {
                 let below = self.drop_wrong(machine, part.below(child, index, shift), pass);
                 result = result.and(below);

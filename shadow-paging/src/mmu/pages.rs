@@ -38,6 +38,44 @@ pub(crate) struct Page {
     pub(crate) checked: u32,
     /// The last pass that filled it as a whole.
     pub(crate) filled: u32,
+    /// How readily it is left unsync.
+    pub(crate) heat: Heat,
+}
+
+/// How often a guest's table was guarded in vain. One that is written again right after is left unsync for longer: to
+/// compare it costs less than the fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heat {
+    /// Comparisons without a difference before it is guarded.
+    patience: u8,
+    /// Of those, how many there were.
+    quiet: u8,
+}
+
+/// The most comparisons for nothing.
+const MOST_PATIENCE: u8 = 8;
+
+impl Heat {
+    /// It was guarded, and is to be written.
+    pub(crate) fn written(&mut self) {
+        self.patience = (2 * self.patience).clamp(1, MOST_PATIENCE);
+        self.quiet = 0;
+    }
+
+    /// It was compared while unsync, and differed.
+    pub(crate) fn changed(&mut self) {
+        self.quiet = 0;
+    }
+
+    /// It was compared while unsync, and did not differ. Whether it is time to guard it.
+    pub(crate) fn same(&mut self) -> bool {
+        self.quiet += 1;
+        let enough = self.quiet >= self.patience;
+        if enough {
+            self.quiet = 0;
+        }
+        enough
+    }
 }
 
 /// All of them. What is to be inserted next has room once it is [reserved](Pages::reserve).

@@ -132,15 +132,23 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if space.owner != self.owner {
             return Err(Cause::Foreign);
         }
+        let same = space.top == top;
+        let (root, frame) = if same {
+            (space.root, space.frame)
+        } else {
+            self.hold_root(&space.stage, space.number, &top, machine)?
+        };
         if load == Load::Forget && !self.unsync.is_empty() {
-            self.sync_all(machine)?;
+            let synced = self.sync_below(machine, root);
+            if synced.is_err() && !same {
+                self.leave_root(root);
+            }
+            synced?;
         }
-        if space.top == top {
-            return Ok(());
+        if !same {
+            self.leave_root(space.root);
+            (space.top, space.root, space.frame) = (top, root, frame);
         }
-        let (root, frame) = self.hold_root(&space.stage, space.number, &top, machine)?;
-        self.leave_root(space.root);
-        (space.top, space.root, space.frame) = (top, root, frame);
         Ok(())
     }
 

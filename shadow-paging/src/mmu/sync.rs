@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Bringing shadow tables that may be stale in step with the guest's, when it invalidates.
 
-use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
+use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Width};
 
 use super::entry::Slot;
 use super::expect::{Expected, Unread, Wrong};
@@ -12,6 +12,18 @@ use super::pages::Sync;
 use super::space::Space;
 use super::stage::Stage;
 use super::{Cause, Failed, Mmu, Owed};
+
+/// What a comparison came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compared {
+    /// Every entry was right.
+    Same,
+    /// Some were not, and are gone.
+    Changed,
+}
+
+/// How many parents are looked at to learn whether a table is below a root.
+const MOST_PARENTS: usize = 64;
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// The guest invalidates one linear address in `space` (INVLPG, INVPCID of one address, INVEPT's
@@ -50,7 +62,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             let id = self.unsync[at];
             let level = self.pages.get(id).map_or(1, |page| page.key.level);
             let index = shape.index(bits, level) as usize;
-            result = result.and(self.check(machine, Link::new(id, index)));
+            let checked = self.check(machine, Link::new(id, index));
+            result = result.and(checked.map(|_| ()));
         }
         result.map_err(Cause::from)
     }
@@ -74,22 +87,42 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         machine: Machine<'_, M, B>,
     ) -> Result<(), Cause<M::Error>> {
+        self.sync_those(machine, |_, _| true)
+    }
+
+    /// The same for those that a walk from `root` can come to. The others are looked at when their own root is
+    /// loaded, or when they are linked.
+    pub(super) fn sync_below<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        root: u32,
+    ) -> Result<(), Cause<M::Error>> {
+        self.sync_those(machine, |mmu, id| mmu.is_below(id, root))
+    }
+
+    fn sync_those<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        which: impl Fn(&Self, u32) -> bool,
+    ) -> Result<(), Cause<M::Error>> {
         let mut result = Ok(());
         let mut kept = 0;
         for at in 0..self.unsync.len() {
             let id = self.unsync[at];
-            let synced = self.sync_and_guard(machine, id);
-            let state = match synced {
-                Ok(state) => state,
-                Err(unread) => {
-                    result = Err(unread);
-                    self.unsynced()
+            let mut done = false;
+            if which(self, id) {
+                let state = match self.sync_and_guard(machine, id) {
+                    Ok(state) => state,
+                    Err(unread) => {
+                        result = Err(unread);
+                        self.unsynced()
+                    }
+                };
+                done = state == Sync::Guarded;
+                if let Some(page) = self.pages.get_mut(id) {
+                    page.sync = state;
                 }
-            };
-            if let Some(page) = self.pages.get_mut(id) {
-                page.sync = state;
             }
-            let done = state == Sync::Guarded;
             if !done {
                 self.unsync[kept] = id;
                 kept += 1;
@@ -99,21 +132,68 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         result.map_err(Cause::from)
     }
 
-    /// Guards the table behind `id`, then compares. What its state may be now.
+    /// Whether a walk from table `root` can come to table `id`. May say so of one that it cannot come to.
+    fn is_below(&self, id: u32, root: u32) -> bool {
+        id == root
+            || self.pages.get(id).is_some_and(|page| {
+                let parents = page.parents;
+                self.reverse.lists.len(parents) > MOST_PARENTS
+                    || self
+                        .reverse
+                        .lists
+                        .iter(parents)
+                        .any(|link| self.is_below(link.page(), root))
+            })
+    }
+
+    /// Compares the table behind `id`. One that the guest goes on writing stays unsync: to guard it would cost a fault at
+    /// its next write. Otherwise it is guarded. What its state is now.
     fn sync_and_guard<M: ReadEntry, B: HostMap>(
         &mut self,
         machine: Machine<'_, M, B>,
         id: u32,
     ) -> Result<Sync, Unread<M::Error>> {
-        let Some(Base::Table(frame)) = self.pages.get(id).map(|page| page.key.base) else {
+        let Some((Base::Table(frame), was)) =
+            self.pages.get(id).map(|page| (page.key.base, page.sync))
+        else {
             return Ok(Sync::Guarded);
         };
         if self.unguarded() {
-            return self.sync_table(machine, id).map(|()| Sync::Unsync);
+            return self.sync_table(machine, id).map(|_| Sync::Unsync);
         }
-        let was = self.guard(machine, frame);
+        if was == Sync::Unsync {
+            let compared = self.sync_table(machine, id);
+            let enough = self.pages.get_mut(id).is_none_or(|page| match compared {
+                Ok(Compared::Changed) => {
+                    page.heat.changed();
+                    false
+                }
+                Ok(Compared::Same) => page.heat.same(),
+                Err(_) => true,
+            });
+            if !enough {
+                return Ok(Sync::Unsync);
+            }
+            // What is written meanwhile is written after the guest's invalidation: it is found by the next one.
+            let writers = self.guard(machine, frame);
+            return compared.map(|_| self.after_guarding(writers));
+        }
+        let writers = self.guard(machine, frame);
         self.sync_table(machine, id)?;
-        Ok(self.after_guarding(was))
+        Ok(self.after_guarding(writers))
+    }
+
+    /// A table that is to be linked. Where nobody could come to it, nobody saw to it that it is right.
+    pub(super) fn sync_before_link<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        id: u32,
+    ) -> Result<(), Unread<M::Error>> {
+        let guarded = |page: &super::pages::Page| page.sync == Sync::Guarded;
+        if self.pages.get(id).is_none_or(guarded) {
+            return Ok(());
+        }
+        self.sync_table(machine, id).map(|_| ())
     }
 
     /// The state of a table that was not compared as a whole.
@@ -132,15 +212,26 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         machine: Machine<'_, M, B>,
         id: u32,
-    ) -> Result<(), Unread<M::Error>> {
-        let mut result = Ok(());
-        let count = self.pages.get(id).map_or(0, |page| {
+    ) -> Result<Compared, Unread<M::Error>> {
+        let mut result = Ok(Compared::Same);
+        let Some((count, frame, empty)) = self.pages.get(id).map(|page| {
             let stage = &self.stages[usize::from(page.key.stage)];
-            Self::entries(stage, page.key.level)
-        });
+            let count = Self::entries(stage, page.key.level);
+            (count, page.frame, stage.shadow().empty())
+        }) else {
+            return result;
+        };
         for index in 0..count as usize {
-            let checked = self.check(machine, Link::new(id, index));
-            result = result.and(checked);
+            // Most entries of most tables: not worth the way to their meaning.
+            let at = frame + index as u64 * Width::Eight.bytes();
+            if self.tables.load(at, Width::Eight) == empty {
+                continue;
+            }
+            match self.check(machine, Link::new(id, index)) {
+                Ok(Compared::Same) => {}
+                Ok(Compared::Changed) => result = result.map(|_| Compared::Changed),
+                Err(unread) => result = result.and(Err(unread)),
+            }
         }
         result
     }
@@ -151,19 +242,19 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         machine: Machine<'_, M, B>,
         link: Link,
-    ) -> Result<(), Unread<M::Error>> {
+    ) -> Result<Compared, Unread<M::Error>> {
         let slot = self.slot(link);
         if matches!(slot, Entry::Empty) {
-            return Ok(());
+            return Ok(Compared::Same);
         }
         match self.expected(machine.memory, link) {
             Ok(expected) => {
                 match self.wrong(machine, link, &slot, expected) {
-                    None => {}
+                    None => return Ok(Compared::Same),
                     Some(Wrong::TooMuch) => self.grant_less(machine, link, &slot, expected),
                     Some(_) => self.drop_entry(link),
                 }
-                Ok(())
+                Ok(Compared::Changed)
             }
             Err(unread) => {
                 self.drop_entry(link);

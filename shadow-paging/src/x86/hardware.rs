@@ -52,6 +52,12 @@ impl Hardware {
     /// and PKS.
     pub const CR4_MASK: u64 =
         cr4::PAE | cr4::LA57 | cr4::SMEP | cr4::SMAP | cr4::PCIDE | cr4::PKE | cr4::CET | cr4::PKS;
+    /// Bits of CR0 whose change the MMU must be told of: the guest/host mask. Those of [`CR0_MASK`](Self::CR0_MASK), and CD
+    /// and NW, which load PDPTE registers.
+    pub const CR0_EXITS: u64 = Self::CR0_MASK | cr0::CD | cr0::NW;
+    /// Bits of CR4 whose change the MMU must be told of: the guest/host mask. Those of [`CR4_MASK`](Self::CR4_MASK), and PSE
+    /// and PGE: the one says what a guest's entries mean, and with either one changed the guest's TLB is empty.
+    pub const CR4_EXITS: u64 = Self::CR4_MASK | cr4::PSE | cr4::PGE;
     /// LME, LMA and NXE.
     pub const EFER_MASK: u64 = efer::LME | LMA | efer::NXE;
 

@@ -73,6 +73,24 @@ fn the_real_processors_registers_by_the_guests() {
     assert_eq!((five.cr4, five.layout), (0x1020, ShadowLayout::FiveLevel));
 }
 
+/// Found by Linux, which toggles CR4.PGE to empty its TLB: the hypervisor intercepted what the real registers differ in, and
+/// the MMU was not told.
+#[test]
+fn every_bit_that_paging_reads_or_that_empties_the_tlb_exits() {
+    let bits = |bits: &[u32]| bits.iter().fold(0u64, |all, bit| all | 1 << bit);
+    // SDM Vol. 3A, "Paging" and "PDPTE Registers": PE, WP, NW, CD, PG.
+    assert_eq!(Hardware::CR0_EXITS, bits(&[0, 16, 29, 30, 31]));
+    // And "Operations that Invalidate TLBs and Paging-Structure Caches": PSE, PAE, PGE, LA57, PCIDE, SMEP, SMAP, PKE, CET,
+    // PKS.
+    assert_eq!(
+        Hardware::CR4_EXITS,
+        bits(&[4, 5, 7, 12, 17, 20, 21, 22, 23, 24])
+    );
+    // What is forced must be seen.
+    assert_eq!(Hardware::CR0_MASK & !Hardware::CR0_EXITS, 0);
+    assert_eq!(Hardware::CR4_MASK & !Hardware::CR4_EXITS, 0);
+}
+
 #[test]
 fn a_fault_says_what_was_accessed() {
     let access = |code, cpl, rflags| {

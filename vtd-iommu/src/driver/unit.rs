@@ -389,6 +389,10 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     /// # Errors
     ///
     /// The domain is given back: it is in use, another unit's, or could not be invalidated.
+    #[expect(
+        clippy::result_large_err,
+        reason = "once in a domain's life, and without an allocation"
+    )]
     pub fn destroy<F: Stage>(
         &mut self,
         domain: Domain<F, M, P>,

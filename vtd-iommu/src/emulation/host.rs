@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a unit does to the world apart from memory.
 
+use super::interrupts::Delivered;
 use super::notify::Mapping;
+use crate::spec::fault::FaultReason;
 use crate::spec::interrupt::Message;
 use crate::spec::invalidation::{AtsRange, DeviceTlb};
 use crate::spec::page_request::PageGroupResponse;
@@ -16,6 +18,16 @@ pub trait Host {
     /// messages are not remapped.
     fn message(&mut self, message: Message) {
         let _ = message;
+    }
+
+    /// Where interrupt requests lead may have changed: remapping was switched, the table is another one, or kept
+    /// entries were invalidated. `now` is [`Unit::remapped`](super::Unit::remapped). A VMM that has requests go past
+    /// the unit, as KVM's routes do, asks for each of them; when this returns, none may lead where it led before.
+    fn interrupts_changed(
+        &mut self,
+        now: &dyn Fn(RequesterId, Message) -> Result<Delivered, FaultReason>,
+    ) {
+        let _ = now;
     }
 
     /// Makes a device's TLB forget `range`: of one PASID; of all, and of requests without, if `pasid` is `None`.
@@ -66,6 +78,13 @@ impl Host for Nobody {}
 impl<T: Host + ?Sized> Host for &mut T {
     fn message(&mut self, message: Message) {
         (**self).message(message);
+    }
+
+    fn interrupts_changed(
+        &mut self,
+        now: &dyn Fn(RequesterId, Message) -> Result<Delivered, FaultReason>,
+    ) {
+        (**self).interrupts_changed(now);
     }
 
     fn invalidate_device(

@@ -41,6 +41,29 @@ pub struct Interrupt {
     pub level_triggered: bool,
 }
 
+impl From<Interrupt> for Message {
+    /// The write that has a local APIC take the interrupt: in the compatibility format, with destination bits
+    /// 31:8 in address bits 63:40.
+    fn from(interrupt: Interrupt) -> Self {
+        let Interrupt {
+            vector,
+            delivery,
+            destination,
+            logical,
+            redirection_hint,
+            level_triggered,
+        } = interrupt;
+        let Self { address, data } = Self::compatible(destination as u8, vector);
+        let hints = u64::from(redirection_hint) << 3 | u64::from(logical) << 2;
+        // Level-triggered messages assert.
+        let level = if level_triggered { 3 << 14 } else { 0 };
+        Self {
+            address: u64::from(destination >> 8) << 40 | address | hints,
+            data: data | u32::from(delivery.0) << 8 | level,
+        }
+    }
+}
+
 /// What becomes of an interrupt request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Delivered {
@@ -52,6 +75,20 @@ pub enum Delivered {
     Posted {
         /// The notification.
         notification: Option<Interrupt>,
+    },
+}
+
+/// What a message asks for.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// To go on as it is.
+    Nothing(Message),
+    /// An entry, which admits it.
+    Entry {
+        /// Where it is in the table.
+        index: u16,
+        /// The entry.
+        entry: Irte,
     },
 }
 
@@ -111,49 +148,96 @@ impl Unit {
         source: RequesterId,
         message: Message,
     ) -> Result<Delivered, Refused> {
+        let found = self.ask(memory, source, message).and_then(|found| {
+            if let Asked::Entry { index, entry } = found {
+                if self.options.caching == Caching::UntilInvalidated {
+                    self.interrupts.keep(index, entry);
+                }
+                if entry.posted() {
+                    let posted = self.post(memory, entry);
+                    return posted
+                        .map(|notification| Delivered::Posted { notification })
+                        .map_err(|fault| (index, fault));
+                }
+            }
+            Ok(self.delivered(found))
+        });
+        found.map_err(|(index, fault)| self.refuse_interrupt(host, source, index, fault))
+    }
+
+    /// What [`remap`](Self::remap) would make of it now, with nothing recorded, posted or kept. For a VMM whose
+    /// interrupts go past the unit until [`Host::interrupts_changed`] says that they may lead elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// It would be refused, for this reason.
+    pub fn remapped(
+        &self,
+        memory: &impl Memory,
+        source: RequesterId,
+        message: Message,
+    ) -> Result<Delivered, FaultReason> {
+        self.ask(memory, source, message)
+            .map(|found| self.delivered(found))
+            .map_err(|(_, fault)| fault.reason)
+    }
+
+    /// Tells `host` that interrupts may lead elsewhere now.
+    pub(super) fn tell_interrupts(&self, memory: &impl Memory, host: &mut impl Host) {
+        host.interrupts_changed(&|source, message| self.remapped(memory, source, message));
+    }
+
+    /// What `message` asks for; or the index it asked for, and the fault.
+    fn ask(
+        &self,
+        memory: &impl Memory,
+        source: RequesterId,
+        message: Message,
+    ) -> Result<Asked, (u16, Fault)> {
         let status = self.file.get(GSTS);
         if !status.interrupt_remapping() {
-            return Ok(Delivered::Unchanged(message));
+            return Ok(Asked::Nothing(message));
         }
+        let plain = |reason| Fault::new(reason, Processing::On);
         let Some(asks) = message.to_remappable() else {
             let extended = self.interrupt_table.extended_interrupt_mode();
             if status.compatibility_interrupts() && !extended {
-                return Ok(Delivered::Unchanged(message));
+                return Ok(Asked::Nothing(message));
             }
-            let fault = Fault::new(FaultReason::COMPATIBILITY_BLOCKED, Processing::On);
-            return Err(self.refuse_interrupt(host, source, 0, fault));
+            return Err((0, plain(FaultReason::COMPATIBILITY_BLOCKED)));
         };
         let index = asks.index();
-        let refused = |unit: &mut Self, host: &mut _, fault| {
-            Err(unit.refuse_interrupt(host, source, index as u16, fault))
-        };
-        let plain = |reason| Fault::new(reason, Processing::On);
+        let refused = |fault| Err((index as u16, fault));
         // With a subhandle, the rest of the data is reserved.
         if asks.subhandle.is_some() && message.data >> 16 != 0 {
-            return refused(self, host, plain(FaultReason::INTERRUPT_REQUEST_RESERVED));
+            return refused(plain(FaultReason::INTERRUPT_REQUEST_RESERVED));
         }
-        let index16 = match u16::try_from(index) {
+        let index = match u16::try_from(index) {
             Ok(index) if u32::from(index) < self.interrupt_table.entries() => index,
-            _ => return refused(self, host, plain(FaultReason::INTERRUPT_INDEX)),
+            _ => return refused(plain(FaultReason::INTERRUPT_INDEX)),
         };
-        let entry = match self.entry(memory, source, index16) {
-            Ok(entry) => entry,
-            Err(fault) => return refused(self, host, fault),
-        };
-        if entry.posted() {
-            return match self.post(memory, entry) {
-                Ok(notification) => Ok(Delivered::Posted { notification }),
-                Err(fault) => refused(self, host, fault),
-            };
+        match self.entry(memory, source, index) {
+            Ok(entry) => Ok(Asked::Entry { index, entry }),
+            Err(fault) => refused(fault),
         }
-        Ok(Delivered::Remapped(Interrupt {
-            vector: entry.vector() as u8,
-            delivery: entry.delivery(),
-            destination: self.destination(entry.destination()),
-            logical: entry.logical(),
-            redirection_hint: entry.redirection_hint(),
-            level_triggered: entry.level_triggered(),
-        }))
+    }
+
+    /// What was found, without posting.
+    fn delivered(&self, found: Asked) -> Delivered {
+        match found {
+            Asked::Nothing(message) => Delivered::Unchanged(message),
+            Asked::Entry { entry, .. } if entry.posted() => {
+                Delivered::Posted { notification: None }
+            }
+            Asked::Entry { entry, .. } => Delivered::Remapped(Interrupt {
+                vector: entry.vector() as u8,
+                delivery: entry.delivery(),
+                destination: self.destination(entry.destination()),
+                logical: entry.logical(),
+                redirection_hint: entry.redirection_hint(),
+                level_triggered: entry.level_triggered(),
+            }),
+        }
     }
 
     /// DST or NDST as a destination.
@@ -166,12 +250,7 @@ impl Unit {
     }
 
     /// The entry at `index`, checked.
-    fn entry(
-        &mut self,
-        memory: &impl Memory,
-        source: RequesterId,
-        index: u16,
-    ) -> Result<Irte, Fault> {
+    fn entry(&self, memory: &impl Memory, source: RequesterId, index: u16) -> Result<Irte, Fault> {
         let entry = match self.interrupts.get(index) {
             Some(entry) => entry,
             None => {
@@ -196,9 +275,6 @@ impl Unit {
         let posts = self.options.capability.posted_interrupts();
         if entry.reserved() != [0; 2] || entry.posted() && !posts || entry.svt() == 3 {
             return fault(FaultReason::INTERRUPT_ENTRY_RESERVED);
-        }
-        if self.options.caching == Caching::UntilInvalidated {
-            self.interrupts.keep(index, entry);
         }
         if !entry.source_check().admits(source) {
             return fault(FaultReason::INTERRUPT_SOURCE);

@@ -50,6 +50,7 @@ impl Unit {
         }
         let mut words = [0; AHEAD];
         let mut left = size / step;
+        let mut silent = None;
         while head != tail && left != 0 {
             let end = if tail > head { tail } else { size };
             let count = ((end - head) / 8).min(AHEAD as u64) as usize;
@@ -60,28 +61,33 @@ impl Unit {
                 let one = (step / 8) as usize;
                 let (first, _) = words.split_at_mut(one);
                 if memory.read_words(at, first).is_err() {
-                    self.file.set(IQH, QueueHead(0).with_offset(head));
-                    return self.queue_error(QueueError::FETCH, host);
+                    return self.stopped(Stop::Error(QueueError::FETCH), head, silent, host);
                 }
-                if let Err(error) = self.descriptors(memory, host, first, address, &mut head) {
-                    return self.stopped(error, head, host);
+                let done = self.descriptors(memory, host, first, address, &mut head, &mut silent);
+                if let Err(stop) = done {
+                    return self.stopped(stop, head % size, silent, host);
                 }
                 left -= 1;
             } else {
                 left = left.saturating_sub(count as u64 * 8 / step);
                 let (ahead, _) = words.split_at_mut(count);
-                if let Err(error) = self.descriptors(memory, host, ahead, address, &mut head) {
-                    return self.stopped(error, head, host);
+                let done = self.descriptors(memory, host, ahead, address, &mut head, &mut silent);
+                if let Err(stop) = done {
+                    return self.stopped(stop, head % size, silent, host);
                 }
             }
             if head == size {
                 head = 0;
             }
         }
+        if silent.is_some() {
+            return self.stopped(Stop::TimeOut, head, silent, host);
+        }
         self.file.set(IQH, QueueHead(0).with_offset(head));
     }
 
-    /// Carries out the descriptors in `words`, and moves `head` past each that is done.
+    /// Carries out the descriptors in `words`, and moves `head` past each that is done. `silent` is the device that did
+    /// not answer an invalidation, if one did not: the wait behind it stops the queue.
     fn descriptors(
         &mut self,
         memory: &impl Memory,
@@ -89,53 +95,65 @@ impl Unit {
         words: &[u64],
         address: QueueAddress,
         head: &mut u64,
+        silent: &mut Option<u16>,
     ) -> Result<(), Stop> {
         if address.wide() {
             for words in words.as_chunks().0 {
-                self.descriptor(memory, host, RawDescriptor::from_wide(*words))?;
-                *head += 32;
+                let raw = RawDescriptor::from_wide(*words);
+                self.fetched(memory, host, raw, (head, 32), silent)?;
             }
         } else {
+            // What drivers send most is told apart first.
+            let most = self.options.capability.max_address_mask();
+            let unwatched = self.watches.none();
             for words in words.as_chunks().0 {
-                self.narrow(memory, host, *words)?;
-                *head += 16;
+                match plain_pages(*words) {
+                    Some((domain, pages)) if unwatched && pages.order <= most => {
+                        self.caches.forget_domain_pages(domain, pages);
+                        *head += 16;
+                    }
+                    _ => {
+                        let raw = RawDescriptor::from_narrow(*words);
+                        self.fetched(memory, host, raw, (head, 16), silent)?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// A 128-bit descriptor. What drivers send most is told apart first.
-    #[inline]
-    fn narrow(
+    /// Carries out a descriptor of so many bytes, and moves the head past it.
+    ///
+    /// "Invalidation Time-out Error": waits that are pending behind a device that does not answer are aborted, and
+    /// nothing is fetched until software has cleared ITE. A unit hears of the silence while it waits, so the first
+    /// wait behind such an invalidation is the one that is fetched, aborted and passed. Neither is done again:
+    /// software asks again.
+    fn fetched(
         &mut self,
         memory: &impl Memory,
         host: &mut impl Host,
-        words: [u64; 2],
+        raw: RawDescriptor,
+        (head, bytes): (&mut u64, u64),
+        silent: &mut Option<u16>,
     ) -> Result<(), Stop> {
-        let [low, high] = words;
-        let order = (high & 0x3f) as u8;
-        // IOTLB, by page, with no reserved bit set.
-        let pages = low & 0xffff_ffff_0000_ff3f == 0x32 && high & 0xf80 == 0;
-        if pages && order <= self.options.capability.max_address_mask() && self.watches.none() {
-            self.caches.forget_translations(IotlbScope::Pages {
-                domain: (low >> 16) as u16,
-                pages: Pages {
-                    address: high & !0xfff,
-                    order,
-                    leaves_only: high & 0x40 != 0,
-                },
-            });
-            return Ok(());
+        if silent.is_some() && raw.kind() == kind::WAIT {
+            *head += bytes;
+            return Err(Stop::TimeOut);
         }
-        self.descriptor(memory, host, RawDescriptor::from_narrow(words))
+        if let Some(source) = self.descriptor(memory, host, raw)? {
+            silent.get_or_insert(source);
+        }
+        *head += bytes;
+        Ok(())
     }
 
+    /// Carries out a descriptor. The device that did not answer, if it was told and did not.
     fn descriptor(
         &mut self,
         memory: &impl Memory,
         host: &mut impl Host,
         raw: RawDescriptor,
-    ) -> Result<(), Stop> {
+    ) -> Result<Option<u16>, Stop> {
         let (capability, extended) = (self.options.capability, self.options.extended);
         let known = match raw.kind() {
             kind::CONTEXT | kind::IOTLB | kind::WAIT => true,
@@ -181,18 +199,19 @@ impl Unit {
                     within(order, extended.max_handle_mask())?;
                 }
                 self.interrupts.forget(scope);
+                self.tell_interrupts(memory, host);
             }
             Descriptor::DeviceTlb { device, range } => {
-                host.invalidate_device(device, None, range)
-                    .map_err(|_| Stop::TimeOut(device.source.0))?;
+                let told = host.invalidate_device(device, None, range);
+                return Ok(told.err().map(|_| device.source.0));
             }
             Descriptor::PasidDeviceTlb {
                 device,
                 pasid,
                 range,
             } => {
-                host.invalidate_device(device, pasid, range)
-                    .map_err(|_| Stop::TimeOut(device.source.0))?;
+                let told = host.invalidate_device(device, pasid, range);
+                return Ok(told.err().map(|_| device.source.0));
             }
             Descriptor::PageGroupResponse(response) => host.respond(response),
             Descriptor::Wait(wait) => {
@@ -202,7 +221,7 @@ impl Unit {
                 self.wait(memory, host, wait);
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// All that came before is done already: only the sign of it is left.
@@ -220,17 +239,18 @@ impl Unit {
         }
     }
 
-    fn stopped(&mut self, stop: Stop, head: u64, host: &mut impl Host) {
+    /// The queue stops at `head`, or behind a wait that was aborted.
+    fn stopped(&mut self, stop: Stop, head: u64, silent: Option<u16>, host: &mut impl Host) {
         self.file.set(IQH, QueueHead(0).with_offset(head));
-        match stop {
-            Stop::Error(error) => self.queue_error(error, host),
-            Stop::TimeOut(source) => {
-                let before = self.file.get(FSTS);
-                self.file.set(FSTS, before.with_time_out_error(true));
-                let record = self.file.get(IQERCD).with_time_out_source(source);
-                self.file.set(IQERCD, record);
-                self.faults.event(before, &mut self.file, host);
-            }
+        if let Some(source) = silent {
+            let before = self.file.get(FSTS);
+            self.file.set(FSTS, before.with_time_out_error(true));
+            let record = self.file.get(IQERCD).with_time_out_source(source);
+            self.file.set(IQERCD, record);
+            self.faults.event(before, &mut self.file, host);
+        }
+        if let Stop::Error(error) = stop {
+            self.queue_error(error, host);
         }
     }
 
@@ -243,10 +263,22 @@ impl Unit {
     }
 }
 
+/// The domain and the pages of a page-selective IOTLB invalidation in which no reserved bit is set.
+#[inline(always)]
+fn plain_pages([low, high]: [u64; 2]) -> Option<(u16, Pages)> {
+    let plain = low & 0xffff_ffff_0000_ff3f == 0x32 && high & 0xf80 == 0;
+    let pages = Pages {
+        address: high & !0xfff,
+        order: (high & 0x3f) as u8,
+        leaves_only: high & 0x40 != 0,
+    };
+    plain.then_some(((low >> 16) as u16, pages))
+}
+
 /// Why the queue stops at a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     Error(QueueError),
-    /// The device with this source-id did not answer.
-    TimeOut(u16),
+    /// A device did not answer.
+    TimeOut,
 }

@@ -89,6 +89,12 @@ impl Formats {
         }
     }
 
+    /// Second stage, as far as entries of leaf tables without flags are concerned: alike whatever the root.
+    #[inline(always)]
+    pub(super) const fn leaf(&self) -> &SecondStage {
+        &self.second[0]
+    }
+
     /// First stage as `root` has it.
     pub(super) fn first(&self, root: super::device::FirstRoot) -> FirstStage {
         let [four, five] = self.first;
@@ -274,6 +280,8 @@ impl Unit {
         }
         if command.translation() != before.translation() {
             self.set_status(|status| status.with_translation(command.translation()));
+            // What hits relies on translation being on.
+            self.caches.renew_epoch();
             self.follow_everything(memory, host);
         }
         if extended.interrupt_remapping() {
@@ -282,6 +290,15 @@ impl Unit {
                     .with_interrupt_remapping(command.interrupt_remapping())
                     .with_compatibility_interrupts(command.compatibility_interrupts())
             });
+            let switched = |status: GlobalStatus| {
+                (
+                    status.interrupt_remapping(),
+                    status.compatibility_interrupts(),
+                )
+            };
+            if command.set_interrupt_table() || switched(self.file.get(GSTS)) != switched(before) {
+                self.tell_interrupts(memory, host);
+            }
         }
         if extended.queued_invalidation()
             && command.queued_invalidation() != before.queued_invalidation()

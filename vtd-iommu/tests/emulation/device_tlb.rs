@@ -67,15 +67,29 @@ fn device_tlbs_are_invalidated_and_may_not_answer() {
     assert!(matches!(events[..], [Event::Device(tlb, None, range)]
         if tlb.source == DEVICE && range.address == 0x1000 && range.order == 0));
     assert_eq!(machine.ram.get(STATUS), 1);
-    // ITE: the wait behind it does not complete.
+    // ITE: the wait behind it is aborted, and what is behind that is not fetched.
     machine.host.silent = true;
-    machine.submit(&[[0x18_0000_0003, 0x1000], [0x2_0000_0025, STATUS]]);
+    let wait = |data: u64| [data << 32 | 0x25, STATUS];
+    machine.submit(&[[0x18_0000_0003, 0x1000], [0x12, 0], wait(2), wait(3)]);
     assert_eq!(machine.ram.get(STATUS), 1);
     assert_eq!(machine.unit.read32(0x34), 0x40);
     assert_eq!(machine.unit.read64(0xb0), 0x18 << 32);
-    machine.host.silent = false;
+    assert_eq!(machine.unit.read64(0x80), 5 * 16, "behind the aborted wait");
+    assert_eq!(machine.host.take().len(), 1);
+    // Cleared, it goes on there: neither the invalidation nor the aborted wait is done again.
     machine.write32(0x34, 0x40);
-    assert_eq!(machine.ram.get(STATUS), 2);
+    assert_eq!(machine.ram.get(STATUS), 3);
+    assert_eq!(machine.host.take(), []);
+    assert_eq!(machine.unit.read32(0x34), 0);
+    // Without a wait it is told of when there is nothing left to fetch.
+    machine.submit(&[[0x18_0000_0003, 0x1000]]);
+    assert_eq!(machine.unit.read32(0x34), 0x40);
+    assert_eq!(machine.unit.read64(0x80), 7 * 16);
+    machine.write32(0x34, 0x40);
+    // An error behind it stops the queue too.
+    machine.submit(&[[0x18_0000_0003, 0x1000], [0xf, 0]]);
+    assert_eq!(machine.unit.read32(0x34), 0x50);
+    assert_eq!(machine.unit.read64(0x80), 8 * 16);
 }
 
 fn asked(last: bool) -> PageRequest {

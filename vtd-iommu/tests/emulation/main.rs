@@ -9,6 +9,7 @@ mod interrupts;
 mod legacy;
 mod machine;
 mod queue;
+mod routes;
 mod scalable;
 mod shadow;
 mod state;

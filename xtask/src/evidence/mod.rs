@@ -2,6 +2,7 @@
 //! `cargo xtask evidence`: writes `EVIDENCE.md` from what it runs and counts. Nothing on that page is typed by hand.
 
 mod bug_classes;
+mod mutation;
 mod oracles;
 mod source;
 
@@ -44,13 +45,15 @@ pub fn evidence(options: &Options) -> Result<()> {
     )?;
     oracles::write(&mut page)?;
     source::write(&mut page, &sources)?;
+    mutation::write(&mut page)?;
     bug_classes::write(&mut page, &sources)?;
     fs::write(paths::root().join("EVIDENCE.md"), page).context("cannot write EVIDENCE.md")?;
     step.done("written");
     Ok(())
 }
 
-fn git(arguments: &[&str]) -> Result<String> {
+/// What git says.
+pub(crate) fn git(arguments: &[&str]) -> Result<String> {
     let output = Command::new("git")
         .current_dir(paths::root())
         .args(arguments)

@@ -7,6 +7,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::check::lint::{Source, Sources};
+use crate::fuzz::record::{self, Run};
 use lab_kit::paths;
 
 /// Blocks, functions and implementations that are unsafe, outside tests.
@@ -57,14 +58,14 @@ pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
         page,
         "\nThe VM-entry checker has {rules} rules over a VMCS of {fields} fields.\n"
     )?;
-    seeds(page)
+    fuzzing(page)
 }
 
-/// How many committed inputs each fuzz target has; plain tests replay them.
-fn seeds(page: &mut String) -> Result<()> {
+/// How many committed inputs each fuzz target has, which plain tests replay, and what its recorded runs did.
+fn fuzzing(page: &mut String) -> Result<()> {
     writeln!(
         page,
-        "## Fuzz targets\n\n| target | committed inputs, replayed by `cargo test` |\n|---|---|"
+        "## Fuzz targets\n\n| target | committed inputs, replayed by `cargo test` | recorded executions, without a finding | seconds | edges reached |\n|---|---|---|---|---|"
     )?;
     let folder = paths::root().join("fuzz/seeds");
     let entries = fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))?;
@@ -75,7 +76,15 @@ fn seeds(page: &mut String) -> Result<()> {
             .with_context(|| format!("no {}", target.display()))?
             .count();
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        writeln!(page, "| `{name}` | {count} |")?;
+        let Run {
+            executions,
+            seconds,
+            edges,
+        } = record::total(&name)?;
+        writeln!(
+            page,
+            "| `{name}` | {count} | {executions} | {seconds} | {edges} |"
+        )?;
     }
     writeln!(page)?;
     Ok(())

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Debian's kernel as the hypervisor's guest.
+//! Debian's kernel as the hypervisor's guest, with a fixed piece of work.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab_cases::type1::Linux;
+use lab_cases::type1::{Linux, Paging};
 
-use super::{Options, bochs};
-use lab_kit::bochs::Exit;
+use super::report::{self, Seen};
+use super::{ITS_PAGES, bochs};
+use crate::demo;
+use lab_kit::bochs::{Exit, UnknownMsrs};
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
 
@@ -23,126 +25,188 @@ const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=
                             random.trust_cpu=on tsc_early_khz=50000";
 /// On an idle machine it takes a minute.
 const PATIENCE: Duration = Duration::from_secs(1200);
-/// A page of the hypervisor, in pages: where its code begins.
-const ITS_PAGE: u64 = 512;
-/// The share of instructions that the hypervisor may take: one in so many.
+/// The share of instructions that the hypervisor may take under EPT: one in so many.
 const SHARE: u64 = 200;
 
+/// What to boot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) paging: Paging,
+    /// How much work the guest has.
+    pub(super) rounds: u32,
+    pub(super) verbose: bool,
+}
+
+/// What a boot was.
+pub(super) struct Booted {
+    pub(super) seen: Seen,
+    pub(super) kernel: String,
+    pub(super) model: String,
+}
+
 /// Boots, and verifies that the guest did its work, did not reach the hypervisor, and powered off.
-pub(super) fn boot(options: &Options) -> Result<String> {
+pub(super) fn boot(run: Run) -> Result<Booted> {
     let kernel = Kernel::fetch()?;
     let image = fs::read(kernel.bzimage()).context("cannot read the kernel")?;
     let initramfs = initramfs()?;
+    // The words that the kernel does not know are init's.
+    let alone = u8::from(run.paging == Paging::None);
+    let command_line = format!("{COMMAND_LINE} rounds={} alone={alone}", run.rounds);
     let order = Linux {
+        paging: run.paging,
+        trace: 0,
         kernel: (KERNEL_AT, image.len() as u64),
         initramfs: (INITRAMFS_AT, initramfs.len() as u64),
         memory: MEMORY_MIB << 20,
         power_port: POWER_PORT,
-        command_line: COMMAND_LINE.len() as u16,
+        command_line: command_line.len() as u16,
     };
     let mut input = order.to_bytes().to_vec();
-    input.extend_from_slice(COMMAND_LINE.as_bytes());
-    let verbose = options.verbose;
+    input.extend_from_slice(command_line.as_bytes());
     let report = bochs(&input, |bochs| {
         let bochs = bochs
             .memory_mib(MEMORY_MIB)
             .image(image, KERNEL_AT)
             .image(initramfs, INITRAMFS_AT)
             .time_out(PATIENCE);
-        if verbose {
+        // Alone, nobody answers for IA32_MISC_ENABLE.
+        let bochs = match run.paging {
+            Paging::None => bochs.unknown_msrs(UnknownMsrs::Zero),
+            Paging::Ept | Paging::Shadow => bochs,
+        };
+        if run.verbose {
             bochs.watch(|bytes| print!("{}", String::from_utf8_lossy(bytes)))
         } else {
             bochs
         }
     })?;
-    ensure!(report.exit == Exit::Shutdown, "{report}");
+    let ended = match (run.paging, &report.exit) {
+        (Paging::None, Exit::Panic(words)) => words.contains("soft power off"),
+        (_, exit) => *exit == Exit::Shutdown,
+    };
+    ensure!(ended, "{report}");
     let text = report.text();
-    let seen = verify(&text).with_context(|| format!("it printed:\n{text}"))?;
-    Ok(format!(
-        "kernel {}: {seen}, {}",
-        kernel.release(),
-        report.version().unwrap_or("an unknown model")
-    ))
+    let seen = verify(&text, run.paging).with_context(|| format!("it printed:\n{text}"))?;
+    Ok(Booted {
+        seen,
+        kernel: kernel.release().to_owned(),
+        model: report.version().unwrap_or("an unknown model").to_owned(),
+    })
 }
 
-/// A busybox that works a little, reaches for the hypervisor's memory, and powers off.
+impl Booted {
+    /// In one line.
+    pub(super) fn line(&self) -> String {
+        let seen = &self.seen;
+        let (whole, hypervisor) = (seen.whole.ticks, seen.whole.hypervisor());
+        let said = if whole == 0 {
+            format!("{:.0} million instructions", seen.total() as f64 / 1e6)
+        } else {
+            format!(
+                "{} exits, {:.4}% of {:.0} million instructions in the hypervisor",
+                seen.whole.count(),
+                hypervisor as f64 * 100.0 / whole as f64,
+                whole as f64 / 1e6
+            )
+        };
+        let Self { kernel, model, .. } = self;
+        format!("kernel {kernel}: worked in its initramfs and powered off; {said}, {model}")
+    }
+}
+
+/// A busybox that works, reaches for the hypervisor's memory, and powers off.
 ///
-/// With `STRICT_DEVMEM` the kernel lets `/dev/mem` reach what is no RAM by its memory map: the hypervisor's pages are such.
+/// With `STRICT_DEVMEM` the kernel lets programs map, by `/dev/mem`, what is no RAM by its memory map: the hypervisor's pages
+/// are such. A write that the hypervisor refuses is a general-protection exception, which ends the writer.
 fn initramfs() -> Result<Vec<u8>> {
+    let pages = ITS_PAGES.map(|page| page.to_string()).join(" ");
     let init = format!(
         "#!/bin/sh
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
 echo guest: reached its initramfs
+/bin/workload $rounds && echo guest: worked
+if [ $alone = 0 ]; then
 grep -o -w -m 1 vmx /proc/cpuinfo || echo guest: no vmx
-i=0
-while [ $i -lt 50 ]; do /bin/true; i=$((i + 1)); done
-dd if=/dev/urandom of=/tmp/a bs=64k count=8 2> /dev/null
-cp /tmp/a /tmp/b && cmp /tmp/a /tmp/b && echo guest: worked
-nothing=$(dd if=/dev/zero bs=4096 count=1 2> /dev/null | md5sum)
-there=$(dd if=/dev/mem bs=4096 skip={ITS_PAGE} count=1 2> /dev/null | md5sum)
-[ \"$there\" = \"$nothing\" ] && echo guest: reads nothing where the hypervisor is
-echo changed | dd of=/dev/mem bs=4096 seek={ITS_PAGE} conv=notrunc 2> /dev/null || echo guest: cannot write there
+for page in {pages}; do
+at=$((page * 4096 + 8))
+[ $(devmem $at 64) = 0x0000000000000000 ] && echo guest: reads nothing at page $page
+devmem $at 64 7 || echo guest: cannot write at page $page
+done
+fi
 poweroff -f
 "
     );
     let mut made = Initramfs::with_busybox()?;
+    let workload = demo::static_program("hvkit-lab-workload", "workload")?;
+    made.copy(&workload, "/bin/workload", 0o755)?;
     made.file("/init", 0o755, init);
     made.build()
 }
 
-/// Lines that must come.
-const WANTED: [&str; 8] = [
-    "check: no rule is broken, 0 undecided",
-    "guest: reached its initramfs",
-    "guest: no vmx",
-    "guest: worked",
-    "guest: reads nothing where the hypervisor is",
-    "guest: cannot write there",
-    "type1: the guest powers off",
-    "type1: left VMX operation",
-];
+/// Lines that must come under a hypervisor.
+fn wanted() -> Vec<String> {
+    let mut wanted = [
+        "check: no rule is broken, 0 undecided",
+        "guest: reached its initramfs",
+        "guest: no vmx",
+        "guest: worked",
+        "type1: the guest powers off",
+        "type1: left VMX operation",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for page in ITS_PAGES {
+        wanted.push(format!("guest: reads nothing at page {page}"));
+        wanted.push(format!("guest: cannot write at page {page}"));
+    }
+    wanted
+}
 
 /// Holds what was printed against what must come.
-fn verify(text: &str) -> Result<String> {
-    for wanted in WANTED {
-        ensure!(
-            text.lines().any(|line| line.trim_end() == wanted),
-            "no line \"{wanted}\""
-        );
+fn verify(text: &str, paging: Paging) -> Result<Seen> {
+    let has = |wanted: &str| text.lines().any(|line| line.trim_end() == wanted);
+    let seen = report::read(text)?;
+    if paging == Paging::None {
+        ensure!(has("guest: worked"), "the guest did not do its work");
+        return Ok(seen);
     }
-    let at = format!("isolation: {:#x} ", ITS_PAGE << 12);
-    let refused = text.lines().filter_map(|line| line.strip_prefix(&at));
-    let refused: Vec<&str> = refused.collect();
-    for what in ["reads nothing", "refused"] {
-        ensure!(
-            refused.iter().any(|line| line.starts_with(what)),
-            "the hypervisor did not report that its page {what}: {refused:?}"
-        );
+    for wanted in wanted() {
+        ensure!(has(&wanted), "no line \"{wanted}\"");
     }
-    let numbers = |prefix: &str| -> Result<Vec<u64>> {
-        let line = text
+    for page in ITS_PAGES {
+        let at = format!("isolation: {:#x} ", page << 12 | 8);
+        let reported: Vec<&str> = text
             .lines()
-            .rev()
-            .find_map(|line| line.strip_prefix(prefix));
-        let line = line.with_context(|| format!("no \"{prefix}\""))?;
-        let words = line.split_whitespace();
-        Ok(words.filter_map(|word| word.parse().ok()).collect())
-    };
-    let exits = numbers("exits: ")?;
-    let ticks = numbers("ticks: ")?;
-    let (&[exits], &[guest, hypervisor]) = (&exits[..], &ticks[..]) else {
-        anyhow::bail!("no numbers in {exits:?} and {ticks:?}");
-    };
-    ensure!(
-        hypervisor < guest / SHARE,
-        "the hypervisor took {hypervisor} of {guest} instructions: more than one in {SHARE}"
-    );
-    Ok(format!(
-        "worked in its initramfs and powered off; {exits} exits, {:.4}% of {:.0} million instructions in the hypervisor",
-        hypervisor as f64 * 100.0 / (guest + hypervisor) as f64,
-        (guest + hypervisor) as f64 / 1e6
-    ))
+            .filter_map(|line| line.strip_prefix(&at))
+            .collect();
+        for what in ["reads nothing", "refused"] {
+            ensure!(
+                reported.iter().any(|line| line.starts_with(what)),
+                "the hypervisor did not report that its page {page} {what}: {reported:?}"
+            );
+        }
+    }
+    let hypervisor = seen.whole.hypervisor();
+    ensure!(seen.guest > 0, "the hypervisor counted nothing");
+    match paging {
+        Paging::Ept => ensure!(
+            hypervisor < seen.guest / SHARE,
+            "the hypervisor took {hypervisor} of {} instructions: more than one in {SHARE}",
+            seen.guest
+        ),
+        Paging::Shadow | Paging::None => {
+            let audit = text
+                .lines()
+                .find_map(|line| line.strip_prefix("shadow: audit: "));
+            let audit = audit.context("no audit of the shadow")?.trim_end();
+            ensure!(
+                audit.ends_with(" entries, 0 wrong"),
+                "the audit of the shadow: {audit}"
+            );
+        }
+    }
+    Ok(seen)
 }
 
 #[cfg(test)]
@@ -150,31 +214,42 @@ mod tests {
     use super::*;
 
     fn printed() -> String {
-        let more = "isolation: 0x200000 reads nothing: EPT violation\r\nisolation: 0x200000 refused: EPT violation\n\
-                    exits: 7 CPUID\nexits: 1218 in all\nticks: 1000000 in the guest, 100 in the hypervisor\n";
-        WANTED.join("\r\n") + "\n" + more
+        let mut text = report::tests::printed() + &wanted().join("\r\n") + "\n";
+        for page in ITS_PAGES {
+            text += &format!(
+                "isolation: {0:#x} reads nothing: x\r\nisolation: {0:#x} refused: x\n",
+                page << 12 | 8
+            );
+        }
+        text.replace("audit: nothing", "audit: 77 entries, 0 wrong")
     }
 
     #[test]
     fn a_boot_as_it_must_be_passes() {
-        let seen = verify(&printed()).unwrap();
-        assert!(seen.contains("1218 exits, 0.0100% of 1 million"), "{seen}");
+        for paging in [Paging::None, Paging::Ept, Paging::Shadow] {
+            assert_eq!(verify(&printed(), paging).unwrap().guest, 100_000);
+        }
     }
 
     #[test]
     fn each_thing_that_is_missing_is_found() {
         let others = [
-            ("0x200000 reads nothing", "0x80000 reads nothing"),
-            ("0x200000 refused", "0x80000 refused"),
-            ("1000000 in the guest", "10000 in the guest"),
-            ("ticks: ", ""),
+            ("0x200008 reads nothing", "0x2008 reads nothing"),
+            ("0x200008 refused", "0x2008 refused"),
+            ("ticks: 100000", "ticks: 100"),
+            ("\nticks: ", "\nclock: "),
         ];
-        let wanted = WANTED.map(|line| (line, "something else"));
-        for (piece, instead) in wanted.into_iter().chain(others) {
+        let others = others.map(|(piece, instead)| (piece.to_owned(), instead));
+        let wanted = wanted().into_iter().map(|line| (line, "something else"));
+        for (piece, instead) in wanted.chain(others) {
             let text = printed();
-            assert!(text.contains(piece), "{piece}");
-            let changed = text.replacen(piece, instead, 1);
-            assert!(verify(&changed).is_err(), "{piece}");
+            assert!(text.contains(&piece), "{piece}");
+            let changed = text.replacen(&piece, instead, 1);
+            assert!(verify(&changed, Paging::Ept).is_err(), "{piece}");
         }
+        let wrong = printed().replace("entries, 0 wrong", "entries, 1 wrong");
+        assert!(verify(&wrong, Paging::Shadow).is_err());
+        let idle = printed().replace("guest: worked", "guest: idle");
+        assert!(verify(&idle, Paging::None).is_err());
     }
 }

@@ -4,7 +4,10 @@
 //! Without options it takes its tour: guests that exit in every way, and entries that fail on purpose. What it printed is
 //! held against what the manual says must come.
 
+mod chart;
+mod compare;
 mod linux;
+mod report;
 mod tour;
 
 use std::path::PathBuf;
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use lab_cases::type1::TOUR;
+use lab_cases::type1::{self as order, TOUR};
 
 use crate::step::Step;
 use lab_kit::bochs::{Bochs, BochsReport, Exit};
@@ -21,6 +24,10 @@ use lab_kit::payload::build_payload;
 
 /// Where the hypervisor looks for what it is asked.
 const INPUT: u64 = 0x100_0000;
+/// Pages of the hypervisor that the guest reaches for: of its own page tables, of its code, of its shadow tables.
+const ITS_PAGES: [u64; 3] = [4, 512, 57_400];
+/// How much work the guest has, unless said otherwise: little, for tests.
+const ROUNDS: u32 = 4;
 /// For the tour, which takes some seconds on an idle machine.
 const TOUR_PATIENCE: Duration = Duration::from_secs(400);
 /// Few, or the serial line is what takes the time.
@@ -29,12 +36,26 @@ const TOUR_INSTRUCTIONS_PER_SECOND: u64 = 1_000_000;
 /// How a guest's memory is virtualized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Paging {
+    /// Not at all: the kernel without the hypervisor.
+    None,
     /// Extended page tables.
     Ept,
+    /// Shadow page tables, EPT off.
+    Shadow,
+}
+
+impl From<Paging> for order::Paging {
+    fn from(paging: Paging) -> Self {
+        match paging {
+            Paging::None => Self::None,
+            Paging::Ept => Self::Ept,
+            Paging::Shadow => Self::Shadow,
+        }
+    }
 }
 
 /// What to run.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug)]
 pub struct Options {
     /// Boot Debian's kernel instead, its memory virtualized so.
     #[arg(long, conflicts_with = "record")]
@@ -42,19 +63,47 @@ pub struct Options {
     /// Write the raw words of every exit of the tour to this file.
     #[arg(long)]
     pub record: Option<PathBuf>,
+    /// Boot the kernel alone, under EPT and on shadow page tables, and write a table and a chart into this folder.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = compare::FOLDER)]
+    #[arg(conflicts_with_all = ["record", "paging"])]
+    pub compare: Option<PathBuf>,
+    /// How much work the guest has.
+    #[arg(long, default_value_t = ROUNDS)]
+    pub rounds: u32,
     /// Show all that the hypervisor prints.
     #[arg(long)]
     pub verbose: bool,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            paging: None,
+            record: None,
+            compare: None,
+            rounds: ROUNDS,
+            verbose: false,
+        }
+    }
+}
+
 /// Runs the hypervisor, and verifies what it printed.
 pub fn run(options: &Options) -> Result<()> {
-    let (name, work): (_, fn(&Options) -> Result<String>) = match options.paging {
-        None => ("type1: the tour", take_tour),
-        Some(Paging::Ept) => ("type1: Linux under EPT", linux::boot),
-    };
+    if let Some(folder) = &options.compare {
+        return compare::compare(folder, options.rounds, options.verbose);
+    }
+    let name = options.paging.map_or("type1: the tour", name);
     let step = Step::start(name);
-    match work(options) {
+    let done = match options.paging {
+        None => take_tour(options),
+        Some(paging) => linux::boot(linux::Run {
+            paging: paging.into(),
+            rounds: options.rounds,
+            verbose: options.verbose,
+        })
+        .map(|booted| booted.line()),
+    };
+    match done {
         Ok(result) => {
             step.done(result);
             Ok(())
@@ -63,6 +112,15 @@ pub fn run(options: &Options) -> Result<()> {
             step.failed("");
             Err(error)
         }
+    }
+}
+
+/// What a boot is called.
+fn name(paging: Paging) -> &'static str {
+    match paging {
+        Paging::None => "type1: Linux alone",
+        Paging::Ept => "type1: Linux under EPT",
+        Paging::Shadow => "type1: Linux on shadow page tables",
     }
 }
 

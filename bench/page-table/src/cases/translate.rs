@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use hvkit_page_table::{LeafCache, Root, translate_batch};
+use hvkit_page_table::{LeafCache, Root, visit_batch};
 
 use super::order::{AtRandom, InOrder, Order};
 use super::{START, each_peer};
@@ -57,9 +57,9 @@ fn batch<O: Order>(ours: &Ours, mut order: O, operations: u64) -> f64 {
             for address in &mut addresses {
                 *address = START + order.next() * 4096;
             }
-            for there in &translate_batch(&Ept, ours.0.memory(), root, &addresses) {
-                all ^= there.as_ref().expect("mapped").target;
-            }
+            visit_batch(&Ept, ours.0.memory(), root, &addresses, |_, there| {
+                all ^= there.expect("mapped").target;
+            });
         }
         all
     })

@@ -11,6 +11,7 @@ use hvkit_vmx::Registers;
 use lab_cases::type1::Linux;
 
 use crate::guest_state::GuestState;
+use crate::memory::TOP_BYTES;
 use crate::root_operation::Failed;
 
 /// Where the guest's memory above this program begins, and the kernel is loaded.
@@ -22,6 +23,11 @@ const PAGE_TABLES: u64 = 0x1_2000;
 const GDT: u64 = 0x1_8000;
 /// Bochs's BIOS keeps its ACPI tables in the last 64 KiB.
 const ACPI_BYTES: u64 = 0x1_0000;
+
+/// The entry's registers, for a guest that is entered without VMX: RIP, RSI, CR3, and the GDT's base and limit.
+pub const fn entry() -> (u64, u64, u64, (u64, u16)) {
+    (HIGH + ENTRY_64, ZERO_PAGE, PAGE_TABLES, (GDT, 31))
+}
 
 /// Offsets in the zero page, which begins as the file does from 1f1H on.
 const E820_COUNT: usize = 0x1e8;
@@ -54,15 +60,21 @@ const RAM: u32 = 1;
 const RESERVED: u32 = 2;
 const ACPI: u32 = 3;
 
+/// Where our part of memory's end begins.
+pub const fn top(memory: u64) -> u64 {
+    memory - ACPI_BYTES - TOP_BYTES
+}
+
 /// Memory as the guest is told of it.
-fn memory_map(memory: u64) -> [(u64, u64, u32); 7] {
+fn memory_map(memory: u64) -> [(u64, u64, u32); 8] {
     [
         (0, 0x8000, RESERVED),
         (0x8000, 0x8_0000, RAM),
         (0x8_0000, 0x10_0000, RESERVED),
         (0x10_0000, 0x20_0000, RAM),
         (0x20_0000, HIGH, RESERVED),
-        (HIGH, memory - ACPI_BYTES, RAM),
+        (HIGH, top(memory), RAM),
+        (top(memory), memory - ACPI_BYTES, RESERVED),
         (memory - ACPI_BYTES, memory, ACPI),
     ]
 }
@@ -99,6 +111,13 @@ pub unsafe fn place(order: &Linux, command_line: &[u8]) -> Result<Begin, Failed>
         return Err(Failed::with(
             "the kernel would overwrite what is loaded",
             [end, at],
+        ));
+    }
+    let (initramfs, length) = order.initramfs;
+    if order.memory < HIGH + TOP_BYTES + ACPI_BYTES || initramfs + length > top(order.memory) {
+        return Err(Failed::with(
+            "the initramfs lies where this program keeps its tables",
+            [initramfs + length, order.memory],
         ));
     }
     if command_line.len() >= COMMAND_LINE_BYTES {

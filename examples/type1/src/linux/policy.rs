@@ -4,163 +4,99 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
-use hvkit_ept::Attributes;
-use hvkit_ept::spec::{MemoryType, Rights};
-use hvkit_page_table::Span;
-use hvkit_vmcs::exit::EptViolation;
 use hvkit_vmcs::fields as f;
-use hvkit_vmx::exit::{Direction, EptFault, Io, Xsetbv};
-use hvkit_vmx::{Current, Exit, Physical};
+use hvkit_vmx::exit::{Cpuid, Direction, Io, Xsetbv};
+use hvkit_vmx::{Current, Exit};
+use lab_cases::type1::MARK;
 use payload_rt::println;
 
-use crate::memory::FRAME;
-use crate::paging_ept::Tables;
-use crate::run::{Next, Policy};
+use crate::isolation::Isolation;
+use crate::paging_shadow::EFER;
+use crate::run::{Next, Paging, Policy};
 
 pub const FEATURE_CONTROL: u32 = 0x3a;
 /// `IA32_MISC_ENABLE`. The kernel reads it before it can handle a fault, and Bochs 2.7 has none.
 pub const MISC_ENABLE: u32 = 0x1a0;
-/// Fast strings; all else off.
-const MISC_ENABLE_VALUE: u64 = 1;
+/// All off, fast strings too: as the model answers where it is told to ignore what it does not know, so the kernel chooses the
+/// same code with and without this hypervisor.
+const MISC_ENABLE_VALUE: u64 = 0;
 /// Locked, and VMX off: what firmware leaves that does not want it used.
 const LOCKED: u64 = 1;
-/// CR0.NE and CR4.VMXE: what VMX fixes.
-const NE: u64 = 1 << 5;
-const VMXE: u64 = 1 << 13;
 const CR4_OSXSAVE: u64 = 1 << 18;
 /// CPUID.01H:ECX.
 const ECX_VMX: u32 = 1 << 5;
 const ECX_OSXSAVE: u32 = 1 << 27;
 /// "Sleep enable" of the power-management control register. ACPI, "PM1 Control Registers".
 const SLEEP_ENABLE: u32 = 1 << 13;
-/// How many accesses are reported one by one.
-const SHOWN: usize = 64;
-
-/// An access to memory that is not the guest's.
-#[derive(Clone, Copy)]
-struct Access {
-    physical: u64,
-    how: EptViolation,
-    rip: u64,
-}
-
-impl Access {
-    /// Whether it would change something, or run it.
-    const fn is_refused(&self) -> bool {
-        self.how.is_write() || self.how.is_fetch()
-    }
-}
-
-/// What the guest reads where we are.
-#[repr(C, align(4096))]
-struct Nothing([u8; FRAME as usize]);
-
-static NOTHING: Nothing = Nothing([0; FRAME as usize]);
-
 /// The guest has the machine, less this hypervisor.
-pub struct Passed<'t, 'p> {
-    tables: &'t mut Tables<'p>,
+pub struct Passed<P> {
+    paging: P,
     power_port: u16,
-    /// The first ones: they are printed in the end, as the serial line is the guest's until then.
-    accesses: [Option<Access>; SHOWN],
-    reads: u64,
-    changes: u64,
+    isolation: Isolation,
 }
 
-impl<'t, 'p> Passed<'t, 'p> {
-    pub fn new(tables: &'t mut Tables<'p>, power_port: u16) -> Self {
+impl<P: Paging> Passed<P> {
+    pub fn new(paging: P, power_port: u16) -> Self {
         Self {
-            tables,
+            paging,
             power_port,
-            accesses: [None; SHOWN],
-            reads: 0,
-            changes: 0,
+            isolation: Isolation::new(),
         }
     }
 
-    /// Prints what was refused.
+    /// Prints what was refused, and what the paging saw.
     pub fn print(&self) {
-        let Self { reads, changes, .. } = self;
-        for access in self.accesses.iter().flatten() {
-            let what = if access.is_refused() {
-                "refused"
-            } else {
-                "reads nothing"
-            };
-            let Access { physical, how, rip } = access;
-            println!("isolation: {physical:#x} {what}: {how:?} at RIP {rip:#x}");
-        }
-        println!("isolation: {reads} pages read as nothing, {changes} writes and fetches refused");
+        self.isolation.print();
+        self.paging.print();
     }
 }
 
-impl Policy for Passed<'_, '_> {
+impl<P: Paging> Policy for Passed<P> {
     fn answer(&mut self, exit: Exit<'_, Current<'_>>) -> Next {
         match exit {
             Exit::Cpuid(exit) => {
-                let found = __cpuid_count(exit.leaf, exit.subleaf);
-                let mut ecx = found.ecx;
-                if exit.leaf == 1 {
-                    ecx &= !(ECX_VMX | ECX_OSXSAVE);
-                    if exit.guest.read(f::GUEST_CR4) & CR4_OSXSAVE != 0 {
-                        ecx |= ECX_OSXSAVE;
-                    }
-                }
-                exit.answer([found.eax, found.ebx, ecx, found.edx]);
+                let mark = (exit.leaf == MARK).then_some(exit.subleaf);
+                self.identify(exit);
+                return mark.map_or(Next::Go, Next::Mark);
             }
             Exit::ReadMsr(exit) if exit.index == FEATURE_CONTROL => exit.answer(LOCKED),
             Exit::ReadMsr(exit) if exit.index == MISC_ENABLE => exit.answer(MISC_ENABLE_VALUE),
             Exit::WriteMsr(exit) if exit.index == MISC_ENABLE => exit.done(),
-            Exit::ReadMsr(exit) => exit.fault(),
-            Exit::WriteMsr(exit) => exit.fault(),
+            Exit::ReadMsr(exit) if exit.index != EFER => exit.fault(),
+            Exit::WriteMsr(exit) if exit.index != EFER => exit.fault(),
             Exit::Xsetbv(exit) => extended_state(exit),
             Exit::VmxInstruction(exit) => exit.undefined(),
             Exit::Hypercall(exit) => exit.undefined(),
-            Exit::ControlRegister(exit) => {
-                let fixed = if exit.new_cr0().is_some() { NE } else { VMXE };
-                exit.allow(fixed);
-            }
             Exit::Io(exit) => return self.port(exit),
-            Exit::EptViolation(exit, access) => return self.memory(exit, access),
             Exit::TripleFault(guest) => {
                 println!("type1: {guest:?}");
                 return Next::Give("the guest shut down");
             }
-            other => {
-                println!("type1: {other:?}");
-                return Next::Give("an exit that was not expected");
-            }
+            other => return self.paging.answer(other, &mut self.isolation),
         }
         Next::Go
     }
 }
 
-impl Passed<'_, '_> {
-    /// Memory that is not the guest's: it reads as zeros, and cannot be written or executed.
-    fn memory(&mut self, mut exit: EptFault<'_, Current<'_>>, how: EptViolation) -> Next {
-        let access = Access {
-            physical: exit.physical,
-            how,
-            rip: exit.guest.read(f::GUEST_RIP),
-        };
-        if let Some(free) = self.accesses.iter_mut().find(|a| a.is_none()) {
-            *free = Some(access);
+impl<P: Paging> Passed<P> {
+    /// CPUID: the processor's, less VMX and what the paging cannot give.
+    fn identify(&self, exit: Cpuid<'_, Current<'_>>) {
+        let found = __cpuid_count(exit.leaf, exit.subleaf);
+        let mut answer = [found.eax, found.ebx, found.ecx, found.edx];
+        for (register, hidden) in answer
+            .iter_mut()
+            .zip(self.paging.hides(exit.leaf, exit.subleaf))
+        {
+            *register &= !hidden;
         }
-        if access.is_refused() {
-            self.changes += 1;
-            exit.guest.fault();
-            return Next::Go;
+        if exit.leaf == 1 {
+            let ecx = &mut answer[2];
+            *ecx &= !(ECX_VMX | ECX_OSXSAVE);
+            if exit.guest.read(f::GUEST_CR4) & CR4_OSXSAVE != 0 {
+                *ecx |= ECX_OSXSAVE;
+            }
         }
-        self.reads += 1;
-        let page = Span::new(exit.physical & !(FRAME - 1), FRAME);
-        let readable = Attributes::new(Rights::READ, MemoryType::WriteBack);
-        let nothing = crate::memory::map().of(&NOTHING);
-        if let Err(error) = self.tables.map(page, nothing, readable) {
-            println!("type1: {error}");
-            return Next::Give("a page of nothing cannot be mapped");
-        }
-        exit.retry();
-        Next::Go
+        exit.answer(answer);
     }
 
     /// The port that exits: power-off ends the guest, everything else is done for it.

@@ -5,6 +5,7 @@
 //!   RSDP -> XSDT -> FADT -> DSDT   PCI root, serial port, the sleep state "off"
 //!                -> MADT           processors and interrupt controllers
 //!                -> MCFG           PCI configuration space
+//!                -> DMAR           the remapping unit, if there is one
 //! ```
 //!
 //! The platform is hardware-reduced: no SCI, no PM timer, no fixed events, no FACS. That is less to
@@ -25,9 +26,12 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, sdt::Sdt};
 use std::ops::Range;
 
-const OEM_ID: [u8; 6] = *b"HVKIT ";
-const OEM_TABLE_ID: [u8; 8] = *b"HVKITVMM";
-const OEM_REVISION: u32 = 1;
+/// Whose tables these are.
+pub(crate) const OEM_ID: [u8; 6] = *b"HVKIT ";
+/// Which machine's.
+pub(crate) const OEM_TABLE_ID: [u8; 8] = *b"HVKITVMM";
+/// Its revision.
+pub(crate) const OEM_REVISION: u32 = 1;
 
 /// Tables begin at multiples of this; the root pointer must, so that a search finds it.
 const ALIGN: u64 = 16;
@@ -44,12 +48,16 @@ pub const BUSES: u16 = 1;
 pub struct Platform {
     /// Local APIC identifiers of the processors, the boot processor's first.
     pub apic_ids: Vec<u32>,
+    /// Whether there are the two 8259s.
+    pub has_pics: bool,
     /// The PCI root's windows of memory.
     pub windows: Vec<Range<u64>>,
     /// The interrupt pins of PCI devices that are in use.
     pub intx: Vec<intx::Route>,
     /// The first serial port, if there is one.
     pub serial: Option<SerialPort>,
+    /// Tables that others have written, checksums and all.
+    pub others: Vec<Vec<u8>>,
 }
 
 /// A 16550 on eight ports.
@@ -114,7 +122,7 @@ pub fn build(platform: &Platform, area: Range<u64>) -> Result<Tables, AcpiError>
         bytes_of(&mcfg()),
     ];
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for table in &tables {
+    for table in tables.iter().chain(&platform.others) {
         xsdt.add_entry(layout.append(table));
     }
     let xsdt = layout.append(&bytes_of(&xsdt));

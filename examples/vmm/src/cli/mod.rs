@@ -4,6 +4,7 @@
 mod key_value;
 mod log;
 mod options;
+mod vtd;
 
 pub use key_value::OptionError;
 
@@ -12,9 +13,10 @@ use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use clap::{ArgAction, Parser, ValueEnum};
-use options::{console, cpus, device, disk, memory, net, rng, serial};
+use options::{RANDOM, confinement, console, cpus, device, disk, memory, net, rng, serial};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use vtd::vtd;
 
 /// Runs a virtual machine on this host's KVM.
 #[derive(Debug, Parser)]
@@ -41,35 +43,48 @@ struct Arguments {
     memory: String,
 
     /// Raw disk image; several may follow, and the option may be repeated. Keys: path=FILE,
-    /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw, and limits of each
-    /// queue: bw_size=BYTES, bw_refill_time=MS, ops_size=N, ops_refill_time=MS
+    /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw, iommu=on|off, and
+    /// limits of each queue: bw_size=BYTES, bw_refill_time=MS, ops_size=N, ops_refill_time=MS
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
     /// PCI device of the host to pass through, bound to vfio-pci; several may follow, and the option
-    /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME
+    /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME,
+    /// iommu=on|off
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
     /// Network card on a tap interface of the host; several may follow, and the option may be
-    /// repeated. Keys: tap=NAME, mac=ADDRESS, mtu=BYTES, and limits of each direction as for disks
+    /// repeated. Keys: tap=NAME, mac=ADDRESS, mtu=BYTES, iommu=on|off, and limits of each direction as
+    /// for disks
     #[arg(long, value_name = "tap=NAME[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
-    /// Source of random bytes. Keys: src=FILE
-    #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = "/dev/urandom")]
+    /// Source of random bytes. Keys: src=FILE, iommu=on|off
+    #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
     rng: Option<String>,
 
     /// Serial line: the terminal, nowhere, absent, or a file
     #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
     serial: String,
 
-    /// Paravirtual console (hvc0 in Linux): absent, nowhere, a pseudo-terminal, or a file
+    /// Paravirtual console (hvc0 in Linux): absent, nowhere, a pseudo-terminal, or a file; and
+    /// iommu=on|off
     #[arg(long, value_name = "off|null|pty|file=PATH", default_value = "off")]
     console: String,
 
+    /// An emulated VT-d remapping unit, which devices with iommu=on are behind. Keys: aw=39|48|57 (bits
+    /// of address that it translates; 48 if not given), intremap=on|off (interrupts are remapped, too; on
+    /// if not given), caching=on|off (needed by --device), scalable=on|off
+    #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
+    vtd: Option<String>,
+
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "vtd"])]
     guest: Option<Guest>,
+
+    /// Give up, while the guest runs, all files and system calls that the VMM does not need
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    confine: String,
 
     /// Say more on standard error: -v what is done, -vv details
     #[arg(short, long, action = ArgAction::Count)]
@@ -127,6 +142,27 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Why a command line describes no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// The arguments; also help and version, where they were asked for.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// The keys of an option.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The built-in guest, which has no configuration.
+    #[error("there is no kernel")]
+    NoKernel,
+}
+
+/// The machine that a command line describes, its program's name first. Nothing is opened.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, ParseError> {
+    let arguments = Arguments::try_parse_from(arguments)?;
+    let kernel = arguments.kernel.clone().ok_or(ParseError::NoKernel)?;
+    Ok(config(arguments, kernel)?)
+}
+
 /// Why the VMM did not run a machine to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -174,10 +210,14 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     } else if outcome.is_failure() {
         eprintln!("vmm: {}", outcome.reason);
     }
+    if outcome.is_crash() {
+        eprint!("{}", outcome.history);
+    }
     Ok(ExitStatus::code_of(&outcome.reason))
 }
 
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
+    let (console, console_dma) = console(&arguments.console)?;
     Ok(Config {
         kvm: arguments.kvm,
         kernel,
@@ -201,16 +241,19 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .map(|text| net(text))
             .collect::<Result<_, _>>()?,
         rng: arguments.rng.as_deref().map(rng).transpose()?,
-        console: console(&arguments.console)?,
+        console,
+        console_dma,
+        vtd: arguments.vtd.as_deref().map(vtd).transpose()?,
         serial: serial(&arguments.serial)?,
         report: arguments.report,
+        confinement: confinement(&arguments.confine)?,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Access, Disk, HostDevice, Net, Serial, VirtioConsole};
+    use crate::config::{Access, Disk, Dma, HostDevice, Net, Rng, Serial, VirtioConsole, Vtd};
     use clap::CommandFactory;
     use hvkit_virtio_devices::limit::{Limits, Rate};
 
@@ -253,6 +296,7 @@ mod tests {
         let devices = devices.map(|(path, id)| HostDevice {
             path: path.into(),
             id: id.map(str::to_owned),
+            dma: Dma::Direct,
         });
         assert_eq!(config.devices, devices);
         assert_eq!(config.serial, Serial::File("log".into()));
@@ -266,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_device_has_a_path() {
-        for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=on"] {
+        for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=yes"] {
             assert!(device(wrong).is_err(), "{wrong}");
         }
     }
@@ -293,14 +337,40 @@ mod tests {
                 mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
                 mtu: None,
                 limits: Limits::default(),
+                dma: Dma::Direct,
             }]
         );
-        assert_eq!(config.rng, Some("/dev/urandom".into()));
+        let random = |source: &str, dma| Rng {
+            source: source.into(),
+            dma,
+        };
+        assert_eq!(config.rng, Some(random("/dev/urandom", Dma::Direct)));
         assert_eq!(config.console, VirtioConsole::Pty);
 
         let config = parse("vmm --kernel k --rng src=/dev/hwrng --console file=log");
-        assert_eq!(config.rng, Some("/dev/hwrng".into()));
+        assert_eq!(config.rng, Some(random("/dev/hwrng", Dma::Direct)));
         assert_eq!(config.console, VirtioConsole::File("log".into()));
+        assert_eq!(config.vtd, None);
+
+        let config = parse(
+            "vmm --kernel k --vtd --disk d,iommu=on e --rng iommu=on --console null,iommu=on \
+             --net tap=t,iommu=on --device /dev,iommu=on",
+        );
+        assert_eq!(config.vtd, Some(Vtd::default()));
+        let dma = [
+            config.disks[0].dma,
+            config.disks[1].dma,
+            config.console_dma,
+            config.nets[0].dma,
+            config.devices[0].dma,
+        ];
+        let translated = Dma::Translated;
+        assert_eq!(
+            dma,
+            [translated, Dma::Direct, translated, translated, translated]
+        );
+        assert_eq!(config.rng, Some(random("/dev/urandom", translated)));
+        assert_eq!(config.console, VirtioConsole::Null);
 
         let limited = disk(
             "d,serial=s1,num_queues=4,queue_size=128,image_type=raw,bw_size=1M,bw_refill_time=100,ops_size=50",

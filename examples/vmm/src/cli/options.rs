@@ -2,10 +2,13 @@
 //! What the keys of each option mean.
 
 use super::key_value::{Keys, OptionError, number, size, switch};
-use crate::config::{Access, Disk, HostDevice, Net, Serial, VirtioConsole};
+use crate::config::{Access, Confinement, Disk, Dma, HostDevice, Net, Rng, Serial, VirtioConsole};
 use hvkit_virtio_devices::limit::{Limits, Rate};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+
+/// Where random bytes come from, unless somebody says otherwise.
+pub(super) const RANDOM: &str = "/dev/urandom";
 
 pub(super) fn cpus(text: &str) -> Result<u32, OptionError> {
     Keys::parse("cpus", &["boot"], text)?.required("boot", "a number of processors", number)
@@ -27,6 +30,7 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         "num_queues",
         "queue_size",
         "image_type",
+        "iommu",
         "bw_size",
         "bw_refill_time",
         "ops_size",
@@ -47,15 +51,17 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         queues: keys.optional("num_queues", "a number of queues", number)?,
         queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
         limits: limits(&keys)?,
+        dma: dma(&keys)?,
         ..Disk::new(keys.required("path", "a file's name", file)?)
     })
 }
 
 pub(super) fn device(text: &str) -> Result<HostDevice, OptionError> {
-    let keys = Keys::parse("device", &["path", "id"], text)?;
+    let keys = Keys::parse("device", &["path", "id", "iommu"], text)?;
     Ok(HostDevice {
         path: keys.required("path", "a folder's name", file)?,
         id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
+        dma: dma(&keys)?,
     })
 }
 
@@ -64,6 +70,7 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         "tap",
         "mac",
         "mtu",
+        "iommu",
         "bw_size",
         "bw_refill_time",
         "ops_size",
@@ -77,6 +84,16 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
         mtu: keys.optional("mtu", "a number of bytes", number)?,
         limits: limits(&keys)?,
+        dma: dma(&keys)?,
+    })
+}
+
+/// `iommu=on`: behind the remapping unit.
+fn dma(keys: &Keys<'_>) -> Result<Dma, OptionError> {
+    let translated = keys.optional("iommu", "on or off", switch)?;
+    Ok(match translated {
+        Some(true) => Dma::Translated,
+        Some(false) | None => Dma::Direct,
     })
 }
 
@@ -112,24 +129,29 @@ fn mac(text: &str) -> Option<[u8; 6]> {
     bytes?.try_into().ok()
 }
 
-pub(super) fn rng(text: &str) -> Result<PathBuf, OptionError> {
-    Keys::parse("rng", &["src"], text)?.required("src", "a file's name", file)
+pub(super) fn rng(text: &str) -> Result<Rng, OptionError> {
+    let keys = Keys::parse("rng", &["src", "iommu"], text)?;
+    let source = keys.optional("src", "a file's name", file)?;
+    Ok(Rng {
+        source: source.unwrap_or_else(|| RANDOM.into()),
+        dma: dma(&keys)?,
+    })
 }
 
-pub(super) fn console(text: &str) -> Result<VirtioConsole, OptionError> {
-    match text {
-        "off" => Ok(VirtioConsole::Off),
-        "null" => Ok(VirtioConsole::Null),
-        "pty" => Ok(VirtioConsole::Pty),
-        _ => {
-            let keys = Keys::parse("console", &["mode", "file"], text)?;
-            let path = keys.optional("file", "a file's name", file)?;
-            match path {
-                Some(path) => Ok(VirtioConsole::File(path)),
-                None => keys.required("mode", "off, null, pty or file=PATH", |_| None),
-            }
-        }
-    }
+pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma), OptionError> {
+    let keys = Keys::parse("console", &["mode", "file", "iommu"], text)?;
+    let dma = dma(&keys)?;
+    let path = keys.optional("file", "a file's name", file)?;
+    let console = match path {
+        Some(path) => VirtioConsole::File(path),
+        None => keys.required("mode", "off, null, pty or file=PATH", |mode| match mode {
+            "off" => Some(VirtioConsole::Off),
+            "null" => Some(VirtioConsole::Null),
+            "pty" => Some(VirtioConsole::Pty),
+            _ => None,
+        })?,
+    };
+    Ok((console, dma))
 }
 
 fn file(text: &str) -> Option<PathBuf> {
@@ -150,4 +172,15 @@ pub(super) fn serial(text: &str) -> Result<Serial, OptionError> {
             }
         }
     }
+}
+
+pub(super) fn confinement(text: &str) -> Result<Confinement, OptionError> {
+    let keys = Keys::parse("confine", &["mode"], text)?;
+    keys.required("mode", "on or off", |text| {
+        Some(if switch(text)? {
+            Confinement::On
+        } else {
+            Confinement::Off
+        })
+    })
 }

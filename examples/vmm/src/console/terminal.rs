@@ -6,6 +6,18 @@ use rustix::termios::{
     InputModes, LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr,
 };
 use std::io;
+use std::sync::OnceLock;
+
+/// The mode that standard input was in when it was first taken over.
+static FOUND: OnceLock<Termios> = OnceLock::new();
+
+/// Restores standard input if it was ever taken over, where no destructor will: neither allocates nor locks.
+pub(crate) fn restore() {
+    if let Some(found) = FOUND.get() {
+        // The process is about to end, whether this works or not.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, found);
+    }
+}
 
 /// A terminal in raw mode; dropping it restores the mode found.
 #[derive(Debug)]
@@ -21,6 +33,7 @@ impl RawTerminal {
             return Ok(None);
         }
         let found = tcgetattr(stdin())?;
+        FOUND.get_or_init(|| found.clone());
         let mut raw = found.clone();
         raw.local_modes -=
             LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;

@@ -10,6 +10,7 @@ mod program;
 mod witness;
 
 use crate::bus::{Bus, BusError};
+use crate::confine::Confiner;
 use crate::console::output::Output;
 use crate::console::serial::SerialLine;
 use crate::machine::address_map::{AddressMap, COM1_PORT, DoesNotFit};
@@ -187,7 +188,7 @@ pub fn run(kvm: &Path) -> Result<Report, HelloError> {
     let vcpu = Vcpu::new(0, fd, Arc::clone(&vm), buses, stop.clone());
 
     let started = Instant::now();
-    let threads = VcpuThreads::start(vec![vcpu], &stop)?;
+    let threads = VcpuThreads::start(vec![vcpu], &Confiner::off(), &stop)?;
     let mut fds = [PollFd::new(stop.event(), PollFlags::IN)];
     // Whatever ends the wait, the guest is over: ended, too slow, or the user's signal.
     let waited = poll(&mut fds, Some(&PATIENCE));

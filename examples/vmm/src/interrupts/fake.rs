@@ -3,7 +3,7 @@
 
 use super::router::Kernel;
 use super::routing::{Gsi, Route, Target};
-use hvkit_virtio_devices::pci::Level;
+use hvkit_virtio_devices::pci::{Level, MsiMessage};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
@@ -16,13 +16,21 @@ pub(crate) struct FakeKernel {
     events: Mutex<Vec<(i32, EventFd, Gsi)>>,
     /// Every change of a level, in order.
     pub(crate) levels: Mutex<Vec<(Gsi, Level)>>,
+    /// Every message that was sent without an event, in order.
+    pub(crate) sent: Mutex<Vec<MsiMessage>>,
     refuse: AtomicBool,
+    refuse_routes: AtomicBool,
 }
 
 impl FakeKernel {
     /// From now on every call fails, or none does.
     pub(crate) fn refuse(&self, refuse: bool) {
         self.refuse.store(refuse, Ordering::Relaxed);
+    }
+
+    /// From now on no routing table is taken, or each is.
+    pub(crate) fn refuse_routes(&self, refuse: bool) {
+        self.refuse_routes.store(refuse, Ordering::Relaxed);
     }
 
     /// Events listened to.
@@ -53,6 +61,9 @@ impl FakeKernel {
 impl Kernel for FakeKernel {
     fn set_routes(&self, routes: &[Route]) -> io::Result<()> {
         self.check()?;
+        if self.refuse_routes.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         *self.routes.lock().unwrap() = routes.to_vec();
         Ok(())
     }
@@ -83,6 +94,12 @@ impl Kernel for FakeKernel {
     fn set_level(&self, gsi: Gsi, level: Level) -> io::Result<()> {
         self.check()?;
         self.levels.lock().unwrap().push((gsi, level));
+        Ok(())
+    }
+
+    fn send(&self, message: MsiMessage) -> io::Result<()> {
+        self.check()?;
+        self.sent.lock().unwrap().push(message);
         Ok(())
     }
 }

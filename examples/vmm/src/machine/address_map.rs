@@ -6,7 +6,7 @@
 //!   LOW_RAM_LIMIT      0xc000_0000   PCI memory window below 4 GiB
 //!   ECAM_BASE          0xe000_0000   PCI configuration space, 1 MiB a bus
 //!   IO_APIC_BASE       0xfec0_0000
-//!   VTD_BASE           0xfed9_0000   room for a remapping unit's registers
+//!   VTD_BASE           0xfed9_0000   a remapping unit's registers, if there is one
 //!   LOCAL_APIC_BASE    0xfee0_0000   interrupt messages land here too
 //!   KVM_TSS            0xfffb_d000   three pages Intel's KVM wants for itself, and an identity map
 //!   HIGH_RAM_BASE    0x1_0000_0000   RAM that did not fit below
@@ -33,7 +33,7 @@ pub const ECAM_LENGTH: u64 = (ECAM_BUSES as u64) << 20;
 pub const IO_APIC_BASE: u64 = 0xfec0_0000;
 /// Interrupt inputs of the I/O APIC: global system interrupts 0 to 23.
 pub const IO_APIC_PINS: u32 = 24;
-/// Room for a VT-d unit's registers.
+/// The registers of the emulated VT-d unit.
 pub const VTD_BASE: u64 = 0xfed9_0000;
 /// The local APIC's registers (in KVM).
 pub const LOCAL_APIC_BASE: u64 = 0xfee0_0000;
@@ -93,6 +93,7 @@ pub struct AddressMap {
     low_ram: Range<u64>,
     high_ram: Range<u64>,
     pci_mmio64: Range<u64>,
+    address_bits: u8,
 }
 
 impl AddressMap {
@@ -117,7 +118,14 @@ impl AddressMap {
             low_ram: 0..low,
             high_ram: HIGH_RAM_BASE..high_end,
             pci_mmio64: window..limit.min(window + MMIO64_MAX),
+            address_bits,
         })
+    }
+
+    /// Physical address width of the processor.
+    #[must_use]
+    pub fn address_bits(&self) -> u8 {
+        self.address_bits
     }
 
     /// RAM below 4 GiB.

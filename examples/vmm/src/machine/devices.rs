@@ -2,8 +2,9 @@
 //! From the configuration to the virtio devices that it asks for.
 
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, VirtioConsole};
+use crate::config::{self, Access, Config, Dma, VirtioConsole};
 use crate::console::pty::PseudoTerminal;
+use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::block::{self, Block, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
 use hvkit_virtio_devices::device::Device;
@@ -57,26 +58,47 @@ fn because(error: &TapError) -> String {
     std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"))
 }
 
-type Named = (&'static str, Box<dyn Device<DeviceMemory>>);
+/// A device, and how it reaches memory.
+pub(super) enum Opened {
+    /// By physical addresses.
+    Direct(Box<dyn Device<DeviceMemory>>),
+    /// Behind the remapping unit.
+    Translated(Box<dyn Device<TranslatedMemory>>),
+}
+
+impl Opened {
+    fn new<D>(dma: Dma, device: D) -> Self
+    where
+        D: Device<DeviceMemory> + Device<TranslatedMemory> + 'static,
+    {
+        match dma {
+            Dma::Direct => Opened::Direct(Box::new(device)),
+            Dma::Translated => Opened::Translated(Box::new(device)),
+        }
+    }
+}
+
+type Named = (&'static str, Opened);
 
 /// Opens all devices, in the order in which the guest finds them.
 pub(super) fn open(config: &Config) -> Result<Vec<Named>, DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
-        devices.push(("disk", Box::new(self::disk(disk)?)));
+        devices.push(("disk", Opened::new(disk.dma, self::disk(disk)?)));
     }
     for net in &config.nets {
-        devices.push(("network card", Box::new(self::net(net)?)));
+        devices.push(("network card", Opened::new(net.dma, self::net(net)?)));
     }
-    if let Some(path) = &config.rng {
-        let file = File::open(path).map_err(|source| DeviceError::Rng {
-            path: path.clone(),
+    if let Some(rng) = &config.rng {
+        let file = File::open(&rng.source).map_err(|source| DeviceError::Rng {
+            path: rng.source.clone(),
             source,
         })?;
-        devices.push(("random bytes", Box::new(Entropy::new(file))));
+        devices.push(("random bytes", Opened::new(rng.dma, Entropy::new(file))));
     }
     if let Some(port) = port(&config.console)? {
-        devices.push(("console", Box::new(Console::new(vec![port])?)));
+        let console = Console::new(vec![port])?;
+        devices.push(("console", Opened::new(config.console_dma, console)));
     }
     Ok(devices)
 }

@@ -10,9 +10,12 @@ use super::threads::ThreadError;
 use crate::boot::BootError;
 use crate::bus::BusError;
 use crate::chipset::ChipsetError;
+use crate::confine::ConfineError;
 use crate::console::ConsoleError;
 use crate::passthrough::PassthroughError;
+use crate::viommu::UnitError;
 use std::io;
+use std::path::PathBuf;
 
 /// A machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,9 @@ pub enum MachineError {
     /// A device of the host cannot be passed through.
     #[error(transparent)]
     Passthrough(#[from] PassthroughError),
+    /// The remapping unit and the devices do not go together.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),
@@ -52,6 +58,17 @@ pub enum MachineError {
     NoRoomForTables {
         /// Where they would be.
         address: u64,
+    },
+    /// The VMM cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The file for the figures of the start.
+    #[error("cannot write {}: {source}", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The vCPUs' threads.
     #[error(transparent)]

@@ -13,6 +13,7 @@ pub mod cpuid;
 mod devices;
 mod error;
 mod exit;
+pub mod history;
 pub mod keyboard;
 pub mod kvm;
 pub mod memory;
@@ -31,12 +32,15 @@ pub use error::MachineError;
 
 use crate::boot::{self, Payload};
 use crate::config::Config;
+use crate::confine::{Confiner, Kind, alarm};
 use crate::console::Console;
 use crate::console::input::{Signals, wait_for_stop};
 use crate::passthrough;
+use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
-use platform::Platform;
+use history::{History, TellOnPanic};
+use platform::{Platform, Threads};
 use registers::Registers;
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,11 +57,14 @@ pub struct Machine {
     platform: Platform,
     console: Option<Console>,
     stop: Stop,
+    confiner: Confiner,
 }
 
 /// How a machine ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
+    /// What the guest did last.
+    pub history: History,
     /// Why.
     pub reason: StopReason,
     /// The registers of the vCPU that ended it, if they help to understand that.
@@ -73,6 +80,12 @@ impl Outcome {
             StopReason::PowerOff | StopReason::Reset | StopReason::Quit | StopReason::Signal(_)
         )
     }
+
+    /// Whether what the guest did last helps to understand this end.
+    #[must_use]
+    pub fn is_crash(&self) -> bool {
+        self.is_failure() && !matches!(self.reason, StopReason::Reclaimed { .. })
+    }
 }
 
 impl Machine {
@@ -80,17 +93,35 @@ impl Machine {
     pub fn new(config: &Config) -> Result<Self, MachineError> {
         let began = Instant::now();
         memory::check_size(config.memory)?;
+        viommu::check(config)?;
         let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
         let features = Features::of(&kvm)?;
         let map = AddressMap::new(config.memory, features.address_bits())?;
         let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?)?);
-        vm.add_interrupt_controllers()?;
+        if config.vtd.is_some_and(|vtd| vtd.interrupts) {
+            vm.add_local_apics()?;
+        } else {
+            vm.add_interrupt_controllers()?;
+        }
 
         let stop = Stop::new().map_err(MachineError::Event)?;
+        let confiner = Confiner::new(config.confinement)?;
         let console = Console::open(&config.serial)?;
-        let platform = Platform::new(&vm, &map, count, console.as_ref(), config, &devices, &stop)?;
+        let threads = Threads {
+            stop: &stop,
+            confiner: &confiner,
+        };
+        let platform = Platform::new(
+            &vm,
+            &map,
+            count,
+            console.as_ref(),
+            config,
+            &devices,
+            threads,
+        )?;
         let payload = Payload {
             kernel: &config.kernel,
             initramfs: config.initramfs.as_deref(),
@@ -106,11 +137,12 @@ impl Machine {
         for id in 0..count {
             let fd = processors::create(&vm, id, count, &features)?;
             let buses = platform.buses().clone();
-            vcpus.push(Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone()));
+            let vcpu = Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone());
+            vcpus.push(vcpu.with_io_apic(platform.io_apic()));
         }
         if let Some(first) = vcpus.first_mut() {
             entry.apply(first.fd())?;
-            first.before_first_run(start_report::teller(began, config.report.clone()));
+            first.before_first_run(start_report::teller(began, config.report.clone())?);
         }
         log::info!(
             "{count} vCPUs, {} MiB, entered in {entry:x?}",
@@ -121,6 +153,7 @@ impl Machine {
             platform,
             console,
             stop,
+            confiner,
         })
     }
 
@@ -131,19 +164,29 @@ impl Machine {
     }
 
     /// Runs the machine to its end. Every thread has ended when this returns, and the terminal is as
-    /// it was found.
+    /// it was found. With [`Confinement::On`](crate::config::Confinement::On) the calling thread stays confined: it can
+    /// print and end the process, and not much more.
     pub fn run(self) -> Result<Outcome, MachineError> {
         let Machine {
             vcpus,
             platform,
             console,
             stop,
+            confiner,
         } = self;
+        let history = History::of(vcpus.iter().map(|vcpu| (vcpu.id(), vcpu.exits())));
+        let tell = TellOnPanic(&history);
+        alarm::tell_with(&history);
         let signals = Signals::catch().map_err(MachineError::Event)?;
         let session = console.as_ref().map(Console::enter).transpose()?;
-        let threads = VcpuThreads::start(vcpus, &stop)?;
-        let waited = wait_for_stop(&stop, &signals, session);
-        if waited.is_err() {
+        confiner.give_up_files()?;
+        let threads = VcpuThreads::start(vcpus, &confiner, &stop)?;
+        let confined = confiner.enter(Kind::Main);
+        let waited = match &confined {
+            Ok(()) => wait_for_stop(&stop, &signals, session),
+            Err(_) => Ok(()),
+        };
+        if confined.is_err() || waited.is_err() {
             // There is nobody left to say when to stop.
             stop.ask(StopReason::Quit);
         }
@@ -153,10 +196,13 @@ impl Machine {
         }
         drop(platform);
         let registers = registers?;
+        confined?;
+        drop(tell);
         waited.map_err(MachineError::Wait)?;
         Ok(Outcome {
             reason: stop.reason().cloned().unwrap_or(StopReason::Quit),
             registers,
+            history,
         })
     }
 }

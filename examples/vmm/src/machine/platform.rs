@@ -2,7 +2,7 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT};
-use super::devices;
+use super::devices::{self, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -13,9 +13,11 @@ use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
 use crate::config::Config;
+use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
-use crate::passthrough::vfio::DmaSpace;
+use crate::interrupts::IoApic;
+use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
@@ -25,11 +27,22 @@ use vm_memory::{Bytes, GuestAddress};
 #[derive(Debug)]
 pub(super) struct Platform {
     buses: Buses,
-    /// Held for its interrupts, which end with it.
-    _chipset: Chipset,
+    /// Its interrupts end with it.
+    chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
+    /// Dropped after the chipset, whose devices' threads it starts.
+    _nursery: Nursery,
     rsdp: u64,
+}
+
+/// What every thread of a machine is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Threads<'a> {
+    /// By which it ends the machine.
+    pub(super) stop: &'a Stop,
+    /// By which it is confined.
+    pub(super) confiner: &'a Confiner,
 }
 
 impl Platform {
@@ -41,13 +54,19 @@ impl Platform {
         console: Option<&Console>,
         config: &Config,
         assigned: &[Selected],
-        stop: &Stop,
+        threads: Threads<'_>,
     ) -> Result<Self, MachineError> {
+        let Threads { stop, confiner } = threads;
         let buses = Buses {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
         };
-        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
+        let nursery = Nursery::new(confiner, stop)?;
+        let starter = nursery.starter();
+        let mut chipset = match &config.vtd {
+            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop, starter)?,
+            None => Chipset::new(vm.fd(), &buses, map, stop, starter)?,
+        };
         if let Some(console) = console {
             let interrupt = console
                 .interrupt()
@@ -66,10 +85,13 @@ impl Platform {
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
         for (name, device) in devices::open(config)? {
-            let at = chipset.add_virtio(device, Arc::clone(&memory))?;
+            let at = match device {
+                Opened::Direct(device) => chipset.add_virtio(device, Arc::clone(&memory))?,
+                Opened::Translated(device) => chipset.add_translated_virtio(device)?,
+            };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, config, assigned, threads)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -81,8 +103,9 @@ impl Platform {
         }
         Ok(Platform {
             buses,
-            _chipset: chipset,
+            chipset,
             _reclaims: reclaims,
+            _nursery: nursery,
             rsdp: tables.address,
         })
     }
@@ -90,6 +113,11 @@ impl Platform {
     /// What the vCPUs' exits are answered by.
     pub(super) fn buses(&self) -> &Buses {
         &self.buses
+    }
+
+    /// The I/O APIC, if it is ours.
+    pub(super) fn io_apic(&self) -> Option<Arc<IoApic>> {
+        self.chipset.io_apic().cloned()
     }
 
     /// Where the ACPI root pointer is.
@@ -102,9 +130,11 @@ impl Platform {
 fn add_devices(
     chipset: &mut Chipset,
     vm: &Vm,
+    config: &Config,
     devices: &[Selected],
-    stop: &Stop,
+    threads: Threads<'_>,
 ) -> Result<Vec<Reclaim>, MachineError> {
+    let Threads { stop, confiner } = threads;
     let mut reclaims = Vec::with_capacity(devices.len());
     if devices.is_empty() {
         return Ok(reclaims);
@@ -113,16 +143,50 @@ fn add_devices(
     let limit = u32::try_from(limit).unwrap_or(0);
     let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
     let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
-    let space = DmaSpace::new(vm.fd(), vm.ram())?;
+    let kvm = KvmVfio::new(vm.fd())?;
+    let shared = match config.vtd {
+        None => Some(DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?),
+        Some(_) => {
+            apart(devices)?;
+            None
+        }
+    };
     for Selected { name, host } in devices {
+        let space = match &shared {
+            Some(shared) => Arc::clone(shared),
+            None => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
+        };
         let physical = space.open(host)?;
-        let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
+        let reclaim =
+            Reclaim::watch(name, stop.clone(), confiner.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
-        let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;
+        let (physical, slots) = (Box::new(physical), Arc::clone(&slots) as _);
+        let at = match &config.vtd {
+            None => chipset.add_passthrough(name, physical, slots)?,
+            Some(vtd) => {
+                space.check_width(host, vtd.width.bits())?;
+                chipset.add_translated_passthrough(name, physical, slots, Box::new(space))?
+            }
+        };
         log::info!("{name} ({}) passed through at {at}", host.address);
     }
     Ok(reclaims)
+}
+
+/// Whether the host can tell each device's DMA from the others'.
+fn apart(devices: &[Selected]) -> Result<(), PassthroughError> {
+    for (index, Selected { host, .. }) in devices.iter().enumerate() {
+        let same = |other: &&Selected| other.host.group == host.group;
+        if let Some(other) = devices.iter().take(index).find(same) {
+            return Err(PassthroughError::OneSpace {
+                address: host.address.clone(),
+                other: other.host.address.clone(),
+                group: host.group,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A device of one port.

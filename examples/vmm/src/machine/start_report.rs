@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How long the VMM took until the guest's first instruction, for the benchmark.
 
+use super::error::MachineError;
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -40,21 +42,29 @@ impl fmt::Display for Start {
 }
 
 /// What the first vCPU does before it first enters the guest: takes the time, and tells it. With no
-/// file it goes to the log.
-pub(super) fn teller(began: Instant, file: Option<PathBuf>) -> impl FnOnce() + Send {
-    move || {
+/// file it goes to the log. The file is made now: a vCPU may open none.
+pub(super) fn teller(
+    began: Instant,
+    path: Option<PathBuf>,
+) -> Result<impl FnOnce() + Send, MachineError> {
+    let file = path.map(|path| match File::create(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(source) => Err(MachineError::Report { path, source }),
+    });
+    let file = file.transpose()?;
+    Ok(move || {
         let start = Start::now(began);
         log::info!(
             "first instruction after {} us, {} us of processor time",
             start.elapsed.as_micros(),
             start.cpu.as_micros()
         );
-        if let Some(file) = file
-            && let Err(error) = fs::write(&file, start.to_string())
+        if let Some((path, mut file)) = file
+            && let Err(error) = file.write_all(start.to_string().as_bytes())
         {
-            log::warn!("cannot write {}: {error}", file.display());
+            log::warn!("cannot write {}: {error}", path.display());
         }
-    }
+    })
 }
 
 #[cfg(test)]

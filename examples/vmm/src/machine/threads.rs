@@ -8,6 +8,7 @@
 use super::registers::Registers;
 use super::stop::{Stop, StopReason};
 use super::vcpu::Vcpu;
+use crate::confine::{Confiner, Kind};
 use std::io;
 use std::os::raw::c_int;
 use std::thread::{self, JoinHandle};
@@ -51,9 +52,9 @@ pub struct VcpuThreads {
 }
 
 impl VcpuThreads {
-    /// Starts a thread for each of `vcpus`. If one cannot be started, those before it have ended
+    /// Starts a thread for each of `vcpus`, confined by `confiner`. If one cannot be started, those before it have ended
     /// when this returns.
-    pub fn start(vcpus: Vec<Vcpu>, stop: &Stop) -> Result<Self, ThreadError> {
+    pub fn start(vcpus: Vec<Vcpu>, confiner: &Confiner, stop: &Stop) -> Result<Self, ThreadError> {
         extern "C" fn leave_the_guest(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
             // Nothing to do: that there is a handler is what makes KVM_RUN return.
         }
@@ -65,7 +66,7 @@ impl VcpuThreads {
         };
         for vcpu in vcpus {
             let id = vcpu.id();
-            match spawn(vcpu, stop.clone()) {
+            match spawn(vcpu, confiner.clone(), stop.clone()) {
                 Ok(thread) => threads.running.push((id, thread)),
                 Err(source) => {
                     stop.ask(StopReason::Quit);
@@ -100,12 +101,21 @@ impl VcpuThreads {
     }
 }
 
-fn spawn(mut vcpu: Vcpu, stop: Stop) -> io::Result<JoinHandle<Option<Box<Registers>>>> {
+fn spawn(
+    mut vcpu: Vcpu,
+    confiner: Confiner,
+    stop: Stop,
+) -> io::Result<JoinHandle<Option<Box<Registers>>>> {
     let name = format!("vcpu{}", vcpu.id());
     thread::Builder::new()
         .name(name.clone())
         .stack_size(STACK)
         .spawn(move || {
+            if let Err(error) = confiner.enter(Kind::Vcpu) {
+                log::error!("{error}");
+                stop.ask(StopReason::Defect { thread: name });
+                return None;
+            }
             let watch = PanicWatch::new(name, stop);
             let registers = vcpu.run();
             drop(watch);

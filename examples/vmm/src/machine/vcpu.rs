@@ -8,10 +8,12 @@
 //! ```
 
 use super::exit;
+use super::history::Exits;
 use super::registers::Registers;
 use super::stop::{RunError, Stop, StopReason};
 use super::vm::Vm;
 use crate::bus::Bus;
+use crate::interrupts::IoApic;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::fmt;
@@ -33,6 +35,8 @@ pub struct Vcpu {
     vm: Arc<Vm>,
     buses: Buses,
     stop: Stop,
+    exits: Arc<Exits>,
+    io_apic: Option<Arc<IoApic>>,
     before_first_run: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -54,8 +58,17 @@ impl Vcpu {
             vm,
             buses,
             stop,
+            exits: Arc::default(),
+            io_apic: None,
             before_first_run: None,
         }
+    }
+
+    /// The same in a machine whose I/O APIC is ours: it is told which interrupts end here.
+    #[must_use]
+    pub fn with_io_apic(mut self, io_apic: Option<Arc<IoApic>>) -> Self {
+        self.io_apic = io_apic;
+        self
     }
 
     /// Calls `hook` in the vCPU's thread when everything is ready for the first instruction.
@@ -73,6 +86,12 @@ impl Vcpu {
     #[must_use]
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// Its last exits, which may be read at any time.
+    #[must_use]
+    pub fn exits(&self) -> Arc<Exits> {
+        Arc::clone(&self.exits)
     }
 
     /// Runs the guest until somebody asks the machine to stop, which may be this vCPU; then the
@@ -110,7 +129,11 @@ impl Vcpu {
     fn run_once(&mut self) -> Option<StopReason> {
         let vcpu = self.id;
         let internal = |error| Some(StopReason::Internal { vcpu, error });
-        match self.fd.run() {
+        let exit = self.fd.run();
+        if let Ok(exit) = &exit {
+            self.exits.note(exit);
+        }
+        match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 if !self.buses.memory.read(address, data) {
                     log::debug!(
@@ -146,6 +169,12 @@ impl Vcpu {
                 let accesses = exit::port_accesses(&mut self.fd, self.vm.fd().run_size())?;
                 for access in accesses.data.chunks_exact(accesses.size) {
                     self.buses.ports.write(port.into(), access);
+                }
+                None
+            }
+            Ok(VcpuExit::IoapicEoi(vector)) => {
+                if let Some(io_apic) = &self.io_apic {
+                    io_apic.end_of_interrupt(vector);
                 }
                 None
             }

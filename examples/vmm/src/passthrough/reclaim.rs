@@ -4,6 +4,7 @@
 //! Whoever unbinds it waits until the device's file is closed, so the machine stops. Linux,
 //! `include/uapi/linux/vfio.h`, `VFIO_PCI_REQ_IRQ_INDEX`.
 
+use crate::confine::{Confiner, Kind};
 use crate::machine::stop::{Stop, StopReason};
 use std::io;
 use std::sync::Arc;
@@ -21,8 +22,8 @@ pub struct Reclaim {
 
 impl Reclaim {
     /// Stops the machine by `stop` when [`event`](Self::event) is written, on behalf of the device
-    /// that the user calls `name`.
-    pub fn watch(name: &str, stop: Stop) -> io::Result<Self> {
+    /// that the user calls `name`. The thread that waits is confined by `confiner`.
+    pub fn watch(name: &str, stop: Stop, confiner: Confiner) -> io::Result<Self> {
         let event = Arc::new(EventFd::new(EFD_CLOEXEC)?);
         let over = Arc::new(AtomicBool::new(false));
         let device = name.to_owned();
@@ -30,6 +31,10 @@ impl Reclaim {
         let thread = thread::Builder::new()
             .name("reclaim".to_owned())
             .spawn(move || {
+                if let Err(error) = confiner.enter(Kind::Watch) {
+                    log::error!("nobody listens for the host's wish for {device}: {error}");
+                    return;
+                }
                 // Ends by the write in `drop` at the latest.
                 if let Err(error) = waited_for.read() {
                     log::error!("nobody listens for the host's wish for {device}: {error}");
@@ -72,7 +77,7 @@ mod tests {
     #[test]
     fn the_host_s_wish_stops_the_machine() {
         let stop = Stop::new().unwrap();
-        let reclaim = Reclaim::watch("disk", stop.clone()).unwrap();
+        let reclaim = Reclaim::watch("disk", stop.clone(), Confiner::off()).unwrap();
         reclaim.event().write(1).unwrap();
         let patience = Instant::now() + Duration::from_secs(10);
         while !stop.is_asked() {
@@ -86,7 +91,7 @@ mod tests {
     #[test]
     fn the_machine_s_own_end_is_no_wish() {
         let stop = Stop::new().unwrap();
-        drop(Reclaim::watch("disk", stop.clone()).unwrap());
+        drop(Reclaim::watch("disk", stop.clone(), Confiner::off()).unwrap());
         assert!(!stop.is_asked());
     }
 }

@@ -21,6 +21,7 @@ mod batch;
 mod edu;
 mod options;
 mod pci;
+mod trace;
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -34,6 +35,7 @@ use thiserror::Error;
 use crate::process::Tethered;
 use crate::skip;
 use batch::Expected;
+use trace::Trace;
 
 pub use batch::{Batch, Bytes, Value};
 pub use edu::{DmaError, Edu};
@@ -103,6 +105,7 @@ pub struct Qtest {
     patience: Duration,
     interrupts: Vec<LineChange>,
     log: PathBuf,
+    trace: Trace,
     qemu: Tethered,
     _folder: tempfile::TempDir,
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use super::trace::Trace;
 use super::{Qtest, QtestError};
 use crate::process::{Deadline, Tethered, tether};
 
@@ -27,6 +28,7 @@ pub struct QtestOptions {
     memory_mib: u64,
     iommu: String,
     devices: Vec<String>,
+    traces: Vec<String>,
     patience: Duration,
     instruction_shift: u32,
 }
@@ -46,6 +48,7 @@ impl QtestOptions {
             memory_mib: 64,
             iommu: "aw-bits=48,intremap=on".to_owned(),
             devices: vec!["edu,addr=3,dma_mask=0xffffffffffffffff".to_owned()],
+            traces: Vec::new(),
             patience: Duration::from_secs(30),
             instruction_shift: 0,
         }
@@ -76,6 +79,13 @@ impl QtestOptions {
     #[must_use]
     pub fn device(mut self, device: &str) -> Self {
         self.devices.push(device.to_owned());
+        self
+    }
+
+    /// One more trace point that is to be heard, as QEMU's `-trace` takes it: see [`Qtest::traced`].
+    #[must_use]
+    pub fn trace(mut self, event: &str) -> Self {
+        self.traces.push(event.to_owned());
         self
     }
 
@@ -118,6 +128,13 @@ impl QtestOptions {
         for device in &self.devices {
             qemu.args(["-device", device]);
         }
+        let trace = folder.path().join("trace");
+        if !self.traces.is_empty() {
+            qemu.arg("-D").arg(&trace);
+        }
+        for event in &self.traces {
+            qemu.args(["-trace", event]);
+        }
         qemu.arg("-qtest")
             .arg(format!("unix:{}", socket.display()))
             .args(["-qtest-log", "/dev/null"])
@@ -155,6 +172,7 @@ impl QtestOptions {
             patience: self.patience,
             interrupts: Vec::new(),
             log,
+            trace: Trace::of(&trace),
             qemu,
             _folder: folder,
         };

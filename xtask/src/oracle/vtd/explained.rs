@@ -9,7 +9,7 @@ use hvkit_vtd_iommu::spec::fault::FaultReason;
 
 use super::ours::Ours;
 use super::program::{Program, Seen};
-use super::quirks::Quirks;
+use super::quirks::{Quirks, Rule};
 use crate::oracle::tally::Verdict;
 
 /// What was seen.
@@ -42,7 +42,12 @@ pub(super) fn kind(program: &Program, sides: &Sides) -> String {
 }
 
 /// Compares a case.
-pub(super) fn judge(ours: &Ours, program: &Program, sides: &Sides) -> Result<Verdict> {
+pub(super) fn judge(
+    ours: &Ours,
+    program: &Program,
+    sides: &Sides,
+    rules: &[Rule],
+) -> Result<Verdict> {
     // A queue that stopped leaves what it was to invalidate.
     let stopped = |seen: &Seen| matches!(seen, Seen::Faults { status, .. } if status & 0x10 != 0);
     let may_be_stale = program.may_be_stale || sides.fresh.iter().any(stopped);
@@ -52,22 +57,33 @@ pub(super) fn judge(ours: &Ours, program: &Program, sides: &Sides) -> Result<Ver
     if either(&sides.fresh, &sides.kept, &sides.theirs) {
         return Ok(Verdict::Agrees);
     }
-    let explains = |quirks| -> Result<bool> {
-        let fresh = ours.run(program, Caching::Never, quirks)?;
-        let kept = ours.run(program, Caching::UntilInvalidated, quirks)?;
-        Ok(either(&fresh, &kept, &sides.theirs))
+    let by_rules = |quirks| -> Result<Sides> {
+        Ok(Sides {
+            fresh: ours.run(program, Caching::Never, quirks)?,
+            kept: ours.run(program, Caching::UntilInvalidated, quirks)?,
+            theirs: sides.theirs.clone(),
+        })
     };
-    let mut needed = Quirks::all();
+    let explains = |quirks| -> Result<bool> {
+        let sides = by_rules(quirks)?;
+        Ok(either(&sides.fresh, &sides.kept, &sides.theirs))
+    };
+    let mut needed = Quirks::all(rules);
     if !explains(needed)? {
-        return Ok(differs(program, sides, "theirs differs"));
+        let sides = by_rules(needed)?;
+        return Ok(differs(
+            program,
+            &sides,
+            "theirs differs from ours by all rules",
+        ));
     }
     // Of the rules, only those without which it is not explained.
-    for (quirk, _) in Quirks::ALL {
+    for (quirk, _) in rules {
         if explains(needed.without(*quirk))? {
             needed = needed.without(*quirk);
         }
     }
-    let rule = Quirks::ALL.iter().find(|(quirk, _)| needed.has(*quirk));
+    let rule = rules.iter().find(|(quirk, _)| needed.has(*quirk));
     Ok(match rule {
         Some((_, rule)) => Verdict::Explained(rule),
         None => differs(program, sides, "explained by nothing"),

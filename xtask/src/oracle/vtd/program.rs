@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use hvkit_vtd_iommu::emulation::Interrupt;
+
 /// One thing that software or a device does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -16,6 +18,8 @@ pub(super) enum Step {
     Read { address: u64, slot: u64 },
     /// The device writes 8 bytes to `address` from its buffer at `slot` * 8.
     Write { address: u64, slot: u64 },
+    /// The device sends a message-signalled interrupt.
+    Message { address: u32, data: u32 },
     /// Software reads the fault registers.
     Faults,
     /// Software reads registers: `count` of 4 bytes from `offset`.
@@ -83,6 +87,8 @@ pub(super) enum Seen {
     },
     /// Of [`Step::Look`], one for each register; of [`Step::Load`].
     Word { at: u64, value: u64 },
+    /// Of [`Step::Message`]: what a local APIC is asked for, if it is.
+    Interrupt(Option<Interrupt>),
 }
 
 impl fmt::Debug for Seen {
@@ -99,6 +105,8 @@ impl fmt::Debug for Seen {
                 high >> 32 & 0xff
             ),
             Self::Word { at, value } => write!(f, "{at:#x}: {value:#x}"),
+            Self::Interrupt(None) => f.write_str("no interrupt"),
+            Self::Interrupt(Some(interrupt)) => write!(f, "{interrupt:x?}"),
         }
     }
 }
@@ -117,6 +125,13 @@ pub(super) struct Program {
 /// Where things are in memory. Everything a case stores lies in [`layout::START`]..[`layout::END`].
 pub(super) mod layout {
     pub(in super::super) const START: u64 = 0x10_0000;
+    /// What the processor does at an NMI and at a system-management interrupt: nothing that memory shows.
+    pub(in super::super) const HANDLERS: [(u64, u64); 2] = [
+        // Real mode: vector 2 leads to the BIOS's `hlt`.
+        (0x8, 0xf000_fff1),
+        // The handler's place at reset: `rsm`.
+        (0x3_8000, 0xaa0f),
+    ];
     pub(in super::super) const ROOT: u64 = 0x10_0000;
     pub(in super::super) const CONTEXT: u64 = 0x10_1000;
     /// Page tables: this many frames.
@@ -128,6 +143,8 @@ pub(super) mod layout {
     /// What the device's buffer is filled with, [`BUFFER_WORDS`] words.
     pub(in super::super) const PATTERN: u64 = 0x1f_f000;
     pub(in super::super) const BUFFER_WORDS: u64 = 16;
+    /// Where the data of a message is fetched from.
+    pub(in super::super) const MESSAGE: u64 = 0x1f_e000;
     /// Where DMA is meant to go: this many frames, of which the first [`DATA_BYTES`] count.
     pub(in super::super) const DATA: u64 = 0x20_0000;
     pub(in super::super) const DATA_FRAMES: u64 = 8;

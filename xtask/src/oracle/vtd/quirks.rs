@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What their machine does that the specification does not say. `lab/ledgers/vtd.md` has a section for each.
+//! What their machine does that the specification does not say. Each has a section in the ledger of its oracle, in `lab/ledgers`.
 
 use hvkit_vtd_iommu::emulation::fake::Ram;
 use hvkit_vtd_iommu::emulation::{Nobody, Unit};
@@ -9,21 +9,29 @@ use hvkit_vtd_iommu::spec::registers::{
 
 use super::program::layout;
 
-/// A set of rules of the ledger.
+/// A rule, and its name in the ledger.
+pub(super) type Rule = (Quirks, &'static str);
+
+/// A set of rules of the ledgers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Quirks(u32);
 
 macro_rules! quirks {
-    ($($name:ident = $bit:literal, $rule:literal;)*) => {
+    ($(#[$doc:meta])* $all:ident: $($name:ident = $bit:literal, $rule:literal;)* $(+ $shared:ident, $again:literal;)*) => {
         impl Quirks {
             $(pub(super) const $name: Self = Self(1 << $bit);)*
-            /// Every rule, and its name.
-            pub(super) const ALL: &[(Self, &'static str)] = &[$((Self::$name, $rule)),*];
         }
+        $(#[$doc])*
+        pub(super) const $all: &[Rule] = &[
+            $((Quirks::$name, $rule),)*
+            $((Quirks::$shared, $again),)*
+        ];
     };
 }
 
 quirks! {
+    /// The rules of `vtd`.
+    LEGACY:
     SILENT_WHEN_KEPT = 0, "silent-when-kept";
     NO_COMPATIBILITY_FORMAT = 1, "no-compatibility-format";
     QUEUE_IN_USE = 2, "queue-in-use";
@@ -38,14 +46,50 @@ quirks! {
     WIDE_PASS_THROUGH = 11, "wide-pass-through";
 }
 
+quirks! {
+    /// The rules of `vtd-interrupts`.
+    INTERRUPTS:
+    COMPATIBILITY_ALWAYS = 12, "compatibility-always";
+    BUSES_SWAPPED = 13, "buses-swapped";
+    INDEX_WRAPS = 14, "index-wraps";
+    NOBODYS_DMA = 15, "nobodys-dma";
+    POSTING_IGNORED = 16, "posting-ignored";
+    RESERVED_CHECK = 17, "reserved-check";
+    RESERVED_LAST = 18, "reserved-last";
+}
+
+quirks! {
+    /// The rules of `vtd-scalable`.
+    SCALABLE:
+    LEGACY_NAMES = 19, "legacy-names";
+    INVALID_BEFORE_ABSENT = 20, "invalid-before-absent";
+    MARKS_EARLY = 21, "marks-early";
+    RESERVED_UNCHECKED = 22, "reserved-unchecked";
+    DIRTY_LOST = 23, "dirty-lost";
+    SNOOP_IGNORED = 24, "snoop-ignored";
+    ABSENT_IS_SHOWN = 25, "absent-is-shown";
+    + SILENT_WHEN_KEPT, "silent-when-kept";
+    + RESERVED_CONTEXT, "reserved-context";
+    + WIDE_PASS_THROUGH, "wide-pass-through";
+}
+
 impl Quirks {
     pub(super) const NONE: Self = Self(0);
+    /// Those that take tables for something else than they are.
+    pub(super) const OF_TABLES: Self = Self::DIRTY_LOST
+        .and(Self::RESERVED_UNCHECKED)
+        .and(Self::ABSENT_IS_SHOWN)
+        .and(Self::INVALID_BEFORE_ABSENT);
 
-    /// Every rule together.
-    pub(super) fn all() -> Self {
-        Self::ALL
+    /// All of `rules` together.
+    pub(super) fn all(rules: &[Rule]) -> Self {
+        rules
             .iter()
-            .fold(Self::NONE, |all, (quirk, _)| Self(all.0 | quirk.0))
+            .fold(Self::NONE, |all, (quirk, _)| all.and(*quirk))
+    }
+
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     pub(super) const fn without(self, other: Self) -> Self {
@@ -102,7 +146,8 @@ impl Front {
         let has = |quirk| self.quirks.has(quirk);
         if offset == GCMD.offset() {
             let mut command = value as u32;
-            if has(Quirks::NO_COMPATIBILITY_FORMAT) {
+            let compatible = Quirks::NO_COMPATIBILITY_FORMAT.and(Quirks::COMPATIBILITY_ALWAYS);
+            if has(compatible) {
                 command &= !COMPATIBILITY;
             }
             let leaves = was_on && command & QUEUE_ON == 0;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Their side: QEMU's `intel-iommu`, its memory and its `edu` device, over the test socket.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use hvkit_vtd_iommu::spec::interrupt::Message;
 use hvkit_vtd_iommu::spec::registers::{Capability, ExtendedCapability, Version};
 
+use super::messages::{self, Sent};
 use super::ours::{data_word, pattern_word};
 use super::program::{Program, Seen, Step, layout, start};
 use lab_kit::qtest::{Answers, Batch, Bytes, Edu, Qtest, QtestOptions, VTD, Value};
@@ -32,6 +34,10 @@ pub(super) struct Theirs {
     options: QtestOptions,
     machine: Qtest,
     edu: Edu,
+    /// Where its MSI capability is.
+    msi: u8,
+    /// What its messages came to, oldest first.
+    sent: VecDeque<Sent>,
 }
 
 /// What the device is told.
@@ -48,6 +54,7 @@ enum Pending {
     Faults(Value, Value, Value, Value),
     Word(u64, Value),
     Words(u64, Bytes),
+    Message(Message),
 }
 
 impl Theirs {
@@ -58,11 +65,17 @@ impl Theirs {
         for slot in 0..layout::BUFFER_WORDS {
             batch.writeq(layout::PATTERN + 8 * slot, pattern_word(slot));
         }
+        for (at, word) in layout::HANDLERS {
+            batch.writeq(at, word);
+        }
         machine.run(&batch)?;
+        let msi = messages::enable(&mut machine, &edu)?;
         Ok(Self {
             options,
             machine,
             edu,
+            msi,
+            sent: VecDeque::new(),
         })
     }
 
@@ -115,6 +128,34 @@ impl Theirs {
                         command: EDU_START | EDU_TO_MEMORY,
                     };
                     self.transfer(&mut batch, &mut pending, &mut seen, transfer)?;
+                }
+                Step::Message { address, data } => {
+                    let message = Message {
+                        address: address.into(),
+                        data,
+                    };
+                    if data >> 16 == 0 {
+                        messages::raise(&mut batch, &self.edu, self.msi, message);
+                    } else {
+                        // More than its capability has data for: as DMA, which is what a message is.
+                        let at = EDU_BUFFER + 8 * layout::BUFFER_WORDS;
+                        batch.writel(layout::MESSAGE, data);
+                        let fetch = Transfer {
+                            from: layout::MESSAGE,
+                            to: at,
+                            length: 4,
+                            command: EDU_START,
+                        };
+                        self.transfer(&mut batch, &mut pending, &mut seen, fetch)?;
+                        let send = Transfer {
+                            from: at,
+                            to: message.address,
+                            length: 4,
+                            command: EDU_START | EDU_TO_MEMORY,
+                        };
+                        self.transfer(&mut batch, &mut pending, &mut seen, send)?;
+                    }
+                    pending.push(Pending::Message(message));
                 }
                 Step::Faults => pending.push(Pending::Faults(
                     batch.readl(FSTS),
@@ -181,8 +222,15 @@ impl Theirs {
         seen: &mut Vec<Seen>,
     ) -> Result<Answers> {
         let answers = self.machine.run(batch)?;
+        self.sent.extend(messages::read(&self.machine.traced()?));
         for pending in pending {
             match pending {
+                Pending::Message(message) => {
+                    let sent = std::iter::from_fn(|| self.sent.pop_front())
+                        .find(|sent| sent.message == message);
+                    let sent = sent.with_context(|| format!("{message:x?} was not sent"))?;
+                    seen.push(Seen::Interrupt(sent.interrupt));
+                }
                 Pending::Faults(status, control, low, high) => seen.push(Seen::Faults {
                     status: answers.value(status) as u32,
                     control: answers.value(control) as u32,

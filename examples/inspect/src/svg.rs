@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Pictures: boxes, words and lines, as SVG that stands alone.
+
+use std::fmt::Write;
+
+/// The height of a line of words.
+pub(crate) const LINE: u32 = 18;
+
+/// About how wide a character is.
+pub(crate) const CHARACTER: u32 = 8;
+
+/// A picture in the making. Lengths are in pixels, from the upper left corner.
+#[derive(Debug, Default)]
+pub(crate) struct Svg {
+    body: String,
+    width: u32,
+    height: u32,
+}
+
+/// What a box means, which is its colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tint {
+    /// Hardware that translates, a table.
+    Unit,
+    /// A device.
+    Device,
+    /// Memory that may be written.
+    Memory,
+    /// Memory that may be read only.
+    ReadOnly,
+    /// Something is wrong.
+    Wrong,
+}
+
+impl Tint {
+    fn fill(self) -> &'static str {
+        match self {
+            Tint::Unit => "#dbe9f6",
+            Tint::Device => "#f4f4f4",
+            Tint::Memory => "#d9ead3",
+            Tint::ReadOnly => "#fff2cc",
+            Tint::Wrong => "#f4cccc",
+        }
+    }
+}
+
+impl Svg {
+    /// A box.
+    pub(crate) fn rectangle(&mut self, x: u32, y: u32, width: u32, height: u32, tint: Tint) {
+        self.grow(x + width, y + height);
+        self.put(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"3\" fill=\"{}\" stroke=\"#555\"/>",
+            tint.fill()
+        ));
+    }
+
+    /// A stroke down, such as a moment on a line of time.
+    pub(crate) fn mark(&mut self, x: u32, y: u32, height: u32) {
+        self.grow(x + 2, y + height);
+        self.put(format_args!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"2\" height=\"{height}\" fill=\"#c00000\"/>"
+        ));
+    }
+
+    /// Words on a line, from `x` on, in a line that begins at `y`.
+    pub(crate) fn words(&mut self, x: u32, y: u32, words: &str) {
+        let count = u32::try_from(words.chars().count()).unwrap_or(u32::MAX);
+        self.grow(x + count.saturating_mul(CHARACTER).min(4000), y + LINE);
+        let base = y + LINE - 5;
+        self.put(format_args!(
+            "<text x=\"{x}\" y=\"{base}\">{}</text>",
+            escaped(words)
+        ));
+    }
+
+    /// A box with lines of words in it; its height.
+    pub(crate) fn label(
+        &mut self,
+        x: u32,
+        y: u32,
+        width: u32,
+        tint: Tint,
+        lines: &[String],
+    ) -> u32 {
+        let height = LINE * u32::try_from(lines.len().max(1)).unwrap_or(1) + 6;
+        self.rectangle(x, y, width, height, tint);
+        for (line, number) in lines.iter().zip(0..) {
+            self.words(x + 6, y + 3 + number * LINE, line);
+        }
+        height
+    }
+
+    /// A line from one point to another, bent so that it leaves and arrives sideways.
+    pub(crate) fn line(&mut self, from: (u32, u32), to: (u32, u32)) {
+        let ((x, y), (u, v)) = (from, to);
+        let middle = x.midpoint(u);
+        self.put(format_args!(
+            "<path d=\"M{x} {y} C{middle} {y} {middle} {v} {u} {v}\" fill=\"none\" stroke=\"#777\"/>"
+        ));
+    }
+
+    /// The whole picture.
+    pub(crate) fn finish(self) -> String {
+        let (width, height) = (self.width + 12, self.height + 12);
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+             font-family=\"DejaVu Sans Mono, monospace\" font-size=\"12\">\n\
+             <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n{}</svg>\n",
+            self.body
+        )
+    }
+
+    fn grow(&mut self, x: u32, y: u32) {
+        self.width = self.width.max(x);
+        self.height = self.height.max(y);
+    }
+
+    fn put(&mut self, element: std::fmt::Arguments<'_>) {
+        // A string takes what is written to it.
+        let _ = writeln!(self.body, "{element}");
+    }
+}
+
+/// Words as XML has them: files are not trusted to hold none of its signs, nor control characters.
+fn escaped(words: &str) -> String {
+    let mut text = String::with_capacity(words.len());
+    for character in words.chars() {
+        match character {
+            '&' => text.push_str("&amp;"),
+            '<' => text.push_str("&lt;"),
+            '>' => text.push_str("&gt;"),
+            '"' => text.push_str("&quot;"),
+            character if character.is_control() => text.push('\u{fffd}'),
+            character => text.push(character),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_file_cannot_end_an_element() {
+        let mut svg = Svg::default();
+        svg.words(0, 0, "</text><script>\u{1b}&");
+        let text = svg.finish();
+        assert!(
+            text.contains(">&lt;/text&gt;&lt;script&gt;\u{fffd}&amp;</text>"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_picture_holds_what_is_in_it() {
+        let mut svg = Svg::default();
+        let height = svg.label(10, 20, 100, Tint::Unit, &["a".into(), "b".into()]);
+        assert_eq!(height, 42);
+        assert!(svg.finish().contains("width=\"122\" height=\"74\""));
+    }
+}

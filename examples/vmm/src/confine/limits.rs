@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the process may use of the host, beyond the guest's memory.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
+
+/// Open files: what 254 vCPUs, every device's queues and some hundred connections of a guest take.
+const FILES: u64 = 4096;
+
+/// Bounds the process, for ever: no core file, in which a guest's memory would lie, and not more than 4096 files.
+///
+/// Memory is the guest's plus what the lists of the devices are bounded to. Files that grow as the guest writes (a
+/// serial line's log, a sparse disk) are bounded by the file system's quota only.
+pub fn bound() -> io::Result<()> {
+    lower(Resource::Core, 0)?;
+    lower(Resource::Nofile, FILES)
+}
+
+/// Lowers both the limit and what it may be raised to.
+fn lower(resource: Resource, to: u64) -> io::Result<()> {
+    let now = getrlimit(resource);
+    let at_most = |limit: Option<u64>| Some(limit.map_or(to, |limit| limit.min(to)));
+    let limit = Rlimit {
+        current: at_most(now.current),
+        maximum: at_most(now.maximum),
+    };
+    Ok(setrlimit(resource, limit)?)
+}
