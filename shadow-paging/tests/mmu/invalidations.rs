@@ -92,7 +92,7 @@ fn slot(pcid: u64, linear: u64) -> u64 {
 
 fn entry(linear: u64, page: u64) -> u64 {
     let global = if linear == GLOBAL { 0x100 } else { 0 };
-    0x40_0000 + page * 0x1000 | 0x67 | global
+    (0x40_0000 + page * 0x1000) | 0x67 | global
 }
 
 fn look(board: &mut Board, (pcid, linear): Spot) -> u64 {
