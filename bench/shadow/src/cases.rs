@@ -310,7 +310,8 @@ pub fn storm(rounds: usize) -> Report {
     )
 }
 
-/// Memory for 32 processes that share a kernel, all of whose pages are used: shadow tables a guest table.
+/// Memory for 32 processes that share a kernel, all of whose pages are used: shadow tables, and what is remembered of them,
+/// a guest table.
 pub fn memory() -> f64 {
     let memory = &Memory::new();
     let guest = Guest::new(memory);
@@ -357,12 +358,11 @@ pub fn memory() -> f64 {
         usage.tables
     );
     let heap = usage.heap as f64 / 4096.0 / tables;
+    println!("  reverse map and roles, on the heap: {heap:.3} of the guest's tables");
+    let all = ratio + heap;
     println!(
-        "  reverse map and roles, on the heap: {heap:.3} of the guest's tables (budget of 2048 tables)"
+        "  aim {}: within 1.20 in all: {all:.3}",
+        if all <= 1.2 { "met" } else { "missed" }
     );
-    println!(
-        "  aim {}: shadow tables within 1.20: {ratio:.2}",
-        if ratio <= 1.2 { "met" } else { "missed" }
-    );
-    ratio
+    all
 }

@@ -13,6 +13,7 @@ pub mod mapper;
 pub mod pci_config;
 pub mod pci_msix;
 pub mod shadow;
+pub mod shadow_processors;
 pub mod virtio_device;
 pub mod virtio_queue;
 pub mod vmcs_bytes;
@@ -38,6 +39,7 @@ macro_rules! for_each_target {
             pci_config
             pci_msix
             shadow
+            shadow_processors
             virtio_device
             virtio_queue
             vmcs_bytes

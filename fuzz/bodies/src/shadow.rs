@@ -16,14 +16,14 @@ const STEPS: usize = 48;
 
 /// An entry, most of which leads into the first 16 frames.
 #[derive(Arbitrary, Clone, Copy, Debug)]
-struct Entry {
+pub(crate) struct Entry {
     frame: u8,
     flags: u16,
     high: u8,
 }
 
 impl Entry {
-    fn value(self) -> u64 {
+    pub(crate) fn value(self) -> u64 {
         let frame = match self.frame {
             0xff => 0xfee0_0000,
             0xfe => 0x7000_0000,
@@ -40,10 +40,10 @@ impl Entry {
 
 /// Two bits for each level's index, and the offset.
 #[derive(Arbitrary, Clone, Copy, Debug)]
-struct Linear(u16, u16);
+pub(crate) struct Linear(u16, u16);
 
 impl Linear {
-    fn address(self, four: bool) -> u64 {
+    pub(crate) fn address(self, four: bool) -> u64 {
         let bits = if four { 10 } else { 9 };
         let sum = (0..5).fold(0, |sum, level| {
             let index = [0, 1, 2, (1 << bits) - 1][usize::from(self.0 >> (2 * level) & 3)];
@@ -106,7 +106,7 @@ pub fn run(data: &[u8]) {
     board.audit();
 }
 
-fn access(bits: u8) -> Access {
+pub(crate) fn access(bits: u8) -> Access {
     let kind = [Kind::Read, Kind::Write, Kind::Fetch, Kind::Write][usize::from(bits & 3)];
     let privilege = [
         Privilege::User,

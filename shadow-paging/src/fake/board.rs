@@ -9,7 +9,9 @@ use hvkit_page_table::{Frames, OwnEntries, ReadEntry, UpdateEntry, Width};
 
 use super::memory::{FakeHost, GuestView};
 use super::processor::FakeProcessor;
-use crate::guest::{Access, Features, GuestFault, Kind, PagingMode, Privilege, Registers};
+use crate::guest::{
+    Access, ErrorCode, Features, GuestFault, Kind, PagingMode, Privilege, Registers,
+};
 use crate::mmu::{Audit, Failed, HostReason, HostRights, Machine, Mmu, Owed, Tuning, Verdict};
 use crate::x86::{Control, ControlError, InvalidateKind, Linear, PageFault, Processor, Vcpu};
 
@@ -44,7 +46,7 @@ pub type BoardMmu = Mmu<Linear, BoardMemory, BoardMemory>;
 
 /// Memory that the board and its MMU share.
 #[derive(Clone, Debug)]
-pub struct BoardMemory(Rc<FakeHost>);
+pub struct BoardMemory(pub(super) Rc<FakeHost>);
 
 impl ReadEntry for BoardMemory {
     type Error = Infallible;
@@ -228,17 +230,7 @@ impl Board {
                 Err(code) => code,
             };
             self.faults += 1;
-            let (cpl, rflags) = match access.privilege {
-                Privilege::User | Privilege::Implicit => (3, 2),
-                Privilege::Supervisor => (0, 2),
-                Privilege::SupervisorAc => (0, Privilege::EFLAGS_AC | 2),
-            };
-            let fault = PageFault {
-                code,
-                linear,
-                cpl,
-                rflags,
-            };
+            let fault = exit(code, linear, access);
             let host = Rc::clone(&self.host);
             let view = host.guest();
             let answer = match vcpu.handle_fault(&mut self.mmu, machine(&host, &view), fault) {
@@ -336,6 +328,7 @@ impl Board {
             Instruction::Invlpg(linear) => {
                 alone(vcpu.invpcid(mmu, machine, InvalidateKind::Address(linear)))
             }
+            Instruction::Invpcid(kind) => alone(vcpu.invpcid(mmu, machine, kind)),
             Instruction::InvalidateAll => alone(vcpu.invpcid(mmu, machine, InvalidateKind::All)),
         };
         let (owed, succeeded) = match done {
@@ -396,6 +389,21 @@ impl Board {
     }
 }
 
+/// The exit for a fault of `access`.
+pub(super) fn exit(code: ErrorCode, linear: u64, access: Access) -> PageFault {
+    let (cpl, rflags) = match access.privilege {
+        Privilege::User | Privilege::Implicit => (3, 2),
+        Privilege::Supervisor => (0, 2),
+        Privilege::SupervisorAc => (0, Privilege::EFLAGS_AC | 2),
+    };
+    PageFault {
+        code,
+        linear,
+        cpl,
+        rflags,
+    }
+}
+
 /// An instruction that the hypervisor intercepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instruction {
@@ -409,6 +417,8 @@ pub enum Instruction {
     Efer(u64),
     /// INVLPG.
     Invlpg(u64),
+    /// INVPCID.
+    Invpcid(InvalidateKind),
     /// INVPCID of everything.
     InvalidateAll,
 }

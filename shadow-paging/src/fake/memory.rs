@@ -129,6 +129,21 @@ impl FakeHost {
         }
     }
 
+    /// The guest-physical address that is at host-physical `host` now.
+    #[must_use]
+    pub fn guest_of(&self, host: u64) -> Option<u64> {
+        let (page, offset) = (host & !0xfff, host & 0xfff);
+        let moved = self.moved.borrow();
+        let there = moved.iter().find(|&(_, &(to, _))| to == page);
+        match there {
+            Some((&guest, _)) => Some(guest + offset),
+            None => {
+                let guest = page.checked_sub(RAM)?;
+                (guest < self.ram && !moved.contains_key(&guest)).then_some(guest + offset)
+            }
+        }
+    }
+
     /// The guest's page at `guest` gets other host memory with the same content. What it had is gone:
     /// tell the MMU of what is returned.
     pub fn migrate(&self, guest: u64) -> Option<Backed> {

@@ -4,7 +4,7 @@
 //! [`FakeProcessor`] translates by shadow tables and keeps every translation that a flush does not name:
 //! the worst TLB there can be ([`FakeTlb`], for any format). It panics where a real one would corrupt memory in silence: a walk
 //! through a table that was freed, an access to a page that the host took away. [`Board`] puts it together
-//! with memory, a guest and an exit handler.
+//! with memory, a guest and an exit handler; [`Cluster`] has several processors, and settles late.
 //!
 //! ```
 //! use hvkit_page_table::Width;
@@ -25,11 +25,14 @@
 //! ```
 
 mod board;
+mod cluster;
+mod history;
 mod memory;
 mod processor;
 mod tlb;
 
 pub use board::{Board, BoardMemory, BoardMmu, Doing, Instruction, Outcome};
+pub use cluster::{Cluster, Seen};
 pub use memory::{FakeHost, GuestView, NoMemory};
 pub use processor::FakeProcessor;
 pub use tlb::FakeTlb;

@@ -10,7 +10,7 @@ use crate::x86::{Hardware, ShadowAttributes, ShadowFormat};
 /// A processor that walks shadow tables: a [`FakeTlb`], and the rules for who may do what.
 #[derive(Debug, Default)]
 pub struct FakeProcessor {
-    caches: FakeTlb<ShadowFormat>,
+    pub(super) caches: FakeTlb<ShadowFormat>,
 }
 
 impl FakeProcessor {
@@ -65,7 +65,7 @@ impl FakeProcessor {
     }
 }
 
-fn format(hardware: &Hardware) -> ShadowFormat {
+pub(super) fn format(hardware: &Hardware) -> ShadowFormat {
     let format = ShadowFormat::new(hardware.layout, 52, 3);
     #[expect(clippy::expect_used, reason = "a shape of the manual's")]
     format.expect("a shape of the manual's")

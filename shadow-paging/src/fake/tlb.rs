@@ -4,7 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use hvkit_page_table::{Format, Root, walk};
+use hvkit_page_table::{Format, Root, Span, walk};
 
 use super::memory::FakeHost;
 use crate::mmu::Flush;
@@ -174,6 +174,18 @@ impl<F: Format> FakeTlb<F> {
                 "{host:#x} is still in the TLB: {one:x?}"
             );
         }
+    }
+
+    /// What is cached: root, addresses, where the first leads, attributes.
+    pub fn entries(&self) -> impl Iterator<Item = (u64, Span, u64, F::Attributes)> {
+        self.tlb.iter().map(|one| {
+            (
+                one.root,
+                Span::new(one.address, one.size),
+                one.target,
+                one.attributes,
+            )
+        })
     }
 
     /// How many translations are cached.

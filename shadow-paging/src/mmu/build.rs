@@ -9,7 +9,7 @@ use super::guard::Was;
 use super::host::{Backing, HostMap, Machine};
 use super::key::{Base, Key, key_on_path};
 use super::links::{Head, Link};
-use super::pages::{Heat, Page, Sync};
+use super::pages::{Heat, Page, Sync, room};
 use super::space::Space;
 use super::stage::{Path, Stage};
 use super::{Cause, Mmu};
@@ -121,6 +121,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         {
             return Err(Cause::TableOutsideMemory { frame });
         }
+        let tables = self.pages.reserve()?;
+        room(&mut self.unsync, tables)?;
         let frame = self.allocate(key)?;
         let id = self.pages.insert(Page {
             key: *key,

@@ -100,8 +100,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             .stage_of(link)
             .is_some_and(|(stage, ..)| stage.shadow().leaves_stale(old, new));
         if stale {
-            let flush = self.flush_of(link);
-            self.debt.add(flush);
+            self.owe_flush(link);
         }
     }
 
@@ -127,8 +126,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         match self.slot(link) {
             Entry::Empty | Entry::Malformed(_) => return,
             Entry::Leaf { target, .. } => {
-                let flush = self.flush_of(link);
-                self.debt.add(flush);
+                self.owe_flush(link);
                 let known = self.reverse.remove(level, target, link);
                 debug_assert!(known, "every leaf is in the reverse map");
             }
@@ -143,6 +141,14 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             }
         }
         self.store(link, |format, _| format.empty());
+    }
+
+    /// What is translated through the entry at `link` is to be flushed.
+    fn owe_flush(&mut self, link: Link) {
+        if self.debt.flush() != Flush::Everything {
+            let flush = self.flush_of(link);
+            self.debt.add(flush);
+        }
     }
 
     /// Which linear addresses are translated through the entry at `link`: named if it is one page of

@@ -72,9 +72,6 @@ pub struct Failed<E> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NewError {
-    /// See [`OutOfMemory`].
-    #[error(transparent)]
-    OutOfMemory(#[from] OutOfMemory),
     /// A budget below one path of tables, or beyond what can be numbered.
     #[error("a budget of {pages} shadow tables, where 16 to 2^22 - 1 are possible")]
     Budget {

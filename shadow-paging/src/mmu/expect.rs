@@ -147,16 +147,19 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 if !stage.admits(attributes, rights, page.rights) {
                     return Some(Wrong::TooMuch);
                 }
-                let guarded = if size == 4096 {
-                    self.guards(guest)
-                } else {
-                    self.guards_in(guest, size)
-                };
                 let read_only = HostRights {
                     write: false,
                     ..page.rights
                 };
-                (guarded && !stage.admits(attributes, rights, read_only))
+                // Looked up last, and seldom: most leaves cannot write.
+                let guarded = || {
+                    if size == 4096 {
+                        self.guards(guest)
+                    } else {
+                        self.guards_in(guest, size)
+                    }
+                };
+                (!stage.admits(attributes, rights, read_only) && guarded())
                     .then_some(Wrong::WritesGuarded)
             }
         }

@@ -79,7 +79,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if matches!(result, Err(Cause::OutOfFrames)) {
             self.reclaim(self.batch());
         }
-        self.settle_up(result).map(|((), owed)| owed)
+        self.settle_up_for_good(result).map(|((), owed)| owed)
     }
 
     fn follow_span<M: ReadEntry, B: HostMap>(

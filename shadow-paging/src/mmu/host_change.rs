@@ -39,7 +39,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 self.remove_table(id);
             }
         }
-        self.owe()
+        self.owe_for_good()
     }
 
     /// The host withholds writes to the guest's memory `logged`: no leaf can write it after this
@@ -48,7 +48,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// In this order: change the map, call this, settle the token, read the memory.
     pub fn host_protect(&mut self, logged: Backed) -> Owed {
         self.each_leaf(logged, Change::Protect);
-        self.owe()
+        self.owe_for_good()
     }
 
     /// Drops every entry of a table.

@@ -21,6 +21,12 @@ pub(crate) const fn mix(key: u64) -> u64 {
 }
 
 impl Index {
+    /// An index of nothing.
+    pub(crate) const EMPTY: Self = Self {
+        slots: Vec::new(),
+        used: 0,
+    };
+
     /// An index with room for `count` numbers.
     pub(crate) fn with_room(count: usize) -> Result<Self, OutOfMemory> {
         let size = count

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Lists of links to entries, most of which have one element: four bytes each, and more only where
-//! there is more.
+//! Lists of links to entries, most of which have one element: four bytes for each link, whether it is
+//! alone or among many.
 
 use alloc::vec::Vec;
 
 use super::error::OutOfMemory;
+use super::slab::{CLASSES, Slab};
 
 /// Which entry of which shadow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +38,18 @@ pub(crate) struct Head(u32);
 enum Kind {
     None,
     One(Link),
+    /// In a block of a slab.
+    Few {
+        class: usize,
+        block: u32,
+    },
+    /// A vector of its own.
     Many(usize),
 }
 
-const MANY: u32 = 1 << 31;
+const MORE: u32 = 1 << 31;
+const MANY: u32 = 1 << 30;
+const CLASS_SHIFT: u32 = 25;
 
 impl Head {
     pub(crate) const EMPTY: Self = Self(0);
@@ -49,23 +58,44 @@ impl Head {
         Self(link.0 + 1)
     }
 
+    const fn few(class: usize, block: u32) -> Self {
+        Self(MORE | (class as u32) << CLASS_SHIFT | block)
+    }
+
+    const fn many(list: u32) -> Self {
+        Self(MORE | MANY | list)
+    }
+
     const fn kind(self) -> Kind {
         match self.0 {
             0 => Kind::None,
-            word if word & MANY != 0 => Kind::Many((word & !MANY) as usize),
-            word => Kind::One(Link(word - 1)),
+            word if word & MORE == 0 => Kind::One(Link(word - 1)),
+            word if word & MANY != 0 => Kind::Many((word & !(MORE | MANY)) as usize),
+            word => Kind::Few {
+                class: (word >> CLASS_SHIFT & 0x1f) as usize,
+                block: word & ((1 << CLASS_SHIFT) - 1),
+            },
         }
     }
 }
 
-/// The lists with more than one link.
-#[derive(Debug, Default)]
+/// The lists with more than one link: four bytes for each, and a tenth more.
+#[derive(Debug)]
 pub(crate) struct Lists {
+    slabs: [Slab; CLASSES.len()],
     many: Vec<Vec<Link>>,
-    /// Numbers of lists that are not in use. Has room for all.
+    /// Numbers of vectors that are not in use. Has room for all.
     free: Vec<u32>,
-    /// What the next list with two links is made of.
-    spare: Vec<Link>,
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        Self {
+            slabs: CLASSES.map(Slab::new),
+            many: Vec::new(),
+            free: Vec::new(),
+        }
+    }
 }
 
 impl Lists {
@@ -73,46 +103,77 @@ impl Lists {
     pub(crate) fn reserve(&mut self, head: Head) -> Result<(), OutOfMemory> {
         match head.kind() {
             Kind::None => Ok(()),
-            Kind::Many(list) => self.many[list].try_reserve(1).map_err(|_| OutOfMemory),
-            Kind::One(_) => {
-                if self.free.is_empty() {
-                    if self.many.len() >= MANY as usize {
-                        return Err(OutOfMemory);
-                    }
-                    self.many.try_reserve(1).map_err(|_| OutOfMemory)?;
-                    let room = self.many.len() + 1;
-                    self.free.try_reserve(room).map_err(|_| OutOfMemory)?;
+            Kind::One(_) => self.slabs[0].reserve(),
+            Kind::Few { class, block } => {
+                let slab = &self.slabs[class];
+                if slab.used(block) < slab.links() {
+                    Ok(())
+                } else if let Some(next) = self.slabs.get_mut(class + 1) {
+                    next.reserve()
+                } else {
+                    self.reserve_vector()
                 }
-                if self.spare.capacity() < 2 {
-                    self.spare.try_reserve_exact(4).map_err(|_| OutOfMemory)?;
-                }
-                Ok(())
             }
+            Kind::Many(list) => self.many[list].try_reserve(1).map_err(|_| OutOfMemory),
         }
+    }
+
+    /// Sees to it that there is a vector with room for more than the largest block.
+    fn reserve_vector(&mut self) -> Result<(), OutOfMemory> {
+        if self.free.is_empty() {
+            if self.many.len() >= MANY as usize {
+                return Err(OutOfMemory);
+            }
+            self.many.try_reserve(1).map_err(|_| OutOfMemory)?;
+            let room = self.many.len() + 1;
+            self.free.try_reserve(room).map_err(|_| OutOfMemory)?;
+            self.many.push(Vec::new());
+            self.free.push(self.many.len() as u32 - 1);
+        }
+        let next = self.free.last().map_or(0, |&number| number as usize);
+        let links = CLASSES[CLASSES.len() - 1] * 2;
+        self.many[next].try_reserve(links).map_err(|_| OutOfMemory)
     }
 
     /// Adds `link`, for which there is room.
     pub(crate) fn push(&mut self, head: &mut Head, link: Link) {
         match head.kind() {
             Kind::None => *head = Head::one(link),
-            Kind::Many(list) => self.many[list].push(link),
             Kind::One(first) => {
-                let mut both = core::mem::take(&mut self.spare);
-                both.push(first);
-                both.push(link);
-                let number = match self.free.pop() {
-                    Some(number) => {
-                        self.many[number as usize] = both;
-                        number
-                    }
-                    None => {
-                        self.many.push(both);
-                        self.many.len() as u32 - 1
-                    }
-                };
-                *head = Head(number | MANY);
+                let block = self.slabs[0].take();
+                self.slabs[0].block_mut(block)[..2].copy_from_slice(&[first.0 + 1, link.0 + 1]);
+                *head = Head::few(0, block);
             }
+            Kind::Few { class, block } => {
+                let slab = &mut self.slabs[class];
+                let used = slab.used(block);
+                if let Some(slot) = slab.block_mut(block).get_mut(used) {
+                    *slot = link.0 + 1;
+                } else if class + 1 < CLASSES.len() {
+                    *head = self.rehouse(class, block, class + 1);
+                    self.push(head, link);
+                } else if let Some(number) = self.free.pop() {
+                    let list = &mut self.many[number as usize];
+                    let words = self.slabs[class].block(block).iter();
+                    list.extend(words.map(|word| Link(word - 1)));
+                    list.push(link);
+                    self.slabs[class].give(block);
+                    *head = Head::many(number);
+                }
+            }
+            Kind::Many(list) => self.many[list].push(link),
         }
+    }
+
+    /// Moves a list to a block of another class, in which it has room.
+    fn rehouse(&mut self, class: usize, block: u32, to: usize) -> Head {
+        let new = self.slabs[to].take();
+        for at in 0..self.slabs[class].used(block) {
+            let word = self.slabs[class].block(block)[at];
+            self.slabs[to].block_mut(new)[at] = word;
+        }
+        self.slabs[class].give(block);
+        Head::few(to, new)
     }
 
     /// Takes `link` out. Whether it was there.
@@ -126,6 +187,7 @@ impl Lists {
                 }
                 found
             }
+            Kind::Few { class, block } => self.remove_few(head, class, block, link),
             Kind::Many(number) => {
                 let list = &mut self.many[number];
                 // What came last goes first, mostly.
@@ -143,11 +205,33 @@ impl Lists {
         }
     }
 
+    fn remove_few(&mut self, head: &mut Head, class: usize, block: u32, link: Link) -> bool {
+        let used = self.slabs[class].used(block);
+        let words = self.slabs[class].block_mut(block);
+        let Some(at) = words.iter().rposition(|&word| word == link.0 + 1) else {
+            return false;
+        };
+        words[at] = words[used - 1];
+        words[used - 1] = 0;
+        let left = used - 1;
+        if left == 1 {
+            *head = Head::one(Link(words[0] - 1));
+            self.slabs[class].give(block);
+        } else if let Some(to) = smaller(class, left)
+            // One block stays: someone may have reserved it.
+            && self.slabs[to].spare() > 1
+        {
+            *head = self.rehouse(class, block, to);
+        }
+        true
+    }
+
     /// How many links there are.
     pub(crate) fn len(&self, head: Head) -> usize {
         match head.kind() {
             Kind::None => 0,
             Kind::One(_) => 1,
+            Kind::Few { class, block } => self.slabs[class].used(block),
             Kind::Many(list) => self.many[list].len(),
         }
     }
@@ -157,6 +241,10 @@ impl Lists {
         match head.kind() {
             Kind::None => None,
             Kind::One(one) => (at == 0).then_some(one),
+            Kind::Few { class, block } => {
+                let word = self.slabs[class].block(block).get(at);
+                word.and_then(|word| word.checked_sub(1)).map(Link)
+            }
             Kind::Many(list) => self.many[list].get(at).copied(),
         }
     }
@@ -170,9 +258,16 @@ impl Lists {
     pub(crate) fn bytes(&self) -> usize {
         let links: usize = self.many.iter().map(Vec::capacity).sum();
         links * size_of::<Link>()
+            + self.slabs.iter().map(Slab::bytes).sum::<usize>()
             + self.many.capacity() * size_of::<Vec<Link>>()
             + self.free.capacity() * size_of::<u32>()
     }
+}
+
+/// A class for a list of `left` links that is half as large as `class` or smaller.
+fn smaller(class: usize, left: usize) -> Option<usize> {
+    let to = CLASSES.iter().position(|&links| links >= left)?;
+    (CLASSES[to] * 2 <= CLASSES[class]).then_some(to)
 }
 
 #[cfg(test)]
@@ -190,7 +285,7 @@ mod tests {
                 lists.push(head, link(i));
             }
         }
-        assert_eq!((lists.len(a), lists.len(b), lists.many.len()), (6, 6, 2));
+        assert_eq!((lists.len(a), lists.len(b)), (6, 6));
         for i in 0..6 {
             assert!(lists.remove(&mut a, link(i)));
             assert!(!lists.remove(&mut a, link(i)));
@@ -201,14 +296,60 @@ mod tests {
             );
         }
         assert_eq!(a, Head::EMPTY);
-        assert_eq!(lists.free.len(), 1);
-        lists.reserve(a).unwrap();
-        lists.push(&mut a, link(1));
-        lists.reserve(a).unwrap();
-        lists.push(&mut a, link(2));
-        assert_eq!(lists.many.len(), 2, "the free list was taken");
         assert_eq!(lists.iter(b).count(), 6);
         assert_eq!(lists.get(b, 6), None);
+    }
+
+    /// Thousands of pushes and removals, beside lists that are only lists.
+    #[test]
+    fn lists_of_every_length_hold_what_was_put_in() {
+        let mut lists = Lists::default();
+        let mut heads = [Head::EMPTY; 7];
+        let mut plain: [Vec<Link>; 7] = Default::default();
+        let mut seed = 7u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed >> 8
+        };
+        for step in 0..30_000u32 {
+            let which = (next() % 7) as usize;
+            // Up and down, some to hundreds.
+            let up = next() % 100
+                < if step / 3000 % 2 == 0 {
+                    55 + which as u32 * 6
+                } else {
+                    30
+                };
+            let (head, list) = (&mut heads[which], &mut plain[which]);
+            if up || list.is_empty() {
+                let link = Link::new(step, step as usize & 511);
+                lists.reserve(*head).unwrap();
+                lists.push(head, link);
+                list.push(link);
+            } else {
+                let link = list.swap_remove(next() as usize % list.len());
+                assert!(lists.remove(head, link));
+                assert!(!lists.remove(head, link));
+            }
+            assert_eq!(lists.len(heads[which]), plain[which].len());
+            if step % 97 == 0 {
+                let mut ours: Vec<u32> = lists.iter(heads[which]).map(|link| link.0).collect();
+                let mut theirs: Vec<u32> = plain[which].iter().map(|link| link.0).collect();
+                ours.sort_unstable();
+                theirs.sort_unstable();
+                assert_eq!(ours, theirs);
+            }
+        }
+        assert!(plain.iter().any(|list| list.len() > 64), "vectors too");
+        for (head, list) in heads.iter_mut().zip(plain) {
+            list.into_iter()
+                .for_each(|link| assert!(lists.remove(head, link)));
+            assert_eq!(*head, Head::EMPTY);
+        }
+        assert!(
+            lists.slabs.iter().all(|slab| slab.bytes() < 2000),
+            "blocks were given back"
+        );
     }
 
     #[test]

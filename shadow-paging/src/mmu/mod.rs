@@ -40,6 +40,7 @@ mod pages;
 mod prefetch;
 mod reclaim;
 mod reverse_map;
+mod slab;
 mod space;
 mod stage;
 mod sync;
@@ -155,8 +156,9 @@ pub struct Mmu<S: Stage, T: OwnEntries, P: Frames> {
     unsync: Vec<u32>,
     /// What the step under way owes.
     debt: Owed,
-    /// Tokens that are not settled yet.
+    /// Tokens that are not settled yet, and what they owe in all.
     unsettled: usize,
+    outstanding: Flush,
     /// Frames taken from the pool.
     held: usize,
     owner: u64,
@@ -170,27 +172,24 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ///
     /// # Errors
     ///
-    /// An impossible budget, or no memory for what is remembered of so many tables.
+    /// An impossible budget.
     pub fn new(tables: T, pool: P, budget: u32, tuning: Tuning) -> Result<Self, NewError> {
         if !(LEAST_BUDGET..Link::MOST_PAGES).contains(&budget) {
             return Err(NewError::Budget { pages: budget });
         }
         let owner = owed::next_owner();
-        let mut unsync = Vec::new();
-        unsync
-            .try_reserve_exact(budget as usize)
-            .map_err(|_| OutOfMemory)?;
         Ok(Self {
             tables,
             pool,
             tuning,
             budget: budget as usize,
             stages: Vec::new(),
-            pages: Pages::new(budget as usize)?,
+            pages: Pages::new(),
             reverse: ReverseMap::default(),
-            unsync,
+            unsync: Vec::new(),
             debt: Owed::new(owner),
             unsettled: 0,
+            outstanding: Flush::Nothing,
             held: 0,
             owner,
         })
@@ -250,6 +249,17 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.stages.try_reserve(1).map_err(|_| OutOfMemory)?;
         self.stages.push(*stage);
         Ok(self.stages.len() as u8 - 1)
+    }
+
+    /// The same for a step after which someone relies on old translations being gone: a processor that
+    /// invalidates, the host. What an earlier step dropped may be in a TLB until its token is settled, by
+    /// whoever has it.
+    fn settle_up_for_good<R, E>(
+        &mut self,
+        result: Result<R, Cause<E>>,
+    ) -> Result<(R, Owed), Failed<E>> {
+        self.debt.add(self.outstanding);
+        self.settle_up(result)
     }
 
     /// A step that ended well or not, with what it owes.

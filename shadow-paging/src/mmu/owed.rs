@@ -66,7 +66,9 @@ pub(crate) fn next_owner() -> u64 {
 
 /// The flush that a step owes, with the frames that it frees.
 ///
-/// To be [settled](Mmu::settle) before the guest runs on. Dropping one that owes something leaks its
+/// To be [settled](Mmu::settle) before the processor that took the step runs on. The guest's others may run
+/// meanwhile, and take steps of their own: an invalidation, or a change by the host, owes again what tokens owe
+/// that are not settled yet. Dropping one that owes something leaks its
 /// frames and keeps guest tables from being guarded again; it never frees a frame early.
 #[must_use = "hardware may still use the old translations: settle it"]
 #[derive(Debug, Default)]
@@ -202,8 +204,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             }
         }
         owed.flush = Flush::Nothing;
-        self.unsettled -= 1;
+        self.one_less();
         Ok(())
+    }
+
+    fn one_less(&mut self) {
+        self.unsettled -= 1;
+        if self.unsettled == 0 {
+            self.outstanding = Flush::Nothing;
+        }
     }
 
     /// Puts what `other` owes into `into`, so that one flush settles both.
@@ -234,7 +243,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             }
         }
         other.flush = Flush::Nothing;
-        self.unsettled -= 1;
+        self.one_less();
         Ok(())
     }
 
@@ -242,8 +251,16 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     pub(crate) fn owe(&mut self) -> Owed {
         if !self.debt.is_empty() {
             self.unsettled += 1;
+            self.outstanding = self.outstanding.and(self.debt.flush());
         }
         self.debt.take_all()
+    }
+
+    /// The same where the host relies on old translations being gone: see
+    /// [`settle_up_for_good`](Self::settle_up_for_good).
+    pub(crate) fn owe_for_good(&mut self) -> Owed {
+        self.debt.add(self.outstanding);
+        self.owe()
     }
 }
 

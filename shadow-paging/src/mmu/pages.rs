@@ -78,7 +78,7 @@ impl Heat {
     }
 }
 
-/// All of them. Nothing here needs memory once it is made.
+/// All of them. What is to be inserted next has room once it is [reserved](Pages::reserve).
 #[derive(Debug)]
 pub(crate) struct Pages {
     slots: Vec<Option<Page>>,
@@ -100,27 +100,56 @@ fn frame_hash(frame: u64) -> u64 {
 
 const REGION: u32 = 21;
 
-fn vec<T>(capacity: usize) -> Result<Vec<T>, OutOfMemory> {
-    let mut vec = Vec::new();
-    vec.try_reserve_exact(capacity).map_err(|_| OutOfMemory)?;
-    Ok(vec)
+/// Room for `count` elements, and for an eighth more: an MMU has about as many tables for long.
+pub(crate) fn room<T>(vec: &mut Vec<T>, count: usize) -> Result<(), OutOfMemory> {
+    if count <= vec.capacity() {
+        return Ok(());
+    }
+    let more = count + count / 8 + 8 - vec.len();
+    vec.try_reserve_exact(more).map_err(|_| OutOfMemory)
 }
 
 impl Pages {
-    /// Room for `budget` tables.
-    pub(crate) fn new(budget: usize) -> Result<Self, OutOfMemory> {
-        Ok(Self {
-            slots: vec(budget)?,
-            free: vec(budget)?,
-            by_base: Index::with_room(budget + 1)?,
-            by_frame: Index::with_room(budget + 1)?,
-            by_region: Index::with_room(budget + 1)?,
-            regions: vec(budget)?,
-            free_regions: vec(budget)?,
+    pub(crate) const fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_base: Index::EMPTY,
+            by_frame: Index::EMPTY,
+            by_region: Index::EMPTY,
+            regions: Vec::new(),
+            free_regions: Vec::new(),
             live: 0,
             hand: 0,
             pass: 0,
-        })
+        }
+    }
+
+    /// Room for one table more. How many there is room for.
+    pub(crate) fn reserve(&mut self) -> Result<usize, OutOfMemory> {
+        let Self {
+            slots,
+            free,
+            regions,
+            ..
+        } = self;
+        if free.is_empty() {
+            room(slots, slots.len() + 1)?;
+        }
+        // Each number may come back.
+        room(free, slots.len() + 1)?;
+        if self.free_regions.is_empty() {
+            room(regions, regions.len() + 1)?;
+        }
+        room(&mut self.free_regions, regions.len() + 1)?;
+        let page = |id: u32| slots[id as usize].as_ref();
+        self.by_base
+            .reserve(|id| page(id).map_or(0, |page| page.key.base.hash()))?;
+        self.by_frame
+            .reserve(|id| page(id).map_or(0, |page| frame_hash(page.frame)))?;
+        self.by_region
+            .reserve(|number| mix(regions[number as usize].0))?;
+        Ok(slots.len() + 1)
     }
 
     /// How many there are.
@@ -187,7 +216,7 @@ impl Pages {
         })
     }
 
-    /// Adds a table. There must be fewer than the budget.
+    /// Adds a table, for which there is room.
     pub(crate) fn insert(&mut self, page: Page) -> u32 {
         let (base, frame) = (page.key.base, page.frame);
         let id = match self.free.pop() {
@@ -196,10 +225,7 @@ impl Pages {
                 id
             }
             None => {
-                debug_assert!(
-                    self.slots.len() < self.slots.capacity(),
-                    "within the budget"
-                );
+                debug_assert!(self.slots.len() < self.slots.capacity(), "room was made");
                 self.slots.push(Some(page));
                 self.slots.len() as u32 - 1
             }

@@ -10,7 +10,7 @@ use super::error::OutOfMemory;
 use super::index::{Index, mix};
 use super::links::{Head, Link, Lists};
 
-/// Lists for 512 neighbouring pages of one size.
+/// Lists for 128 neighbouring pages of one size.
 #[derive(Debug)]
 struct Chunk {
     /// See [`chunk_key`].
@@ -36,9 +36,9 @@ pub(crate) struct ReverseMap {
 }
 
 const PAGE: u32 = 12;
-const CHUNK: u32 = 9;
+const CHUNK: u32 = 7;
 
-/// A chunk's pages and their size in one word: pages of `level` from a multiple of 512 of them.
+/// A chunk's pages and their size in one word: pages of `level` from a multiple of 128 of them.
 fn chunk_key(level: u8, host: u64) -> u64 {
     let size = PAGE + 9 * (u32::from(level) - 1);
     host >> (size + CHUNK) << 2 | u64::from(level)
@@ -211,9 +211,9 @@ mod tests {
         assert!(map.remove(1, 0x5000, Link::new(0, 7)));
         assert!(map.remove(1, 0x5000, Link::new(9, 1)));
         assert!(map.place(1, 0x5000).is_none(), "the chunk is gone");
-        assert_eq!(map.chunk_around(1, 0x5000), (false, 0x20_0000));
-        assert_eq!(map.chunk_around(1, 0x20_0000), (true, 0x20_0000));
-        assert_eq!(map.chunk_around(2, 0x3fff_ffff), (true, 0x4000_0000));
+        assert_eq!(map.chunk_around(1, 0x5000), (false, 0x8_0000));
+        assert_eq!(map.chunk_around(1, 0x20_0000), (true, 0x8_0000));
+        assert_eq!(map.chunk_around(2, 0xfff_ffff), (true, 0x1000_0000));
         assert_eq!(map.live(), 4);
     }
 }

@@ -92,7 +92,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.change_root(space, &stage, top, load, machine);
-        self.settle_up(result).map(|((), owed)| owed)
+        self.settle_load(load, result).map(|((), owed)| owed)
     }
 
     /// The same, by another root in the same mode: MOV to CR3.
@@ -108,7 +108,18 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.switch_root(space, top, load, machine);
-        self.settle_up(result).map(|((), owed)| owed)
+        self.settle_load(load, result).map(|((), owed)| owed)
+    }
+
+    fn settle_load<E>(
+        &mut self,
+        load: Load,
+        result: Result<(), Cause<E>>,
+    ) -> Result<((), Owed), Failed<E>> {
+        match load {
+            Load::Forget => self.settle_up_for_good(result),
+            Load::Keep => self.settle_up(result),
+        }
     }
 
     fn switch_root<M: ReadEntry, B: HostMap>(

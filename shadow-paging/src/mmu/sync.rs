@@ -3,8 +3,9 @@
 
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Width};
 
-use super::expect::Unread;
-use super::host::{HostMap, Machine};
+use super::entry::Slot;
+use super::expect::{Expected, Unread, Wrong};
+use super::host::{HostMap, HostRights, Machine};
 use super::key::Base;
 use super::links::Link;
 use super::pages::Sync;
@@ -38,7 +39,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         address: u64,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.invalidate_address(space, machine, address);
-        self.settle_up(result).map(|((), owed)| owed)
+        self.settle_up_for_good(result).map(|((), owed)| owed)
     }
 
     fn invalidate_address<M: ReadEntry, B: HostMap>(
@@ -78,7 +79,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.sync_all(machine);
-        self.settle_up(result).map(|((), owed)| owed)
+        self.settle_up_for_good(result).map(|((), owed)| owed)
     }
 
     /// Compares every table that is not guarded, and guards what can be.
@@ -235,7 +236,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         result
     }
 
-    /// Drops the entry at `link` unless it is right.
+    /// Makes the entry at `link` right: a leaf that grants too much grants less, what else is wrong is
+    /// dropped.
     pub(super) fn check<M: ReadEntry, B: HostMap>(
         &mut self,
         machine: Machine<'_, M, B>,
@@ -247,10 +249,11 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
         match self.expected(machine.memory, link) {
             Ok(expected) => {
-                if self.wrong(machine, link, &slot, expected).is_none() {
-                    return Ok(Compared::Same);
+                match self.wrong(machine, link, &slot, expected) {
+                    None => return Ok(Compared::Same),
+                    Some(Wrong::TooMuch) => self.grant_less(machine, link, &slot, expected),
+                    Some(_) => self.drop_entry(link),
                 }
-                self.drop_entry(link);
                 Ok(Compared::Changed)
             }
             Err(unread) => {
@@ -258,6 +261,44 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 Err(unread)
             }
         }
+    }
+
+    /// The leaf at `link` grants more than guest and host do now: it gets what they grant, or goes. So reads go
+    /// on after a fork has made everything read-only.
+    fn grant_less<M, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        link: Link,
+        slot: &Slot<S>,
+        expected: Expected,
+    ) {
+        if let (
+            Entry::Leaf { target, attributes },
+            Expected::Page {
+                target: guest,
+                rights,
+            },
+        ) = (*slot, expected)
+            && let Some(stage) = self.pages.get(link.page()).map(|page| page.key.stage)
+            && self
+                .pages
+                .get(link.page())
+                .is_some_and(|page| page.key.level == 1)
+        {
+            let stage = &self.stages[usize::from(stage)];
+            let backing = machine.map.backing(guest).page(guest, 4096);
+            let less = backing.and_then(|page| {
+                let host = HostRights {
+                    write: page.rights.write && !self.guards(guest),
+                    ..page.rights
+                };
+                stage.grant(rights, host, None)
+            });
+            if let Some(less) = less {
+                return self.change_leaf(link, target, attributes, less);
+            }
+        }
+        self.drop_entry(link);
     }
 
     /// The guest's memory was written: `length` bytes at guest-physical `at`.

@@ -13,11 +13,13 @@
 mod attributes;
 mod format;
 mod hardware;
+mod invpcid;
 mod linear;
 mod vcpu;
 
 pub use attributes::ShadowAttributes;
 pub use format::{ShadowFormat, ShadowLayout, ShadowRule};
 pub use hardware::{Hardware, Processor};
+pub use invpcid::InvalidateKind;
 pub use linear::{Linear, Unsupported};
-pub use vcpu::{Control, ControlError, InvalidateKind, PageFault, Vcpu};
+pub use vcpu::{Control, ControlError, PageFault, Vcpu};

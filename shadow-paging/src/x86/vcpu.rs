@@ -5,6 +5,7 @@
 use hvkit_page_table::{Frames, OwnEntries, ReadEntry, UpdateEntry};
 
 use super::hardware::{Hardware, Processor};
+use super::invpcid::InvalidateKind;
 use super::linear::{Linear, Unsupported};
 use crate::guest::{
     Access, ErrorCode, Features, GuestFault, Kind, Layout, LoadError, PagingMode, Privilege,
@@ -74,19 +75,6 @@ pub enum ControlError<E> {
     /// The MMU could not follow. Nothing has changed: settle and try again, or give up.
     #[error(transparent)]
     Failed(Failed<E>),
-}
-
-/// Which translations INVPCID is to invalidate. Its type operand, in the manual's order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum InvalidateKind {
-    /// One linear address of one PCID.
-    Address(u64),
-    /// All of one PCID but global ones.
-    Context,
-    /// All, with global ones.
-    AllWithGlobal,
-    /// All but global ones.
-    All,
 }
 
 /// One of the guest's processors.
@@ -295,7 +283,7 @@ impl Vcpu {
         mmu.invalidate(&self.space, machine, linear)
     }
 
-    /// INVPCID, its operands checked. The PCID does not matter: more is invalidated than asked for.
+    /// INVPCID, its operands [decoded](InvalidateKind::decode). The PCID does not matter: more is invalidated than asked for.
     ///
     /// # Errors
     ///

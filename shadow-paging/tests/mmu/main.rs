@@ -4,6 +4,7 @@
 mod failures;
 mod hardware;
 mod host;
+mod invalidations;
 mod modes;
 mod small_world;
 mod support;

@@ -2,6 +2,7 @@
 //! Random guests, run twice: by the guest walker alone, and by the shadow MMU under a processor that
 //! forgets nothing. Every access must come to the same, and every byte of the guest's tables.
 
+mod many;
 mod native;
 mod program;
 mod tables;
