@@ -24,6 +24,7 @@ pub(super) fn compare(folder: &Path, rounds: u32, verbose: bool) -> Result<()> {
         let run = linux::Run {
             paging: paging.into(),
             rounds,
+            trace: 0,
             verbose,
         };
         match linux::boot(run) {

@@ -22,7 +22,7 @@ const INITRAMFS_AT: u64 = 0xa00_0000;
 const POWER_PORT: u16 = 0xb000 + 4;
 /// The TSC counts Bochs's instructions, 50 million a second; CPUID tells the kernel of the model's 3.5 GHz.
 const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=-1 nokaslr mitigations=off \
-                            random.trust_cpu=on tsc_early_khz=50000";
+                            random.trust_cpu=on tsc_early_khz=50000 norandmaps";
 /// On an idle machine it takes a minute.
 const PATIENCE: Duration = Duration::from_secs(1200);
 /// The share of instructions that the hypervisor may take under EPT: one in so many.
@@ -34,6 +34,8 @@ pub(super) struct Run {
     pub(super) paging: Paging,
     /// How much work the guest has.
     pub(super) rounds: u32,
+    /// How many bytes of paging events to record.
+    pub(super) trace: u64,
     pub(super) verbose: bool,
 }
 
@@ -42,6 +44,21 @@ pub(super) struct Booted {
     pub(super) seen: Seen,
     pub(super) kernel: String,
     pub(super) model: String,
+    /// What was recorded, if it was to be.
+    pub(super) trace: Option<Vec<u8>>,
+}
+
+/// What stands before a trace in Bochs's output, and 8 bytes of its length after it.
+const TRACE: &[u8] = b"[trace ";
+
+/// The trace in what came out of Bochs.
+fn trace(output: &[u8]) -> Option<Vec<u8>> {
+    let at = output
+        .windows(TRACE.len())
+        .position(|bytes| bytes == TRACE)?;
+    let (length, rest) = output.get(at + TRACE.len()..)?.split_first_chunk()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    rest.get(..length).map(<[u8]>::to_vec)
 }
 
 /// Boots, and verifies that the guest did its work, did not reach the hypervisor, and powered off.
@@ -54,7 +71,7 @@ pub(super) fn boot(run: Run) -> Result<Booted> {
     let command_line = format!("{COMMAND_LINE} rounds={} alone={alone}", run.rounds);
     let order = Linux {
         paging: run.paging,
-        trace: 0,
+        trace: run.trace,
         kernel: (KERNEL_AT, image.len() as u64),
         initramfs: (INITRAMFS_AT, initramfs.len() as u64),
         memory: MEMORY_MIB << 20,
@@ -91,6 +108,7 @@ pub(super) fn boot(run: Run) -> Result<Booted> {
         seen,
         kernel: kernel.release().to_owned(),
         model: report.version().unwrap_or("an unknown model").to_owned(),
+        trace: trace(&report.output),
     })
 }
 
@@ -222,6 +240,14 @@ mod tests {
             );
         }
         text.replace("audit: nothing", "audit: 77 entries, 0 wrong")
+    }
+
+    #[test]
+    fn a_trace_is_found_whole_or_not_at_all() {
+        let output = [b"said\n[trace ".as_slice(), &3_u64.to_le_bytes(), b"abcdef"].concat();
+        assert_eq!(trace(&output).unwrap(), b"abc");
+        assert_eq!(trace(&output[..output.len() - 4]), None);
+        assert_eq!(trace(b"[trac"), None);
     }
 
     #[test]

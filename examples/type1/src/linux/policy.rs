@@ -55,9 +55,14 @@ impl<P: Paging> Policy for Passed<P> {
     fn answer(&mut self, exit: Exit<'_, Current<'_>>) -> Next {
         match exit {
             Exit::Cpuid(exit) => {
-                let mark = (exit.leaf == MARK).then_some(exit.subleaf);
+                let mut exit = exit;
+                let next = if exit.leaf == MARK {
+                    self.paging.marked(exit.subleaf, exit.guest.vmcs())
+                } else {
+                    Next::Go
+                };
                 self.identify(exit);
-                return mark.map_or(Next::Go, Next::Mark);
+                return next;
             }
             Exit::ReadMsr(exit) if exit.index == FEATURE_CONTROL => exit.answer(LOCKED),
             Exit::ReadMsr(exit) if exit.index == MISC_ENABLE => exit.answer(MISC_ENABLE_VALUE),
