@@ -37,6 +37,7 @@ use crate::run::{Next, Paging};
 
 use hvkit_ept::builder::Kind;
 use lab_cases::trace::Record;
+use lab_cases::type1::PARTS;
 use trace::Recorder;
 
 pub use map::{GuestMemory, Map};
@@ -396,6 +397,9 @@ impl Paging for Shadow<'_> {
     }
 
     fn marked(&mut self, number: u32, vmcs: &mut Current<'_>) -> Next {
+        if number as usize == PARTS.len() {
+            self.memory.recorded(Recorder::end);
+        }
         if number != 0 || self.trace == 0 {
             return Next::Mark(number);
         }
