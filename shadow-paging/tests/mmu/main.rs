@@ -7,5 +7,6 @@ mod host;
 mod modes;
 mod small_world;
 mod support;
+mod sync;
 mod tables;
 mod tokens;
