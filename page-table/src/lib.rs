@@ -32,6 +32,7 @@ mod memory;
 mod merge;
 mod passes;
 mod recent;
+mod run;
 mod shape;
 mod single;
 mod span;

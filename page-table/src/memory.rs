@@ -68,6 +68,19 @@ pub trait OwnEntries: UpdateEntry<Error = Infallible> {
         }
     }
 
+    /// Stores what `change` makes of the entry at `at`, if it makes something of it, and says whether.
+    ///
+    /// For the one who alone changes the entry: between the load and the store nothing is held. Worth an
+    /// implementation of its own where finding the entry costs something.
+    #[inline(always)]
+    fn change(&self, at: u64, width: Width, change: impl FnOnce(u64) -> Option<u64>) -> bool {
+        let new = change(self.load(at, width));
+        if let Some(new) = new {
+            self.write(at, width, new);
+        }
+        new.is_some()
+    }
+
     /// [`read`](ReadEntry::read), which cannot fail here.
     #[inline(always)]
     fn load(&self, at: u64, width: Width) -> u64 {
@@ -127,6 +140,11 @@ impl<T: OwnEntries> OwnEntries for &T {
     #[inline]
     fn fill(&self, at: u64, width: Width, count: u64, entry: impl Fn(u64) -> u64) {
         (**self).fill(at, width, count, entry);
+    }
+
+    #[inline(always)]
+    fn change(&self, at: u64, width: Width, change: impl FnOnce(u64) -> Option<u64>) -> bool {
+        (**self).change(at, width, change)
     }
 }
 

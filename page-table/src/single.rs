@@ -12,13 +12,6 @@ use crate::span::Span;
 use crate::stale::Stale;
 use crate::walk::{Next, Root, descend};
 
-/// A slot of a level 1 table.
-struct Slot {
-    /// Where its entry is.
-    at: u64,
-    entry: u64,
-}
-
 impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// Maps `span`, where nothing is mapped, to the physical addresses from `target`.
     ///
@@ -37,7 +30,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         attributes: F::Attributes,
     ) -> Result<(), Refused<F>> {
         let span = span.into();
-        if self.map_single(span, target, attributes) {
+        if self.map_single(span, target, attributes) || self.map_run(span, target, attributes) {
             return Ok(());
         }
         self.map_range(span, target, attributes)
@@ -54,7 +47,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     #[inline(always)]
     pub fn unmap(&mut self, span: impl Into<Span>) -> Result<Stale, Refused<F>> {
         let span = span.into();
-        if self.unmap_single(span) {
+        if self.unmap_single(span) || self.unmap_run(span) {
             return Ok(Stale::of(self.root(), span));
         }
         self.unmap_range(span)
@@ -63,15 +56,15 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// Maps `span` if that is one smallest page that can be mapped, and its table is there.
     #[inline]
     fn map_single(&mut self, span: Span, target: u64, attributes: F::Attributes) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest_again(span)
-            && let Entry::Empty = self.format().decode(entry, 1)
-            && self.may_lead_to(target, attributes)
-        {
-            let leaf = self.format().leaf(target, attributes, 1);
-            self.memory().write(at, self.shape().width(), leaf);
-            return true;
-        }
-        false
+        let Some(at) = self.smallest_again(span) else {
+            return false;
+        };
+        let (format, width) = (self.format(), self.shape().cut().width());
+        self.memory().change(at, width, |entry| {
+            let empty = matches!(format.decode(entry, 1), Entry::Empty);
+            (empty && self.may_lead_to(target, attributes))
+                .then(|| format.leaf(target, attributes, 1))
+        })
     }
 
     /// Unmaps `span` if that is one smallest page, and mapped.
@@ -79,14 +72,13 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// A token is not made here: out of the caller's sight it would be built in memory, and waited for.
     #[inline]
     fn unmap_single(&mut self, span: Span) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest_again(span)
-            && let Entry::Leaf { .. } = self.format().decode(entry, 1)
-        {
-            let empty = self.format().empty();
-            self.memory().write(at, self.shape().width(), empty);
-            return true;
-        }
-        false
+        let Some(at) = self.smallest_again(span) else {
+            return false;
+        };
+        let (format, width) = (self.format(), self.shape().cut().width());
+        self.memory().change(at, width, |entry| {
+            matches!(format.decode(entry, 1), Entry::Leaf { .. }).then(|| format.empty())
+        })
     }
 
     /// Maps `span`, beside other threads, if that is one smallest page that can be mapped, its table is
@@ -98,34 +90,44 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         target: u64,
         attributes: F::Attributes,
     ) -> bool {
-        if let Some(Slot { at, entry }) = self.smallest(span)
-            && let Entry::Empty = self.format().decode(entry, 1)
+        let Some(at) = self.smallest(span) else {
+            return false;
+        };
+        let width = self.shape().cut().width();
+        let entry = self.memory().load(at, width);
+        if let Entry::Empty = self.format().decode(entry, 1)
             && self.may_lead_to(target, attributes)
         {
             let leaf = self.format().leaf(target, attributes, 1);
-            let width = self.shape().width();
             return self.memory().exchange(at, width, entry, leaf).is_ok();
         }
         false
     }
 
-    /// The slot for `span`, if that is one smallest page and its table is there. For many threads.
+    /// Where the entry for `span` is, if that is one smallest page and its table is there. For many threads.
     #[inline(always)]
-    fn smallest(&self, span: Span) -> Option<Slot> {
+    fn smallest(&self, span: Span) -> Option<u64> {
         self.is_smallest(span).then_some(())?;
-        self.slot(self.leaf_table(span.start)?, span.start)
+        let table = self.leaf_table(span.start)?;
+        Some(self.shape().cut().entry_at(table, span.start, 1))
     }
 
     /// [`smallest`](Self::smallest), for who has the table to himself: the leaf table may be remembered.
     #[inline(always)]
-    fn smallest_again(&mut self, span: Span) -> Option<Slot> {
+    fn smallest_again(&mut self, span: Span) -> Option<u64> {
         self.is_smallest(span).then_some(())?;
-        let tag = span.start.wrapping_shr(self.shape().cut().shift(2));
+        self.entry_again(span.start)
+    }
+
+    /// Where the level 1 entry for `address` is, if its table is there: remembered, or walked to and then remembered.
+    #[inline(always)]
+    pub(crate) fn entry_again(&mut self, address: u64) -> Option<u64> {
+        let tag = address.wrapping_shr(self.shape().cut().shift(2));
         let table = match self.recent.get(tag) {
             Some(table) => table,
-            None => self.find(tag, span.start)?,
+            None => self.find(tag, address)?,
         };
-        self.slot(table, span.start)
+        Some(self.shape().cut().entry_at(table, address, 1))
     }
 
     /// Walks to the leaf table for `address`, and remembers it.
@@ -154,18 +156,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         }
     }
 
-    /// The slot for `address` in the leaf table for it.
-    #[inline(always)]
-    fn slot(&self, table: u64, address: u64) -> Option<Slot> {
-        let cut = self.shape().cut();
-        let at = cut.entry_at(table, address, 1);
-        let entry = self.memory().load(at, cut.width());
-        Some(Slot { at, entry })
-    }
-
     /// Whether a smallest page may lead to `target`.
     #[inline(always)]
-    fn may_lead_to(&self, target: u64, attributes: F::Attributes) -> bool {
+    pub(crate) fn may_lead_to(&self, target: u64, attributes: F::Attributes) -> bool {
         let (format, size) = (self.format(), self.shape().size(1));
         target & size.wrapping_sub(1) == 0
             && target >> format.target_bits(1).min(52) == 0

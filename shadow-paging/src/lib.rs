@@ -10,4 +10,5 @@ extern crate alloc;
 pub mod fake;
 pub mod guest;
 pub mod mmu;
+pub mod nested;
 pub mod x86;

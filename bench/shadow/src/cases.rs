@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use hvkit_page_table::{Fault, Frames, ReadEntry, Root, Width, translate};
 use hvkit_shadow_paging::guest::{GuestFormat, Reserved};
-use hvkit_shadow_paging::mmu::{Backed, Tuning, Unsync};
+use hvkit_shadow_paging::mmu::{Backed, Reclaim, Tuning, Unsync};
 use hvkit_shadow_paging::x86::Vcpu;
 
 use crate::guest::{BenchMmu, Guest, KERNEL_WRITE, USED, USER_READ, fault, machine, settle, start};
@@ -75,6 +75,7 @@ const fn small(prefetch: u8) -> Tuning {
         flood: 3,
         unsync: Unsync::Allowed,
         largest: 1,
+        reclaim: Reclaim::Any,
     }
 }
 

@@ -42,12 +42,14 @@ struct Cli {
 
 const LIMIT: &str = "raw pointers, all checks";
 const SPLIT: &str = "ours, split";
+const BEHIND: &str = "ours, split, behind our IOMMU";
 const PACKED: &str = "ours, packed";
 
 fn group(memory: &GuestMemoryMmap, shape: Shape, cli: &Cli) -> Report {
     let rounds = cli.chains / shape.batch;
     let operations = (rounds * shape.batch) as f64;
     let behind = view::behind(memory);
+    let behind_unit = view::behind_unit(memory);
     let mut cases = vec![];
     let mut case = |name: &str, role, run: Box<dyn FnMut() -> f64>| {
         if role != Role::Limit && !(name.contains(&cli.only) || format!("={name}") == cli.only) {
@@ -83,8 +85,13 @@ fn group(memory: &GuestMemoryMmap, shape: Shape, cli: &Cli) -> Report {
         ours::case(own(), own(), indirect, Layout::Packed, rounds),
     );
     case(
-        "ours, split, behind an IOMMU",
+        BEHIND,
         Role::Ours,
+        ours::case(own(), behind_unit, shape, Layout::Split, rounds),
+    );
+    case(
+        "the same, vm-memory's Iotlb",
+        Role::Peer,
         ours::case(own(), behind, shape, Layout::Split, rounds),
     );
     case("virtio-queue", Role::Peer, peer::case(own(), shape, rounds));
@@ -106,7 +113,7 @@ fn group(memory: &GuestMemoryMmap, shape: Shape, cli: &Cli) -> Report {
                 at_most: 10.0,
             },
             Aim {
-                case: "ours, split, behind an IOMMU",
+                case: BEHIND,
                 limit: Some(SPLIT),
                 at_most: 1.3,
             },

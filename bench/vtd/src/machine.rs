@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A unit with a domain of many pages, all in the order of their addresses and no two adjacent in memory.
 
+use std::sync::atomic::Ordering;
+
 use hvkit_vtd_iommu::emulation::fake::Ram;
 use hvkit_vtd_iommu::emulation::{Access, Nobody, Options, Request, Unit};
 use hvkit_vtd_iommu::spec::RequesterId;
@@ -8,12 +10,12 @@ use hvkit_vtd_iommu::spec::registers::{GCMD, IQA, IQT, RTADDR};
 
 pub const DEVICE: RequesterId = RequesterId(0x18);
 pub const TOP: u64 = 0x3000;
-const QUEUE: u64 = 0x10_0000;
+pub const QUEUE: u64 = 0x10_0000;
 /// 512 KiB of descriptors.
-const QUEUE_SIZE: u64 = 7;
+pub const QUEUE_SIZE: u64 = 7;
 pub const DESCRIPTORS: u64 = 32768;
 const STATUS: u64 = 0x18_0000;
-const TABLES: u64 = 0x20_0000;
+pub const TABLES: u64 = 0x20_0000;
 
 /// Where page `page` leads.
 pub fn target(page: u64) -> u64 {
@@ -39,7 +41,7 @@ impl Machine {
             ram.set(table + 8 * (page % 512), target(page) | 3);
         }
         let options = Options {
-            iotlb_pages: 2 * pages.max(64) as u32,
+            iotlb_pages: pages.max(64) as u32,
             ..Options::new(48)
         };
         let mut unit = Unit::new(options).expect("a preset");
@@ -97,6 +99,19 @@ impl Machine {
                 self.unit
                     .write32(&self.ram, &mut Nobody, GCMD.offset(), command);
             }
+        }
+    }
+
+    /// The entry of a leaf table.
+    pub fn leaf(&self, page: u64) -> u64 {
+        self.ram.words()[(TABLES / 8 + page) as usize].load(Ordering::Acquire)
+    }
+
+    /// Tells `each` the address in each of `count` descriptors.
+    pub fn each_descriptor(&self, count: u64, mut each: impl FnMut(u64)) {
+        let words = &self.ram.words()[(QUEUE / 8) as usize..][..2 * count as usize];
+        for high in words.iter().skip(1).step_by(2) {
+            each(high.load(Ordering::Relaxed));
         }
     }
 

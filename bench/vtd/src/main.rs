@@ -4,10 +4,12 @@
 //! All cases of a group run in turn, so that they are comparable with each other and with nothing
 //! else. Figures are nanoseconds an operation; ratios are to the group's limit.
 
+mod board;
 mod cases;
 #[path = "../../page-table/src/harness.rs"]
 mod harness;
 mod machine;
+mod qemu;
 
 use std::path::PathBuf;
 
@@ -39,6 +41,9 @@ fn main() -> std::io::Result<()> {
     }
     for live in [0, 64, 1023, 65536] {
         reports.push(cases::queue(live, cli.rounds));
+    }
+    for pages in [1, 256] {
+        reports.push(cases::driver(pages, cli.rounds));
     }
     if let Some(path) = cli.json {
         std::fs::write(path, serde_json::to_vec_pretty(&reports)?)?;

@@ -12,15 +12,18 @@ use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
 use crate::config;
 use crate::interrupts::{
-    Gsi, InterruptError, KvmMsiVectors, LevelEvent, Line, Pin, Router, SharedLine,
+    Gsi, InterruptError, IoApic, KvmMsiVectors, LevelEvent, Line, Pin, Pins, Router, SharedLine,
+    SplitKernel, Watcher, io_apic,
 };
 use crate::machine::address_map::{
-    ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, PCI_CONFIG_PORT, PCI_MMIO32, VTD_BASE,
+    ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, IO_APIC_BASE, PCI_CONFIG_PORT,
+    PCI_MMIO32, VTD_BASE,
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
 use crate::machine::threads::PanicWatch;
 use crate::machine::vcpu::Buses;
+use crate::machine::vm::Vm;
 use crate::passthrough::assigned::{AssignedError, Wiring};
 use crate::passthrough::{Assigned, PhysicalFunction, Slots, Windows};
 use crate::pci::decode::Decoder;
@@ -28,7 +31,7 @@ use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
     intx, ports,
 };
-use crate::viommu::{self, RemappingUnit, TranslatedMemory, UnitError};
+use crate::viommu::{self, DmaTable, RemappingUnit, TranslatedMemory, UnitError};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
@@ -74,6 +77,17 @@ pub enum ChipsetError {
         /// Why.
         source: AssignedError,
     },
+    /// A passed-through device behind the remapping unit, of which the host does not map what it reaches.
+    #[error(
+        "--device: {name}: the host does not map the guest's memory for it: {source}; is the limit on locked memory \
+         (ulimit -l) below the guest's size?"
+    )]
+    NotFollowed {
+        /// What the user calls it.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The remapping unit.
     #[error(transparent)]
     Unit(#[from] UnitError),
@@ -83,6 +97,11 @@ pub enum ChipsetError {
     /// The description.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
+}
+
+/// How many routes the kernel takes.
+fn routes(vm: &VmFd) -> u32 {
+    u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0)
 }
 
 /// As whom the function at `at` makes requests.
@@ -101,6 +120,8 @@ pub struct Chipset {
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
     unit: Option<RemappingUnit>,
+    /// The I/O APIC, where it is not KVM's.
+    io_apic: Option<Arc<IoApic>>,
 }
 
 impl Chipset {
@@ -112,9 +133,62 @@ impl Chipset {
         map: &AddressMap,
         stop: &Stop,
     ) -> Result<Self, ChipsetError> {
-        let limit = vm.check_extension_int(Cap::IrqRouting);
-        let limit = u32::try_from(limit).unwrap_or(0);
-        let router = Arc::new(Router::new(vm.clone(), limit)?);
+        let router = Router::new(vm.clone(), routes(vm))?;
+        Chipset::on(Arc::new(router), vm, buses, map, stop)
+    }
+
+    /// The same, with a remapping unit on the memory bus. If that remaps interrupts, the I/O APIC is there too, and KVM
+    /// has only local APICs ([`Vm::add_local_apics`]); else it has all controllers.
+    pub fn with_remapping_unit(
+        vtd: &config::Vtd,
+        vm: &Vm,
+        buses: &Buses,
+        map: &AddressMap,
+        stop: &Stop,
+    ) -> Result<Self, ChipsetError> {
+        let options = viommu::unit_options(vtd, map.address_bits())?;
+        let mut chipset = if vtd.interrupts {
+            let watcher = Watcher::start(stop).map_err(InterruptError::Event)?;
+            let watcher = Arc::new(watcher);
+            let io_apic = Arc::new(IoApic::new(viommu::IO_APIC));
+            let fd = Arc::clone(vm.fd());
+            let kernel = SplitKernel::new(fd, Arc::clone(&io_apic), Arc::clone(&watcher));
+            let router = Router::with_pins(Arc::new(kernel), routes(vm.fd()), Pins::Ours)?;
+            let router = Arc::new(router);
+            io_apic.connect(&router);
+            let window = Arc::new(Mutex::new(io_apic::Window(Arc::clone(&io_apic))));
+            buses.memory.insert(IO_APIC_BASE, io_apic::WINDOW, window)?;
+            let unit = RemappingUnit::new(options, vm.ram(), &router, stop)?;
+            unit.remap(&router, &watcher);
+            let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop)?;
+            chipset.io_apic = Some(io_apic);
+            chipset.unit = Some(unit);
+            chipset
+        } else {
+            let mut chipset = Chipset::new(vm.fd(), buses, map, stop)?;
+            chipset.unit = Some(RemappingUnit::new(
+                options,
+                vm.ram(),
+                &chipset.router,
+                stop,
+            )?);
+            chipset
+        };
+        if let Some(unit) = &mut chipset.unit {
+            let window = viommu::Window::new(Arc::clone(unit.shared()));
+            let window = Arc::new(Mutex::new(window));
+            buses.memory.insert(VTD_BASE, WINDOW.into(), window)?;
+        }
+        Ok(chipset)
+    }
+
+    fn on(
+        router: Arc<Router>,
+        vm: &Arc<VmFd>,
+        buses: &Buses,
+        map: &AddressMap,
+        stop: &Stop,
+    ) -> Result<Self, ChipsetError> {
         let decoder = Decoder::new(
             Arc::clone(&buses.memory),
             [PCI_MMIO32, map.pci_mmio64()],
@@ -145,23 +219,14 @@ impl Chipset {
             serial: None,
             lines: BTreeMap::new(),
             unit: None,
+            io_apic: None,
         })
     }
 
-    /// Puts a remapping unit on the memory bus, of the machine with memory `ram`. Before any device.
-    pub fn add_remapping_unit(
-        &mut self,
-        vtd: &config::Vtd,
-        ram: &GuestRam,
-        buses: &Buses,
-    ) -> Result<(), ChipsetError> {
-        let options = viommu::unit_options(vtd, self.map.address_bits())?;
-        let unit = RemappingUnit::new(options, ram, &self.router)?;
-        let window = viommu::Window::new(Arc::clone(unit.shared()));
-        let window = Arc::new(Mutex::new(window));
-        buses.memory.insert(VTD_BASE, WINDOW.into(), window)?;
-        self.unit = Some(unit);
-        Ok(())
+    /// The I/O APIC, where it is not KVM's: the vCPUs tell it which interrupts have ended.
+    #[must_use]
+    pub fn io_apic(&self) -> Option<&Arc<IoApic>> {
+        self.io_apic.as_ref()
     }
 
     /// Says that there is a serial port at [`COM1_PORT`], and lets `event` be its interrupt.
@@ -206,7 +271,8 @@ impl Chipset {
     ) -> Result<VirtioPci<A>, ChipsetError> {
         let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
         let vectors = VirtioPci::<A>::vectors_for(queues);
-        let vectors = Arc::new(KvmMsiVectors::new(Arc::clone(&self.router), vectors)?);
+        let vectors = KvmMsiVectors::new(Arc::clone(&self.router), vectors)?;
+        let vectors = Arc::new(vectors.requested_by(requester(at)));
         let pin = self.pin(at)?;
         let function = VirtioPci::new(device, memory, vectors, self.device_threads())?;
         Ok(function
@@ -231,7 +297,10 @@ impl Chipset {
             .transpose()?;
         let length = |window: &std::ops::Range<u64>| window.end - window.start;
         let wiring = Wiring {
-            vectors: &mut |count| Ok(Arc::new(KvmMsiVectors::new(Arc::clone(router), count)?)),
+            vectors: &mut |count| {
+                let vectors = KvmMsiVectors::new(Arc::clone(router), count)?;
+                Ok(Arc::new(vectors.requested_by(requester(at))))
+            },
             pin,
             slots,
             windows: Windows {
@@ -244,6 +313,24 @@ impl Chipset {
             source,
         })?;
         self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        Ok(at)
+    }
+
+    /// The same behind the remapping unit: `table` is the device's in the host, and follows the guest's.
+    pub fn add_translated_passthrough(
+        &mut self,
+        name: &str,
+        physical: Box<dyn PhysicalFunction>,
+        slots: Arc<dyn Slots>,
+        table: Box<dyn DmaTable>,
+    ) -> Result<FunctionAddress, ChipsetError> {
+        let unit = self.unit.clone().ok_or(ChipsetError::NoUnit)?;
+        let at = self.add_passthrough(name, physical, slots)?;
+        unit.follow(requester(at), name, table)
+            .map_err(|source| ChipsetError::NotFollowed {
+                name: name.to_owned(),
+                source,
+            })?;
         Ok(at)
     }
 
@@ -268,6 +355,7 @@ impl Chipset {
         let platform = Platform {
             // The APIC id is the vCPU's number.
             apic_ids: (0..cpus.into()).collect(),
+            has_pics: self.io_apic.is_none(),
             windows: vec![PCI_MMIO32, mmio64],
             intx,
             serial: self.serial.is_some().then_some(SerialPort {

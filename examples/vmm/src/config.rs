@@ -117,6 +117,8 @@ pub enum Dma {
 pub struct Vtd {
     /// The widest addresses that it translates.
     pub width: DmaWidth,
+    /// Whether it remaps interrupts.
+    pub interrupts: bool,
     /// Whether it is in caching mode: the guest tells it of every mapping, which devices of the host need.
     pub caching: bool,
     /// Whether it has scalable mode: PASIDs, and tables of the first stage.
@@ -127,6 +129,7 @@ impl Default for Vtd {
     fn default() -> Self {
         Vtd {
             width: DmaWidth::Bits48,
+            interrupts: true,
             caching: false,
             scalable: false,
         }

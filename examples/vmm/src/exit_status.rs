@@ -107,7 +107,7 @@ impl ExitStatus {
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
             StopReason::Reclaimed { .. } => ExitStatus::Reclaimed,
-            StopReason::Defect { .. } => ExitStatus::Host,
+            StopReason::Unbounded { .. } | StopReason::Defect { .. } => ExitStatus::Host,
             StopReason::Signal(signal) => {
                 return u8::try_from(*signal).map_or(u8::MAX, |signal| 128 | signal);
             }
@@ -124,6 +124,7 @@ impl From<&KvmError> for ExitStatus {
             KvmError::Open { .. }
             | KvmError::NotKvm { .. }
             | KvmError::Lacks(_)
+            | KvmError::NoSplit { .. }
             | KvmError::Refused { .. } => ExitStatus::KvmUnusable,
         }
     }
@@ -219,7 +220,9 @@ impl From<&MachineError> for ExitStatus {
             | MachineError::Chipset(ChipsetError::Assign(AssignError::NoRoom { .. })) => {
                 ExitStatus::DeviceTooLarge
             }
-            MachineError::Chipset(ChipsetError::Device { .. }) => ExitStatus::DeviceUnusable,
+            MachineError::Chipset(
+                ChipsetError::Device { .. } | ChipsetError::NotFollowed { .. },
+            ) => ExitStatus::DeviceUnusable,
             MachineError::Device(error) => error.into(),
             MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
                 ExitStatus::Usage

@@ -94,6 +94,7 @@ fn a_small_machine_is_described_without_complaint() {
     }
     let source = accepted(&Platform {
         apic_ids: vec![0],
+        has_pics: true,
         windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
         intx: vec![],
         serial: Some(SerialPort {
@@ -129,6 +130,7 @@ fn a_large_machine_is_described_without_complaint() {
     };
     let source = accepted(&Platform {
         apic_ids: (0..300).collect(),
+        has_pics: false,
         windows: vec![0xc000_0000..0xe000_0000, 0x40_0000_0000..0x50_0000_0000],
         intx: (0..32)
             .flat_map(|d| (0..4).map(move |p| pin(d, p)))

@@ -392,3 +392,27 @@ fn serial_file_in_no_folder_and_one_that_survives() {
     );
     assert_eq!(fs::read(&log).unwrap(), b"yesterday's\n");
 }
+
+#[test]
+fn remapping_units_that_contradict() {
+    let folder = Folder::new();
+    let disk = folder.file("disk", &[0; 512]);
+    let disk = format!("path={},iommu=on", disk.display());
+    let with = |options: &[&str], part: &str| {
+        refused(with_kernel(&folder).args(options), 2, &[part]);
+    };
+    with(&["--disk", &disk], "no remapping unit: add --vtd");
+    with(
+        &["--console", "null,iommu=on"],
+        "--console: the console has iommu=on",
+    );
+    with(&["--vtd", "aw=64"], "aw=64 is not 39, 48 or 57");
+    with(&["--vtd", "caching=on", "--device", "/sys"], "add iommu=on");
+    with(
+        &["--vtd", "--device", "/sys,iommu=on"],
+        "needs --vtd caching=on",
+    );
+    if has_kvm() {
+        with(&["--vtd", "39,scalable=on"], "aw=39 is too narrow");
+    }
+}

@@ -2,34 +2,15 @@
 //! Debian's kernel and the emulated remapping unit of the real `vmm`, in the laboratory's host: DMA of virtio devices
 //! behind it, strictly and lazily invalidated.
 
-use std::collections::BTreeMap;
+#[path = "support/evidence.rs"]
+mod evidence;
+
 use std::time::Duration;
 
+use evidence::*;
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
-use sha2::{Digest, Sha256};
-
-const MIB: usize = 1 << 20;
-
-/// What a guest said, by word.
-fn said(text: &str) -> BTreeMap<&str, &str> {
-    text.lines()
-        .filter_map(|line| line.trim_end().strip_prefix("@test "))
-        .map(|line| line.split_once(' ').unwrap_or((line, "")))
-        .collect()
-}
-
-/// No two sectors alike, and not zero.
-fn pattern(length: usize, seed: u32) -> Vec<u8> {
-    let words = (0..length as u32 / 4).map(|i| i.wrapping_mul(2_654_435_761) ^ seed);
-    words.flat_map(u32::to_le_bytes).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 #[test]
 fn linux_drives_the_unit_and_its_disks_are_behind_it() {
@@ -41,24 +22,18 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
         .file("/written", 0o644, written.clone())
         .modules(&kernel, &["virtio_pci", "virtio_blk", "virtio_rng"])
         .unwrap();
-    let vmm = |cmdline: &str, options: &str| {
+    let vmm = |case: &Case| {
         format!(
             "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
-             --cmdline 'console=ttyS0 quiet panic=-1 {cmdline}' {options}"
+             --cmdline 'console=ttyS0 quiet panic=-1 {}' --vtd {} --cpus {} \
+             --disk path=/one,iommu=on path=/two --rng iommu=on",
+            case.cmdline, case.vtd, case.cpus
         )
     };
-    let commands = [
-        vmm(
-            "intel_iommu=on iommu.strict=1",
-            "--vtd --disk path=/one,iommu=on path=/two --rng iommu=on",
-        ),
-        "sha256sum </one; sha256sum </two".to_owned(),
-        vmm(
-            "intel_iommu=on,sm_on iommu.strict=0",
-            "--vtd aw=57,scalable=on --disk path=/one,iommu=on path=/two --rng iommu=on",
-        ),
-    ];
-    let [one, two] = [0x5a5a, 0xa5a5].map(|seed| pattern(8 * MIB, seed));
+    let mut commands: Vec<String> = CASES.iter().map(vmm).collect();
+    // What the first guest wrote, as the host sees it.
+    commands.insert(1, "sha256sum </one; sha256sum </two".to_owned());
+    let mut disks = [0x5a5a, 0xa5a5].map(|seed| pattern(8 * MIB, seed));
     let report = Host::new()
         .memory_mib(2048)
         .cpus(2)
@@ -66,24 +41,79 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
-        .data(one.clone(), "/one", 0o644)
-        .data(two.clone(), "/two", 0o644)
+        .data(disks[0].clone(), "/one", 0o644)
+        .data(disks[1].clone(), "/two", 0o644)
         .run(&commands)
         .unwrap();
     report.check().unwrap();
-    let texts: Vec<String> = report.commands.iter().map(|c| c.text()).collect();
-    let [strict, digests, lazy] = &texts[..] else {
-        panic!("{texts:#?}");
-    };
-    let mut disks = [one, two];
-    let kinds = [
-        ("DMA", "legacy mode, strict", strict),
-        ("DMA-FQ", "scalable mode, lazy", lazy),
-    ];
-    for (kind, what, text) in kinds {
+    let mut texts: Vec<String> = report.commands.iter().map(|c| c.text()).collect();
+    let digests = texts.remove(1);
+    for (case, text) in CASES.iter().zip(&texts) {
+        case.check(text, &mut disks, &written);
+    }
+    let host: Vec<&str> = digests.split_whitespace().step_by(2).collect();
+    assert_eq!(host, disks.each_ref().map(|disk| hex(disk)));
+}
+
+/// A guest, and what it is to find.
+struct Case {
+    cmdline: &'static str,
+    vtd: &'static str,
+    cpus: u32,
+    /// How Linux invalidates, as its domains' types say.
+    kind: &'static str,
+    /// Its mode of interrupt remapping.
+    remapping: &'static str,
+    /// The kinds of its serial line's interrupt, and its devices'.
+    vectors: [&'static str; 2],
+}
+
+const CASES: [Case; 4] = [
+    Case {
+        cmdline: "intel_iommu=on iommu.strict=1",
+        vtd: "aw=48",
+        cpus: 2,
+        kind: "DMA",
+        remapping: "x2apic",
+        vectors: ["IR-IO-APIC", "IR-PCI-MSI"],
+    },
+    Case {
+        cmdline: "intel_iommu=on,sm_on iommu.strict=0",
+        vtd: "aw=57,scalable=on,intremap=off",
+        cpus: 1,
+        kind: "DMA-FQ",
+        remapping: "",
+        vectors: ["IO-APIC", "PCI-MSI"],
+    },
+    // By pins, whose ends a remapped guest tells the I/O APIC itself.
+    Case {
+        cmdline: "intel_iommu=on iommu.strict=0 pci=nomsi nox2apic",
+        vtd: "aw=39",
+        cpus: 2,
+        kind: "DMA-FQ",
+        remapping: "xapic",
+        vectors: ["IR-IO-APIC", "IR-IO-APIC"],
+    },
+    // By pins, whose ends KVM tells.
+    Case {
+        cmdline: "intel_iommu=on iommu.strict=1 pci=nomsi intremap=off",
+        vtd: "aw=48",
+        cpus: 2,
+        kind: "DMA",
+        remapping: "",
+        vectors: ["IO-APIC", "IO-APIC"],
+    },
+];
+
+impl Case {
+    fn check(&self, text: &str, disks: &mut [Vec<u8>; 2], written: &[u8]) {
+        let what = self.cmdline;
         let said = said(text);
         assert_eq!(said["enabled"], "1", "{what}: {text}");
         assert_eq!(said["address"], "fed90000", "{text}");
+        assert_eq!(said["remapping"], self.remapping, "{what}: {text}");
+        let online = if self.cpus == 1 { "0" } else { "0-1" };
+        assert_eq!(said["online"], online, "{what}: {text}");
         // The host bridge and three devices.
         assert_eq!(said["groups"], "4", "{text}");
         // VIRTIO_F_ACCESS_PLATFORM (bit 33), and how Linux invalidates; all devices are in the unit's scope.
@@ -92,23 +122,37 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
             ("0x0002-0000:00:02.0", 0),
             ("0x0004-0000:00:03.0", 1),
         ] {
+            let kind = self.kind;
             assert_eq!(said[device], format!("{platform} {kind}"), "{what}: {text}");
         }
-        for (name, disk) in ["vda", "vdb"].into_iter().zip(&mut disks) {
+        for (name, disk) in ["vda", "vdb"].into_iter().zip(disks) {
             assert_eq!(said[name], hex(disk), "{what}: {text}");
-            disk[2 * MIB..4 * MIB].copy_from_slice(&written);
+            disk[2 * MIB..4 * MIB].copy_from_slice(written);
             let again = format!("{name}-again");
-            assert_eq!(said[&*again], hex(&written), "{what}: {text}");
+            assert_eq!(said[&*again], hex(written), "{what}: {text}");
         }
         assert_eq!(said["random"], "1000", "{text}");
         assert_eq!(said["lost"], "0", "{what}: {text}");
-        let vectors: Vec<&str> = said["vector"].split(',').map(str::trim).collect();
-        assert_eq!(vectors.len(), 5, "{text}");
-        for vector in &vectors[..4] {
-            assert!(!vector.ends_with(" 0"), "{vector} never came: {text}");
+        let vectors: Vec<&str> = said["vector"].trim_end_matches(',').split(',').collect();
+        let [line, devices @ ..] = &vectors[..] else {
+            panic!("{what}: {text}");
+        };
+        assert_eq!(devices.len(), 3, "{what}: {text}");
+        let [line_kind, device_kind] = self.vectors;
+        assert!(
+            line.starts_with(&format!("{line_kind} ttyS0")),
+            "{what}: {text}"
+        );
+        for vector in devices {
+            let prefix = format!("{device_kind} virtio");
+            assert!(
+                vector.trim().starts_with(&prefix),
+                "{vector}: {what}: {text}"
+            );
+        }
+        for vector in vectors {
+            let came = vector.trim().rsplit(' ').next().unwrap();
+            assert_ne!(came, "0", "{vector} never came: {what}: {text}");
         }
     }
-    // What the first guest wrote, as the host sees it.
-    let host: Vec<&str> = digests.split_whitespace().step_by(2).collect();
-    assert_eq!(host, disks.each_ref().map(|disk| hex(disk)));
 }

@@ -149,6 +149,30 @@ impl OwnEntries for PhysicalWindow {
         }
     }
 
+    #[inline(always)]
+    fn change(&self, at: u64, width: Width, change: impl FnOnce(u64) -> Option<u64>) -> bool {
+        // The place is looked up once.
+        let new = match width {
+            Width::Eight => {
+                let entry = self.eight(at);
+                let new = change(entry.load(Ordering::Acquire));
+                if let Some(new) = new {
+                    entry.store(new, Ordering::Release);
+                }
+                new
+            }
+            Width::Four => {
+                let entry = self.four(at);
+                let new = change(entry.load(Ordering::Acquire).into());
+                if let Some(new) = new {
+                    entry.store(new as u32, Ordering::Release);
+                }
+                new
+            }
+        };
+        new.is_some()
+    }
+
     #[inline]
     fn fill(&self, at: u64, width: Width, count: u64, entry: impl Fn(u64) -> u64) {
         let pointer = self.pointers(at, width, count);
@@ -261,6 +285,19 @@ mod tests {
         assert_eq!(words[1..4], [0x1122_3344_5566_7788, 6 << 32, 0]);
         assert_eq!(words[4], 5 | 6 << 32);
         assert_eq!((words[512], words[1023]), (7, 511 << 12 | 7));
+    }
+
+    #[test]
+    fn a_change_stores_what_it_is_told_and_nothing_beside() {
+        let arena = Arena(UnsafeCell::new([0x1111_2222_3333_4444; 1024]));
+        let memory = window(&arena);
+        assert!(memory.change(0x7008, Width::Eight, |entry| Some(entry + 1)));
+        assert!(memory.change(0x7014, Width::Four, |entry| Some(entry + 1)));
+        assert!(!memory.change(0x7018, Width::Eight, |_| None));
+        let words = arena.0.into_inner();
+        assert_eq!(words[1], 0x1111_2222_3333_4445);
+        assert_eq!(words[2], 0x1111_2223_3333_4444);
+        assert_eq!((words[0], words[3]), (words[4], words[4]));
     }
 
     #[test]

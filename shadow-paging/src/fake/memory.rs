@@ -223,6 +223,10 @@ impl FakeHost {
 }
 
 impl HostMap for FakeHost {
+    fn memory_from(&self, guest: u64) -> Option<u64> {
+        (guest < self.ram).then_some(guest)
+    }
+
     fn backing(&self, guest: u64) -> Backing {
         if (MMIO..MMIO + 0x10_0000).contains(&guest) {
             return Backing::Mmio;

@@ -2,7 +2,7 @@
 //! A machine to try the shadow MMU on, anywhere. Feature `fake`.
 //!
 //! [`FakeProcessor`] translates by shadow tables and keeps every translation that a flush does not name:
-//! the worst TLB there can be. It panics where a real one would corrupt memory in silence: a walk
+//! the worst TLB there can be ([`FakeTlb`], for any format). It panics where a real one would corrupt memory in silence: a walk
 //! through a table that was freed, an access to a page that the host took away. [`Board`] puts it together
 //! with memory, a guest and an exit handler.
 //!
@@ -27,7 +27,9 @@
 mod board;
 mod memory;
 mod processor;
+mod tlb;
 
 pub use board::{Board, BoardMemory, BoardMmu, Doing, Instruction, Outcome};
 pub use memory::{FakeHost, GuestView, NoMemory};
 pub use processor::FakeProcessor;
+pub use tlb::FakeTlb;

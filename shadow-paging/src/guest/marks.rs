@@ -3,8 +3,6 @@
 
 use hvkit_page_table::{Marks, Step, UpdateEntry, Width};
 
-use super::attributes::GuestAttributes;
-
 /// Why not all flags were set. Those that were are right: their entries said what the walk saw.
 pub(crate) enum Unmarked<E> {
     /// An entry is no longer what the walk read: walk again.
@@ -24,9 +22,9 @@ pub(crate) enum Use {
 
 /// Sets what is not yet set in the entries of a path, the root's first, each by one compare-exchange
 /// against the entry as the walk read it. Entries in registers have no flags.
-pub(crate) fn mark<M: UpdateEntry>(
+pub(crate) fn mark<A: Copy, M: UpdateEntry>(
     memory: &M,
-    steps: &[Step<GuestAttributes>],
+    steps: &[Step<A>],
     marks: Marks,
     width: Width,
     access: Use,

@@ -32,7 +32,7 @@ pub(crate) mod entry;
 mod error_code;
 mod fault;
 mod format;
-mod marks;
+pub(crate) mod marks;
 mod mode;
 mod pdpte;
 mod registers;

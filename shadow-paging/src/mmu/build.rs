@@ -37,8 +37,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             id = match self.linked(link, &key) {
                 Some(child) => child,
                 None => {
-                    let child = self.table(&key, machine)?;
-                    self.sync_before_link(machine, child)?;
+                    let child = self.current_table(&key, machine, None)?;
                     self.put_link(link, child)?;
                     child
                 }
@@ -72,7 +71,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     }
 
     /// The table that the entry at `link` leads to, if it is the one with `key`.
-    fn linked(&self, link: Link, key: &Key) -> Option<u32> {
+    pub(super) fn linked(&self, link: Link, key: &Key) -> Option<u32> {
         let Entry::Table { frame, .. } = self.slot(link) else {
             return None;
         };
@@ -85,6 +84,26 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             page.used = true;
             page.writes = 0;
         }
+    }
+
+    /// The same, as it would be if it were made now. Where tables are not guarded, one that was linked
+    /// nowhere, or in other address spaces, may have entries that this address space never had. `pass`: the one
+    /// under way, if there is one.
+    pub(super) fn current_table<M: ReadEntry, B: HostMap>(
+        &mut self,
+        key: &Key,
+        machine: Machine<'_, M, B>,
+        pass: Option<u32>,
+    ) -> Result<u32, Cause<M::Error>> {
+        let known = self.unguarded().then(|| self.pages.find(key)).flatten();
+        if let Some(id) = known {
+            self.drop_wrong_below(machine, id, pass)?;
+        }
+        let id = self.table(key, machine)?;
+        if known.is_none() {
+            self.sync_before_link(machine, id)?;
+        }
+        Ok(id)
     }
 
     /// The table with `key`: one that is there, or a new one without entries.
@@ -111,9 +130,13 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             roots: 0,
             writes: 0,
             used: true,
+            checked: 0,
+            filled: 0,
             heat: Heat::default(),
         });
-        if let Base::Table(table) = key.base {
+        if let (Base::Table(_), true) = (key.base, self.unguarded()) {
+            self.watch(id, Sync::Unsync);
+        } else if let Base::Table(table) = key.base {
             let was = self.guard(machine, table).or(Some(Was::Writable));
             let sync = self.after_guarding(was);
             if sync != Sync::Guarded {

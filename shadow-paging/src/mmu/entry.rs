@@ -7,7 +7,7 @@ use super::key::coverage;
 use super::links::Link;
 use super::owed::Flush;
 use super::stage::Stage;
-use super::{Mmu, OutOfMemory};
+use super::{Mmu, OutOfMemory, Reclaim};
 
 /// A shadow entry, read.
 pub(super) type Slot<S> =
@@ -79,7 +79,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let mut place = self.reverse.reserve(level, target)?;
         let mut dropped = !self.is_empty_at(link);
         self.drop_entry(link);
-        if self.reverse.count(place) >= MOST_MAPPINGS
+        if self.tuning.reclaim == Reclaim::Any
+            && self.reverse.count(place) >= MOST_MAPPINGS
             && let Some(oldest) = self.reverse.link(place, 0)
         {
             self.drop_entry(oldest);
@@ -92,6 +93,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.reverse.push(place, link);
         self.store(link, |format, level| format.leaf(target, attributes, level));
         Ok(())
+    }
+
+    /// The same where none may make room: beyond, [`follow`](Self::follow) refuses.
+    pub(super) const MOST_MAPPINGS_FOR_DEVICES: usize = 1 << 14;
+
+    /// How many leaves of `level` lead to the page at `host`.
+    pub(super) fn mappings(&self, level: u8, host: u64) -> usize {
+        let place = self.reverse.place(level, host);
+        place.map_or(0, |place| self.reverse.count(place))
     }
 
     /// Gives the leaf at `link`, which is to `target` with `old`, other attributes.

@@ -42,6 +42,13 @@ pub enum Cause<E> {
         /// Guest-physical address of the table.
         frame: u64,
     },
+    /// The guest maps a page more often than can be followed ([`Mmu::follow`](super::Mmu::follow)): 16384
+    /// times.
+    #[error("host page {host:#x} is mapped too often")]
+    Crowded {
+        /// Host-physical address.
+        host: u64,
+    },
     /// Someone else kept changing the guest's entries while its flags were to be set. Let the guest
     /// run its instruction again.
     #[error("the guest's entries kept changing")]

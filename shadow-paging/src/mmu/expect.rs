@@ -6,7 +6,7 @@ use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Wid
 use super::Mmu;
 use super::entry::Slot;
 use super::host::{HostMap, HostRights, Machine};
-use super::key::{Base, Key, coverage};
+use super::key::{Base, Key, coverage, parts_of_root};
 use super::links::Link;
 use super::pages::Sync;
 use super::stage::{Meaning, Rights, Stage, Table};
@@ -66,6 +66,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 target: start + (index << shadow.shift(key.level)),
                 rights: key.rights,
             }),
+            (Base::Above(_), Some(guest)) if index >= parts_of_root(guest, shadow) => {
+                Ok(Expected::Nothing)
+            }
             (Base::Above(frame), _) => Ok(Expected::Child(Key {
                 base: Base::Table(frame),
                 level: key.level - 1,
@@ -147,7 +150,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 let guarded = if size == 4096 {
                     self.guards(guest)
                 } else {
-                    self.pages.tables_in(guest, size)
+                    self.guards_in(guest, size)
                 };
                 let read_only = HostRights {
                     write: false,
@@ -166,6 +169,12 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 .get(id)
                 .is_some_and(|page| page.sync != Sync::Unsync)
         })
+    }
+
+    /// Whether the guest's memory of `length` bytes (a power of two) at `start` has a table that must not
+    /// be written.
+    pub(super) fn guards_in(&self, start: u64, length: u64) -> bool {
+        !self.unguarded() && self.pages.tables_in(start, length)
     }
 
     /// Every index of a table's entries that are not empty.

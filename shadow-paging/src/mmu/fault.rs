@@ -191,7 +191,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             }
             host.write = false;
         } else if level > 1
-            && self.pages.tables_in(
+            && self.guards_in(
                 physical & !(self.size(level, space) - 1),
                 self.size(level, space),
             )
@@ -243,7 +243,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             .find_map(|level| {
                 let size = shape.size(level);
                 let page = backing.page(path.target, size)?;
-                let free = !self.pages.tables_in(path.target & !(size - 1), size);
+                let free = !self.guards_in(path.target & !(size - 1), size);
                 (free && page.host >> format.target_bits(level).min(52) == 0)
                     .then_some((level, page))
             });

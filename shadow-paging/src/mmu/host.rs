@@ -52,11 +52,21 @@ pub enum Backing {
 pub trait HostMap {
     /// What is behind `guest`, any guest-physical address.
     fn backing(&self, guest: u64) -> Backing;
+
+    /// The first guest-physical address from `guest` on that may be memory, so that nothing is made for holes
+    /// when a guest that is [followed](super::Mmu::follow) maps them.
+    fn memory_from(&self, guest: u64) -> Option<u64> {
+        Some(guest)
+    }
 }
 
 impl<T: HostMap + ?Sized> HostMap for &T {
     fn backing(&self, guest: u64) -> Backing {
         (**self).backing(guest)
+    }
+
+    fn memory_from(&self, guest: u64) -> Option<u64> {
+        (**self).memory_from(guest)
     }
 }
 

@@ -63,6 +63,15 @@ pub(crate) const fn coverage(shape: &Shape, level: u8) -> u32 {
     shape.shift(level) + shape.entries(level).trailing_zeros()
 }
 
+/// How many parts of the guest's root the shadow's root, one level higher, leads to.
+pub(crate) const fn parts_of_root(guest: &Shape, shadow: &Shape) -> u64 {
+    let (root, entry) = (
+        coverage(guest, guest.levels()),
+        shadow.shift(shadow.levels()),
+    );
+    1 << root.saturating_sub(entry)
+}
+
 /// The root's key.
 pub(crate) fn root_key<S: Stage>(stage: &S, number: u8, top: &Top) -> Key {
     let levels = stage.shadow().shape().levels();

@@ -28,6 +28,7 @@ mod entry;
 mod error;
 mod expect;
 mod fault;
+mod follow;
 mod guard;
 mod host;
 mod host_change;
@@ -72,6 +73,8 @@ pub struct Tuning {
     pub unsync: Unsync,
     /// Level of the largest leaves.
     pub largest: u8,
+    /// Which tables may be given up when frames run out.
+    pub reclaim: Reclaim,
 }
 
 /// What a write to a guarded page table comes to.
@@ -81,6 +84,34 @@ pub enum Unsync {
     Allowed,
     /// Each write is the caller's to emulate.
     Never,
+    /// No table is guarded: the guest writes its tables, of every level, by a way that the MMU does not
+    /// control, and only its invalidations tell. A VT-d unit's tables; L1's EPT, where L1's own memory is
+    /// not mapped by this MMU.
+    ///
+    /// An MMU begins so and stays so, or never is: see [`Mmu::set_tuning`].
+    Always,
+}
+
+/// Which tables an MMU takes back by itself when its budget is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reclaim {
+    /// Those not used for long. Who uses one again faults, and it is made again.
+    Any,
+    /// Those that no entry leads to: what is mapped stays mapped. For devices, whose DMA cannot be tried
+    /// again.
+    Unlinked,
+}
+
+impl Tuning {
+    /// For tables of devices, which are [followed](Mmu::follow): nothing is guarded, and nothing that is
+    /// mapped is taken back.
+    pub const DEVICES: Self = Self {
+        prefetch: 1,
+        flood: u8::MAX,
+        unsync: Unsync::Always,
+        largest: u8::MAX,
+        reclaim: Reclaim::Unlinked,
+    };
 }
 
 impl Default for Tuning {
@@ -90,6 +121,7 @@ impl Default for Tuning {
             flood: 3,
             unsync: Unsync::Allowed,
             largest: u8::MAX,
+            reclaim: Reclaim::Any,
         }
     }
 }
@@ -179,9 +211,20 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.tuning
     }
 
-    /// Chooses anew. What is shadowed stays as it is.
+    /// Chooses anew. What is shadowed stays as it is, and so does whether tables are guarded at all
+    /// ([`Unsync::Always`]).
     pub fn set_tuning(&mut self, tuning: Tuning) {
-        self.tuning = tuning;
+        let unsync = match (self.tuning.unsync, tuning.unsync) {
+            (Unsync::Always, _) => Unsync::Always,
+            (kept, Unsync::Always) => kept,
+            (_, chosen) => chosen,
+        };
+        self.tuning = Tuning { unsync, ..tuning };
+    }
+
+    /// Whether the guest's tables are written unseen, all of them.
+    fn unguarded(&self) -> bool {
+        self.tuning.unsync == Unsync::Always
     }
 
     /// How much memory is in use.

@@ -34,6 +34,10 @@ pub(crate) struct Page {
     pub(crate) writes: u8,
     /// Used since reclaim last came by.
     pub(crate) used: bool,
+    /// The last pass that compared it as a whole.
+    pub(crate) checked: u32,
+    /// The last pass that filled it as a whole.
+    pub(crate) filled: u32,
     /// How readily it is left unsync.
     pub(crate) heat: Heat,
 }
@@ -87,6 +91,7 @@ pub(crate) struct Pages {
     free_regions: Vec<u32>,
     live: usize,
     hand: u32,
+    pass: u32,
 }
 
 fn frame_hash(frame: u64) -> u64 {
@@ -114,6 +119,7 @@ impl Pages {
             free_regions: vec(budget)?,
             live: 0,
             hand: 0,
+            pass: 0,
         })
     }
 
@@ -273,6 +279,18 @@ impl Pages {
             }
         }
         None
+    }
+
+    /// The number of a new pass over the tables: no table has it.
+    pub(crate) fn begin_pass(&mut self) -> u32 {
+        self.pass = self.pass.wrapping_add(1);
+        if self.pass == 0 {
+            self.pass = 1;
+            for page in self.slots.iter_mut().flatten() {
+                (page.checked, page.filled) = (0, 0);
+            }
+        }
+        self.pass
     }
 
     /// Bytes of memory they take, the tables themselves apart.

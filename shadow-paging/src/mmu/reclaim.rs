@@ -4,16 +4,17 @@
 
 use hvkit_page_table::{Frames, OwnEntries};
 
-use super::pages::Sync;
+use super::links::Head;
+use super::pages::{Page, Sync};
 use super::stage::Stage;
-use super::{Mmu, Owed};
+use super::{Mmu, Owed, Reclaim};
 
 /// Frames that a fault should find free: a path's, and one.
 const RESERVE: usize = 6;
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// Gives up to `count` shadow tables back, those first that were not used for long. Roots of open
-    /// spaces stay.
+    /// spaces stay, and what [`Tuning::reclaim`](super::Tuning) spares.
     pub fn shrink(&mut self, count: usize) -> Owed {
         self.reclaim(count);
         self.owe()
@@ -34,7 +35,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 
     pub(super) fn reclaim(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(id) = self.pages.victim(|_| true) else {
+            let any = self.tuning.reclaim == Reclaim::Any;
+            let unlinked = |page: &Page| any || page.parents == Head::EMPTY;
+            let Some(id) = self.pages.victim(unlinked) else {
                 return;
             };
             self.remove_table(id);

@@ -211,7 +211,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<(u32, u64), Cause<M::Error>> {
         let key = root_key(stage, number, top);
-        let root = self.table(&key, machine)?;
+        let root = self.current_table(&key, machine, None)?;
         let Some(page) = self.pages.get_mut(root) else {
             return Err(Cause::OutOfFrames);
         };

@@ -110,13 +110,16 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             let id = self.unsync[at];
             let mut done = false;
             if which(self, id) {
-                let synced = self.sync_and_guard(machine, id);
-                done = matches!(synced, Ok(Sync::Guarded));
+                let state = match self.sync_and_guard(machine, id) {
+                    Ok(state) => state,
+                    Err(unread) => {
+                        result = Err(unread);
+                        self.unsynced()
+                    }
+                };
+                done = state == Sync::Guarded;
                 if let Some(page) = self.pages.get_mut(id) {
-                    page.sync = *synced.as_ref().unwrap_or(&Sync::Pending);
-                }
-                if let Err(unread) = synced {
-                    result = Err(unread);
+                    page.sync = state;
                 }
             }
             if !done {
@@ -154,6 +157,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         else {
             return Ok(Sync::Guarded);
         };
+        if self.unguarded() {
+            return self.sync_table(machine, id).map(|_| Sync::Unsync);
+        }
         if was == Sync::Unsync {
             let compared = self.sync_table(machine, id);
             let enough = self.pages.get_mut(id).is_none_or(|page| match compared {
@@ -187,6 +193,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             return Ok(());
         }
         self.sync_table(machine, id).map(|_| ())
+    }
+
+    /// The state of a table that was not compared as a whole.
+    fn unsynced(&self) -> Sync {
+        if self.unguarded() {
+            Sync::Unsync
+        } else {
+            Sync::Pending
+        }
     }
 
     /// Compares each entry of a table with the guest's, and drops what is wrong.

@@ -75,6 +75,12 @@ impl Ram {
         }
     }
 
+    /// Its words, for who has a view of it of their own: a driver, say, to whom memory never fails.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+
     /// Makes all of it zero again.
     pub fn clear(&self) {
         for word in &self.0 {

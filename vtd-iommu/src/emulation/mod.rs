@@ -49,12 +49,16 @@
 
 mod caches;
 mod device;
+#[cfg(feature = "vm-memory")]
+mod device_memory;
 mod device_tlb;
 #[cfg(any(feature = "fake", test))]
 pub mod fake;
 mod faults;
 mod host;
 mod interrupts;
+#[cfg(feature = "vm-memory")]
+mod kept;
 mod memory;
 mod notify;
 mod options;
@@ -68,6 +72,8 @@ mod unit;
 #[cfg(feature = "vm-memory")]
 mod vm_memory;
 
+#[cfg(feature = "vm-memory")]
+pub use self::device_memory::DeviceMemory;
 #[cfg(feature = "vm-memory")]
 pub use self::vm_memory::{DeviceIommu, SharedUnit};
 pub use device_tlb::{Queued, Wanted};

@@ -96,38 +96,20 @@ impl Unit {
                 *head += 32;
             }
         } else {
+            // What drivers send most is told apart first.
+            let most = self.options.capability.max_address_mask();
+            let unwatched = self.watches.none();
             for words in words.as_chunks().0 {
-                self.narrow(memory, host, *words)?;
+                match plain_pages(*words) {
+                    Some((domain, pages)) if unwatched && pages.order <= most => {
+                        self.caches.forget_domain_pages(domain, pages);
+                    }
+                    _ => self.descriptor(memory, host, RawDescriptor::from_narrow(*words))?,
+                }
                 *head += 16;
             }
         }
         Ok(())
-    }
-
-    /// A 128-bit descriptor. What drivers send most is told apart first.
-    #[inline]
-    fn narrow(
-        &mut self,
-        memory: &impl Memory,
-        host: &mut impl Host,
-        words: [u64; 2],
-    ) -> Result<(), Stop> {
-        let [low, high] = words;
-        let order = (high & 0x3f) as u8;
-        // IOTLB, by page, with no reserved bit set.
-        let pages = low & 0xffff_ffff_0000_ff3f == 0x32 && high & 0xf80 == 0;
-        if pages && order <= self.options.capability.max_address_mask() && self.watches.none() {
-            self.caches.forget_translations(IotlbScope::Pages {
-                domain: (low >> 16) as u16,
-                pages: Pages {
-                    address: high & !0xfff,
-                    order,
-                    leaves_only: high & 0x40 != 0,
-                },
-            });
-            return Ok(());
-        }
-        self.descriptor(memory, host, RawDescriptor::from_narrow(words))
     }
 
     fn descriptor(
@@ -242,6 +224,18 @@ impl Unit {
         self.file.set(IQERCD, record);
         self.faults.event(before, &mut self.file, host);
     }
+}
+
+/// The domain and the pages of a page-selective IOTLB invalidation in which no reserved bit is set.
+#[inline(always)]
+fn plain_pages([low, high]: [u64; 2]) -> Option<(u16, Pages)> {
+    let plain = low & 0xffff_ffff_0000_ff3f == 0x32 && high & 0xf80 == 0;
+    let pages = Pages {
+        address: high & !0xfff,
+        order: (high & 0x3f) as u8,
+        leaves_only: high & 0x40 != 0,
+    };
+    plain.then_some(((low >> 16) as u16, pages))
 }
 
 /// Why the queue stops at a descriptor.

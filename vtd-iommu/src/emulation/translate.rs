@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests of devices: what is kept, or the tables; or a fault.
 
-use hvkit_page_table as page_table;
-use hvkit_page_table::{Format, Root};
+use hvkit_page_table::{Entry, Format, Width};
 
 use super::caches::{Hit, Known, rights};
 use super::device::{Binding, Fault, Lookup, Mode, Processing, Stage, refuses};
@@ -53,8 +52,51 @@ impl Unit {
     ///
     /// It is refused, and the fault recorded unless FPD says otherwise. The device must see an error, and nothing of
     /// memory.
-    #[inline]
+    #[inline(always)]
     pub fn translate(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        request: &Request,
+    ) -> Result<Translated, Refused> {
+        // A space is known only while translation is on, and nothing is kept of the interrupt addresses.
+        if let Some((space, _)) =
+            self.caches
+                .space(request.source, request.pasid(), request.address)
+            && let Some(entry) = self.caches.quick_page(space, page_of(request.address))
+            && satisfies(entry, needed(request))
+        {
+            let page_bits = 12;
+            return Ok(Hit { entry, page_bits }.translate(request.address));
+        }
+        // A copy: nothing but this needs the request in memory.
+        let request = Request {
+            source: request.source,
+            process: request.process,
+            address: request.address,
+            access: request.access,
+        };
+        self.translate_further(memory, host, &request)
+    }
+
+    /// [`translate`](Self::translate) where what is kept is not quickly found, or not kept.
+    #[cold]
+    #[inline(never)]
+    fn translate_further(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        request: &Request,
+    ) -> Result<Translated, Refused> {
+        match self.refill(memory, request) {
+            Some(translated) => Ok(translated),
+            None => self.translate_anew(memory, host, request),
+        }
+    }
+
+    /// [`translate`](Self::translate) where nothing kept will do.
+    #[inline(never)]
+    fn translate_anew(
         &mut self,
         memory: &impl Memory,
         host: &mut impl Host,
@@ -69,26 +111,6 @@ impl Unit {
                 fate: Fate::Silent,
             });
         }
-        let (address, page) = (request.address, page_of(request.address));
-        if let Some(needed) = needed(request)
-            && let Some(hit) = self
-                .caches
-                .hit(request.source, request.pasid(), address, page)
-            && hit.entry & needed == needed
-        {
-            return Ok(hit.translate(request.address));
-        }
-        self.translate_anew(memory, host, request)
-    }
-
-    /// [`translate`](Self::translate) where nothing kept will do.
-    #[cold]
-    fn translate_anew(
-        &mut self,
-        memory: &impl Memory,
-        host: &mut impl Host,
-        request: &Request,
-    ) -> Result<Translated, Refused> {
         if self.mode() == TranslationTableMode::AbortDma {
             return Err(Refused {
                 reason: FaultReason::SM_ROOT_TABLE_INVALID,
@@ -99,6 +121,54 @@ impl Unit {
             .bind(memory, request)
             .and_then(|known| self.through(memory, known, request));
         walked.map_err(|fault| self.refuse(host, request, UNTRANSLATED, fault))
+    }
+
+    /// Translates by a page that is kept, or else through a leaf table that is, and keeps the page: what an
+    /// invalidation of leaves leaves to be done. `None` where there is more to it.
+    #[inline(always)]
+    fn refill(&mut self, memory: &impl Memory, request: &Request) -> Option<Translated> {
+        let needed = needed(request);
+        let (space, adds) = self
+            .caches
+            .space(request.source, request.pasid(), request.address)?;
+        let page = page_of(request.address);
+        if self.caches.maybe_page(space, page)
+            && let Some(hit) = self.caches.page(space, page)
+            && satisfies(hit.entry, needed)
+        {
+            return Some(hit.translate(request.address));
+        }
+        let table = self.caches.quick_table(space, page)?;
+        let hit = self.leaf(memory, table, page)?;
+        let hit = Hit {
+            entry: hit.entry | adds,
+            ..hit
+        };
+        if !satisfies(hit.entry, needed) {
+            return None;
+        }
+        let translated = hit.translate(request.address);
+        if Message::is_interrupt(translated.address) || Message::is_interrupt(request.address) {
+            return None;
+        }
+        self.caches.keep_small(space, page, hit.entry);
+        Some(translated)
+    }
+
+    /// What entry `page` of a kept leaf table says, if it is present and well-formed.
+    #[inline(always)]
+    fn leaf(&self, memory: &impl Memory, table: u64, page: u64) -> Option<Hit> {
+        let at = table & rights::ADDRESS | (page & 0x1ff) << 3;
+        let entry = memory.read(at, Width::Eight).ok()?;
+        let attributes = match self.formats.leaf().decode(entry, 1) {
+            Entry::Leaf { attributes, .. } => attributes,
+            _ => return None,
+        };
+        let above = table & (rights::READ | rights::WRITE) | !(rights::READ | rights::WRITE);
+        Some(Hit {
+            entry: entry_of(entry, 12) | bits_of(attributes) & above,
+            page_bits: 12,
+        })
     }
 
     /// The tables of a requester, kept or looked up.
@@ -132,9 +202,8 @@ impl Unit {
         if let Some(reason) = refuses(&binding, request) {
             return Err(fault(reason));
         }
-        if let Some(needed) = needed(request)
-            && let Some(hit) = self.caches.page(space, page_of(request.address))
-            && hit.entry & needed == needed
+        if let Some(hit) = self.caches.page(space, page_of(request.address))
+            && satisfies(hit.entry, needed(request))
             && binding.reaches(request.address)
         {
             return Ok(hit.translate(request.address));
@@ -200,9 +269,12 @@ impl Unit {
                 Mode::Scalable => FaultReason::SM_INTERRUPT_RANGE,
             }));
         }
-        // A page that leads to the interrupt addresses somewhere else is not kept whole.
-        let small = hit.page_bits == 12 || translated.address >> 30 != 0xfee0_0000 >> 30;
-        if self.options.caching == Caching::UntilInvalidated && small {
+        // A page in which, or in whose target, interrupt addresses lie is not kept: hits do not look.
+        let apart = |address: u64| address >> hit.page_bits != 0xfee0_0000 >> hit.page_bits;
+        let apart = apart(request.address)
+            && apart(translated.address)
+            && !Message::is_interrupt(request.address);
+        if self.options.caching == Caching::UntilInvalidated && apart {
             self.caches.keep(space, page_of(request.address), hit);
         }
         Ok(translated)
@@ -233,23 +305,13 @@ impl Unit {
         let format = self.formats.second(root);
         let access = request.access;
         let page = page_of(request.address);
+        // A fault is named by the tables as they are.
         if let Some(table) = self.caches.table(space, page)
-            && format.shape().strip(request.address).is_some()
+            && binding.reaches(request.address)
+            && let Some(hit) = self.leaf(memory, table, page)
+            && satisfies(hit.entry, needed(request))
         {
-            let from = Root::Inner {
-                table: table & rights::ADDRESS,
-                level: 1,
-                attributes: SecondStageAttributes(table & (rights::READ | rights::WRITE)),
-            };
-            if let Ok(found) = page_table::translate(&format, memory, from, request.address)
-                && allows(found.attributes, access)
-            {
-                return Ok(Hit {
-                    entry: entry_of(found.target, 12) | bits_of(found.attributes),
-                    page_bits: 12,
-                });
-            }
-            // A fault is named by the tables as they are.
+            return Ok(hit);
         }
         let found = stages::second(memory, &format, root, request.address, access)
             .map_err(name)
@@ -348,20 +410,26 @@ impl Binding {
     }
 }
 
-/// The rights that a kept translation must have for `request`; `None` if it must be walked for.
+/// The rights that a kept translation must have for `request`. One that must be walked for needs what none has.
 #[inline(always)]
-fn needed(request: &Request) -> Option<u64> {
+fn needed(request: &Request) -> u64 {
     let plain = match request.process {
         None => true,
         Some(process) => process.privilege == Privilege::User && process.fetch == Fetch::Data,
     };
-    match request.access {
-        _ if !plain => None,
-        Access::Read => Some(rights::READ | rights::USER),
-        Access::Write => Some(rights::WRITE | rights::USER),
-        Access::Atomic => Some(rights::READ | rights::WRITE | rights::USER),
-        Access::ZeroLengthRead => None,
-    }
+    let rights = match request.access {
+        Access::Read => rights::READ | rights::USER,
+        Access::Write => rights::WRITE | rights::USER,
+        Access::Atomic => rights::READ | rights::WRITE | rights::USER,
+        Access::ZeroLengthRead => rights::NOBODYS,
+    };
+    if plain { rights } else { rights::NOBODYS }
+}
+
+/// Whether an entry has the rights that are `needed`.
+#[inline(always)]
+const fn satisfies(entry: u64, needed: u64) -> bool {
+    !entry & needed == 0
 }
 
 fn actor(binding: &Binding, request: &Request) -> Actor {
@@ -374,15 +442,6 @@ fn actor(binding: &Binding, request: &Request) -> Actor {
             supervisor: binding.privileged,
             fetches: false,
         },
-    }
-}
-
-fn allows(attributes: SecondStageAttributes, access: Access) -> bool {
-    match access {
-        Access::Read => attributes.reads(),
-        Access::Write => attributes.writes(),
-        Access::Atomic => attributes.reads() && attributes.writes(),
-        Access::ZeroLengthRead => false,
     }
 }
 

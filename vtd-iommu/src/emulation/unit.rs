@@ -89,6 +89,12 @@ impl Formats {
         }
     }
 
+    /// Second stage, as far as entries of leaf tables without flags are concerned: alike whatever the root.
+    #[inline(always)]
+    pub(super) const fn leaf(&self) -> &SecondStage {
+        &self.second[0]
+    }
+
     /// First stage as `root` has it.
     pub(super) fn first(&self, root: super::device::FirstRoot) -> FirstStage {
         let [four, five] = self.first;
@@ -274,6 +280,8 @@ impl Unit {
         }
         if command.translation() != before.translation() {
             self.set_status(|status| status.with_translation(command.translation()));
+            // What hits relies on translation being on.
+            self.caches.renew_epoch();
             self.follow_everything(memory, host);
         }
         if extended.interrupt_remapping() {

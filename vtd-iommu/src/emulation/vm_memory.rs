@@ -6,6 +6,7 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::vm_memory::iommu::{Error, Iommu, Iotlb, IotlbIterator, IovaRange};
@@ -13,17 +14,19 @@ use ::vm_memory::{GuestAddress, GuestMemoryBackend, Permissions};
 use hvkit_page_table::GuestTables;
 
 use super::host::Host;
-use super::request::{Access, Process, Request};
+use super::request::{Access, Process, Refused, Request, Translated};
 use super::unit::Unit;
 use crate::spec::RequesterId;
 
 /// Places in memory that one request may be scattered over. A guest chooses how its pages are scattered; this
 /// bounds what that costs.
-const FRAGMENTS: usize = 4096;
+pub(super) const FRAGMENTS: usize = 4096;
 
 /// A unit, the memory it works in and the world around it, for several threads.
 pub struct SharedUnit<B, H> {
     memory: B,
+    /// The unit's count of changes, which devices read without the lock.
+    changes: Arc<AtomicU64>,
     unit: Mutex<(Unit, H)>,
 }
 
@@ -39,6 +42,7 @@ impl<B: GuestMemoryBackend, H: Host> SharedUnit<B, H> {
     pub fn new(unit: Unit, memory: B, host: H) -> Arc<Self> {
         Arc::new(Self {
             memory,
+            changes: unit.caches.changes.share(),
             unit: Mutex::new((unit, host)),
         })
     }
@@ -57,7 +61,18 @@ impl<B: GuestMemoryBackend, H: Host> SharedUnit<B, H> {
     /// Does something else with the unit: interrupts, watching, saving.
     pub fn with<R>(&self, f: impl FnOnce(&mut Unit, &GuestTables<'_, B>, &mut H) -> R) -> R {
         let (unit, host) = &mut *self.lock();
-        f(unit, &GuestTables(&self.memory), host)
+        let result = f(unit, &GuestTables(&self.memory), host);
+        // It may be another unit now: one that was restored.
+        unit.caches.changes.go_on_in(&self.changes);
+        result
+    }
+
+    pub(super) const fn memory(&self) -> &B {
+        &self.memory
+    }
+
+    pub(super) fn changes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.changes)
     }
 
     fn lock(&self) -> MutexGuard<'_, (Unit, H)> {
@@ -68,7 +83,7 @@ impl<B: GuestMemoryBackend, H: Host> SharedUnit<B, H> {
 
 /// What one device sees memory through.
 pub struct DeviceIommu<B, H> {
-    shared: Arc<SharedUnit<B, H>>,
+    pub(super) shared: Arc<SharedUnit<B, H>>,
     source: RequesterId,
     process: Option<Process>,
 }
@@ -110,6 +125,36 @@ impl<B, H> DeviceIommu<B, H> {
     }
 }
 
+impl<B: GuestMemoryBackend, H: Host> DeviceIommu<B, H> {
+    /// Where the byte at `address` leads, if all of `access` is allowed; `None` if `access` is none.
+    pub(super) fn reach(
+        &self,
+        unit: &mut Unit,
+        memory: &GuestTables<'_, B>,
+        host: &mut H,
+        address: u64,
+        access: Permissions,
+    ) -> Result<Option<Translated>, Refused> {
+        let accesses = match access {
+            Permissions::No => &[][..],
+            Permissions::Read => &[Access::Read],
+            Permissions::Write => &[Access::Write],
+            Permissions::ReadWrite => &[Access::Read, Access::Write],
+        };
+        let mut found = None;
+        for access in accesses {
+            let request = Request {
+                source: self.source,
+                process: self.process,
+                address,
+                access: *access,
+            };
+            found = Some(unit.translate(memory, host, &request)?);
+        }
+        Ok(found)
+    }
+}
+
 impl<B, H> Iommu for DeviceIommu<B, H>
 where
     B: GuestMemoryBackend + Send + Sync,
@@ -137,33 +182,17 @@ where
             .ok()
             .and_then(|length| iova.0.checked_add(length))
             .ok_or_else(|| refused("the range leaves the address space"))?;
-        let accesses = match access {
-            Permissions::No => &[][..],
-            Permissions::Read => &[Access::Read],
-            Permissions::Write => &[Access::Write],
-            Permissions::ReadWrite => &[Access::Read, Access::Write],
-        };
         let mut found = Iotlb::new();
         let (mut at, mut fragments, mut distance) = (iova.0, 0, None);
         let (unit, host) = &mut *self.shared.lock();
         let memory = GuestTables(&self.shared.memory);
         while at < end {
-            let mut target = at;
-            let mut last = u64::MAX;
-            for access in accesses {
-                let request = Request {
-                    source: self.source,
-                    process: self.process,
-                    address: at,
-                    access: *access,
-                };
-                let to = unit
-                    .translate(&memory, host, &request)
-                    .map_err(|why| refused(&why.to_string()))?;
-                target = to.address;
-                let offset = 1u64.checked_shl(to.page_bits.into()).map(|size| size - 1);
-                last = at | offset.unwrap_or(u64::MAX);
-            }
+            let to = self
+                .reach(unit, &memory, host, at, access)
+                .map_err(|why| refused(&why.to_string()))?;
+            let (target, page_bits) = to.map_or((at, 64), |to| (to.address, to.page_bits));
+            let offset = 1u64.checked_shl(page_bits.into()).map(|size| size - 1);
+            let last = at | offset.unwrap_or(u64::MAX);
             let upto = end.min(last.saturating_add(1));
             if distance != Some(target.wrapping_sub(at)) {
                 distance = Some(target.wrapping_sub(at));

@@ -2,8 +2,8 @@
 //! Context entries: one for each device function. "Context Entry", "Scalable-Mode Context Entry".
 
 use super::RequesterId;
-use super::bits::bits;
 use super::root::{ADDRESS, too_wide};
+use super::word::word;
 
 /// TT of a legacy context entry: which requests it lets through, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,20 +88,20 @@ impl AddressWidth {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct ContextEntry(pub [u64; 2]);
 
-bits! {
-    impl ContextEntry {
+word! {
+    impl ContextEntry: [u64; 2] {
         /// P.
-        [0; 0] present, with_present;
+        set [0; 0:0] present, with_present;
         /// FPD: faults of this function's requests are not recorded.
-        [0; 1] fault_processing_disabled, with_fault_processing_disabled;
+        set [0; 1:1] fault_processing_disabled, with_fault_processing_disabled;
         /// TT, as bits. [`translation_type`](Self::translation_type) is the same, typed.
-        [0; 3:2] tt, with_tt;
+        u64 [0; 3:2] tt, with_tt;
         /// AW, as bits. [`address_width`](Self::address_width) is the same, typed.
-        [1; 2:0] aw, with_aw;
+        u64 [1; 2:0] aw, with_aw;
         /// Bits 70:67: software's.
-        [1; 6:3] software, with_software;
+        u64 [1; 6:3] software, with_software;
         /// DID: the domain.
-        [1; 23:8] domain, with_domain;
+        u64 [1; 23:8] domain, with_domain;
     }
 }
 
@@ -162,24 +162,24 @@ impl ContextEntry {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct ScalableContextEntry(pub [u64; 4]);
 
-bits! {
-    impl ScalableContextEntry {
+word! {
+    impl ScalableContextEntry: [u64; 4] {
         /// P.
-        [0; 0] present, with_present;
+        set [0; 0:0] present, with_present;
         /// FPD: faults of this function's requests are not recorded.
-        [0; 1] fault_processing_disabled, with_fault_processing_disabled;
+        set [0; 1:1] fault_processing_disabled, with_fault_processing_disabled;
         /// DTE: translation requests and translated requests are let through.
-        [0; 2] device_tlb, with_device_tlb;
+        set [0; 2:2] device_tlb, with_device_tlb;
         /// PASIDE: requests with PASID are let through.
-        [0; 3] pasid_enabled, with_pasid_enabled;
+        set [0; 3:3] pasid_enabled, with_pasid_enabled;
         /// PRE: page requests are let through.
-        [0; 4] page_requests, with_page_requests;
+        set [0; 4:4] page_requests, with_page_requests;
         /// PDTS: the PASID directory has 2^(PDTS + 7) entries.
-        [0; 11:9] directory_size, with_directory_size;
+        u64 [0; 11:9] directory_size, with_directory_size;
         /// RID_PASID: the PASID that requests without one are taken to have.
-        [1; 19:0] request_pasid, with_request_pasid;
+        u64 [1; 19:0] request_pasid, with_request_pasid;
         /// RID_PRIV: requests without PASID are privileged.
-        [1; 20] request_privileged, with_request_privileged;
+        set [1; 20:20] request_privileged, with_request_privileged;
     }
 }
 

@@ -4,7 +4,6 @@
 //! Every word is a newtype over the raw integer, with a reader and a setter for each field of its figure;
 //! a word from memory or a register is a value whatever its bits are. What a figure leaves out is `reserved`.
 
-pub(crate) mod bits;
 pub mod context;
 pub mod fault;
 pub mod first_stage;

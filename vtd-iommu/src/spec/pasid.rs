@@ -3,9 +3,9 @@
 //! Table Entry".
 
 use super::Pasid;
-use super::bits::bits;
 use super::context::AddressWidth;
 use super::root::{ADDRESS, too_wide};
+use super::word::word;
 
 /// An entry of the PASID directory: 8 bytes, of 64 PASIDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -106,38 +106,38 @@ impl TranslationKind {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct PasidEntry(pub [u64; 8]);
 
-bits! {
-    impl PasidEntry {
+word! {
+    impl PasidEntry: [u64; 8] {
         /// P.
-        [0; 0] present, with_present;
+        set [0; 0:0] present, with_present;
         /// FPD: faults of requests with this PASID are not recorded.
-        [0; 1] fault_processing_disabled, with_fault_processing_disabled;
+        set [0; 1:1] fault_processing_disabled, with_fault_processing_disabled;
         /// AW, as bits: the width of the second stage.
-        [0; 4:2] aw, with_aw;
+        u64 [0; 4:2] aw, with_aw;
         /// PGTT, as bits. [`kind`](Self::kind) is the same, typed.
-        [0; 8:6] pgtt, with_pgtt;
+        u64 [0; 8:6] pgtt, with_pgtt;
         /// SSADE: accessed and dirty flags in the second stage.
-        [0; 9] second_stage_marks, with_second_stage_marks;
+        set [0; 9:9] second_stage_marks, with_second_stage_marks;
         /// DID (bits 79:64): the domain.
-        [1; 15:0] domain, with_domain;
+        u64 [1; 15:0] domain, with_domain;
         /// PWSNP (bit 87): walks snoop the processors' caches.
-        [1; 23] walk_snoop, with_walk_snoop;
+        set [1; 23:23] walk_snoop, with_walk_snoop;
         /// PGSNP (bit 88): accesses to pages snoop the processors' caches.
-        [1; 24] page_snoop, with_page_snoop;
+        set [1; 24:24] page_snoop, with_page_snoop;
         /// SRE (bit 128): supervisor requests are let through.
-        [2; 0] supervisor_requests, with_supervisor_requests;
+        set [2; 0:0] supervisor_requests, with_supervisor_requests;
         /// ERE (bit 129): execute requests are let through.
-        [2; 1] execute_requests, with_execute_requests;
+        set [2; 1:1] execute_requests, with_execute_requests;
         /// FSPM (bits 131:130), as bits: 0 is 4 levels of first stage, 1 is 5.
-        [2; 3:2] fspm, with_fspm;
+        u64 [2; 3:2] fspm, with_fspm;
         /// WPE (bit 132): supervisor writes need write permission.
-        [2; 4] write_protect, with_write_protect;
+        set [2; 4:4] write_protect, with_write_protect;
         /// NXE (bit 133): execute-disable in first-stage entries.
-        [2; 5] no_execute, with_no_execute;
+        set [2; 5:5] no_execute, with_no_execute;
         /// SMEP (bit 134): no supervisor execution of user pages.
-        [2; 6] smep, with_smep;
+        set [2; 6:6] smep, with_smep;
         /// EAFE (bit 135): the extended accessed flag in first-stage entries.
-        [2; 7] extended_accessed, with_extended_accessed;
+        set [2; 7:7] extended_accessed, with_extended_accessed;
     }
 }
 

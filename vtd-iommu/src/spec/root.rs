@@ -2,7 +2,7 @@
 //! Root entries: one for each bus. "Root Entry", "Scalable-Mode Root Entry".
 
 use super::RequesterId;
-use super::bits::bits;
+use super::word::word;
 
 /// Bits 63:12 of a word: a table's address.
 pub(crate) const ADDRESS: u64 = !0xfff;
@@ -24,12 +24,12 @@ pub(crate) const fn too_wide(host_bits: u32) -> u64 {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct RootEntry(pub [u64; 2]);
 
-bits! {
-    impl RootEntry {
+word! {
+    impl RootEntry: [u64; 2] {
         /// P, or LP in scalable mode: the context table exists.
-        [0; 0] present, with_present;
+        set [0; 0:0] present, with_present;
         /// UP, scalable mode: the upper context table exists.
-        [1; 0] upper_present, with_upper_present;
+        set [1; 0:0] upper_present, with_upper_present;
     }
 }
 

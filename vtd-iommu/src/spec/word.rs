@@ -7,7 +7,32 @@ pub(crate) const fn mask(high: u32, low: u32) -> u128 {
     (u128::MAX >> (127 - (high - low))) << low
 }
 
-/// A newtype over a raw word with a reader and a setter for each field of its figure.
+/// All bits of `fields`, each given as `high:low`, of a word of `bits`.
+pub(crate) const fn defined(bits: u32, fields: &[(u32, u32)]) -> u128 {
+    let (mut seen, mut rest) = (0, fields);
+    while let [(high, low), others @ ..] = rest {
+        let field = mask(*high, *low);
+        assert!(*high < bits, "a field leaves the word");
+        assert!(seen & field == 0, "two fields overlap");
+        seen |= field;
+        rest = others;
+    }
+    seen
+}
+
+/// Refuses, when compiled, fields that overlap or leave a list of `N` 64-bit words, each given as word and `high:low`.
+pub(crate) const fn check<const N: usize>(fields: &[(usize, u32, u32)]) {
+    let (mut seen, mut rest) = ([0; N], fields);
+    while let [(word, high, low), others @ ..] = rest {
+        let field = defined(64, &[(*high, *low)]);
+        assert!(seen[*word] & field == 0, "two fields overlap");
+        seen[*word] |= field;
+        rest = others;
+    }
+}
+
+/// Readers and setters for each field of a figure: of a newtype over one word, which it declares, or of a list of
+/// 64-bit words, lowest first.
 ///
 /// ```text
 /// word! {
@@ -21,10 +46,19 @@ pub(crate) const fn mask(high: u32, low: u32) -> u128 {
 ///         address [63:12] table, with_table;
 ///     }
 /// }
+/// word! {
+///     impl Entry: [u64; 2] {
+///         /// What bit 0 of word 0 says. The setter sets it.
+///         set [0; 0:0] present, with_present;
+///         /// Bits 23:8 of word 1.
+///         u64 [1; 23:8] domain, with_domain;
+///     }
+/// }
 /// ```
 ///
 /// A setter cuts off what does not fit, so that no field ever reaches into another; fields that overlap
-/// or leave the word do not compile. What the figure leaves out is `reserved()`.
+/// or leave the word do not compile. What the figure of one word leaves out is `reserved()`; what the one of a list
+/// leaves out depends on more than the list, and is said beside it.
 macro_rules! word {
     (
         $(#[$doc:meta])*
@@ -39,16 +73,8 @@ macro_rules! word {
 
         impl $name {
             /// Every bit that has a meaning.
-            pub const DEFINED: $raw = {
-                let mut seen: u128 = 0;
-                $(
-                    let field = $crate::spec::word::mask($high, $low);
-                    assert!($high < <$raw>::BITS, "a field leaves the word");
-                    assert!(seen & field == 0, "two fields overlap");
-                    seen |= field;
-                )*
-                seen as $raw
-            };
+            pub const DEFINED: $raw =
+                $crate::spec::word::defined(<$raw>::BITS, &[$(($high, $low)),*]) as $raw;
 
             /// The bits set here that have no meaning.
             #[inline]
@@ -57,56 +83,86 @@ macro_rules! word {
                 self.0 & !Self::DEFINED
             }
 
-            $($crate::spec::word::word!(@ $kind, $raw, $(#[$field])* $get, $with, $high, $low);)*
+            $($crate::spec::word::word!(@ $kind, $raw, (), $(#[$field])* $get, $with, $high, $low);)*
         }
     };
-    (@ bool, $raw:ident, $(#[$field:meta])* $get:ident, $with:ident, $high:literal, $low:literal) => {
+    (
+        impl $name:ident: [u64; $count:literal] {
+            $($(#[$field:meta])* $kind:ident [$word:literal; $high:literal:$low:literal] $get:ident, $with:ident;)*
+        }
+    ) => {
+        impl $name {
+            $($crate::spec::word::word!(@ $kind, u64, ([$word]), $(#[$field])* $get, $with, $high, $low);)*
+        }
+
+        const _: () = $crate::spec::word::check::<$count>(&[$(($word, $high, $low)),*]);
+    };
+    (@ bool, $raw:ident, ($($word:tt)*), $(#[$field:meta])* $get:ident, $with:ident, $high:literal, $low:literal) => {
         $(#[$field])*
         #[inline]
         #[must_use]
         pub const fn $get(self) -> bool {
-            self.0 >> $low & 1 != 0
+            self.0 $($word)* >> $low & 1 != 0
         }
 
         #[doc = concat!("With [`", stringify!($get), "`](Self::", stringify!($get), ") as given.")]
         #[inline]
         #[must_use]
-        pub const fn $with(self, value: bool) -> Self {
-            Self(self.0 & !(1 << $low) | (value as $raw) << $low)
+        pub const fn $with(mut self, value: bool) -> Self {
+            self.0 $($word)* = self.0 $($word)* & !(1 << $low) | (value as $raw) << $low;
+            self
         }
     };
-    (@ address, $raw:ident, $(#[$field:meta])* $get:ident, $with:ident, $high:literal, $low:literal) => {
+    (@ set, $raw:ident, ($($word:tt)*), $(#[$field:meta])* $get:ident, $with:ident, $high:literal, $low:literal) => {
+        $(#[$field])*
+        #[inline]
+        #[must_use]
+        pub const fn $get(self) -> bool {
+            self.0 $($word)* >> $low & 1 != 0
+        }
+
+        #[doc = concat!("The same with [`", stringify!($get), "`](Self::", stringify!($get), ") set.")]
+        #[inline]
+        #[must_use]
+        pub const fn $with(mut self) -> Self {
+            self.0 $($word)* |= 1 << $low;
+            self
+        }
+    };
+    (@ address, $raw:ident, ($($word:tt)*), $(#[$field:meta])* $get:ident, $with:ident, $high:literal, $low:literal) => {
         $(#[$field])*
         #[inline]
         #[must_use]
         pub const fn $get(self) -> u64 {
             const LOW: u32 = $low % 64;
-            ((self.0 & $crate::spec::word::mask($high, $low) as $raw) >> ($low - LOW)) as u64
+            ((self.0 $($word)* & $crate::spec::word::mask($high, $low) as $raw) >> ($low - LOW)) as u64
         }
 
         #[doc = concat!("With [`", stringify!($get), "`](Self::", stringify!($get), ") as given; bits outside of the field are dropped.")]
         #[inline]
         #[must_use]
-        pub const fn $with(self, value: u64) -> Self {
+        pub const fn $with(mut self, value: u64) -> Self {
             const LOW: u32 = $low % 64;
             const MASK: $raw = $crate::spec::word::mask($high, $low) as $raw;
-            Self(self.0 & !MASK | ((value as $raw) << ($low - LOW)) & MASK)
+            self.0 $($word)* = self.0 $($word)* & !MASK | ((value as $raw) << ($low - LOW)) & MASK;
+            self
         }
     };
-    (@ $as:ident, $raw:ident, $(#[$field:meta])* $get:ident, $with:ident, $high:literal, $low:literal) => {
+    (@ $as:ident, $raw:ident, ($($word:tt)*), $(#[$field:meta])* $get:ident, $with:ident, $high:literal, $low:literal) => {
         $(#[$field])*
         #[inline]
         #[must_use]
         pub const fn $get(self) -> $as {
-            (self.0 >> $low & $crate::spec::word::mask($high - $low, 0) as $raw) as $as
+            (self.0 $($word)* >> $low & $crate::spec::word::mask($high - $low, 0) as $raw) as $as
         }
 
         #[doc = concat!("With [`", stringify!($get), "`](Self::", stringify!($get), ") as given; bits that do not fit are dropped.")]
         #[inline]
         #[must_use]
-        pub const fn $with(self, value: $as) -> Self {
+        pub const fn $with(mut self, value: $as) -> Self {
             const MASK: $raw = $crate::spec::word::mask($high, $low) as $raw;
-            Self(self.0 & !MASK | ((value as $raw) << $low) & MASK)
+            self.0 $($word)* = self.0 $($word)* & !MASK | ((value as $raw) << $low) & MASK;
+            self
         }
     };
 }
@@ -125,6 +181,41 @@ mod tests {
             /// An address in the upper half.
             address [127:76] page, with_page;
         }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct Entry([u64; 2]);
+
+    word! {
+        impl Entry: [u64; 2] {
+            /// A flag.
+            set [0; 63:63] flag, with_flag;
+            /// One that can be cleared.
+            bool [1; 0:0] other, with_other;
+            /// A number.
+            u64 [1; 23:8] number, with_number;
+            /// An address.
+            address [1; 63:32] page, with_page;
+        }
+    }
+
+    #[test]
+    fn fields_of_a_list_lie_in_their_words() {
+        let entry = Entry([1, 0x70])
+            .with_flag()
+            .with_other(true)
+            .with_number(0xf_beef)
+            .with_page(u64::MAX);
+        assert_eq!(entry.0, [1 << 63 | 1, 0xffff_ffff_00be_ef71]);
+        assert!(entry.flag() && entry.other());
+        assert_eq!(
+            (entry.number(), entry.page()),
+            (0xbeef, 0xffff_ffff_0000_0000)
+        );
+        assert_eq!(
+            entry.with_other(false).with_number(0).with_page(0).0[1],
+            0x70
+        );
     }
 
     #[test]

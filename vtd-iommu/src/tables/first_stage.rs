@@ -4,6 +4,7 @@
 use hvkit_page_table::{Encode, Entry, Format, Marks, Shape, Upper};
 
 use super::Unsupported;
+use super::reserved::{Reserved, is_page};
 use crate::spec::first_stage::FirstStageEntry as Word;
 
 /// What a first-stage mapping allows: the bits of an entry without the address.
@@ -85,8 +86,7 @@ pub enum FirstStageRule {
 pub struct FirstStage {
     shape: Shape,
     host_bits: u32,
-    /// Bits reserved at every level.
-    reserved: u64,
+    reserved: Reserved,
     marks: Marks,
 }
 
@@ -108,10 +108,16 @@ impl FirstStage {
             return Err(Unsupported::Levels(levels));
         };
         let wide = Word::ADDRESS & !((1 << host_bits) - 1);
+        let reserved = wide | Word::EXECUTE_DISABLE;
         Ok(Self {
             shape,
             host_bits,
-            reserved: wide | Word::EXECUTE_DISABLE,
+            reserved: Reserved {
+                in_pages: reserved,
+                in_tables: reserved,
+                // Bit 12 of a large page is the PAT bit.
+                below_size: 0x1000,
+            },
             marks: Marks {
                 accessed: Word::ACCESSED,
                 dirty: Word::DIRTY,
@@ -131,7 +137,8 @@ impl FirstStage {
     /// The same with execute-disable (NXE of the PASID entry).
     #[must_use]
     pub const fn with_no_execute(mut self) -> Self {
-        self.reserved &= !Word::EXECUTE_DISABLE;
+        self.reserved.in_pages &= !Word::EXECUTE_DISABLE;
+        self.reserved.in_tables &= !Word::EXECUTE_DISABLE;
         self
     }
 
@@ -142,23 +149,11 @@ impl FirstStage {
         self
     }
 
-    const fn is_page(&self, entry: u64, level: u8) -> bool {
-        level == 1 || entry & Word::LARGE != 0 && self.shape.leaf_at(level)
-    }
-
     /// The reserved bits that `entry`, which is present, has set at `level`.
     #[inline]
     #[must_use]
     pub const fn reserved(&self, entry: u64, level: u8) -> u64 {
-        if level == 1 {
-            entry & self.reserved
-        } else if self.is_page(entry, level) {
-            // Bit 12 of a large page is the PAT bit.
-            let low = self.shape.size(level) - 0x2000;
-            entry & (self.reserved | low)
-        } else {
-            entry & (self.reserved | Word::LARGE)
-        }
+        self.reserved.of(&self.shape, entry, level)
     }
 }
 
@@ -181,7 +176,7 @@ impl Format for FirstStage {
             return Entry::Malformed(FirstStageRule::Reserved { bits });
         }
         let attributes = FirstStageAttributes(entry & FirstStageAttributes::KEPT);
-        if self.is_page(entry, level) {
+        if is_page(&self.shape, entry, level) {
             Entry::Leaf {
                 target: entry & Word::ADDRESS & !(self.shape.size(level) - 1),
                 attributes,
@@ -224,7 +219,7 @@ impl Encode for FirstStage {
     }
 
     fn check(&self, attributes: FirstStageAttributes, _level: u8) -> Result<(), FirstStageRule> {
-        if attributes.0 & self.reserved & Word::EXECUTE_DISABLE != 0 {
+        if attributes.0 & self.reserved.in_pages & Word::EXECUTE_DISABLE != 0 {
             return Err(FirstStageRule::NoExecute);
         }
         Ok(())

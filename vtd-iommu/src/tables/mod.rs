@@ -15,6 +15,7 @@
 //! ```
 
 mod first_stage;
+mod reserved;
 mod second_stage;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use bitflags::bitflags;
 use hvkit_page_table::{Encode, Entry, Format, Marks, Shape, Upper};
 
 use super::Unsupported;
+use super::reserved::{Reserved, is_page};
 use crate::spec::second_stage::SecondStageEntry as Word;
 
 bitflags! {
@@ -105,9 +106,7 @@ pub enum SecondStageRule {
 pub struct SecondStage {
     shape: Shape,
     host_bits: u32,
-    /// Reserved bits of entries that map pages, and of those that do not.
-    in_leaves: u64,
-    in_tables: u64,
+    reserved: Reserved,
     marks: Marks,
 }
 
@@ -133,8 +132,11 @@ impl SecondStage {
         Ok(Self {
             shape,
             host_bits,
-            in_leaves: reserved,
-            in_tables: reserved,
+            reserved: Reserved {
+                in_pages: reserved,
+                in_tables: reserved,
+                below_size: 0,
+            },
             marks: Marks::NONE,
         })
     }
@@ -152,14 +154,14 @@ impl SecondStage {
     /// The same on a unit with snoop control (ECAP.SC).
     #[must_use]
     pub const fn with_snoop_control(mut self) -> Self {
-        self.in_leaves &= !Word::SNOOP;
+        self.reserved.in_pages &= !Word::SNOOP;
         self
     }
 
     /// The same on a unit with device TLBs (ECAP.DT), which gives pages a transient bit.
     #[must_use]
     pub const fn with_transient(mut self) -> Self {
-        self.in_leaves &= !Word::TRANSIENT;
+        self.reserved.in_pages &= !Word::TRANSIENT;
         self
     }
 
@@ -179,23 +181,11 @@ impl SecondStage {
         self.shape.address_bits()
     }
 
-    /// Whether `entry` at `level` maps a page.
-    const fn is_page(&self, entry: u64, level: u8) -> bool {
-        level == 1 || entry & Word::LARGE != 0 && self.shape.leaf_at(level)
-    }
-
     /// The reserved bits that `entry`, which is present, has set at `level`.
     #[inline]
     #[must_use]
     pub const fn reserved(&self, entry: u64, level: u8) -> u64 {
-        if level == 1 {
-            entry & self.in_leaves
-        } else if self.is_page(entry, level) {
-            let low = self.shape.size(level) - 0x1000;
-            entry & (self.in_leaves | low)
-        } else {
-            entry & (self.in_tables | Word::LARGE)
-        }
+        self.reserved.of(&self.shape, entry, level)
     }
 }
 
@@ -218,7 +208,7 @@ impl Format for SecondStage {
             return Entry::Malformed(SecondStageRule::Reserved { bits });
         }
         let address = entry & Word::ADDRESS;
-        if self.is_page(entry, level) {
+        if is_page(&self.shape, entry, level) {
             Entry::Leaf {
                 target: address,
                 attributes: SecondStageAttributes(entry & SecondStageAttributes::KEPT),
@@ -261,7 +251,7 @@ impl Encode for SecondStage {
         if attributes.0 & SecondStageAttributes::RIGHTS == 0 {
             return Err(SecondStageRule::NoRights);
         }
-        let refused = attributes.0 & self.in_leaves;
+        let refused = attributes.0 & self.reserved.in_pages;
         if refused & Word::SNOOP != 0 {
             return Err(SecondStageRule::Snoop);
         }

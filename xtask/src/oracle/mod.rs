@@ -33,6 +33,8 @@ pub enum Oracle {
     Vtd(vtd::Options),
     /// Interrupt remapping: what arrives and what is recorded, QEMU's VT-d unit against `vtd-iommu`'s emulated one.
     VtdInterrupts(vtd::Options),
+    /// Scalable mode: PASID tables, first and second stage, QEMU 11's VT-d unit against `vtd-iommu`'s emulated one.
+    VtdScalable(vtd::Options),
 }
 
 /// Runs one. An error if anything differs that the ledger does not explain.
@@ -44,5 +46,6 @@ pub fn oracle(which: &Oracle) -> Result<()> {
         Oracle::VmEntry(options) => vm_entry::run(options),
         Oracle::Vtd(options) => vtd::run(options),
         Oracle::VtdInterrupts(options) => vtd::run_interrupts(options),
+        Oracle::VtdScalable(options) => vtd::run_scalable(options),
     }
 }

@@ -8,7 +8,7 @@ use crate::machine::address_map::{IO_APIC_BASE, LOCAL_APIC_BASE};
 use acpi_tables::sdt::Sdt;
 
 const REVISION: u8 = 5;
-/// The two 8259s are there too.
+/// The two 8259s are there.
 const PCAT_COMPAT: u32 = 1;
 
 const LOCAL_APIC: u8 = 0;
@@ -29,7 +29,8 @@ pub(super) fn build(platform: &Platform) -> Sdt {
     let mut body = Vec::new();
     // The 32-bit field; both addresses are below 4 GiB.
     body.extend(((LOCAL_APIC_BASE & 0xffff_ffff) as u32).to_le_bytes());
-    body.extend(PCAT_COMPAT.to_le_bytes());
+    let flags = if platform.has_pics { PCAT_COMPAT } else { 0 };
+    body.extend(flags.to_le_bytes());
     for (uid, &id) in (0u32..).zip(&platform.apic_ids) {
         match (u8::try_from(uid), u8::try_from(id)) {
             (Ok(uid), Ok(small)) if id < FIRST_X2APIC_ID => {

@@ -48,6 +48,8 @@ pub const BUSES: u16 = 1;
 pub struct Platform {
     /// Local APIC identifiers of the processors, the boot processor's first.
     pub apic_ids: Vec<u32>,
+    /// Whether there are the two 8259s.
+    pub has_pics: bool,
     /// The PCI root's windows of memory.
     pub windows: Vec<Range<u64>>,
     /// The interrupt pins of PCI devices that are in use.

@@ -8,6 +8,7 @@ const AT: u64 = 0xe_0000;
 fn platform() -> Platform {
     Platform {
         apic_ids: vec![0, 1],
+        has_pics: true,
         windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
         intx: vec![],
         serial: Some(SerialPort {

@@ -73,7 +73,8 @@ struct Arguments {
     console: String,
 
     /// An emulated VT-d remapping unit, which devices with iommu=on are behind. Keys: aw=39|48|57 (bits
-    /// of address that it translates; 48 if not given), caching=on|off (needed by --device), scalable=on|off
+    /// of address that it translates; 48 if not given), intremap=on|off (interrupts are remapped, too; on
+    /// if not given), caching=on|off (needed by --device), scalable=on|off
     #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
     vtd: Option<String>,
 

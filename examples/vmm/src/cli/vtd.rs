@@ -8,7 +8,7 @@ use crate::config::{DmaWidth, Vtd};
 pub(super) const PLAIN: &str = "aw=48";
 
 pub(super) fn vtd(text: &str) -> Result<Vtd, OptionError> {
-    const KEYS: &[&str] = &["aw", "caching", "scalable"];
+    const KEYS: &[&str] = &["aw", "intremap", "caching", "scalable"];
     let keys = Keys::parse("vtd", KEYS, text)?;
     let width = keys.optional("aw", "39, 48 or 57", |text| match text {
         "39" => Some(DmaWidth::Bits39),
@@ -22,6 +22,7 @@ pub(super) fn vtd(text: &str) -> Result<Vtd, OptionError> {
     let usual = Vtd::default();
     Ok(Vtd {
         width: width.unwrap_or(usual.width),
+        interrupts: on("intremap", usual.interrupts)?,
         caching: on("caching", usual.caching)?,
         scalable: on("scalable", usual.scalable)?,
     })
@@ -35,9 +36,10 @@ mod tests {
     fn its_keys_are_understood_and_others_named() {
         assert_eq!(vtd(PLAIN), Ok(Vtd::default()));
         assert_eq!(
-            vtd("57,scalable=on,caching=on"),
+            vtd("57,scalable=on,caching=on,intremap=off"),
             Ok(Vtd {
                 width: DmaWidth::Bits57,
+                interrupts: false,
                 caching: true,
                 scalable: true,
             })

@@ -19,12 +19,18 @@ pub(crate) struct FakeKernel {
     /// Every message that was sent without an event, in order.
     pub(crate) sent: Mutex<Vec<MsiMessage>>,
     refuse: AtomicBool,
+    refuse_routes: AtomicBool,
 }
 
 impl FakeKernel {
     /// From now on every call fails, or none does.
     pub(crate) fn refuse(&self, refuse: bool) {
         self.refuse.store(refuse, Ordering::Relaxed);
+    }
+
+    /// From now on no routing table is taken, or each is.
+    pub(crate) fn refuse_routes(&self, refuse: bool) {
+        self.refuse_routes.store(refuse, Ordering::Relaxed);
     }
 
     /// Events listened to.
@@ -55,6 +61,9 @@ impl FakeKernel {
 impl Kernel for FakeKernel {
     fn set_routes(&self, routes: &[Route]) -> io::Result<()> {
         self.check()?;
+        if self.refuse_routes.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         *self.routes.lock().unwrap() = routes.to_vec();
         Ok(())
     }

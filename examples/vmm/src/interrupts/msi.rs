@@ -7,21 +7,22 @@
 use super::router::{InterruptError, Router};
 use super::routing::Gsi;
 use hvkit_virtio_devices::pci::{MsiError, MsiMessage, MsiVectors};
+use hvkit_vtd_iommu::spec::RequesterId;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// The vectors of one function, given back when dropped.
 pub struct KvmMsiVectors {
     router: Arc<Router>,
+    source: RequesterId,
     vectors: Vec<Vector>,
 }
 
 struct Vector {
     gsi: Gsi,
     event: EventFd,
-    listened: Mutex<bool>,
 }
 
 impl fmt::Debug for KvmMsiVectors {
@@ -37,18 +38,22 @@ impl KvmMsiVectors {
     pub fn new(router: Arc<Router>, count: u16) -> Result<Self, InterruptError> {
         let mut vectors = KvmMsiVectors {
             router,
+            source: RequesterId::default(),
             vectors: Vec::with_capacity(count.into()),
         };
         for _ in 0..count {
             let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(InterruptError::Event)?;
             let gsi = vectors.router.allocate()?;
-            vectors.vectors.push(Vector {
-                gsi,
-                event,
-                listened: Mutex::new(false),
-            });
+            vectors.vectors.push(Vector { gsi, event });
         }
         Ok(vectors)
+    }
+
+    /// The same, requested by the function `source`; a remapping unit asks who it is.
+    #[must_use]
+    pub fn requested_by(mut self, source: RequesterId) -> Self {
+        self.source = source;
+        self
     }
 
     /// Runs `action` on a vector, and says on failure which one and what.
@@ -68,39 +73,20 @@ impl KvmMsiVectors {
                 source,
             })
     }
-
-    fn mask_vector(&self, vector: &Vector) -> io::Result<()> {
-        let mut listened = vector
-            .listened
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *listened {
-            self.router.kernel().detach(&vector.event, vector.gsi)?;
-            *listened = false;
-        }
-        Ok(())
-    }
 }
 
 impl MsiVectors for KvmMsiVectors {
     fn route(&self, vector: u16, message: MsiMessage) -> Result<(), MsiError> {
         self.with(vector, "routed", |vector| {
-            let mut listened = vector
-                .listened
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // The route first: an event that waits is delivered as soon as KVM listens.
-            self.router.route(vector.gsi, message)?;
-            if !*listened {
-                self.router.kernel().attach(&vector.event, vector.gsi)?;
-                *listened = true;
-            }
-            Ok(())
+            self.router
+                .connect(vector.gsi, self.source, message, &vector.event)
         })
     }
 
     fn mask(&self, vector: u16) -> Result<(), MsiError> {
-        self.with(vector, "masked", |vector| self.mask_vector(vector))
+        self.with(vector, "masked", |vector| {
+            self.router.disconnect(vector.gsi)
+        })
     }
 
     fn deliver(&self, vector: u16) -> Result<(), MsiError> {
@@ -116,7 +102,7 @@ impl MsiVectors for KvmMsiVectors {
 impl Drop for KvmMsiVectors {
     fn drop(&mut self) {
         for vector in &self.vectors {
-            if let Err(error) = self.mask_vector(vector) {
+            if let Err(error) = self.router.disconnect(vector.gsi) {
                 log::error!("{} stays with the kernel: {error}", vector.gsi);
             }
         }

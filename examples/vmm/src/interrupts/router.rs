@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The owner of the machine's routing table.
 
-use super::routing::{FIRST_MESSAGE, Gsi, Route, RoutingTable, pins};
+use super::remapper::Remapper;
+use super::routing::{FIRST_MESSAGE, Gsi, Pins, Route, RoutingTable, pins};
+use super::senders::Sender;
+use super::watcher::Watcher;
 use hvkit_virtio_devices::pci::{Level, MsiMessage};
+use hvkit_vtd_iommu::spec::RequesterId;
 use kvm_bindings::{KvmIrqRouting, kvm_irq_routing_entry, kvm_msi};
 use kvm_ioctls::VmFd;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vm_allocator::IdAllocator;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -100,11 +105,15 @@ pub enum InterruptError {
 pub struct Router {
     kernel: Arc<dyn Kernel>,
     limit: u32,
+    remapping: OnceLock<(Arc<dyn Remapper>, Arc<Watcher>)>,
     state: Mutex<State>,
 }
 
-struct State {
-    table: RoutingTable,
+pub(super) struct State {
+    pub(super) table: RoutingTable,
+    pub(super) senders: BTreeMap<Gsi, Sender>,
+    /// What pins of an I/O APIC of ours send.
+    pub(super) pins: BTreeMap<Gsi, (RequesterId, MsiMessage)>,
     free: IdAllocator,
 }
 
@@ -120,6 +129,15 @@ impl Router {
     /// Sets the routes of the pins. `limit` is how many routes the kernel takes
     /// (`KVM_CAP_IRQ_ROUTING`).
     pub fn new(kernel: Arc<dyn Kernel>, limit: u32) -> Result<Self, InterruptError> {
+        Router::with_pins(kernel, limit, Pins::Kernel)
+    }
+
+    /// The same for a machine with these pins.
+    pub fn with_pins(
+        kernel: Arc<dyn Kernel>,
+        limit: u32,
+        whose: Pins,
+    ) -> Result<Self, InterruptError> {
         let no_gsi = InterruptError::NoGsi { limit };
         let pins = u32::try_from(pins().count()).unwrap_or(u32::MAX);
         let last = limit
@@ -130,8 +148,11 @@ impl Router {
         let router = Router {
             kernel,
             limit,
+            remapping: OnceLock::new(),
             state: Mutex::new(State {
-                table: RoutingTable::default(),
+                table: RoutingTable::new(whose),
+                senders: BTreeMap::new(),
+                pins: BTreeMap::new(),
                 free: free.ok_or(no_gsi)?,
             }),
         };
@@ -141,6 +162,18 @@ impl Router {
             .map_err(InterruptError::Routes)?;
         drop(state);
         Ok(router)
+    }
+
+    /// Has every message go through `remapper`, and `watcher` wait for those that it refuses. Once, before the first
+    /// message.
+    pub fn remap_by(&self, remapper: Arc<dyn Remapper>, watcher: Arc<Watcher>) {
+        if self.remapping.set((remapper, watcher)).is_err() {
+            log::error!("interrupts are remapped already");
+        }
+    }
+
+    pub(super) fn remapping(&self) -> Option<&(Arc<dyn Remapper>, Arc<Watcher>)> {
+        self.remapping.get()
     }
 
     /// The kernel half.
@@ -165,8 +198,12 @@ impl Router {
     }
 
     /// Leads `gsi` to `message`. If the kernel refuses, it leads where it led before.
-    pub(super) fn route(&self, gsi: Gsi, message: MsiMessage) -> io::Result<()> {
-        let mut state = self.state();
+    pub(super) fn set_route(
+        &self,
+        state: &mut State,
+        gsi: Gsi,
+        message: MsiMessage,
+    ) -> io::Result<()> {
         let before = state.table.set(gsi, message);
         if before == Some(message) {
             return Ok(());
@@ -194,12 +231,12 @@ impl Router {
         }
     }
 
-    fn install(&self, table: &RoutingTable) -> io::Result<()> {
+    pub(super) fn install(&self, table: &RoutingTable) -> io::Result<()> {
         let routes: Vec<Route> = table.routes().collect();
         self.kernel.set_routes(&routes)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -208,6 +245,10 @@ impl Router {
 mod tests {
     use super::super::fake::FakeKernel;
     use super::*;
+
+    fn route(router: &Router, gsi: Gsi, message: MsiMessage) -> io::Result<()> {
+        router.set_route(&mut router.state(), gsi, message)
+    }
 
     const MESSAGE: MsiMessage = MsiMessage {
         address: 0xfee0_0000,
@@ -243,21 +284,21 @@ mod tests {
         let kernel = Arc::new(FakeKernel::default());
         let router = Router::new(kernel.clone(), 4096).unwrap();
         let gsi = router.allocate().unwrap();
-        router.route(gsi, MESSAGE).unwrap();
+        route(&router, gsi, MESSAGE).unwrap();
         let before = kernel.routes.lock().unwrap().clone();
         kernel.refuse(true);
         let other = MsiMessage {
             data: 0x42,
             ..MESSAGE
         };
-        assert!(router.route(gsi, other).is_err());
+        assert!(route(&router, gsi, other).is_err());
         // The same message needs no kernel.
-        router.route(gsi, MESSAGE).unwrap();
+        route(&router, gsi, MESSAGE).unwrap();
         let fresh = router.allocate().unwrap();
-        assert!(router.route(fresh, MESSAGE).is_err());
+        assert!(route(&router, fresh, MESSAGE).is_err());
         kernel.refuse(false);
-        router.route(gsi, other).unwrap();
-        router.route(gsi, MESSAGE).unwrap();
+        route(&router, gsi, other).unwrap();
+        route(&router, gsi, MESSAGE).unwrap();
         assert_eq!(*kernel.routes.lock().unwrap(), before);
     }
 

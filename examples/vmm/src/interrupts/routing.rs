@@ -57,13 +57,47 @@ const CASCADE: u8 = 2;
 /// The first source that is nobody's pin.
 pub const FIRST_MESSAGE: Gsi = Gsi(IO_APIC_PINS);
 
+/// Whose pins there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pins {
+    /// Those of KVM's controllers.
+    #[default]
+    Kernel,
+    /// None that KVM knows: the I/O APIC is ours.
+    Ours,
+}
+
 /// The pins' routes, always there, and those of messages, which come and go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoutingTable {
+    pins: Pins,
     messages: BTreeMap<Gsi, MsiMessage>,
 }
 
 impl RoutingTable {
+    /// A table without messages.
+    #[must_use]
+    pub fn new(pins: Pins) -> Self {
+        RoutingTable {
+            pins,
+            messages: BTreeMap::new(),
+        }
+    }
+
+    /// Whether `gsi` is routed to a message.
+    #[must_use]
+    pub fn contains(&self, gsi: Gsi) -> bool {
+        self.messages.contains_key(&gsi)
+    }
+
+    /// Routes `gsi` to `message`, or nowhere. Whether that is a change.
+    pub fn change(&mut self, gsi: Gsi, message: Option<MsiMessage>) -> bool {
+        match message {
+            Some(message) => self.set(gsi, message) != Some(message),
+            None => self.clear(gsi).is_some(),
+        }
+    }
+
     /// Routes `gsi` to `message`. Says what it was routed to before.
     pub fn set(&mut self, gsi: Gsi, message: MsiMessage) -> Option<MsiMessage> {
         self.messages.insert(gsi, message)
@@ -80,7 +114,11 @@ impl RoutingTable {
             gsi,
             target: Target::Message(message),
         });
-        pins().chain(messages)
+        let pins = match self.pins {
+            Pins::Kernel => Some(pins()),
+            Pins::Ours => None,
+        };
+        pins.into_iter().flatten().chain(messages)
     }
 }
 

@@ -52,6 +52,16 @@ pub enum KvmError {
     /// The host's KVM is without something that is needed.
     #[error("the host's KVM lacks {0:?}")]
     Lacks(Cap),
+    /// No local APICs without an I/O APIC.
+    #[error(
+        "the host's KVM lacks {lacks:?}, which remapped interrupts need ({source}): use --vtd intremap=off"
+    )]
+    NoSplit {
+        /// What it lacks.
+        lacks: Cap,
+        /// What it said.
+        source: io::Error,
+    },
     /// An ioctl failed.
     #[error("KVM refused to {action}: {source}")]
     Refused {

@@ -88,7 +88,11 @@ impl Machine {
         let features = Features::of(&kvm)?;
         let map = AddressMap::new(config.memory, features.address_bits())?;
         let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?)?);
-        vm.add_interrupt_controllers()?;
+        if config.vtd.is_some_and(|vtd| vtd.interrupts) {
+            vm.add_local_apics()?;
+        } else {
+            vm.add_interrupt_controllers()?;
+        }
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let console = Console::open(&config.serial)?;
@@ -108,7 +112,8 @@ impl Machine {
         for id in 0..count {
             let fd = processors::create(&vm, id, count, &features)?;
             let buses = platform.buses().clone();
-            vcpus.push(Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone()));
+            let vcpu = Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone());
+            vcpus.push(vcpu.with_io_apic(platform.io_apic()));
         }
         if let Some(first) = vcpus.first_mut() {
             entry.apply(first.fd())?;

@@ -15,9 +15,9 @@ use crate::chipset::Chipset;
 use crate::config::Config;
 use crate::console::Console;
 use crate::console::serial;
-use crate::passthrough::vfio::DmaSpace;
+use crate::interrupts::IoApic;
+use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
-use crate::viommu::UnitError;
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -26,8 +26,8 @@ use vm_memory::{Bytes, GuestAddress};
 #[derive(Debug)]
 pub(super) struct Platform {
     buses: Buses,
-    /// Held for its interrupts, which end with it.
-    _chipset: Chipset,
+    /// Its interrupts end with it.
+    chipset: Chipset,
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
     rsdp: u64,
@@ -48,7 +48,10 @@ impl Platform {
             ports: Arc::new(Bus::default()),
             memory: Arc::new(Bus::default()),
         };
-        let mut chipset = Chipset::new(vm.fd(), &buses, map, stop)?;
+        let mut chipset = match &config.vtd {
+            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop)?,
+            None => Chipset::new(vm.fd(), &buses, map, stop)?,
+        };
         if let Some(console) = console {
             let interrupt = console
                 .interrupt()
@@ -65,9 +68,6 @@ impl Platform {
             KeyboardCommand::new(stop.clone()),
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
-        if let Some(vtd) = &config.vtd {
-            chipset.add_remapping_unit(vtd, vm.ram(), &buses)?;
-        }
         let memory = Arc::new(vm.ram().clone());
         for (name, device) in devices::open(config)? {
             let at = match device {
@@ -76,12 +76,7 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        if config.vtd.is_some()
-            && let Some(device) = assigned.first()
-        {
-            return Err(UnitError::NotYet(device.name.clone()).into());
-        }
-        let reclaims = add_devices(&mut chipset, vm, assigned, stop)?;
+        let reclaims = add_devices(&mut chipset, vm, config, assigned, stop)?;
         let tables = chipset.describe(cpus)?;
         for (address, bytes) in [
             (tables.address, &tables.bytes[..]),
@@ -93,7 +88,7 @@ impl Platform {
         }
         Ok(Platform {
             buses,
-            _chipset: chipset,
+            chipset,
             _reclaims: reclaims,
             rsdp: tables.address,
         })
@@ -102,6 +97,11 @@ impl Platform {
     /// What the vCPUs' exits are answered by.
     pub(super) fn buses(&self) -> &Buses {
         &self.buses
+    }
+
+    /// The I/O APIC, if it is ours.
+    pub(super) fn io_apic(&self) -> Option<Arc<IoApic>> {
+        self.chipset.io_apic().cloned()
     }
 
     /// Where the ACPI root pointer is.
@@ -114,6 +114,7 @@ impl Platform {
 fn add_devices(
     chipset: &mut Chipset,
     vm: &Vm,
+    config: &Config,
     devices: &[Selected],
     stop: &Stop,
 ) -> Result<Vec<Reclaim>, MachineError> {
@@ -125,16 +126,49 @@ fn add_devices(
     let limit = u32::try_from(limit).unwrap_or(0);
     let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
     let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
-    let space = DmaSpace::new(vm.fd(), vm.ram())?;
+    let kvm = KvmVfio::new(vm.fd())?;
+    let shared = match config.vtd {
+        None => Some(DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?),
+        Some(_) => {
+            apart(devices)?;
+            None
+        }
+    };
     for Selected { name, host } in devices {
+        let space = match &shared {
+            Some(shared) => Arc::clone(shared),
+            None => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
+        };
         let physical = space.open(host)?;
         let reclaim = Reclaim::watch(name, stop.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
-        let at = chipset.add_passthrough(name, Box::new(physical), Arc::clone(&slots) as _)?;
+        let (physical, slots) = (Box::new(physical), Arc::clone(&slots) as _);
+        let at = match &config.vtd {
+            None => chipset.add_passthrough(name, physical, slots)?,
+            Some(vtd) => {
+                space.check_width(host, vtd.width.bits())?;
+                chipset.add_translated_passthrough(name, physical, slots, Box::new(space))?
+            }
+        };
         log::info!("{name} ({}) passed through at {at}", host.address);
     }
     Ok(reclaims)
+}
+
+/// Whether the host can tell each device's DMA from the others'.
+fn apart(devices: &[Selected]) -> Result<(), PassthroughError> {
+    for (index, Selected { host, .. }) in devices.iter().enumerate() {
+        let same = |other: &&Selected| other.host.group == host.group;
+        if let Some(other) = devices.iter().take(index).find(same) {
+            return Err(PassthroughError::OneSpace {
+                address: host.address.clone(),
+                other: other.host.address.clone(),
+                group: host.group,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A device of one port.

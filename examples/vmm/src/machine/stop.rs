@@ -46,6 +46,11 @@ pub enum StopReason {
         /// What the user calls it.
         device: String,
     },
+    /// The host still lets a device reach memory that the guest took from it.
+    Unbounded {
+        /// What the user calls it.
+        device: String,
+    },
     /// A thread of the VMM panicked: a defect of ours.
     Defect {
         /// The thread's name.
@@ -103,6 +108,9 @@ impl fmt::Display for StopReason {
             StopReason::Halted { vcpu } => write!(f, "vCPU {vcpu} halted"),
             StopReason::Internal { vcpu, error } => write!(f, "vCPU {vcpu}: {error}"),
             StopReason::Reclaimed { device } => write!(f, "the host wants {device} back"),
+            StopReason::Unbounded { device } => {
+                write!(f, "the host does not take {device}'s memory from it")
+            }
             StopReason::Defect { thread } => write!(f, "the VMM's thread {thread} panicked"),
         }
     }

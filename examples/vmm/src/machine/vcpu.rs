@@ -12,6 +12,7 @@ use super::registers::Registers;
 use super::stop::{RunError, Stop, StopReason};
 use super::vm::Vm;
 use crate::bus::Bus;
+use crate::interrupts::IoApic;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::fmt;
@@ -33,6 +34,7 @@ pub struct Vcpu {
     vm: Arc<Vm>,
     buses: Buses,
     stop: Stop,
+    io_apic: Option<Arc<IoApic>>,
     before_first_run: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -54,8 +56,16 @@ impl Vcpu {
             vm,
             buses,
             stop,
+            io_apic: None,
             before_first_run: None,
         }
+    }
+
+    /// The same in a machine whose I/O APIC is ours: it is told which interrupts end here.
+    #[must_use]
+    pub fn with_io_apic(mut self, io_apic: Option<Arc<IoApic>>) -> Self {
+        self.io_apic = io_apic;
+        self
     }
 
     /// Calls `hook` in the vCPU's thread when everything is ready for the first instruction.
@@ -146,6 +156,12 @@ impl Vcpu {
                 let accesses = exit::port_accesses(&mut self.fd, self.vm.fd().run_size())?;
                 for access in accesses.data.chunks_exact(accesses.size) {
                     self.buses.ports.write(port.into(), access);
+                }
+                None
+            }
+            Ok(VcpuExit::IoapicEoi(vector)) => {
+                if let Some(io_apic) = &self.io_apic {
+                    io_apic.end_of_interrupt(vector);
                 }
                 None
             }

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A virtual machine as KVM knows it: its descriptor, and the memory it was given.
 
-use super::address_map::{KVM_IDENTITY_MAP, KVM_TSS};
+use super::address_map::{IO_APIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
 use super::kvm::KvmError;
 use super::memory::GuestRam;
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
@@ -44,16 +47,47 @@ impl Vm {
     ///
     /// Needed before the first vCPU is made.
     pub fn add_interrupt_controllers(&self) -> Result<(), KvmError> {
-        // Intel's KVM wants four pages of guest-physical space; others ignore this.
+        self.place_intel_pages()?;
+        self.fd
+            .create_irq_chip()
+            .map_err(KvmError::refused("create the interrupt controllers"))
+    }
+
+    /// Intel's KVM wants four pages of guest-physical space; others ignore this.
+    fn place_intel_pages(&self) -> Result<(), KvmError> {
         self.fd
             .set_identity_map_address(KVM_IDENTITY_MAP)
             .map_err(KvmError::refused("place the identity map"))?;
         self.fd
             .set_tss_address(KVM_TSS as usize)
-            .map_err(KvmError::refused("place the task state segment"))?;
-        self.fd
-            .create_irq_chip()
-            .map_err(KvmError::refused("create the interrupt controllers"))
+            .map_err(KvmError::refused("place the task state segment"))
+    }
+
+    /// Gives the machine KVM's local APICs only: the I/O APIC is the VMM's, and there is no PIC. Interrupt messages may
+    /// have destinations of 32 bits.
+    ///
+    /// Needed before the first vCPU is made.
+    pub fn add_local_apics(&self) -> Result<(), KvmError> {
+        self.place_intel_pages()?;
+        let split = [IO_APIC_PINS.into(), 0, 0, 0];
+        let wide = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+        for (name, cap, args) in [
+            (Cap::SplitIrqchip, KVM_CAP_SPLIT_IRQCHIP, split),
+            (Cap::X2ApicApi, KVM_CAP_X2APIC_API, [wide.into(), 0, 0, 0]),
+        ] {
+            let enable = kvm_enable_cap {
+                cap,
+                args,
+                ..Default::default()
+            };
+            self.fd
+                .enable_cap(&enable)
+                .map_err(|source| KvmError::NoSplit {
+                    lacks: name,
+                    source: source.into(),
+                })?;
+        }
+        Ok(())
     }
 
     /// The machine's descriptor.

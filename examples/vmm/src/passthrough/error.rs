@@ -79,6 +79,41 @@ pub enum PassthroughError {
     /// The host's IOMMU cannot map it.
     #[error("--device: the host's IOMMU does not map the guest's memory: {0}")]
     Map(VfioError),
+    /// The host's IOMMU cannot follow the guest's tables.
+    #[error(
+        "--device: the host's IOMMU translates {has} bits of address for {address}, fewer than --vtd aw={asked}: use a \
+         smaller aw"
+    )]
+    Narrow {
+        /// The device.
+        address: String,
+        /// Bits that the guest's unit translates.
+        asked: u8,
+        /// Bits that the host's does.
+        has: u32,
+    },
+    /// VFIO does not say what the host's IOMMU can.
+    #[error(
+        "--device: VFIO does not say which addresses of {address} the host translates: {source}"
+    )]
+    Addresses {
+        /// The device.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host cannot tell the DMA of two devices apart.
+    #[error(
+        "--device: {address} and {other} share IOMMU group {group}: behind --vtd each would need tables of its own"
+    )]
+    OneSpace {
+        /// The device.
+        address: String,
+        /// The one before it.
+        other: String,
+        /// Their group.
+        group: u32,
+    },
     /// KVM's half of VFIO.
     #[error("--device: KVM has no VFIO device: {0}")]
     Kvm(kvm_ioctls::Error),

@@ -31,6 +31,7 @@ mod fake;
 pub mod hardware;
 pub mod host;
 mod interrupts;
+mod iommu;
 pub mod pages;
 pub mod reclaim;
 pub mod selection;

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The function in the host, by VFIO's container, group and device files.
 //!
-//! A machine has one container: one set of tables in the host's IOMMU, in which the guest's memory is
-//! where the guest sees it, and nothing else is. It is filled when the first device joins, before any
+//! A machine without a remapping unit has one container: one set of tables in the host's IOMMU, in which the guest's
+//! memory is where the guest sees it, and nothing else is. It is filled when the first device joins, before any
 //! device may master the bus, and the kernel empties it when the last one has left. The memory is
-//! kept until then.
+//! kept until then. A device behind the guest's remapping unit has a container of its own, which follows that unit.
 
 use super::error::PassthroughError;
 use super::hardware::{PhysicalFunction, Region, Signals};
 use super::host::HostFunction;
+use super::iommu;
 use super::pages::Pages;
 use crate::machine::memory::GuestRam;
+use crate::viommu::DmaTable;
+use hvkit_vtd_iommu::emulation::Mapping;
 use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO as KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
 use std::fmt;
@@ -34,11 +37,43 @@ const VFIO_DEVICE_RESET: std::ffi::c_ulong = ((VFIO_TYPE as u64) << 8) | (VFIO_B
 /// No interrupt index of VFIO's: none is in use.
 const NO_INDEX: u32 = u32::MAX;
 
-/// What the devices of a machine reach of the host's memory: the guest's.
+/// KVM's half of VFIO, of which a machine has one.
+pub struct KvmVfio(Arc<VfioDeviceFd>);
+
+impl fmt::Debug for KvmVfio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KvmVfio")
+    }
+}
+
+impl KvmVfio {
+    /// That of the machine `vm`.
+    pub fn new(vm: &VmFd) -> Result<Self, PassthroughError> {
+        let mut kind = kvm_create_device {
+            type_: KVM_DEV_TYPE_VFIO,
+            fd: 0,
+            flags: 0,
+        };
+        let kvm = vm.create_device(&mut kind).map_err(PassthroughError::Kvm)?;
+        Ok(KvmVfio(Arc::new(VfioDeviceFd::new_from_kvm(kvm))))
+    }
+}
+
+/// What is in a space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// All of the guest's memory.
+    Everything,
+    /// What a remapping unit says, and nothing to begin with.
+    Followed,
+}
+
+/// What devices reach of the host's memory: the guest's, or less.
 pub struct DmaSpace {
     // Dropped before the memory that it maps.
     container: Arc<VfioContainer>,
     ram: GuestRam,
+    contents: Contents,
     filled: OnceLock<()>,
 }
 
@@ -51,15 +86,13 @@ impl fmt::Debug for DmaSpace {
 }
 
 impl DmaSpace {
-    /// An empty space for the machine `vm` with memory `ram`.
-    pub fn new(vm: &VmFd, ram: &GuestRam) -> Result<Arc<Self>, PassthroughError> {
-        let mut kind = kvm_create_device {
-            type_: KVM_DEV_TYPE_VFIO,
-            fd: 0,
-            flags: 0,
-        };
-        let kvm = vm.create_device(&mut kind).map_err(PassthroughError::Kvm)?;
-        let kvm = Arc::new(VfioDeviceFd::new_from_kvm(kvm));
+    /// A space of a machine with memory `ram`, empty until a device joins.
+    pub fn new(
+        kvm: &KvmVfio,
+        ram: &GuestRam,
+        contents: Contents,
+    ) -> Result<Arc<Self>, PassthroughError> {
+        let kvm = Arc::clone(&kvm.0);
         let container = VfioContainer::new(Some(kvm)).map_err(|error| match error {
             VfioError::OpenContainer(error) => PassthroughError::NoVfio(error),
             source => PassthroughError::Refused {
@@ -70,8 +103,32 @@ impl DmaSpace {
         Ok(Arc::new(DmaSpace {
             container: Arc::new(container),
             ram: ram.clone(),
+            contents,
             filled: OnceLock::new(),
         }))
+    }
+
+    /// Whether the host translates addresses of `bits` bits for the devices that have joined.
+    ///
+    /// # Errors
+    ///
+    /// [`PassthroughError::Narrow`], or VFIO does not say.
+    pub fn check_width(&self, host: &HostFunction, bits: u8) -> Result<(), PassthroughError> {
+        let address = || host.address.clone();
+        let last =
+            iommu::last_address(&self.container).map_err(|source| PassthroughError::Addresses {
+                address: address(),
+                source,
+            })?;
+        let has = last.map_or(u64::BITS, |last| u64::BITS - last.leading_zeros());
+        if has < bits.into() {
+            return Err(PassthroughError::Narrow {
+                address: address(),
+                asked: bits,
+                has,
+            });
+        }
+        Ok(())
     }
 
     /// Lets a device in, and resets it.
@@ -96,7 +153,9 @@ impl DmaSpace {
                     source,
                 },
             })?;
-        self.fill()?;
+        if self.contents == Contents::Everything {
+            self.fill()?;
+        }
         Ok(function)
     }
 
@@ -124,6 +183,16 @@ impl DmaSpace {
         )?;
         let _ = self.filled.set(());
         Ok(())
+    }
+}
+
+impl DmaTable for Arc<DmaSpace> {
+    fn map(&mut self, piece: Mapping) -> io::Result<()> {
+        iommu::map(&self.container, &self.ram, piece)
+    }
+
+    fn unmap(&mut self, piece: Mapping) -> io::Result<()> {
+        iommu::unmap(&self.container, piece)
     }
 }
 

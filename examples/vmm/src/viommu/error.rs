@@ -24,9 +24,6 @@ pub enum UnitError {
     /// Nothing tells the unit what the guest maps for a device of the host.
     #[error("--device: {0} has iommu=on, which needs --vtd caching=on")]
     NotCaching(String),
-    /// Not built.
-    #[error("--device: {0}: devices of the host behind --vtd are not supported")]
-    NotYet(String),
     /// No first stage.
     #[error("--vtd: aw={bits} is too narrow for scalable=on, whose tables have 48 bits or more")]
     NarrowScalable {

@@ -6,7 +6,10 @@
 //!                             v
 //!   virtio queues ----> SharedUnit ----> guest memory: tables, invalidation queue
 //!   (TranslatedMemory)        |
-//!                             '--> UnitHost: interrupts of its own
+//!                        ^    |--> UnitHost: tables of the host's devices (DmaTable)
+//!                        |    '--> UnitHost: interrupts of its own, routes that are other ones now
+//!                        |                                                |
+//!   Router, I/O APIC ----' by Remapper  <---------------------------------'
 //! ```
 //!
 //! The guest finds the unit by its [`table()`]. Every PCI function is in the unit's scope. A virtio device without
@@ -16,21 +19,30 @@
 mod error;
 mod host;
 mod options;
+mod remapper;
+mod shadow;
 mod table;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use error::{UnitError, check};
 pub use host::UnitHost;
 pub use options::unit_options;
+pub use shadow::DmaTable;
 pub use table::{IO_APIC, table};
 pub use window::Window;
 
-use crate::interrupts::Router;
+use crate::interrupts::{Router, Watcher};
 use crate::machine::memory::GuestRam;
+use crate::machine::stop::Stop;
 use hvkit_vtd_iommu::emulation::{DeviceIommu, Options, SharedUnit, Unit};
 use hvkit_vtd_iommu::spec::RequesterId;
 use std::sync::Arc;
 use vm_memory::IommuMemory;
+
+/// Mappings of one device that the host is given. VFIO has a limit of its own, 65535 unless its module is told otherwise.
+const MAPPINGS: usize = 65_000;
 
 /// The unit, the memory that its tables are in, and what it does to the machine.
 pub type MachineUnit = SharedUnit<GuestRam, UnitHost>;
@@ -47,18 +59,49 @@ pub struct RemappingUnit {
 }
 
 impl RemappingUnit {
-    /// A unit after power-on, whose own interrupts go through `router`.
+    /// A unit after power-on, whose own interrupts go through `router`. It stops the machine by `stop` if the host keeps
+    /// mapped what the guest does not.
     ///
     /// # Errors
     ///
     /// [`UnitError::Options`].
-    pub fn new(options: Options, ram: &GuestRam, router: &Arc<Router>) -> Result<Self, UnitError> {
+    pub fn new(
+        options: Options,
+        ram: &GuestRam,
+        router: &Arc<Router>,
+        stop: &Stop,
+    ) -> Result<Self, UnitError> {
         let unit = Unit::new(options)?;
-        let host = UnitHost::new(router);
+        let host = UnitHost::new(router, ram, stop);
         Ok(RemappingUnit {
             unit: SharedUnit::new(unit, ram.clone(), host),
             ram: ram.clone(),
             options,
+        })
+    }
+
+    /// Has the unit remap every interrupt of `router`; `watcher` waits for those that are refused.
+    pub fn remap(&self, router: &Router, watcher: &Arc<Watcher>) {
+        let remapper = remapper::UnitRemapper(Arc::clone(&self.unit));
+        router.remap_by(Arc::new(remapper), Arc::clone(watcher));
+    }
+
+    /// Has `table` follow what the device `source` reaches, which the user calls `name`. It is filled when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The host did not map what the device reaches now.
+    pub fn follow(
+        &self,
+        source: RequesterId,
+        name: &str,
+        table: Box<dyn DmaTable>,
+    ) -> std::io::Result<()> {
+        self.unit.with(|unit, memory, host| {
+            host.add(source, name, table);
+            // Whatever the coverage is: what the host does not map, the device does not reach.
+            let _ = unit.watch(memory, host, source, MAPPINGS);
+            host.refusal(source)
         })
     }
 

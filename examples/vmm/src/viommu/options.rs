@@ -24,6 +24,19 @@ pub fn unit_options(vtd: &Vtd, address_bits: u8) -> Result<Options, UnitError> {
     if vtd.caching {
         options = options.with_caching_mode();
     }
+    // Guests do not tell of new mappings of the first stage, caching mode or not ("Caching Mode" names tables of the second
+    // stage), so that no device of the host could follow them: they are offered the second stage only.
+    let first_stage = vtd.scalable && !vtd.caching;
+    if vtd.scalable && vtd.caching {
+        options.extended = options
+            .extended
+            .with_first_stage(false)
+            .with_nested(false)
+            .with_extended_accessed(false)
+            .with_supervisor_requests(false)
+            .with_execute_requests(false);
+        options.capability = options.capability.with_first_stage_1g(false);
+    }
     // Bit 1: three levels; bit 2: four; bit 3: five.
     let levels = match vtd.width {
         DmaWidth::Bits39 => 0b0010,
@@ -34,8 +47,14 @@ pub fn unit_options(vtd: &Vtd, address_bits: u8) -> Result<Options, UnitError> {
         .capability
         .with_sagaw(levels)
         .with_mgaw(vtd.width.bits() - 1)
-        .with_first_stage_5_levels(vtd.scalable && vtd.width == DmaWidth::Bits57);
-    options.extended = options.extended.with_interrupt_remapping(false);
+        .with_first_stage_5_levels(first_stage && vtd.width == DmaWidth::Bits57);
+    if !vtd.interrupts {
+        options.extended = options
+            .extended
+            .with_interrupt_remapping(false)
+            .with_extended_interrupt_mode(false)
+            .with_max_handle_mask(0);
+    }
     options.check()?;
     Ok(options)
 }
@@ -62,6 +81,18 @@ mod tests {
     }
 
     #[test]
+    fn interrupt_remapping_is_told_with_extended_mode() {
+        // "Extended Capability Register": IR is bit 3, EIM bit 4.
+        for (interrupts, bits) in [(true, 3), (false, 0)] {
+            let vtd = Vtd {
+                interrupts,
+                ..Vtd::default()
+            };
+            assert_eq!(unit_options(&vtd, 40).unwrap().extended.0 >> 3 & 3, bits);
+        }
+    }
+
+    #[test]
     fn caching_mode_and_scalable_mode_are_told() {
         // CM is bit 7; SMTS is bit 43 of the extended register.
         let vtd = Vtd::default();
@@ -77,6 +108,13 @@ mod tests {
         };
         let extended = |vtd| unit_options(vtd, 40).unwrap().extended.0;
         assert_eq!([&vtd, &scalable].map(|vtd| extended(vtd) >> 43 & 1), [0, 1]);
+        // NEST is bit 26, SSTS bit 46, FSTS bit 47: what a shadow cannot follow is not offered.
+        let both = Vtd {
+            caching: true,
+            ..scalable
+        };
+        let stages = |vtd| (extended(vtd) >> 26 & 1, extended(vtd) >> 46 & 3);
+        assert_eq!((stages(&scalable), stages(&both)), ((1, 3), (0, 1)));
         let narrow = Vtd {
             width: Bits39,
             ..scalable

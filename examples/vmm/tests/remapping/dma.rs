@@ -4,74 +4,11 @@
 use std::fs;
 use std::sync::Arc;
 
-use hvkit_virtio_devices::fake::{Buffer, Driver, Ring, TestFunction};
 use hvkit_vmm::config::Vtd;
 use hvkit_vtd_iommu::driver::Attachment;
-use hvkit_vtd_iommu::spec::RequesterId;
 
+use crate::disk::*;
 use crate::machine::*;
-
-/// VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM.
-const VERSION_1: u64 = 1 << 32;
-const ACCESS_PLATFORM: u64 = 1 << 33;
-/// virtio-blk's requests.
-const READ: u32 = 0;
-const WRITE: u32 = 1;
-/// What is in the status byte before the device writes it.
-const UNTOUCHED: u8 = 0x77;
-
-/// A queue of a disk, in memory at [`DATA`], with a page for headers and status behind it.
-struct Disk<F> {
-    driver: Driver<F>,
-    ring: Ring,
-}
-
-const RING: u64 = DATA;
-const RING_PAGES: u64 = 2;
-const HEADER: u64 = DATA + RING_PAGES * PAGE;
-const STATUS: u64 = HEADER + 64;
-
-impl<F: TestFunction> Disk<F> {
-    /// The device as its driver brings it up, its queue at addresses that are mapped to themselves.
-    fn start(machine: &Machine, mut driver: Driver<F>) -> Self {
-        let features = driver.negotiate(VERSION_1 | ACCESS_PLATFORM);
-        assert_eq!(features, VERSION_1 | ACCESS_PLATFORM);
-        let ring = driver.queue(0, &Arc::new(machine.ram().clone()), RING, 16);
-        assert_eq!(driver.set_status(0xf), 0xf, "DRIVER_OK was refused");
-        Disk { driver, ring }
-    }
-
-    /// Starts a request for a sector, whose data lies at `address` for the device.
-    fn submit(&mut self, machine: &Machine, kind: u32, sector: u64, address: u64) {
-        let mut header = [0; 16];
-        header[..4].copy_from_slice(&kind.to_le_bytes());
-        header[8..].copy_from_slice(&sector.to_le_bytes());
-        machine.fill(HEADER, &header);
-        machine.fill(STATUS, &[UNTOUCHED]);
-        let data = match kind {
-            READ => Buffer::Writable(address, 512),
-            _ => Buffer::Readable(address, 512),
-        };
-        let chain = [
-            Buffer::Readable(HEADER, 16),
-            data,
-            Buffer::Writable(STATUS, 1),
-        ];
-        self.ring.submit(&chain);
-        self.driver.kick(0);
-    }
-
-    /// The status byte of a request, when the device has answered.
-    fn request(&mut self, machine: &Machine, kind: u32, sector: u64, address: u64) -> u8 {
-        self.submit(machine, kind, sector, address);
-        until("no answer", || self.ring.take().is_some());
-        machine.bytes(STATUS, 1)[0]
-    }
-}
-
-fn requester(device: u8) -> RequesterId {
-    RequesterId::new(0, device, 0).unwrap()
-}
 
 #[test]
 fn a_disk_reads_and_writes_where_it_is_mapped() {

@@ -20,7 +20,9 @@ use hvkit_vmm::machine::vcpu::Buses;
 use hvkit_vmm::machine::{kvm, memory, vm::Vm};
 use hvkit_vtd_iommu::driver::{self, Domain, Mmio};
 use hvkit_vtd_iommu::emulation::Memory;
+use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::tables::{SecondStage, SecondStageAttributes};
+use kvm_ioctls::VcpuFd;
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -32,6 +34,11 @@ pub(crate) const DATA: u64 = 0x80_0000;
 const MEMORY: u64 = 16 << 20;
 const ADDRESS_BITS: u8 = 40;
 
+/// SDM 3A, "The Local APIC Block Diagram": the spurious-interrupt vector register, with the APIC's software enable in
+/// bit 8; the interrupt request register, 32 vectors each 16 bytes.
+const SPURIOUS: usize = 0xf0;
+const REQUESTS: usize = 0x200;
+
 pub(crate) const RW: SecondStageAttributes = SecondStageAttributes::READ_WRITE;
 
 pub(crate) type OurUnit<'a> = driver::Unit<&'a Machine, &'a Machine, &'a Machine>;
@@ -42,6 +49,7 @@ pub(crate) struct Machine {
     pub(crate) chipset: Chipset,
     pub(crate) buses: Buses,
     pub(crate) vm: Vm,
+    vcpu: VcpuFd,
     frames: Mutex<u64>,
 }
 
@@ -57,20 +65,38 @@ impl Machine {
         };
         let map = AddressMap::new(MEMORY, ADDRESS_BITS).unwrap();
         let vm = Vm::new(&kvm, memory::reserve(&map).unwrap()).unwrap();
-        vm.add_interrupt_controllers().unwrap();
+        if vtd.interrupts {
+            vm.add_local_apics().unwrap();
+        } else {
+            vm.add_interrupt_controllers().unwrap();
+        }
         let buses = Buses {
             ports: Arc::default(),
             memory: Arc::default(),
         };
         let stop = Stop::new().unwrap();
-        let mut chipset = Chipset::new(vm.fd(), &buses, &map, &stop).unwrap();
-        chipset.add_remapping_unit(&vtd, vm.ram(), &buses).unwrap();
+        let chipset = Chipset::with_remapping_unit(&vtd, &vm, &buses, &map, &stop).unwrap();
+        let vcpu = vm.fd().create_vcpu(0).unwrap();
+        let mut lapic = vcpu.get_lapic().unwrap();
+        lapic.regs[SPURIOUS..SPURIOUS + 2].copy_from_slice(&[-1, 1]);
+        vcpu.set_lapic(&lapic).unwrap();
         Some(Machine {
+            vcpu,
             chipset,
             buses,
             vm,
             frames: Mutex::new(FRAMES.start),
         })
+    }
+
+    /// The vectors that processor 0 was ever asked to take: it runs nothing, and takes none.
+    pub(crate) fn requested(&self) -> Vec<usize> {
+        let lapic = self.vcpu.get_lapic().unwrap();
+        let bit = |v: usize| {
+            let byte = lapic.regs[REQUESTS + v / 32 * 16 + v % 32 / 8];
+            byte.cast_unsigned() >> (v % 8) & 1 == 1
+        };
+        (0..256).filter(|&v| bit(v)).collect()
     }
 
     /// Adds a disk behind the unit; its device number.
@@ -123,6 +149,11 @@ impl Machine {
         all.extend(self.bytes(except.end, (MEMORY - except.end) as usize));
         all
     }
+}
+
+/// As whom a device makes requests.
+pub(crate) fn requester(device: u8) -> RequesterId {
+    RequesterId::new(0, device, 0).unwrap()
 }
 
 /// Options of our driver for this machine.

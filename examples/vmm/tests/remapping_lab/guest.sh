@@ -7,7 +7,7 @@ mount -t devtmpfs dev /dev
 while read -r module; do insmod "$module" || echo "@test trouble $module"; done </lab/modules/order
 say() { echo "@test $*"; }
 digest() { sha256sum | cut -d' ' -f1; }
-say enabled "$(dmesg | grep -c 'DMAR: IOMMU enabled')"
+say enabled "$(dmesg | grep -c 'DMAR: Intel(R) Virtualization Technology for Directed')"
 say address "$(cat /sys/class/iommu/dmar0/intel-iommu/address)"
 say groups $(ls /sys/kernel/iommu_groups | wc -l)
 for at in /sys/bus/virtio/devices/*; do
@@ -20,9 +20,15 @@ for disk in vda vdb; do
     sync
     say $disk-again "$(dd if=/dev/$disk bs=256k skip=8 count=8 iflag=direct 2>/dev/null | digest)"
 done
+say remapping "$(dmesg | sed -n 's/.*DMAR-IR: Enabled IRQ remapping in \(.*\) mode/\1/p')"
+say online "$(cat /sys/devices/system/cpu/online)"
 say random "$(dd if=/dev/hwrng bs=1000 count=1 2>/dev/null | wc -c)"
-# Kind, name and whether it came, of each interrupt that should have come.
-say vector $(sed -n 's/^ *[0-9]*: *\([0-9]\).* \(IO-APIC\|PCI-MSI\|IR-IO-APIC\|IR-PCI-MSI\) .* \(virtio.*-[ri][^ ]*\|ttyS0\)$/\2 \3 \1,/p' /proc/interrupts)
+# Kind, name and how often it came, of each interrupt that should have come.
+say vector $(awk 'NR == 1 { cpus = NF }
+    /IO-APIC|PCI-MSI/ && $NF ~ /^(ttyS0|virtio[0-9]*(-[ri].*)?)$/ {
+        for (i = 2; i <= cpus + 1; i++) sum += $i
+        print $(cpus + 2), $NF, sum ","; sum = 0
+    }' /proc/interrupts)
 say lost "$(dmesg | grep -ci 'dmar:.*fault\|i/o error')"
 poweroff -f
 sleep 60

@@ -12,12 +12,15 @@
 //! second). To forget a space is to give it another number; to forget a page is to look in the one set where it can
 //! be. Neither depends on how many entries there are. Numbers run out after 2^19 - 1 forgettings; then all is cleared.
 
+mod changes;
 mod sets;
 mod spaces;
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use self::changes::Changes;
 use self::sets::{Sets, Tag};
 use self::spaces::Spaces;
 use super::device::{Binding, Stage};
@@ -43,6 +46,8 @@ pub(super) mod rights {
     pub(in super::super) const USER: u64 = 4;
     /// Accesses snoop.
     pub(in super::super) const SNOOP: u64 = 8;
+    /// What no entry grants.
+    pub(in super::super) const NOBODYS: u64 = 1 << 63;
     /// The address.
     pub(in super::super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
@@ -64,6 +69,9 @@ const fn slot_of(key: u64) -> usize {
     hash as usize & (SLOTS - 1)
 }
 
+/// Bits of a key, below those of an epoch.
+const KEY_BITS: u32 = 38;
+
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     key: u64,
@@ -74,23 +82,32 @@ struct Slot {
 }
 
 /// What a hit needs of a [`Slot`], apart: half a line of this machine's cache.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Quick {
-    /// 0: nothing here.
+    /// The key, and above it the epoch of which `space` is: one comparison for both. [`NOBODY`]: nothing here.
     key: u64,
-    epoch: u64,
     /// Address bits that must be 0.
     upper: u64,
     space: u32,
+    /// What the binding adds to rights: [`rights::SNOOP`], or 0.
+    adds: u32,
 }
+
+/// No requester's key: those have bit 0 set.
+const NOBODY: Quick = Quick {
+    key: 0,
+    upper: 0,
+    space: 0,
+    adds: 0,
+};
 
 /// Everything a unit keeps.
 #[derive(Clone, Debug)]
 pub(super) struct Caches {
     slots: Vec<Option<Slot>>,
     /// One for each of `slots`.
-    quick: Vec<Quick>,
-    /// Moves whenever a space gets another number.
+    quick: Box<[Quick; SLOTS]>,
+    /// Moves whenever a space gets another number. A multiple of 1 << `KEY_BITS`.
     epoch: u64,
     spaces: Spaces,
     small: Sets,
@@ -99,6 +116,8 @@ pub(super) struct Caches {
     tables: Sets,
     /// Whether anything was put into `two_mib` or `one_gib` since they were empty.
     large: bool,
+    /// Moves with everything that is forgotten.
+    pub(super) changes: Changes,
 }
 
 /// A requester's tables, found.
@@ -122,7 +141,7 @@ impl Caches {
     pub(super) fn new(pages: u32, domains: u32) -> Self {
         Self {
             slots: vec![None; SLOTS],
-            quick: vec![Quick::default(); SLOTS],
+            quick: Box::new([NOBODY; SLOTS]),
             epoch: 0,
             spaces: Spaces::new(domains),
             small: Sets::new(pages.clamp(64, 1 << 20)),
@@ -130,24 +149,36 @@ impl Caches {
             one_gib: Sets::new(FEW / 4),
             tables: Sets::new(FEW),
             large: false,
+            changes: Changes::new(),
         }
     }
 
-    /// What is kept for `address` of a requester, if its tables are known and translate it.
+    /// The space of a requester, if its tables are known and may translate `address`, and what its binding adds to
+    /// rights.
     #[inline(always)]
-    pub(super) fn hit(
+    pub(super) fn space(
         &self,
         source: RequesterId,
         pasid: Option<Pasid>,
         address: u64,
-        page: u64,
-    ) -> Option<Hit> {
+    ) -> Option<(u32, u64)> {
         let key = key(source, pasid);
-        let quick = self.quick.get(slot_of(key))?;
-        if quick.key == key && quick.epoch == self.epoch && address & quick.upper == 0 {
-            self.page(quick.space, page)
+        let quick = &self.quick[slot_of(key)];
+        if quick.key == key | self.epoch && address & quick.upper == 0 {
+            Some((quick.space, u64::from(quick.adds)))
         } else {
             None
+        }
+    }
+
+    /// Voids every space that a requester is known to have; what they keep is still there.
+    pub(super) fn renew_epoch(&mut self) {
+        self.changes.add();
+        self.epoch = self.epoch.wrapping_add(1 << KEY_BITS);
+        if self.epoch == 0 {
+            // Nobody may come into an epoch a second time.
+            self.slots.fill(None);
+            self.quick.fill(NOBODY);
         }
     }
 
@@ -186,7 +217,7 @@ impl Caches {
         };
         if self.spaces.displaced() {
             // A slot may still have the number that nobody could find any more.
-            self.epoch = self.epoch.wrapping_add(1);
+            self.renew_epoch();
         }
         let key = key(source, pasid);
         if let Some(slot) = self.slots.get_mut(slot_of(key)) {
@@ -197,19 +228,47 @@ impl Caches {
                 binding,
             });
         }
-        if let Some(quick) = self.quick.get_mut(slot_of(key)) {
-            *quick = Quick {
-                key,
-                epoch: self.epoch,
-                upper: binding.upper(),
-                space,
-            };
-        }
+        self.quick[slot_of(key)] = Quick {
+            key: key | self.epoch,
+            upper: binding.upper(),
+            space,
+            adds: if binding.snoops {
+                rights::SNOOP as u32
+            } else {
+                0
+            },
+        };
         Known { binding, space }
     }
 
-    /// What is kept of `page` (the address without its lowest 12 bits, as far as it is translated) of `space`.
+    /// What is kept of the 4-KiB page `page` (the address without its lowest 12 bits, as far as it is translated) of
+    /// `space`, where that is quickly found. Bit 11 may be set.
     #[inline(always)]
+    pub(super) fn quick_page(&self, space: u32, page: u64) -> Option<u64> {
+        self.small.get_own(Tag::new(space, page))
+    }
+
+    /// Whether what [`quick_page`](Self::quick_page) does not find may be kept nevertheless.
+    #[inline(always)]
+    pub(super) fn maybe_page(&self, space: u32, page: u64) -> bool {
+        self.large || self.small.maybe_elsewhere(Tag::new(space, page))
+    }
+
+    /// Keeps a translation of the 4-KiB page `page` of a space that is known.
+    #[inline(always)]
+    pub(super) fn keep_small(&mut self, space: u32, page: u64, entry: u64) {
+        self.small.insert(Tag::new(space, page), entry);
+    }
+
+    /// The leaf table that translates `page`, if it is quickly found, with what was folded above it in bits 11:0, of
+    /// which bit 11 may be set.
+    #[inline(always)]
+    pub(super) fn quick_table(&self, space: u32, page: u64) -> Option<u64> {
+        self.tables.get_own(Tag::new(space, page >> 9))
+    }
+
+    /// What is kept of `page` of `space`.
+    #[inline(never)]
     pub(super) fn page(&self, space: u32, page: u64) -> Option<Hit> {
         if let Some(entry) = self.small.get(Tag::new(space, page)) {
             return Some(Hit {
@@ -217,14 +276,9 @@ impl Caches {
                 page_bits: 12,
             });
         }
-        if self.large {
-            self.large_page(space, page)
-        } else {
-            None
+        if !self.large {
+            return None;
         }
-    }
-
-    fn large_page(&self, space: u32, page: u64) -> Option<Hit> {
         let of = |sets: &Sets, page_bits: u8| {
             let shift = u32::from(page_bits) - 12;
             let entry = sets.get(Tag::new(space, page >> shift))?;
@@ -270,14 +324,14 @@ impl Caches {
     /// Forgets everything.
     pub(super) fn forget_all(&mut self) {
         self.slots.fill(None);
-        self.quick.fill(Quick::default());
+        self.quick.fill(NOBODY);
         self.small.clear();
         self.two_mib.clear();
         self.one_gib.clear();
         self.tables.clear();
         self.large = false;
         self.spaces.clear();
-        self.epoch = self.epoch.wrapping_add(1);
+        self.renew_epoch();
     }
 
     /// Forgets context entries, and with them PASID entries found through them.
@@ -310,10 +364,11 @@ impl Caches {
     }
 
     fn forget_slots(&mut self, hit: impl Fn(&Slot) -> bool) {
-        for (slot, quick) in self.slots.iter_mut().zip(&mut self.quick) {
+        self.changes.add();
+        for (slot, quick) in self.slots.iter_mut().zip(self.quick.iter_mut()) {
             if slot.as_ref().is_some_and(&hit) {
                 *slot = None;
-                *quick = Quick::default();
+                *quick = NOBODY;
             }
         }
     }
@@ -324,27 +379,30 @@ impl Caches {
         match scope {
             IotlbScope::Global => {
                 self.spaces.renew_all();
-                self.epoch = self.epoch.wrapping_add(1);
+                self.renew_epoch();
             }
             IotlbScope::Domain { domain } => self.forget_domain(domain),
-            IotlbScope::Pages { domain, pages } => {
-                let Some(space) = self.spaces.of_domain(domain) else {
-                    return;
-                };
-                // What PASIDs of the domain reach through these pages is not known page by page.
-                if self.spaces.renew_pasids(domain) {
-                    self.epoch = self.epoch.wrapping_add(1);
-                }
-                if space != 0 && !self.forget_pages(space, pages) {
-                    self.forget_domain(domain);
-                }
-            }
+            IotlbScope::Pages { domain, pages } => self.forget_domain_pages(domain, pages),
+        }
+    }
+
+    /// Forgets pages of a domain.
+    #[inline(always)]
+    pub(super) fn forget_domain_pages(&mut self, domain: u16, pages: Pages) {
+        self.changes.add();
+        let numbers = self.spaces.of_domain(domain);
+        // What PASIDs of the domain reach through these pages is not known page by page.
+        if numbers.pasids && self.spaces.renew_pasids(domain) {
+            self.renew_epoch();
+        }
+        if numbers.space != 0 && !self.forget_pages(numbers.space, pages) {
+            self.forget_domain(domain);
         }
     }
 
     fn forget_domain(&mut self, domain: u16) {
         self.spaces.renew_domain(domain);
-        self.epoch = self.epoch.wrapping_add(1);
+        self.renew_epoch();
     }
 
     /// Forgets first-stage and nested translations of one PASID.
@@ -354,6 +412,7 @@ impl Caches {
         pasid: Pasid,
         scope: PasidIotlbScope,
     ) {
+        self.changes.add();
         let Some(space) = self.spaces.of_pasid(domain, pasid) else {
             return;
         };
@@ -363,19 +422,27 @@ impl Caches {
         };
         if !done {
             self.spaces.renew_pasid(domain, pasid);
-            self.epoch = self.epoch.wrapping_add(1);
+            self.renew_epoch();
         }
     }
 
     /// Forgets pages; says whether it did. If not, the whole space is to be forgotten.
-    #[inline]
+    #[inline(always)]
     fn forget_pages(&mut self, space: u32, pages: Pages) -> bool {
+        let first = pages.first() << 7 >> 19;
+        self.small.remove(Tag::new(space, first));
+        if pages.order == 0 && pages.leaves_only && !self.large {
+            return true;
+        }
+        self.forget_more_pages(space, first, pages)
+    }
+
+    /// What [`forget_pages`](Self::forget_pages) has to do beyond the first 4-KiB page.
+    fn forget_more_pages(&mut self, space: u32, first: u64, pages: Pages) -> bool {
         if pages.order >= 12 || 1 << pages.order > MANY {
             return false;
         }
-        let count = 1u64 << pages.order;
-        let first = pages.first() << 7 >> 19;
-        for page in first..first + count {
+        for page in first + 1..first + (1 << pages.order) {
             self.small.remove(Tag::new(space, page));
         }
         if self.large {

@@ -1,24 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A set-associative cache of one word by one word.
+//!
+//! ```text
+//!  place   0 1 2 3 ... | S S+1 ...  | 2S ...     | 3S ...        S sets; place p, p ^ S, p ^ 2S, p ^ 3S are one
+//!          way 0         way 1        way 2        way 3
+//!
+//!  tag ---hash---> its own place: here, or, if the place is marked, in one of the other three
+//! ```
+//!
+//! Consecutive pages, as many as there is room for, are all in places of their own: one comparison, which goes the same
+//! way each time, finds them, and neighbours share lines of this machine's cache.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Places of a set.
-const WAYS: usize = 4;
-
-/// A set: one cache line of this machine's.
+/// A place.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Set {
-    tags: [u64; WAYS],
-    values: [u64; WAYS],
+#[repr(align(16))]
+struct Place {
+    /// 0: free.
+    tag: u64,
+    /// The value, and [`MARK`].
+    value: u64,
 }
 
-const EMPTY: Set = Set {
-    tags: [0; WAYS],
-    values: [0; WAYS],
-};
+const FREE: Place = Place { tag: 0, value: 0 };
+
+/// In the value of a place: something whose own place this is may be in another of its set. It stays when the place
+/// gets another value, and when it is free.
+const MARK: u64 = 1 << 11;
 
 /// What a page's tag consists of: its number, and the number of its address space.
 ///
@@ -39,7 +49,7 @@ impl Tag {
         Self(page << Self::SPACE_BITS | space as u64)
     }
 
-    /// Spreads pages over sets in order, and spaces away from each other.
+    /// Spreads pages over places in order, and spaces away from each other.
     #[inline(always)]
     const fn hash(self) -> u64 {
         let space = self.0 & (Self::SPACES as u64 - 1);
@@ -47,88 +57,164 @@ impl Tag {
     }
 }
 
-/// The cache.
+/// The cache. Values must not have bit 11 set.
 #[derive(Clone, Debug)]
 pub(super) struct Sets {
-    sets: Vec<Set>,
+    places: Vec<Place>,
+    /// The number of places, a power of two, less one.
     mask: u64,
 }
 
 impl Sets {
-    /// Room for `entries`, rounded up to a power of two of sets.
+    /// Room for `entries`, rounded up to a power of two, 4 at least.
     pub(super) fn new(entries: u32) -> Self {
-        let sets = (entries as usize).div_ceil(WAYS).next_power_of_two();
+        let places = (entries as usize).next_power_of_two().max(4);
         Self {
-            sets: vec![EMPTY; sets],
-            mask: sets as u64 - 1,
+            places: vec![FREE; places],
+            mask: places as u64 - 1,
         }
     }
 
     #[inline(always)]
+    const fn own(&self, tag: Tag) -> usize {
+        (tag.hash() & self.mask) as usize
+    }
+
+    /// The other places of the set that `place` is in.
+    #[inline]
+    fn others(&self, place: usize) -> impl Iterator<Item = usize> + use<> {
+        let sets = (self.mask as usize + 1) / 4;
+        (1..4).map(move |way| place ^ (way * sets))
+    }
+
+    /// What `tag` has, if that is in its own place.
+    #[inline(always)]
+    pub(super) fn get_own(&self, tag: Tag) -> Option<u64> {
+        match self.places.get(self.own(tag)) {
+            Some(place) if place.tag == tag.0 => Some(place.value),
+            _ => None,
+        }
+    }
+
+    /// Whether `tag`, which is not in its own place, may be in another.
+    #[inline(always)]
+    pub(super) fn maybe_elsewhere(&self, tag: Tag) -> bool {
+        self.places
+            .get(self.own(tag))
+            .is_some_and(|place| place.value & MARK != 0)
+    }
+
+    /// What `tag` has.
+    #[inline]
     pub(super) fn get(&self, tag: Tag) -> Option<u64> {
-        let set = self.sets.get((tag.hash() & self.mask) as usize)?;
-        let [a, b, c, d] = set.tags;
-        let [w, x, y, z] = set.values;
-        if a == tag.0 {
-            Some(w)
-        } else if b == tag.0 {
-            Some(x)
-        } else if c == tag.0 {
-            Some(y)
-        } else if d == tag.0 {
-            Some(z)
+        let place = self.places.get(self.find(tag)?)?;
+        Some(place.value & !MARK)
+    }
+
+    /// The place of `tag`.
+    #[inline]
+    fn find(&self, tag: Tag) -> Option<usize> {
+        let own = self.own(tag);
+        let place = self.places.get(own)?;
+        if place.tag == tag.0 {
+            Some(own)
+        } else if place.value & MARK != 0 {
+            self.elsewhere(own, tag)
         } else {
             None
         }
     }
 
-    /// Remembers `value`, in place of what `tag` had, of nothing, or of the oldest in its set.
+    #[cold]
+    fn elsewhere(&self, own: usize, tag: Tag) -> Option<usize> {
+        self.others(own).find(|at| self.has(*at, tag.0))
+    }
+
     #[inline]
+    fn has(&self, at: usize, tag: u64) -> bool {
+        self.places.get(at).is_some_and(|place| place.tag == tag)
+    }
+
+    /// Remembers `value`, in place of what `tag` had, or of nothing, or of another in its set.
+    #[inline(always)]
     pub(super) fn insert(&mut self, tag: Tag, value: u64) {
-        let Some(set) = self.sets.get_mut((tag.hash() & self.mask) as usize) else {
-            return;
+        let own = self.own(tag);
+        let at = match self.places.get(own) {
+            Some(place) if place.tag == 0 && place.value & MARK == 0 => own,
+            _ => self.make_room(own, tag),
         };
-        let [a, b, c, d] = &mut set.tags;
-        let [w, x, y, z] = &mut set.values;
-        let free = |at: &u64| *at == tag.0;
-        if free(a) {
-            *w = value;
-        } else if free(b) {
-            *x = value;
-        } else if free(c) {
-            *y = value;
-        } else if free(d) {
-            *z = value;
-        } else {
-            // The first that is free takes it; if none is, all move up and the oldest falls out.
-            if *a != 0 {
-                if *b != 0 {
-                    if *c != 0 {
-                        (*d, *z) = (*c, *y);
-                    }
-                    (*c, *y) = (*b, *x);
-                }
-                (*b, *x) = (*a, *w);
-            }
-            (*a, *w) = (tag.0, value);
+        if let Some(place) = self.places.get_mut(at) {
+            let mark = place.value & MARK;
+            *place = Place {
+                tag: tag.0,
+                value: value | mark,
+            };
         }
     }
 
-    /// Forgets `tag`.
-    #[inline]
-    pub(super) fn remove(&mut self, tag: Tag) {
-        if let Some(set) = self.sets.get_mut((tag.hash() & self.mask) as usize) {
-            for at in &mut set.tags {
-                if *at == tag.0 {
-                    *at = 0;
-                }
+    /// A place for `tag`: where it is, or its own. Who is there moves to a free one, or falls out.
+    #[inline(never)]
+    fn make_room(&mut self, own: usize, tag: Tag) -> usize {
+        if let Some(at) = self.find(tag) {
+            return at;
+        }
+        let Some(here) = self.places.get(own).copied() else {
+            return own;
+        };
+        let free = self.others(own).find(|at| self.has(*at, 0));
+        if here.tag != 0
+            && let Some(free) = free
+        {
+            let home = self.own(Tag(here.tag));
+            if let Some(place) = self.places.get_mut(home) {
+                place.value |= MARK;
             }
+            if let Some(place) = self.places.get_mut(free) {
+                let mark = place.value & MARK;
+                *place = Place {
+                    tag: here.tag,
+                    value: here.value & !MARK | mark,
+                };
+            }
+        }
+        own
+    }
+
+    /// Forgets `tag`.
+    #[inline(always)]
+    pub(super) fn remove(&mut self, tag: Tag) {
+        let own = self.own(tag);
+        if let Some(place) = self.places.get_mut(own) {
+            // A store in any case: whether it is here is anyone's guess.
+            let found = place.tag == tag.0;
+            place.tag = if found { 0 } else { place.tag };
+            if place.value & MARK != 0 {
+                self.remove_elsewhere(own, tag);
+            }
+        }
+    }
+
+    #[cold]
+    fn remove_elsewhere(&mut self, own: usize, tag: Tag) {
+        for at in self.others(own) {
+            if let Some(place) = self.places.get_mut(at)
+                && place.tag == tag.0
+            {
+                place.tag = 0;
+            }
+        }
+        // Nobody whose own place this is left in another: a mark no more.
+        let mut others = self.others(own).filter_map(|at| self.places.get(at));
+        if !others.any(|place| place.tag != 0 && self.own(Tag(place.tag)) == own)
+            && let Some(place) = self.places.get_mut(own)
+        {
+            place.value &= !MARK;
         }
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        self.sets.fill(EMPTY);
+        self.places.fill(FREE);
     }
 }
 
@@ -140,9 +226,9 @@ mod tests {
     fn what_was_put_in_last_is_there() {
         let mut cache = Sets::new(64);
         for page in 0..64 {
-            cache.insert(Tag::new(1, page), page + 100);
+            cache.insert(Tag::new(1, page), page << 12);
         }
-        assert!((0..64).all(|page| cache.get(Tag::new(1, page)) == Some(page + 100)));
+        assert!((0..64).all(|page| cache.get_own(Tag::new(1, page)) == Some(page << 12)));
         assert_eq!(cache.get(Tag::new(2, 5)), None);
         cache.insert(Tag::new(1, 5), 7);
         assert_eq!(cache.get(Tag::new(1, 5)), Some(7));
@@ -153,12 +239,67 @@ mod tests {
     }
 
     #[test]
-    fn a_full_set_loses_its_oldest() {
+    fn a_full_set_loses_one_for_another() {
         let mut cache = Sets::new(4);
         for page in 0..5 {
             cache.insert(Tag::new(1, page), page);
         }
-        assert_eq!(cache.get(Tag::new(1, 0)), None);
-        assert!((1..5).all(|page| cache.get(Tag::new(1, page)) == Some(page)));
+        let kept = |page| cache.get(Tag::new(1, page));
+        assert_eq!((0..5).filter(|page| kept(*page) == Some(*page)).count(), 4);
+        assert_eq!(kept(4), Some(4));
+    }
+
+    #[test]
+    fn whoever_shares_a_place_moves_over() {
+        let mut cache = Sets::new(64);
+        let pages = [3, 3 + 64, 3 + 128, 3 + 192];
+        for page in pages {
+            cache.insert(Tag::new(1, page), page);
+        }
+        assert!(
+            pages
+                .iter()
+                .all(|page| cache.get(Tag::new(1, *page)) == Some(*page & !MARK))
+        );
+        for page in pages {
+            cache.insert(Tag::new(1, page), page + 1);
+            assert_eq!(cache.get(Tag::new(1, page)), Some(page + 1));
+            cache.remove(Tag::new(1, page));
+            assert_eq!(cache.get(Tag::new(1, page)), None);
+        }
+        assert!(cache.places.iter().all(|place| place.tag == 0));
+    }
+
+    /// Whatever is done, a page has the value that it was given last, or none; and none after it was removed.
+    #[test]
+    fn nothing_outlives_its_removal() {
+        let mut cache = Sets::new(16);
+        let mut model = alloc::collections::BTreeMap::new();
+        let mut random = 7u64;
+        for value in (0..20_000u64).map(|i| i << 12) {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let tag = Tag::new(1 + (random >> 33) as u32 % 2, random >> 40 & 63);
+            if random >> 60 < 6 {
+                cache.remove(tag);
+                model.remove(&tag.0);
+            } else {
+                cache.insert(tag, value);
+                assert_eq!(cache.get(tag), Some(value));
+                model.insert(tag.0, value);
+            }
+            for tag in (0..64).flat_map(|page| [Tag::new(1, page), Tag::new(2, page)]) {
+                let found = cache.get(tag);
+                assert!(found.is_none() || found == model.get(&tag.0).copied());
+            }
+            let tags: Vec<u64> = cache.places.iter().map(|place| place.tag).collect();
+            for (i, tag) in tags.iter().enumerate() {
+                assert!(
+                    *tag == 0 || !tags[..i].contains(tag),
+                    "a tag is there twice"
+                );
+            }
+        }
     }
 }

@@ -34,6 +34,15 @@ struct Place {
     space: u32,
 }
 
+/// The numbers that a domain has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Numbers {
+    /// Its own, or 0.
+    pub(super) space: u32,
+    /// Whether PASIDs of it may have some.
+    pub(super) pasids: bool,
+}
+
 /// Who has which number.
 #[derive(Clone, Debug)]
 pub(super) struct Spaces {
@@ -81,9 +90,11 @@ impl Spaces {
     /// The number of `domain`, a new one if it has none. `None` if no number is left. A domain-id that the unit
     /// does not have gets 0.
     pub(super) fn domain(&mut self, domain: u16) -> Option<u32> {
-        match self.of_domain(domain) {
-            None => Some(0),
-            Some(0) => {
+        if usize::from(domain) >= self.domains.len() {
+            return Some(0);
+        }
+        match self.of_domain(domain).space {
+            0 => {
                 let space = self.new_number()?;
                 if let Some(entry) = self.domains.get_mut(usize::from(domain)) {
                     entry.generation = self.generation;
@@ -91,18 +102,23 @@ impl Spaces {
                 }
                 Some(space)
             }
-            Some(space) => Some(space),
+            space => Some(space),
         }
     }
 
-    /// The number that `domain` has, or 0; `None` for a domain-id that the unit does not have.
-    #[inline]
-    pub(super) fn of_domain(&self, domain: u16) -> Option<u32> {
-        let entry = self.domains.get(usize::from(domain))?;
-        if entry.generation == self.generation {
-            Some(entry.space)
-        } else {
-            Some(0)
+    /// What `domain` has; nothing if it is a domain-id that the unit does not have.
+    #[inline(always)]
+    pub(super) fn of_domain(&self, domain: u16) -> Numbers {
+        match self.domains.get(usize::from(domain)) {
+            Some(entry) => Numbers {
+                space: if entry.generation == self.generation {
+                    entry.space
+                } else {
+                    0
+                },
+                pasids: entry.pasids,
+            },
+            None => Numbers::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The posted-interrupt descriptor, which a unit and a hypervisor share.
 
-use crate::spec::bits::bits;
+use crate::spec::word::word;
 
 /// A posted-interrupt descriptor: 64 bytes, 64-byte aligned. "Posted Interrupt Descriptor".
 ///
@@ -10,16 +10,16 @@ use crate::spec::bits::bits;
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct PostedDescriptor(pub [u64; 8]);
 
-bits! {
-    impl PostedDescriptor {
+word! {
+    impl PostedDescriptor: [u64; 8] {
         /// ON (bit 256): a notification is on its way.
-        [4; 0] outstanding, with_outstanding;
+        set [4; 0:0] outstanding, with_outstanding;
         /// SN (bit 257): no notifications for requests that are not urgent.
-        [4; 1] suppressed, with_suppressed;
+        set [4; 1:1] suppressed, with_suppressed;
         /// NV (bits 279:272): the vector of the notification.
-        [4; 23:16] notification_vector, with_notification_vector;
+        u64 [4; 23:16] notification_vector, with_notification_vector;
         /// NDST (bits 319:288): where the notification goes: an x2APIC destination, or an xAPIC one in bits 15:8.
-        [4; 63:32] notification_destination, with_notification_destination;
+        u64 [4; 63:32] notification_destination, with_notification_destination;
     }
 }
 

@@ -2,7 +2,7 @@
 //! An entry of the interrupt-remapping table, for remapped and for posted interrupts.
 
 use crate::spec::RequesterId;
-use crate::spec::bits::bits;
+use crate::spec::word::word;
 
 /// How a processor takes an interrupt: DLM of an entry, the delivery mode of a message.
 ///
@@ -101,36 +101,36 @@ impl SourceCheck {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Irte(pub [u64; 2]);
 
-bits! {
-    impl Irte {
+word! {
+    impl Irte: [u64; 2] {
         /// P.
-        [0; 0] present, with_present;
+        set [0; 0:0] present, with_present;
         /// FPD: faults through this entry are not recorded.
-        [0; 1] fault_processing_disabled, with_fault_processing_disabled;
+        set [0; 1:1] fault_processing_disabled, with_fault_processing_disabled;
         /// DM, remapped: the destination is logical.
-        [0; 2] logical, with_logical;
+        set [0; 2:2] logical, with_logical;
         /// RH, remapped: the redirection hint.
-        [0; 3] redirection_hint, with_redirection_hint;
+        set [0; 3:3] redirection_hint, with_redirection_hint;
         /// TM, remapped: level-triggered.
-        [0; 4] level_triggered, with_level_triggered;
+        set [0; 4:4] level_triggered, with_level_triggered;
         /// DLM, remapped, as bits. [`delivery`](Self::delivery) is the same, typed.
-        [0; 7:5] dlm, with_dlm;
+        u64 [0; 7:5] dlm, with_dlm;
         /// AVAIL: software's.
-        [0; 11:8] software, with_software;
+        u64 [0; 11:8] software, with_software;
         /// URG, posted: the notification is sent even if it is suppressed.
-        [0; 14] urgent, with_urgent;
+        set [0; 14:14] urgent, with_urgent;
         /// IM: the entry is of a posted interrupt.
-        [0; 15] posted, with_posted;
+        set [0; 15:15] posted, with_posted;
         /// V: the vector; of a posted interrupt, the one that is posted.
-        [0; 23:16] vector, with_vector;
+        u64 [0; 23:16] vector, with_vector;
         /// DST, remapped: all 32 bits are an x2APIC destination; an xAPIC destination is in bits 15:8.
-        [0; 63:32] destination, with_destination;
+        u64 [0; 63:32] destination, with_destination;
         /// SID.
-        [1; 15:0] sid, with_sid;
+        u64 [1; 15:0] sid, with_sid;
         /// SQ, as bits.
-        [1; 17:16] sq, with_sq;
+        u64 [1; 17:16] sq, with_sq;
         /// SVT, as bits. [`source_check`](Self::source_check) is the three together.
-        [1; 19:18] svt, with_svt;
+        u64 [1; 19:18] svt, with_svt;
     }
 }
 

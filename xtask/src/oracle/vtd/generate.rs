@@ -9,7 +9,7 @@ use lab_cases::Random;
 
 use super::program::{Program, Step, layout};
 use super::queue::{Queue, descriptor, look_at_queue};
-use super::tables::{Words, disturb, spoil};
+use super::tables::{Stage, Words, disturb, spoil};
 
 /// Global commands.
 const TE: u32 = 1 << 31;
@@ -40,24 +40,52 @@ pub(super) fn case(seed: u64, index: u64) -> Program {
 }
 
 /// What the tables of a case translate.
-struct Mapped {
+pub(super) struct Mapped {
     /// Each page's first address, its level, and the entries that lead there.
-    pages: Vec<(u64, u8, Vec<u64>)>,
-    domain: u64,
-    root: u64,
-    levels: u8,
+    pub(super) pages: Vec<(u64, u8, Vec<u64>)>,
+    pub(super) domain: u64,
+    /// Of requests without one.
+    pub(super) pasid: u64,
+    pub(super) root: u64,
+    pub(super) levels: u8,
+}
+
+impl Mapped {
+    /// Where an entry is that leads to a page.
+    pub(super) fn entry(&self, random: &mut Random) -> u64 {
+        let (_, _, path) = &self.pages[random.below(self.pages.len() as u64) as usize];
+        path[random.below(path.len() as u64) as usize]
+    }
 }
 
 /// Good tables with a few pages: root, context, second stage.
 fn good(random: &mut Random, words: &mut Words) -> Mapped {
     let levels = if random.chance(2, 3) { 4 } else { 3 };
-    let bits = 12 + 9 * u32::from(levels);
     let domain = random.pick(&[0, 1, 2, 7, 0xffff]);
     let root = words.frame();
     words.set(layout::ROOT, layout::CONTEXT | 1);
     let at = layout::CONTEXT + DEVFN * 16;
     words.set(at, root | 1);
     words.set(at + 8, domain << 8 | (u64::from(levels) - 2));
+    let pages = pages(random, words, Stage::Second, root, levels);
+    Mapped {
+        pages,
+        domain,
+        pasid: 0,
+        root,
+        levels,
+    }
+}
+
+/// Maps a few pages, at any level of the table at `root`.
+pub(super) fn pages(
+    random: &mut Random,
+    words: &mut Words,
+    stage: Stage,
+    root: u64,
+    levels: u8,
+) -> Vec<(u64, u8, Vec<u64>)> {
+    let bits = 12 + 9 * u32::from(levels);
     let mut pages = Vec::new();
     for _ in 0..1 + random.below(3) {
         let level = random.pick(&[1, 1, 1, 1, 2, 3]);
@@ -75,20 +103,15 @@ fn good(random: &mut Random, words: &mut Words) -> Mapped {
             2 => layout::DATA,
             _ => 0,
         };
-        let rights = random.pick(&[3, 3, 3, 1, 2]);
-        let path = words.map(root, levels, address, level, target | rights);
+        let rights = stage.leaf(random);
+        let path = words.map(stage, root, levels, address, level, target | rights);
         pages.push((address, level, path));
     }
-    Mapped {
-        pages,
-        domain,
-        root,
-        levels,
-    }
+    pages
 }
 
 /// An address worth asking for.
-fn address(random: &mut Random, mapped: &Mapped) -> u64 {
+pub(super) fn address(random: &mut Random, mapped: &Mapped) -> u64 {
     let (page, level, _) = &mapped.pages[random.below(mapped.pages.len() as u64) as usize];
     let word = 8 * random.below(layout::DATA_BYTES / 8);
     let frame = 0x1000 * random.below(layout::DATA_FRAMES);
@@ -105,7 +128,7 @@ fn address(random: &mut Random, mapped: &Mapped) -> u64 {
     }
 }
 
-fn dma(random: &mut Random, address: u64) -> Step {
+pub(super) fn dma(random: &mut Random, address: u64) -> Step {
     // The interrupt addresses are another oracle's.
     let address = if address >> 20 == 0xfee {
         address ^ 1 << 28
@@ -121,10 +144,10 @@ fn dma(random: &mut Random, address: u64) -> Step {
 }
 
 /// Takes the root table and turns translation on.
-fn turn_on(steps: &mut Vec<Step>, kept: u32) {
+pub(super) fn turn_on(steps: &mut Vec<Step>, root: u64, kept: u32) {
     steps.push(Step::Write64 {
         offset: RTADDR.offset(),
-        value: layout::ROOT,
+        value: root,
     });
     for value in [SRTP | kept, TE | kept] {
         steps.push(Step::Write32 {
@@ -150,8 +173,7 @@ fn tables(random: &mut Random) -> Vec<Step> {
     let mut words = Words::default();
     let mapped = good(random, &mut words);
     if random.chance(1, 2) {
-        let (_, _, path) = &mapped.pages[random.below(mapped.pages.len() as u64) as usize];
-        let at = path[random.below(path.len() as u64) as usize];
+        let at = mapped.entry(random);
         let entry = spoil(random, words.get(at));
         words.set(at, entry);
     }
@@ -186,7 +208,7 @@ fn tables(random: &mut Random) -> Vec<Step> {
             value: 0,
         });
     }
-    turn_on(&mut steps, 0);
+    turn_on(&mut steps, layout::ROOT, 0);
     for _ in 0..1 + random.below(4) {
         let address = address(random, &mapped);
         steps.push(dma(random, address));
@@ -205,7 +227,7 @@ fn queue(random: &mut Random) -> Vec<Step> {
     let mapped = good(random, &mut words);
     let mut steps: Vec<Step> = words.stores().collect();
     let mut queue = Queue::start(random, &mut steps);
-    turn_on(&mut steps, queue.on);
+    turn_on(&mut steps, layout::ROOT, queue.on);
     for _ in 0..1 + random.below(3) {
         let address = address(random, &mapped);
         match random.below(4) {
@@ -269,7 +291,7 @@ fn stale(random: &mut Random) -> Vec<Step> {
     let mapped = good(random, &mut words);
     let mut steps: Vec<Step> = words.stores().collect();
     let mut queue = Queue::start(random, &mut steps);
-    turn_on(&mut steps, queue.on);
+    turn_on(&mut steps, layout::ROOT, queue.on);
     for _ in 0..1 + random.below(3) {
         let (page, _, path) = &mapped.pages[random.below(mapped.pages.len() as u64) as usize];
         let word = 8 * random.below(8);

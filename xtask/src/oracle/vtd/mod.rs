@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask oracle vtd` and `vtd-interrupts`: QEMU's `intel-iommu` against our emulated unit.
+//! `cargo xtask oracle vtd`, `vtd-interrupts`, `vtd-scalable`: QEMU's `intel-iommu` against our emulated unit.
 //!
 //! ```text
 //!   seed, number --> Program --> emulated unit, a memory, a device ---> what was seen --.
@@ -16,8 +16,10 @@ mod program;
 mod queue;
 mod quirks;
 mod remap;
+mod scalable;
 mod tables;
 mod theirs;
+mod walks;
 
 use std::ops::Range;
 use std::process::Command;
@@ -35,6 +37,7 @@ use self::explained::{Sides, judge};
 use self::ours::Ours;
 use self::program::{Program, Step};
 use self::quirks::{Quirks, Rule};
+use self::tables::Stage;
 use self::theirs::Theirs;
 use super::cases::{Cases, Part};
 use super::tally::{Tally, Verdict};
@@ -55,21 +58,22 @@ struct Suite {
     name: &'static str,
     /// The rules of its ledger.
     rules: &'static [Rule],
-    /// The model's unit: a host address width of 48 bits.
-    unit: &'static str,
+    /// The model's units, which cases take in turn, and what is tried on each: a host address width of 48 bits.
+    units: &'static [(&'static str, Generator)],
     model: Option<Fetched>,
-    case: fn(u64, u64) -> Program,
     cases: Cases,
 }
+
+/// The case of a seed and a number.
+type Generator = fn(u64, u64) -> Program;
 
 /// DMA, tables, registers and invalidations in legacy mode, against this machine's QEMU.
 pub fn run(options: &Options) -> Result<()> {
     Suite {
         name: "vtd",
         rules: quirks::LEGACY,
-        unit: "aw-bits=48,intremap=on",
+        units: &[("aw-bits=48,intremap=on", generate::case)],
         model: None,
-        case: generate::case,
         cases: options.cases,
     }
     .run()
@@ -82,15 +86,32 @@ pub fn run_interrupts(options: &Options) -> Result<()> {
     Suite {
         name: "vtd-interrupts",
         rules: quirks::INTERRUPTS,
-        unit: match model {
-            Some(_) => "aw-bits=48,intremap=on,eim=on",
-            None => "aw-bits=48,intremap=on",
-        },
-        case: match model {
-            Some(_) => interrupts::case,
-            None => |seed, index| without_records(interrupts::case(seed, index)),
+        units: match model {
+            Some(_) => &[("aw-bits=48,intremap=on,eim=on", interrupts::case)],
+            None => &[("aw-bits=48,intremap=on", |seed, index| {
+                without_records(interrupts::case(seed, index))
+            })],
         },
         model,
+        cases: options.cases,
+    }
+    .run()
+}
+
+/// Scalable mode, against QEMU 11: one unit with second stage, one with first.
+pub fn run_scalable(options: &Options) -> Result<()> {
+    Suite {
+        name: "vtd-scalable",
+        rules: quirks::SCALABLE,
+        units: &[
+            ("aw-bits=48,scalable-mode=on,fsts=on", |seed, index| {
+                scalable::case(Stage::First, seed, index)
+            }),
+            ("aw-bits=48,scalable-mode=on", |seed, index| {
+                scalable::case(Stage::Second, seed, index)
+            }),
+        ],
+        model: Some(Model::Qemu11.fetch()?),
         cases: options.cases,
     }
     .run()
@@ -107,11 +128,13 @@ impl Suite {
     fn run(&self) -> Result<()> {
         let names: Vec<&str> = self.rules.iter().map(|(_, rule)| *rule).collect();
         let version = self.version()?;
-        self.cases.run(self.name, &names, self.unit, |numbers| {
-            let tally = self.part(numbers)?;
-            let version = version.clone();
-            Ok(Part { tally, version })
-        })
+        let units: Vec<&str> = self.units.iter().map(|(unit, _)| *unit).collect();
+        self.cases
+            .run(self.name, &names, &units.join("; "), |numbers| {
+                let tally = self.part(numbers)?;
+                let version = version.clone();
+                Ok(Part { tally, version })
+            })
     }
 
     /// The model, as it names itself.
@@ -127,8 +150,8 @@ impl Suite {
         Ok(text.lines().next().unwrap_or("QEMU").to_owned())
     }
 
-    fn machine(&self) -> QtestOptions {
-        let machine = QtestOptions::new().iommu(self.unit).instruction_shift(10);
+    fn machine(&self, unit: &str) -> QtestOptions {
+        let machine = QtestOptions::new().iommu(unit).instruction_shift(10);
         let machine = messages::heard(machine);
         match &self.model {
             Some(model) => machine.qemu(model.program()),
@@ -140,16 +163,23 @@ impl Suite {
     fn part(&self, numbers: Range<u64>) -> Result<Tally> {
         let next = AtomicU64::new(numbers.start);
         let work = || -> Result<Tally> {
-            let mut theirs = Theirs::start(self.machine())?;
-            let ours = like(&mut theirs)?;
+            let mut pairs = Vec::new();
+            for (unit, case) in self.units {
+                let mut theirs = Theirs::start(self.machine(unit))?;
+                let ours = like(&mut theirs)?;
+                pairs.push((ours, theirs, case));
+            }
             let mut tally = Tally::default();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= numbers.end {
                     return Ok(tally);
                 }
+                let turn = index % pairs.len() as u64;
+                let (ours, theirs, case) = &mut pairs[turn as usize];
+                let program = case(self.cases.seed, index);
                 let (kind, verdict) = self
-                    .compare(&ours, &mut theirs, index)
+                    .compare(&program, ours, theirs, index)
                     .with_context(|| format!("case {index}: {}", self.rerun(index)))?;
                 tally.add(index, kind, verdict);
             }
@@ -166,14 +196,19 @@ impl Suite {
     }
 
     /// Runs one case on both sides.
-    fn compare(&self, ours: &Ours, theirs: &mut Theirs, index: u64) -> Result<(String, Verdict)> {
-        let program = (self.case)(self.cases.seed, index);
+    fn compare(
+        &self,
+        program: &Program,
+        ours: &Ours,
+        theirs: &mut Theirs,
+        index: u64,
+    ) -> Result<(String, Verdict)> {
         let sides = Sides {
-            fresh: ours.run(&program, Caching::Never, Quirks::NONE)?,
-            kept: ours.run(&program, Caching::UntilInvalidated, Quirks::NONE)?,
-            theirs: theirs.run(&program)?,
+            fresh: ours.run(program, Caching::Never, Quirks::NONE)?,
+            kept: ours.run(program, Caching::UntilInvalidated, Quirks::NONE)?,
+            theirs: theirs.run(program)?,
         };
-        let judged = judge(ours, &program, &sides, self.rules)?;
+        let judged = judge(ours, program, &sides, self.rules)?;
         theirs.restore(&ours.take_astray())?;
         let verdict = match judged {
             Verdict::Differs(text) => Verdict::Differs(format!(
@@ -182,7 +217,7 @@ impl Suite {
             )),
             other => other,
         };
-        Ok((explained::kind(&program, &sides), verdict))
+        Ok((explained::kind(program, &sides), verdict))
     }
 
     fn rerun(&self, index: u64) -> String {
@@ -205,7 +240,8 @@ fn like(theirs: &mut Theirs) -> Result<Ours> {
         extended,
         host_bits: HOST_BITS,
         caching: Caching::Never,
-        iotlb_pages: 4096,
+        // No case has more than a few.
+        iotlb_pages: 64,
     };
     Ok(Ours::new(options, device))
 }

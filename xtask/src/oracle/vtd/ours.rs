@@ -18,6 +18,7 @@ use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GCMD, GSTS, IRTA};
 use super::program::{Program, Seen, Step, layout, start};
 use super::quirks::{Front, Quirks};
 use super::remap::Asker;
+use super::walks;
 
 /// Set interrupt remapping table pointer, of the global command.
 const SIRTP: u32 = 1 << 24;
@@ -57,7 +58,11 @@ impl Ours {
         caching: Caching,
         quirks: Quirks,
     ) -> Result<Vec<Seen>> {
-        let unit = Unit::new(self.options.with_caching(caching))
+        let mut options = self.options.with_caching(caching);
+        if quirks.has(Quirks::SNOOP_IGNORED) {
+            options.extended = options.extended.with_snoop_control(true);
+        }
+        let unit = Unit::new(options)
             .map_err(|error| anyhow!("the model's unit cannot be emulated: {error}"))?;
         for at in self.astray.borrow().iter() {
             self.ram.set(*at, 0);
@@ -95,6 +100,15 @@ impl Ours {
             }
         }
         Ok(run.seen)
+    }
+}
+
+/// Bytes of the context entries of the mode that `reason` is of, if it is about what is reserved in them.
+fn context_bytes(reason: FaultReason) -> Option<u64> {
+    match reason {
+        FaultReason::CONTEXT_RESERVED => Some(16),
+        FaultReason::SM_CONTEXT_RESERVED => Some(32),
+        _ => None,
     }
 }
 
@@ -175,7 +189,7 @@ impl Run<'_> {
                     status: self.unit.register(FSTS).0,
                     control: self.unit.register(FECTL).0,
                     low: self.unit.register(low).0,
-                    high: self.unit.register(high).0,
+                    high: walks::named(self.quirks, &self.unit, self.unit.register(high).0),
                 });
             }
             Step::Look { offset, count } => {
@@ -200,24 +214,32 @@ impl Run<'_> {
         if self.quirks.has(Quirks::SILENT_WHEN_KEPT) && self.keeps_without(&request) {
             return None;
         }
+        let before = walks::Before::of(self.quirks, &self.machine.ram, &self.unit, &request);
         if self.quirks.has(Quirks::WIDE_PASS_THROUGH) && self.passes_through(&request) {
+            before.undo(&self.machine.ram);
             return None;
         }
         let translated = self
             .unit
             .translate(&self.machine.ram, &mut Nobody, &request);
         if let Err(refused) = translated
-            && refused.reason == FaultReason::CONTEXT_RESERVED
+            && let Some(size) = context_bytes(refused.reason)
             && refused.fate == Fate::Disabled
             && self.quirks.has(Quirks::RESERVED_CONTEXT)
         {
             // Once more, without FPD, so that it is recorded.
-            let context = layout::CONTEXT + 16 * u64::from(self.machine.device.devfn());
+            let context = layout::CONTEXT + size * u64::from(self.machine.device.devfn());
             let ram = &self.machine.ram;
             let entry = ram.get(context);
             ram.set(context, entry & !2);
             let _ = self.unit.translate(ram, &mut Nobody, &request);
             ram.set(context, entry);
+        }
+        before.undo(&self.machine.ram);
+        if let Err(refused) = translated
+            && self.quirks.has(Quirks::MARKS_EARLY)
+        {
+            walks::mark_early(&self.machine.ram, refused.reason, &request);
         }
         translated.ok().map(|to| to.address)
     }
@@ -229,10 +251,13 @@ impl Run<'_> {
             address: 0,
             ..*request
         };
+        let narrow = request.address >> self.machine.options.host_bits == 0;
+        if narrow || walks::is_first_stage(ram, &self.unit, request) {
+            return false;
+        }
         let mut unit = self.unit.clone();
         let reaches = unit.translate(ram, &mut Nobody, &low);
-        request.address >> self.machine.options.host_bits != 0
-            && reaches.is_ok_and(|to| to.page_bits == 64 && unit.register(GSTS).translation())
+        reaches.is_ok_and(|to| to.page_bits == 64 && unit.register(GSTS).translation())
     }
 
     /// Whether the unit keeps a translation for the page, and it lacks the right that `request` needs.

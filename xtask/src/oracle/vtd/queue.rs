@@ -13,18 +13,30 @@ pub(super) struct Queue {
     pub(super) tail: u64,
     pub(super) size: u64,
     pub(super) on: u32,
+    /// Words of a descriptor: 2 or 4.
+    width: u64,
 }
 
 impl Queue {
     /// Turns the queue on.
     pub(super) fn start(random: &mut Random, steps: &mut Vec<Step>) -> Self {
+        Self::of_width(random, steps, 2)
+    }
+
+    /// Turns the queue on, with descriptors of 256 bits.
+    pub(super) fn start_wide(random: &mut Random, steps: &mut Vec<Step>) -> Self {
+        Self::of_width(random, steps, 4)
+    }
+
+    fn of_width(random: &mut Random, steps: &mut Vec<Step>, width: u64) -> Self {
         steps.push(Step::Write64 {
             offset: IQT.offset(),
             value: 0,
         });
         steps.push(Step::Write64 {
             offset: IQA.offset(),
-            value: layout::QUEUE,
+            // DW.
+            value: layout::QUEUE | (width / 4) << 11,
         });
         if random.chance(1, 4) {
             steps.push(Step::Write32 {
@@ -40,6 +52,7 @@ impl Queue {
             tail: 0,
             size: 0x1000,
             on: QIE,
+            width,
         }
     }
 
@@ -47,7 +60,7 @@ impl Queue {
         for (at, word) in (layout::QUEUE + self.tail..).step_by(8).zip(words) {
             steps.push(Step::Store { at, word });
         }
-        self.tail = (self.tail + 16) % self.size;
+        self.tail = (self.tail + 8 * self.width) % self.size;
     }
 
     pub(super) fn ring(&self, steps: &mut Vec<Step>) {

@@ -17,12 +17,15 @@ pub(super) type Rule = (Quirks, &'static str);
 pub(super) struct Quirks(u32);
 
 macro_rules! quirks {
-    ($(#[$doc:meta])* $all:ident: $($name:ident = $bit:literal, $rule:literal;)*) => {
+    ($(#[$doc:meta])* $all:ident: $($name:ident = $bit:literal, $rule:literal;)* $(+ $shared:ident, $again:literal;)*) => {
         impl Quirks {
             $(pub(super) const $name: Self = Self(1 << $bit);)*
         }
         $(#[$doc])*
-        pub(super) const $all: &[Rule] = &[$((Quirks::$name, $rule)),*];
+        pub(super) const $all: &[Rule] = &[
+            $((Quirks::$name, $rule),)*
+            $((Quirks::$shared, $again),)*
+        ];
     };
 }
 
@@ -55,8 +58,28 @@ quirks! {
     RESERVED_LAST = 18, "reserved-last";
 }
 
+quirks! {
+    /// The rules of `vtd-scalable`.
+    SCALABLE:
+    LEGACY_NAMES = 19, "legacy-names";
+    INVALID_BEFORE_ABSENT = 20, "invalid-before-absent";
+    MARKS_EARLY = 21, "marks-early";
+    RESERVED_UNCHECKED = 22, "reserved-unchecked";
+    DIRTY_LOST = 23, "dirty-lost";
+    SNOOP_IGNORED = 24, "snoop-ignored";
+    ABSENT_IS_SHOWN = 25, "absent-is-shown";
+    + SILENT_WHEN_KEPT, "silent-when-kept";
+    + RESERVED_CONTEXT, "reserved-context";
+    + WIDE_PASS_THROUGH, "wide-pass-through";
+}
+
 impl Quirks {
     pub(super) const NONE: Self = Self(0);
+    /// Those that take tables for something else than they are.
+    pub(super) const OF_TABLES: Self = Self::DIRTY_LOST
+        .and(Self::RESERVED_UNCHECKED)
+        .and(Self::ABSENT_IS_SHOWN)
+        .and(Self::INVALID_BEFORE_ABSENT);
 
     /// All of `rules` together.
     pub(super) fn all(rules: &[Rule]) -> Self {

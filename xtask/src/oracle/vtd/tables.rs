@@ -7,6 +7,35 @@ use lab_cases::Random;
 
 use super::program::{Step, layout};
 
+/// Which stage's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// First stage: the processors' format.
+    First,
+    /// Second stage.
+    Second,
+}
+
+impl Stage {
+    /// The bits of an entry that leads to a table, apart from its address.
+    fn table(self) -> u64 {
+        match self {
+            // P, R/W, U/S.
+            Self::First => 7,
+            // R, W.
+            Self::Second => 3,
+        }
+    }
+
+    /// The rights of a leaf.
+    pub(super) fn leaf(self, random: &mut Random) -> u64 {
+        match self {
+            Self::First => random.pick(&[7, 7, 7, 5, 3, 0x67]),
+            Self::Second => random.pick(&[3, 3, 3, 1, 2]),
+        }
+    }
+}
+
 /// Words of memory that a case is to have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Words {
@@ -30,10 +59,11 @@ impl Words {
         frame
     }
 
-    /// Maps the page of `address` at `level` of the second-stage table at `root` to `leaf`, which has its rights. Where the
+    /// Maps the page of `address` at `level` of the table at `root` to `leaf`, which has its rights. Where the
     /// entries are that it goes through, the leaf's last.
     pub(super) fn map(
         &mut self,
+        stage: Stage,
         root: u64,
         levels: u8,
         address: u64,
@@ -54,7 +84,7 @@ impl Words {
                     entry & 0xf_ffff_f000
                 } else {
                     let frame = self.frame();
-                    self.set(at, frame | 3);
+                    self.set(at, frame | stage.table());
                     frame
                 };
             }

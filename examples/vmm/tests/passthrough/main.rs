@@ -2,118 +2,26 @@
 //! Devices of the laboratory's host passed through to Debian's kernel by the real `vmm`: real KVM,
 //! real VFIO, QEMU's VT-d unit, and QEMU's NVMe disk and `edu` behind it.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::time::Duration;
+mod behind;
+#[path = "../support/evidence.rs"]
+mod evidence;
+mod lab;
 
-use lab_kit::host::{Host, HostError, HostReport};
-use lab_kit::initramfs::Initramfs;
+use std::fs;
+
+use evidence::*;
+use lab::*;
 use lab_kit::kernel::Kernel;
-use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-const MIB: usize = 1 << 20;
-/// Memory of the host that nothing uses, at an address where the guest has no memory.
-const VICTIM: u64 = 0x6000_0000;
-const NVME: &str = "0000:00:05.0";
-/// Behind a root port, whose bus can be reset; `edu` cannot reset itself.
-const EDU: &str = "0000:01:00.0";
 const LONE_EDU: &str = "0000:00:07.0";
 /// With registers larger than the guest's windows.
 const HUGE: &str = "0000:02:00.0";
 /// Behind a conventional bridge, with a device of the host.
 const SHARED: &str = "0000:04:01.0";
 const PORT: &str = "0000:00:06.0";
-
 /// As a user who owns nothing; by path, for busybox has a smaller one of that name.
 const NOBODY: &str = "/setpriv --reuid 65534 --regid 65534 --clear-groups sh -c";
-
-/// Functions for the host's shell.
-const HOST_SCRIPT: &str = r#"
-sys=/sys/bus/pci/devices
-# Gives device $1 to driver $2.
-give() {
-    echo $2 >$sys/$1/driver_override
-    [ -e $sys/$1/driver ] && echo $1 >$sys/$1/driver/unbind
-    echo $1 >/sys/bus/pci/drivers_probe
-    readlink $sys/$1/driver | sed 's,.*/,,'
-}
-# The digest of $3 MiB of disk $1 from MiB $2 on, when the disk is there.
-digest() {
-    for _ in $(seq 100); do [ -b $1 ] && break; sleep 0.1; done
-    dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1
-}
-run() {
-    what=$1; shift
-    vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
-        --cmdline "console=ttyS0 quiet panic=-1 do=$what" "$@"
-}
-"#;
-
-/// No two sectors alike, and not zero.
-fn pattern(length: usize, seed: u32) -> Vec<u8> {
-    let words = (0..length as u32 / 4).map(|i| i.wrapping_mul(2_654_435_761) ^ seed);
-    words.flat_map(u32::to_le_bytes).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What a guest said, by word.
-fn said(text: &str) -> BTreeMap<&str, &str> {
-    text.lines()
-        .filter_map(|line| line.trim_end().strip_prefix("@test "))
-        .map(|line| line.split_once(' ').unwrap_or((line, "")))
-        .collect()
-}
-
-fn guest(kernel: &Kernel, written: &[u8]) -> Vec<u8> {
-    let mut initramfs = Initramfs::with_busybox().unwrap();
-    initramfs
-        .file("/init", 0o755, include_str!("passthrough_lab/guest.sh"))
-        .file("/written", 0o644, written);
-    assert!(kernel.modules(&["nvme"]).unwrap().is_empty(), "built in");
-    initramfs.build().unwrap()
-}
-
-fn host(kernel: &Kernel, written: &[u8]) -> Host {
-    Host::new()
-        .memory_mib(2560)
-        .cpus(2)
-        .time_out(Duration::from_secs(300))
-        .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
-        .program("/usr/bin/setpriv", "/setpriv")
-        .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
-        .data(guest(kernel, written), "/guest/initramfs", 0o644)
-        .data(HOST_SCRIPT, "/host.sh", 0o644)
-}
-
-/// Runs commands in the host that `machine` makes. QEMU's emulator now and then loses itself with a device passed
-/// through it, its main thread busy and nothing moving: a host that does not come to its end is said, and tried again.
-/// Anything else that goes wrong is a failure at once.
-fn run(machine: impl Fn() -> Host, commands: &[&str]) -> HostReport {
-    let commands: Vec<String> = commands
-        .iter()
-        .map(|command| format!(". /host.sh\n{command}"))
-        .collect();
-    let mut tries = 3;
-    loop {
-        tries -= 1;
-        match machine().run(&commands) {
-            Err(error) if tries > 0 && timed_out(error.downcast_ref()) => {
-                eprintln!("once more, because {error}");
-            }
-            result => return result.unwrap(),
-        }
-    }
-}
-
-/// Whether it is that the host did not come to its end.
-fn timed_out(error: Option<&HostError>) -> bool {
-    matches!(error, Some(HostError::TimedOut { .. }))
-}
 
 #[test]
 fn a_disk_is_the_guest_s_and_then_the_host_s_again() {

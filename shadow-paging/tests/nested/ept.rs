@@ -2,58 +2,81 @@
 //! Nested virtualization: the engine shadows EPT on EPT. L1's own memory and L2's are two spaces of one
 //! MMU, so that L1's stores into the EPT that it made for L2 are seen.
 
-mod stage;
-
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use hvkit_ept::spec::Controls;
-use hvkit_page_table::{Root, Width, translate};
-use hvkit_shadow_paging::fake::FakeHost;
+use hvkit_ept::spec::{Controls, EptVpidCap, WalkLength};
+use hvkit_ept::{Attributes, Ept, Rule};
+use hvkit_page_table::{Root, Width};
+use hvkit_shadow_paging::fake::{FakeHost, FakeTlb};
 use hvkit_shadow_paging::mmu::{
-    Backed, Flush, HostReason, HostRights, Load, Machine, Mmu, Owed, Space, Top, Tuning, Verdict,
+    Backed, HostReason, HostRights, Load, Machine, Mmu, Owed, Space, Top, Tuning, Verdict,
 };
+use hvkit_shadow_paging::nested::{Grants, Nested, Refused, SecondStage};
 use lab_cases::Random;
-
-use crate::stage::{Access, Exit, Nested, ept};
 
 /// The processor: a TLB that forgets only what it is told.
 #[derive(Default)]
-struct Processor {
-    tlb: BTreeMap<(u64, u64), (u64, hvkit_ept::Attributes)>,
+pub(crate) struct Processor {
+    pub(crate) tlb: FakeTlb<Ept>,
 }
 
 impl Processor {
     /// The host-physical address, or an EPT violation.
-    fn translate(&mut self, host: &FakeHost, root: u64, at: u64, access: Access) -> Option<u64> {
-        let page = (root, at & !0xfff);
+    pub(crate) fn translate(
+        &mut self,
+        host: &FakeHost,
+        root: u64,
+        at: u64,
+        access: Grants,
+    ) -> Option<u64> {
         let format = ept(Controls::empty());
-        let found = self.tlb.get(&page).copied().or_else(|| {
-            let there = translate(&format, host, Root::Table(root), at & !0xfff).ok()?;
-            Some((there.target, there.attributes))
-        });
-        match found {
-            Some((target, attributes)) if attributes.rights().contains(access.needs()) => {
-                self.tlb.insert(page, (target, attributes));
-                Some(target + (at & 0xfff))
+        match self.tlb.translate(host, &format, root, at) {
+            Some((target, attributes)) if format.grants(attributes).contains(access) => {
+                Some(target)
             }
             _ => {
-                self.tlb.remove(&page);
+                self.tlb.forget(&format, root, at);
                 None
             }
         }
     }
+}
 
-    fn flush(&mut self, flush: Flush) {
-        match flush {
-            Flush::Nothing => (),
-            Flush::Span(span) => self.tlb.retain(|&(_, page), _| !span.contains(page)),
-            Flush::Everything => self.tlb.clear(),
-        }
+/// What L1 is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Violation,
+    Misconfiguration,
+}
+
+pub(crate) fn exit(refused: &Refused<Rule>) -> Exit {
+    match refused {
+        Refused::Malformed { .. } => Exit::Misconfiguration,
+        _ => Exit::Violation,
     }
 }
 
-type Engine<'a> = Mmu<Nested, &'a FakeHost, &'a FakeHost>;
+pub(crate) fn ept(controls: Controls) -> Ept {
+    let capability = EptVpidCap::EXECUTE_ONLY
+        | EptVpidCap::WALK_LENGTH_4
+        | EptVpidCap::STRUCTURES_WRITE_BACK
+        | EptVpidCap::PAGE_2M
+        | EptVpidCap::PAGE_1G
+        | EptVpidCap::ACCESSED_DIRTY;
+    Ept::new(capability, 40, WalkLength::Four, controls).unwrap()
+}
+
+/// L2 under L1's EPT.
+pub(crate) fn l2_stage(controls: Controls) -> Nested<Ept> {
+    Nested::new(ept(controls), ept(Controls::empty())).unwrap()
+}
+
+/// L1 itself.
+fn l1_stage() -> Nested<Ept> {
+    Nested::direct(ept(Controls::empty()), Attributes::RAM)
+}
+
+type Engine<'a> = Mmu<Nested<Ept>, &'a FakeHost, &'a FakeHost>;
 
 struct Vm<'a> {
     host: &'a FakeHost,
@@ -72,7 +95,7 @@ impl Vm<'_> {
     fn settle(&mut self, owed: Owed) {
         let processor = &mut self.processor;
         let settled = self.mmu.settle(owed, |flush| {
-            processor.flush(flush);
+            processor.tlb.flush(flush);
             Ok::<(), Infallible>(())
         });
         settled.unwrap();
@@ -81,9 +104,9 @@ impl Vm<'_> {
     /// An access by L1 or L2, and what is done with the word there.
     fn access(
         &mut self,
-        space: &Space<Nested>,
+        space: &Space<Nested<Ept>>,
         at: u64,
-        access: Access,
+        access: Grants,
         value: Option<u64>,
     ) -> Came {
         for _ in 0..32 {
@@ -105,7 +128,7 @@ impl Vm<'_> {
             let answer = self.mmu.fault(space, machine, at, access).unwrap();
             self.settle(answer.owed);
             match answer.verdict {
-                Verdict::Guest(exit) => return Came::Out(exit),
+                Verdict::Guest(refused) => return Came::Out(exit(&refused)),
                 Verdict::Guarded { physical } => {
                     let there = self.host.host(physical).unwrap();
                     let word = self.host.load(there, Width::Eight);
@@ -140,11 +163,11 @@ impl Vm<'_> {
 }
 
 /// L1's tables for L2: two of each level, two indices each; the pages are L1's from 4 MiB on.
-fn frame(level: u64, table: u64) -> u64 {
+pub(crate) fn frame(level: u64, table: u64) -> u64 {
     0x1_0000 + (level * 2 + table) * 0x1000
 }
 
-fn entry(level: u64, controls: Controls, r: &mut Random) -> u64 {
+pub(crate) fn entry(level: u64, controls: Controls, r: &mut Random) -> u64 {
     let rights = r.pick(&[7, 7, 7, 5, 3, 1, 4, 2, 0]);
     let flags = if controls.is_empty() {
         0
@@ -193,10 +216,10 @@ fn play(seed: u64, controls: Controls) -> (u64, u64) {
         memory: &view,
         map: &host,
     };
-    let (l1, owed) = vm.mmu.open(Nested::l1(), Top::Direct, machine).unwrap();
+    let (l1, owed) = vm.mmu.open(l1_stage(), Top::Direct, machine).unwrap();
     vm.settle(owed);
     let mut root = frame(4, 0);
-    let stage = Nested::l2(controls);
+    let stage = l2_stage(controls);
     let (mut l2, owed) = vm.mmu.open(stage, Top::Table(root), machine).unwrap();
     vm.settle(owed);
     let (mut done, mut refused) = (0, 0);
@@ -206,7 +229,7 @@ fn play(seed: u64, controls: Controls) -> (u64, u64) {
                 let (level, at) = r.pick(&slots);
                 let value = entry(level, controls, &mut r);
                 native.store(native.host(at).unwrap(), Width::Eight, value);
-                let before = vm.access(&l1, at, Access::Write, Some(value));
+                let before = vm.access(&l1, at, Grants::WRITE, Some(value));
                 let Came::To(before) = before else {
                     panic!("L1 may write its memory");
                 };
@@ -230,12 +253,7 @@ fn play(seed: u64, controls: Controls) -> (u64, u64) {
                 if let Some(gone) = host.migrate(page) {
                     let owed = vm.mmu.host_unmap(gone);
                     vm.settle(owed);
-                    assert!(
-                        vm.processor
-                            .tlb
-                            .values()
-                            .all(|(target, _)| *target != gone.host)
-                    );
+                    vm.processor.tlb.assert_forgot(gone.host, |_| true);
                 }
             }
             _ => {
@@ -244,7 +262,7 @@ fn play(seed: u64, controls: Controls) -> (u64, u64) {
                     | index(&mut r) << 30
                     | index(&mut r) << 21
                     | index(&mut r) << 12;
-                let access = r.pick(&[Access::Read, Access::Write, Access::Execute]);
+                let access = r.pick(&[Grants::READ, Grants::WRITE, Grants::EXECUTE]);
                 let theirs = by_itself(&native, controls, root, at, access);
                 let ours = vm.access(&l2, at, access, None);
                 assert_eq!(
@@ -267,19 +285,19 @@ fn play(seed: u64, controls: Controls) -> (u64, u64) {
 }
 
 /// What L1's EPT says, entry by entry, with its flags set.
-fn by_itself(memory: &FakeHost, controls: Controls, root: u64, at: u64, access: Access) -> Came {
+fn by_itself(memory: &FakeHost, controls: Controls, root: u64, at: u64, access: Grants) -> Came {
     use hvkit_page_table::{Fault, UpdateEntry, walk};
     let format = ept(controls);
     let view = memory.guest();
     let walk = walk(&format, &view, Root::Table(root), at);
     let there = match walk.outcome {
-        Ok(there) if there.attributes.rights().contains(access.needs()) => there,
+        Ok(there) if format.grants(there.attributes).contains(access) => there,
         Err(Fault::Malformed { .. }) => return Came::Out(Exit::Misconfiguration),
         _ => return Came::Out(Exit::Violation),
     };
     if !controls.is_empty() {
         for step in walk.steps() {
-            let dirty = step.level == there.level && access == Access::Write;
+            let dirty = step.level == there.level && access == Grants::WRITE;
             let set = 0x100 | if dirty { 0x200 } else { 0 };
             let entry = step.entry;
             view.compare_exchange(step.at.unwrap(), Width::Eight, entry, entry | set)
@@ -324,24 +342,24 @@ fn a_page_that_is_logged_under_both_is_written_through_neither() {
         memory: &view,
         map: &host,
     };
-    let (l1, _) = vm.mmu.open(Nested::l1(), Top::Direct, machine).unwrap();
-    let stage = Nested::l2(Controls::empty());
+    let (l1, _) = vm.mmu.open(l1_stage(), Top::Direct, machine).unwrap();
+    let stage = l2_stage(Controls::empty());
     let (l2, _) = vm.mmu.open(stage, Top::Table(0x1000), machine).unwrap();
     assert_eq!(
-        vm.access(&l1, 0x50_0000, Access::Write, Some(1)),
+        vm.access(&l1, 0x50_0000, Grants::WRITE, Some(1)),
         Came::To(0)
     );
-    assert_eq!(vm.access(&l2, 0, Access::Write, Some(2)), Came::To(1));
+    assert_eq!(vm.access(&l2, 0, Grants::WRITE, Some(2)), Came::To(1));
     let logged: Backed = host.set_rights(0x50_0000, HostRights::READ_ONLY).unwrap();
     let owed = vm.mmu.host_protect(logged);
     vm.settle(owed);
     for (space, at) in [(&l1, 0x50_0000), (&l2, 0)] {
         assert_eq!(
             vm.processor
-                .translate(&host, space.root(), at, Access::Write),
+                .translate(&host, space.root(), at, Grants::WRITE),
             None
         );
-        assert_eq!(vm.access(space, at, Access::Read, None), Came::To(2));
+        assert_eq!(vm.access(space, at, Grants::READ, None), Came::To(2));
     }
     vm.audit();
     vm.mmu.close(l1);

@@ -30,6 +30,7 @@ nvme() {
     await $disk
     say functions $(ls /sys/bus/pci/devices)
     say digest "$(digest 0 8)"
+    [ -e $at/iommu_group ] && say group "$(cat $at/iommu_group/type) $(dmesg | grep -c 'DMAR:.*fault')"
     dd if=/written of=$disk bs=1M seek=8 conv=fsync 2>/dev/null
     say vector $(interrupts nvme0q)
     say capabilities $(od -A n -t x1 -j 52 -N 1 $at/config) $(od -A n -t x4 -j 256 -N 4 $at/config)
@@ -99,7 +100,28 @@ edu() {
     say well $(devmem 0xf004000 64)
 }
 
+# edu behind the guest's own remapping unit: what it reaches follows its domain.
+switch() {
+    edu
+    type=$at/iommu_group/type
+    say rogue $(dmesg | grep -c 'INTR-REMAP.*00:01.0.*fault reason 0x25')
+    say first $(cat $type)
+    # Pattern in its buffer, then to memory: to be stopped, and then not.
+    dma 0xf000000 0x40000 64 1
+    echo DMA >$type
+    say second $(cat $type)
+    devmem 0xf005000 64 0x77
+    dma 0x40000 0xf005000 64 3
+    say kept $(devmem 0xf005000 64)
+    echo identity >$type
+    say third $(cat $type)
+    dma 0xf000000 0x40000 64 1
+    dma 0x40000 0xf006000 64 3
+    say back $(devmem 0xf006000 64)
+}
+
 case "$(cat /proc/cmdline)" in
+*do=switch*) switch ;;
 *do=nvme*) nvme ;;
 *do=busy*) busy ;;
 *do=edu*) edu ;;

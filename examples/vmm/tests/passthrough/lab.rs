@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host that the tests of passing through use, and the guest in it.
+
+use std::time::Duration;
+
+use lab_kit::host::{Host, HostError, HostReport};
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
+
+/// Memory of the host that nothing uses, at an address where the guest has no memory.
+pub(crate) const VICTIM: u64 = 0x6000_0000;
+pub(crate) const NVME: &str = "0000:00:05.0";
+/// Behind a root port, whose bus can be reset; `edu` cannot reset itself.
+pub(crate) const EDU: &str = "0000:01:00.0";
+
+/// Functions for the host's shell.
+pub(crate) const HOST_SCRIPT: &str = r#"
+sys=/sys/bus/pci/devices
+# Gives device $1 to driver $2.
+give() {
+    echo $2 >$sys/$1/driver_override
+    [ -e $sys/$1/driver ] && echo $1 >$sys/$1/driver/unbind
+    echo $1 >/sys/bus/pci/drivers_probe
+    readlink $sys/$1/driver | sed 's,.*/,,'
+}
+# The digest of $3 MiB of disk $1 from MiB $2 on, when the disk is there.
+digest() {
+    for _ in $(seq 100); do [ -b $1 ] && break; sleep 0.1; done
+    dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1
+}
+run() {
+    what=$1; shift
+    vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
+        --cmdline "console=ttyS0 quiet panic=-1 do=$what" "$@"
+}
+"#;
+
+pub(crate) fn guest(kernel: &Kernel, written: &[u8]) -> Vec<u8> {
+    let mut initramfs = Initramfs::with_busybox().unwrap();
+    initramfs
+        .file("/init", 0o755, include_str!("guest.sh"))
+        .file("/written", 0o644, written);
+    assert!(kernel.modules(&["nvme"]).unwrap().is_empty(), "built in");
+    initramfs.build().unwrap()
+}
+
+pub(crate) fn host(kernel: &Kernel, written: &[u8]) -> Host {
+    Host::new()
+        .memory_mib(2560)
+        .cpus(2)
+        .time_out(Duration::from_secs(300))
+        .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
+        .program("/usr/bin/setpriv", "/setpriv")
+        .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
+        .data(guest(kernel, written), "/guest/initramfs", 0o644)
+        .data(HOST_SCRIPT, "/host.sh", 0o644)
+}
+
+/// Runs commands in the host that `machine` makes. QEMU's emulator now and then loses itself with a device passed
+/// through it, its main thread busy and nothing moving: a host that does not come to its end is said, and tried again.
+/// Anything else that goes wrong is a failure at once.
+pub(crate) fn run(machine: impl Fn() -> Host, commands: &[&str]) -> HostReport {
+    let commands: Vec<String> = commands
+        .iter()
+        .map(|command| format!(". /host.sh\n{command}"))
+        .collect();
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        match machine().run(&commands) {
+            Err(error) if tries > 0 && timed_out(error.downcast_ref()) => {
+                eprintln!("once more, because {error}");
+            }
+            result => return result.unwrap(),
+        }
+    }
+}
+
+/// Whether it is that the host did not come to its end.
+pub(crate) fn timed_out(error: Option<&HostError>) -> bool {
+    matches!(error, Some(HostError::TimedOut { .. }))
+}

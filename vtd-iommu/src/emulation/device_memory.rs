@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A guest's memory as one device sees it: vm-memory's `GuestMemory`, without vm-memory's IOTLB. Feature `vm-memory`.
+
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use core::fmt;
+use core::iter::FusedIterator;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use ::vm_memory::bitmap::BS;
+use ::vm_memory::guest_memory::GuestMemorySliceIterator;
+use ::vm_memory::iommu::{Error, IovaRange};
+use ::vm_memory::{
+    GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion,
+    MemoryRegionAddress, Permissions, VolatileSlice,
+};
+
+use super::host::Host;
+use super::kept::{Kept, READ, WRITE};
+use super::options::Caching;
+use super::request::Refused;
+use super::vm_memory::{DeviceIommu, FRAGMENTS};
+
+/// What one device sees memory through: a [`GuestMemory`] of its own.
+///
+/// `vm_memory::IommuMemory` over a [`DeviceIommu`] does the same, by way of an `Iotlb` for each access. Here a page that
+/// the device was led to before is found again without a lock, until the unit is told to forget anything at all; a
+/// unit that keeps nothing ([`Caching::Never`]) is asked each time. Writes are tracked in the bitmaps of physical memory.
+///
+/// What was found is used after the unit was asked, as with any `Iommu`: who must not reach a page once an
+/// invalidation is done waits for accesses under way.
+pub struct DeviceMemory<B, H> {
+    device: DeviceIommu<B, H>,
+    changes: Arc<AtomicU64>,
+    /// `None`: nothing may be kept.
+    kept: Option<Kept>,
+}
+
+impl<B, H> fmt::Debug for DeviceMemory<B, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DeviceMemory").field(&self.device).finish()
+    }
+}
+
+impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
+    /// The memory of `device`. One for each queue, or one for all: what it keeps is its own.
+    #[must_use]
+    pub fn new(device: DeviceIommu<B, H>) -> Self {
+        let caching = device.shared.with(|unit, _, _| unit.options().caching);
+        Self {
+            changes: device.shared.changes(),
+            kept: (caching == Caching::UntilInvalidated).then(Kept::new),
+            device,
+        }
+    }
+
+    fn physical(&self) -> &B {
+        self.device.shared.memory()
+    }
+
+    /// Where the byte at `address` leads.
+    #[inline(always)]
+    fn target(&self, address: u64, access: Permissions) -> Result<u64, Refused> {
+        let needed = match access {
+            // No right is asked for, and none is looked up.
+            Permissions::No => u64::MAX,
+            Permissions::Read => READ,
+            Permissions::Write => WRITE,
+            Permissions::ReadWrite => READ | WRITE,
+        };
+        if let Some(kept) = &self.kept
+            && let changes = self.changes.load(Ordering::Acquire)
+            && let Some(target) = kept.get(changes, address >> 12, needed)
+        {
+            return Ok(target & !0xfff | address & 0xfff);
+        }
+        self.ask(address, access)
+    }
+
+    #[inline(never)]
+    fn ask(&self, address: u64, access: Permissions) -> Result<u64, Refused> {
+        self.device.shared.with(|unit, memory, host| {
+            let to = self.device.reach(unit, memory, host, address, access)?;
+            if let (Some(kept), Some(to)) = (&self.kept, to) {
+                let rights = if to.reads { READ } else { 0 } | if to.writes { WRITE } else { 0 };
+                // The unit is ours while it is asked: nothing changes between the question and this.
+                let changes = self.changes.load(Ordering::Relaxed);
+                kept.put(changes, address >> 12, to.address & !0xfff | rights);
+            }
+            Ok(to.map_or(address, |to| to.address))
+        })
+    }
+
+    /// The longest piece from the start of `left` that leads to one place.
+    #[inline(always)]
+    fn piece(&self, left: &Left) -> Result<Piece, Refused> {
+        let target = self.target(left.address, left.access)?;
+        let page = 0x1000 - (left.address & 0xfff) as usize;
+        if left.length <= page {
+            return Ok(Piece {
+                target,
+                length: left.length,
+            });
+        }
+        self.longer_piece(left, target, page)
+    }
+
+    /// [`piece`](Self::piece), from page to page for as long as each leads to where the one before ends.
+    #[inline(never)]
+    fn longer_piece(&self, left: &Left, target: u64, page: usize) -> Result<Piece, Refused> {
+        let mut length = page;
+        while length < left.length {
+            let next = left.address.wrapping_add(length as u64);
+            match self.target(next, left.access) {
+                Ok(to) if to == target.wrapping_add(length as u64) => {}
+                // Elsewhere, or refused: the next piece is, or says so.
+                _ => break,
+            }
+            length = left.length.min(length.saturating_add(0x1000));
+        }
+        Ok(Piece { target, length })
+    }
+
+    /// What is to be gone through, if all of it may be, and is not scattered too widely.
+    #[inline(always)]
+    fn admit(
+        &self,
+        address: GuestAddress,
+        length: usize,
+        access: Permissions,
+    ) -> Result<Pieces<'_, B, H>, GuestMemoryError> {
+        let left = Left {
+            address: address.0,
+            length,
+            access,
+        };
+        let mut pieces = Pieces {
+            memory: self,
+            left,
+            piece: Piece {
+                target: 0,
+                length: 0,
+            },
+        };
+        if length != 0 {
+            pieces.piece = self
+                .piece(&left)
+                .map_err(|why| refused(&left, &why.to_string()))?;
+            if pieces.piece.length < length {
+                self.admit_rest(&left, pieces.piece.length)?;
+            }
+        }
+        Ok(pieces)
+    }
+
+    #[inline(never)]
+    fn admit_rest(&self, whole: &Left, first: usize) -> Result<(), GuestMemoryError> {
+        let reaches_end = u64::try_from(whole.length)
+            .ok()
+            .and_then(|length| whole.address.checked_add(length - 1));
+        if reaches_end.is_none() {
+            return Err(refused(whole, "the range leaves the address space"));
+        }
+        let mut left = whole.after(first);
+        for _ in 1..FRAGMENTS {
+            if left.length == 0 {
+                return Ok(());
+            }
+            let piece = self
+                .piece(&left)
+                .map_err(|why| refused(whole, &why.to_string()))?;
+            left = left.after(piece.length);
+        }
+        if left.length == 0 {
+            return Ok(());
+        }
+        Err(refused(
+            whole,
+            "the range is scattered over too many places",
+        ))
+    }
+}
+
+impl<B: GuestMemoryBackend, H: Host> Clone for DeviceMemory<B, H> {
+    /// The same memory; what it keeps is its own.
+    fn clone(&self) -> Self {
+        Self::new(self.device.clone())
+    }
+}
+
+#[cold]
+fn refused(whole: &Left, reason: &str) -> GuestMemoryError {
+    GuestMemoryError::IommuError(Error::CannotResolve {
+        iova_range: IovaRange {
+            base: GuestAddress(whole.address),
+            length: whole.length,
+        },
+        reason: reason.to_string(),
+    })
+}
+
+/// Addresses that are still to be gone through.
+#[derive(Clone, Copy)]
+struct Left {
+    address: u64,
+    length: usize,
+    access: Permissions,
+}
+
+impl Left {
+    /// Without the first `length` bytes.
+    const fn after(self, length: usize) -> Self {
+        Self {
+            address: self.address.wrapping_add(length as u64),
+            length: self.length.saturating_sub(length),
+            ..self
+        }
+    }
+}
+
+/// Bytes that are in one place, as far as translation goes.
+#[derive(Clone, Copy)]
+struct Piece {
+    target: u64,
+    length: usize,
+}
+
+/// Slices of physical memory, in the order of the device's addresses.
+struct Pieces<'a, B, H> {
+    memory: &'a DeviceMemory<B, H>,
+    left: Left,
+    /// The piece at the start of `left`, as far as it is known.
+    piece: Piece,
+}
+
+impl<'a, B: GuestMemoryBackend, H: Host> Iterator for Pieces<'a, B, H> {
+    type Item = Result<VolatileSlice<'a, BS<'a, <B::R as GuestMemoryRegion>::B>>, GuestMemoryError>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left.length == 0 {
+            return None;
+        }
+        let slice = self.slice();
+        if slice.is_err() {
+            self.left.length = 0;
+        }
+        Some(slice)
+    }
+}
+
+impl<'a, B: GuestMemoryBackend, H: Host> Pieces<'a, B, H> {
+    #[inline(always)]
+    fn slice(
+        &mut self,
+    ) -> Result<VolatileSlice<'a, BS<'a, <B::R as GuestMemoryRegion>::B>>, GuestMemoryError> {
+        if self.piece.length == 0 {
+            self.piece = self
+                .memory
+                .piece(&self.left)
+                .map_err(|why| refused(&self.left, &why.to_string()))?;
+        }
+        let Piece { target, length } = self.piece;
+        let at = GuestAddress(target);
+        let nowhere = GuestMemoryError::InvalidGuestAddress(at);
+        let Some(region) = self.memory.physical().find_region(at) else {
+            return Err(nowhere);
+        };
+        let offset = target.wrapping_sub(region.start_addr().0);
+        let there = usize::try_from(region.len().wrapping_sub(offset)).unwrap_or(usize::MAX);
+        let length = length.min(there);
+        let slice = region.get_slice(MemoryRegionAddress(offset), length)?;
+        self.left = self.left.after(length);
+        self.piece = Piece {
+            target: target.wrapping_add(length as u64),
+            length: self.piece.length - length,
+        };
+        Ok(slice)
+    }
+}
+
+impl<B: GuestMemoryBackend, H: Host> FusedIterator for Pieces<'_, B, H> {}
+
+impl<'a, B: GuestMemoryBackend, H: Host>
+    GuestMemorySliceIterator<'a, BS<'a, <B::R as GuestMemoryRegion>::B>> for Pieces<'a, B, H>
+{
+}
+
+impl<B: GuestMemoryBackend, H: Host> GuestMemory for DeviceMemory<B, H> {
+    type PhysicalMemory = B;
+    type Bitmap = <B::R as GuestMemoryRegion>::B;
+
+    fn check_range(&self, address: GuestAddress, length: usize, access: Permissions) -> bool {
+        match self.admit(address, length, access) {
+            Ok(mut pieces) => pieces.all(|slice| slice.is_ok()),
+            Err(_) => false,
+        }
+    }
+
+    #[inline(always)]
+    fn get_slices<'a>(
+        &'a self,
+        address: GuestAddress,
+        length: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>, GuestMemoryError> {
+        self.admit(address, length, access)
+    }
+}
