@@ -33,7 +33,7 @@ struct Cli {
 fn main() -> std::io::Result<()> {
     let cli = Cli::parse();
     if let Some(trace) = &cli.trace {
-        return replay::run(trace).map_err(std::io::Error::other);
+        return replay::run(trace, cli.rounds).map_err(std::io::Error::other);
     }
     println!("lto, one codegen unit, overflow checks; compare within a group of this run only");
     let reports = vec![

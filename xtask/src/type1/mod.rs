@@ -112,7 +112,7 @@ pub fn run(options: &Options) -> Result<()> {
             },
             verbose: options.verbose,
         })
-        .and_then(|booted| keep(options, booted)),
+        .and_then(|booted| keep(options, &booted)),
     };
     match done {
         Ok(result) => {
@@ -127,7 +127,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Writes the trace, if there is to be one. Says what the boot was.
-fn keep(options: &Options, booted: linux::Booted) -> Result<String> {
+fn keep(options: &Options, booted: &linux::Booted) -> Result<String> {
     if let Some(path) = &options.trace {
         let trace = booted.trace.as_ref().context("nothing was recorded")?;
         let packed = lz4_flex::compress_prepend_size(trace);
