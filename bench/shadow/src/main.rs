@@ -10,6 +10,7 @@ mod guest;
 #[expect(dead_code, reason = "not every benchmark has peers, or threads")]
 mod harness;
 mod memory;
+mod replay;
 
 use std::path::PathBuf;
 
@@ -24,10 +25,16 @@ struct Cli {
     /// Where to write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Replay this recorded guest instead (`cargo xtask type1 --paging shadow --trace FILE` makes one).
+    #[arg(long)]
+    trace: Option<PathBuf>,
 }
 
 fn main() -> std::io::Result<()> {
     let cli = Cli::parse();
+    if let Some(trace) = &cli.trace {
+        return replay::run(trace, cli.rounds).map_err(std::io::Error::other);
+    }
     println!("lto, one codegen unit, overflow checks; compare within a group of this run only");
     let reports = vec![
         cases::repair(cli.rounds),

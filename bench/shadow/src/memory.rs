@@ -17,14 +17,21 @@ const ALL: u64 = 128 << 20;
 pub struct Memory {
     words: Vec<Cell<u64>>,
     next: Cell<u64>,
+    all: u64,
     free: RefCell<Vec<u64>>,
 }
 
 impl Memory {
     pub fn new() -> Self {
+        Self::with(RAM, ALL)
+    }
+
+    /// `ram` bytes of the guest's, and frames up to `all`.
+    pub fn with(ram: u64, all: u64) -> Self {
         Self {
-            words: vec![Cell::new(0); (ALL / 8) as usize],
-            next: Cell::new(RAM),
+            words: vec![Cell::new(0); (all / 8) as usize],
+            next: Cell::new(ram),
+            all,
             free: RefCell::default(),
         }
     }
@@ -75,7 +82,7 @@ impl Frames for Memory {
         freed.or_else(|| {
             let frame = self.next.get();
             self.next.set(frame + 4096);
-            (frame < ALL).then_some(frame)
+            (frame < self.all).then_some(frame)
         })
     }
 

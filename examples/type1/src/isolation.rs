@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the guest tried with memory that is not its own. The first attempts are kept one by one, and printed in the end: the
+//! What the guest tried with memory and MSRs that are not its own. The first attempts are kept one by one, and printed in the end: the
 //! serial line is the guest's until then.
 
 use hvkit_shadow_paging::guest::ErrorCode;
@@ -18,6 +18,8 @@ pub enum How {
     PageFault(ErrorCode),
     /// Page tables of its own, there.
     PageTables,
+    /// RDMSR or WRMSR of one that is not the guest's: its number stands for the address.
+    Msr,
 }
 
 #[derive(Clone, Copy)]
@@ -35,7 +37,7 @@ impl Access {
             How::PageFault(code) => {
                 code.contains(ErrorCode::WRITE) || code.contains(ErrorCode::FETCH)
             }
-            How::PageTables => true,
+            How::PageTables | How::Msr => true,
         }
     }
 }
@@ -83,6 +85,6 @@ impl Isolation {
             println!("isolation: {physical:#x} {what}: {how:x?} at RIP {rip:#x}");
         }
         let Self { reads, refused, .. } = self;
-        println!("isolation: {reads} pages read as nothing, {refused} writes and fetches refused");
+        println!("isolation: {reads} pages read as nothing, {refused} attempts refused");
     }
 }

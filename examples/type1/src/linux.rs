@@ -155,7 +155,8 @@ impl Guest {
         };
         let processor = *host.root.processor();
         let frames = (&frames, &pool);
-        let shadow = Shadow::new(&processor, registers, frames, &map, memory, &host.root)?;
+        let trace = (&host.root, self.order.trace);
+        let shadow = Shadow::new(&processor, registers, frames, &map, memory, trace)?;
         for access in [MsrAccess::Read, MsrAccess::Write] {
             MSRS.set(EFER, access, true).map_err(say("MSR bitmap"))?;
         }

@@ -13,6 +13,7 @@
 mod emulate;
 mod map;
 mod registers;
+mod trace;
 
 use hvkit_page_table::PhysicalWindow;
 use hvkit_shadow_paging::guest::{ErrorCode, Features, GuestFault};
@@ -33,6 +34,11 @@ use crate::isolation::{How, Isolation};
 use crate::memory::{Pool, SHADOW_FRAMES};
 use crate::root_operation::{Failed, say};
 use crate::run::{Next, Paging};
+
+use hvkit_ept::builder::Kind;
+use lab_cases::trace::Record;
+use lab_cases::type1::PARTS;
+use trace::Recorder;
 
 pub use map::{GuestMemory, Map};
 pub use registers::EFER;
@@ -67,6 +73,9 @@ const SINGLE_PAGES: u64 = 32;
 /// How many tables may be given up because a write to them is not understood: one that never succeeds would go on for ever.
 const MOST_TAKEN_AWAY: u64 = 1000;
 
+/// Shadow tables of a guest that is recorded: as many as whoever replays has frames for.
+const TRACED_FRAMES: u32 = 2048;
+
 /// How often what happened.
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -90,6 +99,9 @@ pub struct Shadow<'m> {
     vcpu: Vcpu,
     map: &'m Map<'m>,
     memory: GuestMemory<'m>,
+    features: Features,
+    /// How many bytes of trace to record, from the guest's first mark on.
+    trace: u64,
     seen: Seen,
 }
 
@@ -101,7 +113,7 @@ impl<'m> Shadow<'m> {
         (window, pool): (&'m PhysicalWindow, &'m Pool<'m>),
         map: &'m Map<'m>,
         memory: GuestMemory<'m>,
-        root: &Root,
+        (root, trace): (&Root, u64),
     ) -> Result<Self, Failed> {
         let bits = processor.physical_address_bits;
         let features = Features {
@@ -124,8 +136,64 @@ impl<'m> Shadow<'m> {
             vcpu,
             map,
             memory,
+            features,
+            trace,
             seen: Seen::default(),
         })
+    }
+
+    /// Begins anew, with a recorder: a trace has all that the MMU was ever asked.
+    fn record(&mut self, vmcs: &mut Current<'_>) -> Result<(), Failed> {
+        let (window, pool) = (*self.mmu.tables(), *self.mmu.pool());
+        let mut recorder = Recorder::new(self.trace);
+        recorder.event(&Record::Processor {
+            physical_address_bits: self.features.physical_address_bits,
+            gib_pages: self.features.gib_pages.into(),
+            budget: TRACED_FRAMES.into(),
+        });
+        for region in self.map.regions() {
+            let (start, length) = (region.guest, region.length);
+            let kind = match region.kind {
+                Kind::Ram { .. } => 0,
+                Kind::Rom { .. } => 1,
+                Kind::Device { .. } | Kind::Emulated => 2,
+            };
+            recorder.event(&Record::Region {
+                start,
+                length,
+                kind,
+            });
+        }
+        self.memory.record(recorder);
+        let mut mmu = Mmu::new(window, pool, TRACED_FRAMES, Tuning::default())
+            .map_err(say("the shadow MMU"))?;
+        let registers = *self.vcpu.registers();
+        let ours = Processor::like(&self.features);
+        let (vcpu, owed) = Vcpu::new(&mut mmu, self.machine(), registers, self.features, ours)
+            .map_err(say("the guest's paging"))?;
+        mmu.settle(owed, |flush| forget(vmcs.root(), flush))
+            .map_err(say("INVVPID"))?;
+        for (number, value) in [
+            (0, registers.cr0),
+            (3, registers.cr3),
+            (4, registers.cr4),
+            (8, registers.efer),
+        ] {
+            self.event(&Record::Register { number, value });
+        }
+        let old = core::mem::replace(&mut self.vcpu, vcpu);
+        let mut before = core::mem::replace(&mut self.mmu, mmu);
+        old.retire(&mut before);
+        let owed = before.shrink(SHADOW_FRAMES as usize);
+        before
+            .settle(owed, |_| forget(vmcs.root(), Flush::Everything))
+            .map_err(say("INVVPID"))?;
+        self.install(vmcs).map_err(say("the guest's state"))
+    }
+
+    /// The MMU was asked something, and has answered.
+    fn event(&self, record: &Record) {
+        self.memory.recorded(|recorder| recorder.event(record));
     }
 
     /// Writes what VMX needs for the guest to run on its shadow: once, before the first entry.
@@ -207,6 +275,12 @@ impl<'m> Shadow<'m> {
             Ok(answer) => answer,
             Err(failed) => return self.stuck(exit.guest.vmcs().root(), failed),
         };
+        self.event(&Record::Fault {
+            linear: fault.linear,
+            code: fault.code.0,
+            by: fault.cpl | ((fault.rflags >> 18 & 1) as u8) << 2,
+            verdict: trace::number_of(&verdict),
+        });
         let settled = self.settle(exit.guest.vmcs().root(), owed);
         if settled != Next::Go {
             return settled;
@@ -271,10 +345,18 @@ impl<'m> Shadow<'m> {
             physical,
         };
         let owed = match write.emulate() {
-            Ok(emulate::Written(bytes)) => self.mmu.guest_wrote(physical, bytes),
+            Ok(emulate::Written(bytes)) => {
+                let length = bytes as u8;
+                self.event(&Record::Wrote {
+                    at: physical,
+                    length,
+                });
+                self.mmu.guest_wrote(physical, bytes)
+            }
             Err(why) => {
                 // Then it is no table any more, unless the very write goes through it.
                 self.seen.taken_away += 1;
+                self.memory.recorded(Recorder::end);
                 let gone = hvkit_shadow_paging::mmu::Backed {
                     guest: physical & !0xfff,
                     host: physical & !0xfff,
@@ -314,7 +396,24 @@ impl Paging for Shadow<'_> {
         }
     }
 
+    fn marked(&mut self, number: u32, vmcs: &mut Current<'_>) -> Next {
+        if number as usize == PARTS.len() {
+            self.memory.recorded(Recorder::end);
+        }
+        if number != 0 || self.trace == 0 {
+            return Next::Mark(number);
+        }
+        match self.record(vmcs) {
+            Ok(()) => Next::Mark(number),
+            Err(error) => {
+                println!("type1: {error}");
+                Next::Give("nothing can be recorded")
+            }
+        }
+    }
+
     fn print(&self) {
+        self.memory.recorded(|recorder| recorder.send());
         let seen = &self.seen;
         for (count, what) in [
             (seen.mapped, "pages mapped"),

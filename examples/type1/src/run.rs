@@ -36,6 +36,11 @@ pub trait Paging {
     fn answer(&mut self, exit: Exit<'_, Current<'_>>, isolation: &mut Isolation) -> Next;
     /// Bits of EAX, EBX, ECX and EDX that CPUID does not show.
     fn hides(&self, leaf: u32, subleaf: u32) -> [u32; 4];
+    /// The guest has come to this point of its work. What to do next.
+    fn marked(&mut self, number: u32, vmcs: &mut Current<'_>) -> Next {
+        let _ = vmcs;
+        Next::Mark(number)
+    }
     /// Prints what was seen.
     fn print(&self);
 }

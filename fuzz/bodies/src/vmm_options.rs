@@ -33,6 +33,6 @@ pub fn run(data: &[u8]) {
         assert!(!device.path.as_os_str().is_empty(), "{device:?}");
     }
     for net in &config.nets {
-        assert!(!net.tap.is_empty(), "{net:?}");
+        assert!(!net.wire.to_string().is_empty(), "{net:?}");
     }
 }

@@ -12,6 +12,7 @@ mod order;
 pub mod paging;
 mod random;
 pub mod shadow;
+pub mod trace;
 pub mod type1;
 pub mod vm_entry;
 

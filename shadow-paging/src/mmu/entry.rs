@@ -33,6 +33,22 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         Some((stage, page.key.level, at))
     }
 
+    /// Entries of a table, its frame, and the word of an empty entry.
+    pub(super) fn extent(&self, id: u32) -> Option<(u64, u64, u64)> {
+        let page = self.pages.get(id)?;
+        let stage = self.stages.get(usize::from(page.key.stage))?;
+        let count = Self::entries(stage, page.key.level);
+        Some((count, page.frame, stage.shadow().empty()))
+    }
+
+    /// Whether entry `index` of the table at `frame` is the word `empty`: most entries of most tables are, and not worth the
+    /// way to their meaning.
+    #[inline]
+    pub(super) fn holds(&self, frame: u64, index: usize, empty: u64) -> bool {
+        let at = frame + index as u64 * Width::Eight.bytes();
+        self.tables.load(at, Width::Eight) == empty
+    }
+
     /// What the entry at `link` is.
     #[inline]
     pub(super) fn slot(&self, link: Link) -> Slot<S> {
@@ -60,16 +76,20 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let Some((_, level, _)) = self.stage_of(link) else {
             return Ok(());
         };
-        let place = self.reverse.reserve(level, target)?;
+        let mut place = self.reverse.reserve(level, target)?;
+        let mut dropped = !self.is_empty_at(link);
         self.drop_entry(link);
         if self.tuning.reclaim == Reclaim::Any
             && self.reverse.count(place) >= MOST_MAPPINGS
             && let Some(oldest) = self.reverse.link(place, 0)
         {
             self.drop_entry(oldest);
+            dropped = true;
         }
-        // The chunk goes when its last link does: look again.
-        let place = self.reverse.reserve(level, target)?;
+        if dropped {
+            // The chunk goes when its last link does: look again.
+            place = self.reverse.reserve(level, target)?;
+        }
         self.reverse.push(place, link);
         self.store(link, |format, level| format.leaf(target, attributes, level));
         Ok(())
@@ -145,6 +165,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 
     /// What is translated through the entry at `link` is to be flushed.
     fn owe_flush(&mut self, link: Link) {
+        // What is owed all the same need not be named.
         if self.debt.flush() != Flush::Everything {
             let flush = self.flush_of(link);
             self.debt.add(flush);

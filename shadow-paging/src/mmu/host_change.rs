@@ -53,12 +53,13 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 
     /// Drops every entry of a table.
     pub(super) fn empty_table(&mut self, id: u32) {
-        let count = self.pages.get(id).map_or(0, |page| {
-            let stage = &self.stages[usize::from(page.key.stage)];
-            Self::entries(stage, page.key.level)
-        });
+        let Some((count, frame, empty)) = self.extent(id) else {
+            return;
+        };
         for index in 0..count as usize {
-            self.drop_entry(Link::new(id, index));
+            if !self.holds(frame, index, empty) {
+                self.drop_entry(Link::new(id, index));
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Bringing shadow tables that may be stale in step with the guest's, when it invalidates.
 
-use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Width};
+use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
 
 use super::entry::Slot;
 use super::expect::{Expected, Unread, Wrong};
@@ -214,17 +214,11 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         id: u32,
     ) -> Result<Compared, Unread<M::Error>> {
         let mut result = Ok(Compared::Same);
-        let Some((count, frame, empty)) = self.pages.get(id).map(|page| {
-            let stage = &self.stages[usize::from(page.key.stage)];
-            let count = Self::entries(stage, page.key.level);
-            (count, page.frame, stage.shadow().empty())
-        }) else {
+        let Some((count, frame, empty)) = self.extent(id) else {
             return result;
         };
         for index in 0..count as usize {
-            // Most entries of most tables: not worth the way to their meaning.
-            let at = frame + index as u64 * Width::Eight.bytes();
-            if self.tables.load(at, Width::Eight) == empty {
+            if self.holds(frame, index, empty) {
                 continue;
             }
             match self.check(machine, Link::new(id, index)) {

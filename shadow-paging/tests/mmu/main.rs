@@ -8,5 +8,6 @@ mod invalidations;
 mod modes;
 mod small_world;
 mod support;
+mod sync;
 mod tables;
 mod tokens;

@@ -24,6 +24,7 @@ pub(super) fn compare(folder: &Path, rounds: u32, verbose: bool) -> Result<()> {
         let run = linux::Run {
             paging: paging.into(),
             rounds,
+            trace: 0,
             verbose,
         };
         match linux::boot(run) {
@@ -114,7 +115,7 @@ fn page(about: &str, all: [&Seen; 3]) -> String {
     let mut out =
         format!("# EPT against shadow paging\n\n{about}\n\n![instructions by paging]({CHART})\n\n");
     out += "Millions of instructions, as Bochs counts them in the time-stamp counter (each round of a repeated string instruction \
-            and each tick of an idle processor is one); in brackets, against the kernel alone. Exits, and the hypervisor's share of \
+            and each tick of an idle processor is one; the last digits vary); in brackets, against the kernel alone. Exits, and the hypervisor's share of \
             the instructions.\n\n";
     out += "| | alone | EPT | exits | hypervisor | shadow | exits | hypervisor |\n|---|--:|--:|--:|--:|--:|--:|--:|\n";
     for [alone, ept, shadow] in rows(all) {

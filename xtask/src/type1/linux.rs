@@ -11,7 +11,7 @@ use super::report::{self, Seen};
 use super::{ITS_PAGES, bochs};
 use crate::demo;
 use lab_kit::bochs::{Exit, UnknownMsrs};
-use lab_kit::initramfs::Initramfs;
+use lab_kit::initramfs::{Initramfs, MODULE_LIST};
 use lab_kit::kernel::Kernel;
 
 const MEMORY_MIB: u64 = 256;
@@ -22,9 +22,12 @@ const INITRAMFS_AT: u64 = 0xa00_0000;
 const POWER_PORT: u16 = 0xb000 + 4;
 /// The TSC counts Bochs's instructions, 50 million a second; CPUID tells the kernel of the model's 3.5 GHz.
 const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=-1 nokaslr mitigations=off \
-                            random.trust_cpu=on tsc_early_khz=50000";
+                            random.trust_cpu=on tsc_early_khz=50000 norandmaps";
 /// On an idle machine it takes a minute.
 const PATIENCE: Duration = Duration::from_secs(1200);
+/// The MSRs that it reaches for: `IA32_VMX_BASIC`, to read, and `IA32_FEATURE_CONTROL`, to write.
+const CAPABILITY: &str = "0x480";
+const FEATURES: &str = "0x3a";
 /// The share of instructions that the hypervisor may take under EPT: one in so many.
 const SHARE: u64 = 200;
 
@@ -34,6 +37,8 @@ pub(super) struct Run {
     pub(super) paging: Paging,
     /// How much work the guest has.
     pub(super) rounds: u32,
+    /// How many bytes of paging events to record.
+    pub(super) trace: u64,
     pub(super) verbose: bool,
 }
 
@@ -42,19 +47,34 @@ pub(super) struct Booted {
     pub(super) seen: Seen,
     pub(super) kernel: String,
     pub(super) model: String,
+    /// What was recorded, if it was to be.
+    pub(super) trace: Option<Vec<u8>>,
+}
+
+/// What stands before a trace in Bochs's output, and 8 bytes of its length after it.
+const TRACE: &[u8] = b"[trace ";
+
+/// The trace in what came out of Bochs.
+fn trace(output: &[u8]) -> Option<Vec<u8>> {
+    let at = output
+        .windows(TRACE.len())
+        .position(|bytes| bytes == TRACE)?;
+    let (length, rest) = output.get(at + TRACE.len()..)?.split_first_chunk()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    rest.get(..length).map(<[u8]>::to_vec)
 }
 
 /// Boots, and verifies that the guest did its work, did not reach the hypervisor, and powered off.
 pub(super) fn boot(run: Run) -> Result<Booted> {
     let kernel = Kernel::fetch()?;
     let image = fs::read(kernel.bzimage()).context("cannot read the kernel")?;
-    let initramfs = initramfs()?;
+    let initramfs = initramfs(&kernel)?;
     // The words that the kernel does not know are init's.
     let alone = u8::from(run.paging == Paging::None);
     let command_line = format!("{COMMAND_LINE} rounds={} alone={alone}", run.rounds);
     let order = Linux {
         paging: run.paging,
-        trace: 0,
+        trace: run.trace,
         kernel: (KERNEL_AT, image.len() as u64),
         initramfs: (INITRAMFS_AT, initramfs.len() as u64),
         memory: MEMORY_MIB << 20,
@@ -91,6 +111,7 @@ pub(super) fn boot(run: Run) -> Result<Booted> {
         seen,
         kernel: kernel.release().to_owned(),
         model: report.version().unwrap_or("an unknown model").to_owned(),
+        trace: trace(&report.output),
     })
 }
 
@@ -118,7 +139,7 @@ impl Booted {
 ///
 /// With `STRICT_DEVMEM` the kernel lets programs map, by `/dev/mem`, what is no RAM by its memory map: the hypervisor's pages
 /// are such. A write that the hypervisor refuses is a general-protection exception, which ends the writer.
-fn initramfs() -> Result<Vec<u8>> {
+fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
     let pages = ITS_PAGES.map(|page| page.to_string()).join(" ");
     let init = format!(
         "#!/bin/sh
@@ -133,6 +154,10 @@ at=$((page * 4096 + 8))
 [ $(devmem $at 64) = 0x0000000000000000 ] && echo guest: reads nothing at page $page
 devmem $at 64 7 || echo guest: cannot write at page $page
 done
+for module in $(cat {MODULE_LIST}); do insmod $module; done
+msr=/dev/cpu/0/msr
+dd if=$msr of=/tmp/msr bs=8 count=1 skip=$(({CAPABILITY})) iflag=skip_bytes 2> /dev/null || echo guest: cannot read MSR {CAPABILITY}
+dd if=/dev/zero of=$msr bs=8 count=1 seek=$(({FEATURES})) oflag=seek_bytes conv=notrunc 2> /dev/null || echo guest: cannot write MSR {FEATURES}
 fi
 poweroff -f
 "
@@ -140,6 +165,7 @@ poweroff -f
     let mut made = Initramfs::with_busybox()?;
     let workload = demo::static_program("hvkit-lab-workload", "workload")?;
     made.copy(&workload, "/bin/workload", 0o755)?;
+    made.modules(kernel, &["msr"])?;
     made.file("/init", 0o755, init);
     made.build()
 }
@@ -156,6 +182,8 @@ fn wanted() -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
+    wanted.push(format!("guest: cannot read MSR {CAPABILITY}"));
+    wanted.push(format!("guest: cannot write MSR {FEATURES}"));
     for page in ITS_PAGES {
         wanted.push(format!("guest: reads nothing at page {page}"));
         wanted.push(format!("guest: cannot write at page {page}"));
@@ -186,6 +214,13 @@ fn verify(text: &str, paging: Paging) -> Result<Seen> {
                 "the hypervisor did not report that its page {page} {what}: {reported:?}"
             );
         }
+    }
+    for msr in [CAPABILITY, FEATURES] {
+        let refused = format!("isolation: {msr} refused: Msr");
+        ensure!(
+            text.lines().any(|line| line.starts_with(&refused)),
+            "the hypervisor did not report MSR {msr}"
+        );
     }
     let hypervisor = seen.whole.hypervisor();
     ensure!(seen.guest > 0, "the hypervisor counted nothing");
@@ -221,7 +256,18 @@ mod tests {
                 page << 12 | 8
             );
         }
+        for msr in [CAPABILITY, FEATURES] {
+            text += &format!("isolation: {msr} refused: Msr at RIP 0x1\r\n");
+        }
         text.replace("audit: nothing", "audit: 77 entries, 0 wrong")
+    }
+
+    #[test]
+    fn a_trace_is_found_whole_or_not_at_all() {
+        let output = [b"said\n[trace ".as_slice(), &3_u64.to_le_bytes(), b"abcdef"].concat();
+        assert_eq!(trace(&output).unwrap(), b"abc");
+        assert_eq!(trace(&output[..output.len() - 4]), None);
+        assert_eq!(trace(b"[trac"), None);
     }
 
     #[test]
@@ -235,6 +281,8 @@ mod tests {
     fn each_thing_that_is_missing_is_found() {
         let others = [
             ("0x200008 reads nothing", "0x2008 reads nothing"),
+            ("isolation: 0x480", "isolation: 0x481"),
+            ("isolation: 0x3a", "isolation: 0x3b"),
             ("0x200008 refused", "0x2008 refused"),
             ("ticks: 100000", "ticks: 100"),
             ("\nticks: ", "\nclock: "),

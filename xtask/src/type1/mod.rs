@@ -26,6 +26,8 @@ use lab_kit::payload::build_payload;
 const INPUT: u64 = 0x100_0000;
 /// Pages of the hypervisor that the guest reaches for: of its own page tables, of its code, of its shadow tables.
 const ITS_PAGES: [u64; 3] = [4, 512, 57_400];
+/// The most bytes of a trace, before it is compressed.
+const TRACE_BYTES: u64 = 4 << 20;
 /// How much work the guest has, unless said otherwise: little, for tests.
 const ROUNDS: u32 = 4;
 /// For the tour, which takes some seconds on an idle machine.
@@ -67,6 +69,9 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = compare::FOLDER)]
     #[arg(conflicts_with_all = ["record", "paging"])]
     pub compare: Option<PathBuf>,
+    /// Write what the shadow MMU is asked during the work to this file, compressed, for `cargo xtask bench shadow --trace`.
+    #[arg(long, value_name = "FILE", requires = "paging")]
+    pub trace: Option<PathBuf>,
     /// How much work the guest has.
     #[arg(long, default_value_t = ROUNDS)]
     pub rounds: u32,
@@ -81,6 +86,7 @@ impl Default for Options {
             paging: None,
             record: None,
             compare: None,
+            trace: None,
             rounds: ROUNDS,
             verbose: false,
         }
@@ -99,9 +105,14 @@ pub fn run(options: &Options) -> Result<()> {
         Some(paging) => linux::boot(linux::Run {
             paging: paging.into(),
             rounds: options.rounds,
+            trace: if options.trace.is_some() {
+                TRACE_BYTES
+            } else {
+                0
+            },
             verbose: options.verbose,
         })
-        .map(|booted| booted.line()),
+        .and_then(|booted| keep(options, &booted)),
     };
     match done {
         Ok(result) => {
@@ -113,6 +124,16 @@ pub fn run(options: &Options) -> Result<()> {
             Err(error)
         }
     }
+}
+
+/// Writes the trace, if there is to be one. Says what the boot was.
+fn keep(options: &Options, booted: &linux::Booted) -> Result<String> {
+    if let Some(path) = &options.trace {
+        let trace = booted.trace.as_ref().context("nothing was recorded")?;
+        let packed = lz4_flex::compress_prepend_size(trace);
+        std::fs::write(path, packed).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(booted.line())
 }
 
 /// What a boot is called.

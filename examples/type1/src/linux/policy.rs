@@ -10,7 +10,7 @@ use hvkit_vmx::{Current, Exit};
 use lab_cases::type1::MARK;
 use payload_rt::println;
 
-use crate::isolation::Isolation;
+use crate::isolation::{How, Isolation};
 use crate::paging_shadow::EFER;
 use crate::run::{Next, Paging, Policy};
 
@@ -55,15 +55,28 @@ impl<P: Paging> Policy for Passed<P> {
     fn answer(&mut self, exit: Exit<'_, Current<'_>>) -> Next {
         match exit {
             Exit::Cpuid(exit) => {
-                let mark = (exit.leaf == MARK).then_some(exit.subleaf);
+                let mut exit = exit;
+                let next = if exit.leaf == MARK {
+                    self.paging.marked(exit.subleaf, exit.guest.vmcs())
+                } else {
+                    Next::Go
+                };
                 self.identify(exit);
-                return mark.map_or(Next::Go, Next::Mark);
+                return next;
             }
             Exit::ReadMsr(exit) if exit.index == FEATURE_CONTROL => exit.answer(LOCKED),
             Exit::ReadMsr(exit) if exit.index == MISC_ENABLE => exit.answer(MISC_ENABLE_VALUE),
             Exit::WriteMsr(exit) if exit.index == MISC_ENABLE => exit.done(),
-            Exit::ReadMsr(exit) if exit.index != EFER => exit.fault(),
-            Exit::WriteMsr(exit) if exit.index != EFER => exit.fault(),
+            Exit::ReadMsr(exit) if exit.index != EFER => {
+                let rip = exit.guest.read(f::GUEST_RIP);
+                self.isolation.meets(exit.index.into(), How::Msr, rip);
+                exit.fault();
+            }
+            Exit::WriteMsr(exit) if exit.index != EFER => {
+                let rip = exit.guest.read(f::GUEST_RIP);
+                self.isolation.meets(exit.index.into(), How::Msr, rip);
+                exit.fault();
+            }
             Exit::Xsetbv(exit) => extended_state(exit),
             Exit::VmxInstruction(exit) => exit.undefined(),
             Exit::Hypercall(exit) => exit.undefined(),

@@ -12,6 +12,7 @@ use hvkit_ept::builder::{Kind, Region};
 use hvkit_page_table::{PhysicalWindow, ReadEntry, Span, UpdateEntry, Width};
 use hvkit_shadow_paging::mmu::{Backing, HostMap, HostRights};
 
+use super::trace::Recorder;
 use crate::memory::FRAME;
 
 /// The guest's map.
@@ -40,6 +41,11 @@ impl<'a> Map<'a> {
     fn region(&self, physical: u64) -> Option<&Region> {
         let inside = |region: &&Region| physical.wrapping_sub(region.guest) < region.length;
         self.regions.iter().find(inside)
+    }
+
+    /// The regions.
+    pub fn regions(&self) -> &[Region] {
+        self.regions
     }
 
     /// Whether the guest may write `length` bytes there as memory.
@@ -93,12 +99,31 @@ pub struct GuestMemory<'a> {
     window: &'a PhysicalWindow,
     /// Where the window begins: page 0 is not in it.
     start: u64,
+    /// Is told of the entries that are read.
+    recorder: RefCell<Option<Recorder>>,
 }
 
 impl<'a> GuestMemory<'a> {
     /// Memory by `map`, seen through `window`, which begins at `start`.
     pub fn new(map: &'a Map<'a>, window: &'a PhysicalWindow, start: u64) -> Self {
-        Self { map, window, start }
+        Self {
+            map,
+            window,
+            start,
+            recorder: RefCell::new(None),
+        }
+    }
+
+    /// From now on, `recorder` is told of the entries that are read.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.recorder = RefCell::new(Some(recorder));
+    }
+
+    /// Does something with the recorder, if there is one.
+    pub fn recorded(&self, tell: impl FnOnce(&mut Recorder)) {
+        if let Some(recorder) = &mut *self.recorder.borrow_mut() {
+            tell(recorder);
+        }
     }
 
     fn has(&self, at: u64, length: u64) -> bool {
@@ -131,7 +156,10 @@ impl<'a> GuestMemory<'a> {
     }
 
     fn word(&self, at: u64) -> u64 {
-        let Ok(word) = self.read(at, Width::Eight);
+        if !self.has(at, 8) {
+            return 0;
+        }
+        let Ok(word) = self.window.read(at, Width::Eight);
         word
     }
 }
@@ -145,11 +173,12 @@ impl ReadEntry for GuestMemory<'_> {
     type Error = Infallible;
 
     fn read(&self, at: u64, width: Width) -> Result<u64, Infallible> {
-        if self.has(at, width.bytes()) {
-            self.window.read(at, width)
-        } else {
-            Ok(0)
+        if !self.has(at, width.bytes()) {
+            return Ok(0);
         }
+        let Ok(entry) = self.window.read(at, width);
+        self.recorded(|recorder| recorder.read(at, entry));
+        Ok(entry)
     }
 }
 
@@ -161,10 +190,13 @@ impl UpdateEntry for GuestMemory<'_> {
         current: u64,
         new: u64,
     ) -> Result<u64, Infallible> {
-        if self.has(at, width.bytes()) {
-            self.window.compare_exchange(at, width, current, new)
-        } else {
-            Ok(current)
+        if !self.has(at, width.bytes()) {
+            return Ok(current);
         }
+        let Ok(found) = self.window.compare_exchange(at, width, current, new);
+        if found == current {
+            self.recorded(|recorder| recorder.marked(at, new));
+        }
+        Ok(found)
     }
 }

@@ -9,6 +9,7 @@ use hvkit_vmcs::fields as f;
 use hvkit_vmcs::store::FieldsMut;
 use hvkit_vmx::exit::{ControlRegisterExit, CrAccess, Guest, Skip};
 use hvkit_vmx::{Current, Exit, InvVpid};
+use lab_cases::trace::Record;
 use payload_rt::println;
 
 use super::{Machine, NE, Shadow, VMXE, VPID};
@@ -120,6 +121,7 @@ impl Shadow<'_> {
             map: self.map,
         };
         let control = self.vcpu.write_cr3(&mut self.mmu, machine, value);
+        self.told(3, value, &control);
         if let Err(ControlError::Failed(failed)) = &control
             && let Cause::TableOutsideMemory { frame } = failed.cause
         {
@@ -145,6 +147,7 @@ impl Shadow<'_> {
             map: self.map,
         };
         let control = self.vcpu.write_cr0(&mut self.mmu, machine, value);
+        self.told(0, value, &control);
         let wrote = self.changed(guest, control);
         if let Wrote::Done = wrote {
             let hardware = self.vcpu.hardware();
@@ -168,6 +171,7 @@ impl Shadow<'_> {
             map: self.map,
         };
         let control = self.vcpu.write_cr4(&mut self.mmu, machine, value);
+        self.told(4, value, &control);
         let wrote = self.changed(guest, control);
         if let Wrote::Done = wrote {
             let hardware = self.vcpu.hardware();
@@ -192,12 +196,20 @@ impl Shadow<'_> {
         };
         let kept = value & (LME | NXE);
         let control = self.vcpu.write_efer(&mut self.mmu, machine, kept);
+        self.told(8, kept, &control);
         let wrote = self.changed(guest, control);
         if let Wrote::Done = wrote {
             let real = self.vcpu.hardware().efer | value & SCE;
             set(guest, |vmcs| vmcs.write(f::GUEST_EFER, real));
         }
         wrote
+    }
+
+    /// Records a register that was written.
+    fn told<E>(&self, number: u8, value: u64, control: &Result<Control, ControlError<E>>) {
+        if control.is_ok() {
+            self.event(&Record::Register { number, value });
+        }
     }
 
     /// Does what a written register asks of the processor.
@@ -250,6 +262,7 @@ impl Shadow<'_> {
             map: self.map,
         };
         let owed = self.vcpu.invlpg(&mut self.mmu, machine, linear);
+        self.event(&Record::Invalidate { kind: 4, linear });
         let next = self.invalidated(&mut exit.guest, owed);
         exit.skip();
         next
@@ -267,10 +280,10 @@ impl Shadow<'_> {
             return Next::Give("an INVPCID whose operand cannot be read");
         };
         let is_long = exit.guest.is_64_bit();
-        let kind = exit.guest.get(kind) & if is_long { u64::MAX } else { 0xffff_ffff };
+        let number = exit.guest.get(kind) & if is_long { u64::MAX } else { 0xffff_ffff };
         let canonical = (linear as i64) << 16 >> 16 == linear as i64;
         let enabled = self.vcpu.registers().cr4 & PCIDE != 0;
-        let kind = match kind {
+        let kind = match number {
             0 if pcid >> 12 == 0 && canonical && (enabled || pcid == 0) => {
                 InvalidateKind::Address(linear)
             }
@@ -287,6 +300,10 @@ impl Shadow<'_> {
             map: self.map,
         };
         let owed = self.vcpu.invpcid(&mut self.mmu, machine, kind);
+        self.event(&Record::Invalidate {
+            kind: number as u8,
+            linear,
+        });
         let next = self.invalidated(&mut exit.guest, owed);
         exit.skip();
         next

@@ -76,6 +76,8 @@ pub struct BochsReport {
     pub exit: Exit,
     /// What the payload sent to the serial port.
     pub serial: Vec<u8>,
+    /// What Bochs itself printed, and within it what the payload sent to port 0xe9.
+    pub output: Vec<u8>,
     /// Bochs's log: it names every refused VM entry, VMX instruction failure and triple fault.
     pub log: String,
     /// The whole run, on this machine's clock.
@@ -265,8 +267,8 @@ impl Bochs {
         serial.read_on()?;
         let log = fs::read(folder.path().join("log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).into_owned();
-        let said = fs::read(&output).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
+        let output = fs::read(&output).unwrap_or_default();
+        let said = String::from_utf8_lossy(&output);
         // Before the log is open, Bochs complains to its output.
         let exit = match (status, last_words(&log).or_else(|| last_words(&said))) {
             (None, _) => Exit::TimedOut,
@@ -276,6 +278,7 @@ impl Bochs {
         Ok(BochsReport {
             exit,
             serial: serial.seen,
+            output,
             log,
             total: deadline.elapsed(),
         })

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which tables are compared when the guest loads a root, and which stay unsync: what Linux made worth knowing.
+
+use hvkit_page_table::Width;
+use hvkit_shadow_paging::fake::{Instruction, Outcome};
+
+use crate::support::{
+    DIRECTORY, LINEAR, OTHER_ROOT, PAGES, ROOT, TABLE, USED, board, faults, load, store, unstarted,
+};
+
+/// Linux patches its code through one page that it maps, uses and unmaps thousands of times, in an address space of its own.
+/// When it loads that, the table says what it said the last time.
+#[test]
+fn a_table_that_is_written_over_and_over_is_not_guarded_each_time() {
+    let mut board = board();
+    let mut writes = 0;
+    for _ in 0..64 {
+        writes += faults(&mut board, |board| {
+            board.edit(TABLE, Width::Eight, PAGES | USED);
+        });
+        board.intercept(Instruction::Cr3(ROOT));
+        assert_eq!(load(&mut board, LINEAR), Outcome::Done(0));
+        writes += faults(&mut board, |board| {
+            board.edit(TABLE, Width::Eight, 0);
+        });
+    }
+    assert!(writes <= 16, "{writes} faults for 128 writes");
+    board.audit();
+    // And when it is left alone, it is guarded in the end.
+    for _ in 0..16 {
+        board.intercept(Instruction::Cr3(ROOT));
+    }
+    assert_eq!(board.audit().unsync, 0);
+}
+
+#[test]
+fn tables_that_a_root_does_not_lead_to_wait_for_their_own() {
+    let mut board = unstarted(64);
+    board.set(OTHER_ROOT + 8, Width::Eight, 0);
+    board.start(crate::support::registers());
+    store(&mut board, LINEAR, 1);
+    board.edit(TABLE, Width::Eight, (PAGES + 0x2_0000) | USED);
+    assert_eq!(board.audit().stale, 1);
+    board.intercept(Instruction::Cr3(OTHER_ROOT));
+    assert_eq!(board.audit().stale, 1, "nobody can come to it");
+    board.intercept(Instruction::Cr3(ROOT));
+    assert_eq!(board.audit().stale, 0);
+    assert_eq!(load(&mut board, LINEAR), Outcome::Done(0), "the new page");
+}
+
+/// No TLB could hold what the table said before: it was linked nowhere when the guest emptied its TLB.
+#[test]
+fn a_stale_table_is_compared_before_it_is_linked_again() {
+    let mut board = board();
+    for page in 0..2 {
+        store(&mut board, LINEAR + page * 0x1000, 1);
+    }
+    for page in 0..2 {
+        let elsewhere = PAGES + 0x2_0000 + page * 0x1000;
+        board.edit(TABLE + page * 8, Width::Eight, elsewhere | USED);
+    }
+    board.edit(DIRECTORY, Width::Eight, 0);
+    board.intercept(Instruction::Cr3(ROOT));
+    board.edit(DIRECTORY + 8, Width::Eight, TABLE | 7);
+    for page in 0..2 {
+        let linear = LINEAR + 0x20_0000 + page * 0x1000;
+        assert_eq!(load(&mut board, linear), Outcome::Done(0), "the new page");
+    }
+    board.audit();
+}
