@@ -7,3 +7,4 @@ mod concurrent;
 mod errant;
 mod machine;
 mod modes;
+mod page_requests;
