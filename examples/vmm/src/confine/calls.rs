@@ -124,6 +124,8 @@ const EVERY_WITH: &[Call] = &[
         libc::SYS_prctl,
         Arguments::exactly(0, libc::PR_SET_VMA as u32),
     ),
+    // The library of a debug build sees that a file is open before it closes it.
+    call(libc::SYS_fcntl, Arguments::exactly(1, libc::F_GETFD as u32)),
     // Whether a file is a terminal, and giving it back as it was.
     request(libc::TCGETS),
     request(libc::TCSETS),
@@ -291,7 +293,8 @@ pub fn of(kind: Kind) -> Vec<Call> {
             ],
             &[TAP, BLOCK_DEVICES, KVM_MACHINE, VFIO],
         ),
-        Kind::Sockets => (&[FILES, WAITING, SOCKETS], &[SOCKETS_WITH]),
+        // A pin is a line of KVM's.
+        Kind::Sockets => (&[FILES, WAITING, SOCKETS], &[SOCKETS_WITH, KVM_MACHINE]),
         Kind::Watch => (&[], &[]),
         // A client has so long and no longer.
         Kind::Control => (&[SOCKETS, &[libc::SYS_setsockopt]], &[]),

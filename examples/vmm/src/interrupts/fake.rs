@@ -7,7 +7,7 @@ use hvkit_virtio_devices::pci::{Level, MsiMessage};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use vmm_sys_util::eventfd::EventFd;
 
 #[derive(Default)]
@@ -20,6 +20,7 @@ pub(crate) struct FakeKernel {
     pub(crate) sent: Mutex<Vec<MsiMessage>>,
     refuse: AtomicBool,
     refuse_routes: AtomicBool,
+    routes_refused: AtomicUsize,
 }
 
 impl FakeKernel {
@@ -31,6 +32,11 @@ impl FakeKernel {
     /// From now on no routing table is taken, or each is.
     pub(crate) fn refuse_routes(&self, refuse: bool) {
         self.refuse_routes.store(refuse, Ordering::Relaxed);
+    }
+
+    /// Routing tables that were not taken.
+    pub(crate) fn routes_refused(&self) -> usize {
+        self.routes_refused.load(Ordering::Relaxed)
     }
 
     /// Events listened to.
@@ -62,6 +68,7 @@ impl Kernel for FakeKernel {
     fn set_routes(&self, routes: &[Route]) -> io::Result<()> {
         self.check()?;
         if self.refuse_routes.load(Ordering::Relaxed) {
+            self.routes_refused.fetch_add(1, Ordering::Relaxed);
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         *self.routes.lock().unwrap() = routes.to_vec();

@@ -158,9 +158,16 @@ fn a_kernel_that_takes_no_routes_gets_no_events() {
         }
     };
     assert_eq!(bench.kernel.listening(), 0);
+    let before = bench.kernel.routes_refused();
     for count in 1..3 {
         bench.event.write(1).unwrap();
         until(count, 0);
+        // It is sent, and then a route is asked for.
+        let patience = std::time::Instant::now() + Duration::from_secs(10);
+        while bench.kernel.routes_refused() < before + count {
+            assert!(std::time::Instant::now() < patience);
+            std::thread::yield_now();
+        }
     }
     assert!(bench.kernel.delivered().is_empty());
     bench.kernel.refuse_routes(false);
