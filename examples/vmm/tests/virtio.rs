@@ -53,7 +53,7 @@ usleep 500000
 echo ready-800 >/dev/hvc0
 wait $listener
 # Persistent memory: a file system that goes around the page cache.
-e2mk -q -t ext4 -b 4096 /dev/pmem0 && mkdir /pmem && mount -t ext4 -o dax /dev/pmem0 /pmem
+e2mk -F -q -t ext4 -b 4096 /dev/pmem0 && mkdir /pmem && mount -t ext4 -o dax /dev/pmem0 /pmem
 say dax "$(grep -c 'pmem.*dax' /proc/mounts)"
 cp /tmp/data /pmem/data && sync
 say pmem "$(digest </pmem/data)"
@@ -75,7 +75,7 @@ kill $fed
 usleep 500000
 say watchdog-state "$(cat /sys/class/watchdog/watchdog0/state)"
 # An image in a format of its own.
-e2mk -q -t ext4 /dev/vdb && mkdir /second && mount -t ext4 /dev/vdb /second
+e2mk -F -q -t ext4 /dev/vdb && mkdir /second && mount -t ext4 /dev/vdb /second
 cp /tmp/data /second/data && umount /second
 mount -t ext4 /dev/vdb /second
 say qcow2 "$(digest </second/data) $(cat /sys/block/vdb/size)"
@@ -208,7 +208,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         .module("tun")
         .memory_mib(2048)
         .cpus(2)
-        .time_out(Duration::from_secs(900))
+        .time_out(Duration::from_secs(300))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)

@@ -296,8 +296,8 @@ pub fn of(kind: Kind) -> Vec<Call> {
         // A pin is a line of KVM's.
         Kind::Sockets => (&[FILES, WAITING, SOCKETS], &[SOCKETS_WITH, KVM_MACHINE]),
         Kind::Watch => (&[], &[]),
-        // A client has so long and no longer.
-        Kind::Control => (&[SOCKETS, &[libc::SYS_setsockopt]], &[]),
+        // A client has so long and no longer. What it asks for the guest is told, by a pin it may be: a line of KVM's.
+        Kind::Control => (&[SOCKETS, &[libc::SYS_setsockopt]], &[KVM_MACHINE]),
         Kind::Interrupts => (&[FILES, WAITING], &[KVM_MACHINE, VFIO]),
         // The threads it starts inherit its filter, so it may do what they may.
         Kind::Nursery => (
