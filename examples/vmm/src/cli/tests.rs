@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Lines as users type them, and what is refused.
+
+use super::*;
+use crate::config::{
+    Access, Balloon, Disk, Dma, Format, HostDevice, Net, NetWire, Pmem, Rng, Serial, VirtioConsole,
+    Vsock, Vtd, Writes,
+};
+use clap::CommandFactory;
+use hvkit_virtio_devices::limit::{Limits, Rate};
+
+fn parse(line: &str) -> Config {
+    let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+    let kernel = arguments.kernel.clone().unwrap();
+    config(arguments, kernel).unwrap()
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn cloud_hypervisors_spelling_is_understood() {
+    let config = parse(
+        "vmm --kernel vmlinux --initramfs i.cpio --cmdline quiet --cpus boot=4 \
+         --memory size=2G --disk path=a.img path=b.img,readonly=on --disk c.img \
+         --device path=/sys/bus/pci/devices/0000:01:00.0,id=nvme /dev2 --serial file=log \
+         --console off -v",
+    );
+    assert_eq!(config.kernel, PathBuf::from("vmlinux"));
+    assert_eq!(config.initramfs, Some("i.cpio".into()));
+    assert_eq!((config.cpus, config.memory), (4, 2 << 30));
+    let disks = [
+        ("a.img", Access::ReadWrite),
+        ("b.img", Access::ReadOnly),
+        ("c.img", Access::ReadWrite),
+    ];
+    let disks = disks.map(|(path, access)| Disk {
+        access,
+        ..Disk::new(path.into())
+    });
+    assert_eq!(config.disks, disks);
+    let devices = [
+        ("/sys/bus/pci/devices/0000:01:00.0", Some("nvme")),
+        ("/dev2", None),
+    ];
+    let devices = devices.map(|(path, id)| HostDevice {
+        path: path.into(),
+        id: id.map(str::to_owned),
+        dma: Dma::Direct,
+    });
+    assert_eq!(config.devices, devices);
+    assert_eq!(config.serial, Serial::File("log".into()));
+}
+
+#[test]
+fn without_options_it_is_the_library_s_default() {
+    let config = parse("vmm --kernel k");
+    assert_eq!(config, Config::new("k".into()));
+}
+
+#[test]
+fn a_device_has_a_path() {
+    for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=yes"] {
+        assert!(device(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn serial_modes_are_listed_when_one_is_wrong() {
+    assert_eq!(serial("null"), Ok(Serial::Null));
+    assert!(
+        serial("pty")
+            .unwrap_err()
+            .to_string()
+            .contains("tty, null, off")
+    );
+    assert!(serial("file=").is_err());
+}
+
+#[test]
+fn devices_have_their_keys() {
+    let config = parse("vmm --kernel k --net tap=t0,mac=52:54:00:aB:00:01 --rng --console pty");
+    assert_eq!(
+        config.nets,
+        [Net {
+            wire: NetWire::Tap("t0".into()),
+            mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
+            mtu: None,
+            limits: Limits::default(),
+            dma: Dma::Direct,
+        }]
+    );
+    let random = |source: &str, dma| Rng {
+        source: source.into(),
+        dma,
+    };
+    assert_eq!(config.rng, Some(random("/dev/urandom", Dma::Direct)));
+    assert_eq!(config.console, VirtioConsole::Pty);
+
+    let config = parse("vmm --kernel k --rng src=/dev/hwrng --console file=log");
+    assert_eq!(config.rng, Some(random("/dev/hwrng", Dma::Direct)));
+    assert_eq!(config.console, VirtioConsole::File("log".into()));
+    assert_eq!(config.vtd, None);
+
+    let config = parse(
+        "vmm --kernel k --vtd --disk d,iommu=on e --rng iommu=on --console null,iommu=on \
+         --net tap=t,iommu=on --device /dev,iommu=on",
+    );
+    assert_eq!(config.vtd, Some(Vtd::default()));
+    let dma = [
+        config.disks[0].dma,
+        config.disks[1].dma,
+        config.console_dma,
+        config.nets[0].dma,
+        config.devices[0].dma,
+    ];
+    let translated = Dma::Translated;
+    assert_eq!(
+        dma,
+        [translated, Dma::Direct, translated, translated, translated]
+    );
+    assert_eq!(config.rng, Some(random("/dev/urandom", translated)));
+    assert_eq!(config.console, VirtioConsole::Null);
+
+    let limited = disk(
+        "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50",
+    );
+    let expected = Disk {
+        serial: "s1".into(),
+        queues: Some(4),
+        queue_size: Some(128),
+        format: Format::Qcow2,
+        backing: true,
+        direct: true,
+        limits: Limits {
+            bytes: Some(Rate {
+                per_second: 10 << 20,
+                burst: 1 << 20,
+            }),
+            requests: Some(Rate {
+                per_second: 50,
+                burst: 50,
+            }),
+        },
+        ..Disk::new("d".into())
+    };
+    assert_eq!(limited, Ok(expected));
+}
+
+#[test]
+fn memory_devices_and_sockets_have_their_keys() {
+    let config = parse(
+        "vmm --kernel k --balloon size=64M,deflate_on_oom=on,socket=b --vsock cid=3,socket=v \
+         --pmem a path=b,discard_writes=on --watchdog",
+    );
+    let balloon = Balloon {
+        size: 64 << 20,
+        deflate_on_oom: true,
+        free_page_reporting: false,
+        socket: Some("b".into()),
+    };
+    assert_eq!(config.balloon, Some(balloon));
+    let (cid, socket, dma) = (3, "v".into(), Dma::Direct);
+    assert_eq!(config.vsock, Some(Vsock { cid, socket, dma }));
+    let pmems = [("a", Writes::Kept), ("b", Writes::Discarded)];
+    let pmems = pmems.map(|(path, writes)| Pmem {
+        path: path.into(),
+        writes,
+    });
+    assert_eq!(config.pmems, pmems);
+    assert_eq!(config.watchdog, Watchdog::Present);
+    assert_eq!(
+        parse("vmm --kernel k --balloon").balloon,
+        Some(Balloon::default())
+    );
+    for wrong in ["size=16T", "deflate_on_oom=yes", "socket=", "target=1M"] {
+        assert!(balloon_of(wrong).is_err(), "{wrong}");
+    }
+    for wrong in ["3", "cid=-3,socket=a", "socket=a", "cid=3,socket="] {
+        assert!(vsock(wrong).is_err(), "{wrong}");
+    }
+    assert!(pmem("discard_writes=on").is_err());
+}
+
+fn balloon_of(text: &str) -> Result<Balloon, OptionError> {
+    balloon(text)
+}
+
+#[test]
+fn devices_that_make_no_sense_are_told_by_key() {
+    let text = |error: OptionError| error.to_string();
+    let raw = text(disk("d,image_type=vmdk").unwrap_err());
+    assert_eq!(raw, "--disk: image_type=vmdk is not raw or qcow2");
+    let time = text(disk("d,bw_size=1,bw_refill_time=0").unwrap_err());
+    assert!(time.contains("bw_refill_time=0 is not a number of milliseconds above 0"));
+    for wrong in [
+        "1:2:3:4:5:6",
+        "52:54:00:12:34",
+        "52:54:00:12:34:56:78",
+        "52-54-00-12-34-56",
+        "+1:00:00:00:00:00",
+    ] {
+        let error = text(net(&format!("tap=t,mac={wrong}")).unwrap_err());
+        assert!(error.contains("such as 52:54:00"), "{error}");
+    }
+    let one = "--net: one of 'tap' and 'socket' must be given, not ";
+    assert_eq!(
+        text(net("mac=52:54:00:12:34:56").unwrap_err()),
+        format!("{one}neither")
+    );
+    assert_eq!(
+        text(net("tap=t,socket=s").unwrap_err()),
+        format!("{one}both")
+    );
+    let socket = net("socket=/run/passt").unwrap();
+    assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
+    assert!(text(console("tty").unwrap_err()).contains("off, null, pty"));
+}
+
+#[test]
+fn help_lists_keys_and_exit_statuses() {
+    let help = Arguments::command().render_help().to_string();
+    for part in [
+        "boot=N",
+        "size=BYTES",
+        "readonly=on",
+        "file=PATH",
+        "Ctrl-A x",
+    ] {
+        assert!(help.contains(part), "{part} is not in\n{help}");
+    }
+    for status in ExitStatus::ALL {
+        assert!(help.contains(status.meaning()), "{status:?}");
+    }
+}
