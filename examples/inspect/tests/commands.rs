@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `hvkit inspect` as people call it: files in, text and exit status out.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod support;
+
+use std::process::Output;
+
+use support::hvkit;
 
 use tempfile::TempDir;
 
@@ -16,22 +19,6 @@ const LOG: &str = "\
 [ 1.0] kvm_intel: *** Control State ***
 [ 1.0] kvm_intel: VMEntry: intr_info=800000ec errcode=00000000 ilen=00000000
 ";
-
-fn hvkit(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hvkit"))
-        .arg("inspect")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    let mut stdin = child.stdin.take().expect("piped");
-    // One that fails before it reads closes the pipe.
-    let _ = stdin.write_all(input);
-    drop(stdin);
-    child.wait_with_output().expect("it ends")
-}
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
