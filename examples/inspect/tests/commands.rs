@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `hvkit inspect` as people call it: files in, text and exit status out.
 
-use std::path::Path;
 mod support;
 
+use std::path::Path;
 use std::process::Output;
 
 use support::hvkit;
-
 use tempfile::TempDir;
 
 /// A log of a guest whose entry failed: an interrupt was to be injected with RFLAGS.IF clear.

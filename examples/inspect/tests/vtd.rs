@@ -2,7 +2,6 @@
 //! `hvkit inspect dmar`, `vtd` and `vtd-faults`, and pictures: files in, text, JSON, SVG and exit status out. Tables are
 //! written here byte by byte from the specification's figures.
 
-use std::io::Write;
 mod support;
 
 use std::process::Output;
