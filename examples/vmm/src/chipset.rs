@@ -209,7 +209,10 @@ impl Chipset {
         let root = Arc::new(Mutex::new(root));
 
         let reset = Arc::new(Mutex::new(ResetControl::new(stop.clone())));
-        let config = Arc::new(Mutex::new(ConfigPorts::new(Arc::clone(&root), reset.clone())));
+        let config = Arc::new(Mutex::new(ConfigPorts::new(
+            Arc::clone(&root),
+            reset.clone(),
+        )));
         let config_ports = ports::PORTS.into();
         buses
             .ports

@@ -60,7 +60,8 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
 /// A guest that is saved while it writes and reads disks behind the unit, and that goes on twice from there. What is on the
 /// disks belongs to what is saved.
 fn saved_and_restored() -> [String; 3] {
-    let machine = "--memory size=256M --vtd --cpus boot=2 --disk path=/one,iommu=on path=/two --rng iommu=on";
+    let machine =
+        "--memory size=256M --vtd --cpus boot=2 --disk path=/one,iommu=on path=/two --rng iommu=on";
     let save = format!(
         "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs {machine} --snapshot /saved \
          --cmdline 'console=ttyS0 quiet panic=-1 intel_iommu=on do=work' </dev/null >/log 2>&1 &
@@ -78,7 +79,10 @@ fn check_restored(texts: &[String], disks: &[Vec<u8>; 2], written: &[u8]) {
     };
     assert!(saved.starts_with("16\n"), "{saved}");
     assert!(saved.contains("@test working"), "{saved}");
-    assert!(!saved.contains("@test rounds"), "it was not at work: {saved}");
+    assert!(
+        !saved.contains("@test rounds"),
+        "it was not at work: {saved}"
+    );
     assert!(saved.ends_with("manifest.json\nmemory\n"), "{saved}");
     assert_eq!(restored.len(), 2);
     for text in restored {

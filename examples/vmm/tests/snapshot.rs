@@ -39,7 +39,9 @@ fn waiting() -> Vec<u8> {
     code.extend([0x66, 0xba, 0xf8, 0x03, 0xec, 0xfe, 0xc0, 0xee]); // MOV DX, 0x3f8; IN; INC AL; OUT
     let (good, bad) = (end(b'k'), end(b'n'));
     let to_bad = good.len() as u8;
-    let memory = [0x81, 0x3d, 0, 0, 0x20, 0, 0xef, 0xbe, 0xad, 0xde, 0x75, to_bad]; // CMP [0x200000]; JNE
+    let memory = [
+        0x81, 0x3d, 0, 0, 0x20, 0, 0xef, 0xbe, 0xad, 0xde, 0x75, to_bad,
+    ]; // CMP [0x200000]; JNE
     let register = [0x81, 0xfe, 0x78, 0x56, 0x34, 0x12, 0x75, to_bad + 12]; // CMP ESI; JNE
     code.extend([0x85, 0xc9, 0x74, to_bad + 20]); // TEST ECX, ECX; JZ
     code.extend(register);
@@ -52,7 +54,9 @@ fn machine(folder: &Folder, cpus: u32) -> Command {
     let path = folder.file("kernel", &kernel(&waiting()));
     let mut command = vmm();
     let cpus = format!("boot={cpus}");
-    command.args(["--memory", "size=4M", "--cpus", &cpus, "--kernel"]).arg(path);
+    command
+        .args(["--memory", "size=4M", "--cpus", &cpus, "--kernel"])
+        .arg(path);
     command
 }
 
@@ -72,7 +76,12 @@ fn save(command: &mut Command) -> (Option<i32>, String) {
     assert!(sent.unwrap().success());
     let ended = child.wait().unwrap();
     let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
     (ended.code(), stderr)
 }
 
@@ -81,7 +90,9 @@ fn restored(folder: &Folder, saved: &Path, cpus: u32) -> Command {
     let input = folder.file("input", b"x");
     let mut command = vmm();
     let cpus = format!("boot={cpus}");
-    command.args(["--memory", "size=4M", "--cpus", &cpus, "--restore"]).arg(saved);
+    command
+        .args(["--memory", "size=4M", "--cpus", &cpus, "--restore"])
+        .arg(saved);
     command.stdin(fs::File::open(input).unwrap());
     command
 }
@@ -114,8 +125,13 @@ fn a_machine_goes_on_where_it_was_saved_as_often_as_one_likes() {
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let (status, stdout, stderr) = run(command);
     assert_eq!(stdout, "");
-    let line = stderr.strip_prefix("vmm: ").and_then(|s| s.strip_suffix('\n'));
-    (status, line.unwrap_or_else(|| panic!("{stderr}")).to_owned())
+    let line = stderr
+        .strip_prefix("vmm: ")
+        .and_then(|s| s.strip_suffix('\n'));
+    (
+        status,
+        line.unwrap_or_else(|| panic!("{stderr}")).to_owned(),
+    )
 }
 
 #[test]
@@ -126,7 +142,11 @@ fn what_cannot_be_saved_is_refused_before_the_guest_runs() {
     let pmem = folder.file("pmem", &[0; 4096]);
     let discarded = format!("path={},discard_writes=on", pmem.display());
     for (arguments, device, why) in [
-        (["--device", device], "disk", "it is a device of the host, whose state no one can read"),
+        (
+            ["--device", device],
+            "disk",
+            "it is a device of the host, whose state no one can read",
+        ),
         (
             ["--pmem", &discarded],
             pmem.to_str().unwrap(),
@@ -135,7 +155,10 @@ fn what_cannot_be_saved_is_refused_before_the_guest_runs() {
     ] {
         for option in ["snapshot", "restore"] {
             let mut command = vmm();
-            command.arg(format!("--{option}")).arg(&saved).args(arguments);
+            command
+                .arg(format!("--{option}"))
+                .arg(&saved)
+                .args(arguments);
             if option == "snapshot" {
                 command.args(["--kernel", "/nowhere"]);
             }
@@ -152,28 +175,52 @@ fn folders_without_a_machine_are_refused_by_name() {
     let saved = folder.path("saved");
     let refused = || refused(vmm().arg("--restore").arg(&saved));
     let manifest = saved.join("manifest.json");
-    let none = format!("cannot read {}: No such file or directory (os error 2)", manifest.display());
+    let none = format!(
+        "cannot read {}: No such file or directory (os error 2)",
+        manifest.display()
+    );
     assert_eq!(refused(), (Some(73), none));
     fs::create_dir(&saved).unwrap();
     for (bytes, why) in [
-        (&b""[..], "it is empty: no machine was saved there, or not to the end"),
+        (
+            &b""[..],
+            "it is empty: no machine was saved there, or not to the end",
+        ),
         (b"{", "EOF while parsing an object at line 1 column 1"),
-        (b"[1]", "invalid type: integer `1`"),
-        (b"{\"version\":2,\"new\":[]}", "it is of version 2; this VMM reads version 1"),
+        (b"[1]", "invalid length 1, expected struct Manifest"),
+        (
+            b"{\"version\":2,\"new\":[]}",
+            "it is of version 2; this VMM reads version 1",
+        ),
         (b"{\"version\":1}", "missing field `machine`"),
-        (b"{\"version\":1,\"machine\":7}", "invalid type: integer `7`, expected struct Description"),
-        (b"{\"version\":1,\"kernel\":\"/etc/shadow\"}", "unknown field `kernel`"),
+        (
+            b"{\"version\":1,\"machine\":7}",
+            "invalid type: integer `7`, expected struct Description",
+        ),
+        (
+            b"{\"version\":1,\"kernel\":\"/etc/shadow\"}",
+            "unknown field `kernel`",
+        ),
     ] {
         fs::write(&manifest, bytes).unwrap();
         let (status, line) = refused();
         assert_eq!(status, Some(73), "{line}");
         let start = format!("--restore: {}: ", manifest.display());
-        assert!(line.strip_prefix(&start).unwrap().starts_with(why), "{line}");
+        assert!(
+            line.strip_prefix(&start).unwrap().starts_with(why),
+            "{line}"
+        );
     }
-    fs::File::create(&manifest).unwrap().set_len((32 << 20) + 1).unwrap();
+    fs::File::create(&manifest)
+        .unwrap()
+        .set_len((32 << 20) + 1)
+        .unwrap();
     let (status, line) = refused();
     assert_eq!(status, Some(73));
-    assert!(line.ends_with("it has 33554433 bytes, and no machine has more than 33554432"), "{line}");
+    assert!(
+        line.ends_with("it has 33554433 bytes, and no machine has more than 33554432"),
+        "{line}"
+    );
 }
 
 /// Whatever somebody changed in a snapshot, or in the options, is named; nothing runs.
@@ -187,18 +234,33 @@ fn a_snapshot_is_not_believed() {
     let saved = folder.path("saved");
     let (status, stderr) = save(machine(&folder, 1).arg("--snapshot").arg(&saved));
     assert_eq!(status, Some(16), "{stderr}");
-    let taken = format!("--snapshot: {} has a machine in it: give another folder, or remove that one", saved.display());
+    let taken = format!(
+        "--snapshot: {} has a machine in it: give another folder, or remove that one",
+        saved.display()
+    );
     let again = refused(machine(&folder, 1).arg("--snapshot").arg(&saved));
     assert_eq!(again, (Some(73), taken));
 
     // Options that are others than then.
     let (_, line) = refused(&mut restored(&folder, &saved, 2));
-    assert_eq!(line, "--restore: the machine was saved with 1 processors, and the options say 2");
+    assert_eq!(
+        line,
+        "--restore: the machine was saved with 1 processors, and the options say 2"
+    );
     for (arguments, what) in [
         (&["--watchdog"][..], "a watchdog is only in the options"),
-        (&["--vtd", "intremap=off"], "a remapping unit is only in the options"),
-        (&["--serial", "off"], "a serial line is only in the snapshot"),
-        (&["--rng"], "the machine was saved with 0 devices on the PCI bus, and the options say 1"),
+        (
+            &["--vtd", "intremap=off"],
+            "a remapping unit is only in the options",
+        ),
+        (
+            &["--serial", "off"],
+            "a serial line is only in the snapshot",
+        ),
+        (
+            &["--rng"],
+            "the machine was saved with 0 devices on the PCI bus, and the options say 1",
+        ),
     ] {
         let (status, line) = refused(restored(&folder, &saved, 1).args(arguments));
         assert_eq!((status, line), (Some(73), format!("--restore: {what}")));
@@ -208,15 +270,42 @@ fn a_snapshot_is_not_believed() {
     let good: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     type Change = fn(&mut Value);
     let changes: [(Change, &str); 9] = [
-        (|m| m["machine"]["memory"] = json!(1 << 40), "1099511627776 bytes of memory, and the options say 4194304"),
-        (|m| m["machine"]["features"][0]["registers"][3] = json!(1), "another one: CPUID 0x1.0x0 EDX was 0x1"),
-        (|m| m["processors"] = json!([]), "saved with 0 vCPUs, and the options say 1"),
-        (|m| m["processors"][0]["model_specific"] = json!([[0x1234_5678, 9]]), "vCPU 0: KVM does not take 0x9 in the model-specific register 0x12345678"),
-        (|m| m["processors"][0]["registers"] = json!([256]), "invalid value: integer `256`, expected u8"),
-        (|m| m["interrupts"] = json!({"Ours": {"select": 0, "id": 0, "entries": vec![0; 24]}}), "interrupt remapping is only in the snapshot"),
-        (|m| m["serial"]["received"] = json!(vec![7; 65]), "has 65 bytes waiting; it has room for 64"),
-        (|m| m["devices"] = json!([{"at": 8}]), "missing field `state`"),
-        (|m| m["clock"] = Value::Null, "invalid type: null, expected a byte array"),
+        (
+            |m| m["machine"]["memory"] = json!(1u64 << 40),
+            "1099511627776 bytes of memory, and the options say 4194304",
+        ),
+        (
+            |m| m["machine"]["features"][0]["registers"][3] = json!(1),
+            "another one: CPUID 0x1.0x0 EDX was 0x1",
+        ),
+        (
+            |m| m["processors"] = json!([]),
+            "saved with 0 vCPUs, and the options say 1",
+        ),
+        (
+            |m| m["processors"][0]["model_specific"] = json!([[0x1234_5678, 9]]),
+            "vCPU 0: KVM does not take 0x9 in the model-specific register 0x12345678",
+        ),
+        (
+            |m| m["processors"][0]["registers"] = json!([256]),
+            "invalid value: integer `256`, expected u8",
+        ),
+        (
+            |m| m["interrupts"] = json!({"Ours": {"select": 0, "id": 0, "entries": vec![0; 24]}}),
+            "interrupt remapping is only in the snapshot",
+        ),
+        (
+            |m| m["serial"]["received"] = json!(vec![7; 65]),
+            "has 65 bytes waiting; it has room for 64",
+        ),
+        (
+            |m| m["devices"] = json!([{"at": 8}]),
+            "missing field `state`",
+        ),
+        (
+            |m| m["clock"] = Value::Null,
+            "invalid type: null, expected a byte array",
+        ),
     ];
     for (change, what) in changes {
         let mut forged = good.clone();
@@ -228,10 +317,18 @@ fn a_snapshot_is_not_believed() {
     }
     fs::write(&path, good.to_string()).unwrap();
     let memory: PathBuf = saved.join("memory");
-    fs::File::options().write(true).open(&memory).unwrap().set_len(77).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&memory)
+        .unwrap()
+        .set_len(77)
+        .unwrap();
     let (status, line) = refused(&mut restored(&folder, &saved, 1));
     assert_eq!(status, Some(73));
-    assert!(line.ends_with("has 77 bytes, and the guest has 4194304 bytes of memory"), "{line}");
+    assert!(
+        line.ends_with("has 77 bytes, and the guest has 4194304 bytes of memory"),
+        "{line}"
+    );
 }
 
 /// What the VMM made for the time that it runs is gone when it has ended, although no path is open to it any more.
@@ -250,7 +347,10 @@ fn sockets_and_folders_without_a_machine_are_taken_away() {
         .arg(format!("--vsock=cid=3,socket={}", vsock.display()))
         .arg("--snapshot")
         .arg(&saved));
-    assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), "k", ""));
+    assert_eq!(
+        (status, stdout.as_str(), stderr.as_str()),
+        (Some(0), "k", "")
+    );
     assert!(!balloon.exists() && !vsock.exists());
     assert_eq!(fs::read_dir(&saved).unwrap().count(), 0);
 }

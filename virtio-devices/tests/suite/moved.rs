@@ -9,8 +9,8 @@ use hvkit_virtio_devices::block::{Block, Options};
 use hvkit_virtio_devices::console::{Console, Port};
 use hvkit_virtio_devices::device::{ActivateError, Activation, Device, StateError};
 use hvkit_virtio_devices::entropy::Entropy;
-use hvkit_virtio_devices::features::{DeviceType, Features};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+use hvkit_virtio_devices::features::{DeviceType, Features};
 use hvkit_virtio_devices::iommu::{AtBoot, Iommu, Limits};
 use hvkit_virtio_devices::net::{self, LinkState, Net, Wire};
 use hvkit_virtio_devices::queue::Position;
@@ -360,7 +360,10 @@ fn an_iommu_maps_what_it_mapped() {
         let (device, endpoint) = iommu();
         assert!(endpoint.translate(at, 4, Permissions::Read).is_err());
         let guest = moved(&mut guest, device);
-        let found: Vec<_> = endpoint.translate(at, 4, Permissions::Read).unwrap().collect();
+        let found: Vec<_> = endpoint
+            .translate(at, 4, Permissions::Read)
+            .unwrap()
+            .collect();
         assert_eq!(found[0].base, GuestAddress(0x8_7234));
         assert!(endpoint.translate(at, 4, Permissions::Write).is_err());
         drop(guest);

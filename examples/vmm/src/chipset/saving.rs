@@ -30,7 +30,9 @@ impl Devices {
     }
 
     /// Each with its address, in the order of those.
-    fn each(&self) -> impl Iterator<Item = (FunctionAddress, MutexGuard<'_, dyn Saveable + 'static>)> {
+    fn each(
+        &self,
+    ) -> impl Iterator<Item = (FunctionAddress, MutexGuard<'_, dyn Saveable + 'static>)> {
         self.0.iter().map(|(&at, device)| {
             let device = device.lock().unwrap_or_else(PoisonError::into_inner);
             (at, device)

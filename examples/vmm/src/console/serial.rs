@@ -93,7 +93,10 @@ impl SerialLine {
             source,
         };
         let interrupt = self.uart.interrupt_evt().0.try_clone().map_err(failed)?;
-        let output = std::mem::replace(self.uart.writer_mut(), Output::new(Box::new(io::sink()), None));
+        let output = std::mem::replace(
+            self.uart.writer_mut(),
+            Output::new(Box::new(io::sink()), None),
+        );
         let room = Room(Arc::clone(&self.room));
         let made = Serial::from_state(&state.into(), Interrupt(interrupt), room, output);
         self.uart = made.map_err(|error| failed(io::Error::other(format!("{error:?}"))))?;

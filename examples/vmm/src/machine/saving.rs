@@ -88,10 +88,7 @@ impl Saving {
             version: VERSION,
             machine: self.description.clone(),
             processors: threads.save(&self.listed)?,
-            clock: vm
-                .fd()
-                .get_clock()
-                .map_err(refused("tell its clock"))?,
+            clock: vm.fd().get_clock().map_err(refused("tell its clock"))?,
             interrupts: match chipset.io_apic() {
                 Some(io_apic) => Controllers::Ours(io_apic.save()),
                 None => Controllers::of_kvm(vm.fd())?,
@@ -142,7 +139,9 @@ impl Saving {
             (Controllers::Ours(_), None) => {
                 return Err(SnapshotError::only_saved("interrupt remapping"));
             }
-            (Controllers::Kvm(_), Some(_)) => return Err(SnapshotError::only_here("interrupt remapping")),
+            (Controllers::Kvm(_), Some(_)) => {
+                return Err(SnapshotError::only_here("interrupt remapping"));
+            }
         }
         chipset.restore_devices(&saved.devices)?;
         match (&saved.serial, console) {

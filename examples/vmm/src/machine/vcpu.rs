@@ -244,9 +244,15 @@ impl Vcpu {
             Ok(VcpuExit::Intr) => Entered::Interrupted,
             Ok(VcpuExit::Hlt) => Entered::Ended(StopReason::Halted { vcpu }),
             Ok(VcpuExit::Shutdown) => Entered::Ended(StopReason::TripleFault { vcpu }),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => Entered::Ended(StopReason::PowerOff),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => Entered::Ended(StopReason::Reset),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => Entered::Ended(StopReason::GuestPanic),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => {
+                Entered::Ended(StopReason::PowerOff)
+            }
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
+                Entered::Ended(StopReason::Reset)
+            }
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => {
+                Entered::Ended(StopReason::GuestPanic)
+            }
             Ok(VcpuExit::FailEntry(hardware_reason, _)) => {
                 internal(RunError::FailEntry { hardware_reason })
             }

@@ -55,7 +55,9 @@ impl Countdown {
         let left = |deadline: Instant| deadline.saturating_duration_since(now).as_millis();
         WatchdogState {
             count: self.count,
-            left: self.deadline.map(|at| u64::try_from(left(at)).unwrap_or(u64::MAX)),
+            left: self
+                .deadline
+                .map(|at| u64::try_from(left(at)).unwrap_or(u64::MAX)),
         }
     }
 
@@ -64,7 +66,9 @@ impl Countdown {
         let most = u64::from(MAX_COUNT) * u64::from(PERIOD_MS);
         Countdown {
             count: state.count.clamp(1, MAX_COUNT),
-            deadline: state.left.map(|left| now + Duration::from_millis(left.min(most))),
+            deadline: state
+                .left
+                .map(|left| now + Duration::from_millis(left.min(most))),
         }
     }
 

@@ -93,7 +93,9 @@ pub enum SnapshotError {
         place: &'static str,
     },
     /// This host's processor is another one.
-    #[error("--restore: this host's processor is another one: CPUID {leaf:#x}.{subleaf:#x} {register} was {saved:#x}, here it is {ours:#x}")]
+    #[error(
+        "--restore: this host's processor is another one: CPUID {leaf:#x}.{subleaf:#x} {register} was {saved:#x}, here it is {ours:#x}"
+    )]
     Features {
         /// The leaf.
         leaf: u32,
@@ -127,7 +129,9 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// A model-specific register that this KVM does not list, or a value that it does not take.
-    #[error("--restore: vCPU {vcpu}: KVM does not take {value:#x} in the model-specific register {index:#x}")]
+    #[error(
+        "--restore: vCPU {vcpu}: KVM does not take {value:#x} in the model-specific register {index:#x}"
+    )]
     Register {
         /// Which vCPU.
         vcpu: u8,
@@ -137,7 +141,9 @@ pub enum SnapshotError {
         value: u64,
     },
     /// The processor's registers are more than is saved.
-    #[error("this host's processor has {bytes} bytes of extended registers for a guest; 4096 can be saved")]
+    #[error(
+        "this host's processor has {bytes} bytes of extended registers for a guest; 4096 can be saved"
+    )]
     ExtendedRegisters {
         /// As KVM tells.
         bytes: u64,

@@ -47,7 +47,10 @@ impl Destination {
             options.open(&path).map_err(failed("write", &path))
         };
         let manifest = open(MANIFEST)?;
-        let length = manifest.metadata().map_err(failed("look at", folder))?.len();
+        let length = manifest
+            .metadata()
+            .map_err(failed("look at", folder))?
+            .len();
         if length > 0 {
             let path = folder.to_path_buf();
             return Err(SnapshotError::Taken { path });
@@ -159,4 +162,3 @@ impl Source {
         memory::read(ram, &self.memory).map_err(failed("read", &self.path))
     }
 }
-

@@ -28,7 +28,9 @@ pub(super) fn write(ram: &GuestRam, file: &File) -> io::Result<()> {
             region
                 .read_slice(bytes, MemoryRegionAddress(offset))
                 .map_err(io::Error::other)?;
-            let pages = bytes.chunks(PAGE as usize).zip((base + offset..).step_by(PAGE as usize));
+            let pages = bytes
+                .chunks(PAGE as usize)
+                .zip((base + offset..).step_by(PAGE as usize));
             write_runs(file, pages)?;
             offset += bytes.len() as u64;
         }
@@ -118,7 +120,8 @@ mod tests {
     fn what_is_written_is_where_it_was_and_zeros_take_no_room() {
         let ram = ram();
         for at in [0, 0x1fff, 0x2f_fff8, (1 << 32) + 0x8_0000] {
-            ram.write_slice(&[0x11, 0x22, 0x33, 0x44][..], GuestAddress(at)).unwrap();
+            ram.write_slice(&[0x11, 0x22, 0x33, 0x44][..], GuestAddress(at))
+                .unwrap();
         }
         let file = tempfile::tempfile().unwrap();
         write(&ram, &file).unwrap();
@@ -139,7 +142,9 @@ mod tests {
             ram.iter()
                 .map(|region| {
                     let mut bytes = vec![0; region.len() as usize];
-                    region.read_slice(&mut bytes, MemoryRegionAddress(0)).unwrap();
+                    region
+                        .read_slice(&mut bytes, MemoryRegionAddress(0))
+                        .unwrap();
                     bytes
                 })
                 .collect::<Vec<_>>()

@@ -60,12 +60,18 @@ pub fn check(config: &Config) -> Result<(), SnapshotError> {
     if let Some(device) = config.devices.first() {
         let path = || device.path.display().to_string();
         let name = device.id.clone().unwrap_or_else(path);
-        return refuse(name, "it is a device of the host, whose state no one can read");
+        return refuse(
+            name,
+            "it is a device of the host, whose state no one can read",
+        );
     }
     let discarding = |pmem: &&crate::config::Pmem| pmem.writes == Writes::Discarded;
     if let Some(pmem) = config.pmems.iter().find(discarding) {
         let name = pmem.path.display().to_string();
-        return refuse(name, "with discard_writes=on, what the guest wrote to it is kept nowhere");
+        return refuse(
+            name,
+            "with discard_writes=on, what the guest wrote to it is kept nowhere",
+        );
     }
     Ok(())
 }

@@ -50,10 +50,7 @@ pub struct Processor {
 }
 
 /// Names the vCPU and what was tried.
-fn refused(
-    vcpu: u8,
-    action: &'static str,
-) -> impl FnOnce(kvm_ioctls::Error) -> SnapshotError {
+fn refused(vcpu: u8, action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> SnapshotError {
     move |error| SnapshotError::Processor {
         vcpu,
         action,
@@ -69,12 +66,19 @@ impl Processor {
             multiprocessing: fd.get_mp_state().map_err(told("tell whether it runs"))?,
             registers: fd.get_regs().map_err(told("tell its registers"))?,
             system: fd.get_sregs().map_err(told("tell its system registers"))?,
-            extended: Box::new(fd.get_xsave().map_err(told("tell its extended registers"))?),
+            extended: Box::new(
+                fd.get_xsave()
+                    .map_err(told("tell its extended registers"))?,
+            ),
             extended_control: fd.get_xcrs().map_err(told("tell XCR0"))?,
-            debug: fd.get_debug_regs().map_err(told("tell its debug registers"))?,
+            debug: fd
+                .get_debug_regs()
+                .map_err(told("tell its debug registers"))?,
             apic: fd.get_lapic().map_err(told("tell of its local APIC"))?,
             model_specific: model_specific(vcpu, fd, listed)?,
-            events: fd.get_vcpu_events().map_err(told("tell its pending events"))?,
+            events: fd
+                .get_vcpu_events()
+                .map_err(told("tell its pending events"))?,
             tsc_khz: fd.get_tsc_khz().map_err(told("tell its clock's rate"))?,
         })
     }
@@ -130,16 +134,13 @@ impl Processor {
 
 /// Those of `listed` that the vCPU has. KVM stops at the first that it does not tell: it lists more than a vCPU of this
 /// CPUID has.
-fn model_specific(
-    vcpu: u8,
-    fd: &VcpuFd,
-    listed: &[u32],
-) -> Result<Vec<(u32, u64)>, SnapshotError> {
+fn model_specific(vcpu: u8, fd: &VcpuFd, listed: &[u32]) -> Result<Vec<(u32, u64)>, SnapshotError> {
     let mut found = Vec::with_capacity(listed.len());
     let mut rest = listed;
     while let [_, after @ ..] = rest {
         let entries: Vec<kvm_msr_entry> = rest.iter().map(|&index| entry(index, 0)).collect();
-        let mut msrs = wrapped(&entries).map_err(refused(vcpu, "tell its model-specific registers"))?;
+        let mut msrs =
+            wrapped(&entries).map_err(refused(vcpu, "tell its model-specific registers"))?;
         let count = fd
             .get_msrs(&mut msrs)
             .map_err(refused(vcpu, "tell its model-specific registers"))?;
@@ -157,7 +158,10 @@ fn model_specific(
 /// A deadline that has passed reads 0, also while its interrupt is not delivered yet, which KVM tells nowhere. One that is
 /// long past makes the interrupt come again: a guest that had it finds that there is nothing to do.
 fn expired_deadline(found: &mut [(u32, u64)]) {
-    let now = found.iter().find(|(index, _)| *index == TSC).map(|&(_, now)| now);
+    let now = found
+        .iter()
+        .find(|(index, _)| *index == TSC)
+        .map(|&(_, now)| now);
     let deadline = found.iter_mut().find(|(index, _)| *index == TSC_DEADLINE);
     if let (Some(now), Some((_, deadline @ 0))) = (now, deadline) {
         *deadline = now;

@@ -31,7 +31,10 @@ fn a_state_is_the_requests_that_lead_to_it() {
     assert_eq!(saved, raw);
 
     let (mut again, [one, two], _) = world(Bypass::No);
-    assert_eq!(state::restore(&raw, &mut again, Bypass::No), Ok(Bypass::Yes));
+    assert_eq!(
+        state::restore(&raw, &mut again, Bypass::No),
+        Ok(Bypass::Yes)
+    );
     for endpoint in [&one, &two] {
         assert_eq!(reads(endpoint, 0x2123), Some(0x8_8123));
         assert_eq!(reads(endpoint, 0x9000), None);
@@ -47,12 +50,16 @@ fn a_state_is_the_requests_that_lead_to_it() {
 
 #[test]
 fn states_that_no_driver_leads_to() {
-    let attach = |endpoint: u8| [&[1, 0, 0, 0, 7, 0, 0, 0, endpoint, 0, 0, 0][..], &[0; 8]].concat();
+    let attach =
+        |endpoint: u8| [&[1, 0, 0, 0, 7, 0, 0, 0, endpoint, 0, 0, 0][..], &[0; 8]].concat();
     let map = |first: u16| {
         let span = [u64::from(first), u64::from(first) + 0xfff, 0x3000];
         let words = span.into_iter().flat_map(u64::to_le_bytes);
         let head = [3, 0, 0, 0, 7, 0, 0, 0];
-        head.into_iter().chain(words).chain([3, 0, 0, 0]).collect::<Vec<u8>>()
+        head.into_iter()
+            .chain(words)
+            .chain([3, 0, 0, 0])
+            .collect::<Vec<u8>>()
     };
     let nine: Vec<u8> = (1..10).flat_map(|page| map(page << 12)).collect();
     let forged: [(&[&[u8]], usize); 9] = [

@@ -228,7 +228,15 @@ fn a_controller_that_was_saved_goes_on_and_waits_for_the_ends_it_waited_for() {
     other.apic.pulse(Gsi(4));
     assert_eq!(other.sent(), [(0xfee0_3000, 0x31)]);
     // KVM is told which ends matter, as when a guest writes the entry.
-    assert!(other.kernel.routes.lock().unwrap().iter().any(|route| route.gsi == Gsi(17)));
+    assert!(
+        other
+            .kernel
+            .routes
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|route| route.gsi == Gsi(17))
+    );
 
     // Bits that an entry does not have are not taken.
     let forged = IoApicState {
@@ -238,6 +246,9 @@ fn a_controller_that_was_saved_goes_on_and_waits_for_the_ends_it_waited_for() {
     };
     other.apic.restore(&forged);
     let kept = other.apic.save();
-    assert_eq!((kept.id, kept.entries[0]), (0x0f00_0000, 0xffff_0000_0001_efff));
+    assert_eq!(
+        (kept.id, kept.entries[0]),
+        (0x0f00_0000, 0xffff_0000_0001_efff)
+    );
     assert_eq!(other.read(0), 0x0f00_0000);
 }
