@@ -37,7 +37,6 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
     let mut disks = [0x5a5a, 0xa5a5].map(|seed| pattern(8 * MIB, seed));
     let report = Host::new()
         .memory_mib(2048)
-        .cpus(2)
         .time_out(Duration::from_secs(400))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)

@@ -64,16 +64,24 @@ pub fn test() -> Result<()> {
     note(check::check().map(one));
     let mut unsettled = Vec::new();
     note(cargo_tests(&mut unsettled));
-    note(oracle(&["paging"]).map(one));
-    note(oracle(&["ept"]).map(one));
-    note(oracle(&["shadow"]).map(one));
-    note(oracle(&["vm-entry"]).map(one));
-    note(oracle(&["vtd", "--cases", "20000"]).map(one));
-    note(oracle(&["vtd-interrupts", "--cases", "15000"]).map(one));
+    note(twice(&mut unsettled, || oracle(&["paging"])));
+    note(twice(&mut unsettled, || oracle(&["ept"])));
+    note(twice(&mut unsettled, || oracle(&["shadow"])));
+    note(twice(&mut unsettled, || oracle(&["vm-entry"])));
+    note(twice(&mut unsettled, || {
+        oracle(&["vtd", "--cases", "20000"])
+    }));
+    note(twice(&mut unsettled, || {
+        oracle(&["vtd-interrupts", "--cases", "15000"])
+    }));
     if newer.is_ok() {
-        note(oracle(&["vtd-scalable", "--cases", "3000"]).map(one));
+        note(twice(&mut unsettled, || {
+            oracle(&["vtd-scalable", "--cases", "3000"])
+        }));
     }
-    note(demo::demo(&demo::Options::default()).map(one));
+    note(twice(&mut unsettled, || {
+        demo::demo(&demo::Options::default()).map(drop)
+    }));
 
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     for line in skipped.lines() {
@@ -124,6 +132,20 @@ fn one<T>(_: T) -> Count {
     }
 }
 
+/// Runs a step on an emulator, and once more if it fails: see [`cargo_tests`].
+fn twice(unsettled: &mut Vec<String>, step: impl Fn() -> Result<()>) -> Result<Count> {
+    let Err(first) = step() else {
+        return Ok(one(()));
+    };
+    eprintln!(" FAILED {first:#}; once more");
+    step()?;
+    unsettled.push(format!("UNSTABLE {first:#}"));
+    Ok(Count {
+        unstable: 1,
+        ..one(())
+    })
+}
+
 /// Unit tests, integration tests and documentation examples of the whole workspace.
 ///
 /// Some tests boot machines in emulators with clocks and threads of their own, which may err once. So where a few tests
@@ -169,4 +191,35 @@ fn cargo_tests(failures: &mut Vec<String>) -> Result<Count> {
 fn log(name: &str) -> Result<String> {
     let log = step::log_path(name)?;
     fs::read_to_string(&log).with_context(|| format!("no {}", log.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_twice_has_failed_and_what_fails_once_is_told() {
+        let fails = |times: u32| {
+            let left = Cell::new(times);
+            move || match left.get() {
+                0 => Ok(()),
+                n => {
+                    left.set(n - 1);
+                    Err(anyhow!("it hung"))
+                }
+            }
+        };
+        let mut told = Vec::new();
+        let count = twice(&mut told, fails(0)).unwrap();
+        assert_eq!((count.passed, count.unstable, told.len()), (1, 0, 0));
+        let count = twice(&mut told, fails(1)).unwrap();
+        assert_eq!((count.passed, count.unstable), (1, 1));
+        assert_eq!(told, ["UNSTABLE it hung"]);
+        assert!(twice(&mut told, fails(2)).is_err());
+        assert_eq!(told.len(), 1);
+    }
 }
