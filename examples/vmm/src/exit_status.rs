@@ -92,6 +92,7 @@ exit_statuses! {
     BalloonUnusable = 70 "the balloon's socket cannot be used, or its memory is a passed-through device's",
     VsockUnusable = 71 "the socket of vsock cannot be used",
     PmemUnusable = 72 "a file cannot be persistent memory",
+    ServedUnusable = 73 "the process that is to serve a device is not there, or does not serve it",
 }
 
 impl ExitStatus {
@@ -206,6 +207,7 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
                 ExitStatus::ConsoleUnusable
             }
+            DeviceError::Served(_) => ExitStatus::ServedUnusable,
         }
     }
 }

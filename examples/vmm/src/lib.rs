@@ -42,5 +42,6 @@ pub mod interrupts;
 pub mod machine;
 pub mod passthrough;
 pub mod pci;
+pub mod served;
 pub mod viommu;
 pub mod wake;
