@@ -219,7 +219,9 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Boot(error) => error.into(),
             MachineError::Memory(MemoryError::Zero) => ExitStatus::MemoryZero,
             MachineError::Memory(MemoryError::NotPages(_)) => ExitStatus::MemoryNotPages,
-            MachineError::Memory(MemoryError::LargerThanHost { .. } | MemoryError::Map(_))
+            MachineError::Memory(
+                MemoryError::LargerThanHost { .. } | MemoryError::Map(_) | MemoryError::File(_),
+            )
             | MachineError::DoesNotFit(DoesNotFit { .. }) => ExitStatus::MemoryTooLarge,
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,

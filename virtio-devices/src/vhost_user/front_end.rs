@@ -19,9 +19,10 @@ use super::error::BackEndError;
 use super::in_flight::InFlight;
 use super::memory::SharedMemory;
 use super::message::{
-    CONFIG_CHANGE, HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Payload, Protocol,
-    REPLY, Request, VERSION, VERSION_MASK, halves,
+    HEADER, Header, NEED_REPLY, PROTOCOL_FEATURES, Payload, Protocol, REPLY, Request, VERSION,
+    VERSION_MASK, halves,
 };
+use super::own;
 use crate::features::Features;
 use crate::queue::QueueConfig;
 
@@ -265,7 +266,7 @@ impl FrontEnd {
             Waiting::End => return Ok(None),
         }
         let end = Instant::now() + self.patience;
-        answer_own(own, end)
+        own::answer(own, end)
             .map_err(|_| self.end(BackEndError::Unasked))
             .map(Some)
     }
@@ -415,32 +416,6 @@ impl FrontEnd {
         }
         error
     }
-}
-
-/// Reads a request of the back end's own and answers it, if it wants that: whether the configuration has changed.
-fn answer_own(own: &Channel, end: Instant) -> io::Result<bool> {
-    let (mut head, mut files) = ([0; HEADER], Vec::new());
-    own.receive(&mut head, &mut files, end)?;
-    let header = Header::of(head);
-    if header.size > LONGEST || header.flags & (VERSION_MASK | REPLY) != VERSION {
-        return Err(ErrorKind::InvalidData.into());
-    }
-    own.receive(&mut vec![0; header.size as usize], &mut files, end)?;
-    let changed = header.request == CONFIG_CHANGE;
-    if header.flags & NEED_REPLY != 0 {
-        let answer = Header {
-            flags: VERSION | REPLY,
-            size: 8,
-            ..header
-        };
-        let code = u64::from(!changed);
-        own.send(
-            &[&answer.bytes()[..], &code.to_ne_bytes()].concat(),
-            &[],
-            end,
-        )?;
-    }
-    Ok(changed)
 }
 
 /// The first eight bytes of an answer that has them.

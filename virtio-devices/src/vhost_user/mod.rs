@@ -14,10 +14,11 @@
 //! not believed: each answer has the length that was asked for, the files that were asked for, and a time to come in;
 //! then it is checked. The first that is wrong ends the connection.
 //!
-//! A back end that is lost does not take the driver with it. Where it is known what it had begun (the back end notes
-//! it in shared memory, or the queue is in order), that and everything later is answered with an error: EIO from a
-//! disk, ENOTCONN from a file system. Otherwise the driver sees DEVICE_NEEDS_RESET, and after its reset those errors.
-//! A network card's link goes down.
+//! A back end that is lost does not take the driver with it. What it had begun and everything later is answered with an
+//! error: EIO from a disk, ENOTCONN from a file system; a network card's link goes down. What it had begun is known
+//! where the back end notes it in shared memory, where the queue is in order, and otherwise by our own account of both
+//! rings, which is exact or void and knows which. Where nobody knows, the driver sees DEVICE_NEEDS_RESET, and after its
+//! reset those errors.
 //!
 //! Split queues only. Not behind an IOMMU of the guest's: none of the back ends that we could try asks for
 //! translations. A device is saved only while it is paused, which has the back end finish what it has begun; a file
@@ -46,8 +47,10 @@ mod error;
 mod front_end;
 mod in_flight;
 mod kind;
+mod ledger;
 mod memory;
 mod message;
+mod own;
 mod relay;
 mod stand_in;
 

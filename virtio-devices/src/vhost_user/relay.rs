@@ -23,10 +23,11 @@ use super::device::Shared;
 use super::error::BackEndError;
 use super::front_end::Ring;
 use super::in_flight::InFlight;
+use super::ledger::Ledger;
 use super::stand_in::{StandIn, used_index};
 use crate::device::{Activation, ActiveQueue, Failure, Interrupts, Trouble};
 use crate::features::Features;
-use crate::queue::{Position, Queue};
+use crate::queue::{Position, Queue, Reach};
 use crate::worker::{Progress, Worker};
 
 /// Between two looks at a used ring that is about to be complete.
@@ -54,6 +55,8 @@ struct Served {
     call: EventFd,
     /// Where it goes on while it is stopped.
     base: u16,
+    /// What is in flight, where the back end does not say.
+    ledger: Option<Ledger>,
 }
 
 enum State {
@@ -89,6 +92,7 @@ impl<A: GuestAddressSpace> Relay<A> {
             Ok(Served {
                 call: EventFd::new(EFD_NONBLOCK)?,
                 base: active.queue.position().available,
+                ledger: None,
                 active,
             })
         };
@@ -134,7 +138,10 @@ impl<A: GuestAddressSpace> Relay<A> {
             }
         };
         drop(front);
-        for queue in &self.queues {
+        let ordered = self.features.contains(Features::IN_ORDER);
+        for queue in &mut self.queues {
+            let ours = !ordered && in_flight.is_none();
+            queue.ledger = ours.then(|| Ledger::new(*queue.active.queue.config(), queue.base));
             // What came while nobody served. Fails only if the counter is full, and then it is readable.
             let _ = queue.active.kick.write(1);
         }
@@ -169,10 +176,13 @@ impl<A: GuestAddressSpace> Relay<A> {
     }
 
     /// Passes an interrupt on.
-    fn pass_on(&self, at: usize) {
-        if let Some(queue) = self.queues.get(at)
+    fn pass_on(&mut self, at: usize) {
+        if let Some(queue) = self.queues.get_mut(at)
             && queue.call.read().is_ok()
         {
+            if let Some(ledger) = &mut queue.ledger {
+                ledger.look(&Reach::new(&*self.memory.memory()));
+            }
             self.interrupts.queue(queue.active.index);
         }
     }
@@ -188,20 +198,27 @@ impl<A: GuestAddressSpace> Relay<A> {
         }
         let memory = self.memory.memory();
         let ordered = self.features.contains(Features::IN_ORDER);
-        let standing = self.queues.iter().map(|queue| {
+        let begun = self.queues.iter_mut().map(|queue| {
             let (index, used_ring) = queue.place();
+            if let Some(ledger) = &mut queue.ledger {
+                ledger.look(&Reach::new(&*memory));
+                return ledger.in_flight();
+            }
             let used = used_index(&*memory, used_ring)?;
-            let begun = if ordered {
+            if ordered {
                 // Used in the order in which they came: what is not used is next.
-                Vec::new()
-            } else {
-                let size = queue.active.queue.size();
-                in_flight.as_ref()?.begun(index, size, used)?
-            };
+                return Some((used, Vec::new()));
+            }
+            let size = queue.active.queue.size();
+            Some((used, in_flight.as_ref()?.begun(index, size, used)?))
+        });
+        let begun: Vec<_> = begun.collect();
+        drop(memory);
+        let standing = self.queues.iter().zip(begun).map(|(queue, begun)| {
+            let (used, begun) = begun?;
             queue.stand_in(self, used, begun)
         });
         let standing = standing.collect();
-        drop(memory);
         self.lose(why, standing);
     }
 

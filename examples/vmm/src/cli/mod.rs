@@ -263,6 +263,7 @@ fn served(arguments: &Arguments) -> Result<Vec<Served>, OptionError> {
 
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
     let (console, console_dma) = console(&arguments.console)?;
+    let served = served(&arguments)?;
     Ok(Config {
         kvm: arguments.kvm,
         kernel,
@@ -276,7 +277,7 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .filter(|text| !served::is_meant(text))
             .map(|text| disk(text))
             .collect::<Result<_, _>>()?,
-        served: served(&arguments)?,
+        served,
         devices: arguments
             .device
             .iter()

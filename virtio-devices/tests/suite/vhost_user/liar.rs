@@ -39,12 +39,15 @@ enum Lie {
     Value(u64),
 }
 
+/// A number and a payload.
+type Message = (u32, Vec<u8>);
+
 struct Liar {
     features: u64,
     at: u32,
     lie: Lie,
     /// Numbers and payloads of what it was told.
-    heard: Arc<Mutex<Vec<(u32, Vec<u8>)>>>,
+    heard: Arc<Mutex<Vec<Message>>>,
     in_flight: File,
     /// The channel for requests of its own.
     own: Arc<Mutex<Option<UnixStream>>>,

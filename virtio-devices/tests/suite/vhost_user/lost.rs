@@ -2,7 +2,9 @@
 //! A back end that dies, with and without knowledge of what it had begun.
 
 use super::peer::{Disk, serve};
-use super::{STATUS, guest, request, submit, taken, until};
+use std::time::{Duration, Instant};
+
+use super::{PATIENCE, STATUS, guest, request, submit, taken, until};
 use crate::support::pattern;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::vhost_user::Options;
@@ -63,12 +65,47 @@ fn a_disk_in_order_answers_with_errors() {
     assert_eq!(request(&mut guest, &mut rings[0], 0, 3, 512), IO_ERROR);
 }
 
+/// Neither in order nor noted by the back end: by our own account.
+#[test]
+fn a_disk_in_any_order_answers_with_errors_too() {
+    let (serving, socket) = serve(disk(0));
+    let mut guest = guest(socket, Options::block());
+    let mut rings = guest.start(ALL, &[0]);
+    let ring = &mut rings[0];
+    *serving.disk.ignored.lock().unwrap() = 1;
+    let stays = submit(&mut guest, ring, 0, 1, 512);
+    guest.kick(0);
+    // Others come and go, while the first one stays.
+    for sector in 0..20 {
+        assert_eq!(request(&mut guest, ring, 0, sector, 512), 0);
+    }
+    serving.die();
+    assert_eq!(taken(&mut guest, ring).head, u32::from(stays));
+    assert_eq!(guest.read(STATUS, 1)[0], IO_ERROR);
+    for _ in 0..10 {
+        assert_eq!(request(&mut guest, ring, 1, 3, 512), IO_ERROR);
+    }
+    assert_eq!(guest.status() & NEEDS_RESET, 0);
+}
+
 #[test]
 fn where_nobody_knows_what_was_begun_the_driver_is_to_reset() {
     let (serving, socket) = serve(disk(0));
     let mut guest = guest(socket, Options::block());
     let mut rings = guest.start(ALL, &[0]);
-    assert_eq!(request(&mut guest, &mut rings[0], 0, 0, 512), 0);
+    let ring = &mut rings[0];
+    *serving.disk.ignored.lock().unwrap() = 1;
+    submit(&mut guest, ring, 0, 1, 512);
+    // So many answers, while the driver did not want to be told, that nobody saw them all.
+    for sector in 0..64 {
+        submit(&mut guest, ring, 0, sector % 8, 512);
+        guest.kick(0);
+        let end = Instant::now() + PATIENCE;
+        while ring.take().is_none() {
+            assert!(Instant::now() < end, "no answer");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
     serving.die();
     until(&mut guest, "DEVICE_NEEDS_RESET", |guest| {
         (guest.status() & NEEDS_RESET != 0).then_some(())
