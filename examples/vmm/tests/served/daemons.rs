@@ -82,7 +82,7 @@ impl Machine {
         let function = function
             .with_report(move |why: &Failure| failures.lock().unwrap().push(why.to_string()))
             .with_trouble_report(move |why: &Trouble| {
-                troubles.lock().unwrap().push(why.to_string())
+                troubles.lock().unwrap().push(why.to_string());
             });
         Self {
             memory,
