@@ -1,5 +1,5 @@
 # What every command in the host begins with.
-mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+[ -d /sys/kernel/debug/kvm ] || mount -t debugfs debugfs /sys/kernel/debug
 sys=/sys/bus/pci/devices
 # A disk in memory, written once so that all of it is there.
 disk() { dd if=/dev/zero of=/dev/shm/disk bs=1M count=64 2>/dev/null; }

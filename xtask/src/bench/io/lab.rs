@@ -10,12 +10,12 @@ use super::machine::Machine;
 use super::report::{self, Report};
 use crate::bench::FIRMWARE;
 use crate::demo;
-use lab_kit::host::{Clock, Host};
+use lab_kit::host::{Clock, Host, HostError};
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
 
 /// How long one host may take on this machine's clock, and how often it is tried.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(300);
 const TRIES: u32 = 3;
 /// How long a VMM may take on the host's clock, in seconds.
 const LIMIT: u32 = 300;
@@ -74,7 +74,7 @@ impl Lab {
             .module("tun")
             .qemu_args([
                 "-blockdev",
-                "driver=null-co,node-name=disk,size=64M,read-zeroes=on",
+                "driver=null-co,node-name=disk,size=67108864,read-zeroes=on",
                 "-device",
                 "nvme,serial=hvkit,drive=disk,addr=5",
             ])
@@ -105,7 +105,9 @@ impl Lab {
         let said = loop {
             tries -= 1;
             match self.host().run(&[&command]) {
-                Err(error) if tries > 0 => eprintln!("once more, because {error}"),
+                Err(error) if tries > 0 && timed_out(&error) => {
+                    eprintln!("once more, because {error}");
+                }
                 result => break result?,
             }
         };
@@ -118,4 +120,9 @@ impl Lab {
         report::read(&text, &jobs)
             .with_context(|| format!("{}:\n{}", machine.name, text.trim_end()))
     }
+}
+
+/// Whether it is that the host did not come to its end.
+fn timed_out(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HostError::TimedOut { .. }))
 }

@@ -134,7 +134,7 @@ impl Machine {
             ),
             Vmm::Qemu { machine } => format!(
                 "qemu-system-x86_64 -M {machine} -enable-kvm -cpu host -m {MEMORY_MIB} -smp 1 \
-                 -nodefaults -no-user-config -no-reboot -display none -serial stdio \
+                 -name guest,debug-threads=on -nodefaults -no-user-config -no-reboot -display none -serial stdio \
                  -kernel /guest/vmlinux -initrd /guest/initramfs -append '{cmdline}' {options}"
             ),
         }

@@ -50,7 +50,7 @@ pub(super) fn io(options: &Options) -> Result<()> {
     let mut results = Results::default();
     let mut failed = Vec::new();
     let wanted = |name: &str| match &options.only {
-        Some(part) => name.contains(part.as_str()),
+        Some(part) => name == part.as_str(),
         None => true,
     };
     for machine in MACHINES.iter().filter(|machine| wanted(machine.name)) {
