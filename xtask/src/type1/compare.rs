@@ -181,6 +181,6 @@ mod tests {
         assert!(page.contains("| pages mapped | 12 |"), "{page}");
         let bars = bars([&one, &twice, &one]);
         let last = bars.last().unwrap();
-        assert_eq!(last.bars[1].guest + last.bars[1].hypervisor, 2.0);
+        assert_eq!(last.bars[1].first + last.bars[1].second, 2.0);
     }
 }

@@ -15,7 +15,7 @@ use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
 
 /// How long one host may take on this machine's clock, and how often it is tried.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(400);
 const TRIES: u32 = 3;
 /// How long a VMM may take on the host's clock, in seconds.
 const LIMIT: u32 = 300;

@@ -57,7 +57,7 @@ pub(super) fn io(options: &Options) -> Result<()> {
         let step = Step::start(machine.name);
         let report = lab.run(machine, options.requests);
         match &report {
-            Ok(_) => drop(step.done("")),
+            Ok(report) => drop(step.done(report.line())),
             Err(error) => {
                 step.failed(format!("{error:#}"));
                 failed.push(machine.name);

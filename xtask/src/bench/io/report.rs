@@ -48,6 +48,17 @@ pub(super) struct Report {
     pub(super) said: Vec<(String, String)>,
 }
 
+impl Report {
+    /// All jobs in a line.
+    pub(super) fn line(&self) -> String {
+        let jobs = self.jobs.iter().map(|(name, figures)| {
+            let (rate, cpu, exits) = (figures.rate(), figures.cpu_us(), figures.exits());
+            format!("{name} {rate:.0}/s {cpu:.1} us {exits:.2} exits")
+        });
+        jobs.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Reads a machine's output. It must have come to its end, with all of `jobs`.
 pub(super) fn read(text: &str, jobs: &[&str]) -> Result<Report> {
     let mut report = Report::default();
@@ -111,6 +122,7 @@ mod tests {
         assert_eq!(write.rate(), 50_000.0);
         assert_eq!((write.cpu_us(), write.worker_us()), (19.0, 4.0));
         assert_eq!(write.exits(), 1.5);
+        assert_eq!(report.line(), "write 50000/s 19.0 us 1.50 exits");
         assert_eq!(report.said[0], ("group".to_owned(), "DMA".to_owned()));
     }
 
