@@ -14,8 +14,8 @@ use hvkit_ept::marks::Updates;
 use hvkit_ept::nested_walk::{self, GuestFault};
 use hvkit_ept::spec::{Accesses, Controls, EptVpidCap, Mode, PageRights, SppExit, WalkLength};
 use hvkit_page_table::fake::{FakeGuest, Unreadable};
-use hvkit_page_table::{ReadEntry, Width};
-use model::{Cpu, End, For, Setup, Stack};
+use hvkit_page_table::{Entry, Format, ReadEntry, Width};
+use model::{Cpu, End, For, Kind, Setup, Stack};
 use proptest::prelude::*;
 
 /// A generator that a seed determines.
@@ -380,4 +380,89 @@ fn every_kind_of_end_is_reached() {
         one_walk(seed, &mut seen);
     }
     assert!(seen.iter().all(|&n| n > 20), "{seen:?}");
+}
+
+/// Bits 63:13 of the entries below: software's and options', address bits that fit the larger pages, the smaller ones, none.
+const UPPER: [u64; 10] = [
+    0,
+    1 << 58,
+    0xfff << 52,
+    0xfff << 52 & !(1 << 58),
+    1 << 20,
+    1 << 29,
+    1 << 30,
+    1 << (WIDTH - 1) | 1 << 58,
+    1 << WIDTH,
+    1 << 51,
+];
+
+/// One entry at one level on one processor, plain numbers all. A combination that is none proves nothing.
+fn one_entry(low: u64, upper: u64, level: u8, processor: u32) -> Option<Kind> {
+    let on = |n: u32| processor >> n & 1 != 0;
+    if low >> 13 != 0 || upper & 0x1fff != 0 || !(1..=5).contains(&level) {
+        return None;
+    }
+    let setup = Setup {
+        levels: 5,
+        root: 0,
+        sppt: 0,
+        width: WIDTH,
+        execute_only: on(0),
+        large: on(1),
+        huge: on(2),
+        advanced: false,
+        mbe: on(3),
+        ad: true,
+        sss: false,
+        ve: false,
+        pw: on(4),
+        gpv: false,
+        spp: false,
+    };
+    let cpu = Cpu {
+        setup,
+        memory: Default::default(),
+        logged: vec![],
+    };
+    let (entry, kind) = (low | upper, cpu.kind(low | upper, level.into()));
+    let rights = entry & if setup.mbe { 0x407 } else { 7 };
+    let address = entry & 0x000f_ffff_ffff_f000;
+    match ours(setup).decode(entry, level) {
+        Entry::Empty => assert_eq!(kind, Kind::Absent, "{entry:#x} {level} {setup:?}"),
+        Entry::Malformed(_) => {
+            assert_eq!(kind, Kind::Misconfigured, "{entry:#x} {level} {setup:?}");
+        }
+        Entry::Table { frame, attributes } => {
+            assert_eq!(kind, Kind::Table, "{entry:#x} {level} {setup:?}");
+            assert_eq!((frame, attributes.rights().bits()), (address, rights));
+        }
+        Entry::Leaf { target, attributes } => {
+            assert_eq!(kind, Kind::Page, "{entry:#x} {level} {setup:?}");
+            assert_eq!((target, attributes.rights().bits()), (address, rights));
+            assert_eq!(
+                u64::from(attributes.memory_type().bits()),
+                entry >> 3 & 7,
+                "{entry:#x}"
+            );
+        }
+    }
+    Some(kind)
+}
+
+/// All of bits 12:0, at each level, on each of 32 processors.
+#[test]
+fn every_entry_is_what_the_manual_says() {
+    let mut seen = [0u32; 4];
+    for processor in 0..32 {
+        for level in 1..=5 {
+            for upper in UPPER {
+                for low in 0..1 << 13 {
+                    let kind = one_entry(low, upper, level, processor);
+                    seen[kind.expect("a combination") as usize] += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(seen.iter().sum::<u32>(), (32 * 5 * 10) << 13);
+    assert!(seen.iter().all(|&count| count > 500_000), "{seen:?}");
 }

@@ -6,6 +6,7 @@ use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, Span, Width};
 use super::key::coverage;
 use super::links::Link;
 use super::owed::Flush;
+use super::row::line_of;
 use super::stage::Stage;
 use super::{Mmu, OutOfMemory, Reclaim};
 
@@ -33,22 +34,6 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         Some((stage, page.key.level, at))
     }
 
-    /// Entries of a table, its frame, and the word of an empty entry.
-    pub(super) fn extent(&self, id: u32) -> Option<(u64, u64, u64)> {
-        let page = self.pages.get(id)?;
-        let stage = self.stages.get(usize::from(page.key.stage))?;
-        let count = Self::entries(stage, page.key.level);
-        Some((count, page.frame, stage.shadow().empty()))
-    }
-
-    /// Whether entry `index` of the table at `frame` is the word `empty`: most entries of most tables are, and not worth the
-    /// way to their meaning.
-    #[inline]
-    pub(super) fn holds(&self, frame: u64, index: usize, empty: u64) -> bool {
-        let at = frame + index as u64 * Width::Eight.bytes();
-        self.tables.load(at, Width::Eight) == empty
-    }
-
     /// What the entry at `link` is.
     #[inline]
     pub(super) fn slot(&self, link: Link) -> Slot<S> {
@@ -73,12 +58,16 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         target: u64,
         attributes: Attributes<S>,
     ) -> Result<(), OutOfMemory> {
-        let Some((_, level, _)) = self.stage_of(link) else {
+        let Some(row) = self.row(link.page()) else {
             return Ok(());
         };
+        let (level, at) = (row.key.level, row.at(link.index()));
+        let word = row.stage.shadow().leaf(target, attributes, level);
+        let mut dropped = self.word(&row, link.index()) != row.empty;
         let mut place = self.reverse.reserve(level, target)?;
-        let mut dropped = !self.is_empty_at(link);
-        self.drop_entry(link);
+        if dropped {
+            self.drop_entry(link);
+        }
         if self.tuning.reclaim == Reclaim::Any
             && self.reverse.count(place) >= MOST_MAPPINGS
             && let Some(oldest) = self.reverse.link(place, 0)
@@ -91,8 +80,16 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             place = self.reverse.reserve(level, target)?;
         }
         self.reverse.push(place, link);
-        self.store(link, |format, level| format.leaf(target, attributes, level));
+        self.tables.write(at, Width::Eight, word);
+        self.fills(link);
         Ok(())
+    }
+
+    /// The entry at `link` is empty no more.
+    fn fills(&mut self, link: Link) {
+        if let Some(page) = self.pages.get_mut(link.page()) {
+            page.lines |= line_of(link.index());
+        }
     }
 
     /// The same where none may make room: beyond, [`follow`](Self::follow) refuses.
@@ -137,13 +134,17 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             frame = page.frame;
         }
         self.store(link, |format, level| format.table(frame, level));
+        self.fills(link);
         Ok(())
     }
 
     /// Empties the entry at `link`, whatever it is.
     pub(super) fn drop_entry(&mut self, link: Link) {
-        let level = self.stage_of(link).map_or(0, |(_, level, _)| level);
-        match self.slot(link) {
+        let Some(row) = self.row(link.page()) else {
+            return;
+        };
+        let (level, at, empty) = (row.key.level, row.at(link.index()), row.empty);
+        match row.decode(self.word(&row, link.index())) {
             Entry::Empty | Entry::Malformed(_) => return,
             Entry::Leaf { target, .. } => {
                 self.owe_flush(link);
@@ -160,7 +161,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 }
             }
         }
-        self.store(link, |format, _| format.empty());
+        self.tables.write(at, Width::Eight, empty);
     }
 
     /// What is translated through the entry at `link` is to be flushed.

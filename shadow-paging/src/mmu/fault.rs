@@ -18,8 +18,8 @@
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, UpdateEntry};
 
 use super::host::{Backing, HostMap, HostPage, HostRights, Machine};
-use super::links::Link;
 use super::pages::Sync;
+use super::row::Near;
 use super::space::Space;
 use super::stage::{Path, Stage, Stopped};
 use super::{Cause, Failed, Mmu, Owed, Unsync};
@@ -184,13 +184,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let link = self.leaf_slot(space, machine, path, address, level)?;
         // Only now: a table on the way may be the very page.
-        let mut host = page.rights;
-        if level == 1 && self.guards(physical & !0xfff) {
-            if space.stage.writes(access) {
-                return Ok(Verdict::Guarded { physical });
-            }
-            host.write = false;
-        } else if level > 1
+        if level > 1
             && self.guards_in(
                 physical & !(self.size(level, space) - 1),
                 self.size(level, space),
@@ -199,7 +193,22 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             // A table on the way lies in this large page: the next fault takes smaller ones.
             return Ok(Verdict::Repaired(Repair::Spurious));
         }
-        let Some(attributes) = space.stage.grant(path.rights, host, Some(access)) else {
+        let stage = &space.stage;
+        let mut attributes = stage.grant(path.rights, page.rights, Some(access));
+        if level == 1
+            && attributes.is_some_and(|most| stage.protect(most) != Some(most))
+            && self.guards(physical & !0xfff)
+        {
+            if stage.writes(access) {
+                return Ok(Verdict::Guarded { physical });
+            }
+            let host = HostRights {
+                write: false,
+                ..page.rights
+            };
+            attributes = stage.grant(path.rights, host, Some(access));
+        }
+        let Some(attributes) = attributes else {
             return Ok(Verdict::Emulate { physical });
         };
         let repair = match self.slot(link) {
@@ -224,7 +233,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             }
         };
         if level == 1 && repair == Repair::Mapped {
-            self.prefetch(machine, link);
+            let near = Near::from(machine.map, *backing);
+            self.prefetch(machine.memory, &near, link);
         }
         Ok(Verdict::Repaired(repair))
     }
@@ -287,10 +297,5 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             self.remove_table(id);
         }
         true
-    }
-
-    /// Whether there is nothing at `link`.
-    pub(super) fn is_empty_at(&self, link: Link) -> bool {
-        matches!(self.slot(link), Entry::Empty)
     }
 }

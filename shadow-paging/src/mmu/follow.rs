@@ -18,7 +18,7 @@
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Span};
 
 use super::expect::Expected;
-use super::host::{HostMap, HostRights, Machine};
+use super::host::{HostMap, Machine};
 use super::key::{Base, Key, coverage};
 use super::links::Link;
 use super::pages::Page;
@@ -277,11 +277,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if page.host >> stage.shadow().target_bits(level).min(52) != 0 {
             return Ok(true);
         }
-        let host = HostRights {
-            write: page.rights.write && !self.guards(target),
-            ..page.rights
-        };
-        let Some(attributes) = stage.grant(rights, host, None) else {
+        let Some(attributes) = self.usual(&stage, rights, page.rights, target) else {
             return Ok(true);
         };
         match self.slot(link) {

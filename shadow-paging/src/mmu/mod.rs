@@ -40,6 +40,7 @@ mod pages;
 mod prefetch;
 mod reclaim;
 mod reverse_map;
+mod row;
 mod slab;
 mod space;
 mod stage;

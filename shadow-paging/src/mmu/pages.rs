@@ -25,6 +25,8 @@ pub(crate) struct Page {
     pub(crate) key: Key,
     /// Where it is.
     pub(crate) frame: u64,
+    /// Which eighths of eight of its entries may hold any that is not empty: bit `i` is for the entries from `8 * i` on.
+    pub(crate) lines: u64,
     /// The entries that lead to it.
     pub(crate) parents: Head,
     pub(crate) sync: Sync,

@@ -4,9 +4,11 @@
 use hvkit_page_table::{Encode, Frames, OwnEntries, ReadEntry};
 
 use super::Mmu;
+use super::entry::Attributes;
 use super::expect::Expected;
-use super::host::{HostMap, HostRights, Machine};
+use super::host::HostMap;
 use super::links::Link;
+use super::row::{Near, Row};
 use super::stage::Stage;
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
@@ -14,40 +16,48 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// speculation: what cannot be done is left undone, and no flag is set in the guest's tables.
     pub(super) fn prefetch<M: ReadEntry, B: HostMap>(
         &mut self,
-        machine: Machine<'_, M, B>,
+        memory: &M,
+        near: &Near<'_, B>,
         link: Link,
     ) {
         let count = usize::from(self.tuning.prefetch).next_power_of_two();
-        let Some((stage, ..)) = self.stage_of(link) else {
-            return;
-        };
-        let stage = *stage;
         let first = link.index() & !(count - 1);
-        let last = (first + count).min(Self::entries(&stage, 1) as usize);
-        for index in first..last {
-            let neighbour = Link::new(link.page(), index);
-            if index == link.index() || !self.is_empty_at(neighbour) {
-                continue;
-            }
-            let Ok(Expected::Page { target, rights }) = self.expected(machine.memory, neighbour)
-            else {
-                continue;
-            };
-            let Some(page) = machine.map.backing(target).page(target, 4096) else {
-                continue;
-            };
-            let host = HostRights {
-                write: page.rights.write && !self.guards(target),
-                ..page.rights
-            };
-            let Some(attributes) = stage.grant(rights, host, None) else {
-                continue;
-            };
-            if page.host >> stage.shadow().target_bits(1).min(52) != 0
-                || self.put_leaf(neighbour, page.host, attributes).is_err()
+        let mut next = first;
+        while let Some(row) = self.row(link.page())
+            && let last = (first + count).min(Self::entries(row.stage, 1) as usize)
+            && let Some((index, host, attributes)) = self.next_ready(&row, memory, near, next..last)
+        {
+            if self
+                .put_leaf(Link::new(link.page(), index), host, attributes)
+                .is_err()
             {
                 return;
             }
+            next = index + 1;
         }
+    }
+
+    /// The first of `indices` that is empty and need not be: its host page and attributes.
+    fn next_ready<M: ReadEntry, B: HostMap>(
+        &self,
+        row: &Row<'_, S>,
+        memory: &M,
+        near: &Near<'_, B>,
+        indices: core::ops::Range<usize>,
+    ) -> Option<(usize, u64, Attributes<S>)> {
+        indices.into_iter().find_map(|index| {
+            if self.word(row, index) != row.empty {
+                return None;
+            }
+            let Ok(Expected::Page { target, rights }) = row.expected(memory, index) else {
+                return None;
+            };
+            let page = near.backing(target).page(target, 4096)?;
+            if page.host >> row.stage.shadow().target_bits(1).min(52) != 0 {
+                return None;
+            }
+            let attributes = self.usual(row.stage, rights, page.rights, target)?;
+            Some((index, page.host, attributes))
+        })
     }
 }

@@ -5,10 +5,11 @@ use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
 
 use super::entry::Slot;
 use super::expect::{Expected, Unread, Wrong};
-use super::host::{HostMap, HostRights, Machine};
+use super::host::{HostMap, Machine};
 use super::key::Base;
 use super::links::Link;
 use super::pages::Sync;
+use super::row::{Near, Row, Scan};
 use super::space::Space;
 use super::stage::Stage;
 use super::{Cause, Failed, Mmu, Owed};
@@ -22,8 +23,15 @@ pub(super) enum Compared {
     Changed,
 }
 
-/// How many parents are looked at to learn whether a table is below a root.
-const MOST_PARENTS: usize = 64;
+/// An entry that is not right.
+struct Mistake<S: Stage> {
+    slot: Slot<S>,
+    expected: Expected,
+    wrong: Wrong,
+}
+
+/// How many parents of a table are looked at to learn whether it is below another.
+const MOST_PARENTS: usize = 8;
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// The guest invalidates one linear address in `space` (INVLPG, INVPCID of one address, INVEPT's
@@ -90,14 +98,49 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.sync_those(machine, |_, _| true)
     }
 
-    /// The same for those that a walk from `root` can come to. The others are looked at when their own root is
-    /// loaded, or when they are linked.
-    pub(super) fn sync_below<M: ReadEntry, B: HostMap>(
+    /// The guest loads `root`: the same for those that a walk from it can come to. The others are looked at when
+    /// their own root is loaded, or when a table above them is linked.
+    pub(super) fn sync_loaded<M: ReadEntry, B: HostMap>(
         &mut self,
         machine: Machine<'_, M, B>,
         root: u32,
     ) -> Result<(), Cause<M::Error>> {
+        if self.unguarded() {
+            return self.refresh(machine, root, None);
+        }
         self.sync_those(machine, |mmu, id| mmu.is_below(id, root))
+    }
+
+    /// Table `top`, which is there already, is about to be within hardware's reach: compares it and what a walk
+    /// from it can come to, as far as it may be stale. While nobody could come to it, nobody saw to it.
+    ///
+    /// `pass`: the one under way, if there is one.
+    pub(super) fn refresh<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        top: u32,
+        pass: Option<u32>,
+    ) -> Result<(), Cause<M::Error>> {
+        let Some(page) = self.pages.get(top) else {
+            return Ok(());
+        };
+        if self.unguarded() {
+            // All may be: downwards, each once in a pass.
+            return self.drop_wrong_below(machine, top, pass);
+        }
+        if page.key.level == 1 && page.sync == Sync::Guarded {
+            return Ok(());
+        }
+        // Few are: upwards from those.
+        let mut result = Ok(());
+        for at in 0..self.unsync.len() {
+            let id = self.unsync[at];
+            if self.is_below(id, top) {
+                let synced = self.sync_table(machine, id);
+                result = result.and(synced.map(|_| ()));
+            }
+        }
+        result.map_err(Cause::from)
     }
 
     fn sync_those<M: ReadEntry, B: HostMap>(
@@ -132,9 +175,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         result.map_err(Cause::from)
     }
 
-    /// Whether a walk from table `root` can come to table `id`. May say so of one that it cannot come to.
-    fn is_below(&self, id: u32, root: u32) -> bool {
-        id == root
+    /// Whether a walk from table `top` can come to table `id`. May say so of one that it cannot come to: one with
+    /// many parents is the kernel's, mostly.
+    fn is_below(&self, id: u32, top: u32) -> bool {
+        id == top
             || self.pages.get(id).is_some_and(|page| {
                 let parents = page.parents;
                 self.reverse.lists.len(parents) > MOST_PARENTS
@@ -142,7 +186,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                         .reverse
                         .lists
                         .iter(parents)
-                        .any(|link| self.is_below(link.page(), root))
+                        .any(|link| self.is_below(link.page(), top))
             })
     }
 
@@ -183,19 +227,6 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         Ok(self.after_guarding(writers))
     }
 
-    /// A table that is to be linked. Where nobody could come to it, nobody saw to it that it is right.
-    pub(super) fn sync_before_link<M: ReadEntry, B: HostMap>(
-        &mut self,
-        machine: Machine<'_, M, B>,
-        id: u32,
-    ) -> Result<(), Unread<M::Error>> {
-        let guarded = |page: &super::pages::Page| page.sync == Sync::Guarded;
-        if self.pages.get(id).is_none_or(guarded) {
-            return Ok(());
-        }
-        self.sync_table(machine, id).map(|_| ())
-    }
-
     /// The state of a table that was not compared as a whole.
     fn unsynced(&self) -> Sync {
         if self.unguarded() {
@@ -214,20 +245,62 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         id: u32,
     ) -> Result<Compared, Unread<M::Error>> {
         let mut result = Ok(Compared::Same);
-        let Some((count, frame, empty)) = self.extent(id) else {
-            return result;
-        };
-        for index in 0..count as usize {
-            if self.holds(frame, index, empty) {
-                continue;
-            }
-            match self.check(machine, Link::new(id, index)) {
-                Ok(Compared::Same) => {}
-                Ok(Compared::Changed) => result = result.map(|_| Compared::Changed),
-                Err(unread) => result = result.and(Err(unread)),
+        let near = Near::new(machine.map);
+        let mut scan = self.scan(id);
+        while let Some((index, found)) = self.next_wrong(machine.memory, &near, id, &mut scan) {
+            match found {
+                Ok(wrong) => {
+                    self.mend(&near, Link::new(id, index), wrong);
+                    result = result.map(|_| Compared::Changed);
+                }
+                Err(unread) => {
+                    self.drop_entry(Link::new(id, index));
+                    result = result.and(Err(unread));
+                }
             }
         }
+        self.scanned(id, scan);
         result
+    }
+
+    /// The next entry of table `id` that is not right.
+    fn next_wrong<M: ReadEntry, B: HostMap>(
+        &self,
+        memory: &M,
+        near: &Near<'_, B>,
+        id: u32,
+        scan: &mut Scan,
+    ) -> Option<(usize, Result<Mistake<S>, Unread<M::Error>>)> {
+        let row = self.row(id)?;
+        while let Some((index, word)) = self.next_filled(&row, scan) {
+            if let Some(found) = self
+                .judge_entry(&row, memory, near, index, word)
+                .transpose()
+            {
+                return Some((index, found));
+            }
+        }
+        None
+    }
+
+    /// What is wrong with entry `index`, whose word this is and not that of an empty one.
+    #[inline]
+    fn judge_entry<M: ReadEntry, B: HostMap>(
+        &self,
+        row: &Row<'_, S>,
+        memory: &M,
+        near: &Near<'_, B>,
+        index: usize,
+        word: u64,
+    ) -> Result<Option<Mistake<S>>, Unread<M::Error>> {
+        let expected = row.expected(memory, index)?;
+        let slot = row.decode(word);
+        let wrong = self.wrong(row, near, &slot, expected);
+        Ok(wrong.map(|wrong| Mistake {
+            slot,
+            expected,
+            wrong,
+        }))
     }
 
     /// Makes the entry at `link` right: a leaf that grants too much grants less, what else is wrong is
@@ -237,17 +310,18 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
         link: Link,
     ) -> Result<Compared, Unread<M::Error>> {
-        let slot = self.slot(link);
-        if matches!(slot, Entry::Empty) {
+        let Some(row) = self.row(link.page()) else {
+            return Ok(Compared::Same);
+        };
+        let word = self.word(&row, link.index());
+        if word == row.empty {
             return Ok(Compared::Same);
         }
-        match self.expected(machine.memory, link) {
-            Ok(expected) => {
-                match self.wrong(machine, link, &slot, expected) {
-                    None => return Ok(Compared::Same),
-                    Some(Wrong::TooMuch) => self.grant_less(machine, link, &slot, expected),
-                    Some(_) => self.drop_entry(link),
-                }
+        let near = Near::new(machine.map);
+        match self.judge_entry(&row, machine.memory, &near, link.index(), word) {
+            Ok(None) => Ok(Compared::Same),
+            Ok(Some(mistake)) => {
+                self.mend(&near, link, mistake);
                 Ok(Compared::Changed)
             }
             Err(unread) => {
@@ -257,11 +331,18 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
     }
 
+    fn mend<B: HostMap>(&mut self, near: &Near<'_, B>, link: Link, mistake: Mistake<S>) {
+        match mistake.wrong {
+            Wrong::TooMuch => self.grant_less(near, link, &mistake.slot, mistake.expected),
+            _ => self.drop_entry(link),
+        }
+    }
+
     /// The leaf at `link` grants more than guest and host do now: it gets what they grant, or goes. So reads go
     /// on after a fork has made everything read-only.
-    fn grant_less<M, B: HostMap>(
+    fn grant_less<B: HostMap>(
         &mut self,
-        machine: Machine<'_, M, B>,
+        near: &Near<'_, B>,
         link: Link,
         slot: &Slot<S>,
         expected: Expected,
@@ -280,14 +361,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 .is_some_and(|page| page.key.level == 1)
         {
             let stage = &self.stages[usize::from(stage)];
-            let backing = machine.map.backing(guest).page(guest, 4096);
-            let less = backing.and_then(|page| {
-                let host = HostRights {
-                    write: page.rights.write && !self.guards(guest),
-                    ..page.rights
-                };
-                stage.grant(rights, host, None)
-            });
+            let page = near.backing(guest).page(guest, 4096);
+            let less = page.and_then(|page| self.usual(stage, rights, page.rights, guest));
             if let Some(less) = less {
                 return self.change_leaf(link, target, attributes, less);
             }
