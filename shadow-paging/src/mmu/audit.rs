@@ -60,6 +60,13 @@ pub enum Finding {
         /// Which entry.
         index: usize,
     },
+    /// An entry that is wrong by the very entry of the guest's by which it was found right.
+    Misremembered {
+        /// Host-physical address of the shadow table.
+        table: u64,
+        /// Which entry.
+        index: usize,
+    },
     /// A table that is not guarded and on no list, or the other way round.
     Unlisted {
         /// Host-physical address of the shadow table.
@@ -171,6 +178,12 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                     continue;
                 }
             };
+            if let (Some(_), Some(seen)) = (wrong, &page.seen)
+                && let Ok(Some(behind)) = row.behind(machine.memory, index)
+                && seen.was(index, behind.entry)
+            {
+                found(Finding::Misremembered { table, index });
+            }
             match wrong {
                 // What a guest may see of it, it may see of a TLB. What the host relies on holds.
                 Some(Wrong::NothingExpected | Wrong::OtherTable | Wrong::TooMuch) if unsync => {

@@ -131,6 +131,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             checked: 0,
             filled: 0,
             heat: Heat::default(),
+            seen: None,
         });
         if let (Base::Table(_), true) = (key.base, self.unguarded()) {
             self.watch(id, Sync::Unsync);

@@ -81,14 +81,17 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
         self.reverse.push(place, link);
         self.tables.write(at, Width::Eight, word);
-        self.fills(link);
+        self.stored(link);
         Ok(())
     }
 
-    /// The entry at `link` is empty no more.
-    fn fills(&mut self, link: Link) {
+    /// The entry at `link` is another, and not empty.
+    fn stored(&mut self, link: Link) {
         if let Some(page) = self.pages.get_mut(link.page()) {
             page.lines |= line_of(link.index());
+            if let Some(seen) = &mut page.seen {
+                seen.forget(link.index());
+            }
         }
     }
 
@@ -113,6 +116,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             return;
         }
         self.store(link, |format, level| format.leaf(target, new, level));
+        self.stored(link);
         let stale = self
             .stage_of(link)
             .is_some_and(|(stage, ..)| stage.shadow().leaves_stale(old, new));
@@ -134,7 +138,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             frame = page.frame;
         }
         self.store(link, |format, level| format.table(frame, level));
-        self.fills(link);
+        self.stored(link);
         Ok(())
     }
 

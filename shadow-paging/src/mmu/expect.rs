@@ -5,10 +5,9 @@ use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
 
 use super::Mmu;
 use super::entry::Slot;
-use super::host::{HostMap, HostRights};
+use super::host::HostMap;
 use super::key::{Base, Key, coverage, parts_of_root};
 use super::links::Link;
-use super::pages::Sync;
 use super::row::{Near, Row};
 use super::stage::{Meaning, Rights, Stage, Table};
 
@@ -21,6 +20,13 @@ pub(super) enum Expected {
     Child(Key),
     /// A leaf, or a link to a table of smaller ones.
     Page { target: u64, rights: Rights },
+}
+
+/// A guest's entry behind a shadow entry, and how many bytes above what it maps the other begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    pub(super) entry: u64,
+    inside: u64,
 }
 
 /// An entry of the guest's that could not be read.
@@ -75,20 +81,40 @@ impl<S: Stage> Row<'_, S> {
                 let entry = entries.get(index).copied().unwrap_or(0);
                 Ok(below(stage, key, entry, 0))
             }
-            (Base::Table(_), Some(guest)) => {
-                let Some(origin) = key.origin(guest, stage.shadow(), index) else {
-                    return Ok(Expected::Nothing);
-                };
-                let entry = memory.read(origin.at, guest.width());
-                let entry = entry.map_err(|error| Unread {
-                    level: key.level,
-                    at: origin.at,
-                    error,
-                })?;
-                Ok(below(stage, key, entry, origin.inside))
-            }
-            (Base::Table(_), None) => Ok(Expected::Nothing),
+            (Base::Table(_), _) => Ok(self
+                .behind(memory, index)?
+                .map_or(Expected::Nothing, |behind| self.by(behind))),
         }
+    }
+
+    /// The guest's entry in memory behind entry `index`, if there is one.
+    pub(super) fn behind<M: ReadEntry>(
+        &self,
+        memory: &M,
+        index: usize,
+    ) -> Result<Option<Behind>, Unread<M::Error>> {
+        let Some((guest, origin)) = self.stage.guest().and_then(|guest| {
+            let origin = self.key.origin(guest, self.stage.shadow(), index)?;
+            Some((guest, origin))
+        }) else {
+            return Ok(None);
+        };
+        match memory.read(origin.at, guest.width()) {
+            Ok(entry) => Ok(Some(Behind {
+                entry,
+                inside: origin.inside,
+            })),
+            Err(error) => Err(Unread {
+                level: self.key.level,
+                at: origin.at,
+                error,
+            }),
+        }
+    }
+
+    /// What an entry may be that has this one behind it.
+    pub(super) fn by(&self, behind: Behind) -> Expected {
+        below(self.stage, self.key, behind.entry, behind.inside)
     }
 }
 
@@ -153,7 +179,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 if page.host != target {
                     return Some(Wrong::OtherTarget);
                 }
-                if !stage.admits(attributes, rights, page.rights) {
+                // What it would be if it were made now, mostly.
+                let most = stage.grant(rights, page.rights, None);
+                if most != Some(attributes) && !stage.admits(attributes, rights, page.rights) {
                     return Some(Wrong::TooMuch);
                 }
                 // Looked up last, and seldom: most leaves cannot write.
@@ -164,25 +192,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                         self.guards_in(guest, size)
                     }
                 };
-                let read_only = HostRights {
-                    write: false,
-                    ..page.rights
-                };
-                (stage.protect(attributes) != Some(attributes)
-                    && !stage.admits(attributes, rights, read_only)
-                    && guarded())
-                .then_some(Wrong::WritesGuarded)
+                let writes = stage.protect(attributes) != Some(attributes);
+                (writes && guarded()).then_some(Wrong::WritesGuarded)
             }
         }
     }
 
     /// Whether no leaf may write the guest's frame at `frame`.
     pub(super) fn guards(&self, frame: u64) -> bool {
-        self.pages.of_guest_table(frame).any(|id| {
-            self.pages
-                .get(id)
-                .is_some_and(|page| page.sync != Sync::Unsync)
-        })
+        self.pages.guarded(frame)
     }
 
     /// Whether the guest's memory of `length` bytes (a power of two) at `start` has a table that must not

@@ -18,7 +18,8 @@
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, UpdateEntry};
 
 use super::host::{Backing, HostMap, HostPage, HostRights, Machine};
-use super::pages::Sync;
+use super::links::Head;
+use super::pages::{Page, Sync};
 use super::row::Near;
 use super::space::Space;
 use super::stage::{Path, Stage, Stopped};
@@ -266,6 +267,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// A guarded table is to be written: whether it may be, from now on.
     fn let_write(&mut self, path: &Path) -> bool {
         let frame = path.target & !0xfff;
+        self.remove_shadows(frame, Self::left_behind);
         let (mut lowest, mut pinned, mut writes) = (true, false, 0);
         let mut seen = 0;
         while let Some(id) = self.pages.shadow_of(frame, seen) {
@@ -293,9 +295,27 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if writes < self.tuning.flood || pinned || on_the_way {
             return false;
         }
-        while let Some(id) = self.pages.shadow_of(frame, 0) {
-            self.remove_table(id);
-        }
+        self.remove_shadows(frame, |_, _| true);
         true
+    }
+
+    /// Whether nothing leads to a table that is not a root: mostly, the guest freed it, and its frame becomes something
+    /// else.
+    fn left_behind(&self, page: &Page) -> bool {
+        let stage = self.stages.get(usize::from(page.key.stage));
+        let levels = stage.map_or(0, |stage| stage.shadow().shape().levels());
+        page.parents == Head::EMPTY && page.key.level < levels && page.roots == 0
+    }
+
+    /// Removes those shadows of the guest's table at `frame`.
+    fn remove_shadows(&mut self, frame: u64, which: impl Fn(&Self, &Page) -> bool) {
+        let mut kept = 0;
+        while let Some(id) = self.pages.shadow_of(frame, kept) {
+            if self.pages.get(id).is_some_and(|page| which(self, page)) {
+                self.remove_table(id);
+            } else {
+                kept += 1;
+            }
+        }
     }
 }

@@ -41,6 +41,7 @@ mod prefetch;
 mod reclaim;
 mod reverse_map;
 mod row;
+mod seen;
 mod slab;
 mod space;
 mod stage;
@@ -235,8 +236,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             heap: self.pages.bytes()
                 + self.reverse.bytes()
                 + self.unsync.capacity() * size_of::<u32>()
+                + self.remembered() * seen::Seen::BYTES
                 + self.stages.capacity() * size_of::<S>(),
         }
+    }
+
+    /// How many tables' guest entries are remembered.
+    fn remembered(&self) -> usize {
+        let seen = |&&id: &&u32| self.pages.get(id).is_some_and(|page| page.seen.is_some());
+        self.unsync.iter().filter(seen).count()
     }
 
     /// The number of `stage`, which may be a new one.

@@ -7,6 +7,7 @@ use super::error::OutOfMemory;
 use super::index::{Index, mix};
 use super::key::{Base, Key};
 use super::links::Head;
+use super::seen::Seen;
 
 /// How far a shadow table may be behind the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(crate) struct Page {
     pub(crate) filled: u32,
     /// How readily it is left unsync.
     pub(crate) heat: Heat,
+    /// The guest's entries as they were when they were last compared, while it is unsync.
+    pub(crate) seen: Option<Seen>,
 }
 
 /// How often a guest's table was guarded in vain. One that is written again right after is left unsync for longer: to
@@ -177,17 +180,17 @@ impl Pages {
     /// The table in `role`.
     #[inline]
     pub(crate) fn find(&self, key: &Key) -> Option<u32> {
-        self.by_base
-            .near(key.base.hash())
-            .find(|&id| self.get(id).is_some_and(|page| page.key == *key))
+        self.by_base.find(key.base.hash(), |id| {
+            self.get(id).is_some_and(|page| page.key == *key)
+        })
     }
 
     /// The table at `frame`.
     #[inline]
     pub(crate) fn at_frame(&self, frame: u64) -> Option<u32> {
-        self.by_frame
-            .near(frame_hash(frame))
-            .find(|&id| self.get(id).is_some_and(|page| page.frame == frame))
+        self.by_frame.find(frame_hash(frame), |id| {
+            self.get(id).is_some_and(|page| page.frame == frame)
+        })
     }
 
     /// Every shadow of the guest's table at `frame`.
@@ -197,6 +200,16 @@ impl Pages {
         self.by_base
             .near(base.hash())
             .filter(move |&id| self.get(id).is_some_and(|page| page.key.base == base))
+    }
+
+    /// Whether a shadow of the guest's table at `frame` keeps it from being written.
+    #[inline]
+    pub(crate) fn guarded(&self, frame: u64) -> bool {
+        let base = Base::Table(frame);
+        let guards = |page: &Page| page.key.base == base && page.sync != Sync::Unsync;
+        self.by_base
+            .find(base.hash(), |id| self.get(id).is_some_and(guards))
+            .is_some()
     }
 
     /// Shadow number `n` of the guest's table at `frame`.
@@ -212,7 +225,7 @@ impl Pages {
     }
 
     fn region(&self, region: u64) -> Option<u32> {
-        self.by_region.near(mix(region)).find(|&number| {
+        self.by_region.find(mix(region), |number| {
             let there = self.regions.get(number as usize);
             there.is_some_and(|&(start, count)| start == region && count > 0)
         })

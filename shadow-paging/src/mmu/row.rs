@@ -10,6 +10,7 @@ use super::Mmu;
 use super::entry::Slot;
 use super::host::{Backing, HostMap};
 use super::key::Key;
+use super::links::Link;
 use super::stage::Stage;
 
 /// Entries of a line: eight, 64 bytes.
@@ -71,6 +72,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     #[inline]
     pub(super) fn word(&self, row: &Row<'_, S>, index: usize) -> u64 {
         self.tables.load(row.at(index), Width::Eight)
+    }
+
+    /// Whether the entry at `link` may be other than empty.
+    #[inline]
+    pub(super) fn may_hold(&self, link: Link) -> bool {
+        let line = line_of(link.index());
+        self.pages
+            .get(link.page())
+            .is_some_and(|page| page.lines & line != 0)
     }
 
     pub(super) fn scan(&self, id: u32) -> Scan {

@@ -10,6 +10,7 @@ use super::key::Base;
 use super::links::Link;
 use super::pages::Sync;
 use super::row::{Near, Row, Scan};
+use super::seen::{MOST_SEEN, Seen};
 use super::space::Space;
 use super::stage::Stage;
 use super::{Cause, Failed, Mmu, Owed};
@@ -164,6 +165,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 done = state == Sync::Guarded;
                 if let Some(page) = self.pages.get_mut(id) {
                     page.sync = state;
+                    if done {
+                        page.seen = None;
+                    }
                 }
             }
             if !done {
@@ -247,7 +251,11 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let mut result = Ok(Compared::Same);
         let near = Near::new(machine.map);
         let mut scan = self.scan(id);
-        while let Some((index, found)) = self.next_wrong(machine.memory, &near, id, &mut scan) {
+        // Taken out meanwhile, so what is mended here is not forgotten there.
+        let mut seen = self.take_seen(id);
+        while let Some((index, found)) =
+            self.next_wrong(machine.memory, &near, id, &mut scan, seen.as_mut())
+        {
             match found {
                 Ok(wrong) => {
                     self.mend(&near, Link::new(id, index), wrong);
@@ -260,7 +268,20 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             }
         }
         self.scanned(id, scan);
+        if let Some(page) = self.pages.get_mut(id) {
+            page.seen = seen;
+        }
         result
+    }
+
+    /// What was seen behind table `id`, or something to write it down in.
+    fn take_seen(&mut self, id: u32) -> Option<Seen> {
+        let few = self.unsync.len() <= MOST_SEEN && !self.unguarded();
+        let page = self.pages.get_mut(id)?;
+        match page.seen.take() {
+            None if few && page.sync == Sync::Unsync && Self::may_be_unsync(page) => Seen::new(),
+            seen => seen,
+        }
     }
 
     /// The next entry of table `id` that is not right.
@@ -270,37 +291,51 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         near: &Near<'_, B>,
         id: u32,
         scan: &mut Scan,
+        mut seen: Option<&mut Seen>,
     ) -> Option<(usize, Result<Mistake<S>, Unread<M::Error>>)> {
         let row = self.row(id)?;
         while let Some((index, word)) = self.next_filled(&row, scan) {
-            if let Some(found) = self
-                .judge_entry(&row, memory, near, index, word)
-                .transpose()
-            {
+            let judged = match &mut seen {
+                None => row
+                    .expected(memory, index)
+                    .map(|expected| self.judge_entry(&row, near, word, expected)),
+                Some(seen) => match row.behind(memory, index) {
+                    Ok(Some(behind)) if seen.was(index, behind.entry) => continue,
+                    Ok(Some(behind)) => {
+                        let judged = self.judge_entry(&row, near, word, row.by(behind));
+                        match &judged {
+                            None => seen.right(index, behind.entry),
+                            Some(_) => seen.forget(index),
+                        }
+                        Ok(judged)
+                    }
+                    Ok(None) => Ok(self.judge_entry(&row, near, word, Expected::Nothing)),
+                    Err(unread) => Err(unread),
+                },
+            };
+            if let Some(found) = judged.transpose() {
                 return Some((index, found));
             }
         }
         None
     }
 
-    /// What is wrong with entry `index`, whose word this is and not that of an empty one.
+    /// What is wrong with an entry of the table, whose word this is and not that of an empty one.
     #[inline]
-    fn judge_entry<M: ReadEntry, B: HostMap>(
+    fn judge_entry<B: HostMap>(
         &self,
         row: &Row<'_, S>,
-        memory: &M,
         near: &Near<'_, B>,
-        index: usize,
         word: u64,
-    ) -> Result<Option<Mistake<S>>, Unread<M::Error>> {
-        let expected = row.expected(memory, index)?;
+        expected: Expected,
+    ) -> Option<Mistake<S>> {
         let slot = row.decode(word);
-        let wrong = self.wrong(row, near, &slot, expected);
-        Ok(wrong.map(|wrong| Mistake {
+        let wrong = self.wrong(row, near, &slot, expected)?;
+        Some(Mistake {
             slot,
             expected,
             wrong,
-        }))
+        })
     }
 
     /// Makes the entry at `link` right: a leaf that grants too much grants less, what else is wrong is
@@ -310,6 +345,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
         link: Link,
     ) -> Result<Compared, Unread<M::Error>> {
+        if !self.may_hold(link) {
+            return Ok(Compared::Same);
+        }
         let Some(row) = self.row(link.page()) else {
             return Ok(Compared::Same);
         };
@@ -318,7 +356,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             return Ok(Compared::Same);
         }
         let near = Near::new(machine.map);
-        match self.judge_entry(&row, machine.memory, &near, link.index(), word) {
+        let expected = row.expected(machine.memory, link.index());
+        match expected.map(|expected| self.judge_entry(&row, &near, word, expected)) {
             Ok(None) => Ok(Compared::Same),
             Ok(Some(mistake)) => {
                 self.mend(&near, link, mistake);
