@@ -93,20 +93,22 @@ impl<S: Stage> Row<'_, S> {
         memory: &M,
         index: usize,
     ) -> Result<Option<Behind>, Unread<M::Error>> {
-        let Some((guest, origin)) = self.stage.guest().and_then(|guest| {
-            let origin = self.key.origin(guest, self.stage.shadow(), index)?;
-            Some((guest, origin))
-        }) else {
+        let Some(guest) = self.stage.guest() else {
             return Ok(None);
         };
-        match memory.read(origin.at, guest.width()) {
-            Ok(entry) => Ok(Some(Behind {
-                entry,
-                inside: origin.inside,
-            })),
+        let width = guest.width();
+        let (at, inside) = if let Some(first) = self.first_behind {
+            (first + index as u64 * width.bytes(), 0)
+        } else if let Some(origin) = self.key.origin(guest, self.stage.shadow(), index) {
+            (origin.at, origin.inside)
+        } else {
+            return Ok(None);
+        };
+        match memory.read(at, width) {
+            Ok(entry) => Ok(Some(Behind { entry, inside })),
             Err(error) => Err(Unread {
                 level: self.key.level,
-                at: origin.at,
+                at,
                 error,
             }),
         }

@@ -18,7 +18,6 @@
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, UpdateEntry};
 
 use super::host::{Backing, HostMap, HostPage, HostRights, Machine};
-use super::links::Head;
 use super::pages::{Page, Sync};
 use super::row::Near;
 use super::space::Space;
@@ -248,6 +247,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     fn leaf_size(&self, stage: &S, path: &Path, backing: &Backing) -> (u8, Option<HostPage>) {
         let format = stage.shadow();
         let shape = format.shape();
+        if path.shift < shape.shift(2) {
+            return (1, backing.page(path.target, 4096));
+        }
         let larger = (2..=self.tuning.largest.min(shape.levels()))
             .rev()
             .filter(|&level| shape.leaf_at(level) && shape.shift(level) <= path.shift)
@@ -304,7 +306,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     fn left_behind(&self, page: &Page) -> bool {
         let stage = self.stages.get(usize::from(page.key.stage));
         let levels = stage.map_or(0, |stage| stage.shadow().shape().levels());
-        page.parents == Head::EMPTY && page.key.level < levels && page.roots == 0
+        !page.in_use() && page.key.level < levels
     }
 
     /// Removes those shadows of the guest's table at `frame`.

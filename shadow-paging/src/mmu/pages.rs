@@ -47,6 +47,13 @@ pub(crate) struct Page {
     pub(crate) seen: Option<Seen>,
 }
 
+impl Page {
+    /// Whether an entry leads to it, or a space begins here.
+    pub(crate) fn in_use(&self) -> bool {
+        self.parents != Head::EMPTY || self.roots > 0
+    }
+}
+
 /// How often a guest's table was guarded in vain. One that is written again right after is left unsync for longer: to
 /// compare it costs less than the fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

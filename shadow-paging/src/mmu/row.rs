@@ -10,7 +10,6 @@ use super::Mmu;
 use super::entry::Slot;
 use super::host::{Backing, HostMap};
 use super::key::Key;
-use super::links::Link;
 use super::stage::Stage;
 
 /// Entries of a line: eight, 64 bytes.
@@ -30,6 +29,8 @@ pub(super) struct Row<'a, S: Stage> {
     pub(super) frame: u64,
     /// An entry that says nothing.
     pub(super) empty: u64,
+    /// Where the guest's entry behind the first is, if each entry has one of its own, side by side.
+    pub(super) first_behind: Option<u64>,
 }
 
 impl<S: Stage> Row<'_, S> {
@@ -65,6 +66,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             stage,
             frame: page.frame,
             empty: stage.shadow().empty(),
+            first_behind: stage
+                .guest()
+                .and_then(|guest| page.key.first_behind(guest, stage.shadow().shape())),
         })
     }
 
@@ -72,15 +76,6 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     #[inline]
     pub(super) fn word(&self, row: &Row<'_, S>, index: usize) -> u64 {
         self.tables.load(row.at(index), Width::Eight)
-    }
-
-    /// Whether the entry at `link` may be other than empty.
-    #[inline]
-    pub(super) fn may_hold(&self, link: Link) -> bool {
-        let line = line_of(link.index());
-        self.pages
-            .get(link.page())
-            .is_some_and(|page| page.lines & line != 0)
     }
 
     pub(super) fn scan(&self, id: u32) -> Scan {

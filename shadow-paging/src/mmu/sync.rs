@@ -8,8 +8,8 @@ use super::expect::{Expected, Unread, Wrong};
 use super::host::{HostMap, Machine};
 use super::key::Base;
 use super::links::Link;
-use super::pages::Sync;
-use super::row::{Near, Row, Scan};
+use super::pages::{Page, Sync};
+use super::row::{Near, Row, Scan, line_of};
 use super::seen::{MOST_SEEN, Seen};
 use super::space::Space;
 use super::stage::Stage;
@@ -64,15 +64,19 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let Some(bits) = shape.strip(address) else {
             return Ok(());
         };
-        // In every table that may be stale, wherever it is linked now: a global translation goes for
-        // all spaces, and a table that is linked nowhere may be linked again.
+        // In every table that may be stale, wherever it is linked now: a global translation goes for all spaces. One that
+        // is linked nowhere is refreshed before it is linked again.
         let mut result = Ok(());
         for at in 0..self.unsync.len() {
             let id = self.unsync[at];
-            let level = self.pages.get(id).map_or(1, |page| page.key.level);
-            let index = shape.index(bits, level) as usize;
-            let checked = self.check(machine, Link::new(id, index));
-            result = result.and(checked.map(|_| ()));
+            let Some(page) = self.pages.get(id).filter(|page| page.in_use()) else {
+                continue;
+            };
+            let link = Link::new(id, shape.index(bits, page.key.level) as usize);
+            if page.lines & line_of(link.index()) != 0 {
+                let checked = self.check(machine, link);
+                result = result.and(checked.map(|_| ()));
+            }
         }
         result.map_err(Cause::from)
     }
@@ -91,12 +95,14 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.settle_up_for_good(result).map(|((), owed)| owed)
     }
 
-    /// Compares every table that is not guarded, and guards what can be.
+    /// Compares every table that is not guarded and that something leads to, and guards what can be.
     pub(super) fn sync_all<M: ReadEntry, B: HostMap>(
         &mut self,
         machine: Machine<'_, M, B>,
     ) -> Result<(), Cause<M::Error>> {
-        self.sync_those(machine, |_, _| true)
+        self.sync_those(machine, |mmu, id| {
+            mmu.pages.get(id).is_some_and(Page::in_use)
+        })
     }
 
     /// The guest loads `root`: the same for those that a walk from it can come to. The others are looked at when
@@ -345,9 +351,6 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
         link: Link,
     ) -> Result<Compared, Unread<M::Error>> {
-        if !self.may_hold(link) {
-            return Ok(Compared::Same);
-        }
         let Some(row) = self.row(link.page()) else {
             return Ok(Compared::Same);
         };

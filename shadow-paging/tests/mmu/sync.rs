@@ -90,3 +90,24 @@ fn a_stale_table_is_compared_before_a_table_above_it_is_linked_again() {
     }
     board.audit();
 }
+
+/// What was compared once is right as long as both entries are the same, not only the guest's.
+#[test]
+fn an_entry_that_is_written_back_is_compared_with_what_was_mapped_meanwhile() {
+    let mut board = board();
+    let elsewhere = (PAGES + 0x2_0000) | USED;
+    store(&mut board, LINEAR, 1);
+    // Unsync, and compared: the first page is what the table says.
+    board.edit(TABLE + 8, Width::Eight, (PAGES + 0x3_0000) | USED);
+    board.intercept(Instruction::Cr3(ROOT));
+    board.edit(TABLE + 8, Width::Eight, (PAGES + 0x3_1000) | USED);
+    board.intercept(Instruction::Cr3(ROOT));
+    // Another page, used; and the first one again.
+    board.edit(TABLE, Width::Eight, elsewhere);
+    board.intercept(Instruction::Invlpg(LINEAR));
+    assert_eq!(load(&mut board, LINEAR), Outcome::Done(0));
+    board.edit(TABLE, Width::Eight, PAGES | USED);
+    board.intercept(Instruction::Cr3(ROOT));
+    assert_eq!(load(&mut board, LINEAR), Outcome::Done(1), "the first page");
+    board.audit();
+}
