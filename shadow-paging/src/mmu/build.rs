@@ -9,7 +9,7 @@ use super::guard::Was;
 use super::host::{Backing, HostMap, Machine};
 use super::key::{Base, Key, key_on_path};
 use super::links::{Head, Link};
-use super::pages::{Heat, Page, Sync, room};
+use super::pages::{Heat, Page, Pass, Sync, room};
 use super::space::Space;
 use super::stage::{Path, Stage};
 use super::{Cause, Mmu};
@@ -93,7 +93,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         key: &Key,
         machine: Machine<'_, M, B>,
-        pass: Option<u32>,
+        pass: Option<Pass>,
     ) -> Result<u32, Cause<M::Error>> {
         if let Some(id) = self.pages.find(key) {
             self.refresh(machine, id, pass)?;

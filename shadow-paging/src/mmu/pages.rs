@@ -20,14 +20,17 @@ pub(crate) enum Sync {
     Unsync,
 }
 
+/// The number of a pass over the tables: 0 of none.
+pub(crate) type Pass = u16;
+
 /// One shadow table.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) key: Key,
     /// Where it is.
     pub(crate) frame: u64,
-    /// Which eighths of eight of its entries may hold any that is not empty: bit `i` is for the entries from `8 * i` on.
-    pub(crate) lines: u64,
+    /// Where entries may be that are not empty: bit `i` is for the sixteen from `16 * i` on.
+    pub(crate) lines: u32,
     /// The entries that lead to it.
     pub(crate) parents: Head,
     pub(crate) sync: Sync,
@@ -38,9 +41,9 @@ pub(crate) struct Page {
     /// Used since reclaim last came by.
     pub(crate) used: bool,
     /// The last pass that compared it as a whole.
-    pub(crate) checked: u32,
+    pub(crate) checked: Pass,
     /// The last pass that filled it as a whole.
-    pub(crate) filled: u32,
+    pub(crate) filled: Pass,
     /// How readily it is left unsync.
     pub(crate) heat: Heat,
     /// The guest's entries as they were when they were last compared, while it is unsync.
@@ -103,7 +106,7 @@ pub(crate) struct Pages {
     free_regions: Vec<u32>,
     live: usize,
     hand: u32,
-    pass: u32,
+    pass: Pass,
 }
 
 fn frame_hash(frame: u64) -> u64 {
@@ -330,7 +333,7 @@ impl Pages {
     }
 
     /// The number of a new pass over the tables: no table has it.
-    pub(crate) fn begin_pass(&mut self) -> u32 {
+    pub(crate) fn begin_pass(&mut self) -> Pass {
         self.pass = self.pass.wrapping_add(1);
         if self.pass == 0 {
             self.pass = 1;

@@ -23,7 +23,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let count = usize::from(self.tuning.prefetch).next_power_of_two();
         let first = link.index() & !(count - 1);
         let mut next = first;
-        while let Some(row) = self.row(link.page())
+        while let Some(row) = self.row(link.page()).map(Row::beside)
             && let last = (first + count).min(Self::entries(row.stage, 1) as usize)
             && let Some((index, host, attributes)) = self.next_ready(&row, memory, near, next..last)
         {

@@ -12,11 +12,11 @@ use super::host::{Backing, HostMap};
 use super::key::Key;
 use super::stage::Stage;
 
-/// Entries of a line: eight, 64 bytes.
-const LINE: usize = 8;
+/// Entries of a line: 128 bytes.
+const LINE: usize = 16;
 
 /// The bit in [`Page::lines`](super::pages::Page) of the line that entry `index` is in.
-pub(super) const fn line_of(index: usize) -> u64 {
+pub(super) const fn line_of(index: usize) -> u32 {
     1 << (index / LINE)
 }
 
@@ -29,7 +29,8 @@ pub(super) struct Row<'a, S: Stage> {
     pub(super) frame: u64,
     /// An entry that says nothing.
     pub(super) empty: u64,
-    /// Where the guest's entry behind the first is, if each entry has one of its own, side by side.
+    /// Where the guest's entry behind the first is, if each entry has one of its own, side by side; once it is
+    /// [looked up](Self::beside).
     pub(super) first_behind: Option<u64>,
 }
 
@@ -37,6 +38,16 @@ impl<S: Stage> Row<'_, S> {
     /// Where entry `index` is.
     pub(super) const fn at(&self, index: usize) -> u64 {
         self.frame + index as u64 * Width::Eight.bytes()
+    }
+
+    /// The same for whoever goes along the entries of both tables.
+    pub(super) fn beside(self) -> Self {
+        let (key, shape) = (self.key, self.stage.shadow().shape());
+        let guest = self.stage.guest();
+        Self {
+            first_behind: guest.and_then(|guest| key.first_behind(guest, shape)),
+            ..self
+        }
     }
 
     /// What an entry with this word is.
@@ -50,11 +61,11 @@ impl<S: Stage> Row<'_, S> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scan {
     /// Lines to see.
-    lines: u64,
+    lines: u32,
     /// The next entry in the first of them.
     next: usize,
     /// Lines that had an entry.
-    kept: u64,
+    kept: u32,
 }
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
@@ -66,9 +77,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             stage,
             frame: page.frame,
             empty: stage.shadow().empty(),
-            first_behind: stage
-                .guest()
-                .and_then(|guest| page.key.first_behind(guest, stage.shadow().shape())),
+            first_behind: None,
         })
     }
 

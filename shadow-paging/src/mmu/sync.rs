@@ -8,7 +8,7 @@ use super::expect::{Expected, Unread, Wrong};
 use super::host::{HostMap, Machine};
 use super::key::Base;
 use super::links::Link;
-use super::pages::{Page, Sync};
+use super::pages::{Page, Pass, Sync};
 use super::row::{Near, Row, Scan, line_of};
 use super::seen::{MOST_SEEN, Seen};
 use super::space::Space;
@@ -126,7 +126,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         machine: Machine<'_, M, B>,
         top: u32,
-        pass: Option<u32>,
+        pass: Option<Pass>,
     ) -> Result<(), Cause<M::Error>> {
         let Some(page) = self.pages.get(top) else {
             return Ok(());
@@ -299,7 +299,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         scan: &mut Scan,
         mut seen: Option<&mut Seen>,
     ) -> Option<(usize, Result<Mistake<S>, Unread<M::Error>>)> {
-        let row = self.row(id)?;
+        let row = self.row(id)?.beside();
         while let Some((index, word)) = self.next_filled(&row, scan) {
             let judged = match &mut seen {
                 None => row
