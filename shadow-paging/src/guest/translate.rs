@@ -90,8 +90,8 @@ pub(crate) fn resolve<M: UpdateEntry, N: Clone>(
     Ok((allowed, noted))
 }
 
-/// The whole walk of a guest's tables in memory whose error is `E`.
-type GuestWalk<E> = Walk<GuestAttributes, Reserved, E>;
+/// An allowed access, and the whole walk that it took in memory whose error is `E`.
+type Marked<E> = (GuestTranslation, Walk<GuestAttributes, Reserved, E>);
 
 /// Walks, judges, and sets what flags are not set.
 #[inline(never)]
@@ -101,7 +101,7 @@ fn resolve_marking<M: UpdateEntry>(
     memory: &M,
     root: Root<'_, GuestAttributes>,
     (linear, access): (u64, Access),
-) -> Result<(GuestTranslation, GuestWalk<M::Error>), GuestFault<M::Error>> {
+) -> Result<Marked<M::Error>, GuestFault<M::Error>> {
     let page_use = if access.kind.writes() {
         Use::Write
     } else {

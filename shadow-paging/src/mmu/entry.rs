@@ -6,7 +6,7 @@ use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, Span, Width};
 use super::key::coverage;
 use super::links::Link;
 use super::owed::Flush;
-use super::row::line_of;
+use super::row::{Row, line_of};
 use super::stage::Stage;
 use super::{Mmu, OutOfMemory, Reclaim};
 
@@ -16,6 +16,34 @@ pub(super) type Slot<S> =
 
 /// The attributes of shadow leaves.
 pub(super) type Attributes<S> = <<S as Stage>::Shadow as Format>::Attributes;
+
+/// A leaf that is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewLeaf {
+    level: u8,
+    target: u64,
+    /// Where, and what.
+    at: u64,
+    word: u64,
+}
+
+impl NewLeaf {
+    /// To host address `target`, in entry `index` of the table.
+    pub(super) fn of<S: Stage>(
+        row: &Row<'_, S>,
+        index: usize,
+        target: u64,
+        attributes: Attributes<S>,
+    ) -> Self {
+        let level = row.key.level;
+        Self {
+            level,
+            target,
+            at: row.at(index),
+            word: row.stage.shadow().leaf(target, attributes, level),
+        }
+    }
+}
 
 /// How often a host frame is mapped before its oldest mappings make room: what bounds a search.
 const MOST_MAPPINGS: usize = 1024;
@@ -61,26 +89,28 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let Some(row) = self.row(link.page()) else {
             return Ok(());
         };
-        let (level, at) = (row.key.level, row.at(link.index()));
-        let word = row.stage.shadow().leaf(target, attributes, level);
-        let mut dropped = self.word(&row, link.index()) != row.empty;
-        let mut place = self.reverse.reserve(level, target)?;
-        if dropped {
+        let new = NewLeaf::of(&row, link.index(), target, attributes);
+        if self.word(&row, link.index()) != row.empty {
+            self.reverse.reserve(new.level, target)?;
             self.drop_entry(link);
         }
+        self.insert_leaf(link, new)
+    }
+
+    /// Puts a leaf where there is nothing.
+    pub(super) fn insert_leaf(&mut self, link: Link, new: NewLeaf) -> Result<(), OutOfMemory> {
+        let NewLeaf { level, target, .. } = new;
+        let mut place = self.reverse.reserve(level, target)?;
         if self.tuning.reclaim == Reclaim::Any
             && self.reverse.count(place) >= MOST_MAPPINGS
             && let Some(oldest) = self.reverse.link(place, 0)
         {
             self.drop_entry(oldest);
-            dropped = true;
-        }
-        if dropped {
             // The chunk goes when its last link does: look again.
             place = self.reverse.reserve(level, target)?;
         }
         self.reverse.push(place, link);
-        self.tables.write(at, Width::Eight, word);
+        self.tables.write(new.at, Width::Eight, new.word);
         self.stored(link);
         Ok(())
     }

@@ -88,6 +88,7 @@ impl<S: Stage> Row<'_, S> {
     }
 
     /// The guest's entry in memory behind entry `index`, if there is one.
+    #[inline(always)]
     pub(super) fn behind<M: ReadEntry>(
         &self,
         memory: &M,
@@ -115,6 +116,7 @@ impl<S: Stage> Row<'_, S> {
     }
 
     /// What an entry may be that has this one behind it.
+    #[inline(always)]
     pub(super) fn by(&self, behind: Behind) -> Expected {
         below(self.stage, self.key, behind.entry, behind.inside)
     }
@@ -213,6 +215,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 }
 
 /// What a guest's entry says for a shadow entry that begins `inside` bytes above it.
+#[inline]
 fn below<S: Stage>(stage: &S, key: &Key, entry: u64, inside: u64) -> Expected {
     match stage.meaning(entry, key.level, key.rights) {
         Meaning::Nothing => Expected::Nothing,

@@ -20,10 +20,11 @@
 //! - What hardware may hold beyond that was in a token that is not settled yet.
 //!
 //! In reading order: `key` (roles), `fault` (what a page fault comes to), `build` (the way to a leaf),
-//! `entry` (stores, and what they owe), `guard`, `sync`, `host`, `reclaim`.
+//! `entry` (stores, and what they owe), `guard`, `sync` and `compare`, `host`, `reclaim`.
 
 mod audit;
 mod build;
+mod compare;
 mod entry;
 mod error;
 mod expect;

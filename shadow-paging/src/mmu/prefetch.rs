@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The neighbours of a faulting page: mapped too, where the guest has used them already.
 
+use core::ops::Range;
+
 use hvkit_page_table::{Encode, Frames, OwnEntries, ReadEntry};
 
 use super::Mmu;
-use super::entry::Attributes;
+use super::entry::NewLeaf;
 use super::expect::Expected;
 use super::host::HostMap;
 use super::links::Link;
@@ -22,42 +24,38 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ) {
         let count = usize::from(self.tuning.prefetch).next_power_of_two();
         let first = link.index() & !(count - 1);
-        let mut next = first;
+        let mut rest = first..first + count;
         while let Some(row) = self.row(link.page()).map(Row::beside)
-            && let last = (first + count).min(Self::entries(row.stage, 1) as usize)
-            && let Some((index, host, attributes)) = self.next_ready(&row, memory, near, next..last)
+            && let Some((index, new)) = self.next_ready(&row, memory, near, &mut rest)
         {
-            if self
-                .put_leaf(Link::new(link.page(), index), host, attributes)
-                .is_err()
-            {
+            let neighbour = Link::new(link.page(), index);
+            if self.insert_leaf(neighbour, new).is_err() {
                 return;
             }
-            next = index + 1;
         }
     }
 
-    /// The first of `indices` that is empty and need not be: its host page and attributes.
+    /// The next of `indices` whose entry is empty and need not be, and what goes there.
+    #[inline]
     fn next_ready<M: ReadEntry, B: HostMap>(
         &self,
         row: &Row<'_, S>,
         memory: &M,
         near: &Near<'_, B>,
-        indices: core::ops::Range<usize>,
-    ) -> Option<(usize, u64, Attributes<S>)> {
-        indices.into_iter().find_map(|index| {
-            if self.word(row, index) != row.empty {
+        indices: &mut Range<usize>,
+    ) -> Option<(usize, NewLeaf)> {
+        let (stage, count) = (row.stage, Self::entries(row.stage, row.key.level) as usize);
+        indices.find_map(|index| {
+            if index >= count || self.word(row, index) != row.empty {
                 return None;
             }
             let Ok(Expected::Page { target, rights }) = row.expected(memory, index) else {
                 return None;
             };
             let page = near.backing(target).page(target, 4096)?;
-            if page.host >> row.stage.shadow().target_bits(1).min(52) != 0 {
-                return None;
-            }
-            let attributes = self.usual(row.stage, rights, page.rights, target)?;
-            Some((index, page.host, attributes))
+            let attributes = self.usual(stage, rights, page.rights, target)?;
+            let fits = page.host >> stage.shadow().target_bits(1).min(52) == 0;
+            fits.then(|| (index, NewLeaf::of(row, index, page.host, attributes)))
         })
     }
 }
