@@ -5,7 +5,8 @@
 //! process has no files, and makes only the system calls that a disk needs.
 
 use crate::config::{Confinement, Disk};
-use crate::confine::{ConfineError, Confiner, Kind};
+use crate::confine::{ConfineError, Confiner, Kind, Nursery};
+use crate::machine::stop::Stop;
 use crate::machine::{DeviceError, disk};
 use hvkit_virtio_devices::vhost_user::BackEnd;
 use hvkit_virtio_devices::vhost_user::back_end::ServeError;
@@ -13,7 +14,6 @@ use hvkit_virtio_devices::worker::Threads;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 /// Why a disk is not served.
 #[derive(Debug, thiserror::Error)]
@@ -51,13 +51,15 @@ pub fn serve(asked: &Disk, socket: &Path, confinement: Confinement) -> Result<()
     // Nobody else is served. It may have been removed already.
     let _ = std::fs::remove_file(socket);
     let (stream, _) = accepted.map_err(failed)?;
-    confiner.give_up_files()?;
-    // What starts threads, and the disk's threads with it.
-    confiner.enter(Kind::Nursery)?;
-    let threads =
-        Threads::new(|name, body| thread::Builder::new().name(name).spawn(body).map(drop));
+    let stop = Stop::new().map_err(failed)?;
+    let nursery = Nursery::new(&confiner, &stop)?;
+    let starter = nursery.starter();
+    let threads = Threads::new(move |name, body| starter.start(name, body));
     let report = |why: &dyn std::error::Error| log::error!("{why}");
     let back_end = BackEnd::new(stream, Box::new(disk), Box::new(threads), report);
-    back_end.map_err(failed)?.run()?;
+    let back_end = back_end.map_err(failed)?;
+    confiner.give_up_files()?;
+    confiner.enter(Kind::Device)?;
+    back_end.run()?;
     Ok(())
 }
