@@ -98,6 +98,12 @@ pub enum StateError {
         /// What it saves.
         expected: usize,
     },
+    /// Bytes that no device with these options saves.
+    #[error("byte {at} of a device's own state begins what it cannot have saved")]
+    Content {
+        /// Where they begin.
+        at: usize,
+    },
 }
 
 /// What the driver and the transport have settled.

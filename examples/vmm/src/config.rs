@@ -51,6 +51,10 @@ pub struct Config {
     pub serial: Serial,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
+    /// A folder to which the machine is saved when SIGUSR1 comes.
+    pub snapshot: Option<PathBuf>,
+    /// A folder that the machine comes from: no kernel is booted.
+    pub restore: Option<PathBuf>,
     /// Whether the process gives up, for ever, what it does not need while the guest runs.
     pub confinement: Confinement,
 }
@@ -90,6 +94,8 @@ impl Config {
             vtd: None,
             serial: Serial::Tty,
             report: None,
+            snapshot: None,
+            restore: None,
             confinement: Confinement::On,
         }
     }

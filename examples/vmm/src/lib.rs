@@ -43,5 +43,6 @@ pub mod machine;
 pub mod passthrough;
 pub mod pci;
 pub mod served;
+pub mod snapshot;
 pub mod viommu;
 pub mod wake;

@@ -47,6 +47,8 @@ pub const MAX_SIZE: u16 = 1 << 15;
 
 /// Where a queue is, as the driver has set it up. Not checked yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QueueConfig {
     /// Number of descriptors.
     pub size: u16,
@@ -62,6 +64,8 @@ pub struct QueueConfig {
 ///
 /// Split: the next index to take and to use. Packed: the next place, with the wrap counter in bit 15.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Position {
     /// Of the next available chain.
     pub available: u16,

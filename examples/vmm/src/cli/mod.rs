@@ -30,7 +30,7 @@ use vtd::vtd;
 #[command(name = "vmm", version, after_help = after_help(), max_term_width = 100)]
 struct Arguments {
     /// Kernel: a bzImage, or an ELF file (vmlinux) with a PVH note
-    #[arg(long, value_name = "FILE", required_unless_present = "guest")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["guest", "restore"])]
     kernel: Option<PathBuf>,
 
     /// Initial RAM file system
@@ -113,8 +113,17 @@ struct Arguments {
     #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
     vtd: Option<String>,
 
+    /// Save the machine to this folder when SIGUSR1 comes, and end
+    #[arg(long, value_name = "FOLDER")]
+    snapshot: Option<PathBuf>,
+
+    /// Go on with the machine that was saved to this folder; the other options as they were then, but
+    /// for --kernel, --initramfs and --cmdline
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kernel", "initramfs"])]
+    restore: Option<PathBuf>,
+
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "fs", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "fs", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -202,8 +211,14 @@ pub enum ParseError {
 /// The machine that a command line describes, its program's name first. Nothing is opened.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, ParseError> {
     let arguments = Arguments::try_parse_from(arguments)?;
-    let kernel = arguments.kernel.clone().ok_or(ParseError::NoKernel)?;
+    let kernel = kernel(&arguments).ok_or(ParseError::NoKernel)?;
     Ok(config(arguments, kernel)?)
+}
+
+/// The kernel; a machine that was saved has its own in its memory.
+fn kernel(arguments: &Arguments) -> Option<PathBuf> {
+    let none = arguments.restore.as_ref().map(|_| PathBuf::new());
+    arguments.kernel.clone().or(none)
 }
 
 /// Why the VMM did not run a machine to its end.
@@ -232,7 +247,7 @@ impl RunError {
 }
 
 fn run(arguments: Arguments) -> Result<u8, RunError> {
-    let config = match (arguments.guest, arguments.kernel.clone()) {
+    let config = match (arguments.guest, kernel(&arguments)) {
         (None, Some(kernel)) => config(arguments, kernel)?,
         // clap sees to it that there is one of them.
         (Some(Guest::Hello), _) | (None, None) => {
@@ -315,6 +330,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         },
         serial: serial(&arguments.serial)?,
         report: arguments.report,
+        snapshot: arguments.snapshot,
+        restore: arguments.restore,
         confinement: confinement(&arguments.confine)?,
     })
 }
