@@ -196,10 +196,7 @@ fn take_tour(options: &Options) -> Result<String> {
     }
     Ok(format!(
         "{} exits of {} reasons, {} failures explained, {}",
-        seen.exits,
-        seen.reasons,
-        seen.failures,
-        version
+        seen.exits, seen.reasons, seen.failures, version
     ))
 }
 
