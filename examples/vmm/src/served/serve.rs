@@ -58,7 +58,7 @@ pub fn serve(asked: &Disk, socket: &Path, confinement: Confinement) -> Result<()
     let report = |why: &dyn std::error::Error| log::error!("{why}");
     let back_end = BackEnd::new(stream, Box::new(disk), Box::new(threads), report);
     let back_end = back_end.map_err(failed)?;
-    confiner.give_up_files()?;
+    confiner.give_up_files(&[])?;
     confiner.enter(Kind::Device)?;
     back_end.run()?;
     Ok(())
