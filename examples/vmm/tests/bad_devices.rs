@@ -117,11 +117,11 @@ fn processes_that_do_not_serve_a_device() {
     ] {
         let value = format!("{keys},socket={absent}");
         let said = format!("--{option}: cannot connect to {absent}: No such file");
-        refused(&folder, &[&format!("--{option}"), &value], 73, &[&said]);
+        refused(&folder, &[&format!("--{option}"), &value], 74, &[&said]);
     }
     let value = format!("vhost_user=on,socket={absent},iommu=on");
     let parts = ["iommu=on cannot be had with vhost_user", absent];
-    refused(&folder, &["--disk", &value, "--vtd"], 73, &parts);
+    refused(&folder, &["--disk", &value, "--vtd"], 74, &parts);
     // One that hangs up at once.
     let path = folder.path("socket");
     let listener = UnixListener::bind(&path).unwrap();
@@ -133,7 +133,7 @@ fn processes_that_do_not_serve_a_device() {
         name,
         "the back end is gone: it was asked for GET_FEATURES",
     ];
-    refused(&folder, &["--disk", &value], 73, &parts);
+    refused(&folder, &["--disk", &value], 74, &parts);
     hanging_up.join().unwrap();
 }
 
@@ -145,7 +145,7 @@ fn disks_that_cannot_be_served() {
     let (absent, disk) = (absent.to_str().unwrap(), disk.to_str().unwrap());
     for (path, socket, status, part) in [
         (absent, "socket", 50, absent),
-        (disk, disk, 73, "serve: cannot listen at "),
+        (disk, disk, 74, "serve: cannot listen at "),
         ("", "socket", 2, "--disk: path= is not a file's name"),
     ] {
         let mut command = vmm();
