@@ -4,6 +4,7 @@
 mod key_value;
 mod log;
 mod options;
+mod serve;
 mod served;
 mod vtd;
 
@@ -151,7 +152,8 @@ enum Guest {
 
 fn after_help() -> String {
     let mut text = String::from(
-        "In a terminal, Ctrl-A x ends the machine, and Ctrl-A Ctrl-A sends one Ctrl-A.\n\n\
+        "'vmm serve' serves a disk to another VMM; see its --help.\n\n\
+         In a terminal, Ctrl-A x ends the machine, and Ctrl-A Ctrl-A sends one Ctrl-A.\n\n\
          Exit status:\n",
     );
     for status in ExitStatus::ALL {
@@ -163,17 +165,13 @@ fn after_help() -> String {
 
 /// The VMM as a command: its arguments, the program's name first; its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut arguments: Vec<_> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|first| first == serve::WORD) {
+        return serve::main(arguments.split_off(1));
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version come this way, too, and go to standard output.
-            let _ = error.print();
-            return if error.use_stderr() {
-                ExitStatus::Usage.code()
-            } else {
-                ExitStatus::PoweredOff.code()
-            };
-        }
+        Err(error) => return reported(&error),
     };
     log::start(arguments.verbose);
     match run(arguments) {
@@ -182,6 +180,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             eprintln!("vmm: {error}");
             error.exit_status().code()
         }
+    }
+}
+
+/// Says what is wrong with a command line, or what was asked of it: help and version. The exit status.
+fn reported(error: &clap::Error) -> u8 {
+    // Nobody may be there to read it.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitStatus::Usage.code()
+    } else {
+        ExitStatus::PoweredOff.code()
     }
 }
 

@@ -188,7 +188,8 @@ fn balloon(
     Ok((device, socket.transpose().map_err(failed)?))
 }
 
-fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
+/// Opens the disk of `disk`.
+pub(crate) fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
     let access = match disk.access {
         Access::ReadOnly => block::Access::ReadOnly,
         Access::ReadWrite => block::Access::ReadWrite,

@@ -33,6 +33,7 @@ pub mod vm;
 pub mod watchdog;
 
 pub use devices::DeviceError;
+pub(crate) use devices::disk;
 pub use error::MachineError;
 
 use crate::boot::{self, Payload};
