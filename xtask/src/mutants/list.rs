@@ -38,7 +38,7 @@ pub(super) enum Kind {
     Guard,
 }
 
-/// All changes of a package, in cargo-mutants' order, of the kinds that can be woven.
+/// All changes of a package's functions, in cargo-mutants' order, of the kinds that can be woven.
 pub(super) fn all(package: &str) -> Result<Vec<Mutant>> {
     let out = Command::new("cargo")
         .args(["mutants", "--list", "--json", "--package"])
@@ -66,6 +66,10 @@ fn mutant(value: &Value) -> Option<Mutant> {
         "MatchArmGuard" => Kind::Guard,
         _ => return None,
     };
+    // What is computed when the crate is compiled cannot be switched when it runs.
+    if value["function"].is_null() {
+        return None;
+    }
     Some(Mutant {
         name: super::record::without_place(text("name")?),
         file: PathBuf::from(text("file")?),

@@ -6,7 +6,7 @@
 //! - `HVKIT_MUTANT_REACHED=FILE`: the number of each mutant whose place was reached is added to the file, a line each.
 //! - `HVKIT_MUTANT_EXIT=1`: the first panic ends the process, so that nobody waits for the tests after it.
 #![feature(core_intrinsics, const_eval_select)]
-#![allow(internal_features)]
+#![expect(internal_features, reason = "only the standard library may ask whether this is a constant")]
 
 use std::fs::OpenOptions;
 use std::io::Write;
