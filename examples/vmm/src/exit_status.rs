@@ -95,6 +95,7 @@ exit_statuses! {
     VsockUnusable = 71 "the socket of vsock cannot be used",
     PmemUnusable = 72 "a file cannot be persistent memory",
     SnapshotUnusable = 73 "the machine cannot be saved there, or what was saved is not the machine of these options",
+    ServedUnusable = 74 "the process that is to serve a device is not there, or does not serve it",
 }
 
 impl ExitStatus {
@@ -210,6 +211,7 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
                 ExitStatus::ConsoleUnusable
             }
+            DeviceError::Served(_) => ExitStatus::ServedUnusable,
         }
     }
 }
@@ -221,7 +223,9 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Boot(error) => error.into(),
             MachineError::Memory(MemoryError::Zero) => ExitStatus::MemoryZero,
             MachineError::Memory(MemoryError::NotPages(_)) => ExitStatus::MemoryNotPages,
-            MachineError::Memory(MemoryError::LargerThanHost { .. } | MemoryError::Map(_))
+            MachineError::Memory(
+                MemoryError::LargerThanHost { .. } | MemoryError::Map(_) | MemoryError::File(_),
+            )
             | MachineError::DoesNotFit(DoesNotFit { .. }) => ExitStatus::MemoryTooLarge,
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,

@@ -238,6 +238,12 @@ impl Queue {
         })
     }
 
+    /// Where it is, which was checked.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn config(&self) -> &QueueConfig {
+        &self.config
+    }
+
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
         either!(&self.ring, ring => ring.size())
@@ -350,6 +356,29 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
             Ok(None) => Ok(None),
             Err(error) => Err(self.queue.end(error)),
         }
+    }
+
+    /// Takes the chain `head`, which somebody took who cannot complete it any more. Before anything else is popped,
+    /// from a split queue that goes on where the used ring does.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn retake(&mut self, head: u16, chain: &mut Chain) -> Result<Head, QueueError> {
+        let taken = match (&mut self.queue.ring, &self.areas) {
+            (Ring::Split(ring), Found::Whole(areas)) => {
+                ring.retake(&self.reach, areas, head, chain)
+            }
+            (Ring::Split(ring), Found::Scattered(areas)) => {
+                ring.retake(&self.reach, areas, head, chain)
+            }
+            (Ring::Packed(ring), _) => Err(QueueError::Position {
+                size: ring.size(),
+                position: ring.position(),
+            }),
+        };
+        let mut head = self.queue.latch(taken)?;
+        if let Some(order) = &mut self.queue.order {
+            order.number(&mut head);
+        }
+        Ok(head)
     }
 
     /// Gives back the chain that was popped last, as if it had not been: it is the next one again.

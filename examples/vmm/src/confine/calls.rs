@@ -321,7 +321,13 @@ pub fn of(kind: Kind) -> Vec<Call> {
             &[
                 FILES,
                 WAITING,
-                &[libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_sendmsg],
+                &[
+                    libc::SYS_recvfrom,
+                    libc::SYS_recvmsg,
+                    libc::SYS_sendmsg,
+                    // The other end sees that it is given up.
+                    libc::SYS_shutdown,
+                ],
             ],
             &[TAP, BLOCK_DEVICES, KVM_MACHINE, VFIO],
         ),

@@ -46,6 +46,7 @@ use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
 use history::{History, TellOnPanic};
+use memory::Sharing;
 use platform::{Hosts, Platform, Threads};
 use registers::Registers;
 use saving::Saving;
@@ -122,7 +123,11 @@ impl Machine {
             .iter()
             .map(|placed| Arc::clone(&placed.region))
             .collect();
-        let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?, other)?);
+        let vm = Arc::new(Vm::new(
+            &kvm,
+            memory::reserve_as(&map, Sharing::of(config))?,
+            other,
+        )?);
         if config.vtd.is_some_and(|vtd| vtd.interrupts) {
             vm.add_local_apics()?;
         } else {
