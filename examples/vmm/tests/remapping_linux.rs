@@ -64,7 +64,7 @@ fn saved_and_restored() -> [String; 3] {
     let save = format!(
         "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs {machine} --snapshot /saved \
          --cmdline 'console=ttyS0 quiet panic=-1 intel_iommu=on do=work' </dev/null >/log 2>&1 &
-         for i in $(seq 900); do grep -q '@test working' /log && break; sleep 0.1; done; sleep 0.5
+         for i in $(seq 3000); do grep -q '@test working' /log && break; sleep 0.1; done; sleep 0.5
          kill -USR1 $!; wait $!; echo $?; cat /log; cp /one /one.then; cp /two /two.then; ls /saved"
     );
     let restore = format!("echo go | vmm --restore /saved {machine}");

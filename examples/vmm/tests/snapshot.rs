@@ -153,6 +153,11 @@ fn what_cannot_be_saved_is_refused_before_the_guest_runs() {
             "another process serves it, whose state no one can read",
         ),
         (
+            ["--fs", "tag=files,socket=/run/files"],
+            "/run/files",
+            "another process serves it, whose state no one can read",
+        ),
+        (
             ["--pmem", &discarded],
             pmem.to_str().unwrap(),
             "with discard_writes=on, what the guest wrote to it is kept nowhere",

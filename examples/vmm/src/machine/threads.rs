@@ -100,10 +100,9 @@ impl VcpuThreads {
                     log::debug!("signal to vCPU {vcpu}: {error}");
                 }
             }
-            match self.gates.answers().recv_timeout(KICK_INTERVAL) {
-                Ok((_, Answer::Still)) => still += 1,
-                // Of a snapshot that was given up.
-                Ok((_, Answer::State(_))) => {}
+            match self.gates.answer(KICK_INTERVAL) {
+                Ok(Some((_, Answer::Still))) => still += 1,
+                Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(_) => return Err(SnapshotError::Stuck { patience: PATIENCE }),
             }
@@ -116,9 +115,9 @@ impl VcpuThreads {
         self.gates.tell(&Order::Save(Arc::clone(registers)));
         let mut states = Vec::with_capacity(self.gates.count());
         while states.len() < self.gates.count() {
-            match self.gates.answers().recv_timeout(PATIENCE) {
-                Ok((vcpu, Answer::State(state))) => states.push((vcpu, *state?)),
-                Ok((_, Answer::Still)) => {}
+            match self.gates.answer(PATIENCE) {
+                Ok(Some((vcpu, Answer::State(state)))) => states.push((vcpu, *state?)),
+                Ok(_) => {}
                 Err(_) => return Err(SnapshotError::Stuck { patience: PATIENCE }),
             }
         }

@@ -154,19 +154,19 @@ impl Vcpu {
 
     /// Waits as long as its gate is shut, and tells its state to whoever asks.
     fn stand_still(&mut self) -> Entered {
-        if !self.gate.as_ref().is_some_and(Gate::is_shut) {
+        let Some(attempt) = self.gate.as_ref().and_then(Gate::shut) else {
             return Entered::Answered;
-        }
+        };
         match self.finish() {
             Entered::Interrupted => {}
             // Not finished yet: the guest runs a little, and then once more.
             other => return other,
         }
         if let Some(gate) = &self.gate {
-            gate.say(Answer::Still);
-            while let Order::Save(registers) = gate.next() {
+            gate.say(attempt, Answer::Still);
+            while let Order::Save(registers) = gate.next(attempt) {
                 let state = Processor::of(self.id, &self.fd, &registers);
-                gate.say(Answer::State(state.map(Box::new)));
+                gate.say(attempt, Answer::State(state.map(Box::new)));
             }
         }
         Entered::Answered
