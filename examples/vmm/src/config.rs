@@ -46,6 +46,8 @@ pub struct Config {
     pub vtd: Option<Vtd>,
     /// The serial line.
     pub serial: Serial,
+    /// What virtio devices are on.
+    pub transport: Transport,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
     /// Whether the process gives up, for ever, what it does not need while the guest runs.
@@ -85,10 +87,21 @@ impl Config {
             console_dma: Dma::Direct,
             vtd: None,
             serial: Serial::Tty,
+            transport: Transport::Pci,
             report: None,
             confinement: Confinement::On,
         }
     }
+}
+
+/// What virtio devices are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// PCI.
+    #[default]
+    Pci,
+    /// Windows of registers in memory.
+    Mmio,
 }
 
 /// A disk, and the file that it is in.
@@ -235,6 +248,8 @@ pub struct Balloon {
     pub deflate_on_oom: bool,
     /// Whether it gives free pages back all the time.
     pub free_page_reporting: bool,
+    /// Whether it can be asked which pages it has free.
+    pub free_page_hints: bool,
     /// Where the balloon can be spoken to while the machine runs.
     pub socket: Option<PathBuf>,
 }
@@ -306,6 +321,8 @@ pub enum VirtioConsole {
     File(PathBuf),
     /// A pseudo-terminal, whose name is printed.
     Pty,
+    /// Standard output and input; a terminal becomes the guest's, with an escape key.
+    Tty,
 }
 
 /// What the guest may do to a disk.

@@ -203,9 +203,10 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::Balloon { .. } | DeviceError::BalloonPinned => ExitStatus::BalloonUnusable,
             DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,
-            DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
-                ExitStatus::ConsoleUnusable
-            }
+            DeviceError::ConsoleFile { .. }
+            | DeviceError::Pty(_)
+            | DeviceError::Tty(_)
+            | DeviceError::Console(_) => ExitStatus::ConsoleUnusable,
         }
     }
 }
@@ -237,9 +238,12 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Device(error) => error.into(),
             MachineError::Confine(_) => ExitStatus::Unconfined,
             MachineError::Pmem(_) => ExitStatus::PmemUnusable,
-            MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
-                ExitStatus::Usage
-            }
+            MachineError::Unit(_)
+            | MachineError::Chipset(
+                ChipsetError::Unit(_)
+                | ChipsetError::NotOnPci { .. }
+                | ChipsetError::NoWindow { .. },
+            ) => ExitStatus::Usage,
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Report { .. }

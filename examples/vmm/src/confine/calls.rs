@@ -174,6 +174,9 @@ const WAITING: &[c_long] = &[
     libc::SYS_epoll_wait,
 ];
 
+/// How large the user's terminal is.
+const TERMINAL: &[Call] = &[request(libc::TIOCGWINSZ)];
+
 /// A tap interface's offloads follow what the driver can.
 const TAP: &[Call] = &[request(0x4004_54d0), request(0x4004_54d8)];
 
@@ -281,7 +284,7 @@ pub fn of(kind: Kind) -> Vec<Call> {
                     libc::SYS_unlink,
                 ],
             ],
-            &[KVM_MACHINE, VFIO, TAP],
+            &[KVM_MACHINE, VFIO, TAP, TERMINAL],
         ),
         Kind::Vcpu => (&[FILES, WAITING], &[KVM_MACHINE, KVM_VCPU, VFIO, TAP]),
         // Frames may come and go by a socket that is connected.

@@ -34,10 +34,11 @@ pub use devices::DeviceError;
 pub use error::MachineError;
 
 use crate::boot::{self, Payload};
-use crate::config::Config;
+use crate::config::{Config, VirtioConsole};
 use crate::confine::{Confiner, Kind, alarm};
-use crate::console::Console;
 use crate::console::input::{Signals, wait_for_stop};
+use crate::console::tty::TtyPort;
+use crate::console::{Console, ConsoleError};
 use crate::passthrough;
 use crate::viommu;
 use address_map::AddressMap;
@@ -59,6 +60,7 @@ pub struct Machine {
     // Devices answer the vCPUs, so they outlive them.
     platform: Platform,
     console: Option<Console>,
+    tty: Option<TtyPort>,
     stop: Stop,
     confiner: Confiner,
 }
@@ -117,12 +119,17 @@ impl Machine {
         let stop = Stop::new().map_err(MachineError::Event)?;
         let confiner = Confiner::new(config.confinement)?;
         let console = Console::open(&config.serial)?;
+        let tty = match config.console {
+            VirtioConsole::Tty => Some(TtyPort::open().map_err(MachineError::Event)?),
+            _ => None,
+        };
         let threads = Threads {
             stop: &stop,
             confiner: &confiner,
         };
         let hosts = Hosts {
             console: console.as_ref(),
+            tty: tty.as_ref(),
             pmems,
             assigned: &devices,
         };
@@ -157,6 +164,7 @@ impl Machine {
             vcpus,
             platform,
             console,
+            tty,
             stop,
             confiner,
         })
@@ -176,6 +184,7 @@ impl Machine {
             vcpus,
             platform,
             console,
+            tty,
             stop,
             confiner,
         } = self;
@@ -184,6 +193,10 @@ impl Machine {
         alarm::tell_with(&history);
         let signals = Signals::catch().map_err(MachineError::Event)?;
         let session = console.as_ref().map(Console::enter).transpose()?;
+        let session = match &tty {
+            Some(tty) => Some(tty.enter(session).map_err(ConsoleError::Enter)?),
+            None => session,
+        };
         confiner.give_up_files()?;
         let threads = VcpuThreads::start(vcpus, &confiner, &stop)?;
         let confined = confiner.enter(Kind::Main);
