@@ -31,7 +31,7 @@ mod words;
 use vm_memory::{GuestAddress, GuestMemory};
 
 pub(crate) use areas::Layout;
-use areas::{AreaShape, Found};
+use areas::{AreaShape, Areas, Places};
 pub use buffers::Buffers;
 pub use chain::{Chain, ChainError, Segment};
 pub use error::{Area, QueueError};
@@ -39,6 +39,7 @@ use in_order::InOrder;
 use packed::PackedRing;
 pub use reach::{Reach, Slice};
 use split::SplitRing;
+use words::Scattered;
 
 use crate::features::Features;
 
@@ -87,11 +88,10 @@ impl Position {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the driver waits for this chain: complete it"]
 pub struct Head {
-    /// The index, and above it the descriptors of the ring that it took. In one word: parts that are
-    /// stored one by one and loaded together cost more than all else that popping a chain does.
+    /// The index, above it the descriptors of the ring that it took, and above those its place among the
+    /// chains under way, if that matters. In one word: parts that are stored one by one and loaded together
+    /// cost more than all else that popping a chain does.
     word: u64,
-    /// How many were popped before it, if that matters.
-    order: u64,
 }
 
 impl Head {
@@ -99,7 +99,6 @@ impl Head {
     fn new(index: u16, slots: u16) -> Self {
         Self {
             word: u64::from(index) | u64::from(slots) << 16,
-            order: 0,
         }
     }
 
@@ -107,6 +106,15 @@ impl Head {
     #[inline(always)]
     fn slots(&self) -> u16 {
         (self.word >> 16) as u16
+    }
+
+    /// Gives it a place among the chains under way, once.
+    fn set_place(&mut self, place: u16) {
+        self.word |= u64::from(place) << 32;
+    }
+
+    fn place(&self) -> u16 {
+        (self.word >> 32) as u16
     }
 
     /// What the driver knows the chain by: the index of its first descriptor, or in a packed queue its
@@ -132,8 +140,35 @@ pub enum Notify {
 pub struct Queue {
     config: QueueConfig,
     ring: Ring,
-    order: Option<InOrder>,
+    guard: Guard,
+}
+
+/// What may stand before a ring.
+#[derive(Debug)]
+struct Guard {
+    /// An error has ended the queue, or completions may have to wait: the next two have to be looked at.
+    special: bool,
     failed: bool,
+    order: Option<InOrder>,
+}
+
+impl Guard {
+    /// Latches an error.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self, error: impl Into<QueueError>) -> QueueError {
+        self.fail();
+        error.into()
+    }
+
+    fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
+        result.map_err(|error| self.end(error))
+    }
+
+    fn fail(&mut self) {
+        self.failed = true;
+        self.special = true;
+    }
 }
 
 #[derive(Debug)]
@@ -152,14 +187,21 @@ macro_rules! either {
     };
 }
 
+/// A ring and its areas.
+enum Found<'a, M: GuestMemory + ?Sized> {
+    Split(&'a mut SplitRing, Areas<Slice<'a, M>>),
+    Packed(&'a mut PackedRing, Areas<Slice<'a, M>>),
+    /// At least one area is in several pieces, and so all are accessed the slow way.
+    Scattered(&'a mut Ring, Areas<Scattered<'a, M>>),
+}
+
 /// Runs the same on either layout, wherever its areas are.
 macro_rules! on_areas {
     ($mapped:expr, $ring:ident, $areas:ident => $run:expr) => {
-        match (&mut $mapped.queue.ring, &$mapped.areas) {
-            (Ring::Split($ring), Found::Whole($areas)) => $run,
-            (Ring::Packed($ring), Found::Whole($areas)) => $run,
-            (Ring::Split($ring), Found::Scattered($areas)) => apart(|| $run),
-            (Ring::Packed($ring), Found::Scattered($areas)) => apart(|| $run),
+        match &mut $mapped.found {
+            Found::Split($ring, $areas) => $run,
+            Found::Packed($ring, $areas) => $run,
+            Found::Scattered(ring, $areas) => apart(|| either!(ring, $ring => $run)),
         }
     };
 }
@@ -229,8 +271,11 @@ impl Queue {
         Ok(Self {
             config: *config,
             ring,
-            order: ordered.then(|| InOrder::new(size)),
-            failed: false,
+            guard: Guard {
+                special: ordered,
+                failed: false,
+                order: ordered.then(|| InOrder::new(size)),
+            },
         })
     }
 
@@ -247,12 +292,12 @@ impl Queue {
 
     /// Whether an error has ended this queue.
     pub fn is_failed(&self) -> bool {
-        self.failed
+        self.guard.failed
     }
 
     /// Ends this queue for a reason that only the device can see, as a protocol error would.
     pub fn fail(&mut self) {
-        self.failed = true;
+        self.guard.fail();
     }
 
     /// Finds the queue in `memory`, for a batch of work on it.
@@ -263,11 +308,16 @@ impl Queue {
             Ring::Packed(_) => Layout::Packed,
         };
         let reach = Reach::new(memory);
-        let areas = Found::find(&self.config, layout, &reach);
+        let places = areas::find(&self.config, layout, &reach);
+        let found = match (&mut self.ring, places) {
+            (Ring::Split(ring), Places::Whole(areas)) => Found::Split(ring, areas),
+            (Ring::Packed(ring), Places::Whole(areas)) => Found::Packed(ring, areas),
+            (ring, Places::Scattered(areas)) => Found::Scattered(ring, areas),
+        };
         Mapped {
-            queue: self,
+            guard: &mut self.guard,
+            found,
             reach,
-            areas,
         }
     }
 }
@@ -304,15 +354,15 @@ fn check<M: GuestMemory + ?Sized>(shape: &AreaShape, memory: &M) -> Result<(), Q
 /// A queue and the memory it lies in, for the length of a batch: where the rings are, and what an IOMMU says of
 /// them, is asked once, not for each word.
 pub struct Mapped<'a, M: GuestMemory + ?Sized> {
-    queue: &'a mut Queue,
+    guard: &'a mut Guard,
+    found: Found<'a, M>,
     reach: Reach<'a, M>,
-    areas: Found<'a, M>,
 }
 
 impl<M: GuestMemory + ?Sized> std::fmt::Debug for Mapped<'_, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Mapped")
-            .field("queue", &self.queue)
+            .field("guard", &self.guard)
             .finish_non_exhaustive()
     }
 }
@@ -320,7 +370,7 @@ impl<M: GuestMemory + ?Sized> std::fmt::Debug for Mapped<'_, M> {
 impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     /// As [`Queue::fail`].
     pub fn fail(&mut self) {
-        self.queue.fail();
+        self.guard.fail();
     }
 
     /// The memory that buffers are in.
@@ -333,19 +383,26 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     /// queue has failed.
     #[inline(always)]
     pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
-        if self.queue.failed {
+        let popped = match self.guard.special {
+            false => on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain)),
+            true => self.pop_specially(chain),
+        };
+        match popped {
+            Ok(head) => Ok(head),
+            Err(error) => Err(self.guard.end(error)),
+        }
+    }
+
+    #[inline(never)]
+    fn pop_specially(&mut self, chain: &mut Chain) -> Result<Option<Head>, Box<QueueError>> {
+        if self.guard.failed {
             return Ok(None);
         }
-        match on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain)) {
-            Ok(Some(mut head)) => {
-                if let Some(order) = &mut self.queue.order {
-                    order.number(&mut head);
-                }
-                Ok(Some(head))
-            }
-            Ok(None) => Ok(None),
-            Err(error) => Err(self.queue.end(error)),
+        let mut head = on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain))?;
+        if let (Some(head), Some(order)) = (&mut head, &mut self.guard.order) {
+            order.number(head);
         }
+        Ok(head)
     }
 
     /// Gives back the chain that was popped last, as if it had not been: it is the next one again.
@@ -356,8 +413,8 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         reason = "taken by value so that it is not completed too"
     )]
     pub fn put_back(&mut self, head: Head) {
-        either!(&mut self.queue.ring, ring => ring.put_back(&head));
-        if let Some(order) = &mut self.queue.order {
+        on_areas!(self, ring, _areas => ring.put_back(&head));
+        if let Some(order) = &mut self.guard.order {
             order.put_back();
         }
     }
@@ -367,25 +424,28 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     /// `written` is how many bytes from the start of the chain's writable part were written.
     #[inline(always)]
     pub fn complete(&mut self, head: Head, written: u32) -> Result<(), QueueError> {
-        if self.queue.failed {
-            return Ok(());
-        }
-        let Some(order) = &mut self.queue.order else {
-            return self.use_up(&head, written);
+        let completed = match self.guard.special {
+            false => on_areas!(self, ring, areas => ring.complete(areas, &head, written)),
+            true => self.complete_specially(head, written),
         };
-        order.hold(head, written);
-        while let Some((head, written)) = self.queue.order.as_mut().and_then(InOrder::release) {
-            self.use_up(&head, written)?;
+        match completed {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.guard.end(error)),
         }
-        Ok(())
     }
 
-    #[inline(always)]
-    fn use_up(&mut self, head: &Head, written: u32) -> Result<(), QueueError> {
-        match on_areas!(self, ring, areas => ring.complete(areas, head, written)) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.queue.end(error)),
+    #[inline(never)]
+    fn complete_specially(&mut self, head: Head, written: u32) -> Result<(), Box<QueueError>> {
+        if self.guard.failed {
+            return Ok(());
         }
+        if let Some(order) = &mut self.guard.order {
+            order.hold(head, written);
+        }
+        while let Some((head, written)) = self.guard.order.as_mut().and_then(InOrder::release) {
+            on_areas!(self, ring, areas => ring.complete(areas, &head, written))?;
+        }
+        Ok(())
     }
 
     /// Shows the driver all that was completed, at once.
@@ -393,19 +453,19 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     /// "Used Buffer Notification Suppression" (2.7.7), "Driver and Device Event Suppression" (2.8.10).
     pub fn publish(&mut self) -> Result<Notify, QueueError> {
         let published = on_areas!(self, ring, areas => ring.publish(areas));
-        if self.queue.failed && published.is_err() {
+        if self.guard.failed && published.is_err() {
             return Ok(Notify::No);
         }
-        self.queue.latch(published)
+        self.guard.latch(published)
     }
 
     /// Asks the driver not to notify: we are looking anyway. A hint.
     pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
-        if self.queue.failed {
+        if self.guard.failed {
             return Ok(());
         }
         let done = on_areas!(self, ring, areas => ring.disable_kicks(areas));
-        self.queue.latch(done)
+        self.guard.latch(done)
     }
 
     /// Asks the driver to notify, then looks again: true if something became available meanwhile, for which
@@ -413,23 +473,10 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     ///
     /// "Available Buffer Notification Suppression" (2.7.10).
     pub fn enable_kicks(&mut self) -> Result<bool, QueueError> {
-        if self.queue.failed {
+        if self.guard.failed {
             return Ok(false);
         }
         let more = on_areas!(self, ring, areas => ring.enable_kicks(areas));
-        self.queue.latch(more)
-    }
-}
-
-impl Queue {
-    /// Latches an error.
-    #[cold]
-    fn end(&mut self, error: QueueError) -> QueueError {
-        self.failed = true;
-        error
-    }
-
-    fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
-        result.map_err(|error| self.end(error))
+        self.guard.latch(more)
     }
 }

@@ -241,7 +241,7 @@ fn devices_that_make_no_sense_are_told_by_key() {
     );
     let socket = net("socket=/run/passt").unwrap();
     assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
-    assert!(text(console("tty").unwrap_err()).contains("off, null, pty"));
+    assert!(text(console("vga").unwrap_err()).contains("off, null, tty, pty"));
 }
 
 #[test]
