@@ -48,6 +48,8 @@ pub const MAX_SIZE: u16 = 1 << 15;
 
 /// Where a queue is, as the driver has set it up. Not checked yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QueueConfig {
     /// Number of descriptors.
     pub size: u16,
@@ -63,6 +65,8 @@ pub struct QueueConfig {
 ///
 /// Split: the next index to take and to use. Packed: the next place, with the wrap counter in bit 15.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Position {
     /// Of the next available chain.
     pub available: u16,
@@ -279,6 +283,12 @@ impl Queue {
         })
     }
 
+    /// Where it is, which was checked.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn config(&self) -> &QueueConfig {
+        &self.config
+    }
+
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
         either!(&self.ring, ring => ring.size())
@@ -401,6 +411,29 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         let mut head = on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain))?;
         if let (Some(head), Some(order)) = (&mut head, &mut self.guard.order) {
             order.number(head);
+        }
+        Ok(head)
+    }
+
+    /// Takes the chain `head`, which somebody took who cannot complete it any more. Before anything else is popped,
+    /// from a split queue that goes on where the used ring does.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn retake(&mut self, head: u16, chain: &mut Chain) -> Result<Head, QueueError> {
+        let packed = |ring: &PackedRing| QueueError::Position {
+            size: ring.size(),
+            position: ring.position(),
+        };
+        let taken = match &mut self.found {
+            Found::Split(ring, areas) => ring.retake(&self.reach, areas, head, chain),
+            Found::Packed(ring, _) => Err(packed(ring)),
+            Found::Scattered(Ring::Split(ring), areas) => {
+                ring.retake(&self.reach, areas, head, chain)
+            }
+            Found::Scattered(Ring::Packed(ring), _) => Err(packed(ring)),
+        };
+        let mut head = self.guard.latch(taken)?;
+        if let Some(order) = &mut self.guard.order {
+            order.number(&mut head);
         }
         Ok(head)
     }

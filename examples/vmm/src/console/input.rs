@@ -13,7 +13,7 @@ use crate::machine::stop::{Stop, StopReason};
 use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::stdio::stdin;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -27,8 +27,10 @@ const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 #[derive(Debug)]
 pub struct Signals {
     woken: UnixStream,
+    wake: UnixStream,
     which: Arc<AtomicUsize>,
     resized: Arc<AtomicBool>,
+    save: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -46,21 +48,32 @@ impl Signals {
         }
         let resized = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGWINCH, Arc::clone(&resized))?;
-        signal_hook::low_level::pipe::register(SIGWINCH, wake)?;
+        signal_hook::low_level::pipe::register(SIGWINCH, wake.try_clone()?)?;
         Ok(Signals {
             woken,
+            wake,
             which,
             resized,
+            save: Arc::default(),
         })
     }
 
-    /// Forgets the wake-ups until now. To be called before looking at what they were for.
-    fn clear(&self) {
-        let mut bytes = [0; 64];
-        // Each byte was a signal, and there is an end to them: whatever comes later wakes again.
-        while matches!(rustix::io::read(&self.woken, &mut bytes), Ok(count) if count == bytes.len())
-        {
-        }
+    /// Catches SIGUSR1, too, which asks that the machine be saved.
+    pub fn catch_save(&mut self) -> io::Result<()> {
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&self.save))?;
+        signal_hook::low_level::pipe::register(SIGUSR1, self.wake.try_clone()?)?;
+        Ok(())
+    }
+
+    /// Whether somebody asked that the machine be saved; from now on nobody did.
+    fn asked_to_save(&self) -> bool {
+        self.save.swap(false, Ordering::AcqRel)
+    }
+
+    /// Forgets that a signal came: what it asks for is kept apart.
+    fn seen(&self) {
+        // Not by the socket's own calls, which the main thread may not make.
+        while matches!(rustix::io::read(&self.woken, &mut [0; 16]), Ok(1..)) {}
     }
 
     /// Whether the terminal has changed its size since this was asked last.
@@ -271,16 +284,26 @@ fn lock(line: &Mutex<SerialLine>) -> MutexGuard<'_, SerialLine> {
     line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the main thread has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// End the machine, which was asked to stop.
+    Stop,
+    /// Save it.
+    Save,
+}
+
 /// Waits until the machine is asked to stop, by anybody, and asks it itself for signals and the
-/// escape key.
-pub fn wait_for_stop(
+/// escape key; or until it is to be saved.
+pub fn wait(
     stop: &Stop,
     signals: &Signals,
-    mut session: Option<Session<'_>>,
-) -> io::Result<()> {
+    mut session: Option<&mut Session<'_>>,
+) -> io::Result<Waited> {
     while !stop.is_asked() {
-        let [deadline, input, room] = session.as_ref().map_or([None; 3], Session::sources);
-        let [_, signalled, deadline, input, room] = wait([
+        let sources = session.as_deref().map(Session::sources);
+        let [deadline, input, room] = sources.unwrap_or([None; 3]);
+        let [_, signalled, deadline, input, room] = ready([
             readable(stop.event()),
             readable(&signals.woken),
             deadline,
@@ -288,15 +311,18 @@ pub fn wait_for_stop(
             room,
         ])?;
         if signalled {
-            signals.clear();
-            if let Some(signal) = signals.arrived() {
-                stop.ask(StopReason::Signal(signal));
-            }
-            if signals.take_resized()
-                && let Some(port) = session.as_ref().and_then(|session| session.size)
-            {
-                port.resize();
-            }
+            // Before what it asks for is looked at, so that none is missed.
+            signals.seen();
+        }
+        if signals.take_resized()
+            && let Some(port) = session.as_deref().and_then(|session| session.size)
+        {
+            port.resize();
+        }
+        if let Some(signal) = signals.arrived() {
+            stop.ask(StopReason::Signal(signal));
+        } else if signals.asked_to_save() {
+            return Ok(Waited::Save);
         }
         if let Some(session) = &mut session
             && session.serve([deadline, input, room]) == Typed::Quit
@@ -304,11 +330,11 @@ pub fn wait_for_stop(
             stop.ask(StopReason::Quit);
         }
     }
-    Ok(())
+    Ok(Waited::Stop)
 }
 
 /// Waits for any of `sources`; which are ready, in their order.
-fn wait<const N: usize>(sources: [Source<'_>; N]) -> io::Result<[bool; N]> {
+fn ready<const N: usize>(sources: [Source<'_>; N]) -> io::Result<[bool; N]> {
     let mut fds: Vec<PollFd<'_>> = sources
         .iter()
         .flatten()
@@ -332,7 +358,7 @@ mod tests {
     fn readiness_is_told_of_the_right_source() {
         let (a, b) = (Wake::new().unwrap(), Wake::new().unwrap());
         b.signal();
-        let ready = wait([readable(&a), None, readable(&b)]).unwrap();
+        let ready = ready([readable(&a), None, readable(&b)]).unwrap();
         assert_eq!(ready, [false, false, true]);
     }
 
@@ -342,7 +368,7 @@ mod tests {
         let signals = Signals::catch().unwrap();
         let elsewhere = stop.clone();
         let guest = thread::spawn(move || elsewhere.ask(StopReason::PowerOff));
-        wait_for_stop(&stop, &signals, None).unwrap();
+        assert_eq!(wait(&stop, &signals, None).unwrap(), Waited::Stop);
         guest.join().unwrap();
         assert_eq!(stop.reason(), Some(&StopReason::PowerOff));
     }
