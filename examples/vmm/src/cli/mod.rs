@@ -11,14 +11,14 @@ mod vtd;
 pub use key_value::OptionError;
 pub(crate) use key_value::size;
 
-use crate::config::{Config, KVM_DEVICE, Watchdog};
+use crate::config::{Config, KVM_DEVICE, Transport, Watchdog};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use crate::served::Served;
 use clap::{ArgAction, Parser, ValueEnum};
 use options::{
-    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, serial,
+    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, terminal,
     vsock,
 };
 use std::ffi::OsString;
@@ -80,7 +80,8 @@ struct Arguments {
     rng: Option<String>,
 
     /// Memory balloon. Keys: size=BYTES that the guest is to do without, deflate_on_oom=on|off,
-    /// free_page_reporting=on|off, socket=PATH for lines such as "target 64M" and "stats"
+    /// free_page_reporting=on|off, free_page_hints=on|off, socket=PATH for lines such as "target 64M",
+    /// "stats" and "hints"
     #[arg(long, value_name = "size=BYTES[,socket=PATH]", num_args = 0..=1, default_missing_value = "size=0")]
     balloon: Option<String>,
 
@@ -98,13 +99,13 @@ struct Arguments {
     #[arg(long)]
     watchdog: bool,
 
-    /// Serial line: the terminal, nowhere, absent, or a file
-    #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
-    serial: String,
+    /// Serial line: the terminal, nowhere, absent, or a file; if not given, the terminal, unless that is --console's
+    #[arg(long, value_name = "tty|null|off|file=PATH")]
+    serial: Option<String>,
 
-    /// Paravirtual console (hvc0 in Linux): absent, nowhere, a pseudo-terminal, or a file; and
-    /// iommu=on|off
-    #[arg(long, value_name = "off|null|pty|file=PATH", default_value = "off")]
+    /// Paravirtual console (hvc0 in Linux): absent, nowhere, the terminal, a pseudo-terminal, or a file;
+    /// and iommu=on|off
+    #[arg(long, value_name = "off|null|tty|pty|file=PATH", default_value = "off")]
     console: String,
 
     /// An emulated VT-d remapping unit, which devices with iommu=on are behind. Keys: aw=39|48|57 (bits
@@ -112,6 +113,10 @@ struct Arguments {
     /// if not given), caching=on|off (needed by --device), scalable=on|off
     #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
     vtd: Option<String>,
+
+    /// What virtio devices are on: PCI, or windows of registers in memory that ACPI tells of (LNRO0005)
+    #[arg(long, value_name = "pci|mmio", default_value = "pci")]
+    transport: Transport,
 
     /// Save the machine to this folder when SIGUSR1 comes, and end
     #[arg(long, value_name = "FOLDER")]
@@ -287,6 +292,7 @@ fn served(arguments: &Arguments) -> Result<Vec<Served>, OptionError> {
 
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
     let (console, console_dma) = console(&arguments.console)?;
+    let serial = terminal(arguments.serial.as_deref(), &console)?;
     let served = served(&arguments)?;
     Ok(Config {
         kvm: arguments.kvm,
@@ -328,7 +334,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             true => Watchdog::Present,
             false => Watchdog::Absent,
         },
-        serial: serial(&arguments.serial)?,
+        serial,
+        transport: arguments.transport,
         report: arguments.report,
         snapshot: arguments.snapshot,
         restore: arguments.restore,
