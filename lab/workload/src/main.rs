@@ -41,8 +41,7 @@ fn work(rounds: u32, port: Option<u16>) -> Result<()> {
     let mut checksum = 0u64;
     for (number, part) in (0..).zip(parts) {
         marks.push(mark(number, port)?);
-        let sum = part(rounds)
-            .map_err(|error| Error::other(format!("part {number}: {error}")))?;
+        let sum = part(rounds).map_err(|error| Error::other(format!("part {number}: {error}")))?;
         checksum = checksum.rotate_left(7) ^ sum;
     }
     marks.push(mark(PARTS.len() as u32, port)?);

@@ -179,7 +179,10 @@ mod tests {
         for (piece, instead) in [
             ("load from its code: RAX 0x0", "load from its code: RAX 0x1"),
             ("VMXON: exception 6", "VMXON: exception 13"),
-            ("VMXON: exception 6, error code 0x0\r\n", "VMXON: RAX 0x77\r\n"),
+            (
+                "VMXON: exception 6, error code 0x0\r\n",
+                "VMXON: RAX 0x77\r\n",
+            ),
             ("isolation: 0x4000 refused: PageTables", "isolation: 1"),
             ("type1: an NMI in", "type1: a fault in"),
             ("paging Shadow", "paging None"),
@@ -187,7 +190,10 @@ mod tests {
         ] {
             let text = printed();
             assert!(text.contains(piece), "{piece}");
-            assert!(verify(&text.replacen(piece, instead, 1)).is_err(), "{piece}");
+            assert!(
+                verify(&text.replacen(piece, instead, 1)).is_err(),
+                "{piece}"
+            );
         }
         assert!(verify(&(printed() + "reach: more: RAX 0x0\n")).is_err());
     }
@@ -197,8 +203,17 @@ mod tests {
         let text = "fault: exception 14 in the hypervisor, error code 0x0, at RIP 0x2260d0, RSP 0x8efa0, RFLAGS 0x10046, CR2 0x123456789000\n\
                     the payload panicked: x\n  guest.rflags.reserved: x\nfault: the VMCS: x\n--- VMCS\nGuest state\n--- end\n";
         verify_fault(text).unwrap();
-        for piece in ["exception 14", "guest.rflags", "--- VMCS", "RIP 0x2", "the VMCS:"] {
-            assert!(verify_fault(&text.replacen(piece, "", 1)).is_err(), "{piece}");
+        for piece in [
+            "exception 14",
+            "guest.rflags",
+            "--- VMCS",
+            "RIP 0x2",
+            "the VMCS:",
+        ] {
+            assert!(
+                verify_fault(&text.replacen(piece, "", 1)).is_err(),
+                "{piece}"
+            );
         }
     }
 }
