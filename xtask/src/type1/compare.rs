@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
@@ -39,17 +40,24 @@ pub(super) fn compare(folder: &Path, rounds: u32, others: Others, verbose: bool)
             Ok((booted, line))
         })
     };
-    let alone = boot(Paging::None)?;
-    let ept = boot(Paging::Ept)?;
-    let shadow = boot(Paging::Shadow)?;
-    let under_kvm = match others {
-        Others::None => None,
-        Others::Kvm => Some(step("type1: Linux under KVM", || {
-            let seen = kvm::boot(rounds, verbose)?;
-            let line = seen.line();
-            Ok((seen, line))
-        })?),
-    };
+    // A boot uses one processor, and KVM's takes as long as the others together.
+    let (booted, under_kvm) = thread::scope(|scope| {
+        let under_kvm = match others {
+            Others::None => None,
+            Others::Kvm => Some(scope.spawn(|| kvm::boot(rounds, verbose))),
+        };
+        let booted = [Paging::None, Paging::Ept, Paging::Shadow].map(&boot);
+        let under_kvm = under_kvm.map(|kvm| {
+            step("type1: Linux under KVM", || {
+                let seen = kvm.join().ok().context("the thread died")??;
+                let line = seen.line();
+                Ok((seen, line))
+            })
+        });
+        (booted, under_kvm)
+    });
+    let [alone, ept, shadow] = booted;
+    let (alone, ept, shadow, under_kvm) = (alone?, ept?, shadow?, under_kvm.transpose()?);
     let all = [&alone.seen, &ept.seen, &shadow.seen];
     let of_kvm = under_kvm.as_ref().map(|kvm| [&kvm.ept, &kvm.shadow]);
     let everybody = || all.into_iter().chain(of_kvm.into_iter().flatten());
