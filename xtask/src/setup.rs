@@ -79,9 +79,38 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What `cargo xtask type1 iso` uses besides.
+const IMAGE_NEEDS: &[Need] = &[
+    Need {
+        package: "grub-common",
+        shows: "/usr/bin/grub-mkrescue",
+    },
+    Need {
+        package: "grub-pc-bin",
+        shows: "/usr/lib/grub/i386-pc/multiboot.mod",
+    },
+    Need {
+        package: "xorriso",
+        shows: "/usr/bin/xorriso",
+    },
+    Need {
+        package: "mtools",
+        shows: "/usr/bin/mformat",
+    },
+];
+
 /// Installs what is missing. Safe to repeat: with nothing missing it does nothing.
 pub fn setup() -> Result<()> {
-    let missing: Vec<&str> = NEEDS
+    install(NEEDS)
+}
+
+/// Installs what a bootable image takes, and is missing.
+pub(crate) fn for_images() -> Result<()> {
+    install(IMAGE_NEEDS)
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&str> = needs
         .iter()
         .filter(|n| !Path::new(n.shows).exists())
         .map(|n| n.package)
@@ -115,7 +144,7 @@ pub fn setup() -> Result<()> {
         &format!("install {}", missing.join(" ")),
         &mut apt(&arguments),
     )?;
-    if let Some(need) = NEEDS
+    if let Some(need) = needs
         .iter()
         .find(|n| missing.contains(&n.package) && !Path::new(n.shows).exists())
     {

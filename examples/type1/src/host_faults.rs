@@ -119,7 +119,7 @@ pub fn in_root_operation(processor: Option<Processor>) {
 /// Gives the guest the NMI that came here, unless it cannot take one at this entry: then at a later one.
 pub fn pass_on(vcpu: &mut Vcpu<'_>) {
     // SAFETY: a word that the NMI's handler stores and nobody else.
-    let waiting = unsafe { &*(&raw const host_nmi_at) };
+    let waiting = unsafe { &host_nmi_at };
     let at = waiting.load(Ordering::Relaxed);
     if at == 0 {
         return;

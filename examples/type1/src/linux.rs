@@ -63,7 +63,6 @@ static NOTHING: Nothing = Nothing([0; FRAME as usize]);
 
 /// The guest's memory and devices, what is asked for most first. What is ours is in none of them.
 fn map(order: &Linux) -> [Region; 9] {
-    const DEVICES: u64 = 0xc000_0000;
     let ram = |range: core::ops::Range<u64>| {
         Region::ram(range.start, range.end - range.start, range.start)
     };
@@ -77,12 +76,13 @@ fn map(order: &Linux) -> [Region; 9] {
         ram(top + TOP_BYTES..order.memory),
         Region::device(0xa_0000, 0x2_0000, 0xa_0000),
         Region::rom(0xc_0000, 0x4_0000, 0xc_0000),
-        Region::device(DEVICES, (1 << 32) - DEVICES, DEVICES),
+        // Firmware's tables too, where they lie behind memory's end.
+        Region::device(order.memory, (1 << 32) - order.memory, order.memory),
     ]
 }
 
-/// What was asked for, and the command line.
-fn asked() -> Result<(Linux, &'static [u8]), Failed> {
+/// What the laboratory asks for, and the command line.
+pub fn asked() -> Result<(Linux, &'static [u8]), Failed> {
     let input = payload_rt::input(Linux::BYTES + 4096);
     let asked = input.first_chunk().and_then(Linux::from_bytes);
     let order = asked.ok_or(Failed::at("nothing to boot"))?;
@@ -93,8 +93,7 @@ fn asked() -> Result<(Linux, &'static [u8]), Failed> {
 }
 
 /// Boots the kernel as it was asked for.
-pub fn run() -> Result<(), Failed> {
-    let (order, command_line) = asked()?;
+pub fn run(order: Linux, command_line: &[u8]) -> Result<(), Failed> {
     // SAFETY: what the map gives to the guest is nobody else's: this program lies below, its tables, stack and heap are left
     // out.
     let begin = unsafe { boot::place(&order, command_line) }?;
@@ -188,7 +187,9 @@ impl Guest {
             }
         }
         let power = self.order.power_port;
-        PORTS.set(power..=power.saturating_add(1), true);
+        if power != 0 {
+            PORTS.set(power..=power.saturating_add(1), true);
+        }
 
         let mut current = host.root.load(&mut host.vmcs).map_err(say("VMPTRLD"))?;
         wanted.write(&mut current, &processor)?;

@@ -3,7 +3,7 @@
 //!
 //! | file | step |
 //! |---|---|
-//! | `main.rs` | what it was asked for |
+//! | `main.rs`, `multiboot.rs` | what it was asked for: by the laboratory, by GRUB |
 //! | `memory.rs` | what lies where, and frames for tables |
 //! | `root_operation.rs` | into VMX operation |
 //! | `controls.rs` | what shall exit |
@@ -31,6 +31,7 @@ mod host_faults;
 mod isolation;
 mod linux;
 mod memory;
+mod multiboot;
 mod paging_ept;
 mod paging_shadow;
 mod reach;
@@ -41,20 +42,30 @@ mod tour;
 use lab_cases::type1 as order;
 use payload_rt::{input, println};
 
+use root_operation::Failed;
+
 payload_rt::entry!(main);
 
 fn main() {
     println!("type1: a hypervisor of hvkit");
-    let [asked, ..] = *input(8) else { return };
-    let result = match asked {
-        order::TOUR => root_operation::within(tour::run),
-        order::LINUX => linux::run(),
-        order::REACH => reach::run(),
-        order::FAULT => root_operation::within(tour::fault),
-        other => return println!("type1: nothing is known of {other:#x}"),
+    let result = match multiboot::asked() {
+        Some(Ok((order::LINUX, Some((order, line))))) => linux::run(order, line),
+        Some(Ok((asked, _))) => obey(asked),
+        Some(Err(error)) => Err(error),
+        None => obey(input(8)[0]),
     };
     match result {
         Ok(()) => {}
         Err(error) => println!("type1: {error}"),
+    }
+}
+
+fn obey(asked: u8) -> Result<(), Failed> {
+    match asked {
+        order::TOUR => root_operation::within(tour::run),
+        order::LINUX => linux::asked().and_then(|(order, line)| linux::run(order, line)),
+        order::REACH => reach::run(),
+        order::FAULT => root_operation::within(tour::fault),
+        other => Err(Failed::with("nothing is known of this", [other.into(), 0])),
     }
 }

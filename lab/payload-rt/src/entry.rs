@@ -7,6 +7,7 @@ core::arch::global_asm!(
     .code32
     .globl payload_start
 payload_start:
+    mov %eax, %esi              // what a boot loader leaves
     // The flat image ends where .bss starts.
     mov $payload_bss_start, %edi
     mov $payload_bss_end, %ecx
@@ -14,6 +15,8 @@ payload_start:
     xor %eax, %eax
     cld
     rep stosb
+    mov %esi, payload_boot
+    mov %ebx, payload_boot + 4
 
     // Level 4 at 0x1000, level 3 at 0x2000, four of level 2 from 0x3000: 2048 pages of 2 MiB.
     mov $0x1000, %edi
@@ -69,6 +72,11 @@ payload_gdt:
 payload_gdtr:
     .word 39
     .long payload_gdt
+    .section .bss
+    .balign 8
+    .globl payload_boot
+payload_boot:
+    .quad 0
     .text
 "#,
     rust = sym rust,
@@ -78,6 +86,13 @@ payload_gdtr:
 unsafe extern "C" {
     /// Defined by `entry!`.
     safe fn payload_main();
+    static payload_boot: [u32; 2];
+}
+
+/// EAX and EBX as they were at the first instruction: by Multiboot, a magic number and where the boot information is.
+pub fn boot_words() -> [u32; 2] {
+    // SAFETY: written before any Rust code ran, and never again.
+    unsafe { payload_boot }
 }
 
 extern "C" fn rust() -> ! {

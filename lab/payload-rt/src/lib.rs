@@ -34,6 +34,8 @@ pub mod serial;
 pub mod task;
 pub mod vmx;
 
+pub use entry::boot_words;
+
 /// Where a run's input lies, by convention.
 pub const INPUT: u64 = 0x100_0000;
 

@@ -134,3 +134,41 @@ fn verify(text: &str) -> Result<(Seen, Seen)> {
     );
     Ok((ept, shadow))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed() -> String {
+        let guest =
+            report::tests::printed() + "guest: worked\r\nguest: worked again\r\nhost: ran\n";
+        format!("{}\r\n{guest}{}\r\n{guest}", BEGINS[0], BEGINS[1])
+    }
+
+    #[test]
+    fn both_guests_are_read() {
+        let (ept, shadow) = verify(&printed()).unwrap();
+        assert_eq!(ept, shadow);
+        assert_eq!(ept.parts[2].exits["XSETBV"].count, 2);
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_is_found() {
+        for piece in [
+            "host: ept Y",
+            "host: ept N",
+            "guest: worked\r",
+            "guest: worked again",
+            "host: ran",
+            "workload: mark 3",
+        ] {
+            let text = printed();
+            assert!(text.contains(piece), "{piece}");
+            assert!(verify(&text.replacen(piece, "", 1)).is_err(), "{piece}");
+        }
+        let text = printed();
+        let (first, last) = text.split_at(text.rfind("0x77").unwrap());
+        let other = last.replace("0x77", "0x78");
+        assert!(verify(&format!("{first}{other}")).is_err());
+    }
+}

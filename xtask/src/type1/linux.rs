@@ -21,9 +21,10 @@ const KERNEL_AT: u64 = 0x800_0000;
 const INITRAMFS_AT: u64 = 0xa00_0000;
 /// Bochs's chipset: the port its BIOS puts power management at, and the control register in it.
 const POWER_PORT: u16 = 0xb000 + 4;
-/// The TSC counts Bochs's instructions, 50 million a second; CPUID tells the kernel of the model's 3.5 GHz.
+/// The TSC counts Bochs's instructions, 50 million a second; CPUID tells the kernel of the model's 3.5 GHz. Bochs seeds what RDRAND and RDSEED give by this
+/// machine's clock, so that with them no two runs are the same.
 pub(super) const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=-1 nokaslr mitigations=off \
-                            random.trust_cpu=on tsc_early_khz=50000 norandmaps";
+                            clearcpuid=rdrand,rdseed tsc_early_khz=50000 norandmaps";
 /// On an idle machine it takes a minute.
 const PATIENCE: Duration = Duration::from_secs(1200);
 /// The MSRs that it reaches for: `IA32_VMX_BASIC`, to read, and `IA32_FEATURE_CONTROL`, to write.

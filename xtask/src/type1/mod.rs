@@ -5,6 +5,7 @@
 //! it faults itself. What it printed is held against what the manual says must come.
 
 mod compare;
+mod iso;
 mod kvm;
 mod linux;
 mod reach;
@@ -57,9 +58,22 @@ impl From<Paging> for order::Paging {
     }
 }
 
+/// What to make instead of running the hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Image {
+    /// A bootable image for a CD or a USB stick.
+    Iso,
+}
+
 /// What to run.
 #[derive(Args, Debug)]
 pub struct Options {
+    /// Make a bootable image, and try it in Bochs and QEMU.
+    #[arg(conflicts_with_all = ["paging", "record", "compare", "kvm"])]
+    pub image: Option<Image>,
+    /// Where the image goes, if not into the target folder.
+    #[arg(long, value_name = "FILE", requires = "image")]
+    pub out: Option<PathBuf>,
     /// Boot Debian's kernel instead, its memory virtualized so.
     #[arg(long, conflicts_with = "record")]
     pub paging: Option<Paging>,
@@ -87,6 +101,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            image: None,
+            out: None,
             paging: None,
             record: None,
             compare: None,
@@ -100,20 +116,28 @@ impl Default for Options {
 
 /// Runs the hypervisor, and verifies what it printed.
 pub fn run(options: &Options) -> Result<()> {
+    if let Some(Image::Iso) = options.image {
+        return iso::run(options.out.as_deref(), options.verbose);
+    }
     if let Some(folder) = &options.compare {
-        return compare::compare(folder, options.rounds, options.verbose);
+        let others = if options.kvm {
+            compare::Others::Kvm
+        } else {
+            compare::Others::None
+        };
+        return compare::compare(folder, options.rounds, others, options.verbose);
     }
     if options.kvm {
-        return step("type1: Linux under KVM", || {
+        return said("type1: Linux under KVM", || {
             kvm::boot(options.rounds, options.verbose).map(|seen| seen.line())
         });
     }
     let Some(paging) = options.paging else {
-        step("type1: the tour", || take_tour(options))?;
-        step("type1: out of reach", || reach_for_it(options))?;
-        return step("type1: a fault of its own", || let_it_fault(options));
+        said("type1: the tour", || take_tour(options))?;
+        said("type1: out of reach", || reach_for_it(options))?;
+        return said("type1: a fault of its own", || let_it_fault(options));
     };
-    step(name(paging), || {
+    said(name(paging), || {
         let booted = linux::boot(linux::Run {
             paging: paging.into(),
             rounds: options.rounds,
@@ -124,13 +148,18 @@ pub fn run(options: &Options) -> Result<()> {
     })
 }
 
+/// Does one step of which only the line is wanted.
+fn said(name: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
+    step(name, || Ok(((), work()?)))
+}
+
 /// Does one step, and says what came of it.
-fn step(name: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
+fn step<T>(name: &str, work: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
     let step = Step::start(name);
     match work() {
-        Ok(result) => {
+        Ok((value, result)) => {
             step.done(result);
-            Ok(())
+            Ok(value)
         }
         Err(error) => {
             step.failed("");

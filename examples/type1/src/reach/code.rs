@@ -147,14 +147,23 @@ pub unsafe fn place() {
     put(low + 8 * 201, OUR_CODE | 0x83);
     // The local APIC, not cached.
     put(high + 8 * 503, 0xfee0_0000 | 0x9b);
-    let flat = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_9b00_0000_ffff];
+    let flat = [
+        0,
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0x00cf_9b00_0000_ffff,
+    ];
     for (descriptor, at) in flat.into_iter().zip((GDT..).step_by(8)) {
         put(at, descriptor);
     }
     let handlers = CODE + offset(&raw const reach_handlers);
     for vector in 0..VECTORS as u64 {
         let at = handlers + STUB * vector;
-        put(IDT + 16 * vector, at & 0xffff | 0x10 << 16 | 0x8e00 << 32 | at >> 16 << 48);
+        put(
+            IDT + 16 * vector,
+            at & 0xffff | 0x10 << 16 | 0x8e00 << 32 | at >> 16 << 48,
+        );
         put(IDT + 16 * vector + 8, 0);
     }
 }
@@ -173,7 +182,9 @@ pub unsafe fn print_results() {
         match (word(0), word(8), word(16)) {
             (0, 0, 0) => println!("reach: {name}: did not come back"),
             (rax, u64::MAX, _) => println!("reach: {name}: RAX {rax:#x}"),
-            (_, vector, code) => println!("reach: {name}: exception {vector}, error code {code:#x}"),
+            (_, vector, code) => {
+                println!("reach: {name}: exception {vector}, error code {code:#x}")
+            }
         }
     }
 }

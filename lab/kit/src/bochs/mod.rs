@@ -239,23 +239,41 @@ impl Bochs {
     /// Runs a flat binary.
     ///
     /// However the payload ends, that is a report; an error means that Bochs was not run.
-    pub fn run_bytes(mut self, payload: &[u8]) -> Result<BochsReport> {
+    pub fn run_bytes(self, payload: &[u8]) -> Result<BochsReport> {
         ensure!(!payload.is_empty(), "the payload is empty");
-        let deadline = Deadline::after(self.patience);
         let folder = tempfile::Builder::new().prefix("hvkit-bochs").tempdir()?;
-        self.prepare(payload, folder.path())?;
-        let output = folder.path().join("output");
+        let disk = File::create(folder.path().join("disk"))?;
+        let end = self.write_disk(payload, disk)?;
+        self.run_in(folder.path(), end)
+    }
+
+    /// Boots the disk image in file `image`, such as a hybrid ISO, by Bochs's BIOS. The images of [`image`](Self::image) are not used.
+    pub fn run_disk(self, image: &Path) -> Result<BochsReport> {
+        let folder = tempfile::Builder::new().prefix("hvkit-bochs").tempdir()?;
+        let copy = folder.path().join("disk");
+        let bytes =
+            fs::copy(image, &copy).with_context(|| format!("cannot copy {}", image.display()))?;
+        let end = bytes.div_ceil(CYLINDER) * CYLINDER;
+        File::options().write(true).open(&copy)?.set_len(end)?;
+        self.run_in(folder.path(), end)
+    }
+
+    /// Runs what is on the disk in `folder`, which has `end` bytes.
+    fn run_in(mut self, folder: &Path, end: u64) -> Result<BochsReport> {
+        let deadline = Deadline::after(self.patience);
+        self.prepare(folder, end)?;
+        let output = folder.join("output");
         let mut bochs = tether(&self.program);
         bochs
             .args(["-q", "-f", "bochsrc", "-rc", "commands"])
-            .current_dir(folder.path())
+            .current_dir(folder)
             .env("TERM", "xterm")
             .stdin(Stdio::null())
             .stdout(File::create(&output)?)
             .stderr(File::options().append(true).open(&output)?);
         let mut bochs = Tethered::spawn(bochs)?;
 
-        let mut serial = Serial::new(folder.path().join("serial"), self.watcher.take());
+        let mut serial = Serial::new(folder.join("serial"), self.watcher.take());
         let status = loop {
             let status = bochs.wait(POLL);
             serial.read_on()?;
@@ -265,7 +283,7 @@ impl Bochs {
         };
         bochs.kill();
         serial.read_on()?;
-        let log = fs::read(folder.path().join("log")).unwrap_or_default();
+        let log = fs::read(folder.join("log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).into_owned();
         let output = fs::read(&output).unwrap_or_default();
         let said = String::from_utf8_lossy(&output);
@@ -284,11 +302,10 @@ impl Bochs {
         })
     }
 
-    /// Writes what Bochs reads: its configuration, the disk with the images.
-    fn prepare(&self, payload: &[u8], folder: &Path) -> Result<()> {
+    /// Writes what Bochs reads besides the disk, which has `end` bytes.
+    fn prepare(&self, folder: &Path, end: u64) -> Result<()> {
         // Debian's build starts in its debugger: continue.
         fs::write(folder.join("commands"), "c\n")?;
-        let end = self.write_disk(payload, File::create(folder.join("disk"))?)?;
         let configuration = TEMPLATE
             .replace("@MEMORY@", &self.memory_mib.to_string())
             .replace("@SHARE@", &self.share.to_string_lossy())
