@@ -33,6 +33,11 @@ pub trait Device<A: GuestAddressSpace>: Send {
     /// ([`QUEUES`](Features::QUEUES)), and what belongs to itself.
     fn features(&self) -> Features;
 
+    /// Those of [`QUEUES`](Features::QUEUES) that can be had with it: all, unless somebody else serves its queues.
+    fn queue_features(&self) -> Features {
+        Features::QUEUES
+    }
+
     /// The largest size of each queue, in descriptors: powers of two up to 32768. The number of entries is
     /// the number of queues. The same for the life of the device.
     fn queue_sizes(&self) -> Vec<u16>;
@@ -92,6 +97,12 @@ pub enum StateError {
         saved: usize,
         /// What it saves.
         expected: usize,
+    },
+    /// Bytes that no device with these options saves.
+    #[error("byte {at} of a device's own state begins what it cannot have saved")]
+    Content {
+        /// Where they begin.
+        at: usize,
     },
 }
 
@@ -233,6 +244,10 @@ pub enum Failure {
     /// A worker could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The process that serves the device.
+    #[cfg(feature = "vhost-user")]
+    #[error("the process that serves the device is lost: {0}")]
+    BackEnd(crate::vhost_user::BackEndError),
 }
 
 /// Why a device cannot serve what the driver asks for. The driver sees DEVICE_NEEDS_RESET.

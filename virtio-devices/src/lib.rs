@@ -88,6 +88,8 @@ pub mod reclaim;
 mod serve;
 pub mod transport;
 mod vectored;
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
 pub mod vsock;
 pub mod worker;
 

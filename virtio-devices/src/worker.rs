@@ -44,6 +44,14 @@ pub trait Worker: Send {
     /// flight.
     fn positions(&self) -> Vec<(u16, Position)>;
 
+    /// It is started: called once before the others, where it will be called from then on. A worker that only watches
+    /// over somebody else's work sets that going here, and may wait for it for a bounded time.
+    fn started(&mut self) {}
+
+    /// It was asked to stop: called once after the others, before it is handed back. When this returns, nothing that
+    /// it set going does anything any more.
+    fn stopping(&mut self) {}
+
     /// Does what there is to do for the source at `index` of [`sources`](Self::sources).
     ///
     /// Returns within a fraction of a second, so that a request to stop is seen. Must accept a call for a
@@ -104,6 +112,13 @@ impl std::fmt::Debug for Stopped {
 ///
 /// Returns early if the worker is [`Progress::Done`].
 pub fn serve(worker: &mut dyn Worker, stop: &EventFd) -> io::Result<()> {
+    worker.started();
+    let served = watch(worker, stop);
+    worker.stopping();
+    served
+}
+
+fn watch(worker: &mut dyn Worker, stop: &EventFd) -> io::Result<()> {
     const STOP: u64 = u64::MAX;
     let epoll = Epoll::new()?;
     let watch = |fd, events, data| {

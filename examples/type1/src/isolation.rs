@@ -3,8 +3,13 @@
 //! serial line is the guest's until then.
 
 use hvkit_shadow_paging::guest::ErrorCode;
+use hvkit_vmcs::event::{Event, EventKind};
 use hvkit_vmcs::exit::EptViolation;
+use hvkit_vmx::Current;
+use hvkit_vmx::exit::{Delivery, Guest, combine};
 use payload_rt::println;
+
+use crate::run::Next;
 
 /// How many are kept one by one.
 const KEPT: usize = 64;
@@ -20,6 +25,18 @@ pub enum How {
     PageTables,
     /// RDMSR or WRMSR of one that is not the guest's: its number stands for the address.
     Msr,
+}
+
+/// Gives the guest a general-protection exception; during the delivery of another event, what a processor makes of both: a guest whose
+/// handlers lie where it may not read would come here for ever.
+pub fn refuse(guest: &mut Guest<'_, Current<'_>>) -> Next {
+    let fault = Event::new(EventKind::HARDWARE_EXCEPTION, 13).with_error_code();
+    match guest.original_event().map(|first| combine(first, fault)) {
+        None | Some(Delivery::Second) => guest.fault(),
+        Some(Delivery::DoubleFault) => guest.inject(Delivery::DOUBLE_FAULT, 0),
+        Some(Delivery::TripleFault) => return Next::Give("the guest shut down"),
+    }
+    Next::Go
 }
 
 #[derive(Clone, Copy)]

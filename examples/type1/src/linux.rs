@@ -32,6 +32,7 @@ use crate::root_operation::{self, Failed, Host, say};
 use crate::run::{self, Counts};
 use crate::{paging_ept, paging_shadow};
 
+pub use boot::Begin;
 use policy::{FEATURE_CONTROL, MISC_ENABLE, Passed};
 
 static MSRS: MsrBitmap = MsrBitmap::passing();
@@ -111,14 +112,17 @@ pub fn run() -> Result<(), Failed> {
     }
 }
 
-/// The guest, ready.
-struct Guest {
-    order: Linux,
-    begin: boot::Begin,
+/// A guest, ready.
+pub struct Guest {
+    /// How, and on what.
+    pub order: Linux,
+    /// What it begins with.
+    pub begin: Begin,
 }
 
 impl Guest {
-    fn under_ept(&self, host: &mut Host) -> Result<(), Failed> {
+    /// Runs it under EPT.
+    pub fn under_ept(&self, host: &mut Host) -> Result<(), Failed> {
         let window = memory::tables();
         let pool = Pool::of_tables(&window);
         let processor = *host.root.processor();
@@ -132,7 +136,8 @@ impl Guest {
         })
     }
 
-    fn on_shadows(&self, host: &mut Host) -> Result<(), Failed> {
+    /// Runs it on shadow page tables. Once: it takes the memory for them.
+    pub fn on_shadows(&self, host: &mut Host) -> Result<(), Failed> {
         let top = boot::top(self.order.memory);
         // SAFETY: once, and nothing else is there: the map leaves it out.
         let (frames, guest) = unsafe {

@@ -13,8 +13,10 @@
 //! | `paging_shadow.rs`, `paging_shadow/` | and without |
 //! | `isolation.rs` | what it tried with memory that is not its own |
 //! | `failure.rs` | an entry that failed, explained |
+//! | `host_faults.rs` | a fault of this program's own, and an NMI that comes while it runs |
 //! | `tour.rs`, `tour/` | a guest that exits in every way; entries that fail on purpose |
 //! | `linux.rs`, `linux/` | Debian's kernel as a guest, devices passed through |
+//! | `reach.rs`, `reach/` | a guest that has all of Linux's rights and tries to reach this program |
 //!
 //! `cargo xtask type1` builds it, runs it in Bochs, and reads what it printed.
 #![no_std]
@@ -25,11 +27,13 @@ extern crate alloc;
 mod controls;
 mod failure;
 mod guest_state;
+mod host_faults;
 mod isolation;
 mod linux;
 mod memory;
 mod paging_ept;
 mod paging_shadow;
+mod reach;
 mod root_operation;
 mod run;
 mod tour;
@@ -45,6 +49,8 @@ fn main() {
     let result = match asked {
         order::TOUR => root_operation::within(tour::run),
         order::LINUX => linux::run(),
+        order::REACH => reach::run(),
+        order::FAULT => root_operation::within(tour::fault),
         other => return println!("type1: nothing is known of {other:#x}"),
     };
     match result {

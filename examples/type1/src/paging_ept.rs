@@ -7,11 +7,11 @@ use hvkit_ept::{Attributes, Ept};
 use hvkit_page_table::{Invalidate, Mapper, PhysicalWindow, Span, Stale};
 use hvkit_vmcs::exit::EptViolation;
 use hvkit_vmcs::{Processor, fields as f};
-use hvkit_vmx::exit::EptFault;
+use hvkit_vmx::exit::{CrAccess, EptFault};
 use hvkit_vmx::{Current, Exit, InvEpt, InvalidateError, Root};
 use payload_rt::println;
 
-use crate::isolation::{How, Isolation};
+use crate::isolation::{How, Isolation, refuse};
 use crate::memory::{FRAME, Pool};
 use crate::root_operation::{Failed, say};
 use crate::run::{Next, Paging};
@@ -64,6 +64,10 @@ impl Invalidate for Forget<'_> {
 const NE: u64 = 1 << 5;
 const VMXE: u64 = 1 << 13;
 
+fn is_vmx_on(access: CrAccess) -> bool {
+    matches!(access, CrAccess::Write { number: 4, value } if value & VMXE != 0)
+}
+
 /// A guest on an EPT that maps its memory to itself.
 pub struct Extended<'t, 'p> {
     tables: &'t mut Tables<'p>,
@@ -86,8 +90,7 @@ impl<'t, 'p> Extended<'t, 'p> {
     ) -> Next {
         let rip = exit.guest.read(f::GUEST_RIP);
         if isolation.meets(exit.physical, How::Violation(how), rip) {
-            exit.guest.fault();
-            return Next::Go;
+            return refuse(&mut exit.guest);
         }
         let page = Span::new(exit.physical & !(FRAME - 1), FRAME);
         let readable = Attributes::new(Rights::READ, MemoryType::WriteBack);
@@ -103,6 +106,11 @@ impl<'t, 'p> Extended<'t, 'p> {
 impl Paging for Extended<'_, '_> {
     fn answer(&mut self, exit: Exit<'_, Current<'_>>, isolation: &mut Isolation) -> Next {
         match exit {
+            // There is no VMX for it to switch on.
+            Exit::ControlRegister(exit) if is_vmx_on(exit.access) => {
+                exit.fault();
+                Next::Go
+            }
             Exit::ControlRegister(exit) => {
                 let fixed = if exit.new_cr0().is_some() { NE } else { VMXE };
                 exit.allow(fixed);

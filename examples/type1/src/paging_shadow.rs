@@ -30,7 +30,7 @@ use hvkit_vmx::{Current, Exit, InvVpid, InvalidateError, Root};
 use payload_rt::println;
 
 use crate::controls::{USUAL, Wanted};
-use crate::isolation::{How, Isolation};
+use crate::isolation::{How, Isolation, refuse};
 use crate::memory::{Pool, SHADOW_FRAMES};
 use crate::root_operation::{Failed, say};
 use crate::run::{Next, Paging};
@@ -306,10 +306,7 @@ impl<'m> Shadow<'m> {
                 exit.error_code = code.0;
                 reflect(exit)
             }
-            Verdict::Guest(_) => {
-                exit.guest.fault();
-                Next::Go
-            }
+            Verdict::Guest(_) => refuse(&mut exit.guest),
             Verdict::Guarded { physical } | Verdict::Emulate { physical } => {
                 self.seen.emulated += 1;
                 self.write(exit, fault, physical)
@@ -319,11 +316,10 @@ impl<'m> Shadow<'m> {
                 let how = How::PageFault(fault.code);
                 let rip = exit.guest.read(f::GUEST_RIP);
                 if isolation.meets(physical, how, rip) || reason != HostReason::Absent {
-                    exit.guest.fault();
-                } else {
-                    self.map.read_as_nothing(physical);
-                    exit.retry();
+                    return refuse(&mut exit.guest);
                 }
+                self.map.read_as_nothing(physical);
+                exit.retry();
                 Next::Go
             }
             Verdict::Mmio { .. } => Next::Give("there is no emulated device"),

@@ -7,7 +7,7 @@ use hvkit_vmx::{
     ActiveVmcs, HostState, Once, Root, ThisProcessor, VmcsKind, VmcsRegion, VmxonRegion, detect,
 };
 
-use crate::memory;
+use crate::{host_faults, memory};
 use payload_rt::println;
 
 static VMXON: Once<VmxonRegion> = Once::new(VmxonRegion::new());
@@ -64,6 +64,8 @@ pub fn within(work: impl FnOnce(&mut Host) -> Result<(), Failed>) -> Result<(), 
     let detected = detect(&machine).map_err(say("no VMX"))?;
     // An exit loads the task register, so there must be one.
     payload_rt::task::load();
+    // And exits load the interrupt-descriptor table that is captured below.
+    host_faults::handle();
     let enabled = detected.enable(&mut machine).map_err(say("VMX is off"))?;
     use_extended_state();
     let region = VMXON
@@ -77,7 +79,9 @@ pub fn within(work: impl FnOnce(&mut Host) -> Result<(), Failed>) -> Result<(), 
     let vmcs = root.activate(region, VmcsKind::Ordinary, &memory::map());
     let vmcs = vmcs.map_err(say("VMCLEAR"))?;
     let mut host = Host { root, vmcs, state };
+    host_faults::in_root_operation(Some(*host.root.processor()));
     let done = work(&mut host);
+    host_faults::in_root_operation(None);
     let Host { root, vmcs, .. } = host;
     let cleared = vmcs.deactivate(&root).map_err(|(_, error)| error);
     cleared.map_err(say("VMCLEAR"))?;

@@ -8,6 +8,7 @@ use lab_cases::type1::MARKS;
 use payload_rt::println;
 
 use crate::failure::{self, Mapped, Show};
+use crate::host_faults;
 use crate::isolation::Isolation;
 use crate::root_operation::Failed;
 
@@ -148,6 +149,7 @@ pub fn run(
     check(vcpu)?;
     let mut entered = now();
     loop {
+        host_faults::pass_on(vcpu);
         let ran = vcpu.run();
         let left = now();
         counts.now.guest += left.wrapping_sub(entered);

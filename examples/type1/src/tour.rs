@@ -103,6 +103,23 @@ pub fn run(host: &mut Host) -> Result<(), Failed> {
     provoke::run(host, &tables, &long)
 }
 
+/// A fault in this program, while the current VMCS is one that breaks a rule.
+pub fn fault(host: &mut Host) -> Result<(), Failed> {
+    let window = memory::tables();
+    let pool = Pool::of_tables(&window);
+    let processor = *host.root.processor();
+    let tables = paging_ept::tables(&processor, &window, &pool, &[])?;
+    let state = GuestState::real_mode(code::REAL_MODE as u16);
+    let mut vcpu = vcpu(host, &tables, &state)?;
+    let missing = say("the guest's state");
+    vcpu.vmcs().write(f::GUEST_RFLAGS, 0).map_err(missing)?;
+    let nowhere = 0x1234_5678_9000_u64 as *const u8;
+    println!("type1: reads where nothing is");
+    // SAFETY: none: this is the fault that is asked for. The handler does not come back.
+    let read = unsafe { nowhere.read_volatile() };
+    Err(Failed::with("no fault", [read.into(), 0]))
+}
+
 /// A virtual processor for the tour.
 fn vcpu<'a>(
     host: &'a mut Host,

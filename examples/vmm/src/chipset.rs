@@ -7,6 +7,8 @@
 //!   describe   addresses for BARs, then ACPI tables; the guest may run
 //! ```
 
+mod saving;
+
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
 use crate::bus::BusError;
@@ -122,6 +124,9 @@ pub struct Chipset {
     unit: Option<RemappingUnit>,
     /// The I/O APIC, where it is not KVM's.
     io_apic: Option<Arc<IoApic>>,
+    config: Arc<Mutex<ConfigPorts>>,
+    reset: Arc<Mutex<ResetControl>>,
+    devices: saving::Devices,
 }
 
 impl Chipset {
@@ -204,11 +209,14 @@ impl Chipset {
         let root = Arc::new(Mutex::new(root));
 
         let reset = Arc::new(Mutex::new(ResetControl::new(stop.clone())));
-        let config = Arc::new(Mutex::new(ConfigPorts::new(Arc::clone(&root), reset)));
+        let config = Arc::new(Mutex::new(ConfigPorts::new(
+            Arc::clone(&root),
+            reset.clone(),
+        )));
         let config_ports = ports::PORTS.into();
         buses
             .ports
-            .insert(PCI_CONFIG_PORT.into(), config_ports, config)?;
+            .insert(PCI_CONFIG_PORT.into(), config_ports, config.clone())?;
         let sleep = Arc::new(Mutex::new(SleepRegisters::new(stop.clone())));
         buses
             .ports
@@ -225,6 +233,9 @@ impl Chipset {
             lines: BTreeMap::new(),
             unit: None,
             io_apic: None,
+            config,
+            reset,
+            devices: saving::Devices::default(),
         })
     }
 
@@ -255,7 +266,9 @@ impl Chipset {
     ) -> Result<FunctionAddress, ChipsetError> {
         let at = self.root().free()?;
         let function = self.virtio(at, device, memory)?;
-        self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        let function = Arc::new(Mutex::new(function));
+        self.root().insert(at, function.clone())?;
+        self.devices.insert(at, function);
         Ok(at)
     }
 
@@ -268,7 +281,9 @@ impl Chipset {
         let unit = self.unit.as_ref().ok_or(ChipsetError::NoUnit)?;
         let memory = unit.memory_of(requester(at));
         let function = self.virtio(at, device, memory)?.with_access_platform();
-        self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        let function = Arc::new(Mutex::new(function));
+        self.root().insert(at, function.clone())?;
+        self.devices.insert(at, function);
         Ok(at)
     }
 
@@ -395,6 +410,7 @@ impl Chipset {
 impl Drop for Chipset {
     fn drop(&mut self) {
         // Devices end here, not with the last of those who could still reach them.
+        self.devices.clear();
         self.root().clear();
     }
 }

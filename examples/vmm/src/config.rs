@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What machine to build. Plain data: the machine's parts check it, wherever it comes from.
 
+use crate::served::Served;
 use hvkit_virtio_devices::limit::Limits;
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub memory: u64,
     /// Disks, in the order the guest finds them.
     pub disks: Vec<Disk>,
+    /// Devices that other processes serve: the guest finds them after disks and network cards of the VMM's own.
+    pub served: Vec<Served>,
     /// Devices of the host that become the guest's.
     pub devices: Vec<HostDevice>,
     /// Network cards, in the order the guest finds them.
@@ -48,6 +51,10 @@ pub struct Config {
     pub serial: Serial,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
+    /// A folder to which the machine is saved when SIGUSR1 comes.
+    pub snapshot: Option<PathBuf>,
+    /// A folder that the machine comes from: no kernel is booted.
+    pub restore: Option<PathBuf>,
     /// Whether the process gives up, for ever, what it does not need while the guest runs.
     pub confinement: Confinement,
 }
@@ -74,6 +81,7 @@ impl Config {
             cpus: 1,
             memory: 512 << 20,
             disks: Vec::new(),
+            served: Vec::new(),
             devices: Vec::new(),
             nets: Vec::new(),
             rng: None,
@@ -86,6 +94,8 @@ impl Config {
             vtd: None,
             serial: Serial::Tty,
             report: None,
+            snapshot: None,
+            restore: None,
             confinement: Confinement::On,
         }
     }

@@ -12,6 +12,7 @@ use crate::machine::{DeviceError, MachineError};
 use crate::passthrough::assigned::AssignedError;
 use crate::passthrough::{HostError, PassthroughError, ViewError};
 use crate::pci::AssignError;
+use crate::snapshot::SnapshotError;
 use hvkit_virtio_devices::block::OpenError;
 use hvkit_virtio_devices::net::TapError;
 
@@ -56,6 +57,7 @@ exit_statuses! {
     Forbidden = 13 "a thread of the VMM tried a system call that it may not make",
     Unconfined = 14 "the VMM cannot be confined on this host, and --confine off was not asked",
     Watchdog = 15 "the guest did not reset its watchdog in time",
+    Saved = 16 "the machine was saved, as SIGUSR1 asked",
     KernelUnreadable = 20 "the kernel cannot be read",
     KernelEmpty = 21 "the kernel's file is empty",
     KernelTruncated = 22 "the kernel's file is truncated",
@@ -92,6 +94,8 @@ exit_statuses! {
     BalloonUnusable = 70 "the balloon's socket cannot be used, or its memory is a passed-through device's",
     VsockUnusable = 71 "the socket of vsock cannot be used",
     PmemUnusable = 72 "a file cannot be persistent memory",
+    SnapshotUnusable = 73 "the machine cannot be saved there, or what was saved is not the machine of these options",
+    ServedUnusable = 74 "the process that is to serve a device is not there, or does not serve it",
 }
 
 impl ExitStatus {
@@ -111,6 +115,7 @@ impl ExitStatus {
             StopReason::GuestPanic => ExitStatus::GuestPanic,
             StopReason::Watchdog => ExitStatus::Watchdog,
             StopReason::TripleFault { .. } => ExitStatus::TripleFault,
+            StopReason::Saved => ExitStatus::Saved,
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
             StopReason::Reclaimed { .. } => ExitStatus::Reclaimed,
@@ -206,6 +211,7 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
                 ExitStatus::ConsoleUnusable
             }
+            DeviceError::Served(_) => ExitStatus::ServedUnusable,
         }
     }
 }
@@ -217,7 +223,9 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Boot(error) => error.into(),
             MachineError::Memory(MemoryError::Zero) => ExitStatus::MemoryZero,
             MachineError::Memory(MemoryError::NotPages(_)) => ExitStatus::MemoryNotPages,
-            MachineError::Memory(MemoryError::LargerThanHost { .. } | MemoryError::Map(_))
+            MachineError::Memory(
+                MemoryError::LargerThanHost { .. } | MemoryError::Map(_) | MemoryError::File(_),
+            )
             | MachineError::DoesNotFit(DoesNotFit { .. }) => ExitStatus::MemoryTooLarge,
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
             MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
@@ -237,6 +245,8 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Device(error) => error.into(),
             MachineError::Confine(_) => ExitStatus::Unconfined,
             MachineError::Pmem(_) => ExitStatus::PmemUnusable,
+            MachineError::Snapshot(SnapshotError::Unsaveable { .. }) => ExitStatus::Usage,
+            MachineError::Snapshot(_) => ExitStatus::SnapshotUnusable,
             MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
                 ExitStatus::Usage
             }

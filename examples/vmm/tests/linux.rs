@@ -79,7 +79,6 @@ fn linux_finds_what_it_was_given_and_ends_as_it_is_told() {
     let content: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
     let report = Host::new()
         .memory_mib(5120)
-        .cpus(2)
         .time_out(Duration::from_secs(400))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.bzimage(), "/guest/bzImage", 0o644)

@@ -31,12 +31,12 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
         )
     };
     let mut commands: Vec<String> = CASES.iter().map(vmm).collect();
+    commands.extend(saved_and_restored());
     // What the first guest wrote, as the host sees it.
     commands.insert(1, "sha256sum </one; sha256sum </two".to_owned());
     let mut disks = [0x5a5a, 0xa5a5].map(|seed| pattern(8 * MIB, seed));
     let report = Host::new()
         .memory_mib(2048)
-        .cpus(2)
         .time_out(Duration::from_secs(400))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
@@ -53,6 +53,53 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
     }
     let host: Vec<&str> = digests.split_whitespace().step_by(2).collect();
     assert_eq!(host, disks.each_ref().map(|disk| hex(disk)));
+    check_restored(&texts[CASES.len()..], &disks, &written);
+}
+
+/// A guest that is saved while it writes and reads disks behind the unit, and that goes on twice from there. What is on the
+/// disks belongs to what is saved.
+fn saved_and_restored() -> [String; 3] {
+    let machine =
+        "--memory size=256M --vtd --cpus boot=2 --disk path=/one,iommu=on path=/two --rng iommu=on";
+    let save = format!(
+        "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs {machine} --snapshot /saved \
+         --cmdline 'console=ttyS0 quiet panic=-1 intel_iommu=on do=work' </dev/null >/log 2>&1 &
+         for i in $(seq 900); do grep -q '@test working' /log && break; sleep 0.1; done; sleep 0.5
+         kill -USR1 $!; wait $!; echo $?; cat /log; cp /one /one.then; cp /two /two.then; ls /saved"
+    );
+    let restore = format!("echo go | vmm --restore /saved {machine}");
+    let again = format!("cp /one.then /one; cp /two.then /two; {restore}");
+    [save, restore, again]
+}
+
+fn check_restored(texts: &[String], disks: &[Vec<u8>; 2], written: &[u8]) {
+    let [saved, restored @ ..] = texts else {
+        panic!("{texts:#?}");
+    };
+    assert!(saved.starts_with("16\n"), "{saved}");
+    assert!(saved.contains("@test working"), "{saved}");
+    assert!(
+        !saved.contains("@test rounds"),
+        "it was not at work: {saved}"
+    );
+    assert!(saved.ends_with("manifest.json\nmemory\n"), "{saved}");
+    assert_eq!(restored.len(), 2);
+    for text in restored {
+        // What the guest had said is not said again: it goes on.
+        assert!(!text.contains("@test working"), "{text}");
+        let said = said(text);
+        assert!(said["rounds"].parse::<u32>().unwrap() >= 4, "{text}");
+        for (word, value) in [("bad", "0"), ("lost", "0"), ("random", "1000")] {
+            assert_eq!(said[word], value, "{text}");
+        }
+        for (name, disk) in ["vda", "vdb"].into_iter().zip(disks) {
+            let mut disk = disk.clone();
+            for at in [4 * MIB, 5 * MIB] {
+                disk[at..at + MIB].copy_from_slice(&written[..MIB]);
+            }
+            assert_eq!(said[name], hex(&disk), "{text}");
+        }
+    }
 }
 
 /// A guest, and what it is to find.

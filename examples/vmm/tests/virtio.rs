@@ -207,7 +207,6 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
     let report = Host::new()
         .module("tun")
         .memory_mib(2048)
-        .cpus(2)
         .time_out(Duration::from_secs(300))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)

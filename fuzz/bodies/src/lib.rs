@@ -20,6 +20,7 @@ pub mod vmcs_bytes;
 pub mod vmcs_check;
 pub mod vmcs_exit;
 pub mod vmm_options;
+pub mod vmm_snapshot;
 pub mod vtd_dmar;
 pub mod vtd_invalidation;
 pub mod vtd_irte;
@@ -46,6 +47,7 @@ macro_rules! for_each_target {
             vmcs_check
             vmcs_exit
             vmm_options
+            vmm_snapshot
             vtd_dmar
             vtd_invalidation
             vtd_irte

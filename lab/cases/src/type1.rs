@@ -4,12 +4,18 @@
 
 /// Take the tour.
 pub const TOUR: u8 = b't';
+/// Let guests reach for the hypervisor in every way, and their processor be reset.
+pub const REACH: u8 = b'r';
+/// Fault in the hypervisor itself.
+pub const FAULT: u8 = b'f';
 /// Boot Linux.
 pub const LINUX: u8 = b'l';
 
 /// CPUID leaf that a guest's program executes to mark a point of its work, with the mark's number in ECX. A processor has
 /// no such leaf and answers as for the highest it has, so it does no harm where there is no hypervisor.
 pub const MARK: u32 = 0x4856_4b00;
+/// The port that a mark's number is also written to, where the program under the guest hears of ports only: KVM's.
+pub const MARK_PORT: u16 = 0x0700;
 /// The parts of the work; mark N comes before part N, and one more after the last.
 pub const PARTS: [&str; 5] = [
     "processes",

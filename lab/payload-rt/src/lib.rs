@@ -25,6 +25,8 @@
 //! so that no test takes it for an orderly end.
 #![no_std]
 
+use core::sync::atomic::{AtomicPtr, Ordering};
+
 mod entry;
 mod memory;
 pub mod port;
@@ -78,9 +80,24 @@ pub fn halt() -> ! {
     }
 }
 
+/// What [`at_panic`] was given; null if nothing.
+static AT_PANIC: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Calls `tell` in a panic, after its message and before the end.
+pub fn at_panic(tell: fn()) {
+    AT_PANIC.store(tell as *mut (), Ordering::Relaxed);
+}
+
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     println!("the payload panicked: {info}");
+    // Taken, so that a panic in it is the end.
+    let tell = AT_PANIC.swap(core::ptr::null_mut(), Ordering::Relaxed);
+    if !tell.is_null() {
+        // SAFETY: it was made of such a function.
+        let tell: fn() = unsafe { core::mem::transmute(tell) };
+        tell();
+    }
     serial::drain();
     let no_interrupts: [u8; 10] = [0; 10];
     // SAFETY: with an empty IDT the undefined instruction is a triple fault, and that is the aim.

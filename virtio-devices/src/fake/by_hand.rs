@@ -95,7 +95,9 @@ impl ByHand {
 }
 
 impl Runner for ByHand {
-    fn start(&mut self, worker: Box<dyn Worker>) -> Result<Box<dyn Running>, StartError> {
+    fn start(&mut self, mut worker: Box<dyn Worker>) -> Result<Box<dyn Running>, StartError> {
+        // Without the lock: it may call others.
+        worker.started();
         let mut state = self.lock();
         let Some(left) = state.starts_left.checked_sub(1) else {
             let source = std::io::Error::from(std::io::ErrorKind::WouldBlock);
@@ -130,13 +132,19 @@ impl Running for Held {
     }
 
     fn stopped(&mut self, _patience: Duration) -> Stopped {
-        let mut state = self.all.lock();
-        let stuck = state.stuck;
-        match state.slots.get_mut(self.slot) {
-            Some(slot) if stuck || !slot.asked => Stopped::NotYet,
-            Some(slot) => slot.worker.take().map_or(Stopped::Gone, Stopped::With),
-            None => Stopped::Gone,
-        }
+        let taken = {
+            let mut state = self.all.lock();
+            let stuck = state.stuck;
+            match state.slots.get_mut(self.slot) {
+                Some(slot) if stuck || !slot.asked => return Stopped::NotYet,
+                Some(slot) => slot.worker.take(),
+                None => None,
+            }
+        };
+        taken.map_or(Stopped::Gone, |mut worker| {
+            worker.stopping();
+            Stopped::With(worker)
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use super::endpoint::{Endpoint, Faults, Reserved};
 use super::events::Events;
 use super::request::{Bypass, Span};
 use super::server::Server;
+use super::state;
 use crate::bytes::read_at;
 use crate::device::{ActivateError, Activation, Device, StateError};
 use crate::features::{DeviceType, Features};
@@ -235,9 +236,14 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
         self.faults.forget();
     }
 
-    /// What is mapped is not saved yet.
+    /// What is mapped, and for whom.
     fn save(&self) -> Result<Vec<u8>, StateError> {
-        Err(StateError::Unsaveable)
+        Ok(state::save(self.bypass, &lock(&self.domains)))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        self.bypass = state::restore(state, &mut lock(&self.domains), self.bypass)?;
+        Ok(())
     }
 }
 

@@ -116,6 +116,25 @@ impl Domains {
         self.set_at_rest(at_rest);
     }
 
+    /// The requests that lead from no domains to these.
+    pub(super) fn requests(&self) -> impl Iterator<Item = Request> {
+        self.domains.iter().flat_map(|(&domain, of)| {
+            let bypass = of.bypass;
+            let attached = of.endpoints.iter().map(move |&endpoint| Request::Attach {
+                domain,
+                endpoint,
+                bypass,
+            });
+            let mapped = of.mappings.values().map(move |mapping| Request::Map {
+                domain,
+                span: mapping.span,
+                target: mapping.target,
+                flags: mapping.flags,
+            });
+            attached.chain(mapped)
+        })
+    }
+
     fn rest(&self, endpoint: &Endpoint) {
         match self.at_rest {
             Bypass::Yes => endpoint.bypass(),

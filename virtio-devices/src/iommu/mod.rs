@@ -16,6 +16,7 @@ mod endpoint;
 mod events;
 mod request;
 mod server;
+mod state;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Domains against the specification's sentences, and against a table of single pages.
 
+mod saved;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

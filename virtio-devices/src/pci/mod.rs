@@ -79,6 +79,8 @@ pub trait PciFunction: Send {
 ///
 /// PCI Local Bus 3.0, "MSI-X Capability and Table Structures".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct MsiMessage {
     /// Message address.
     pub address: u64,

@@ -47,6 +47,8 @@ pub struct Place {
 
 /// A vector as it was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct VectorState {
     /// Where it leads.
     pub message: MsiMessage,

@@ -28,6 +28,12 @@ pub(super) struct AreaShape {
 }
 
 impl QueueConfig {
+    /// Bytes of the descriptor table, the available ring and the used ring of a split queue.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn lengths(&self) -> [u64; 3] {
+        self.areas(Layout::Split).map(|area| area.length)
+    }
+
     /// The three areas: what they are called, where they lie, how many bytes they have, how they must be
     /// aligned and what we do there.
     #[inline(always)]

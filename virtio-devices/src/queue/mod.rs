@@ -47,6 +47,8 @@ pub const MAX_SIZE: u16 = 1 << 15;
 
 /// Where a queue is, as the driver has set it up. Not checked yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QueueConfig {
     /// Number of descriptors.
     pub size: u16,
@@ -62,6 +64,8 @@ pub struct QueueConfig {
 ///
 /// Split: the next index to take and to use. Packed: the next place, with the wrap counter in bit 15.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Position {
     /// Of the next available chain.
     pub available: u16,
@@ -234,6 +238,12 @@ impl Queue {
         })
     }
 
+    /// Where it is, which was checked.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn config(&self) -> &QueueConfig {
+        &self.config
+    }
+
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
         either!(&self.ring, ring => ring.size())
@@ -346,6 +356,29 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
             Ok(None) => Ok(None),
             Err(error) => Err(self.queue.end(error)),
         }
+    }
+
+    /// Takes the chain `head`, which somebody took who cannot complete it any more. Before anything else is popped,
+    /// from a split queue that goes on where the used ring does.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn retake(&mut self, head: u16, chain: &mut Chain) -> Result<Head, QueueError> {
+        let taken = match (&mut self.queue.ring, &self.areas) {
+            (Ring::Split(ring), Found::Whole(areas)) => {
+                ring.retake(&self.reach, areas, head, chain)
+            }
+            (Ring::Split(ring), Found::Scattered(areas)) => {
+                ring.retake(&self.reach, areas, head, chain)
+            }
+            (Ring::Packed(ring), _) => Err(QueueError::Position {
+                size: ring.size(),
+                position: ring.position(),
+            }),
+        };
+        let mut head = self.queue.latch(taken)?;
+        if let Some(order) = &mut self.queue.order {
+            order.number(&mut head);
+        }
+        Ok(head)
     }
 
     /// Gives back the chain that was popped last, as if it had not been: it is the next one again.

@@ -102,6 +102,22 @@ impl SplitRing {
         Ok(Some(Head::new(index, 1)))
     }
 
+    /// As `pop`, for a chain that was taken before, and not by us.
+    #[cfg(feature = "vhost-user")]
+    pub(super) fn retake<M: GuestMemory + ?Sized, W: Words>(
+        &mut self,
+        reach: &Reach<'_, M>,
+        areas: &Areas<W>,
+        head: u16,
+        chain: &mut Chain,
+    ) -> Result<Head, QueueError> {
+        self.fill(reach, areas, head, chain)
+            .map_err(|source| QueueError::Chain { head, source })?;
+        self.taken = self.taken.wrapping_add(1);
+        self.seen = self.taken;
+        Ok(Head::new(head, 1))
+    }
+
     /// Undoes the last `pop`.
     pub(super) fn put_back(&mut self, _head: &Head) {
         self.taken = self.taken.wrapping_sub(1);

@@ -110,7 +110,7 @@ impl<A: GuestAddressSpace> Session<A> {
             .map(|_| EventFd::new(EFD_NONBLOCK))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            offered: device.features() | Features::QUEUES | Features::VERSION_1 | transport,
+            offered: device.features() | device.queue_features() | Features::VERSION_1 | transport,
             accepted: Features::empty(),
             device,
             memory,

@@ -9,6 +9,8 @@ use crate::queue::{Position, QueueConfig, QueueError};
 
 /// A queue as its driver has set it up, and where it goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct QueueState {
     /// Size and addresses.
     pub config: QueueConfig,
@@ -20,6 +22,8 @@ pub struct QueueState {
 
 /// What every transport has of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct SessionState {
     /// Its type.
     pub device_type: u8,

@@ -30,5 +30,6 @@ mod stream;
 mod support;
 mod transport_life;
 mod transport_registers;
+mod vhost_user;
 mod vsock;
 mod worker;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use hvkit_virtio_devices::balloon::{Balloon, Options as BalloonOptions};
 use hvkit_virtio_devices::block::{Block, Options};
 use hvkit_virtio_devices::console::{Console, Port};
-use hvkit_virtio_devices::device::{Device, StateError};
+use hvkit_virtio_devices::device::{ActivateError, Activation, Device, StateError};
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+use hvkit_virtio_devices::features::{DeviceType, Features};
 use hvkit_virtio_devices::iommu::{AtBoot, Iommu, Limits};
 use hvkit_virtio_devices::net::{self, LinkState, Net, Wire};
 use hvkit_virtio_devices::queue::Position;
@@ -18,6 +19,8 @@ use hvkit_virtio_devices::transport::mmio::MmioState;
 use hvkit_virtio_devices::transport::pci::PciState;
 use hvkit_virtio_devices::transport::state::{RestoreError, SaveError, SessionState};
 use hvkit_virtio_devices::vsock::Vsock;
+use hvkit_virtio_devices::worker::Worker;
+use vm_memory::{GuestAddress, Iommu as _, Permissions};
 
 use crate::support::guest::{Bus, Guest, Memory, TRANSPORTS, Transport, on_bus, ring_at};
 use crate::support::{END, header, image, pattern};
@@ -286,11 +289,84 @@ fn what_does_not_stand_still_or_cannot_be_kept_is_not_saved() {
         guest.workers.set_stuck(true);
         guest.pause();
         assert!(matches!(save(&guest), Err(SaveError::Running)));
-        let iommu = Iommu::new(Limits::default(), AtBoot::Block).unwrap();
-        let mut guest = Guest::new(Box::new(iommu), transport);
+        let mut guest = Guest::new(Box::new(NoState), transport);
         guest.pause();
         let error = save(&guest).unwrap_err();
         assert!(matches!(error, SaveError::Device(StateError::Unsaveable)));
+    }
+}
+
+/// A device whose state is elsewhere.
+struct NoState;
+
+impl Device<Memory> for NoState {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::ENTROPY
+    }
+
+    fn features(&self) -> Features {
+        Features::empty()
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![8]
+    }
+
+    fn config_read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn config_write(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(
+        &mut self,
+        _activation: Activation<Memory>,
+    ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
+        Ok(Vec::new())
+    }
+
+    fn reset(&mut self) {}
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Err(StateError::Unsaveable)
+    }
+}
+
+#[test]
+fn an_iommu_maps_what_it_mapped() {
+    let at = GuestAddress(0x1234);
+    for transport in TRANSPORTS {
+        let iommu = || {
+            let iommu = Iommu::new(Limits::default(), AtBoot::Block).unwrap();
+            let endpoint = iommu.add_endpoint(0x18, Vec::new()).unwrap();
+            (Box::new(iommu), endpoint)
+        };
+        let (device, _) = iommu();
+        let mut guest = Guest::new(device, transport);
+        let mut rings = guest.start(u64::MAX, &[0, 1]);
+        // ATTACH endpoint 0x18 to domain 1; MAP there 0x1000 to 0x1fff to 0x87000, to be read.
+        guest.write(0x8000, &[1, 0, 0, 0, 1, 0, 0, 0, 0x18, 0, 0, 0]);
+        let words = [0x1_0000_0003, 0x1000, 0x1fff, 0x8_7000];
+        let map = words.into_iter().flat_map(u64::to_le_bytes);
+        let map: Vec<u8> = map.chain([1, 0, 0, 0]).collect();
+        guest.write(0x8100, &map);
+        for (request, length) in [(0x8000, 20), (0x8100, 36)] {
+            guest.write(0x9000, &[0xee; 4]);
+            rings[0].submit(&[Readable(request, length), Writable(0x9000, 4)]);
+            guest.run(0);
+            assert!(rings[0].take().is_some());
+            assert_eq!(guest.read(0x9000, 4), [0; 4]);
+        }
+        let (device, endpoint) = iommu();
+        assert!(endpoint.translate(at, 4, Permissions::Read).is_err());
+        let guest = moved(&mut guest, device);
+        let found: Vec<_> = endpoint
+            .translate(at, 4, Permissions::Read)
+            .unwrap()
+            .collect();
+        assert_eq!(found[0].base, GuestAddress(0x8_7234));
+        assert!(endpoint.translate(at, 4, Permissions::Write).is_err());
+        drop(guest);
     }
 }
 

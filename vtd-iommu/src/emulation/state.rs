@@ -14,6 +14,8 @@ use crate::spec::registers::{
 /// Everything that software can tell of a unit. What it keeps of tables is not among it, nor who is watched: a
 /// unit may forget at any time, and watching is the VMM's.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct State {
     /// The register window, 8 bytes each.
     pub registers: Vec<u64>,

@@ -63,15 +63,20 @@ pub(super) fn write(page: &mut String) -> Result<()> {
             cases,
             agreeing,
             differing,
+            unstable,
             ..
         } = &summary;
+        let once = match unstable {
+            0 => String::new(),
+            once => format!(" ({once} more differed once, and not when run again)"),
+        };
         ensure!(
             agreeing + sum + differing <= *cases,
             "oracle {name} has more results than cases"
         );
         writeln!(
             page,
-            "| `{name}` | {model} | {cases} | {agreeing} | {sum} | {differing} |"
+            "| `{name}` | {model} | {cases} | {agreeing} | {sum} | {differing}{once} |"
         )?;
         for (rule, count) in &summary.explained {
             writeln!(

@@ -56,7 +56,7 @@ pub(super) trait InBochs: Sync {
     /// The rules that the ledger explains.
     fn rules(&self) -> Vec<&'static str>;
 
-    /// What the payload sent, up to the last whole record; `None` if it did not get to the first.
+    /// What the payload sent, up to the last whole record; `None` if it did not get to the first: see [`records`].
     fn parse(serial: &[u8]) -> Option<(Self::Cpu, impl Iterator<Item = Self::Record>)>;
 
     /// What kind of case it was, worth counting, and whether both sides agree on it.
@@ -73,6 +73,18 @@ pub(super) trait InBochs: Sync {
 
     /// Is shown the log of each run.
     fn log(&self, _log: &str) {}
+}
+
+/// Reads what a payload sent: `magic`, what of the processor cases depend on, and whole records.
+pub(super) fn records<const C: usize, const R: usize, Cpu, Record>(
+    serial: &[u8],
+    magic: &[u8],
+    cpu: impl Fn(&[u8; C]) -> Cpu,
+    record: impl Fn(&[u8; R]) -> Record,
+) -> Option<(Cpu, impl Iterator<Item = Record>)> {
+    let (seen, rest) = serial.strip_prefix(magic)?.split_first_chunk()?;
+    let (records, _) = rest.as_chunks();
+    Some((cpu(seen), records.iter().map(record)))
 }
 
 /// Runs `oracle`. An error if any difference is not explained.

@@ -23,6 +23,8 @@ pub(crate) struct Summary {
     pub(crate) explained: BTreeMap<String, u64>,
     /// Different, and no rule says why.
     pub(crate) differing: u64,
+    /// Different once, and not when run again.
+    pub(crate) unstable: u64,
 }
 
 impl Summary {
@@ -38,6 +40,7 @@ impl Summary {
         let text = json!({
             "model": self.model, "cases": self.cases, "agreeing": self.agreeing,
             "explained": self.explained, "differing": self.differing,
+            "unstable": self.unstable,
         });
         fs::write(&path, text.to_string())
             .with_context(|| format!("cannot write {}", path.display()))
@@ -64,6 +67,7 @@ impl Summary {
             agreeing: number("agreeing")?,
             explained: explained.collect::<Result<_>>()?,
             differing: number("differing")?,
+            unstable: number("unstable")?,
         })
     }
 }
@@ -74,8 +78,7 @@ mod tests {
 
     #[test]
     fn what_is_read_and_what_is_not() {
-        let text =
-            r#"{"agreeing":7,"cases":10,"differing":1,"explained":{"rule":2},"model":"Bochs"}"#;
+        let text = r#"{"agreeing":7,"cases":10,"differing":1,"explained":{"rule":2},"model":"Bochs","unstable":0}"#;
         let summary = Summary::parse(text).unwrap();
         assert_eq!(
             (summary.agreeing, summary.cases, summary.differing),

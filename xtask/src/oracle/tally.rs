@@ -6,6 +6,8 @@ use std::fmt;
 
 /// How many differences are shown in full.
 const SHOWN: usize = 10;
+/// How many cases that differ are worth running again.
+const FEW: u64 = 3;
 
 /// What one case came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(super) struct Tally {
     explained: BTreeMap<&'static str, (u64, u64)>,
     differing: u64,
     shown: BTreeMap<u64, String>,
+    /// Cases that differed once, and not when they were run again: what was shown of them.
+    once: BTreeMap<u64, String>,
     /// What cases exercised: agreement on nothing would be no result.
     kinds: BTreeMap<String, u64>,
 }
@@ -63,6 +67,33 @@ impl Tally {
         for (index, text) in other.shown {
             self.show(index, text);
         }
+        self.once.extend(other.once);
+    }
+
+    /// The cases that differ, if they are so few that a model's whim may be the cause of them all.
+    pub(super) fn few_differing(&self) -> Vec<u64> {
+        match self.differing <= FEW {
+            true => self.shown.keys().copied().collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Case `index` was run again, and did not differ: it is told apart, and no longer counts as differing.
+    pub(super) fn did_not_repeat(&mut self, index: u64) {
+        if let Some(text) = self.shown.remove(&index) {
+            self.differing -= 1;
+            self.once.insert(index, text);
+        }
+    }
+
+    /// Cases that differed once, and not when they were run again.
+    pub(super) fn once(&self) -> u64 {
+        self.once.len() as u64
+    }
+
+    /// What is shown of the first case that differs.
+    pub(super) fn first_difference(&self) -> Option<&str> {
+        self.shown.values().next().map(String::as_str)
     }
 
     /// Keeps the first few.
@@ -81,7 +112,7 @@ impl Tally {
     /// How many cases there were.
     pub(super) fn total(&self) -> u64 {
         let explained: u64 = self.explained.values().map(|(count, _)| count).sum();
-        self.agreeing + self.differing + explained
+        self.agreeing + self.differing + self.once() + explained
     }
 
     /// How many cases agree.
@@ -110,6 +141,12 @@ impl fmt::Display for Tally {
         for text in self.shown.values() {
             writeln!(f, "{text}\n")?;
         }
+        for (index, text) in &self.once {
+            writeln!(
+                f,
+                "UNSTABLE: case {index} differed once, and not when run again:\n{text}\n"
+            )?;
+        }
         let explained: u64 = self.explained.values().map(|(count, _)| count).sum();
         writeln!(
             f,
@@ -129,6 +166,25 @@ impl fmt::Display for Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_difference_that_does_not_repeat_is_told_apart() {
+        let mut tally = Tally::default();
+        tally.add(3, "a".to_owned(), Verdict::Differs("<3>".to_owned()));
+        tally.add(5, "a".to_owned(), Verdict::Differs("<5>".to_owned()));
+        assert_eq!(tally.few_differing(), [3, 5]);
+        tally.did_not_repeat(3);
+        tally.did_not_repeat(4);
+        assert_eq!((tally.total(), tally.differing(), tally.once()), (2, 1, 1));
+        assert_eq!(tally.first_difference(), Some("<5>"));
+        let text = tally.to_string();
+        assert!(text.contains("UNSTABLE: case 3"), "{text}");
+        assert!(text.contains("1 unexplained"), "{text}");
+        for index in 6..9 {
+            tally.add(index, "a".to_owned(), Verdict::Differs(String::new()));
+        }
+        assert!(tally.few_differing().is_empty(), "four are no whim");
+    }
 
     #[test]
     fn parts_add_up_and_the_first_differences_are_shown() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab_cases::type1::{Linux, Paging};
+use lab_kit::bochs::BochsReport;
 
 use super::report::{self, Seen};
 use super::{ITS_PAGES, bochs};
@@ -21,7 +22,7 @@ const INITRAMFS_AT: u64 = 0xa00_0000;
 /// Bochs's chipset: the port its BIOS puts power management at, and the control register in it.
 const POWER_PORT: u16 = 0xb000 + 4;
 /// The TSC counts Bochs's instructions, 50 million a second; CPUID tells the kernel of the model's 3.5 GHz.
-const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=-1 nokaslr mitigations=off \
+pub(super) const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=ttyS0,115200 panic=-1 nokaslr mitigations=off \
                             random.trust_cpu=on tsc_early_khz=50000 norandmaps";
 /// On an idle machine it takes a minute.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -64,47 +65,80 @@ fn trace(output: &[u8]) -> Option<Vec<u8>> {
     rest.get(..length).map(<[u8]>::to_vec)
 }
 
+/// A kernel with what it needs, on the bare machine or with the hypervisor below it.
+pub(super) struct Boot<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) initramfs: Vec<u8>,
+    /// After the words that any kernel here is given.
+    pub(super) words: &'a str,
+    pub(super) paging: Paging,
+    pub(super) trace: u64,
+    pub(super) memory_mib: u64,
+    pub(super) patience: Duration,
+    pub(super) verbose: bool,
+}
+
+impl Boot<'_> {
+    /// Runs it to its end, whatever that is.
+    pub(super) fn run(self) -> Result<BochsReport> {
+        let image = fs::read(self.kernel.bzimage()).context("cannot read the kernel")?;
+        let command_line = format!("{COMMAND_LINE} {}", self.words);
+        let order = Linux {
+            paging: self.paging,
+            trace: self.trace,
+            kernel: (KERNEL_AT, image.len() as u64),
+            initramfs: (INITRAMFS_AT, self.initramfs.len() as u64),
+            memory: self.memory_mib << 20,
+            power_port: POWER_PORT,
+            command_line: command_line.len() as u16,
+        };
+        let mut input = order.to_bytes().to_vec();
+        input.extend_from_slice(command_line.as_bytes());
+        bochs(&input, |bochs| {
+            let bochs = bochs
+                .memory_mib(self.memory_mib)
+                .image(image, KERNEL_AT)
+                .image(self.initramfs, INITRAMFS_AT)
+                .time_out(self.patience);
+            // Alone, nobody answers for IA32_MISC_ENABLE.
+            let bochs = match self.paging {
+                Paging::None => bochs.unknown_msrs(UnknownMsrs::Zero),
+                Paging::Ept | Paging::Shadow => bochs,
+            };
+            if self.verbose {
+                bochs.watch(|bytes| print!("{}", String::from_utf8_lossy(bytes)))
+            } else {
+                bochs
+            }
+        })
+    }
+}
+
+/// Whether a run ended by the guest's power-off.
+pub(super) fn powered_off(paging: Paging, exit: &Exit) -> bool {
+    match (paging, exit) {
+        (Paging::None, Exit::Panic(words)) => words.contains("soft power off"),
+        (_, exit) => *exit == Exit::Shutdown,
+    }
+}
+
 /// Boots, and verifies that the guest did its work, did not reach the hypervisor, and powered off.
 pub(super) fn boot(run: Run) -> Result<Booted> {
     let kernel = Kernel::fetch()?;
-    let image = fs::read(kernel.bzimage()).context("cannot read the kernel")?;
-    let initramfs = initramfs(&kernel)?;
     // The words that the kernel does not know are init's.
     let alone = u8::from(run.paging == Paging::None);
-    let command_line = format!("{COMMAND_LINE} rounds={} alone={alone}", run.rounds);
-    let order = Linux {
+    let report = Boot {
+        kernel: &kernel,
+        initramfs: initramfs(&kernel)?,
+        words: &format!("rounds={} alone={alone}", run.rounds),
         paging: run.paging,
         trace: run.trace,
-        kernel: (KERNEL_AT, image.len() as u64),
-        initramfs: (INITRAMFS_AT, initramfs.len() as u64),
-        memory: MEMORY_MIB << 20,
-        power_port: POWER_PORT,
-        command_line: command_line.len() as u16,
-    };
-    let mut input = order.to_bytes().to_vec();
-    input.extend_from_slice(command_line.as_bytes());
-    let report = bochs(&input, |bochs| {
-        let bochs = bochs
-            .memory_mib(MEMORY_MIB)
-            .image(image, KERNEL_AT)
-            .image(initramfs, INITRAMFS_AT)
-            .time_out(PATIENCE);
-        // Alone, nobody answers for IA32_MISC_ENABLE.
-        let bochs = match run.paging {
-            Paging::None => bochs.unknown_msrs(UnknownMsrs::Zero),
-            Paging::Ept | Paging::Shadow => bochs,
-        };
-        if run.verbose {
-            bochs.watch(|bytes| print!("{}", String::from_utf8_lossy(bytes)))
-        } else {
-            bochs
-        }
-    })?;
-    let ended = match (run.paging, &report.exit) {
-        (Paging::None, Exit::Panic(words)) => words.contains("soft power off"),
-        (_, exit) => *exit == Exit::Shutdown,
-    };
-    ensure!(ended, "{report}");
+        memory_mib: MEMORY_MIB,
+        patience: PATIENCE,
+        verbose: run.verbose,
+    }
+    .run()?;
+    ensure!(powered_off(run.paging, &report.exit), "{report}");
     let text = report.text();
     let seen = verify(&text, run.paging).with_context(|| format!("it printed:\n{text}"))?;
     Ok(Booted {
@@ -139,14 +173,15 @@ impl Booted {
 ///
 /// With `STRICT_DEVMEM` the kernel lets programs map, by `/dev/mem`, what is no RAM by its memory map: the hypervisor's pages
 /// are such. A write that the hypervisor refuses is a general-protection exception, which ends the writer.
-fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
+pub(super) fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
     let pages = ITS_PAGES.map(|page| page.to_string()).join(" ");
     let init = format!(
         "#!/bin/sh
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
 echo guest: reached its initramfs
-/bin/workload $rounds && echo guest: worked
+/bin/workload $rounds $port && echo guest: worked
+[ $again ] && /bin/workload $rounds $port && echo guest: worked again
 if [ $alone = 0 ]; then
 grep -o -w -m 1 vmx /proc/cpuinfo || echo guest: no vmx
 for page in {pages}; do
@@ -159,7 +194,7 @@ msr=/dev/cpu/0/msr
 dd if=$msr of=/tmp/msr bs=8 count=1 skip=$(({CAPABILITY})) iflag=skip_bytes 2> /dev/null || echo guest: cannot read MSR {CAPABILITY}
 dd if=/dev/zero of=$msr bs=8 count=1 seek=$(({FEATURES})) oflag=seek_bytes conv=notrunc 2> /dev/null || echo guest: cannot write MSR {FEATURES}
 fi
-poweroff -f
+${{end:-poweroff}} -f
 "
     );
     let mut made = Initramfs::with_busybox()?;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask type1`: the bare-metal hypervisor of `examples/type1` in Bochs.
 //!
-//! Without options it takes its tour: guests that exit in every way, and entries that fail on purpose. What it printed is
-//! held against what the manual says must come.
+//! Without options it takes its tour: guests that exit in every way, and entries that fail on purpose. Then guests reach for the hypervisor, and
+//! it faults itself. What it printed is held against what the manual says must come.
 
 mod compare;
+mod kvm;
 mod linux;
+mod reach;
 mod report;
 mod tour;
 
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use lab_cases::type1::{self as order, TOUR};
+use lab_cases::type1::{self as order, FAULT, REACH, TOUR};
 
 use crate::step::Step;
 use lab_kit::bochs::{Bochs, BochsReport, Exit};
@@ -68,6 +70,9 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = compare::FOLDER)]
     #[arg(conflicts_with_all = ["record", "paging"])]
     pub compare: Option<PathBuf>,
+    /// Boot the kernel under KVM, with EPT and without, in a Linux host in Bochs; with `--compare`, beside the others.
+    #[arg(long, conflicts_with_all = ["record", "paging"])]
+    pub kvm: bool,
     /// Write what the shadow MMU is asked during the work to this file, compressed, for `cargo xtask bench shadow --trace`.
     #[arg(long, value_name = "FILE", requires = "paging")]
     pub trace: Option<PathBuf>,
@@ -85,6 +90,7 @@ impl Default for Options {
             paging: None,
             record: None,
             compare: None,
+            kvm: false,
             trace: None,
             rounds: ROUNDS,
             verbose: false,
@@ -97,23 +103,31 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(folder) = &options.compare {
         return compare::compare(folder, options.rounds, options.verbose);
     }
-    let name = options.paging.map_or("type1: the tour", name);
-    let step = Step::start(name);
-    let done = match options.paging {
-        None => take_tour(options),
-        Some(paging) => linux::boot(linux::Run {
+    if options.kvm {
+        return step("type1: Linux under KVM", || {
+            kvm::boot(options.rounds, options.verbose).map(|seen| seen.line())
+        });
+    }
+    let Some(paging) = options.paging else {
+        step("type1: the tour", || take_tour(options))?;
+        step("type1: out of reach", || reach_for_it(options))?;
+        return step("type1: a fault of its own", || let_it_fault(options));
+    };
+    step(name(paging), || {
+        let booted = linux::boot(linux::Run {
             paging: paging.into(),
             rounds: options.rounds,
-            trace: if options.trace.is_some() {
-                TRACE_BYTES
-            } else {
-                0
-            },
+            trace: options.trace.as_ref().map_or(0, |_| TRACE_BYTES),
             verbose: options.verbose,
-        })
-        .and_then(|booted| keep(options, &booted)),
-    };
-    match done {
+        })?;
+        keep(options, &booted)
+    })
+}
+
+/// Does one step, and says what came of it.
+fn step(name: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
+    let step = Step::start(name);
+    match work() {
         Ok(result) => {
             step.done(result);
             Ok(())
@@ -144,27 +158,44 @@ fn name(paging: Paging) -> &'static str {
     }
 }
 
-fn take_tour(options: &Options) -> Result<String> {
-    let report = bochs(&[TOUR], |bochs| {
+/// Runs the hypervisor with an order of one byte. What it printed.
+fn ordered(order: u8, exit: &Exit, verbose: bool) -> Result<(String, String)> {
+    let report = bochs(&[order], |bochs| {
         bochs.instructions_per_second(TOUR_INSTRUCTIONS_PER_SECOND)
     })?;
     let text = report.text();
-    if options.verbose {
+    if verbose {
         print!("{text}");
     }
-    ensure!(report.exit == Exit::Shutdown, "{report}");
+    ensure!(report.exit == *exit, "{report}");
+    let version = report.version().unwrap_or("an unknown model");
+    Ok((text, version.to_owned()))
+}
+
+fn reach_for_it(options: &Options) -> Result<String> {
+    let (text, version) = ordered(REACH, &Exit::Shutdown, options.verbose)?;
+    let attempts = reach::verify(&text).with_context(|| format!("it printed:\n{text}"))?;
+    Ok(format!(
+        "{attempts} attempts under EPT and on shadow page tables, {version}"
+    ))
+}
+
+fn let_it_fault(options: &Options) -> Result<String> {
+    let (text, version) = ordered(FAULT, &Exit::TripleFault, options.verbose)?;
+    reach::verify_fault(&text).with_context(|| format!("it printed:\n{text}"))?;
+    Ok(format!("told, with the VMCS explained, {version}"))
+}
+
+fn take_tour(options: &Options) -> Result<String> {
+    let (text, version) = ordered(TOUR, &Exit::Shutdown, options.verbose)?;
     let seen = tour::verify(&text).with_context(|| format!("the hypervisor printed:\n{text}"))?;
     if let Some(path) = &options.record {
-        let version = report.version().unwrap_or("an unknown model");
-        std::fs::write(path, tour::record(&text, version))
+        std::fs::write(path, tour::record(&text, &version))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(format!(
         "{} exits of {} reasons, {} failures explained, {}",
-        seen.exits,
-        seen.reasons,
-        seen.failures,
-        report.version().unwrap_or("an unknown model")
+        seen.exits, seen.reasons, seen.failures, version
     ))
 }
 

@@ -4,6 +4,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
+use hvkit_vmcs::exit::ExitReason;
 use hvkit_vmcs::fields as f;
 use hvkit_vmx::exit::{Cpuid, Direction, Io, Xsetbv};
 use hvkit_vmx::{Current, Exit};
@@ -81,6 +82,11 @@ impl<P: Paging> Policy for Passed<P> {
             Exit::VmxInstruction(exit) => exit.undefined(),
             Exit::Hypercall(exit) => exit.undefined(),
             Exit::Io(exit) => return self.port(exit),
+            Exit::Other(exit) if exit.guest.reason().is(ExitReason::INIT) => {
+                // Its processor would start again in the firmware, which is gone; and there is no other to start it.
+                println!("type1: the guest resets its processor by INIT");
+                return Next::Stop;
+            }
             Exit::TripleFault(guest) => {
                 println!("type1: {guest:?}");
                 return Next::Give("the guest shut down");

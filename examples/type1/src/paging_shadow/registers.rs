@@ -14,6 +14,7 @@ use payload_rt::println;
 
 use super::{Machine, NE, Shadow, VMXE, VPID};
 use crate::isolation::{How, Isolation};
+use crate::memory::FRAME;
 use crate::run::Next;
 
 /// `IA32_EFER`.
@@ -27,6 +28,8 @@ const PE: u64 = 1 << 0;
 const CD: u64 = 1 << 30;
 const NW: u64 = 1 << 29;
 const PG: u64 = 1 << 31;
+/// Of CR3, the root's address; PAE's is 32-byte aligned, and in the same page.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PCIDE: u64 = 1 << 17;
 const LA57: u64 = 1 << 12;
 const PKE: u64 = 1 << 22;
@@ -116,17 +119,17 @@ impl Shadow<'_> {
         value: u64,
         isolation: &mut Isolation,
     ) -> Wrote {
+        let root = value & ADDRESS;
+        if self.vcpu.registers().cr0 & PG != 0 && !self.map.is_ram(root, FRAME) {
+            isolation.meets(root, How::PageTables, guest.read(f::GUEST_RIP));
+            return Wrote::Refused;
+        }
         let machine = Machine {
             memory: &self.memory,
             map: self.map,
         };
         let control = self.vcpu.write_cr3(&mut self.mmu, machine, value);
         self.told(3, value, &control);
-        if let Err(ControlError::Failed(failed)) = &control
-            && let Cause::TableOutsideMemory { frame } = failed.cause
-        {
-            isolation.meets(frame, How::PageTables, guest.read(f::GUEST_RIP));
-        }
         self.changed(guest, control)
     }
 
@@ -138,9 +141,15 @@ impl Shadow<'_> {
         {
             return Wrote::Refused;
         }
+        let registers = self.vcpu.registers();
+        let stops_paging = registers.cr0 & PG != 0 && value & PG == 0;
+        if stops_paging && (guest.is_64_bit() || registers.cr4 & PCIDE != 0) {
+            return Wrote::Refused;
+        }
         if value & PE == 0 {
-            // It would take an unrestricted guest, which takes EPT.
-            return Wrote::Over(Next::Give("real mode cannot be shadowed"));
+            // As a processor does in VMX operation that has no unrestricted guests.
+            println!("type1: real mode refused: it takes an unrestricted guest, which takes EPT");
+            return Wrote::Refused;
         }
         let machine = Machine {
             memory: &self.memory,

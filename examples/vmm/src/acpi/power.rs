@@ -86,6 +86,17 @@ impl ResetControl {
     pub fn new(stop: Stop) -> Self {
         ResetControl { stop, kept: 0 }
     }
+
+    /// What it reads.
+    #[must_use]
+    pub fn kept(&self) -> u8 {
+        self.kept
+    }
+
+    /// Keeps `value` as a write does, and resets nothing.
+    pub fn keep(&mut self, value: u8) {
+        self.kept = value & RESET_SYSTEM;
+    }
 }
 
 impl BusDevice for ResetControl {
@@ -96,7 +107,7 @@ impl BusDevice for ResetControl {
     fn write(&mut self, _offset: u64, data: &[u8]) {
         if let &[value, ..] = data {
             // The kind of reset is kept; the bit that starts it reads as zero.
-            self.kept = value & RESET_SYSTEM;
+            self.keep(value);
             if value & RESET_PROCESSOR != 0 {
                 self.stop.ask(StopReason::Reset);
             }

@@ -4,6 +4,7 @@
 mod key_value;
 mod log;
 mod options;
+mod served;
 mod vtd;
 
 pub use key_value::OptionError;
@@ -13,6 +14,7 @@ use crate::config::{Config, KVM_DEVICE, Watchdog};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
+use crate::served::Served;
 use clap::{ArgAction, Parser, ValueEnum};
 use options::{
     RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, serial,
@@ -27,7 +29,7 @@ use vtd::vtd;
 #[command(name = "vmm", version, after_help = after_help(), max_term_width = 100)]
 struct Arguments {
     /// Kernel: a bzImage, or an ELF file (vmlinux) with a PVH note
-    #[arg(long, value_name = "FILE", required_unless_present = "guest")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["guest", "restore"])]
     kernel: Option<PathBuf>,
 
     /// Initial RAM file system
@@ -50,7 +52,8 @@ struct Arguments {
     /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
     /// host's cache), iommu=on|off, and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
-    /// ops_size=N, ops_refill_time=MS
+    /// ops_size=N, ops_refill_time=MS. Served by another process (vhost-user): vhost_user=on,
+    /// socket=PATH, num_queues=N, queue_size=N
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
@@ -61,9 +64,15 @@ struct Arguments {
     device: Vec<String>,
     /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
     /// and the option may be repeated. Keys: tap=NAME or socket=PATH, mac=ADDRESS, mtu=BYTES,
-    /// iommu=on|off, and limits of each direction as for disks
+    /// iommu=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N
     #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
+
+    /// Files of the host, served by another process such as virtiofsd; several may follow, and the
+    /// option may be repeated. Keys: tag=NAME to mount it by, socket=PATH, num_queues=N, queue_size=N
+    #[arg(long, value_name = "tag=NAME,socket=PATH", num_args = 1.., action = ArgAction::Append)]
+    fs: Vec<String>,
 
     /// Source of random bytes. Keys: src=FILE, iommu=on|off
     #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
@@ -103,8 +112,17 @@ struct Arguments {
     #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
     vtd: Option<String>,
 
+    /// Save the machine to this folder when SIGUSR1 comes, and end
+    #[arg(long, value_name = "FOLDER")]
+    snapshot: Option<PathBuf>,
+
+    /// Go on with the machine that was saved to this folder; the other options as they were then, but
+    /// for --kernel, --initramfs and --cmdline
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kernel", "initramfs"])]
+    restore: Option<PathBuf>,
+
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "fs", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -184,8 +202,14 @@ pub enum ParseError {
 /// The machine that a command line describes, its program's name first. Nothing is opened.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, ParseError> {
     let arguments = Arguments::try_parse_from(arguments)?;
-    let kernel = arguments.kernel.clone().ok_or(ParseError::NoKernel)?;
+    let kernel = kernel(&arguments).ok_or(ParseError::NoKernel)?;
     Ok(config(arguments, kernel)?)
+}
+
+/// The kernel; a machine that was saved has its own in its memory.
+fn kernel(arguments: &Arguments) -> Option<PathBuf> {
+    let none = arguments.restore.as_ref().map(|_| PathBuf::new());
+    arguments.kernel.clone().or(none)
 }
 
 /// Why the VMM did not run a machine to its end.
@@ -214,7 +238,7 @@ impl RunError {
 }
 
 fn run(arguments: Arguments) -> Result<u8, RunError> {
-    let config = match (arguments.guest, arguments.kernel.clone()) {
+    let config = match (arguments.guest, kernel(&arguments)) {
         (None, Some(kernel)) => config(arguments, kernel)?,
         // clap sees to it that there is one of them.
         (Some(Guest::Hello), _) | (None, None) => {
@@ -241,8 +265,20 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     Ok(ExitStatus::code_of(&outcome.reason))
 }
 
+/// Devices of other processes: disks, network cards, file systems.
+fn served(arguments: &Arguments) -> Result<Vec<Served>, OptionError> {
+    let disks = arguments.disk.iter().filter(|text| served::is_meant(text));
+    let nets = arguments.net.iter().filter(|text| served::is_meant(text));
+    disks
+        .map(|text| served::disk(text))
+        .chain(nets.map(|text| served::net(text)))
+        .chain(arguments.fs.iter().map(|text| served::fs(text)))
+        .collect()
+}
+
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
     let (console, console_dma) = console(&arguments.console)?;
+    let served = served(&arguments)?;
     Ok(Config {
         kvm: arguments.kvm,
         kernel,
@@ -253,8 +289,10 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         disks: arguments
             .disk
             .iter()
+            .filter(|text| !served::is_meant(text))
             .map(|text| disk(text))
             .collect::<Result<_, _>>()?,
+        served,
         devices: arguments
             .device
             .iter()
@@ -263,6 +301,7 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         nets: arguments
             .net
             .iter()
+            .filter(|text| !served::is_meant(text))
             .map(|text| net(text))
             .collect::<Result<_, _>>()?,
         rng: arguments.rng.as_deref().map(rng).transpose()?,
@@ -282,6 +321,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         },
         serial: serial(&arguments.serial)?,
         report: arguments.report,
+        snapshot: arguments.snapshot,
+        restore: arguments.restore,
         confinement: confinement(&arguments.confine)?,
     })
 }

@@ -120,7 +120,7 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
 }
 
 /// `iommu=on`: behind the remapping unit.
-fn dma(keys: &Keys<'_>) -> Result<Dma, OptionError> {
+pub(super) fn dma(keys: &Keys<'_>) -> Result<Dma, OptionError> {
     let translated = keys.optional("iommu", "on or off", switch)?;
     Ok(match translated {
         Some(true) => Dma::Translated,
@@ -151,7 +151,7 @@ fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
 }
 
 /// Six bytes in hexadecimal, two digits each, between colons.
-fn mac(text: &str) -> Option<[u8; 6]> {
+pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     let byte = |part: &str| {
         let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
         digits.then(|| u8::from_str_radix(part, 16).ok()).flatten()
@@ -222,7 +222,7 @@ pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma), OptionError> {
     Ok((console, dma))
 }
 
-fn file(text: &str) -> Option<PathBuf> {
+pub(super) fn file(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| text.into())
 }
 

@@ -7,8 +7,9 @@
 
 use super::Kind;
 use kvm_bindings::{
-    kvm_device_attr, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing, kvm_irqfd, kvm_msi, kvm_regs,
-    kvm_sregs, kvm_userspace_memory_region,
+    kvm_clock_data, kvm_debugregs, kvm_device_attr, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing,
+    kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msrs, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use std::os::raw::c_long;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
@@ -208,6 +209,34 @@ const KVM_VCPU: &[Call] = &[
     )), // KVM_GET_SREGS
 ];
 
+/// What a vCPU's thread asks KVM when the machine is saved. Nothing is set.
+const KVM_VCPU_STATE: &[Call] = &[
+    request(ioctl_expr(
+        _IOC_READ | _IOC_WRITE,
+        KVM,
+        0x88,
+        size_of::<kvm_msrs>() as u32,
+    )), // KVM_GET_MSRS
+    told::<kvm_lapic_state>(0x8e),                // KVM_GET_LAPIC
+    told::<kvm_mp_state>(0x98),                   // KVM_GET_MP_STATE
+    told::<kvm_vcpu_events>(0x9f),                // KVM_GET_VCPU_EVENTS
+    told::<kvm_debugregs>(0xa1),                  // KVM_GET_DEBUGREGS
+    request(ioctl_expr(_IOC_NONE, KVM, 0xa3, 0)), // KVM_GET_TSC_KHZ
+    told::<kvm_xsave>(0xa4),                      // KVM_GET_XSAVE
+    told::<kvm_xcrs>(0xa6),                       // KVM_GET_XCRS
+];
+
+/// What the main thread asks KVM when the machine is saved.
+const KVM_MACHINE_STATE: &[Call] = &[
+    request(ioctl_expr(
+        _IOC_READ | _IOC_WRITE,
+        KVM,
+        0x62,
+        size_of::<kvm_irqchip>() as u32,
+    )), // KVM_GET_IRQCHIP
+    told::<kvm_clock_data>(0x7c), // KVM_GET_CLOCK
+];
+
 /// VFIO and iommufd: interrupts, resets, DMA mappings of devices that are the guest's.
 const VFIO: &[Call] = &[call(
     libc::SYS_ioctl,
@@ -281,15 +310,24 @@ pub fn of(kind: Kind) -> Vec<Call> {
                     libc::SYS_unlink,
                 ],
             ],
-            &[KVM_MACHINE, VFIO, TAP],
+            &[KVM_MACHINE, KVM_MACHINE_STATE, VFIO, TAP],
         ),
-        Kind::Vcpu => (&[FILES, WAITING], &[KVM_MACHINE, KVM_VCPU, VFIO, TAP]),
+        Kind::Vcpu => (
+            &[FILES, WAITING],
+            &[KVM_MACHINE, KVM_VCPU, KVM_VCPU_STATE, VFIO, TAP],
+        ),
         // Frames may come and go by a socket that is connected.
         Kind::Device => (
             &[
                 FILES,
                 WAITING,
-                &[libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_sendmsg],
+                &[
+                    libc::SYS_recvfrom,
+                    libc::SYS_recvmsg,
+                    libc::SYS_sendmsg,
+                    // The other end sees that it is given up.
+                    libc::SYS_shutdown,
+                ],
             ],
             &[TAP, BLOCK_DEVICES, KVM_MACHINE, VFIO],
         ),
@@ -328,6 +366,11 @@ const fn request(number: u64) -> Call {
     call(libc::SYS_ioctl, Arguments::exactly(1, number as u32))
 }
 
+/// A request of KVM's that tells a `T`.
+const fn told<T>(number: u32) -> Call {
+    request(ioctl_expr(_IOC_READ, KVM, number, size_of::<T>() as u32))
+}
+
 /// A request of KVM's that is given a `T`.
 const fn kvm<T>(number: u32) -> Call {
     request(ioctl_expr(_IOC_WRITE, KVM, number, size_of::<T>() as u32))
@@ -354,6 +397,21 @@ mod tests {
         assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
         let expected = [0xae80, 0x8090_ae81, 0x8138_ae83];
         let requests: Vec<_> = KVM_VCPU.iter().map(|call| call.arguments).collect();
+        assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
+        let expected = [
+            0xc008_ae88,
+            0x8400_ae8e,
+            0x8004_ae98,
+            0x8040_ae9f,
+            0x8080_aea1,
+            0xaea3,
+            0x9000_aea4,
+            0x8188_aea6,
+            0xc208_ae62,
+            0x8030_ae7c,
+        ];
+        let requests = KVM_VCPU_STATE.iter().chain(KVM_MACHINE_STATE);
+        let requests: Vec<_> = requests.map(|call| call.arguments).collect();
         assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
     }
 

@@ -22,13 +22,14 @@ mod filter;
 mod limits;
 mod nursery;
 
-pub use files::{Coverage, refuse_all};
+pub use files::{Coverage, refuse_all, refuse_all_but_removal};
 pub use limits::bound;
 pub use nursery::{Nursery, Starter};
 
 use crate::config::Confinement;
 use filter::Filters;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The kinds of threads, by what they do.
@@ -140,8 +141,10 @@ impl Confiner {
         self.filters.is_some()
     }
 
-    /// Bounds the process, and takes the file system and the network from this thread and those it starts from now on.
-    pub fn give_up_files(&self) -> Result<(), ConfineError> {
+    /// Bounds the process, and takes the file system and the network from this thread and those it starts from now on; but
+    /// for removing files from the folders `made_in`, where the VMM made some. Of all threads only the main one makes that
+    /// call.
+    pub fn give_up_files(&self, made_in: &[PathBuf]) -> Result<(), ConfineError> {
         if !self.is_on() {
             log::warn!("the VMM is not confined: --confine off");
             return Ok(());
@@ -152,7 +155,7 @@ impl Confiner {
             action: "lower a limit",
             source,
         })?;
-        match refuse_all()? {
+        match refuse_all_but_removal(made_in)? {
             Coverage::All => {
                 log::info!("confined: no files (Landlock), no other system calls (seccomp)");
             }

@@ -12,11 +12,11 @@ use crate::machine::stop::{Stop, StopReason};
 use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::stdio::stdin;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Signals that ask for an orderly end.
@@ -26,7 +26,9 @@ const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 #[derive(Debug)]
 pub struct Signals {
     woken: UnixStream,
+    wake: UnixStream,
     which: Arc<AtomicUsize>,
+    save: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -42,7 +44,30 @@ impl Signals {
             signal_hook::flag::register_usize(signal, Arc::clone(&which), number)?;
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
         }
-        Ok(Signals { woken, which })
+        Ok(Signals {
+            woken,
+            wake,
+            which,
+            save: Arc::default(),
+        })
+    }
+
+    /// Catches SIGUSR1, too, which asks that the machine be saved.
+    pub fn catch_save(&mut self) -> io::Result<()> {
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&self.save))?;
+        signal_hook::low_level::pipe::register(SIGUSR1, self.wake.try_clone()?)?;
+        Ok(())
+    }
+
+    /// Whether somebody asked that the machine be saved; from now on nobody did.
+    fn asked_to_save(&self) -> bool {
+        self.save.swap(false, Ordering::AcqRel)
+    }
+
+    /// Forgets that a signal came: what it asks for is kept apart.
+    fn seen(&self) {
+        // Not by the socket's own calls, which the main thread may not make.
+        while matches!(rustix::io::read(&self.woken, &mut [0; 16]), Ok(1..)) {}
     }
 
     /// The last signal that arrived.
@@ -167,24 +192,40 @@ fn lock(line: &Mutex<SerialLine>) -> MutexGuard<'_, SerialLine> {
     line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the main thread has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// End the machine, which was asked to stop.
+    Stop,
+    /// Save it.
+    Save,
+}
+
 /// Waits until the machine is asked to stop, by anybody, and asks it itself for signals and the
-/// escape key.
-pub fn wait_for_stop(
+/// escape key; or until it is to be saved.
+pub fn wait(
     stop: &Stop,
     signals: &Signals,
-    mut session: Option<Session<'_>>,
-) -> io::Result<()> {
+    mut session: Option<&mut Session<'_>>,
+) -> io::Result<Waited> {
     while !stop.is_asked() {
-        let [deadline, input, room] = session.as_ref().map_or([None; 3], Session::sources);
-        let [_, signalled, deadline, input, room] = wait([
+        let sources = session.as_deref().map(Session::sources);
+        let [deadline, input, room] = sources.unwrap_or([None; 3]);
+        let [_, signalled, deadline, input, room] = ready([
             Some(stop.event().as_fd()),
             Some(signals.woken.as_fd()),
             deadline,
             input,
             room,
         ])?;
-        if signalled && let Some(signal) = signals.arrived() {
+        if signalled {
+            // Before what it asks for is looked at, so that none is missed.
+            signals.seen();
+        }
+        if let Some(signal) = signals.arrived() {
             stop.ask(StopReason::Signal(signal));
+        } else if signals.asked_to_save() {
+            return Ok(Waited::Save);
         }
         if let Some(session) = &mut session
             && session.serve([deadline, input, room]) == Typed::Quit
@@ -192,11 +233,11 @@ pub fn wait_for_stop(
             stop.ask(StopReason::Quit);
         }
     }
-    Ok(())
+    Ok(Waited::Stop)
 }
 
 /// Waits for any of `sources`; which are ready, in their order.
-fn wait<const N: usize>(sources: [Option<BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {
+fn ready<const N: usize>(sources: [Option<BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {
     let mut fds: Vec<PollFd<'_>> = sources
         .iter()
         .flatten()
@@ -220,7 +261,7 @@ mod tests {
     fn readiness_is_told_of_the_right_source() {
         let (a, b) = (Wake::new().unwrap(), Wake::new().unwrap());
         b.signal();
-        let ready = wait([Some(a.as_fd()), None, Some(b.as_fd())]).unwrap();
+        let ready = ready([Some(a.as_fd()), None, Some(b.as_fd())]).unwrap();
         assert_eq!(ready, [false, false, true]);
     }
 
@@ -230,7 +271,7 @@ mod tests {
         let signals = Signals::catch().unwrap();
         let elsewhere = stop.clone();
         let guest = thread::spawn(move || elsewhere.ask(StopReason::PowerOff));
-        wait_for_stop(&stop, &signals, None).unwrap();
+        assert_eq!(wait(&stop, &signals, None).unwrap(), Waited::Stop);
         guest.join().unwrap();
         assert_eq!(stop.reason(), Some(&StopReason::PowerOff));
     }

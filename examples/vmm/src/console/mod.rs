@@ -9,6 +9,7 @@ pub mod serial;
 pub mod terminal;
 
 use crate::config::Serial;
+use crate::snapshot::{SerialState, SnapshotError};
 use crate::wake::Wake;
 use escape::Escape;
 use input::{Session, Typing};
@@ -99,6 +100,21 @@ impl Console {
     #[must_use]
     pub fn interrupt(&self) -> &EventFd {
         &self.interrupt
+    }
+
+    /// The line's state.
+    #[must_use]
+    pub fn save(&self) -> SerialState {
+        lock(&self.line).save()
+    }
+
+    /// Becomes the line that was saved.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Serial`].
+    pub fn restore(&self, state: &SerialState) -> Result<(), SnapshotError> {
+        lock(&self.line).restore(state)
     }
 
     /// Writes what of the output waits.

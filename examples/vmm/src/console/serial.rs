@@ -3,6 +3,7 @@
 
 use super::output::Output;
 use crate::bus::BusDevice;
+use crate::snapshot::{SerialState, SnapshotError};
 use crate::wake::Wake;
 use std::io;
 use std::sync::Arc;
@@ -49,6 +50,9 @@ pub struct SerialLine {
 }
 
 impl SerialLine {
+    /// Bytes that wait for the guest at most: the FIFO of a 16550 as vm-superio has it.
+    const ROOM: usize = 64;
+
     /// A line that prints to `output` and interrupts the guest by signalling `interrupt`.
     pub fn new(interrupt: EventFd, output: Output) -> io::Result<Self> {
         let room = Arc::new(Wake::new()?);
@@ -66,6 +70,37 @@ impl SerialLine {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.uart.fifo_capacity()
+    }
+
+    /// Its registers, and what the guest has not read.
+    #[must_use]
+    pub fn save(&self) -> SerialState {
+        self.uart.state().into()
+    }
+
+    /// Becomes the line that was saved; an interrupt that it had raised comes again.
+    ///
+    /// # Errors
+    ///
+    /// More is waiting than a line holds; it is as it was.
+    pub fn restore(&mut self, state: &SerialState) -> Result<(), SnapshotError> {
+        let (bytes, room) = (state.received.len(), SerialLine::ROOM);
+        if bytes > room {
+            return Err(SnapshotError::Serial { bytes, room });
+        }
+        let failed = |source| SnapshotError::Machine {
+            action: "take the serial line's interrupt",
+            source,
+        };
+        let interrupt = self.uart.interrupt_evt().0.try_clone().map_err(failed)?;
+        let output = std::mem::replace(
+            self.uart.writer_mut(),
+            Output::new(Box::new(io::sink()), None),
+        );
+        let room = Room(Arc::clone(&self.room));
+        let made = Serial::from_state(&state.into(), Interrupt(interrupt), room, output);
+        self.uart = made.map_err(|error| failed(io::Error::other(format!("{error:?}"))))?;
+        Ok(())
     }
 
     /// Gives the guest input, at most [`capacity`](Self::capacity) bytes of it; the rest is lost,

@@ -102,6 +102,18 @@ impl State {
     }
 }
 
+/// The controller as it was saved: its inputs are the devices'.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IoApicState {
+    /// The register that is selected.
+    pub select: u8,
+    /// The ID register.
+    pub id: u32,
+    /// The redirection entries.
+    pub entries: [u64; PINS],
+}
+
 /// The controller.
 pub struct IoApic {
     source: RequesterId,
@@ -142,6 +154,30 @@ impl IoApic {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the guest has written.
+    #[must_use]
+    pub fn save(&self) -> IoApicState {
+        let state = self.state();
+        IoApicState {
+            select: state.select,
+            id: state.id,
+            entries: state.entries,
+        }
+    }
+
+    /// Takes what was saved, as if the guest wrote it, and with it which interrupts have not ended. Before any input is
+    /// asserted, and when the remapping unit has its state again.
+    pub fn restore(&self, saved: &IoApicState) {
+        let mut state = self.state();
+        state.select = saved.select;
+        state.id = saved.id & ID_BITS;
+        for (pin, &entry) in saved.entries.iter().enumerate() {
+            // What hardware sets cannot be written, only kept.
+            state.entries[pin] |= entry & REMOTE_IRR;
+            self.entry_written(&mut state, pin, entry);
+        }
     }
 
     /// The input that `gsi` is wired to: the PC's timer is on input 2.

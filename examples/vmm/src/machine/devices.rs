@@ -6,6 +6,7 @@ use crate::chipset::DeviceMemory;
 use crate::config::{self, Access, Config, Dma, NetWire, VirtioConsole};
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
+use crate::served::{self, ServedError};
 use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, OpenError};
@@ -82,6 +83,9 @@ pub enum DeviceError {
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// A device that another process serves.
+    #[error(transparent)]
+    Served(#[from] ServedError),
 }
 
 /// What the host said, on the same line.
@@ -128,6 +132,10 @@ pub(super) fn open(
     }
     for net in &config.nets {
         devices.push(("network card", Opened::new(net.dma, self::net(net)?)));
+    }
+    for served in &config.served {
+        let device = served::open(served, memory)?;
+        devices.push(("device of another process", Opened::new(served.dma, device)));
     }
     if let Some(rng) = &config.rng {
         let file = File::open(&rng.source).map_err(|source| DeviceError::Rng {

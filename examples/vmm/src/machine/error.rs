@@ -14,6 +14,7 @@ use crate::chipset::ChipsetError;
 use crate::confine::ConfineError;
 use crate::console::ConsoleError;
 use crate::passthrough::PassthroughError;
+use crate::snapshot::SnapshotError;
 use crate::viommu::UnitError;
 use std::io;
 use std::path::PathBuf;
@@ -54,6 +55,9 @@ pub enum MachineError {
     /// The devices cannot be joined.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),
+    /// The machine cannot be saved, or is not the one that was.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Two devices are in each other's way.
     #[error(transparent)]
     Bus(#[from] BusError),

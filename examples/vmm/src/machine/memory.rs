@@ -4,9 +4,13 @@
 //! Pages are reserved, not allocated: the host provides each one when the guest first touches it.
 
 use super::address_map::AddressMap;
+use crate::config::Config;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
-use vm_memory::mmap::{FromRangesError, MmapRegion};
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::mmap::{FromRangesError, MmapRegion, MmapRegionBuilder};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 /// The guest's RAM. Clones share it.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -34,6 +38,9 @@ pub enum MemoryError {
         /// Bytes of RAM in the host.
         host: u64,
     },
+    /// The host has no file for memory that other processes are to have.
+    #[error("cannot make a file for guest memory that is shared: {0}")]
+    File(io::Error),
     /// The host would not map it.
     #[error("cannot map guest memory: {0}")]
     Map(FromRangesError),
@@ -55,14 +62,40 @@ pub fn check_size(bytes: u64) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// Maps the RAM of `map` into this process.
+/// Who may be given the RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody: it is this process's only.
+    Private,
+    /// Processes that are given its files, one for each region.
+    Shared,
+}
+
+impl Sharing {
+    /// What the devices of `config` need.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        if config.served.is_empty() {
+            Sharing::Private
+        } else {
+            Sharing::Shared
+        }
+    }
+}
+
+/// Maps the RAM of `map` into this process, for nobody else.
 pub fn reserve(map: &AddressMap) -> Result<GuestRam, MemoryError> {
+    reserve_as(map, Sharing::Private)
+}
+
+/// Maps the RAM of `map` into this process.
+pub fn reserve_as(map: &AddressMap, sharing: Sharing) -> Result<GuestRam, MemoryError> {
     let regions = map
         .ram()
         .map(|range| {
             // The target is 64-bit: a `usize` holds any length below 2^52.
             let length = (range.end - range.start) as usize;
-            let mapping = huge_page_aligned(length)?;
+            let mapping = huge_page_aligned(length, sharing)?;
             ask_for_huge_pages(&mapping);
             GuestRegionMmap::new(mapping, GuestAddress(range.start))
                 .map(Arc::new)
@@ -80,10 +113,25 @@ pub fn reserve(map: &AddressMap) -> Result<GuestRam, MemoryError> {
 /// pages more, pushes the next into place: it is longer than the mapping, so that it cannot slip into
 /// a smaller hole. A hole without room for both is closed. Where all that fails the guest is slower,
 /// and nothing else.
-fn huge_page_aligned(length: usize) -> Result<MmapRegion, MemoryError> {
+fn huge_page_aligned(length: usize, sharing: Sharing) -> Result<MmapRegion, MemoryError> {
     const TRIES: usize = 8;
+    let file = match sharing {
+        Sharing::Private => None,
+        Sharing::Shared => Some(Arc::new(memory_file(length)?)),
+    };
     let map = |length| {
-        MmapRegion::new(length).map_err(|e| MemoryError::Map(FromRangesError::MmapRegion(e)))
+        let mapped = match &file {
+            None => MmapRegion::new(length),
+            Some(file) => MmapRegionBuilder::new(length)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+                .with_file_offset(FileOffset::from_arc(Arc::clone(file), 0))
+                .build(),
+        };
+        mapped.map_err(|e| MemoryError::Map(FromRangesError::MmapRegion(e)))
+    };
+    let space = |length| {
+        MmapRegion::<()>::new(length).map_err(|e| MemoryError::Map(FromRangesError::MmapRegion(e)))
     };
     let mut first = map(length)?;
     if length < HUGE_PAGE {
@@ -100,7 +148,7 @@ fn huge_page_aligned(length: usize) -> Result<MmapRegion, MemoryError> {
             .checked_next_multiple_of(HUGE_PAGE)
             .and_then(|length| length.checked_add(excess));
         // A limit on address space may refuse the spacer, and still grant the memory alone.
-        let Some(Ok(spacer)) = spacer.map(map) else {
+        let Some(Ok(spacer)) = spacer.map(space) else {
             return map(length);
         };
         let second = map(length)?;
@@ -111,6 +159,19 @@ fn huge_page_aligned(length: usize) -> Result<MmapRegion, MemoryError> {
         first = map(length)?;
     }
     Ok(first)
+}
+
+/// A file of `length` bytes in memory, which nobody can make shorter or longer: one who did would end this process at
+/// its next access.
+fn memory_file(length: usize) -> Result<File, MemoryError> {
+    let made = || -> rustix::io::Result<File> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("guest-ram", flags)?;
+        ftruncate(&file, length as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(file.into())
+    };
+    made().map_err(|error| MemoryError::File(error.into()))
 }
 
 #[expect(unsafe_code, reason = "advice about a range of this process's memory")]
@@ -152,13 +213,14 @@ mod tests {
             let _in_the_way = MmapRegion::<()>::new(4096 * 7).unwrap();
             // Another test's thread may map something in between, but not every time.
             let aligned = (0..100).any(|_| {
-                let mapping = huge_page_aligned(length).unwrap();
+                let mapping = huge_page_aligned(length, Sharing::Private).unwrap();
                 assert_eq!(mapping.size(), length);
                 (mapping.as_ptr() as usize).is_multiple_of(HUGE_PAGE)
             });
             assert!(aligned, "{length:#x}");
         }
-        assert_eq!(huge_page_aligned(4096).unwrap().size(), 4096);
+        let small = huge_page_aligned(4096, Sharing::Private).unwrap();
+        assert_eq!(small.size(), 4096);
     }
 
     #[test]
@@ -168,5 +230,25 @@ mod tests {
         let ram = reserve(&map).unwrap();
         let regions: Vec<_> = ram.iter().map(|r| (r.start_addr().0, r.len())).collect();
         assert_eq!(regions, [(0, 3 << 30), (4 << 30, 1 << 30)]);
+    }
+
+    #[test]
+    fn shared_ram_is_in_files_that_cannot_be_shortened() {
+        let map = AddressMap::new(4 << 30, 40).unwrap();
+        let ram = reserve_as(&map, Sharing::Shared).unwrap();
+        let regions: Vec<_> = ram.iter().collect();
+        assert_eq!(regions.len(), 2);
+        for region in &regions {
+            let file = region.file_offset().unwrap();
+            assert_eq!(file.start(), 0);
+            assert_eq!(file.file().metadata().unwrap().len(), region.len());
+            assert!(file.file().set_len(4096).is_err());
+            // What is written by one is read by the other.
+            let at = region.start_addr();
+            vm_memory::Bytes::write_obj(&ram, 0x1122_3344u32, at).unwrap();
+            let mut bytes = [0; 4];
+            std::os::unix::fs::FileExt::read_exact_at(file.file(), &mut bytes, 0).unwrap();
+            assert_eq!(bytes, 0x1122_3344u32.to_le_bytes());
+        }
     }
 }

@@ -19,10 +19,12 @@ pub mod keyboard;
 pub mod kvm;
 pub mod memory;
 pub mod panic_port;
+mod pause;
 mod platform;
 pub mod pmem;
 pub mod processors;
 pub mod registers;
+mod saving;
 mod start_report;
 pub mod stop;
 pub mod threads;
@@ -37,14 +39,18 @@ use crate::boot::{self, Payload};
 use crate::config::Config;
 use crate::confine::{Confiner, Kind, alarm};
 use crate::console::Console;
-use crate::console::input::{Signals, wait_for_stop};
+use crate::console::input::{Signals, Waited, wait};
 use crate::passthrough;
+use crate::snapshot::{self, Description, Source};
 use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
 use history::{History, TellOnPanic};
+use memory::Sharing;
 use platform::{Hosts, Platform, Threads};
 use registers::Registers;
+use saving::Saving;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use stop::{Stop, StopReason};
@@ -58,6 +64,10 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     // Devices answer the vCPUs, so they outlive them.
     platform: Platform,
+    vm: Arc<Vm>,
+    saving: Saving,
+    /// Folders of files that end with the machine.
+    made_in: Vec<PathBuf>,
     console: Option<Console>,
     stop: Stop,
     confiner: Confiner,
@@ -80,7 +90,11 @@ impl Outcome {
     pub fn is_failure(&self) -> bool {
         !matches!(
             self.reason,
-            StopReason::PowerOff | StopReason::Reset | StopReason::Quit | StopReason::Signal(_)
+            StopReason::PowerOff
+                | StopReason::Reset
+                | StopReason::Saved
+                | StopReason::Quit
+                | StopReason::Signal(_)
         )
     }
 
@@ -97,6 +111,8 @@ impl Machine {
         let began = Instant::now();
         memory::check_size(config.memory)?;
         viommu::check(config)?;
+        snapshot::check(config)?;
+        let source = config.restore.as_deref().map(Source::open).transpose()?;
         let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
         let count = processors::count(config.cpus, &kvm)?;
@@ -107,7 +123,11 @@ impl Machine {
             .iter()
             .map(|placed| Arc::clone(&placed.region))
             .collect();
-        let vm = Arc::new(Vm::new(&kvm, memory::reserve(&map)?, other)?);
+        let vm = Arc::new(Vm::new(
+            &kvm,
+            memory::reserve_as(&map, Sharing::of(config))?,
+            other,
+        )?);
         if config.vtd.is_some_and(|vtd| vtd.interrupts) {
             vm.add_local_apics()?;
         } else {
@@ -127,17 +147,6 @@ impl Machine {
             assigned: &devices,
         };
         let platform = Platform::new(&vm, &map, count, config, hosts, threads)?;
-        let payload = Payload {
-            kernel: &config.kernel,
-            initramfs: config.initramfs.as_deref(),
-            command_line: &config.command_line,
-            rsdp: Some(platform.rsdp()),
-        };
-        let entry = boot::load(&payload, &map, vm.ram())?;
-        entry
-            .write_tables(vm.ram())
-            .map_err(boot::BootError::from)?;
-
         let mut vcpus = Vec::with_capacity(count.into());
         for id in 0..count {
             let fd = processors::create(&vm, id, count, &features)?;
@@ -145,17 +154,27 @@ impl Machine {
             let vcpu = Vcpu::new(id, fd, Arc::clone(&vm), buses, stop.clone());
             vcpus.push(vcpu.with_io_apic(platform.io_apic()));
         }
+        let description = Description {
+            memory: config.memory,
+            processors: count,
+            address_bits: map.address_bits(),
+            features: snapshot::leaves(features.of_vcpu(0, count).as_slice()),
+        };
+        let saving = Saving::new(&kvm, &vm, description, config)?;
+        match source {
+            Some(source) => saving.restore(source, &vm, &vcpus, &platform, console.as_ref())?,
+            None => boot(config, &vm, &map, &platform, vcpus.first())?,
+        }
         if let Some(first) = vcpus.first_mut() {
-            entry.apply(first.fd())?;
             first.before_first_run(start_report::teller(began, config.report.clone())?);
         }
-        log::info!(
-            "{count} vCPUs, {} MiB, entered in {entry:x?}",
-            config.memory >> 20
-        );
+        log::info!("{count} vCPUs, {} MiB", config.memory >> 20);
         Ok(Machine {
             vcpus,
             platform,
+            vm,
+            saving,
+            made_in: made_in(config),
             console,
             stop,
             confiner,
@@ -175,6 +194,9 @@ impl Machine {
         let Machine {
             vcpus,
             platform,
+            vm,
+            mut saving,
+            made_in,
             console,
             stop,
             confiner,
@@ -182,15 +204,30 @@ impl Machine {
         let history = History::of(vcpus.iter().map(|vcpu| (vcpu.id(), vcpu.exits())));
         let tell = TellOnPanic(&history);
         alarm::tell_with(&history);
-        let signals = Signals::catch().map_err(MachineError::Event)?;
-        let session = console.as_ref().map(Console::enter).transpose()?;
-        confiner.give_up_files()?;
+        let mut signals = Signals::catch().map_err(MachineError::Event)?;
+        if saving.is_possible() {
+            signals.catch_save().map_err(MachineError::Event)?;
+        }
+        let mut session = console.as_ref().map(Console::enter).transpose()?;
+        confiner.give_up_files(&made_in)?;
         let threads = VcpuThreads::start(vcpus, &confiner, &stop)?;
+        platform.chipset().resume();
         let confined = confiner.enter(Kind::Main);
-        let waited = match &confined {
-            Ok(()) => wait_for_stop(&stop, &signals, session),
-            Err(_) => Ok(()),
-        };
+        let mut waited = Ok(Waited::Stop);
+        while confined.is_ok() {
+            waited = wait(&stop, &signals, session.as_mut());
+            if !matches!(waited, Ok(Waited::Save)) {
+                break;
+            }
+            match saving.save(&vm, &threads, &platform, console.as_ref()) {
+                Ok(()) => {
+                    stop.ask(StopReason::Saved);
+                    threads.go_on();
+                }
+                Err(error) => log::error!("the machine was not saved, and goes on: {error}"),
+            }
+        }
+        drop(session);
         if confined.is_err() || waited.is_err() {
             // There is nobody left to say when to stop.
             stop.ask(StopReason::Quit);
@@ -210,4 +247,41 @@ impl Machine {
             history,
         })
     }
+}
+
+/// Puts the kernel of `config` and what a BIOS would have left into memory, and has `first` begin there.
+fn boot(
+    config: &Config,
+    vm: &Vm,
+    map: &AddressMap,
+    platform: &Platform,
+    first: Option<&Vcpu>,
+) -> Result<(), MachineError> {
+    let payload = Payload {
+        kernel: &config.kernel,
+        initramfs: config.initramfs.as_deref(),
+        command_line: &config.command_line,
+        rsdp: Some(platform.write_tables(vm)?),
+    };
+    let entry = boot::load(&payload, map, vm.ram())?;
+    entry
+        .write_tables(vm.ram())
+        .map_err(boot::BootError::from)?;
+    if let Some(first) = first {
+        entry.apply(first.fd())?;
+    }
+    log::info!("entered in {entry:x?}");
+    Ok(())
+}
+
+/// The folders of what the VMM makes and removes again: sockets that it listens on, a snapshot that was not taken.
+fn made_in(config: &Config) -> Vec<PathBuf> {
+    let balloon = config.balloon.iter().filter_map(|b| b.socket.as_deref());
+    let vsock = config.vsock.iter().map(|vsock| vsock.socket.as_path());
+    let parents = balloon.chain(vsock).map(|socket| match socket.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    });
+    let snapshot = config.snapshot.as_deref();
+    parents.chain(snapshot).map(Path::to_path_buf).collect()
 }

@@ -12,6 +12,7 @@ use super::stop::Stop;
 use super::vcpu::Buses;
 use super::vm::Vm;
 use super::watchdog;
+use crate::acpi::Tables;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::Chipset;
@@ -22,6 +23,7 @@ use crate::console::serial;
 use crate::interrupts::IoApic;
 use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
+use crate::snapshot::{SnapshotError, WatchdogState};
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -35,10 +37,10 @@ pub(super) struct Platform {
     /// Held for what they listen to.
     _reclaims: Vec<Reclaim>,
     _balloon: Option<BalloonSocket>,
-    _watchdog: Option<watchdog::Timer>,
+    watchdog: Option<watchdog::Timer>,
     /// Dropped after the chipset, whose devices' threads it starts.
     _nursery: Nursery,
-    rsdp: u64,
+    tables: Tables,
 }
 
 /// What every thread of a machine is given.
@@ -120,22 +122,14 @@ impl Platform {
             }
         };
         let tables = chipset.describe(cpus)?;
-        for (address, bytes) in [
-            (tables.address, &tables.bytes[..]),
-            (RESET_VECTOR, &RESET_CODE),
-        ] {
-            vm.ram()
-                .write_slice(bytes, GuestAddress(address))
-                .map_err(|_| MachineError::NoRoomForTables { address })?;
-        }
         Ok(Platform {
             buses,
             chipset,
             _reclaims: reclaims,
             _balloon: balloon,
-            _watchdog: watchdog,
+            watchdog,
             _nursery: nursery,
-            rsdp: tables.address,
+            tables,
         })
     }
 
@@ -149,9 +143,39 @@ impl Platform {
         self.chipset.io_apic().cloned()
     }
 
-    /// Where the ACPI root pointer is.
-    pub(super) fn rsdp(&self) -> u64 {
-        self.rsdp
+    /// The chipset, with all devices.
+    pub(super) fn chipset(&self) -> &Chipset {
+        &self.chipset
+    }
+
+    /// Puts what a BIOS would have left into the memory of `vm`, and says where the ACPI root pointer is.
+    pub(super) fn write_tables(&self, vm: &Vm) -> Result<u64, MachineError> {
+        let Tables { address, bytes } = &self.tables;
+        for (address, bytes) in [(*address, &bytes[..]), (RESET_VECTOR, &RESET_CODE)] {
+            vm.ram()
+                .write_slice(bytes, GuestAddress(address))
+                .map_err(|_| MachineError::NoRoomForTables { address })?;
+        }
+        Ok(*address)
+    }
+
+    /// The watchdog's state, if there is one.
+    pub(super) fn save_watchdog(&self) -> Option<WatchdogState> {
+        self.watchdog.as_ref().map(watchdog::Timer::save)
+    }
+
+    /// Gives the watchdog its state back.
+    pub(super) fn restore_watchdog(
+        &self,
+        state: Option<&WatchdogState>,
+    ) -> Result<(), SnapshotError> {
+        match (&self.watchdog, state) {
+            (Some(watchdog), Some(state)) => watchdog.restore(state),
+            (None, None) => {}
+            (Some(_), None) => return Err(SnapshotError::only_here("a watchdog")),
+            (None, Some(_)) => return Err(SnapshotError::only_saved("a watchdog")),
+        }
+        Ok(())
     }
 }
 

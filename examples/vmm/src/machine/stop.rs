@@ -27,6 +27,8 @@ pub enum StopReason {
     GuestPanic,
     /// The guest did not reset its watchdog in time.
     Watchdog,
+    /// The machine was saved.
+    Saved,
     /// The user quit from the console.
     Quit,
     /// A signal asked the VMM to end.
@@ -106,6 +108,7 @@ impl fmt::Display for StopReason {
             StopReason::TripleFault { vcpu } => write!(f, "triple fault on vCPU {vcpu}"),
             StopReason::GuestPanic => f.write_str("the guest panicked"),
             StopReason::Watchdog => f.write_str("the guest did not reset its watchdog in time"),
+            StopReason::Saved => f.write_str("the machine was saved"),
             StopReason::Quit => f.write_str("quit from the console"),
             StopReason::Signal(signal) => write!(f, "ended by signal {signal}"),
             StopReason::Halted { vcpu } => write!(f, "vCPU {vcpu} halted"),

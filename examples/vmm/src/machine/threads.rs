@@ -5,12 +5,16 @@
 //! A signal makes KVM_RUN return. One that arrives just before KVM_RUN is lost, so it is repeated
 //! until the thread has ended: no flag has to be shared with the thread for that.
 
+use super::pause::{Answer, Gates, Order};
 use super::registers::Registers;
 use super::stop::{Stop, StopReason};
 use super::vcpu::Vcpu;
 use crate::confine::{Confiner, Kind};
+use crate::snapshot::{Processor, SnapshotError};
 use std::io;
 use std::os::raw::c_int;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -48,6 +52,7 @@ pub enum ThreadError {
 #[derive(Debug)]
 pub struct VcpuThreads {
     running: Vec<(u8, JoinHandle<Option<Box<Registers>>>)>,
+    gates: Gates,
     stop: Stop,
 }
 
@@ -62,10 +67,12 @@ impl VcpuThreads {
             .map_err(|error| ThreadError::Handler(error.into()))?;
         let mut threads = VcpuThreads {
             running: Vec::with_capacity(vcpus.len()),
+            gates: Gates::new(),
             stop: stop.clone(),
         };
-        for vcpu in vcpus {
+        for mut vcpu in vcpus {
             let id = vcpu.id();
+            vcpu.stand_still_at(threads.gates.add(id));
             match spawn(vcpu, confiner.clone(), stop.clone()) {
                 Ok(thread) => threads.running.push((id, thread)),
                 Err(source) => {
@@ -76,6 +83,52 @@ impl VcpuThreads {
             }
         }
         Ok(threads)
+    }
+
+    /// Makes every vCPU leave the guest and stand still, with nothing begun and not finished. Whatever is returned,
+    /// [`go_on`](Self::go_on) lets them run again.
+    pub(super) fn pause(&self) -> Result<(), SnapshotError> {
+        self.gates.shut();
+        let deadline = Instant::now() + PATIENCE;
+        let mut still = 0;
+        while still < self.gates.count() {
+            for (vcpu, thread) in &self.running {
+                if thread.is_finished() {
+                    return Err(SnapshotError::Ended { vcpu: *vcpu });
+                }
+                if let Err(error) = thread.kill(SIGRTMIN()) {
+                    log::debug!("signal to vCPU {vcpu}: {error}");
+                }
+            }
+            match self.gates.answers().recv_timeout(KICK_INTERVAL) {
+                Ok((_, Answer::Still)) => still += 1,
+                // Of a snapshot that was given up.
+                Ok((_, Answer::State(_))) => {}
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(_) => return Err(SnapshotError::Stuck { patience: PATIENCE }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The states of all vCPUs, which stand still, in the order of their numbers.
+    pub(super) fn save(&self, registers: &Arc<[u32]>) -> Result<Vec<Processor>, SnapshotError> {
+        self.gates.tell(&Order::Save(Arc::clone(registers)));
+        let mut states = Vec::with_capacity(self.gates.count());
+        while states.len() < self.gates.count() {
+            match self.gates.answers().recv_timeout(PATIENCE) {
+                Ok((vcpu, Answer::State(state))) => states.push((vcpu, *state?)),
+                Ok((_, Answer::Still)) => {}
+                Err(_) => return Err(SnapshotError::Stuck { patience: PATIENCE }),
+            }
+        }
+        states.sort_by_key(|(vcpu, _)| *vcpu);
+        Ok(states.into_iter().map(|(_, state)| state).collect())
+    }
+
+    /// Lets the vCPUs run that stand still.
+    pub(super) fn go_on(&self) {
+        self.gates.open();
     }
 
     /// Makes every vCPU leave the guest and waits for its thread; the machine must have been asked

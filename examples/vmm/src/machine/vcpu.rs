@@ -9,11 +9,13 @@
 
 use super::exit;
 use super::history::Exits;
+use super::pause::{Answer, Gate, Order};
 use super::registers::Registers;
 use super::stop::{RunError, Stop, StopReason};
 use super::vm::Vm;
 use crate::bus::Bus;
 use crate::interrupts::IoApic;
+use crate::snapshot::Processor;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::fmt;
@@ -38,7 +40,22 @@ pub struct Vcpu {
     exits: Arc<Exits>,
     io_apic: Option<Arc<IoApic>>,
     before_first_run: Option<Box<dyn FnOnce() + Send>>,
+    gate: Option<Gate>,
 }
+
+/// What became of one entry to the guest.
+enum Entered {
+    /// An exit was answered.
+    Answered,
+    /// Nothing happened: a signal, or a vCPU that was just made ready.
+    Interrupted,
+    /// The exit ends the machine.
+    Ended(StopReason),
+}
+
+/// Exits that what one exit began can lead to before it is finished: an instruction that repeats itself over registers
+/// in memory space leaves the guest again each time.
+const UNFINISHED: usize = 4096;
 
 impl fmt::Debug for Vcpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,6 +78,7 @@ impl Vcpu {
             exits: Arc::default(),
             io_apic: None,
             before_first_run: None,
+            gate: None,
         }
     }
 
@@ -74,6 +92,11 @@ impl Vcpu {
     /// Calls `hook` in the vCPU's thread when everything is ready for the first instruction.
     pub fn before_first_run(&mut self, hook: impl FnOnce() + Send + 'static) {
         self.before_first_run = Some(Box::new(hook));
+    }
+
+    /// Has it stand still whenever `gate` is shut.
+    pub(super) fn stand_still_at(&mut self, gate: Gate) {
+        self.gate = Some(gate);
     }
 
     /// Its number.
@@ -103,7 +126,11 @@ impl Vcpu {
             hook();
         }
         loop {
-            if let Some(reason) = self.run_once() {
+            let entered = match self.run_once() {
+                Entered::Ended(reason) => Entered::Ended(reason),
+                _ => self.stand_still(),
+            };
+            if let Entered::Ended(reason) = entered {
                 let telling = matches!(
                     reason,
                     StopReason::TripleFault { .. }
@@ -125,10 +152,40 @@ impl Vcpu {
         }
     }
 
-    /// Enters the guest once and answers its exit; the reason if that exit ends the machine.
-    fn run_once(&mut self) -> Option<StopReason> {
+    /// Waits as long as its gate is shut, and tells its state to whoever asks.
+    fn stand_still(&mut self) -> Entered {
+        if !self.gate.as_ref().is_some_and(Gate::is_shut) {
+            return Entered::Answered;
+        }
+        match self.finish() {
+            Entered::Interrupted => {}
+            // Not finished yet: the guest runs a little, and then once more.
+            other => return other,
+        }
+        if let Some(gate) = &self.gate {
+            gate.say(Answer::Still);
+            while let Order::Save(registers) = gate.next() {
+                let state = Processor::of(self.id, &self.fd, &registers);
+                gate.say(Answer::State(state.map(Box::new)));
+            }
+        }
+        Entered::Answered
+    }
+
+    /// Has KVM finish the instruction of the last exit, whose answer it takes at the next entry only, without running the
+    /// guest. KVM API, "KVM_RUN", `immediate_exit`.
+    fn finish(&mut self) -> Entered {
+        self.fd.set_kvm_immediate_exit(1);
+        let unfinished = |entered: &Entered| !matches!(entered, Entered::Answered);
+        let entered = (0..UNFINISHED).map(|_| self.run_once()).find(unfinished);
+        self.fd.set_kvm_immediate_exit(0);
+        entered.unwrap_or(Entered::Answered)
+    }
+
+    /// Enters the guest once and answers its exit.
+    fn run_once(&mut self) -> Entered {
         let vcpu = self.id;
-        let internal = |error| Some(StopReason::Internal { vcpu, error });
+        let internal = |error| Entered::Ended(StopReason::Internal { vcpu, error });
         let exit = self.fd.run();
         if let Ok(exit) = &exit {
             self.exits.note(exit);
@@ -141,49 +198,61 @@ impl Vcpu {
                         data.len()
                     );
                 }
-                None
+                Entered::Answered
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 if !self.buses.memory.write(address, data) {
                     log::debug!("write of {data:x?} at {address:#x}: nothing there");
                 }
-                None
+                Entered::Answered
             }
             // One byte is one access; more may be several.
             Ok(VcpuExit::IoIn(port, data)) if data.len() == 1 => {
                 self.buses.ports.read(port.into(), data);
-                None
+                Entered::Answered
             }
             Ok(VcpuExit::IoOut(port, data)) if data.len() == 1 => {
                 self.buses.ports.write(port.into(), data);
-                None
+                Entered::Answered
             }
             Ok(VcpuExit::IoIn(port, _)) => {
-                let accesses = exit::port_accesses(&mut self.fd, self.vm.fd().run_size())?;
+                let length = self.vm.fd().run_size();
+                let Some(accesses) = exit::port_accesses(&mut self.fd, length) else {
+                    return Entered::Answered;
+                };
                 for access in accesses.data.chunks_exact_mut(accesses.size) {
                     self.buses.ports.read(port.into(), access);
                 }
-                None
+                Entered::Answered
             }
             Ok(VcpuExit::IoOut(port, _)) => {
-                let accesses = exit::port_accesses(&mut self.fd, self.vm.fd().run_size())?;
+                let length = self.vm.fd().run_size();
+                let Some(accesses) = exit::port_accesses(&mut self.fd, length) else {
+                    return Entered::Answered;
+                };
                 for access in accesses.data.chunks_exact(accesses.size) {
                     self.buses.ports.write(port.into(), access);
                 }
-                None
+                Entered::Answered
             }
             Ok(VcpuExit::IoapicEoi(vector)) => {
                 if let Some(io_apic) = &self.io_apic {
                     io_apic.end_of_interrupt(vector);
                 }
-                None
+                Entered::Answered
             }
-            Ok(VcpuExit::Intr) => None,
-            Ok(VcpuExit::Hlt) => Some(StopReason::Halted { vcpu }),
-            Ok(VcpuExit::Shutdown) => Some(StopReason::TripleFault { vcpu }),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => Some(StopReason::PowerOff),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => Some(StopReason::Reset),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => Some(StopReason::GuestPanic),
+            Ok(VcpuExit::Intr) => Entered::Interrupted,
+            Ok(VcpuExit::Hlt) => Entered::Ended(StopReason::Halted { vcpu }),
+            Ok(VcpuExit::Shutdown) => Entered::Ended(StopReason::TripleFault { vcpu }),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => {
+                Entered::Ended(StopReason::PowerOff)
+            }
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
+                Entered::Ended(StopReason::Reset)
+            }
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => {
+                Entered::Ended(StopReason::GuestPanic)
+            }
             Ok(VcpuExit::FailEntry(hardware_reason, _)) => {
                 internal(RunError::FailEntry { hardware_reason })
             }
@@ -193,7 +262,9 @@ impl Vcpu {
             }
             Ok(other) => internal(RunError::UnknownExit(format!("{other:?}"))),
             // A signal, or a vCPU that was just made ready: both mean "again".
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => None,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                Entered::Interrupted
+            }
             Err(error) => internal(RunError::Run(error.errno())),
         }
     }

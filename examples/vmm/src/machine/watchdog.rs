@@ -14,6 +14,7 @@
 use super::stop::{Stop, StopReason};
 use crate::bus::BusDevice;
 use crate::confine::{Confiner, Kind};
+use crate::snapshot::WatchdogState;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -48,6 +49,27 @@ struct Countdown {
 impl Countdown {
     fn full(&self) -> Duration {
         Duration::from_millis(u64::from(self.count) * u64::from(PERIOD_MS))
+    }
+
+    fn save(&self, now: Instant) -> WatchdogState {
+        let left = |deadline: Instant| deadline.saturating_duration_since(now).as_millis();
+        WatchdogState {
+            count: self.count,
+            left: self
+                .deadline
+                .map(|at| u64::try_from(left(at)).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// With no more left than the largest count has, whoever says so.
+    fn restored(state: &WatchdogState, now: Instant) -> Self {
+        let most = u64::from(MAX_COUNT) * u64::from(PERIOD_MS);
+        Countdown {
+            count: state.count.clamp(1, MAX_COUNT),
+            deadline: state
+                .left
+                .map(|left| now + Duration::from_millis(left.min(most))),
+        }
     }
 
     fn read(&self, offset: u64, now: Instant) -> u32 {
@@ -184,6 +206,20 @@ impl Timer {
     }
 }
 
+impl Timer {
+    /// Its count, and how long it has left if it runs.
+    #[must_use]
+    pub fn save(&self) -> WatchdogState {
+        self.shared.lock().0.save(Instant::now())
+    }
+
+    /// Counts on from what was saved.
+    pub fn restore(&self, state: &WatchdogState) {
+        self.shared.lock().0 = Countdown::restored(state, Instant::now());
+        self.shared.changed.notify_one();
+    }
+}
+
 impl Drop for Timer {
     fn drop(&mut self) {
         self.shared.lock().1 = Life::Over;
@@ -233,6 +269,24 @@ mod tests {
             countdown.write(offset, 1, start);
             assert_eq!(countdown.read(offset, start), 0);
         }
+    }
+
+    #[test]
+    fn it_counts_on_where_it_was_saved() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut countdown = Countdown {
+            count: 50,
+            deadline: None,
+        };
+        let state = |count, left| WatchdogState { count, left };
+        assert_eq!(countdown.save(start), state(50, None));
+        countdown.write(4, 1, start);
+        assert_eq!(countdown.save(at(1200)), state(50, Some(3800)));
+        let again = Countdown::restored(&state(50, Some(3800)), at(9000));
+        assert_eq!((again.count, again.deadline), (50, Some(at(12_800))));
+        let forged = Countdown::restored(&state(0, Some(u64::MAX)), start);
+        assert_eq!((forged.count, forged.deadline), (1, Some(at(6_553_500))));
     }
 
     #[test]

@@ -51,6 +51,17 @@ impl ConfigPorts {
         }
     }
 
+    /// What was last selected.
+    #[must_use]
+    pub fn latch(&self) -> u32 {
+        self.latch
+    }
+
+    /// Selects as a write does.
+    pub fn set_latch(&mut self, value: u32) {
+        self.latch = value & LATCH_BITS;
+    }
+
     /// The configuration address of an access that stays inside the data port.
     fn selected(&self, offset: u64, length: usize) -> Option<ConfigAddress> {
         let byte = u32::try_from(offset.checked_sub(DATA)?).ok()?;
@@ -82,7 +93,7 @@ impl BusDevice for ConfigPorts {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         match (offset, data) {
-            (LATCH, &[a, b, c, d]) => self.latch = u32::from_le_bytes([a, b, c, d]) & LATCH_BITS,
+            (LATCH, &[a, b, c, d]) => self.set_latch(u32::from_le_bytes([a, b, c, d])),
             (RESET_CONTROL, [_]) => self
                 .reset_control
                 .lock()

@@ -147,6 +147,11 @@ impl Root {
         }
     }
 
+    /// Brings the windows of the function in line with what it says now: it was not written to through the bus.
+    pub fn moved(&mut self, at: FunctionAddress) {
+        self.decode(at);
+    }
+
     fn mark_multi_function(&self, piece: ConfigAddress, data: &mut [u8]) {
         let at = piece.function();
         if let Some(offset) = HEADER_TYPE.checked_sub(piece.register())

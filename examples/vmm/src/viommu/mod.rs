@@ -36,7 +36,7 @@ pub use window::Window;
 use crate::interrupts::{Router, Watcher};
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
-use hvkit_vtd_iommu::emulation::{DeviceIommu, Options, SharedUnit, Unit};
+use hvkit_vtd_iommu::emulation::{DeviceIommu, Options, SharedUnit, State, StateError, Unit};
 use hvkit_vtd_iommu::spec::RequesterId;
 use std::sync::Arc;
 use vm_memory::IommuMemory;
@@ -103,6 +103,23 @@ impl RemappingUnit {
             let _ = unit.watch(memory, host, source, MAPPINGS);
             host.refusal(source)
         })
+    }
+
+    /// What the guest can tell of it.
+    #[must_use]
+    pub fn save(&self) -> State {
+        self.unit.with(|unit, _, _| unit.save())
+    }
+
+    /// Makes it the unit that was saved. Before any device uses it.
+    ///
+    /// # Errors
+    ///
+    /// The state of another unit, or of none.
+    pub fn restore(&self, state: &State) -> Result<(), StateError> {
+        let restored = Unit::try_from((self.options, state))?;
+        self.unit.with(|unit, _, _| *unit = restored);
+        Ok(())
     }
 
     /// The unit itself.

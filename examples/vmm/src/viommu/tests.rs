@@ -3,10 +3,12 @@
 
 use super::*;
 use crate::config::Vtd;
+use crate::interrupts::Remapper;
 use crate::interrupts::fake::FakeKernel;
 use crate::machine::address_map::AddressMap;
 use crate::machine::memory;
 use crate::machine::stop::StopReason;
+use hvkit_virtio_devices::pci::MsiMessage;
 use hvkit_vtd_iommu::emulation::Mapping;
 use std::io;
 use std::sync::Mutex;
@@ -154,4 +156,59 @@ fn a_host_that_keeps_a_page_mapped_stops_the_machine() {
     let device = "disk".to_owned();
     let reason = StopReason::Unbounded { device };
     assert_eq!(bench.stop.reason(), Some(&reason));
+}
+
+/// Destinations beyond 8 bits: the interrupt table is in extended mode, and KVM is told the upper bits as its local APICs
+/// read them. VT-d, "Extended Interrupt Mode"; KVM API, "KVM_X2APIC_API_USE_32BIT_IDS".
+#[test]
+fn interrupts_reach_processors_beyond_255() {
+    let bench = Bench::new();
+    // Present, fixed, vector 0x31, destination 0x12345; and the same for what is 8 bits wide.
+    for (entry, destination) in [(0u64, 0x1_2345u64), (1, 0x45)] {
+        bench.set(0x6000 + entry * 16, destination << 32 | 0x31 << 16 | 1);
+    }
+    let unit = bench.unit.shared();
+    // IRTA: extended mode, 4 entries; taken, then remapping on.
+    unit.write(0xb8, &0x6801u64.to_le_bytes());
+    unit.write(0x18, &(1u32 << 24).to_le_bytes());
+    unit.write(0x18, &(1u32 << 25).to_le_bytes());
+    let remapper = remapper::UnitRemapper(Arc::clone(unit));
+    let leads = |handle: u64| {
+        let message = MsiMessage {
+            // Remappable format, handle in bits 19:5.
+            address: 0xfee0_0010 | handle << 5,
+            data: 0,
+        };
+        let mut to = None;
+        remapper.resolve(DEVICE, message, &mut |found| to = found);
+        to.map(|to| to.address)
+    };
+    assert_eq!(leads(0), Some(0x0001_2300_fee4_5000));
+    assert_eq!(leads(1), Some(0xfee4_5000));
+    assert_eq!(leads(2), None);
+}
+
+#[test]
+fn a_saved_unit_goes_on_in_a_new_one_and_no_other() {
+    let bench = Bench::new();
+    bench.translate();
+    let state = bench.unit.save();
+    let again = Bench::new();
+    bench.unit.restore(&state).unwrap();
+    again.unit.restore(&state).unwrap();
+    assert_eq!(again.unit.save(), state);
+    // RTADDR, and GSTS: translation on, root table taken.
+    let mut root = [0; 8];
+    again.unit.shared().read(0x20, &mut root);
+    assert_eq!(u64::from_le_bytes(root), 0x1000);
+    let mut status = [0; 4];
+    again.unit.shared().read(0x1c, &mut status);
+    assert_eq!(u32::from_le_bytes(status), 3 << 30);
+    let mut other = state;
+    // ECAP: without interrupt remapping.
+    other.registers[2] ^= 1 << 3;
+    assert!(matches!(
+        again.unit.restore(&other).unwrap_err(),
+        StateError::OtherUnit { .. }
+    ));
 }

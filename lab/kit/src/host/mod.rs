@@ -190,7 +190,10 @@ impl Host {
         self
     }
 
-    /// The number of CPUs.
+    /// The number of CPUs, 1 unless said.
+    ///
+    /// QEMU 7.2 with two emulated processors errs when both run nested guests: now and then it hangs in its own locks, or a guest
+    /// finds the host's GS base. Tests leave it at 1.
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;

@@ -102,6 +102,8 @@ struct Selectors {
 
 /// A device that was saved, as plain data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct MmioState {
     /// The device and its queues.
     pub session: SessionState,

@@ -19,6 +19,8 @@ const ISR_CONFIG: u8 = 2;
 
 /// Interrupts as they were saved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct InterruptState {
     /// The MSI-X table and its pending bits.
     pub vectors: Vec<VectorState>,

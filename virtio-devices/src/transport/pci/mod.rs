@@ -46,6 +46,8 @@ const CONFIG_SAVED: usize = 256;
 
 /// A function that was saved, as plain data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct PciState {
     /// The device and its queues.
     pub session: SessionState,

@@ -20,7 +20,7 @@ use anyhow::Result;
 use lab_cases::ept::{Case, EptCpu, HEADER_MAGIC, Record};
 
 use self::quirks::Quirks;
-use super::in_bochs::InBochs;
+use super::in_bochs::{InBochs, records};
 use super::tally::Verdict;
 
 // Users copy it: here it is run against a processor model.
@@ -43,13 +43,7 @@ impl InBochs for EptOracle {
     }
 
     fn parse(serial: &[u8]) -> Option<(EptCpu, impl Iterator<Item = Record>)> {
-        let rest = serial.strip_prefix(HEADER_MAGIC)?;
-        let (cpu, rest) = rest.split_first_chunk()?;
-        let (records, _) = rest.as_chunks();
-        Some((
-            EptCpu::from_bytes(cpu),
-            records.iter().map(Record::from_bytes),
-        ))
+        records(serial, HEADER_MAGIC, EptCpu::from_bytes, Record::from_bytes)
     }
 
     fn judge(

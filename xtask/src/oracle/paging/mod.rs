@@ -20,7 +20,7 @@ use anyhow::Result;
 use lab_cases::paging::{Case, Cpu, HEADER_MAGIC, Record};
 
 use self::quirks::Quirks;
-use super::in_bochs::InBochs;
+use super::in_bochs::{InBochs, records};
 use super::tally::Verdict;
 
 /// The oracle.
@@ -40,7 +40,12 @@ impl InBochs for Paging {
     }
 
     fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
-        parse(serial)
+        records(
+            serial,
+            HEADER_MAGIC,
+            |cpu| Cpu::from_bytes(*cpu),
+            Record::from_bytes,
+        )
     }
 
     fn judge(
@@ -56,17 +61,6 @@ impl InBochs for Paging {
     fn describe(&self, seed: u64, number: u64, cpu: &Cpu) -> String {
         format!("{:#x?}", Case::new(seed, number, cpu))
     }
-}
-
-/// What the payload sent.
-fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
-    let rest = serial.strip_prefix(HEADER_MAGIC)?;
-    let (cpu, rest) = rest.split_first_chunk()?;
-    let (records, _) = rest.as_chunks();
-    Some((
-        Cpu::from_bytes(*cpu),
-        records.iter().map(Record::from_bytes),
-    ))
 }
 
 /// Compares the record of one case.

@@ -13,7 +13,8 @@ use lab_cases::paging::{
 use super::expect::expect;
 use super::prepared;
 use super::quirks::Quirks;
-use super::{explained, judge, parse};
+use super::{Paging, explained, judge};
+use crate::oracle::in_bochs::InBochs;
 use crate::oracle::ledger;
 use crate::oracle::tally::Verdict;
 
@@ -197,11 +198,11 @@ fn a_line_that_breaks_off_gives_the_records_before() {
         ..Record::default()
     };
     let mut serial = b"HVKITPG1".to_vec();
-    assert!(parse(&serial).is_none());
+    assert!(Paging::parse(&serial).is_none());
     serial.extend([40, 1, 0, 0, 0x30, 0]);
     serial.extend(record.to_bytes());
     serial.extend([1, 2, 3]);
-    let (cpu, records) = parse(&serial).unwrap();
+    let (cpu, records) = Paging::parse(&serial).unwrap();
     assert_eq!(
         cpu,
         Cpu {
@@ -210,5 +211,5 @@ fn a_line_that_breaks_off_gives_the_records_before() {
         }
     );
     assert_eq!(records.collect::<Vec<_>>(), [record]);
-    assert!(parse(b"BIOS").is_none());
+    assert!(Paging::parse(b"BIOS").is_none());
 }

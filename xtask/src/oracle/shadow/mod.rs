@@ -17,7 +17,7 @@ use anyhow::Result;
 use lab_cases::paging::{Cpu, DONE};
 use lab_cases::shadow::{HEADER_MAGIC, Program, Record};
 
-use super::in_bochs::InBochs;
+use super::in_bochs::{InBochs, records};
 use super::tally::Verdict;
 
 /// The oracle.
@@ -37,7 +37,12 @@ impl InBochs for Shadow {
     }
 
     fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
-        parse(serial)
+        records(
+            serial,
+            HEADER_MAGIC,
+            |cpu| Cpu::from_bytes(*cpu),
+            Record::from_bytes,
+        )
     }
 
     fn judge(
@@ -53,17 +58,6 @@ impl InBochs for Shadow {
     fn describe(&self, seed: u64, number: u64, cpu: &Cpu) -> String {
         format!("{:#x?}", Program::new(seed, number, cpu))
     }
-}
-
-/// What the payload sent.
-fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
-    let rest = serial.strip_prefix(HEADER_MAGIC)?;
-    let (cpu, rest) = rest.split_first_chunk()?;
-    let (records, _) = rest.as_chunks();
-    Some((
-        Cpu::from_bytes(*cpu),
-        records.iter().map(Record::from_bytes),
-    ))
 }
 
 /// Compares the record of one program.

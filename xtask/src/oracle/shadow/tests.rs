@@ -6,7 +6,8 @@ use lab_cases::paging::{Cpu, Mode, Record as Access};
 use lab_cases::shadow::{ACCESSES, HEADER_MAGIC, Op, Program, Record, arena};
 
 use super::expect::expect;
-use super::{judge, parse};
+use super::{Shadow, judge};
+use crate::oracle::in_bochs::InBochs;
 use crate::oracle::ledger;
 use crate::oracle::tally::Verdict;
 
@@ -83,11 +84,11 @@ fn a_line_that_breaks_off_gives_the_records_before() {
     let mut record = Record::default();
     record.accesses[11].cr2 = 7;
     let mut serial = HEADER_MAGIC.to_vec();
-    assert!(parse(&serial).is_none());
+    assert!(Shadow::parse(&serial).is_none());
     serial.extend(CPU.to_bytes());
     serial.extend(record.to_bytes());
     serial.extend([1; 100]);
-    let (cpu, records) = parse(&serial).unwrap();
+    let (cpu, records) = Shadow::parse(&serial).unwrap();
     assert_eq!(cpu, CPU);
     assert_eq!(records.collect::<Vec<_>>(), [record]);
 }

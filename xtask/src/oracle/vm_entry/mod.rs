@@ -22,7 +22,7 @@ use clap::Args;
 use hvkit_vmcs::check::Violation;
 use lab_cases::vm_entry::{Case, Cpu, HEADER_MAGIC, Record};
 
-use super::in_bochs::{self, BochsRun, InBochs};
+use super::in_bochs::{self, BochsRun, InBochs, records};
 use super::tally::Verdict;
 
 /// How Bochs's log begins the reason of a refused entry.
@@ -71,7 +71,7 @@ impl InBochs for VmEntry {
     }
 
     fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
-        parse(serial)
+        records(serial, HEADER_MAGIC, Cpu::from_bytes, Record::from_bytes)
     }
 
     fn judge(
@@ -92,14 +92,6 @@ impl InBochs for VmEntry {
         let mut all = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend(reasons(log));
     }
-}
-
-/// What the payload sent.
-fn parse(serial: &[u8]) -> Option<(Cpu, impl Iterator<Item = Record>)> {
-    let rest = serial.strip_prefix(HEADER_MAGIC)?;
-    let (cpu, rest) = rest.split_first_chunk()?;
-    let (records, _) = rest.as_chunks();
-    Some((Cpu::from_bytes(cpu), records.iter().map(Record::from_bytes)))
 }
 
 /// The distinct reasons for refused entries in the model's log; registers and numbers in them do not count.

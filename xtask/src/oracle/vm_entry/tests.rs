@@ -123,7 +123,7 @@ fn records_and_processors_travel_as_raw_bytes() {
     let sent = cpu().to_bytes();
     assert_eq!((sent[0], sent[160]), (0x2b, 40));
     assert_eq!(Cpu::from_bytes(&sent).msrs, cpu().msrs);
-    assert!(parse(b"nonsense").is_none());
+    assert!(VmEntry::parse(b"nonsense").is_none());
 }
 
 #[test]

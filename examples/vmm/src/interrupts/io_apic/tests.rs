@@ -203,3 +203,52 @@ fn remappable_entries_ask_for_theirs() {
     bench.apic.pulse(Gsi(9));
     assert!(bench.sent().is_empty());
 }
+
+#[test]
+fn a_controller_that_was_saved_goes_on_and_waits_for_the_ends_it_waited_for() {
+    let mut bench = Bench::new();
+    bench.write(0, 0x0500_0000);
+    bench.entry(4, 0x0300_0000_0000_0031);
+    bench.entry(17, 0x0200_0000_0000_8055);
+    bench.apic.set_level(Gsi(17), Level::Asserted);
+    assert_eq!(bench.sent(), [(0xfee0_2000, 0xc055)]);
+    bench.window.write(0, &[0x33]);
+    let saved = bench.apic.save();
+    assert_eq!((saved.select, saved.id), (0x33, 0x0500_0000));
+    assert_eq!(saved.entries[17], 0x0200_0000_0000_c055);
+
+    let mut other = Bench::new();
+    other.apic.restore(&saved);
+    assert_eq!(other.apic.save(), saved);
+    // The device is asserting still, and its interrupt has not ended.
+    other.apic.set_level(Gsi(17), Level::Asserted);
+    assert!(other.sent().is_empty());
+    other.apic.end_of_interrupt(0x55);
+    assert_eq!(other.sent(), [(0xfee0_2000, 0xc055)]);
+    other.apic.pulse(Gsi(4));
+    assert_eq!(other.sent(), [(0xfee0_3000, 0x31)]);
+    // KVM is told which ends matter, as when a guest writes the entry.
+    assert!(
+        other
+            .kernel
+            .routes
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|route| route.gsi == Gsi(17))
+    );
+
+    // Bits that an entry does not have are not taken.
+    let forged = IoApicState {
+        select: 0xff,
+        id: u32::MAX,
+        entries: [u64::MAX; 24],
+    };
+    other.apic.restore(&forged);
+    let kept = other.apic.save();
+    assert_eq!(
+        (kept.id, kept.entries[0]),
+        (0x0f00_0000, 0xffff_0000_0001_efff)
+    );
+    assert_eq!(other.read(0), 0x0f00_0000);
+}

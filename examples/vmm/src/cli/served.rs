@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the keys of devices mean that other processes serve.
+
+use super::key_value::{Keys, OptionError, number, switch};
+use super::options::{dma, file, mac};
+use crate::served::{Served, What};
+
+/// Whether `text`, the value of `--disk` or `--net`, speaks of another process.
+pub(super) fn is_meant(text: &str) -> bool {
+    text.split(',').any(|part| part.starts_with("vhost_user="))
+}
+
+pub(super) fn disk(text: &str) -> Result<Served, OptionError> {
+    const KEYS: &[&str] = &["socket", "vhost_user", "num_queues", "queue_size", "iommu"];
+    let keys = Keys::parse("disk", KEYS, text)?;
+    served(&keys, What::Disk)
+}
+
+pub(super) fn net(text: &str) -> Result<Served, OptionError> {
+    const KEYS: &[&str] = &["socket", "vhost_user", "mac", "mtu", "queue_size", "iommu"];
+    let keys = Keys::parse("net", KEYS, text)?;
+    let what = What::Net {
+        mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
+        mtu: keys.optional("mtu", "a number of bytes", number)?,
+    };
+    served(&keys, what)
+}
+
+pub(super) fn fs(text: &str) -> Result<Served, OptionError> {
+    const KEYS: &[&str] = &["tag", "socket", "num_queues", "queue_size", "iommu"];
+    let keys = Keys::parse("fs", KEYS, text)?;
+    let tag = keys.required("tag", "a name of 1 to 36 bytes", |tag| {
+        (1..=36).contains(&tag.len()).then(|| tag.to_owned())
+    })?;
+    served(&keys, What::FileSystem { tag })
+}
+
+fn served(keys: &Keys<'_>, what: What) -> Result<Served, OptionError> {
+    // Who says off means an option of the VMM's own, which has no such key.
+    keys.optional("vhost_user", "on", |text| switch(text).filter(|on| *on))?;
+    Ok(Served {
+        what,
+        socket: keys.required("socket", "a socket's name", file)?,
+        queues: keys.optional("num_queues", "a number of queues", number)?,
+        queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
+        dma: dma(keys)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Dma;
+
+    fn error(result: Result<Served, OptionError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn devices_of_other_processes() {
+        assert!(is_meant("vhost_user=on,socket=/s") && is_meant("/s,vhost_user=on"));
+        assert!(!is_meant("path=a.img") && !is_meant("socket=/tmp/passt"));
+        let plain = |what| Served {
+            what,
+            socket: "/s".into(),
+            queues: None,
+            queue_size: None,
+            dma: Dma::Direct,
+        };
+        assert_eq!(disk("vhost_user=on,socket=/s"), Ok(plain(What::Disk)));
+        assert_eq!(
+            disk("/s,vhost_user=on,num_queues=2,queue_size=128,iommu=on"),
+            Ok(Served {
+                queues: Some(2),
+                queue_size: Some(128),
+                dma: Dma::Translated,
+                ..plain(What::Disk)
+            })
+        );
+        let (mac, mtu) = (Some([0x52, 0x54, 0, 1, 2, 3]), Some(1400));
+        assert_eq!(
+            net("vhost_user=on,socket=/s,mac=52:54:00:01:02:03,mtu=1400"),
+            Ok(plain(What::Net { mac, mtu }))
+        );
+        let tag = "host".to_owned();
+        assert_eq!(
+            fs("tag=host,socket=/s"),
+            Ok(plain(What::FileSystem { tag }))
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(
+            error(disk("vhost_user=on")),
+            "--disk: key 'socket' is missing"
+        );
+        assert_eq!(
+            error(disk("vhost_user=off,socket=/s")),
+            "--disk: vhost_user=off is not on"
+        );
+        assert_eq!(
+            error(disk("vhost_user=on,socket=/s,readonly=on")),
+            "--disk: unknown key 'readonly' (known: socket, vhost_user, num_queues, queue_size, iommu)"
+        );
+        assert_eq!(error(fs("socket=/s")), "--fs: key 'tag' is missing");
+        assert_eq!(
+            error(fs("tag=,socket=/s")),
+            "--fs: tag= is not a name of 1 to 36 bytes"
+        );
+        assert_eq!(error(fs("tag=a")), "--fs: key 'socket' is missing");
+    }
+}

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Devices that other processes serve: by Debian's own back ends.
+
+mod daemons;
+mod linux;

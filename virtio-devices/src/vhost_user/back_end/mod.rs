@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The other half: a device of this crate, served to the VMM of another process.
+//!
+//! ```text
+//!   VMM --- socket --- BackEnd --- Device --- activate --> workers --- queues in the guest's memory
+//! ```
+//!
+//! The VMM is not believed either: each request has its length and its files, queues are checked as a driver's are,
+//! and the first request that makes no sense ends the connection. It can end this process all the same, by making the
+//! memory that it shares shorter.
+
+mod memory;
+mod rings;
+
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestMemoryMmap;
+
+use self::memory::Given;
+use self::rings::{Calls, Report, Ring, event};
+use super::channel::Channel;
+use super::message::{
+    HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
+    VERSION_MASK, halves,
+};
+use crate::device::{Activation, ActiveQueue, Device, Interrupts};
+use crate::features::Features;
+use crate::queue::{Position, Queue};
+use crate::worker::{Runner, Running, Stopped};
+
+/// The memory that a device of a [`BackEnd`] is over.
+pub type Memory = Arc<GuestMemoryMmap>;
+
+/// How long a request may take to come, once it has begun, and a worker to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What we can do of the protocol.
+const OFFERED: Protocol = Protocol::MQ
+    .union(Protocol::REPLY_ACK)
+    .union(Protocol::CONFIG);
+/// VHOST_USER_SET_CONFIG.
+const SET_CONFIG: Request = Request(25);
+/// In the payload of SET_VRING_KICK and its like: there is no file.
+const NO_FILE: u64 = 1 << 8;
+
+/// Why a device is not served any more.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The connection.
+    #[error("cannot hear or answer the VMM: {0}")]
+    Connection(#[from] io::Error),
+    /// The VMM asked for what cannot be.
+    #[error("the VMM's {asked} of {length} bytes makes no sense")]
+    Request {
+        /// What it asked.
+        asked: Request,
+        /// Bytes of its payload.
+        length: u32,
+    },
+}
+
+/// A device that is served to one VMM.
+pub struct BackEnd {
+    channel: Channel,
+    device: Box<dyn Device<Memory>>,
+    runner: Box<dyn Runner>,
+    calls: Arc<Calls>,
+    offered: Features,
+    accepted: Features,
+    acknowledges: bool,
+    given: Option<Given>,
+    rings: Vec<Ring>,
+    running: Vec<Box<dyn Running>>,
+}
+
+impl std::fmt::Debug for BackEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackEnd")
+            .field("rings", &self.rings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BackEnd {
+    /// Serves `device` to the VMM at `socket`, its workers run by `runner`. What the device has to say is told to
+    /// `report`.
+    pub fn new(
+        socket: UnixStream,
+        device: Box<dyn Device<Memory>>,
+        runner: Box<dyn Runner>,
+        report: impl Fn(&dyn std::error::Error) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let queues = device.queue_sizes().len();
+        let report: Report = Box::new(report);
+        let ours = device.features() | device.queue_features() | Features::VERSION_1;
+        Ok(Self {
+            channel: Channel::new(socket)?,
+            calls: Calls::new(queues, report),
+            offered: ours - Features::RING_PACKED,
+            accepted: Features::empty(),
+            acknowledges: false,
+            given: None,
+            rings: (0..queues).map(|_| Ring::default()).collect(),
+            running: Vec::new(),
+            device,
+            runner,
+        })
+    }
+
+    /// Serves until the VMM hangs up.
+    pub fn run(mut self) -> Result<(), ServeError> {
+        let served = self.serve();
+        // A worker that does not stop ends with the process.
+        let _ = self.stop();
+        served
+    }
+
+    fn serve(&mut self) -> Result<(), ServeError> {
+        loop {
+            self.channel.wait_for_more()?;
+            let end = Instant::now() + PATIENCE;
+            let (mut head, mut files) = ([0; HEADER], Vec::new());
+            match self.channel.receive(&mut head, &mut files, end) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+                received => received?,
+            }
+            let header = Header::of(head);
+            let asked = Request(header.request);
+            let length = header.size;
+            let senseless = ServeError::Request { asked, length };
+            if length > LONGEST || header.flags & (VERSION_MASK | REPLY) != VERSION {
+                return Err(senseless);
+            }
+            let mut payload = vec![0; length as usize];
+            self.channel.receive(&mut payload, &mut files, end)?;
+            let answer = self.handle(asked, &payload, files).ok_or(senseless)?;
+            let wanted = self.acknowledges && header.flags & NEED_REPLY != 0;
+            let answer = answer.or_else(|| wanted.then(|| vec![0; 8]));
+            if let Some(answer) = answer {
+                let header = Header {
+                    request: header.request,
+                    flags: VERSION | REPLY,
+                    // No longer than what was asked with.
+                    size: answer.len() as u32,
+                };
+                let message = [&header.bytes()[..], &answer].concat();
+                self.channel
+                    .send(&message, &[], Instant::now() + PATIENCE)?;
+            }
+        }
+    }
+
+    /// Does what was asked. The result is nothing if that makes no sense, or else what is answered, if anything is.
+    fn handle(
+        &mut self,
+        asked: Request,
+        payload: &[u8],
+        files: Vec<OwnedFd>,
+    ) -> Option<Option<Vec<u8>>> {
+        let number = |value: u64| Some(Some(value.to_ne_bytes().to_vec()));
+        match asked {
+            Request::SET_MEM_TABLE => {
+                self.stop()?;
+                self.given = Some(Given::map(payload, files)?);
+                self.start()?;
+                return Some(None);
+            }
+            Request::SET_VRING_KICK | Request::SET_VRING_CALL | Request::SET_VRING_ERR => {
+                self.set_event(asked, payload, files)?;
+                return Some(None);
+            }
+            _ if !files.is_empty() => return None,
+            _ => {}
+        }
+        match asked {
+            Request::GET_FEATURES => return number(self.offered.bits() | PROTOCOL_FEATURES),
+            Request::GET_PROTOCOL_FEATURES => return number(OFFERED.bits()),
+            Request::GET_QUEUE_NUM => return number(self.rings.len() as u64),
+            Request::SET_OWNER => {}
+            Request::SET_PROTOCOL_FEATURES => {
+                let settled = Protocol::from_bits_retain(word(payload)?);
+                if !OFFERED.contains(settled) {
+                    return None;
+                }
+                self.acknowledges = settled.contains(Protocol::REPLY_ACK);
+            }
+            Request::SET_FEATURES => {
+                let accepted = Features::from_bits_retain(word(payload)? & !PROTOCOL_FEATURES);
+                if !self.offered.contains(accepted) {
+                    return None;
+                }
+                self.stop()?;
+                self.accepted = accepted;
+                self.start()?;
+            }
+            Request::GET_CONFIG | SET_CONFIG => return self.config(asked, payload),
+            Request::SET_VRING_ADDR => self.place(payload)?,
+            _ => return self.set_state(asked, payload),
+        }
+        Some(None)
+    }
+
+    fn config(&mut self, asked: Request, payload: &[u8]) -> Option<Option<Vec<u8>>> {
+        let (about, data) = payload.split_at_checked(12)?;
+        let offset = u64::from(u32::from_ne_bytes(*about.first_chunk()?));
+        let size = u32::from_ne_bytes(*about.get(4..)?.first_chunk()?);
+        if size as usize != data.len() {
+            return None;
+        }
+        if asked == SET_CONFIG {
+            self.device.config_write(offset, data);
+            return Some(None);
+        }
+        let mut answer = payload.to_vec();
+        self.device.config_read(offset, answer.get_mut(12..)?);
+        Some(Some(answer))
+    }
+
+    /// Where a queue is: index and flags, then descriptors, used ring, available ring and log.
+    fn place(&mut self, payload: &[u8]) -> Option<()> {
+        let (words, rest) = payload.as_chunks::<8>();
+        let [about, table, used, available, _] = *words else {
+            return None;
+        };
+        let (index, flags) = halves(u64::from_ne_bytes(about));
+        let given = self.given.as_ref()?;
+        let guest = |bytes| given.guest(u64::from_ne_bytes(bytes));
+        let places = [guest(table)?, guest(available)?, guest(used)?];
+        let ring = self.rings.get_mut(index as usize)?;
+        if flags != 0 || !rest.is_empty() || ring.kick.is_some() {
+            return None;
+        }
+        [
+            ring.config.descriptor_area,
+            ring.config.driver_area,
+            ring.config.device_area,
+        ] = places;
+        Some(())
+    }
+
+    /// What is said of a queue by its index and one number.
+    fn set_state(&mut self, asked: Request, payload: &[u8]) -> Option<Option<Vec<u8>>> {
+        let (index, value) = halves(word(payload)?);
+        let at = index as usize;
+        let most = *self.device.queue_sizes().get(at)?;
+        let ring = self.rings.get_mut(at)?;
+        match asked {
+            Request::SET_VRING_NUM if ring.kick.is_none() && value <= most.into() => {
+                ring.config.size = u16::try_from(value).ok()?;
+            }
+            Request::SET_VRING_BASE if ring.kick.is_none() => {
+                ring.base = u16::try_from(value).ok()?;
+            }
+            Request::SET_VRING_ENABLE if value <= 1 => {
+                self.stop()?;
+                self.rings.get_mut(at)?.enabled = value == 1;
+                self.start()?;
+            }
+            Request::GET_VRING_BASE => {
+                self.stop()?;
+                let ring = self.rings.get_mut(at)?;
+                ring.kick = None;
+                let base = ring.base;
+                self.start()?;
+                let state = [index, base.into()].map(u32::to_ne_bytes);
+                return Some(Some(state.concat()));
+            }
+            _ => return None,
+        }
+        Some(None)
+    }
+
+    fn set_event(&mut self, asked: Request, payload: &[u8], files: Vec<OwnedFd>) -> Option<()> {
+        let value = word(payload)?;
+        let at = usize::try_from(value & !NO_FILE).ok()?;
+        let mut files = files.into_iter();
+        let file = match (value & NO_FILE == 0, files.next(), files.next()) {
+            (true, Some(file), None) => Some(event(file)?),
+            (false, None, None) => None,
+            _ => return None,
+        };
+        if at >= self.rings.len() {
+            return None;
+        }
+        match asked {
+            Request::SET_VRING_CALL => self.calls.set_call(at, file),
+            Request::SET_VRING_ERR => self.calls.set_error(at, file),
+            _ => {
+                // Without notifications we would have to look all the time.
+                let kick = file?;
+                self.stop()?;
+                self.rings.get_mut(at)?.kick = Some(kick);
+                self.start()?;
+            }
+        }
+        Some(())
+    }
+
+    /// Has the device serve all queues that are live; nothing if one of them makes no sense.
+    fn start(&mut self) -> Option<()> {
+        let mut queues = Vec::new();
+        for (ring, index) in self.rings.iter().zip(0..) {
+            if ring.is_live() {
+                let position = Position {
+                    available: ring.base,
+                    used: ring.base,
+                };
+                let memory = &*self.given.as_ref()?.memory;
+                let queue = Queue::restored(&ring.config, self.accepted, memory, position).ok()?;
+                let kick = ring.kick.as_ref()?.try_clone().ok()?;
+                queues.push(ActiveQueue { index, queue, kick });
+            }
+        }
+        if queues.is_empty() {
+            return Some(());
+        }
+        let workers = self.device.activate(Activation {
+            memory: self.given.as_ref()?.memory.clone(),
+            features: self.accepted,
+            queues,
+            interrupts: Arc::clone(&self.calls) as Arc<dyn Interrupts>,
+        });
+        for worker in workers.ok()? {
+            self.running.push(self.runner.start(worker).ok()?);
+        }
+        Some(())
+    }
+
+    /// Stops all workers, and notes where each queue goes on; nothing if one does not stop in time, for nobody else may
+    /// serve its queues then.
+    fn stop(&mut self) -> Option<()> {
+        for worker in &mut self.running {
+            worker.request_stop();
+        }
+        let end = Instant::now() + PATIENCE;
+        let ran = !self.running.is_empty();
+        for mut worker in self.running.drain(..) {
+            let left = end.saturating_duration_since(Instant::now());
+            let Stopped::With(worker) = worker.stopped(left) else {
+                return None;
+            };
+            for (index, position) in worker.positions() {
+                if let Some(ring) = self.rings.get_mut(usize::from(index)) {
+                    ring.base = position.available;
+                }
+            }
+        }
+        if ran {
+            self.device.reset();
+        }
+        Some(())
+    }
+}
+
+/// A payload of eight bytes.
+fn word(payload: &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(payload.try_into().ok()?))
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A socket on which nothing is waited for without end.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+use super::message::MOST_REGIONS;
+
+/// Files that come with one message at most; any more are closed by the kernel, and that is told.
+const MOST_FILES: usize = 8;
+
+/// A connected stream socket that does not block.
+#[derive(Debug)]
+pub(super) struct Channel(UnixStream);
+
+/// What has come without being waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Nothing.
+    Nothing,
+    /// The beginning of a message.
+    Something,
+    /// The end.
+    End,
+}
+
+impl Channel {
+    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Sends all of `bytes`, with `files` at their beginning, before `end`.
+    pub(super) fn send(
+        &self,
+        mut bytes: &[u8],
+        files: &[BorrowedFd<'_>],
+        end: Instant,
+    ) -> io::Result<()> {
+        let mut files = files;
+        while !bytes.is_empty() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_REGIONS))];
+            let mut beside = SendAncillaryBuffer::new(&mut space);
+            if !files.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(files)) {
+                return Err(ErrorKind::InvalidInput.into());
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut beside, flags) {
+                Ok(sent) => {
+                    bytes = bytes.get(sent..).unwrap_or_default();
+                    files = &[];
+                }
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, end)?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `bytes` before `end`, and puts the files that come with them into `files`.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` at the end of the connection, `TimedOut`, and the host's.
+    pub(super) fn receive(
+        &self,
+        mut bytes: &mut [u8],
+        files: &mut Vec<OwnedFd>,
+        end: Instant,
+    ) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+            let mut beside = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let got = recvmsg(&self.0, &mut [IoSliceMut::new(bytes)], &mut beside, flags);
+            for message in beside.drain() {
+                if let RecvAncillaryMessage::ScmRights(more) = message {
+                    files.extend(more);
+                }
+            }
+            match got {
+                Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) || files.len() > MOST_FILES => {
+                    return Err(ErrorKind::InvalidData.into());
+                }
+                Ok(got) if got.bytes == 0 => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(got) => bytes = bytes.get_mut(got.bytes..).unwrap_or_default(),
+                Err(Errno::AGAIN) => self.wait(PollFlags::IN, end)?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something comes, or the end: for whom it is somebody else's to say when.
+    pub(super) fn wait_for_more(&self) -> io::Result<()> {
+        loop {
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+                Err(Errno::INTR) => {}
+                waited => return Ok(waited.map(drop)?),
+            }
+        }
+    }
+
+    /// Looks whether something has come, and leaves it there.
+    pub(super) fn look(&self) -> Waiting {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let mut byte = [0u8];
+        match rustix::net::recv(&self.0, &mut byte[..], flags) {
+            Ok((_, 0)) => Waiting::End,
+            Ok(_) => Waiting::Something,
+            Err(Errno::AGAIN | Errno::INTR) => Waiting::Nothing,
+            Err(_) => Waiting::End,
+        }
+    }
+
+    /// Ends the connection, so that the other end sees it.
+    pub(super) fn end(&self) {
+        // It may have ended already.
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn wait(&self, what: PollFlags, end: Instant) -> io::Result<()> {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let left = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(&self.0, what)], Some(&left)) {
+            // The caller looks at the clock again.
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

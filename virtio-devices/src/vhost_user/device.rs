@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The device as its transport sees it.
+
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vm_memory::GuestAddressSpace;
+
+use super::error::{BackEndError, VhostUserError};
+use super::front_end::FrontEnd;
+use super::kind::{Config, Kind, TAG};
+use super::memory::SharedMemory;
+use super::relay::Relay;
+use crate::device::{ActivateError, Activation, Device, StateError};
+use crate::features::{DeviceType, Features};
+use crate::net::MacAddress;
+use crate::queue::MAX_SIZE;
+use crate::worker::Worker;
+
+const QUEUE_SIZE: u16 = 256;
+const MIN_QUEUE_SIZE: u16 = 4;
+/// How long a back end has for an answer, if nobody says otherwise.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a device served by another process should be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    kind: Kind,
+    queues: u16,
+    queue_size: u16,
+    patience: Duration,
+}
+
+impl Options {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            queues: 1,
+            queue_size: QUEUE_SIZE,
+            patience: PATIENCE,
+        }
+    }
+
+    /// A disk of one queue of 256 descriptors. What it is otherwise, the back end says.
+    pub fn block() -> Self {
+        Self::new(Kind::Block)
+    }
+
+    /// A file system that the guest mounts by the name `tag`, of 1 to 36 bytes, with one queue of requests.
+    pub fn file_system(tag: &str) -> Result<Self, VhostUserError> {
+        let mut padded = [0; TAG];
+        let length = tag.len();
+        let (Some(place), 1.., false) = (padded.get_mut(..length), length, tag.contains('\0'))
+        else {
+            return Err(VhostUserError::Tag { length });
+        };
+        place.copy_from_slice(tag.as_bytes());
+        Ok(Self::new(Kind::FileSystem { tag: padded }))
+    }
+
+    /// A network card with one pair of queues. Address and MTU are the driver's to choose if they are not given.
+    pub fn net(mac: Option<MacAddress>, mtu: Option<u16>) -> Self {
+        Self::new(Kind::Net { mac, mtu })
+    }
+
+    /// Chooses the number of queues: a disk's, or a file system's of requests. 1 to 64; a network card has one pair.
+    #[must_use]
+    pub fn with_queues(mut self, queues: u16) -> Self {
+        self.queues = queues;
+        self
+    }
+
+    /// Chooses how many descriptors a queue has at most: a power of two from 4 to 32768.
+    #[must_use]
+    pub fn with_queue_size(mut self, size: u16) -> Self {
+        self.queue_size = size;
+        self
+    }
+
+    /// Chooses how long the back end has for each answer, 10 s if this is not called. One that takes longer is given
+    /// up.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    fn check(&self) -> Result<(), VhostUserError> {
+        let (queues, most) = (self.queues, self.kind.most());
+        if !(1..=most).contains(&queues) {
+            let least = 1;
+            return Err(VhostUserError::Queues {
+                queues,
+                least,
+                most,
+            });
+        }
+        let size = self.queue_size;
+        if !size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_SIZE).contains(&size) {
+            return Err(VhostUserError::QueueSize { size });
+        }
+        Ok(())
+    }
+}
+
+/// A device that another process serves.
+#[derive(Debug)]
+pub struct VhostUser {
+    shared: Arc<Shared>,
+    features: Features,
+    queue_features: Features,
+    queues: u16,
+    queue_size: u16,
+}
+
+/// What the device and its worker have together.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) kind: Kind,
+    pub(super) memory: SharedMemory,
+    front: Mutex<FrontEnd>,
+    config: Mutex<Config>,
+}
+
+impl Shared {
+    pub(super) fn front(&self) -> MutexGuard<'_, FrontEnd> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.front().patience()
+    }
+
+    /// Asks for the configuration anew.
+    pub(super) fn read_config(&self) -> Result<(), BackEndError> {
+        if let Some(length) = self.kind.config_of_back_end() {
+            let given = self.front().config(length)?;
+            let what = "configuration space (VHOST_USER_PROTOCOL_F_CONFIG)";
+            self.config().bytes = given.ok_or(BackEndError::Lacks { what })?;
+        }
+        Ok(())
+    }
+}
+
+impl VhostUser {
+    /// The device of `options` that the process at the other end of `socket` serves. From DRIVER_OK on it reaches
+    /// `memory`, whatever the driver puts there.
+    ///
+    /// Waits for the back end, a bounded time for each answer.
+    pub fn new(
+        socket: UnixStream,
+        options: Options,
+        memory: SharedMemory,
+    ) -> Result<Self, VhostUserError> {
+        options.check()?;
+        let mut front = FrontEnd::connect(socket, options.patience)?;
+        let queues = options.kind.queues(options.queues);
+        // A card's are counted in pairs.
+        let asked = match options.kind {
+            Kind::Net { .. } => options.queues,
+            Kind::Block | Kind::FileSystem { .. } => queues,
+        };
+        let asked = u64::from(asked);
+        if let Some(has) = front.queues()?
+            && has < asked
+        {
+            return Err(BackEndError::Queues { asked, has }.into());
+        }
+        let offered = front.features();
+        let features = options.kind.features(offered, queues);
+        let shared = Shared {
+            kind: options.kind,
+            memory,
+            front: Mutex::new(front),
+            config: Mutex::default(),
+        };
+        shared.read_config()?;
+        Ok(Self {
+            shared: Arc::new(shared),
+            features,
+            queue_features: offered & (Features::QUEUES - Features::RING_PACKED),
+            queues,
+            queue_size: options.queue_size,
+        })
+    }
+
+    /// What the other process can read and write.
+    pub fn memory(&self) -> &SharedMemory {
+        &self.shared.memory
+    }
+}
+
+impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
+    fn device_type(&self) -> DeviceType {
+        self.shared.kind.device_type()
+    }
+
+    fn features(&self) -> Features {
+        self.features
+    }
+
+    fn queue_features(&self) -> Features {
+        self.queue_features
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![self.queue_size; self.queues.into()]
+    }
+
+    fn config_read(&self, offset: u64, data: &mut [u8]) {
+        let config = self.shared.config();
+        self.shared
+            .kind
+            .config_read(&config, self.queues, offset, data);
+    }
+
+    fn config_write(&mut self, _offset: u64, _data: &[u8]) {
+        // No field that we offer is writable.
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation<A>,
+    ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
+        if activation.queues.is_empty() {
+            return Err(ActivateError::QueueMissing { index: 0 });
+        }
+        Ok(vec![Box::new(Relay::new(
+            Arc::clone(&self.shared),
+            activation,
+        )?)])
+    }
+
+    fn reset(&mut self) {
+        // Its queues were stopped with the worker, and the back end is told everything anew.
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        match self.shared.kind {
+            // Its state is the positions of its queues, and files or networks that are the back end's.
+            Kind::Block | Kind::Net { .. } => Ok(Vec::new()),
+            // Which files are open is known to the back end alone.
+            Kind::FileSystem { .. } => Err(StateError::Unsaveable),
+        }
+    }
+}

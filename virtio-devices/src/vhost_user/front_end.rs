@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What we ask a back end, and what we believe of its answers.
+//!
+//! The first thing that goes wrong ends the connection: after it nobody knows what the other end believes.
+//!
+//! Ours and not rust-vmm's `vhost`, whose front end waits for an answer as long as it takes: it asks the socket again
+//! when a time limit set on it has passed. The tests have that crate at the other end.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::channel::{Channel, Waiting};
+use super::error::BackEndError;
+use super::in_flight::InFlight;
+use super::memory::SharedMemory;
+use super::message::{
+    HEADER, Header, NEED_REPLY, PROTOCOL_FEATURES, Payload, Protocol, REPLY, Request, VERSION,
+    VERSION_MASK, halves,
+};
+use super::own;
+use crate::features::Features;
+use crate::queue::QueueConfig;
+
+/// What a back end can do that we make use of.
+const WANTED: Protocol = Protocol::MQ
+    .union(Protocol::REPLY_ACK)
+    .union(Protocol::BACKEND_REQ)
+    .union(Protocol::CONFIG)
+    .union(Protocol::INFLIGHT_SHMFD);
+
+/// A queue for the back end to serve.
+#[derive(Debug)]
+pub(super) struct Ring<'r> {
+    pub(super) index: u16,
+    pub(super) config: QueueConfig,
+    /// Where it goes on: the next index to take.
+    pub(super) base: u16,
+    pub(super) kick: &'r EventFd,
+    pub(super) call: &'r EventFd,
+    pub(super) error: &'r EventFd,
+}
+
+/// A connection to a back end.
+#[derive(Debug)]
+pub(super) struct FrontEnd {
+    channel: Channel,
+    /// Our end of the channel for the back end's own requests.
+    own: Option<Channel>,
+    patience: Duration,
+    features: u64,
+    protocol: Protocol,
+    over: bool,
+}
+
+impl FrontEnd {
+    /// Settles with the back end at `socket` what both can do. It answers each request within `patience`, or is given
+    /// up.
+    pub(super) fn connect(socket: UnixStream, patience: Duration) -> Result<Self, BackEndError> {
+        let first = |source| BackEndError::Host {
+            asked: Request::GET_FEATURES,
+            source,
+        };
+        let mut front = Self {
+            channel: Channel::new(socket).map_err(first)?,
+            own: None,
+            patience,
+            features: 0,
+            protocol: Protocol::empty(),
+            over: false,
+        };
+        front.features = front.number(Request::GET_FEATURES)?;
+        if front.features & Features::VERSION_1.bits() == 0 {
+            let what = "virtio 1 (VIRTIO_F_VERSION_1)";
+            return Err(BackEndError::Lacks { what });
+        }
+        if front.features & PROTOCOL_FEATURES != 0 {
+            let offered = front.number(Request::GET_PROTOCOL_FEATURES)?;
+            let protocol = Protocol::from_bits_retain(offered) & WANTED;
+            let settled = Payload::of(protocol.bits());
+            front.tell(Request::SET_PROTOCOL_FEATURES, &settled, &[])?;
+            front.protocol = protocol;
+        }
+        front.tell(Request::SET_OWNER, &Payload::default(), &[])?;
+        if front.protocol.contains(Protocol::BACKEND_REQ) {
+            front.open_own()?;
+        }
+        Ok(front)
+    }
+
+    fn open_own(&mut self) -> Result<(), BackEndError> {
+        let asked = Request::SET_BACKEND_REQ_FD;
+        let failed = |source| BackEndError::Host { asked, source };
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        self.tell(asked, &Payload::default(), &[theirs.as_fd()])?;
+        self.own = Some(Channel::new(ours).map_err(failed)?);
+        Ok(())
+    }
+
+    /// How long it has for an answer.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The virtio features that it offers, without those that are the protocol's.
+    pub(super) fn features(&self) -> Features {
+        Features::from_bits_retain(self.features & !PROTOCOL_FEATURES)
+    }
+
+    /// How many queues it has, if it says.
+    pub(super) fn queues(&mut self) -> Result<Option<u64>, BackEndError> {
+        if !self.protocol.contains(Protocol::MQ) {
+            return Ok(None);
+        }
+        self.number(Request::GET_QUEUE_NUM).map(Some)
+    }
+
+    /// The first `length` bytes of its configuration space, if it has that.
+    pub(super) fn config(&mut self, length: u32) -> Result<Option<Vec<u8>>, BackEndError> {
+        if !self.protocol.contains(Protocol::CONFIG) {
+            return Ok(None);
+        }
+        let about = Payload::default().u32(0).u32(length).u32(0);
+        let room = vec![0; length as usize];
+        let asked = Request::GET_CONFIG;
+        let payload = about.clone().bytes(&room);
+        let answer = self.ask(asked, &payload, payload.as_slice().len())?;
+        let (head, config) = answer.split_at(about.as_slice().len());
+        // Offset and size as they were asked for; what its flags say has no meaning here.
+        if head.get(..8) != about.as_slice().get(..8) {
+            let (value, what) = (word(head), "offset and size that were asked for");
+            return Err(self.end(BackEndError::Value { asked, value, what }));
+        }
+        Ok(Some(config.to_vec()))
+    }
+
+    /// Tells the back end all that it needs to serve `rings` with `features`, in place of all that it was told before.
+    /// It notes what is in flight in the result, if it can. It begins nothing yet.
+    pub(super) fn prepare(
+        &mut self,
+        features: Features,
+        memory: &SharedMemory,
+        rings: &[Ring<'_>],
+    ) -> Result<Option<InFlight>, BackEndError> {
+        let protocol = self.features & PROTOCOL_FEATURES;
+        let features = features.bits() & self.features | protocol;
+        self.tell(Request::SET_FEATURES, &Payload::of(features), &[])?;
+        let (table, files) = memory.table();
+        self.tell(Request::SET_MEM_TABLE, &table, &files)?;
+        let in_flight = self.in_flight(rings)?;
+        for ring in rings {
+            self.place(ring, memory)?;
+        }
+        Ok(in_flight)
+    }
+
+    /// Has the back end begin with `rings`, for which it is prepared.
+    pub(super) fn start(&mut self, rings: &[Ring<'_>]) -> Result<(), BackEndError> {
+        for ring in rings {
+            let queue = Payload::of(ring.index.into());
+            self.tell(Request::SET_VRING_ERR, &queue, &[fd(ring.error)])?;
+            self.tell(Request::SET_VRING_CALL, &queue, &[fd(ring.call)])?;
+            self.tell(Request::SET_VRING_KICK, &queue, &[fd(ring.kick)])?;
+        }
+        rings.iter().try_for_each(|ring| self.enable(ring.index, 1))
+    }
+
+    fn in_flight(&mut self, rings: &[Ring<'_>]) -> Result<Option<InFlight>, BackEndError> {
+        if !self.protocol.contains(Protocol::INFLIGHT_SHMFD) {
+            return Ok(None);
+        }
+        let queues = rings.iter().map(|ring| ring.index + 1).max().unwrap_or(0);
+        let size = rings.iter().map(|ring| ring.config.size).max();
+        let size = size.unwrap_or(0);
+        let about = Payload::default()
+            .u64(0)
+            .u64(0)
+            .u16(queues)
+            .u16(size)
+            .u32(0);
+        let asked = Request::GET_INFLIGHT_FD;
+        let (answer, files) = self.ask_for_files(asked, &about, about.as_slice().len(), 1)?;
+        let file = files.into_iter().next().map(File::from);
+        let region = file.and_then(|file| InFlight::new(&answer, file, queues, size));
+        let Some(region) = region else {
+            let (value, what) = (word(&answer), "area for so many queues");
+            return Err(self.end(BackEndError::Value { asked, value, what }));
+        };
+        let about = Payload::default().bytes(&answer);
+        self.tell(Request::SET_INFLIGHT_FD, &about, &[region.file()])?;
+        Ok(Some(region))
+    }
+
+    fn place(&mut self, ring: &Ring<'_>, memory: &SharedMemory) -> Result<(), BackEndError> {
+        let Ring { index, config, .. } = ring;
+        let state = |value: u16| Payload::default().u32((*index).into()).u32(value.into());
+        self.tell(Request::SET_VRING_NUM, &state(config.size), &[])?;
+        self.tell(Request::SET_VRING_BASE, &state(ring.base), &[])?;
+        let [table, available, used] = config.lengths();
+        let ours = |address, length| {
+            let index = *index;
+            let ours = memory.ours(address, length);
+            ours.ok_or(BackEndError::Torn { index, address })
+        };
+        // Queue and flags; descriptors, used ring, available ring; and no log.
+        let payload = Payload::default()
+            .u32((*index).into())
+            .u32(0)
+            .u64(ours(config.descriptor_area, table)?)
+            .u64(ours(config.device_area, used)?)
+            .u64(ours(config.driver_area, available)?)
+            .u64(0);
+        self.tell(Request::SET_VRING_ADDR, &payload, &[])
+    }
+
+    fn enable(&mut self, index: u16, on: u32) -> Result<(), BackEndError> {
+        // Without the protocol's features, a queue is on when it has started.
+        if self.features & PROTOCOL_FEATURES == 0 {
+            return Ok(());
+        }
+        let payload = Payload::default().u32(index.into()).u32(on);
+        self.tell(Request::SET_VRING_ENABLE, &payload, &[])
+    }
+
+    /// Stops the queue `index`; the result is the next index that it would take.
+    pub(super) fn stop(&mut self, index: u16) -> Result<u16, BackEndError> {
+        self.enable(index, 0)?;
+        let asked = Request::GET_VRING_BASE;
+        let state = Payload::default().u32(index.into()).u32(0);
+        let value = word(&self.ask(asked, &state, 8)?);
+        // Queue in the first half, index in the other; as they lie in memory.
+        let (queue, base) = halves(value);
+        if let (true, Ok(base)) = (queue == u32::from(index), u16::try_from(base)) {
+            return Ok(base);
+        }
+        let what = "index of that queue";
+        Err(self.end(BackEndError::Value { asked, value, what }))
+    }
+
+    /// Whether the back end has gone, or says what nobody asked for. To be called between requests.
+    pub(super) fn look(&mut self) -> Result<(), BackEndError> {
+        if self.over {
+            return Err(BackEndError::Gone { asked: None });
+        }
+        match self.channel.look() {
+            Waiting::Nothing => Ok(()),
+            Waiting::Something => Err(self.end(BackEndError::Unasked)),
+            Waiting::End => Err(self.end(BackEndError::Gone { asked: None })),
+        }
+    }
+
+    /// Takes the next of the back end's own requests: whether the configuration has changed, or nothing if there is
+    /// no request.
+    pub(super) fn own_request(&mut self) -> Result<Option<bool>, BackEndError> {
+        let Some(own) = &self.own else {
+            return Ok(None);
+        };
+        match own.look() {
+            Waiting::Nothing => return Ok(None),
+            Waiting::Something => {}
+            // It may do without that channel.
+            Waiting::End => return Ok(None),
+        }
+        let end = Instant::now() + self.patience;
+        own::answer(own, end)
+            .map_err(|_| self.end(BackEndError::Unasked))
+            .map(Some)
+    }
+
+    /// What becomes readable when the back end has gone, and when it has a request of its own.
+    pub(super) fn sources(&self) -> (RawFd, Option<RawFd>) {
+        let own = self.own.as_ref().map(AsRawFd::as_raw_fd);
+        (self.channel.as_raw_fd(), own)
+    }
+
+    /// Asks for a number.
+    fn number(&mut self, asked: Request) -> Result<u64, BackEndError> {
+        Ok(word(&self.ask(asked, &Payload::default(), 8)?))
+    }
+
+    /// Asks for an answer of `length` bytes.
+    fn ask(
+        &mut self,
+        asked: Request,
+        payload: &Payload,
+        length: usize,
+    ) -> Result<Vec<u8>, BackEndError> {
+        Ok(self.ask_for_files(asked, payload, length, 0)?.0)
+    }
+
+    fn ask_for_files(
+        &mut self,
+        asked: Request,
+        payload: &Payload,
+        length: usize,
+        expected: usize,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), BackEndError> {
+        self.send(asked, payload, VERSION, &[])?;
+        let answer = self.receive(asked, length, expected);
+        answer.map_err(|error| self.end(error))
+    }
+
+    /// Tells something, and waits until it was heard, if the back end says so.
+    fn tell(
+        &mut self,
+        asked: Request,
+        payload: &Payload,
+        files: &[BorrowedFd<'_>],
+    ) -> Result<(), BackEndError> {
+        if !self.protocol.contains(Protocol::REPLY_ACK) {
+            return self.send(asked, payload, VERSION, files);
+        }
+        self.send(asked, payload, VERSION | NEED_REPLY, files)?;
+        let answer = self.receive(asked, 8, 0).map_err(|error| self.end(error))?;
+        match word(&answer.0) {
+            0 => Ok(()),
+            code => Err(self.end(BackEndError::Refused { asked, code })),
+        }
+    }
+
+    fn send(
+        &mut self,
+        asked: Request,
+        payload: &Payload,
+        flags: u32,
+        files: &[BorrowedFd<'_>],
+    ) -> Result<(), BackEndError> {
+        if self.over {
+            return Err(BackEndError::Gone { asked: Some(asked) });
+        }
+        let header = Header {
+            request: asked.0,
+            flags,
+            // No payload is longer than a page.
+            size: payload.as_slice().len() as u32,
+        };
+        let message = [&header.bytes(), payload.as_slice()].concat();
+        let end = Instant::now() + self.patience;
+        let sent = self.channel.send(&message, files, end);
+        sent.map_err(|source| self.end(self.failed(asked, source)))
+    }
+
+    fn receive(
+        &self,
+        asked: Request,
+        length: usize,
+        expected: usize,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), BackEndError> {
+        let end = Instant::now() + self.patience;
+        let (mut head, mut files) = ([0; HEADER], Vec::new());
+        let fill = |bytes: &mut [u8], files: &mut Vec<OwnedFd>| {
+            let received = self.channel.receive(bytes, files, end);
+            received.map_err(|source| match source.kind() {
+                ErrorKind::InvalidData => BackEndError::Files {
+                    asked,
+                    files: files.len(),
+                    expected,
+                },
+                _ => self.failed(asked, source),
+            })
+        };
+        fill(&mut head, &mut files)?;
+        let header = Header::of(head);
+        let flags = header.flags & (VERSION_MASK | REPLY);
+        if header.request != asked.0 || flags != VERSION | REPLY {
+            return Err(BackEndError::Answer {
+                asked,
+                message: header.request,
+                flags: header.flags,
+            });
+        }
+        if header.size as usize != length {
+            return Err(BackEndError::Length {
+                asked,
+                length: header.size,
+                expected: length,
+            });
+        }
+        let mut answer = vec![0; length];
+        fill(&mut answer, &mut files)?;
+        if files.len() != expected {
+            let files = files.len();
+            return Err(BackEndError::Files {
+                asked,
+                files,
+                expected,
+            });
+        }
+        Ok((answer, files))
+    }
+
+    fn failed(&self, asked: Request, source: io::Error) -> BackEndError {
+        match source.kind() {
+            ErrorKind::TimedOut => BackEndError::Silent {
+                asked,
+                patience: self.patience,
+            },
+            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+                BackEndError::Gone { asked: Some(asked) }
+            }
+            _ => BackEndError::Host { asked, source },
+        }
+    }
+
+    /// Ends the connection because of `error`.
+    pub(super) fn end(&mut self, error: BackEndError) -> BackEndError {
+        self.over = true;
+        // Ended and not closed: whoever watches them goes on doing that.
+        self.channel.end();
+        if let Some(own) = &self.own {
+            own.end();
+        }
+        error
+    }
+}
+
+/// The first eight bytes of an answer that has them.
+fn word(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |first| u64::from_ne_bytes(*first))
+}
+
+#[expect(unsafe_code, reason = "vmm-sys-util's EventFd does not implement AsFd")]
+fn fd(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `event` lives, and the result borrows it.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which chains a back end had begun when it died: it notes that in memory which outlives it.
+//!
+//! ```text
+//!   one area a queue   features:64  version:16  descriptors:16  last_batch_head:16  used_idx:16
+//!                      then for each descriptor   in flight:8  .. next:16  counter:64
+//! ```
+//!
+//! Read as a file, never mapped: a back end that shortens it does us no harm. "Inflight I/O tracking".
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+/// Bytes before the descriptors of a queue, and of each descriptor.
+const HEAD: usize = 16;
+const DESCRIPTOR: usize = 16;
+
+/// The memory in which a back end notes what it has begun.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    file: File,
+    offset: u64,
+    /// Bytes from one queue's area to the next.
+    stride: u64,
+}
+
+impl InFlight {
+    /// What a back end answered to GET_INFLIGHT_FD for `queues` queues of `size` descriptors; nothing if it makes no
+    /// sense.
+    pub(super) fn new(answer: &[u8], file: File, queues: u16, size: u16) -> Option<Self> {
+        let (length, rest) = answer.split_first_chunk()?;
+        let (offset, rest) = rest.split_first_chunk()?;
+        let (length, offset) = (u64::from_ne_bytes(*length), u64::from_ne_bytes(*offset));
+        let told = rest.get(..4)?;
+        let stride = length.checked_div(queues.into())?;
+        offset.checked_add(length)?;
+        let room = (HEAD + DESCRIPTOR * usize::from(size)) as u64;
+        let ours = [queues.to_ne_bytes(), size.to_ne_bytes()].concat();
+        (stride >= room && told == ours).then_some(Self {
+            file,
+            offset,
+            stride,
+        })
+    }
+
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The chains of queue `index`, of `size` descriptors, that were begun and not finished when the used ring's index
+    /// was `used`, in the order in which they were begun; nothing if that cannot be said.
+    pub(super) fn begun(&self, index: u16, size: u16, used: u16) -> Option<Vec<u16>> {
+        let mut area = vec![0; HEAD + DESCRIPTOR * usize::from(size)];
+        let at = self
+            .offset
+            .checked_add(self.stride.checked_mul(index.into())?)?;
+        self.file.read_exact_at(&mut area, at).ok()?;
+        let (head, descriptors) = area.split_at(HEAD);
+        let field = |at: usize| Some(u16::from_ne_bytes(*head.get(at..)?.first_chunk()?));
+        let (version, count) = (field(8)?, field(10)?);
+        let (mut last, noted) = (field(12)?, field(14)?);
+        if (version, count) == (0, 0) {
+            // Never written: nothing was begun.
+            return Some(Vec::new());
+        }
+        if version != 1 || count != size {
+            return None;
+        }
+        let descriptors: Vec<_> = descriptors.as_chunks::<DESCRIPTOR>().0.to_vec();
+        let mut begun: Vec<_> = (0..size)
+            .zip(&descriptors)
+            .filter(|(_, descriptor)| descriptor[0] == 1)
+            .map(|(head, descriptor)| {
+                let [.., a, b, c, d, e, f, g, h] = *descriptor;
+                (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), head)
+            })
+            .collect();
+        // It died between showing the driver a batch and noting that: the batch is finished.
+        let batch = used.wrapping_sub(noted);
+        if batch > size {
+            return None;
+        }
+        for _ in 0..batch {
+            begun.retain(|(_, head)| *head != last);
+            let descriptor = descriptors.get(usize::from(last))?;
+            last = u16::from_ne_bytes([descriptor[6], descriptor[7]]);
+        }
+        begun.sort_unstable();
+        Some(begun.into_iter().map(|(_, head)| head).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn answer(length: u64, offset: u64, queues: u16, size: u16) -> Vec<u8> {
+        let mut raw = length.to_ne_bytes().to_vec();
+        raw.extend(offset.to_ne_bytes());
+        raw.extend(queues.to_ne_bytes());
+        raw.extend(size.to_ne_bytes());
+        raw
+    }
+
+    /// A queue's area: words as the specification lays them out.
+    fn area(head: [u16; 4], descriptors: &[(u8, u16, u64)]) -> Vec<u8> {
+        let mut raw = vec![0; 8];
+        raw.extend(head.map(u16::to_ne_bytes).concat());
+        for (in_flight, next, counter) in descriptors {
+            raw.extend([*in_flight, 0, 0, 0, 0, 0]);
+            raw.extend(next.to_ne_bytes());
+            raw.extend(counter.to_ne_bytes());
+        }
+        raw
+    }
+
+    fn region(areas: &[Vec<u8>], size: u16) -> InFlight {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&areas.concat()).unwrap();
+        let length = areas.concat().len() as u64;
+        let queues = areas.len() as u16;
+        InFlight::new(&answer(length, 0, queues, size), file, queues, size).unwrap()
+    }
+
+    #[test]
+    fn what_was_begun_is_told_in_order() {
+        let first = area([1, 4, 0, 9], &[(1, 0, 12), (0, 0, 0), (1, 0, 3), (1, 0, 7)]);
+        let second = area([0, 0, 0, 0], &[(0, 0, 0); 4]);
+        let region = region(&[first, second], 4);
+        assert_eq!(region.begun(0, 4, 9), Some(vec![2, 3, 0]));
+        assert_eq!(region.begun(1, 4, 0), Some(vec![]));
+        // Of another size, or beyond the file.
+        assert_eq!(region.begun(0, 2, 9), None);
+        assert_eq!(region.begun(2, 4, 0), None);
+    }
+
+    #[test]
+    fn a_batch_that_the_driver_has_seen_is_finished() {
+        // Two more were used than are noted: 3, and by its link 0.
+        let all = [(1, 0, 1), (1, 0, 2), (0, 0, 0), (1, 0, 3)];
+        let region = region(&[area([1, 4, 3, u16::MAX], &all)], 4);
+        assert_eq!(region.begun(0, 4, 1), Some(vec![1]));
+        assert_eq!(region.begun(0, 4, 0), Some(vec![0, 1]));
+        // More than there are descriptors.
+        assert_eq!(region.begun(0, 4, 4), None);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_and_another_version_are_not_believed() {
+        let lost = region(&[area([1, 4, 900, 0], &[(1, 0, 1); 4])], 4);
+        assert_eq!(lost.begun(0, 4, 1), None);
+        let newer = region(&[area([2, 4, 0, 0], &[(1, 0, 1); 4])], 4);
+        assert_eq!(newer.begun(0, 4, 0), None);
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense() {
+        let new = |answer: &[u8]| {
+            let file = tempfile::tempfile().unwrap();
+            InFlight::new(answer, file, 2, 4).is_some()
+        };
+        assert!(new(&answer(160, 0, 2, 4)));
+        // Too small; wraps; other queues; another size; cut off.
+        assert!(!new(&answer(159, 0, 2, 4)));
+        assert!(!new(&answer(160, u64::MAX, 2, 4)));
+        assert!(!new(&answer(160, 0, 1, 4)));
+        assert!(!new(&answer(160, 0, 2, 8)));
+        assert!(!new(&answer(160, 0, 2, 4)[..18]));
+    }
+}

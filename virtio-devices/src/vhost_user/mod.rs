@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Devices that another process serves, by vhost-user: block devices, network cards, file systems.
+//!
+//! ```text
+//!   driver --- queues in guest memory --------------+
+//!     |                                             |  shared memory
+//!   transport --- VhostUser --- Unix socket ---- back end
+//!     |              |   features, memory, where queues are, configuration
+//!     |           Relay (its worker): interrupts, the back end's end
+//!     '--- kick: an event that the back end has itself
+//! ```
+//!
+//! The other process has all of [`SharedMemory`] for reading and writing, and serves the queues by itself. What it is
+//! not believed: each answer has the length that was asked for, the files that were asked for, and a time to come in;
+//! then it is checked. The first that is wrong ends the connection.
+//!
+//! A back end that is lost does not take the driver with it. What it had begun and everything later is answered with an
+//! error: EIO from a disk, ENOTCONN from a file system; a network card's link goes down. What it had begun is known
+//! where the back end notes it in shared memory, where the queue is in order, and otherwise by our own account of both
+//! rings, which is exact or void and knows which. Where nobody knows, the driver sees DEVICE_NEEDS_RESET, and after its
+//! reset those errors.
+//!
+//! Split queues only. Not behind an IOMMU of the guest's: none of the back ends that we could try asks for
+//! translations. A device is saved only while it is paused, which has the back end finish what it has begun; a file
+//! system cannot be saved.
+//!
+//! ```no_run
+//! use std::os::unix::net::UnixStream;
+//! use hvkit_virtio_devices::vhost_user::{Options, SharedMemory, VhostUser};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let memory = vm_memory::GuestMemoryMmap::<()>::new();
+//! let memory = SharedMemory::of(&memory)?; // every region mapped from a file, shared
+//! let disk = VhostUser::new(UnixStream::connect("/tmp/disk")?, Options::block(), memory)?;
+//! # drop(disk);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`BackEnd`] is the other half: it serves any device of this crate to the VMM of another process.
+//!
+//! "The protocol" is QEMU's documentation "Vhost-user Protocol" (version 1); its sections are cited by title.
+
+pub mod back_end;
+mod channel;
+mod device;
+mod error;
+mod front_end;
+mod in_flight;
+mod kind;
+mod ledger;
+mod memory;
+mod message;
+mod own;
+mod relay;
+mod stand_in;
+
+pub use back_end::BackEnd;
+pub use device::{Options, VhostUser};
+pub use error::{BackEndError, VhostUserError};
+pub use memory::SharedMemory;
+pub use message::Request;

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The worker of a device that another process serves: it starts and stops that process's work, passes its
+//! interrupts on, and sees when it is gone.
+//!
+//! ```text
+//!   driver --- kick ------------------------------> back end     the doorbell's own event: nobody in between
+//!   driver <-- interrupt --- Relay <--- call ------ back end
+//!   stopped   --> started: features, memory, queues ---> back end serves
+//!   back end serves --> stopping: where does each queue go on? ---> stopped, nothing in flight
+//!   back end gone   --> stand-ins refuse what was begun and what comes
+//! ```
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestAddressSpace;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::device::Shared;
+use super::error::BackEndError;
+use super::front_end::Ring;
+use super::in_flight::InFlight;
+use super::ledger::Ledger;
+use super::stand_in::{StandIn, used_index};
+use crate::device::{Activation, ActiveQueue, Failure, Interrupts, Trouble};
+use crate::features::Features;
+use crate::queue::{Position, Queue, Reach};
+use crate::worker::{Progress, Worker};
+
+/// Between two looks at a used ring that is about to be complete.
+const INTERVAL: Duration = Duration::from_millis(1);
+/// Requests of the back end's own that are taken in one call.
+const OWN_REQUESTS: usize = 16;
+
+/// What becomes readable.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// The connection: the back end is gone.
+    Connection,
+    /// A request of the back end's own.
+    Own,
+    /// An error on any queue.
+    Error,
+    /// A queue's kick, when it is ours to serve.
+    Kick,
+    /// Used buffers in the queue of that place in the list.
+    Call(usize),
+}
+
+struct Served {
+    active: ActiveQueue,
+    call: EventFd,
+    /// Where it goes on while it is stopped.
+    base: u16,
+    /// What is in flight, where the back end does not say.
+    ledger: Option<Ledger>,
+}
+
+enum State {
+    Stopped,
+    /// The back end serves, and notes there what it has begun.
+    Live(Option<InFlight>),
+    /// It is gone.
+    Lost(Vec<StandIn>),
+}
+
+pub(super) struct Relay<A> {
+    shared: Arc<Shared>,
+    memory: A,
+    features: Features,
+    queues: Vec<Served>,
+    error: EventFd,
+    /// Watches kicks while they are ours to serve, and nothing before: those are the back end's.
+    kicks: Epoll,
+    interrupts: Arc<dyn Interrupts>,
+    sources: Vec<(Source, RawFd)>,
+    state: State,
+}
+
+impl<A: GuestAddressSpace> Relay<A> {
+    pub(super) fn new(shared: Arc<Shared>, activation: Activation<A>) -> io::Result<Self> {
+        let Activation {
+            memory,
+            features,
+            queues,
+            interrupts,
+        } = activation;
+        let served = |active: ActiveQueue| {
+            Ok(Served {
+                call: EventFd::new(EFD_NONBLOCK)?,
+                base: active.queue.position().available,
+                ledger: None,
+                active,
+            })
+        };
+        let queues: Vec<_> = queues.into_iter().map(served).collect::<io::Result<_>>()?;
+        let (error, kicks) = (EventFd::new(EFD_NONBLOCK)?, Epoll::new()?);
+        let (connection, own) = shared.front().sources();
+        let mut sources = vec![
+            (Source::Connection, connection),
+            (Source::Error, error.as_raw_fd()),
+            (Source::Kick, kicks.as_raw_fd()),
+        ];
+        sources.extend(own.map(|own| (Source::Own, own)));
+        let calls = queues.iter().map(|queue| queue.call.as_raw_fd());
+        sources.extend(calls.enumerate().map(|(at, fd)| (Source::Call(at), fd)));
+        Ok(Self {
+            shared,
+            memory,
+            features,
+            queues,
+            error,
+            kicks,
+            interrupts,
+            sources,
+            state: State::Stopped,
+        })
+    }
+
+    /// Sets the back end to work.
+    fn start(&mut self) {
+        let rings: Vec<_> = self.queues.iter().map(|q| q.ring(&self.error)).collect();
+        let mut front = self.shared.front();
+        let prepared = front.prepare(self.features, &self.shared.memory, &rings);
+        let (in_flight, started) = match prepared {
+            Ok(in_flight) => (in_flight, front.start(&rings)),
+            Err(why) => {
+                drop(front);
+                let standing = self
+                    .queues
+                    .iter()
+                    .map(|q| q.stand_in(self, q.base, Vec::new()));
+                let standing = standing.collect();
+                return self.lose(why, standing);
+            }
+        };
+        drop(front);
+        let ordered = self.features.contains(Features::IN_ORDER);
+        for queue in &mut self.queues {
+            let ours = !ordered && in_flight.is_none();
+            queue.ledger = ours.then(|| Ledger::new(*queue.active.queue.config(), queue.base));
+            // What came while nobody served. Fails only if the counter is full, and then it is readable.
+            let _ = queue.active.kick.write(1);
+        }
+        self.state = State::Live(in_flight);
+        if let Err(why) = started {
+            self.lost(why);
+        }
+    }
+
+    /// Has the back end stop, and finds where each queue goes on.
+    fn stop(&mut self) -> Result<(), BackEndError> {
+        for at in 0..self.queues.len() {
+            let (index, used_ring) = self.queues[at].place();
+            let base = self.shared.front().stop(index)?;
+            let end = Instant::now() + self.shared.patience();
+            // A back end may answer before the last requests that it has begun are done.
+            loop {
+                let used = used_index(&*self.memory.memory(), used_ring).unwrap_or(base);
+                if used == base {
+                    break;
+                }
+                if Instant::now() >= end {
+                    let why = BackEndError::Unfinished { index, base, used };
+                    return Err(self.shared.front().end(why));
+                }
+                std::thread::sleep(INTERVAL);
+            }
+            self.queues[at].base = base;
+            self.pass_on(at);
+        }
+        Ok(())
+    }
+
+    /// Passes an interrupt on.
+    fn pass_on(&mut self, at: usize) {
+        if let Some(queue) = self.queues.get_mut(at)
+            && queue.call.read().is_ok()
+        {
+            if let Some(ledger) = &mut queue.ledger {
+                ledger.look(&Reach::new(&*self.memory.memory()));
+            }
+            self.interrupts.queue(queue.active.index);
+        }
+    }
+
+    /// The back end is lost while it served.
+    fn lost(&mut self, why: BackEndError) {
+        let State::Live(in_flight) = std::mem::replace(&mut self.state, State::Stopped) else {
+            return;
+        };
+        // What it had used, it may not have told.
+        for queue in &self.queues {
+            self.interrupts.queue(queue.active.index);
+        }
+        let memory = self.memory.memory();
+        let ordered = self.features.contains(Features::IN_ORDER);
+        let begun = self.queues.iter_mut().map(|queue| {
+            let (index, used_ring) = queue.place();
+            if let Some(ledger) = &mut queue.ledger {
+                ledger.look(&Reach::new(&*memory));
+                return ledger.in_flight();
+            }
+            let used = used_index(&*memory, used_ring)?;
+            if ordered {
+                // Used in the order in which they came: what is not used is next.
+                return Some((used, Vec::new()));
+            }
+            let size = queue.active.queue.size();
+            Some((used, in_flight.as_ref()?.begun(index, size, used)?))
+        });
+        let begun: Vec<_> = begun.collect();
+        drop(memory);
+        let standing = self.queues.iter().zip(begun).map(|(queue, begun)| {
+            let (used, begun) = begun?;
+            queue.stand_in(self, used, begun)
+        });
+        let standing = standing.collect();
+        self.lose(why, standing);
+    }
+
+    /// From now on `standing` answer the driver; where there is none, nobody knows what the back end had begun.
+    fn lose(&mut self, why: BackEndError, standing: Vec<Option<StandIn>>) {
+        let kind = &self.shared.kind;
+        let known =
+            self.queues.iter().zip(&standing).all(|(queue, stand_in)| {
+                stand_in.is_some() || !kind.is_refusable(queue.active.index)
+            });
+        let standing: Vec<_> = standing
+            .into_iter()
+            .flatten()
+            .filter(|stand_in| kind.is_refusable(stand_in.index()))
+            .collect();
+        for queue in self.queues.iter().filter(|_| known) {
+            let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+            let fd = queue.active.kick.as_raw_fd();
+            // Refused only by a host without memory; then the driver waits.
+            let _ = self.kicks.ctl(ControlOperation::Add, fd, event);
+        }
+        self.shared.config().lost = true;
+        let says = kind.says_when_lost();
+        self.state = State::Lost(if known { standing } else { Vec::new() });
+        if says {
+            self.interrupts.config();
+        }
+        if !known && !says {
+            self.interrupts.needs_reset(&Failure::BackEnd(why));
+            return;
+        }
+        let (count, _) = self.refuse();
+        self.interrupts.trouble(&Trouble {
+            index: self.queues.first().map_or(0, |queue| queue.active.index),
+            count,
+            source: io::Error::other(why),
+        });
+    }
+
+    /// Refuses what there is.
+    fn refuse(&mut self) -> (u64, Progress) {
+        // Takes the events, so that the next ones are seen.
+        let mut events = [EpollEvent::default(); 16];
+        let _ = self.kicks.wait(0, &mut events);
+        let State::Lost(standing) = &mut self.state else {
+            return (0, Progress::Wait);
+        };
+        let (mut all, mut progress) = (0, Progress::Wait);
+        for stand_in in standing {
+            let kind = &self.shared.kind;
+            let (count, after) = stand_in.work(kind, &self.memory, &self.interrupts);
+            all += count;
+            if after == Progress::More {
+                progress = after;
+            }
+        }
+        (all, progress)
+    }
+
+    /// Takes requests of the back end's own.
+    fn own_requests(&mut self) -> Result<Progress, BackEndError> {
+        for _ in 0..OWN_REQUESTS {
+            let Some(changed) = self.shared.front().own_request()? else {
+                return Ok(Progress::Wait);
+            };
+            if changed {
+                self.shared.read_config()?;
+                self.interrupts.config();
+            }
+        }
+        Ok(Progress::More)
+    }
+}
+
+impl Served {
+    fn ring<'r>(&'r self, error: &'r EventFd) -> Ring<'r> {
+        Ring {
+            index: self.active.index,
+            config: *self.active.queue.config(),
+            base: self.base,
+            kick: &self.active.kick,
+            call: &self.call,
+            error,
+        }
+    }
+
+    /// Its number, and where its used ring is.
+    fn place(&self) -> (u16, u64) {
+        (self.active.index, self.active.queue.config().device_area)
+    }
+
+    /// Somebody who goes on at `used`, after `begun`.
+    fn stand_in<A: GuestAddressSpace>(
+        &self,
+        relay: &Relay<A>,
+        used: u16,
+        begun: Vec<u16>,
+    ) -> Option<StandIn> {
+        let position = Position {
+            available: used,
+            used,
+        };
+        let config = self.active.queue.config();
+        let memory = relay.memory.memory();
+        let queue = Queue::restored(config, relay.features, &*memory, position).ok()?;
+        let kick = self.active.kick.try_clone().ok()?;
+        Some(StandIn::new(self.active.index, queue, kick, begun))
+    }
+}
+
+impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
+    fn name(&self) -> String {
+        self.shared.kind.name().to_owned()
+    }
+
+    fn sources(&self) -> Vec<RawFd> {
+        self.sources.iter().map(|(_, fd)| *fd).collect()
+    }
+
+    fn positions(&self) -> Vec<(u16, Position)> {
+        let standing = match &self.state {
+            State::Lost(standing) => standing.as_slice(),
+            State::Stopped | State::Live(_) => &[],
+        };
+        let position = |queue: &Served| {
+            let index = queue.active.index;
+            let stand_in = standing.iter().find(|stand_in| stand_in.index() == index);
+            let stopped = Position {
+                available: queue.base,
+                used: queue.base,
+            };
+            (index, stand_in.map_or(stopped, StandIn::position))
+        };
+        self.queues.iter().map(position).collect()
+    }
+
+    fn started(&mut self) {
+        if let State::Stopped = self.state {
+            self.start();
+        }
+    }
+
+    fn stopping(&mut self) {
+        if let State::Live(_) = self.state {
+            match self.stop() {
+                Ok(()) => self.state = State::Stopped,
+                Err(why) => self.lost(why),
+            }
+        }
+    }
+
+    fn ready(&mut self, index: usize) -> Progress {
+        let Some((source, _)) = self.sources.get(index) else {
+            return Progress::Wait;
+        };
+        if let State::Lost(_) = self.state {
+            return match source {
+                Source::Kick => self.refuse().1,
+                _ => Progress::Wait,
+            };
+        }
+        let found = match *source {
+            Source::Connection => self.shared.front().look().map(|()| Progress::Wait),
+            Source::Own => self.own_requests(),
+            Source::Error => match self.error.read() {
+                Ok(_) => Err(self.shared.front().end(BackEndError::Ring)),
+                // None was there.
+                Err(_) => Ok(Progress::Wait),
+            },
+            Source::Call(at) => {
+                self.pass_on(at);
+                Ok(Progress::Wait)
+            }
+            Source::Kick => Ok(Progress::Wait),
+        };
+        found.unwrap_or_else(|why| {
+            self.lost(why);
+            // Whatever is left to refuse is seen with the kicks.
+            Progress::More
+        })
+    }
+}

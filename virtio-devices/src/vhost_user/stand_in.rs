@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Who answers a driver when the process is gone that did: each request with an error.
+
+use std::sync::Arc;
+
+use vm_memory::{GuestAddressSpace, GuestMemory};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::kind::Kind;
+use crate::device::{Failure, Interrupts};
+use crate::queue::{Chain, Notify, Position, Queue, QueueError, Reach};
+use crate::worker::Progress;
+
+/// Chains that are answered in one call.
+const BATCH: usize = 64;
+
+/// Serves one queue.
+#[derive(Debug)]
+pub(super) struct StandIn {
+    index: u16,
+    queue: Queue,
+    kick: EventFd,
+    /// Begun by the back end and not finished, the last one first.
+    begun: Vec<u16>,
+    chain: Chain,
+}
+
+impl StandIn {
+    /// One for queue `index`, which goes on where its used ring does, after `begun`.
+    pub(super) fn new(index: u16, queue: Queue, kick: EventFd, mut begun: Vec<u16>) -> Self {
+        begun.reverse();
+        Self {
+            index,
+            queue,
+            kick,
+            begun,
+            chain: Chain::new(),
+        }
+    }
+
+    pub(super) fn index(&self) -> u16 {
+        self.index
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.queue.position()
+    }
+
+    /// Refuses what there is, a bounded part of it; returns how many chains that were.
+    pub(super) fn work<A: GuestAddressSpace>(
+        &mut self,
+        kind: &Kind,
+        memory: &A,
+        interrupts: &Arc<dyn Interrupts>,
+    ) -> (u64, Progress) {
+        // Before looking, so that none is lost. An error means that there was none.
+        let _ = self.kick.read();
+        if self.queue.is_failed() {
+            return (0, Progress::Done);
+        }
+        match self.batch(kind, &*memory.memory(), &**interrupts) {
+            Ok(worked) => worked,
+            Err(source) => {
+                let index = self.index;
+                interrupts.needs_reset(&Failure::Queue { index, source });
+                (0, Progress::Done)
+            }
+        }
+    }
+
+    fn batch<M: GuestMemory + ?Sized>(
+        &mut self,
+        kind: &Kind,
+        memory: &M,
+        interrupts: &dyn Interrupts,
+    ) -> Result<(u64, Progress), QueueError> {
+        let mut queue = self.queue.map(memory);
+        let mut count = 0;
+        let mut rest = Progress::More;
+        for _ in 0..BATCH {
+            let head = match self.begun.pop() {
+                Some(head) => Some(queue.retake(head, &mut self.chain)?),
+                None => queue.pop(&mut self.chain)?,
+            };
+            let Some(head) = head else {
+                rest = Progress::Wait;
+                break;
+            };
+            let written = kind.refuse(queue.reach(), &self.chain);
+            queue.complete(head, written)?;
+            count += 1;
+        }
+        if queue.publish()? == Notify::Yes {
+            interrupts.queue(self.index);
+        }
+        if rest == Progress::Wait && queue.enable_kicks()? {
+            rest = Progress::More;
+        }
+        Ok((count, rest))
+    }
+}
+
+/// The index of a used ring at `address`, as the driver sees it.
+pub(super) fn used_index<M: GuestMemory + ?Sized>(memory: &M, address: u64) -> Option<u16> {
+    let mut index = [0; 2];
+    // Behind the flags.
+    let at = address.checked_add(2)?;
+    Reach::new(memory).read(&mut index, at).ok()?;
+    Some(u16::from_le_bytes(index))
+}
