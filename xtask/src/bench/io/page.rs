@@ -72,22 +72,42 @@ const WANTED: &[Wanted] = &[
     },
 ];
 
-/// The ways to have a disk, and what each keeps apart.
-const MODELS: &[(&str, Machine, Machine, &str)] = &[
-    (
-        "monolithic: virtio-blk in the VMM",
-        machine::OURS,
-        machine::OURS_BEHIND,
-        "The device is the VMM's: whoever breaks it has what the VMM's confined thread has, all of the guest's memory. \
-         Behind the unit its transfers go where the guest's tables lead.",
-    ),
-    (
-        "pass-through: NVMe by VFIO",
-        machine::PASSED,
-        machine::PASSED_BEHIND,
-        "The VMM takes no part in a request. The host's IOMMU keeps the device to the guest's memory; behind the unit, to \
-         what the guest maps for it.",
-    ),
+/// A machine, or why there is none.
+type Tried = Result<Machine, &'static str>;
+
+/// A way to have a disk.
+struct Model {
+    name: &'static str,
+    plain: Tried,
+    behind: Tried,
+    /// What it keeps apart.
+    apart: &'static str,
+}
+
+const MODELS: &[Model] = &[
+    Model {
+        name: "monolithic: virtio-blk in the VMM",
+        plain: Ok(machine::OURS),
+        behind: Ok(machine::OURS_BEHIND),
+        apart: "The device is the VMM's: whoever breaks it has what the VMM's confined thread has, all of the guest's memory. \
+                Behind the unit its transfers go where the guest's tables lead.",
+    },
+    Model {
+        name: "service process: vhost-user",
+        plain: Err("not run: this command has no machine for it yet"),
+        behind: Err(
+            "cannot be had: the other process has all of the guest's memory, and no translations",
+        ),
+        apart: "The device is another process's, which has all of the guest's memory and nothing else of the VMM; it may die \
+                without the VMM.",
+    },
+    Model {
+        name: "pass-through: NVMe by VFIO",
+        plain: Ok(machine::PASSED),
+        behind: Ok(machine::PASSED_BEHIND),
+        apart: "The VMM takes no part in a request. The host's IOMMU keeps the device to the guest's memory; behind the unit, to \
+                what the guest maps for it.",
+    },
 ];
 
 /// The page.
@@ -159,22 +179,27 @@ fn models(out: &mut String, results: &Results) {
          4 KiB random writes, 16 at a time, without and with the emulated VT-d unit (strict).\n\n\
          | model | unit | a second | exits a request | processor time, us | what is kept apart |\n|---|---|--:|--:|--:|---|"
     );
-    for (name, plain, behind, apart) in MODELS {
-        for (unit, machine) in [("no", plain), ("yes", behind)] {
-            let apart = if unit == "no" { apart } else { "" };
-            match results.job(machine, "write") {
-                Some(figures) => put!(
+    for model in MODELS {
+        let name = model.name;
+        for (unit, tried, apart) in [
+            ("no", &model.plain, model.apart),
+            ("yes", &model.behind, ""),
+        ] {
+            let figures = match tried {
+                Ok(machine) => results
+                    .job(machine, "write")
+                    .ok_or_else(|| results.why_not(machine)),
+                Err(why) => Err(*why),
+            };
+            match figures {
+                Ok(figures) => put!(
                     out,
                     "| {name} | {unit} | {:.0} | {:.2} | {} | {apart} |",
                     figures.rate(),
                     figures.exits(),
                     time(&figures)
                 ),
-                None => put!(
-                    out,
-                    "| {name} | {unit} | {} | | | {apart} |",
-                    results.why_not(machine)
-                ),
+                Err(why) => put!(out, "| {name} | {unit} | {why} | | | {apart} |"),
             }
         }
     }
@@ -313,6 +338,7 @@ mod tests {
         );
         assert!(row("| pass-through: NVMe by VFIO | no |").contains("| the host hung |"));
         assert!(row("| pass-through: NVMe by VFIO | yes |").contains("| not run |"));
+        assert!(row("| service process: vhost-user | yes |").contains("| cannot be had: "));
         assert!(row("| TCP").contains("ours: not run; QEMU: not run"));
 
         let chart = chart(&results);
