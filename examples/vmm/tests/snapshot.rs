@@ -148,6 +148,11 @@ fn what_cannot_be_saved_is_refused_before_the_guest_runs() {
             "it is a device of the host, whose state no one can read",
         ),
         (
+            ["--disk", "vhost_user=on,socket=/nowhere"],
+            "/nowhere",
+            "another process serves it, whose state no one can read",
+        ),
+        (
             ["--pmem", &discarded],
             pmem.to_str().unwrap(),
             "with discard_writes=on, what the guest wrote to it is kept nowhere",

@@ -65,6 +65,12 @@ pub fn check(config: &Config) -> Result<(), SnapshotError> {
             "it is a device of the host, whose state no one can read",
         );
     }
+    if let Some(served) = config.served.first() {
+        return refuse(
+            served.socket.display().to_string(),
+            "another process serves it, whose state no one can read",
+        );
+    }
     let discarding = |pmem: &&crate::config::Pmem| pmem.writes == Writes::Discarded;
     if let Some(pmem) = config.pmems.iter().find(discarding) {
         let name = pmem.path.display().to_string();
