@@ -27,7 +27,7 @@ use super::message::{
     HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
     VERSION_MASK, halves,
 };
-use crate::device::{Activation, ActiveQueue, Device, Interrupts};
+use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts};
 use crate::features::Features;
 use crate::queue::{Position, Queue};
 use crate::worker::{Runner, Running, Stopped};
@@ -324,7 +324,16 @@ impl BackEnd {
             queues,
             interrupts: Arc::clone(&self.calls) as Arc<dyn Interrupts>,
         });
-        for worker in workers.ok()? {
+        let workers = match workers {
+            Ok(workers) => workers,
+            Err(ActivateError::QueueMissing { .. }) => {
+                // The VMM starts one after the other, and some devices need several.
+                self.device.reset();
+                return Some(());
+            }
+            Err(_) => return None,
+        };
+        for worker in workers {
             self.running.push(self.runner.start(worker).ok()?);
         }
         Some(())
