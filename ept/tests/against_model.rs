@@ -4,6 +4,8 @@
 
 mod model;
 
+#[path = "model/every_entry.rs"]
+mod every_entry;
 #[path = "model/guest.rs"]
 mod guest;
 

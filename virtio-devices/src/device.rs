@@ -188,6 +188,12 @@ impl ConfigEvents {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = interrupts;
     }
 
+    /// Whether there is a driver to be told.
+    pub(crate) fn is_connected(&self) -> bool {
+        let connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.is_some()
+    }
+
     /// Tells the driver.
     pub(crate) fn changed(&self) {
         let connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A VMCS as text: [`Dump`] to read, [`Listing`] to keep.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use core::fmt;
 
@@ -163,7 +173,7 @@ impl<S: Fields> Dump<'_, S> {
                 let Some(value) = self.0.get(*field) else {
                     continue;
                 };
-                let digits = 2 * field.width().bytes();
+                let digits = field.width().bytes() << 1;
                 write!(f, "  {label} = {value:0digits$x}")?;
                 begun = true;
             }
@@ -174,7 +184,7 @@ impl<S: Fields> Dump<'_, S> {
 
     fn segments(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, name) in (0..).zip(SEGMENTS) {
-            let get = |first: Encoding| self.0.get(Encoding(first.0 + 2 * number));
+            let get = |first: Encoding| self.0.get(Encoding(first.0.wrapping_add(number << 1)));
             let fields = (
                 get(f::GUEST_ES_SELECTOR.encoding()),
                 get(f::GUEST_ES_ACCESS_RIGHTS.encoding()),
@@ -209,7 +219,7 @@ impl<S: Fields> Dump<'_, S> {
             let Some(value) = self.0.get(field) else {
                 continue;
             };
-            let digits = 2 * field.width().bytes();
+            let digits = field.width().bytes() << 1;
             write!(f, "  {name} = {value:0digits$x}")?;
             for (number, control) in names_of(field, value).enumerate() {
                 write!(f, "{}{control}", if number == 0 { ": " } else { ", " })?;

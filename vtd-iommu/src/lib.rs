@@ -69,6 +69,22 @@
 //! in a device's configuration space is its driver's work. Performance monitoring and enhanced commands are described in
 //! [`spec`] and used nowhere. Memory types of first-stage translation (ECAP.MTS) are neither driven nor emulated.
 //!
+//! # What was checked against what
+//!
+//! | what | against | by |
+//! |---|---|---|
+//! | driver | QEMU 7.2's unit and its `edu` device; QEMU 11.1's for scalable mode | `tests/qtest` |
+//! | driver | a unit that times out, refuses, loses device-TLBs | `tests/driver` |
+//! | emulated unit: registers, tables, faults, invalidation | QEMU 7.2's unit, 20,000 programs | `cargo xtask oracle vtd` |
+//! | emulated unit: interrupts; scalable mode | QEMU 11.1's unit, 15,000 and 3,000 programs | `oracle vtd-interrupts`, `vtd-scalable` |
+//! | driver on the emulated unit, with devices at work meanwhile | what the specification permits | `tests/together` |
+//! | every entry: all low-bit combinations | the specification's figures, as text | `tests/twins` |
+//! | every register offset at every width | a model of bytes | `tests/emulation` |
+//! | DMAR tables | `iasl` | `tests/iasl.rs` |
+//! | bytes of others | no panic: fuzz targets `vtd_*`, and lints | `EVIDENCE.md` |
+//!
+//! What QEMU does differently is in `lab/ledgers`, with who is right.
+//!
 //! # Edition
 //!
 //! Names follow the Intel Virtualization Technology for Directed I/O Architecture Specification, revision 4.1 (2023) and

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod cargo;
+mod chart;
 pub mod check;
 pub mod demo;
 pub mod evidence;

@@ -35,6 +35,8 @@ enum Cmd {
     Fuzz(xtask::fuzz::Options),
     /// Changes a crate in many small ways, and counts which its tests notice.
     Mutants(xtask::mutants::Options),
+    /// Takes guards against known classes of bugs out, and sees that their tests fail.
+    Guards,
     /// The bare-metal hypervisor of examples/type1, in Bochs.
     Type1(xtask::type1::Options),
     /// The laboratory by hand: bochs, qtest, host.
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Cmd::Evidence(options) => xtask::evidence::evidence(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Mutants(options) => xtask::mutants::mutants(&options).map(|()| ExitCode::SUCCESS),
+        Cmd::Guards => xtask::mutants::guards().map(|()| ExitCode::SUCCESS),
         Cmd::Type1(options) => xtask::type1::run(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };

@@ -1,75 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What is measured.
 
-use std::convert::Infallible;
-
-use hvkit_page_table::{Fault, Frames, ReadEntry, Root, Width, translate};
-use hvkit_shadow_paging::guest::{GuestFormat, Reserved};
+use hvkit_page_table::{Root, translate};
 use hvkit_shadow_paging::mmu::{Backed, Reclaim, Tuning, Unsync};
 use hvkit_shadow_paging::x86::Vcpu;
 
 use crate::guest::{BenchMmu, Guest, KERNEL_WRITE, USED, USER_READ, fault, machine, settle, start};
 use crate::harness::{Aim, Case, Report, Role, compare, time};
-use crate::memory::{Memory, RAM};
+use crate::memory::Memory;
+use crate::second::Second;
 
 /// Where programs have their memory.
 const USER: u64 = 0x10_0000_0000;
-const TWO: &str = "2-D walk and one store";
-const REPAIR: &str = "fault repaired";
+pub const TWO: &str = "2-D walk and one store";
+pub const REPAIR: &str = "fault repaired";
 
-/// Guest-physical memory through tables of the same format: the second dimension.
-struct Nested<'a> {
-    memory: &'a Memory,
-    format: &'a GuestFormat,
-    root: u64,
-}
-
-type Broken = Fault<Reserved, Infallible>;
-
-impl<'a> Nested<'a> {
-    /// All of the guest's memory onto itself, by pages of 4 KiB.
-    fn new(memory: &'a Memory, format: &'a GuestFormat) -> Self {
-        let empty = || {
-            let frame = memory.allocate().expect("a frame");
-            (0..512).for_each(|i| memory.word(frame + i * 8).set(0));
-            frame
-        };
-        let below = |table: u64, index: u64| {
-            let entry = memory.word(table + index * 8);
-            if entry.get() & 1 == 0 {
-                entry.set(empty() | USED);
-            }
-            entry.get() & !0xfff
-        };
-        let root = empty();
-        for at in (0..RAM).step_by(4096) {
-            let table = below(below(below(root, at >> 39), at >> 30 & 511), at >> 21 & 511);
-            memory.word(table + (at >> 12 & 511) * 8).set(at | USED);
-        }
-        Self {
-            memory,
-            format,
-            root,
-        }
-    }
-
-    #[inline(always)]
-    fn host(&self, at: u64) -> Result<u64, Broken> {
-        translate(self.format, self.memory, Root::Table(self.root), at).map(|there| there.target)
-    }
-}
-
-impl ReadEntry for Nested<'_> {
-    type Error = Broken;
-
-    #[inline(always)]
-    fn read(&self, at: u64, width: Width) -> Result<u64, Broken> {
-        let Ok(entry) = self.memory.read(self.host(at)?, width);
-        Ok(entry)
-    }
-}
-
-const fn small(prefetch: u8) -> Tuning {
+pub const fn small(prefetch: u8) -> Tuning {
     Tuning {
         prefetch,
         flood: 3,
@@ -91,7 +37,7 @@ pub fn repair(rounds: usize) -> Report {
     let (mut one, vcpu) = start(memory, root, 512, small(1));
     let (mut eight, other) = start(memory, root, 512, small(8));
     let format = *vcpu.mode().format().expect("paging");
-    let nested = Nested::new(memory, &format);
+    let nested = Second::new(memory, format, USED);
     let order: Vec<u64> = (0..PAGES).map(|i| USER + i * 4099 % PAGES * 4096).collect();
     let order = order.as_slice();
     let mut flat = vec![0u64; PAGES as usize];

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 
 use hvkit_shadow_paging::guest::{Access, Features, Kind, Privilege, Registers};
-use hvkit_shadow_paging::mmu::{Machine, Mmu, Owed, Tuning, Verdict};
+use hvkit_shadow_paging::mmu::{Machine, Mmu, Owed, Stage, Tuning, Verdict};
 use hvkit_shadow_paging::x86::{Linear, Processor, Vcpu};
 
 use crate::memory::{Flat, Memory};
@@ -23,14 +23,21 @@ pub struct Guest<'a> {
     pub memory: &'a Memory,
     next: Cell<u64>,
     pub tables: Cell<u64>,
+    /// Bits of an entry that leads to a table.
+    links: u64,
 }
 
 impl<'a> Guest<'a> {
     pub fn new(memory: &'a Memory) -> Self {
+        Self::linked_by(memory, USED)
+    }
+
+    pub fn linked_by(memory: &'a Memory, links: u64) -> Self {
         Self {
             memory,
             next: Cell::new(0x1000),
             tables: Cell::new(0),
+            links,
         }
     }
 
@@ -45,7 +52,7 @@ impl<'a> Guest<'a> {
     pub fn below(&self, table: u64, index: u64) -> u64 {
         let entry = self.memory.word(table + index * 8);
         if entry.get() & 1 == 0 {
-            entry.set(self.frame() | USED);
+            entry.set(self.frame() | self.links);
         }
         entry.get() & !0xfff
     }
@@ -99,7 +106,7 @@ pub fn start<'a>(
 }
 
 #[inline]
-pub fn settle(mmu: &mut BenchMmu<'_>, owed: Owed) {
+pub fn settle<S: Stage>(mmu: &mut Mmu<S, &Memory, &Memory>, owed: Owed) {
     let settled = mmu.settle(owed, |_| Ok::<(), Infallible>(()));
     settled.expect("our own token");
 }

@@ -10,7 +10,9 @@ mod guest;
 #[expect(dead_code, reason = "not every benchmark has peers, or threads")]
 mod harness;
 mod memory;
+mod nested;
 mod replay;
+mod second;
 
 use std::path::PathBuf;
 
@@ -40,6 +42,8 @@ fn main() -> std::io::Result<()> {
         cases::repair(cli.rounds),
         cases::switch(cli.rounds),
         cases::storm(cli.rounds),
+        nested::ept(cli.rounds),
+        nested::vtd(cli.rounds),
     ];
     let shadow_per_guest_table = cases::memory();
     if let Some(path) = cli.json {

@@ -35,6 +35,12 @@ struct Cli {
     /// Only cases whose name contains this, and the limit.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only chains of this length.
+    #[arg(long)]
+    length: Option<u16>,
+    /// Only batches of this size.
+    #[arg(long)]
+    batch: Option<usize>,
     /// Where to write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -145,6 +151,11 @@ fn main() -> std::io::Result<()> {
     });
     let mut reports = Vec::new();
     let start = Instant::now();
+    let wanted = |shape: &Shape| {
+        cli.length.is_none_or(|length| shape.length == length)
+            && cli.batch.is_none_or(|batch| shape.batch == batch)
+    };
+    let shapes = shapes.into_iter().filter(wanted);
     reports.extend(shapes.map(|shape| group(&memory, shape, &cli)));
     println!("\nall in {:.0} s", start.elapsed().as_secs_f64());
     if let Some(path) = cli.json {

@@ -26,6 +26,15 @@ pub(crate) struct Setup {
     pub(crate) spp: bool,
 }
 
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Absent,
+    Misconfigured,
+    Table,
+    Page,
+}
+
 /// An exit, or the guest's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -100,6 +109,20 @@ impl Cpu {
         }
     }
 
+    /// What an entry of a structure at `level` is.
+    pub(crate) fn kind(&self, entry: u64, level: u32) -> Kind {
+        let s = &self.setup;
+        if entry & 7 == 0 && !(s.mbe && bit(entry, 10)) {
+            return Kind::Absent;
+        }
+        let page = level == 1 || bit(entry, 7) && (level == 2 && s.large || level == 3 && s.huge);
+        match (self.misconfigured(entry, level, page), page) {
+            (true, _) => Kind::Misconfigured,
+            (false, true) => Kind::Page,
+            (false, false) => Kind::Table,
+        }
+    }
+
     /// One access to a guest-physical address. Read, write, fetch.
     pub(crate) fn access(
         &mut self,
@@ -136,16 +159,15 @@ impl Cpu {
         loop {
             let at = table + (gpa >> (12 + 9 * (level - 1)) & 511) * 8;
             let entry = self.word(at);
-            if entry & 7 == 0 && !(s.mbe && bit(entry, 10)) {
+            let kind = self.kind(entry, level);
+            if kind == Kind::Absent {
                 return Err(End::Violation(gpa, qualification, s.ve && !bit(entry, 63)));
             }
-            let page =
-                level == 1 || bit(entry, 7) && (level == 2 && s.large || level == 3 && s.huge);
-            if self.misconfigured(entry, level, page) {
+            if kind == Kind::Misconfigured {
                 return Err(End::Misconfiguration(gpa, level, entry));
             }
             path.push((at, entry));
-            if page {
+            if kind == Kind::Page {
                 break;
             }
             table = entry & 0x000f_ffff_ffff_f000;

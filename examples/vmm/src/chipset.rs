@@ -7,11 +7,12 @@
 //!   describe   addresses for BARs, then ACPI tables; the guest may run
 //! ```
 
+mod mmio;
 mod saving;
 
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
-use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables};
-use crate::bus::BusError;
+use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables, VirtioWindow};
+use crate::bus::{Bus, BusError};
 use crate::config;
 use crate::confine::Starter;
 use crate::interrupts::{
@@ -35,6 +36,7 @@ use crate::pci::{
 };
 use crate::viommu::{self, DmaTable, RemappingUnit, TranslatedMemory, UnitError};
 use hvkit_virtio_devices::device::Device;
+use hvkit_virtio_devices::transport::mmio::MmioError;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
 use hvkit_vtd_iommu::emulation::WINDOW;
@@ -70,6 +72,24 @@ pub enum ChipsetError {
     /// A virtio device on PCI.
     #[error(transparent)]
     Virtio(#[from] PciError),
+    /// A virtio device that is not on PCI.
+    #[error(transparent)]
+    VirtioMmio(#[from] MmioError),
+    /// The kernel does not wait for a virtio device's queues.
+    #[error("no event for the queues of a virtio device: {0}")]
+    Doorbell(std::io::Error),
+    /// Too many virtio devices for the room that there is apart from PCI.
+    #[error("--transport mmio: no room for more than {devices} virtio devices")]
+    NoWindow {
+        /// Those that there are.
+        devices: usize,
+    },
+    /// A virtio device behind the remapping unit, which is on PCI.
+    #[error("--transport mmio: a {name} with iommu=on must be on PCI")]
+    NotOnPci {
+        /// What kind of device.
+        name: &'static str,
+    },
     /// A passed-through device.
     #[error("--device: {name}: {source}")]
     Device {
@@ -115,6 +135,10 @@ fn requester(at: FunctionAddress) -> RequesterId {
 pub struct Chipset {
     router: Arc<Router>,
     root: Arc<Mutex<Root>>,
+    vm: Arc<VmFd>,
+    memory_bus: Arc<Bus>,
+    /// Those of virtio devices that are not on PCI.
+    windows: Vec<VirtioWindow>,
     map: AddressMap,
     starter: Starter,
     serial: Option<Line>,
@@ -226,6 +250,9 @@ impl Chipset {
         Ok(Chipset {
             router,
             root,
+            vm: Arc::clone(vm),
+            memory_bus: Arc::clone(&buses.memory),
+            windows: Vec::new(),
             map: map.clone(),
             starter,
             serial: None,
@@ -361,7 +388,11 @@ impl Chipset {
 
     /// The interrupt pin INTA# of the function at `at`.
     fn pin(&mut self, at: FunctionAddress) -> Result<Pin, InterruptError> {
-        let gsi = Gsi(intx::gsi(at, 0));
+        self.shared_pin(Gsi(intx::gsi(at, 0)))
+    }
+
+    /// One more pin on the line `gsi`.
+    fn shared_pin(&mut self, gsi: Gsi) -> Result<Pin, InterruptError> {
         let line = match self.lines.entry(gsi) {
             Entry::Occupied(line) => line.into_mut(),
             Entry::Vacant(none) => none.insert(SharedLine::new(Arc::clone(&self.router), gsi)?),
@@ -388,6 +419,7 @@ impl Chipset {
                 gsi: COM1_GSI,
             }),
             watchdog: self.watchdog,
+            virtio: self.windows.clone(),
             others: match &self.unit {
                 Some(unit) => vec![viommu::table(unit.options())?],
                 None => Vec::new(),
@@ -412,5 +444,6 @@ impl Drop for Chipset {
         // Devices end here, not with the last of those who could still reach them.
         self.devices.clear();
         self.root().clear();
+        self.remove_windows();
     }
 }

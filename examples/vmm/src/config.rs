@@ -49,6 +49,8 @@ pub struct Config {
     pub vtd: Option<Vtd>,
     /// The serial line.
     pub serial: Serial,
+    /// What virtio devices are on.
+    pub transport: Transport,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
     /// A folder to which the machine is saved when SIGUSR1 comes.
@@ -93,12 +95,23 @@ impl Config {
             console_dma: Dma::Direct,
             vtd: None,
             serial: Serial::Tty,
+            transport: Transport::Pci,
             report: None,
             snapshot: None,
             restore: None,
             confinement: Confinement::On,
         }
     }
+}
+
+/// What virtio devices are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// PCI.
+    #[default]
+    Pci,
+    /// Windows of registers in memory.
+    Mmio,
 }
 
 /// A disk, and the file that it is in.
@@ -245,6 +258,8 @@ pub struct Balloon {
     pub deflate_on_oom: bool,
     /// Whether it gives free pages back all the time.
     pub free_page_reporting: bool,
+    /// Whether it can be asked which pages it has free.
+    pub free_page_hints: bool,
     /// Where the balloon can be spoken to while the machine runs.
     pub socket: Option<PathBuf>,
 }
@@ -316,6 +331,8 @@ pub enum VirtioConsole {
     File(PathBuf),
     /// A pseudo-terminal, whose name is printed.
     Pty,
+    /// Standard output and input; a terminal becomes the guest's, with an escape key.
+    Tty,
 }
 
 /// What the guest may do to a disk.

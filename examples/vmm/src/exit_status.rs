@@ -208,9 +208,10 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::Balloon { .. } | DeviceError::BalloonPinned => ExitStatus::BalloonUnusable,
             DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,
-            DeviceError::ConsoleFile { .. } | DeviceError::Pty(_) | DeviceError::Console(_) => {
-                ExitStatus::ConsoleUnusable
-            }
+            DeviceError::ConsoleFile { .. }
+            | DeviceError::Pty(_)
+            | DeviceError::Tty(_)
+            | DeviceError::Console(_) => ExitStatus::ConsoleUnusable,
             DeviceError::Served(_) => ExitStatus::ServedUnusable,
         }
     }
@@ -247,9 +248,12 @@ impl From<&MachineError> for ExitStatus {
             MachineError::Pmem(_) => ExitStatus::PmemUnusable,
             MachineError::Snapshot(SnapshotError::Unsaveable { .. }) => ExitStatus::Usage,
             MachineError::Snapshot(_) => ExitStatus::SnapshotUnusable,
-            MachineError::Unit(_) | MachineError::Chipset(ChipsetError::Unit(_)) => {
-                ExitStatus::Usage
-            }
+            MachineError::Unit(_)
+            | MachineError::Chipset(
+                ChipsetError::Unit(_)
+                | ChipsetError::NotOnPci { .. }
+                | ChipsetError::NoWindow { .. },
+            ) => ExitStatus::Usage,
             MachineError::Chipset(_)
             | MachineError::Bus(_)
             | MachineError::Report { .. }

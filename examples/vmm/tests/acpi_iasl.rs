@@ -2,7 +2,7 @@
 //! The tables as ACPICA's compiler sees them: it must understand every byte, complain about none,
 //! and compile its own disassembly back to the same bytes.
 
-use hvkit_vmm::acpi::{Platform, SerialPort, Tables, build};
+use hvkit_vmm::acpi::{Platform, SerialPort, Tables, VirtioWindow, build};
 use hvkit_vmm::pci::intx::Route;
 use lab_kit::skip::skip;
 use std::path::Path;
@@ -102,6 +102,7 @@ fn a_small_machine_is_described_without_complaint() {
             gsi: 4,
         }),
         watchdog: None,
+        virtio: vec![],
         others: vec![],
     });
     // iasl's names for what a guest will do with the numbers.
@@ -138,9 +139,24 @@ fn a_large_machine_is_described_without_complaint() {
             .collect(),
         serial: None,
         watchdog: Some(0x620),
+        virtio: (0..2)
+            .map(|i| VirtioWindow {
+                base: 0xfeb0_0000 + 0x1000 * i,
+                length: 0x1000,
+                gsi: 17,
+            })
+            .collect(),
         others: vec![],
     });
-    for fact in ["Processor x2Apic ID : 0000012B", "_PRT", "0x001FFFFF"] {
+    for fact in [
+        "Processor x2Apic ID : 0000012B",
+        "_PRT",
+        "0x001FFFFF",
+        "Device (VR01)",
+        "Name (_HID, \"LNRO0005\")",
+        "0xFEB01000",
+        "Interrupt (ResourceConsumer, Level, ActiveLow, Shared",
+    ] {
         assert!(source.contains(fact), "{fact}");
     }
 }

@@ -8,6 +8,8 @@ mod kvm;
 mod support;
 
 use std::fs;
+use std::os::unix::net::UnixListener;
+use std::thread;
 
 use elf::kernel;
 use kvm::has_kvm;
@@ -58,6 +60,12 @@ fn keys_and_values_that_there_are_not() {
             "one of 'tap' and 'socket' must be given, not neither",
         ),
         ("--net", "tap=a,socket=b", "must be given, not both"),
+        ("--fs", "tag=a", "--fs: key 'socket' is missing"),
+        (
+            "--disk",
+            "vhost_user=on,socket=s,serial=x",
+            "--disk: unknown key 'serial' (known: socket, vhost_user",
+        ),
     ] {
         refused(&folder, &[option, value], 2, &[part]);
     }
@@ -92,6 +100,62 @@ fn sockets_that_cannot_be_had() {
         71,
         &parts,
     );
+}
+
+#[test]
+fn processes_that_do_not_serve_a_device() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let absent = folder.path("absent");
+    let absent = absent.to_str().unwrap();
+    for (option, keys) in [
+        ("disk", "vhost_user=on"),
+        ("net", "vhost_user=on"),
+        ("fs", "tag=a"),
+    ] {
+        let value = format!("{keys},socket={absent}");
+        let said = format!("--{option}: cannot connect to {absent}: No such file");
+        refused(&folder, &[&format!("--{option}"), &value], 74, &[&said]);
+    }
+    let value = format!("vhost_user=on,socket={absent},iommu=on");
+    let parts = ["iommu=on cannot be had with vhost_user", absent];
+    refused(&folder, &["--disk", &value, "--vtd"], 74, &parts);
+    // One that hangs up at once.
+    let path = folder.path("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let hanging_up = thread::spawn(move || drop(listener.accept().unwrap()));
+    let name = path.to_str().unwrap();
+    let value = format!("vhost_user=on,socket={name}");
+    let parts = [
+        "--disk: socket ",
+        name,
+        "the back end is gone: it was asked for GET_FEATURES",
+    ];
+    refused(&folder, &["--disk", &value], 74, &parts);
+    hanging_up.join().unwrap();
+}
+
+#[test]
+fn disks_that_cannot_be_served() {
+    let folder = Folder::new();
+    let absent = folder.path("absent");
+    let disk = folder.file("disk", &[0; 4096]);
+    let (absent, disk) = (absent.to_str().unwrap(), disk.to_str().unwrap());
+    for (path, socket, status, part) in [
+        (absent, "socket", 50, absent),
+        (disk, disk, 74, "serve: cannot listen at "),
+        ("", "socket", 2, "--disk: path= is not a file's name"),
+    ] {
+        let mut command = vmm();
+        let value = format!("path={path}");
+        command.args(["serve", "--disk", &value, "--socket", socket]);
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!((code, stdout.as_str()), (Some(status), ""), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "more than a line:\n{stderr}");
+        assert!(stderr.contains(part), "{stderr}");
+    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ digest() { sha256sum | cut -d' ' -f1; }
 for device in /sys/bus/virtio/devices/*; do
     say "features-$(cat $device/device)" "$(cat $device/features)"
 done
+# What another machine left there, before this one writes.
+say before "$(dd if=/dev/vda bs=64k count=16 2>/dev/null | digest)"
 say disk "$(cat /sys/block/vda/serial) $(ls /sys/block/vda/mq | wc -w) $(cat /sys/block/vda/queue/nr_requests)"
 say hwrng "$(cat /sys/class/misc/hw_random/rng_current)" "$(dd if=/dev/hwrng bs=1000 count=1 2>/dev/null | wc -c)"
 say card "$(cat /sys/class/net/eth0/address) $(cat /sys/class/net/eth0/mtu) $(cat /sys/class/net/eth0/carrier_changes)"
@@ -45,6 +47,14 @@ cp /tmp/data /dev/vda
 sync
 echo 3 >/proc/sys/vm/drop_caches
 say reread "$(dd if=/dev/vda bs=64k count=16 2>/dev/null | digest)"
+# A driver goes while its requests are under way, and comes back.
+device=$(basename $(readlink -f /sys/block/vdb/device))
+dd if=/dev/vdb of=/dev/null bs=64k 2>/dev/null & reader=$!
+usleep 100000
+echo $device >/sys/bus/virtio/drivers/virtio_blk/unbind
+wait $reader
+echo $device >/sys/bus/virtio/drivers/virtio_blk/bind
+say rebound "$(cat /sys/block/vdb/size)"
 # Sockets, either way: the guest connects, then the host does.
 say vsock-out "$(socat -t 20 - VSOCK-CONNECT:2:700 </tmp/data | digest)"
 socat -t 20 VSOCK-LISTEN:800 EXEC:cat &
@@ -98,7 +108,7 @@ rm -f /tmp/vsock* /tmp/balloon
 socat UNIX-LISTEN:/tmp/vsock_700 EXEC:cat &
 # What the guest says on its console is followed.
 wait_for() { while ! grep -q "$1" /tmp/hvc 2>/dev/null; do usleep 100000; done; }
-ask() { echo "$1" | socat -t 5 - UNIX-CONNECT:/tmp/balloon; }
+ask() { echo "$1" | socat -t 30 - UNIX-CONNECT:/tmp/balloon; }
 resident() { sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' /proc/$(pidof vmm)/status; }
 (
     wait_for ready-800
@@ -106,6 +116,7 @@ resident() { sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' /proc/$(pidof vmm)/stat
     wait_for inflate
     echo "@host stats $(ask stats)"
     full=$(resident)
+    echo "@host hints $(ask hints)"
     echo "@host target $(ask 'target 64M')"
     wait_for deflate
     sleep 1
@@ -123,12 +134,26 @@ echo "@host echo $(tail -c 524288 /tmp/echo | sha256sum | cut -d' ' -f1)"
 echo "@host line $(head -c 13 /tmp/echo | head -n 1)"
 "#;
 
-/// A guest that stops feeding its watchdog.
+/// A guest whose devices are not on PCI, and which stops feeding its watchdog.
 const LATE: &str = r#"#!/bin/sh
 export PATH=/bin
 mount -t proc proc /proc
+mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r module; do insmod "$module"; done </lab/modules/order
+say() { echo "@test $*"; }
+digest() { sha256sum | cut -d' ' -f1; }
+say devices "$(ls -d /sys/bus/platform/devices/LNRO0005*/virtio* | wc -l) $(ls /sys/bus/pci/devices | wc -l)"
+say interrupts "$(grep -c 'IO-APIC.*virtio' /proc/interrupts)"
+dd if=/dev/hwrng of=/data bs=4k count=4 2>/dev/null
+say sent "$(wc -c </data) $(digest </data)"
+cp /data /dev/vda
+sync
+echo 3 >/proc/sys/vm/drop_caches
+say reread "$(dd if=/dev/vda bs=4k count=4 2>/dev/null | digest)"
+echo "what do you say?" >/dev/hvc0
+read -r typed </dev/hvc0
+say typed "$typed"
 watchdog -T 3 -t 1 -F /dev/watchdog0 & fed=$!
 sleep 3
 kill -STOP $fed
@@ -189,7 +214,17 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         .unwrap();
     let mut late = Initramfs::with_busybox().unwrap();
     late.file("/init", 0o755, LATE)
-        .modules(&kernel, &["wdat_wdt"])
+        .modules(
+            &kernel,
+            &[
+                "virtio_mmio",
+                "virtio_blk",
+                "virtio_rng",
+                "virtio_console",
+                "virtio_balloon",
+                "wdat_wdt",
+            ],
+        )
         .unwrap();
     let command = |more: &str| {
         let vmm = format!(
@@ -197,7 +232,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
              --cmdline 'console=ttyS0 quiet panic=-1 {more}' \
              --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M path=/qcow2,image_type=qcow2 \
              --net tap=t0,mac=52:54:00:12:34:56,mtu=1400 --rng --console file=/tmp/hvc \
-             --balloon deflate_on_oom=on,free_page_reporting=on,socket=/tmp/balloon \
+             --balloon deflate_on_oom=on,free_page_reporting=on,free_page_hints=on,socket=/tmp/balloon \
              --vsock cid=3,socket=/tmp/vsock --pmem path=/pmem --watchdog"
         );
         HOST.replace("VMM", &vmm)
@@ -220,11 +255,15 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         .run(&[
             command(""),
             command("pci=nomsi"),
-            "vmm --kernel /guest/vmlinux --initramfs /guest/late --memory 128M --watchdog \
-             --cmdline 'console=ttyS0 quiet'; echo \"@host status $?\""
+            "(while ! grep -q 'do you say' /tmp/out 2>/dev/null; do usleep 100000; done; echo by hand) | \
+             vmm --kernel /guest/vmlinux --initramfs /guest/late --memory 128M --watchdog \
+             --transport mmio --disk path=/disk --rng --balloon size=0 --console tty \
+             --serial file=/tmp/serial --cmdline 'console=ttyS0 quiet' >/tmp/out; \
+             echo \"@host status $?\"; tr -d '\\r' </tmp/serial"
                 .to_owned(),
         ])
         .unwrap();
+    let mut before = None;
     for (run, by_messages) in report.commands.iter().zip([true, false]) {
         let text = run.text();
         let (guest, host) = (said(&text, "@test "), said(&text, "@host "));
@@ -268,8 +307,12 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         assert_eq!(get("got"), host["served"], "host to guest\n{text}");
         assert_eq!(host["hvc"], "through hvc0", "{text}");
         assert_eq!(get("reread"), get("sent"), "disk\n{text}");
-        // Statistics, deflate on OOM, reporting; the poison only where the kernel poisons.
-        for bit in [1, 2, 5] {
+        assert_eq!(get("rebound"), "131072", "{text}");
+        if let Some(before) = before.replace(get("sent").to_owned()) {
+            assert_eq!(get("before"), before, "disk, over a restart\n{text}");
+        }
+        // Statistics, deflate on OOM, hints, reporting; the poison only where the kernel poisons.
+        for bit in [1, 2, 3, 5] {
             assert!(
                 has(get("features-0x0005"), bit),
                 "bit {bit} of the balloon\n{text}"
@@ -284,6 +327,10 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
             .split(' ')
             .any(|word| word.starts_with("free="));
         assert!(free && host["stats"].contains(" total="), "{text}");
+        let hinted = host["hints"].strip_prefix("bytes=");
+        let hinted = hinted.and_then(|hints| hints.split(' ').next());
+        let hinted: u64 = hinted.and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        assert!((1 << 20..256 << 20).contains(&hinted), "{text}");
         assert_eq!(host["target"], "ok", "{text}");
         assert_eq!(host["actual"], "target=67108864 actual=67108864", "{text}");
         let freed: i64 = host["freed"].parse().unwrap();
@@ -305,6 +352,15 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         }
     }
     let late = report.commands[2].text();
+    let guest = said(&late, "@test ");
+    assert_eq!(
+        guest["devices"], "4 1",
+        "four, and PCI's host bridge\n{late}"
+    );
+    assert!(guest["interrupts"].parse::<u32>().unwrap() >= 3, "{late}");
+    let (length, sent) = guest["sent"].split_once(' ').unwrap();
+    assert_eq!((length, guest["reread"]), ("16384", sent), "{late}");
+    assert_eq!(guest["typed"], "by hand", "{late}");
     assert!(late.contains("@test late"), "{late}");
     assert_eq!(said(&late, "@host ")["status"], "15", "{late}");
     assert!(

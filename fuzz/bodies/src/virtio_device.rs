@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A virtio device on PCI or behind MMIO registers, whose driver does anything at all, in any order.
 
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
+use hvkit_virtio_devices::balloon::{self, Balloon, Control};
 use hvkit_virtio_devices::console::{Console, Port};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::{ByHand, Driver, Line, MmioDriver, Ring, Vectors};
+use hvkit_virtio_devices::net::{self, Net, Wire};
 use hvkit_virtio_devices::pci::PciFunction;
+use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::transport::mmio::VirtioMmio;
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -30,6 +34,52 @@ enum Subject {
     PciConsole,
     MmioEntropy,
     MmioConsole,
+    PciBalloon,
+    MmioBalloon,
+    PciNet,
+    MmioNet,
+}
+
+impl Subject {
+    fn is_on_pci(&self) -> bool {
+        matches!(
+            self,
+            Self::PciEntropy | Self::PciConsole | Self::PciBalloon | Self::PciNet
+        )
+    }
+
+    /// The queues that the honest part of the driver sets up.
+    fn queues(&self) -> u16 {
+        match self {
+            // As a console of one port: the feature of several is not accepted.
+            Self::PciEntropy | Self::PciConsole | Self::MmioEntropy | Self::MmioConsole => 1,
+            Self::PciNet | Self::MmioNet => 2,
+            // Without statistics, whose feature is not accepted either: hints and reports follow.
+            Self::PciBalloon | Self::MmioBalloon => 4,
+        }
+    }
+}
+
+/// What is around a device.
+#[derive(Default)]
+struct World {
+    /// The other end of a network card's wire.
+    wire: Option<UnixDatagram>,
+    balloon: Option<Control>,
+}
+
+impl World {
+    /// Something happens that is not the driver's doing.
+    fn happens(&self) {
+        if let Some(wire) = &self.wire {
+            // A wire that is full takes no more.
+            let _ = wire.send(&[0x5a; 76]);
+        }
+        if let Some(balloon) = &self.balloon {
+            balloon.ask_hints();
+            balloon.set_target(balloon.target().wrapping_add(1));
+        }
+    }
 }
 
 /// What a driver can do.
@@ -59,7 +109,7 @@ enum Bus {
 }
 
 impl Bus {
-    fn new(subject: &Subject, memory: &Memory, workers: &ByHand) -> Self {
+    fn new(subject: &Subject, memory: &Memory, workers: &ByHand, world: &mut World) -> Self {
         let device: Box<dyn Device<Memory>> = match subject {
             Subject::PciEntropy | Subject::MmioEntropy => {
                 Box::new(Entropy::new(std::io::repeat(7)))
@@ -68,15 +118,32 @@ impl Bus {
                 let ports = ["a", "b"].map(|name| Port::new(name, std::io::sink()));
                 Box::new(Console::new(ports.into()).expect("two ports"))
             }
+            Subject::PciBalloon | Subject::MmioBalloon => {
+                let options = balloon::Options::new()
+                    .with_free_page_reporting()
+                    .with_free_page_hints();
+                let pages = Arc::new(HostPages::new(Arc::clone(memory)));
+                let balloon = Balloon::new(options, pages).expect("an event");
+                world.balloon = Some(balloon.control());
+                Box::new(balloon)
+            }
+            Subject::PciNet | Subject::MmioNet => {
+                let (ours, theirs) = UnixDatagram::pair().expect("a pair of sockets");
+                for end in [&ours, &theirs] {
+                    end.set_nonblocking(true).expect("a socket");
+                }
+                world.wire = Some(theirs);
+                Box::new(Net::new(net::Options::new(), Wire::Frames(ours.into())))
+            }
         };
         let (memory, runner) = (Arc::clone(memory), Box::new(workers.clone()));
-        match subject {
-            Subject::PciEntropy | Subject::PciConsole => {
+        match subject.is_on_pci() {
+            true => {
                 let vectors = Arc::new(Vectors::default());
                 let function = VirtioPci::new(device, memory, vectors, runner).expect("a function");
                 Bus::Pci(Box::new(Driver::probe(function)))
             }
-            Subject::MmioEntropy | Subject::MmioConsole => {
+            false => {
                 let line = Arc::new(Line::default());
                 let device = VirtioMmio::new(device, memory, line, runner).expect("a device");
                 Bus::Mmio(MmioDriver::probe(device))
@@ -84,23 +151,26 @@ impl Bus {
         }
     }
 
-    /// Resets the device, and brings it up with queue 0; also after everything that was done to it.
-    fn start(&mut self, memory: &Memory) -> Ring {
+    /// Resets the device, and brings it up with its first queues; also after everything that was done to it.
+    fn start(&mut self, memory: &Memory, queues: u16) -> Vec<Ring> {
+        let places = (0..queues).map(|queue| (queue, 0x1000 + 0x2000 * u64::from(queue)));
         match self {
             Bus::Pci(driver) => {
                 assert_eq!(driver.set_status(0), 0, "a reset completes");
                 driver.function.config_write(4, &6u16.to_le_bytes());
                 driver.negotiate(!2);
-                let ring = driver.queue(0, memory, 0x1000, 16);
+                let rings = places.map(|(queue, at)| driver.queue(queue, memory, at, 16));
+                let rings = rings.collect();
                 assert_eq!(driver.set_status(0xf), 0xf);
-                ring
+                rings
             }
             Bus::Mmio(driver) => {
                 assert_eq!(driver.set_status(0), 0, "a reset completes");
                 driver.negotiate(!2);
-                let ring = driver.queue(0, memory, 0x1000, 16);
+                let rings = places.map(|(queue, at)| driver.queue(queue, memory, at, 16));
+                let rings = rings.collect();
                 assert_eq!(driver.set_status(0xf), 0xf);
-                ring
+                rings
             }
         }
     }
@@ -122,8 +192,9 @@ pub fn run(data: &[u8]) {
     let memory: Memory =
         Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory"));
     let workers = ByHand::default();
-    let mut bus = Bus::new(&subject, &memory, &workers);
-    let mut ring = bus.start(&memory);
+    let mut world = World::default();
+    let mut bus = Bus::new(&subject, &memory, &workers, &mut world);
+    let mut rings = bus.start(&memory, subject.queues());
     for _ in 0..ACTIONS {
         let Ok(action) = Action::arbitrary(&mut input) else {
             break;
@@ -157,17 +228,19 @@ pub fn run(data: &[u8]) {
                 memory.write_obj(value, GuestAddress(at)).expect("inside");
             }
             Action::Submit(read, read_length, write, write_length) => {
-                ring.submit(&[
+                let ring = usize::from(read) % rings.len();
+                rings[ring].submit(&[
                     Readable(read.into(), read_length.into()),
                     Writable(write.into(), write_length.into()),
                 ]);
             }
-            Action::Start => ring = bus.start(&memory),
+            Action::Start => rings = bus.start(&memory, subject.queues()),
             Action::Kick(queue) => match &mut bus {
                 Bus::Pci(driver) => driver.kick(queue.into()),
                 Bus::Mmio(driver) => driver.kick(queue.into()),
             },
             Action::Step => {
+                world.happens();
                 assert!(
                     workers.step(ROUNDS) < ROUNDS,
                     "the workers do not come to rest"
@@ -175,7 +248,8 @@ pub fn run(data: &[u8]) {
             }
         }
     }
-    let mut ring = bus.start(&memory);
+    let mut rings = bus.start(&memory, subject.queues());
+    let ring = &mut rings[0];
     ring.submit(&[Writable(0x8000, 16)]);
     match &mut bus {
         Bus::Pci(driver) => driver.kick(0),

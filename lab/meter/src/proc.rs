@@ -12,26 +12,45 @@ pub(crate) struct Memory {
     pub(crate) own_kib: u64,
 }
 
-/// Processor time of all threads of `pid`, in microseconds.
-pub(crate) fn cpu_micros(pid: u32) -> Result<u64, String> {
+/// A thread, and what it has used.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Thread {
+    /// As it calls itself.
+    pub(crate) name: String,
+    /// Processor time, in nanoseconds.
+    pub(crate) cpu_ns: u64,
+}
+
+/// The threads of `pid`.
+pub(crate) fn threads(pid: u32) -> Result<Vec<Thread>, String> {
     let folder = format!("/proc/{pid}/task");
     let tasks = fs::read_dir(&folder).map_err(|e| format!("{folder}: {e}"))?;
-    let mut nanos = 0;
+    let mut threads = Vec::new();
     for task in tasks.flatten() {
+        let read = |name: &str| fs::read_to_string(task.path().join(name));
         // A thread may end between the two reads; what it used is then not counted.
-        let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else {
+        let (Ok(text), Ok(name)) = (read("schedstat"), read("comm")) else {
             continue;
         };
         let first = text
             .split_whitespace()
             .next()
             .and_then(|v| v.parse::<u64>().ok());
-        nanos += first.ok_or_else(|| format!("{folder}: schedstat is `{text}`"))?;
+        threads.push(Thread {
+            name: name.trim_end().to_owned(),
+            cpu_ns: first.ok_or_else(|| format!("{folder}: schedstat is `{text}`"))?,
+        });
     }
-    if nanos == 0 {
+    if threads.iter().all(|thread| thread.cpu_ns == 0) {
         return Err(format!("{folder}: this kernel keeps no schedstat"));
     }
-    Ok(nanos / 1000)
+    Ok(threads)
+}
+
+/// Processor time of all threads of `pid`, in microseconds.
+pub(crate) fn cpu_micros(pid: u32) -> Result<u64, String> {
+    let all: u64 = threads(pid)?.iter().map(|thread| thread.cpu_ns).sum();
+    Ok(all / 1000)
 }
 
 /// Resident memory of `pid`, with and without its guest's memory.

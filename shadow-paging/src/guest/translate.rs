@@ -2,7 +2,7 @@
 //! One access, from its linear address to a physical one or to the fault a processor would report.
 
 use hvkit_page_table::{
-    Fault, Format, ReadEntry, Root, Step, Translation, UpdateEntry, visit, walk,
+    Fault, Format, ReadEntry, Root, Step, Translation, UpdateEntry, Walk, visit, walk,
 };
 
 use super::access::{Access, Kind};
@@ -47,56 +47,76 @@ pub fn translate<M: UpdateEntry>(
     linear: u64,
     access: Access,
 ) -> Result<GuestTranslation, GuestFault<M::Error>> {
-    let (Some(format), Some(root)) = (mode.format(), mode.root()) else {
+    let Some(root) = mode.root() else {
         return direct(linear);
     };
-    // In the common case no flag is left to be set: of the path nothing is kept but what tells so.
-    let (mut all, mut last) = (u64::MAX, u64::MAX);
-    let outcome = visit(format, memory, root, linear, |step| {
-        if step.at.is_some() {
-            all &= step.entry;
-            last = step.entry;
-        }
-    });
-    let allowed = answer(mode, format, outcome, linear, access)?;
-    let marks = format.marks();
-    let dirty = if access.kind.writes() { marks.dirty } else { 0 };
-    if marks.accessed & !all | dirty & !last == 0 {
-        return Ok(allowed);
-    }
-    resolve(mode, memory, root, linear, access, |allowed, _| allowed)
+    let made = resolve(mode, memory, root, linear, access, &(), |(), _| ());
+    made.map(|(there, ())| there)
 }
 
-/// [`translate`] from another root, where there are tables; `found` makes the answer of the translation
-/// and the entries on the way, as they were read.
-pub(crate) fn resolve<M: UpdateEntry, R>(
+/// [`translate`] from another root, where there are tables. `note` is told of the entries on the way, the root's first, and
+/// writes down what is needed of them in a copy of `blank`.
+#[inline]
+pub(crate) fn resolve<M: UpdateEntry, N: Clone>(
     mode: &PagingMode,
     memory: &M,
     root: Root<'_, GuestAttributes>,
     linear: u64,
     access: Access,
-    found: impl FnOnce(GuestTranslation, &[Step<GuestAttributes>]) -> R,
-) -> Result<R, GuestFault<M::Error>> {
+    blank: &N,
+    note: impl Fn(&mut N, Step<GuestAttributes>),
+) -> Result<(GuestTranslation, N), GuestFault<M::Error>> {
     let Some(format) = mode.format() else {
         return Err(GuestFault::TooWide { linear });
     };
+    // In the common case no flag is left to be set: of the path nothing is kept but what tells so.
+    let (mut all, mut last, mut noted) = (u64::MAX, u64::MAX, blank.clone());
+    let outcome = visit(format, memory, root, linear, |step| {
+        if step.at.is_some() {
+            all &= step.entry;
+            last = step.entry;
+        }
+        note(&mut noted, step);
+    });
+    let allowed = answer(mode, format, outcome, linear, access)?;
+    let marks = format.marks();
+    let dirty = if access.kind.writes() { marks.dirty } else { 0 };
+    if marks.accessed & !all | dirty & !last == 0 {
+        return Ok((allowed, noted));
+    }
+    let (allowed, walk) = resolve_marking(mode, format, memory, root, (linear, access))?;
+    let mut noted = blank.clone();
+    walk.steps().iter().for_each(|&step| note(&mut noted, step));
+    Ok((allowed, noted))
+}
+
+/// An allowed access, and the whole walk that it took in memory whose error is `E`.
+type Marked<E> = (GuestTranslation, Walk<GuestAttributes, Reserved, E>);
+
+/// Walks, judges, and sets what flags are not set.
+#[inline(never)]
+fn resolve_marking<M: UpdateEntry>(
+    mode: &PagingMode,
+    format: &GuestFormat,
+    memory: &M,
+    root: Root<'_, GuestAttributes>,
+    (linear, access): (u64, Access),
+) -> Result<Marked<M::Error>, GuestFault<M::Error>> {
+    let page_use = if access.kind.writes() {
+        Use::Write
+    } else {
+        Use::Read
+    };
     for _ in 0..ATTEMPTS {
         let walk = walk(format, memory, root, linear);
-        let allowed = match &walk.outcome {
-            Ok(there) => judge(mode, format, there, linear, access)?,
-            Err(_) => {
-                let refused = answer(mode, format, walk.outcome, linear, access);
-                return refused.map(|there| found(there, &[]));
-            }
+        let there = match walk.outcome {
+            Ok(there) => there,
+            Err(fault) => return Err(ended(mode, format.layout(), fault, linear, access)),
         };
-        let page_use = if access.kind.writes() {
-            Use::Write
-        } else {
-            Use::Read
-        };
+        let allowed = judge(mode, format, &there, linear, access)?;
         let width = format.shape().width();
         match mark(memory, walk.steps(), format.marks(), width, page_use) {
-            Ok(()) => return Ok(found(allowed, walk.steps())),
+            Ok(()) => return Ok((allowed, walk)),
             Err(Unmarked::Changed) => {}
             Err(Unmarked::Memory { level, at, error }) => {
                 return Err(GuestFault::Memory { level, at, error });

@@ -9,6 +9,7 @@ use super::host::{HostMap, Machine};
 use super::key::Base;
 use super::links::Link;
 use super::pages::Sync;
+use super::row::{Near, line_of};
 use super::stage::Stage;
 
 /// Something that must not be.
@@ -51,6 +52,20 @@ pub enum Finding {
         listed: usize,
         /// Entries of tables.
         entries: usize,
+    },
+    /// An entry in a line of its table that is taken for empty.
+    Overlooked {
+        /// Host-physical address of the shadow table.
+        table: u64,
+        /// Which entry.
+        index: usize,
+    },
+    /// An entry that is wrong by the very entry of the guest's by which it was found right.
+    Misremembered {
+        /// Host-physical address of the shadow table.
+        table: u64,
+        /// Which entry.
+        index: usize,
     },
     /// A table that is not guarded and on no list, or the other way round.
     Unlisted {
@@ -128,9 +143,19 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if unsync != self.unsync.contains(&id) || unsync && !shadows {
             found(Finding::Unlisted { table });
         }
-        for link in self.filled(id) {
-            let index = link.index();
-            let slot = self.slot(link);
+        let Some(row) = self.row(id) else {
+            return;
+        };
+        let near = Near::new(machine.map);
+        for index in 0..Self::entries(row.stage, page.key.level) as usize {
+            let word = self.word(&row, index);
+            if word == row.empty {
+                continue;
+            }
+            if page.lines & line_of(index) == 0 {
+                found(Finding::Overlooked { table, index });
+            }
+            let (link, slot) = (Link::new(id, index), row.decode(word));
             match slot {
                 Entry::Leaf { target, .. } => {
                     audit.leaves += 1;
@@ -146,13 +171,19 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 }
                 Entry::Empty | Entry::Malformed(_) => (),
             }
-            let wrong = match self.expected(machine.memory, link) {
-                Ok(expected) => self.wrong(machine, link, &slot, expected),
+            let wrong = match row.expected(machine.memory, index) {
+                Ok(expected) => self.wrong(&row, &near, &slot, expected),
                 Err(_) => {
                     found(Finding::Unreadable { table, index });
                     continue;
                 }
             };
+            if let (Some(_), Some(seen)) = (wrong, &page.seen)
+                && let Ok(Some(behind)) = row.behind(machine.memory, index)
+                && seen.was(index, behind.entry)
+            {
+                found(Finding::Misremembered { table, index });
+            }
             match wrong {
                 // What a guest may see of it, it may see of a TLB. What the host relies on holds.
                 Some(Wrong::NothingExpected | Wrong::OtherTable | Wrong::TooMuch) if unsync => {

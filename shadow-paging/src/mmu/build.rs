@@ -9,7 +9,7 @@ use super::guard::Was;
 use super::host::{Backing, HostMap, Machine};
 use super::key::{Base, Key, key_on_path};
 use super::links::{Head, Link};
-use super::pages::{Heat, Page, Sync, room};
+use super::pages::{Heat, Page, Pass, Sync, room};
 use super::space::Space;
 use super::stage::{Path, Stage};
 use super::{Cause, Mmu};
@@ -86,24 +86,19 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
     }
 
-    /// The same, as it would be if it were made now. Where tables are not guarded, one that was linked
-    /// nowhere, or in other address spaces, may have entries that this address space never had. `pass`: the one
-    /// under way, if there is one.
+    /// The table with `key`, to be linked: as it would be if it were made now. One that was linked nowhere, or in
+    /// other address spaces, may have entries that this address space never had, and so may those below it.
+    /// `pass`: the one under way, if there is one.
     pub(super) fn current_table<M: ReadEntry, B: HostMap>(
         &mut self,
         key: &Key,
         machine: Machine<'_, M, B>,
-        pass: Option<u32>,
+        pass: Option<Pass>,
     ) -> Result<u32, Cause<M::Error>> {
-        let known = self.unguarded().then(|| self.pages.find(key)).flatten();
-        if let Some(id) = known {
-            self.drop_wrong_below(machine, id, pass)?;
+        if let Some(id) = self.pages.find(key) {
+            self.refresh(machine, id, pass)?;
         }
-        let id = self.table(key, machine)?;
-        if known.is_none() {
-            self.sync_before_link(machine, id)?;
-        }
-        Ok(id)
+        self.table(key, machine)
     }
 
     /// The table with `key`: one that is there, or a new one without entries.
@@ -127,6 +122,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let id = self.pages.insert(Page {
             key: *key,
             frame,
+            lines: 0,
             parents: Head::EMPTY,
             sync: Sync::Guarded,
             roots: 0,
@@ -135,6 +131,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             checked: 0,
             filled: 0,
             heat: Heat::default(),
+            seen: None,
         });
         if let (Base::Table(_), true) = (key.base, self.unguarded()) {
             self.watch(id, Sync::Unsync);

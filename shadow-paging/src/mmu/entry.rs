@@ -6,6 +6,7 @@ use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, Span, Width};
 use super::key::coverage;
 use super::links::Link;
 use super::owed::Flush;
+use super::row::{Row, line_of};
 use super::stage::Stage;
 use super::{Mmu, OutOfMemory, Reclaim};
 
@@ -15,6 +16,34 @@ pub(super) type Slot<S> =
 
 /// The attributes of shadow leaves.
 pub(super) type Attributes<S> = <<S as Stage>::Shadow as Format>::Attributes;
+
+/// A leaf that is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewLeaf {
+    level: u8,
+    target: u64,
+    /// Where, and what.
+    at: u64,
+    word: u64,
+}
+
+impl NewLeaf {
+    /// To host address `target`, in entry `index` of the table.
+    pub(super) fn of<S: Stage>(
+        row: &Row<'_, S>,
+        index: usize,
+        target: u64,
+        attributes: Attributes<S>,
+    ) -> Self {
+        let level = row.key.level;
+        Self {
+            level,
+            target,
+            at: row.at(index),
+            word: row.stage.shadow().leaf(target, attributes, level),
+        }
+    }
+}
 
 /// How often a host frame is mapped before its oldest mappings make room: what bounds a search.
 const MOST_MAPPINGS: usize = 1024;
@@ -31,22 +60,6 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             .shape()
             .slot_at(page.frame, link.index() as u64);
         Some((stage, page.key.level, at))
-    }
-
-    /// Entries of a table, its frame, and the word of an empty entry.
-    pub(super) fn extent(&self, id: u32) -> Option<(u64, u64, u64)> {
-        let page = self.pages.get(id)?;
-        let stage = self.stages.get(usize::from(page.key.stage))?;
-        let count = Self::entries(stage, page.key.level);
-        Some((count, page.frame, stage.shadow().empty()))
-    }
-
-    /// Whether entry `index` of the table at `frame` is the word `empty`: most entries of most tables are, and not worth the
-    /// way to their meaning.
-    #[inline]
-    pub(super) fn holds(&self, frame: u64, index: usize, empty: u64) -> bool {
-        let at = frame + index as u64 * Width::Eight.bytes();
-        self.tables.load(at, Width::Eight) == empty
     }
 
     /// What the entry at `link` is.
@@ -73,26 +86,43 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         target: u64,
         attributes: Attributes<S>,
     ) -> Result<(), OutOfMemory> {
-        let Some((_, level, _)) = self.stage_of(link) else {
+        let Some(row) = self.row(link.page()) else {
             return Ok(());
         };
+        let new = NewLeaf::of(&row, link.index(), target, attributes);
+        if self.word(&row, link.index()) != row.empty {
+            self.reverse.reserve(new.level, target)?;
+            self.drop_entry(link);
+        }
+        self.insert_leaf(link, new)
+    }
+
+    /// Puts a leaf where there is nothing.
+    pub(super) fn insert_leaf(&mut self, link: Link, new: NewLeaf) -> Result<(), OutOfMemory> {
+        let NewLeaf { level, target, .. } = new;
         let mut place = self.reverse.reserve(level, target)?;
-        let mut dropped = !self.is_empty_at(link);
-        self.drop_entry(link);
         if self.tuning.reclaim == Reclaim::Any
             && self.reverse.count(place) >= MOST_MAPPINGS
             && let Some(oldest) = self.reverse.link(place, 0)
         {
             self.drop_entry(oldest);
-            dropped = true;
-        }
-        if dropped {
             // The chunk goes when its last link does: look again.
             place = self.reverse.reserve(level, target)?;
         }
         self.reverse.push(place, link);
-        self.store(link, |format, level| format.leaf(target, attributes, level));
+        self.tables.write(new.at, Width::Eight, new.word);
+        self.stored(link);
         Ok(())
+    }
+
+    /// The entry at `link` is another, and not empty.
+    fn stored(&mut self, link: Link) {
+        if let Some(page) = self.pages.get_mut(link.page()) {
+            page.lines |= line_of(link.index());
+            if let Some(seen) = &mut page.seen {
+                seen.forget(link.index());
+            }
+        }
     }
 
     /// The same where none may make room: beyond, [`follow`](Self::follow) refuses.
@@ -116,6 +146,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             return;
         }
         self.store(link, |format, level| format.leaf(target, new, level));
+        self.stored(link);
         let stale = self
             .stage_of(link)
             .is_some_and(|(stage, ..)| stage.shadow().leaves_stale(old, new));
@@ -137,13 +168,17 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             frame = page.frame;
         }
         self.store(link, |format, level| format.table(frame, level));
+        self.stored(link);
         Ok(())
     }
 
     /// Empties the entry at `link`, whatever it is.
     pub(super) fn drop_entry(&mut self, link: Link) {
-        let level = self.stage_of(link).map_or(0, |(_, level, _)| level);
-        match self.slot(link) {
+        let Some(row) = self.row(link.page()) else {
+            return;
+        };
+        let (level, at, empty) = (row.key.level, row.at(link.index()), row.empty);
+        match row.decode(self.word(&row, link.index())) {
             Entry::Empty | Entry::Malformed(_) => return,
             Entry::Leaf { target, .. } => {
                 self.owe_flush(link);
@@ -160,7 +195,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 }
             }
         }
-        self.store(link, |format, _| format.empty());
+        self.tables.write(at, Width::Eight, empty);
     }
 
     /// What is translated through the entry at `link` is to be flushed.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a shadow entry may be, by the guest's tables and the host's map as they are now.
 
-use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Width};
+use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
 
 use super::Mmu;
 use super::entry::Slot;
-use super::host::{HostMap, HostRights, Machine};
+use super::host::HostMap;
 use super::key::{Base, Key, coverage, parts_of_root};
 use super::links::Link;
-use super::pages::Sync;
+use super::row::{Near, Row};
 use super::stage::{Meaning, Rights, Stage, Table};
 
 /// What the guest's side of a shadow entry says.
@@ -20,6 +20,13 @@ pub(super) enum Expected {
     Child(Key),
     /// A leaf, or a link to a table of smaller ones.
     Page { target: u64, rights: Rights },
+}
+
+/// A guest's entry behind a shadow entry, and how many bytes above what it maps the other begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    pub(super) entry: u64,
+    inside: u64,
 }
 
 /// An entry of the guest's that could not be read.
@@ -47,6 +54,74 @@ pub enum Wrong {
     Malformed,
 }
 
+impl<S: Stage> Row<'_, S> {
+    /// What entry `index` may be.
+    pub(super) fn expected<M: ReadEntry>(
+        &self,
+        memory: &M,
+        index: usize,
+    ) -> Result<Expected, Unread<M::Error>> {
+        let (key, stage) = (self.key, self.stage);
+        let shadow = stage.shadow().shape();
+        match (&key.base, stage.guest()) {
+            (Base::Direct(start), _) => Ok(Expected::Page {
+                target: start + ((index as u64) << shadow.shift(key.level)),
+                rights: key.rights,
+            }),
+            (Base::Above(_), Some(guest)) if index as u64 >= parts_of_root(guest, shadow) => {
+                Ok(Expected::Nothing)
+            }
+            (Base::Above(frame), _) => Ok(Expected::Child(Key {
+                base: Base::Table(*frame),
+                level: key.level - 1,
+                part: index as u8,
+                ..*key
+            })),
+            (Base::Registers(entries), _) => {
+                let entry = entries.get(index).copied().unwrap_or(0);
+                Ok(below(stage, key, entry, 0))
+            }
+            (Base::Table(_), _) => Ok(self
+                .behind(memory, index)?
+                .map_or(Expected::Nothing, |behind| self.by(behind))),
+        }
+    }
+
+    /// The guest's entry in memory behind entry `index`, if there is one.
+    #[inline(always)]
+    pub(super) fn behind<M: ReadEntry>(
+        &self,
+        memory: &M,
+        index: usize,
+    ) -> Result<Option<Behind>, Unread<M::Error>> {
+        let Some(guest) = self.stage.guest() else {
+            return Ok(None);
+        };
+        let width = guest.width();
+        let (at, inside) = if let Some(first) = self.first_behind {
+            (first + index as u64 * width.bytes(), 0)
+        } else if let Some(origin) = self.key.origin(guest, self.stage.shadow(), index) {
+            (origin.at, origin.inside)
+        } else {
+            return Ok(None);
+        };
+        match memory.read(at, width) {
+            Ok(entry) => Ok(Some(Behind { entry, inside })),
+            Err(error) => Err(Unread {
+                level: self.key.level,
+                at,
+                error,
+            }),
+        }
+    }
+
+    /// What an entry may be that has this one behind it.
+    #[inline(always)]
+    pub(super) fn by(&self, behind: Behind) -> Expected {
+        below(self.stage, self.key, behind.entry, behind.inside)
+    }
+}
+
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// What the entry at `link` may be.
     pub(super) fn expected<M: ReadEntry>(
@@ -54,56 +129,21 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         memory: &M,
         link: Link,
     ) -> Result<Expected, Unread<M::Error>> {
-        let Some((key, stage)) = self.pages.get(link.page()).and_then(|page| {
-            let stage = self.stages.get(usize::from(page.key.stage))?;
-            Some((page.key, stage))
-        }) else {
-            return Ok(Expected::Nothing);
-        };
-        let (shadow, index) = (stage.shadow().shape(), link.index() as u64);
-        match (key.base, stage.guest()) {
-            (Base::Direct(start), _) => Ok(Expected::Page {
-                target: start + (index << shadow.shift(key.level)),
-                rights: key.rights,
-            }),
-            (Base::Above(_), Some(guest)) if index >= parts_of_root(guest, shadow) => {
-                Ok(Expected::Nothing)
-            }
-            (Base::Above(frame), _) => Ok(Expected::Child(Key {
-                base: Base::Table(frame),
-                level: key.level - 1,
-                part: index as u8,
-                ..key
-            })),
-            (Base::Registers(entries), _) => {
-                let entry = entries.get(link.index()).copied().unwrap_or(0);
-                Ok(below(stage, &key, entry, 0))
-            }
-            (Base::Table(_), Some(guest)) => {
-                let Some(origin) = key.origin(guest, stage.shadow(), link.index()) else {
-                    return Ok(Expected::Nothing);
-                };
-                let entry = memory.read(origin.at, guest.width());
-                let entry = entry.map_err(|error| Unread {
-                    level: key.level,
-                    at: origin.at,
-                    error,
-                })?;
-                Ok(below(stage, &key, entry, origin.inside))
-            }
-            (Base::Table(_), None) => Ok(Expected::Nothing),
+        match self.row(link.page()) {
+            Some(row) => row.expected(memory, link.index()),
+            None => Ok(Expected::Nothing),
         }
     }
 
-    /// What is wrong with the entry at `link`, which is `slot` where `expected` may be.
-    pub(super) fn wrong<M, B: HostMap>(
+    /// What is wrong with an entry of the table, which is `slot` where `expected` may be.
+    pub(super) fn wrong<B: HostMap>(
         &self,
-        machine: Machine<'_, M, B>,
-        link: Link,
+        row: &Row<'_, S>,
+        map: &Near<'_, B>,
         slot: &Slot<S>,
         expected: Expected,
     ) -> Option<Wrong> {
-        let (stage, level, _) = self.stage_of(link)?;
+        let (stage, level) = (row.stage, row.key.level);
         match (*slot, expected) {
             (Entry::Empty, _) => None,
             (Entry::Malformed(_), _) => Some(Wrong::Malformed),
@@ -114,13 +154,12 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 let right = match expected {
                     Expected::Child(key) => child.key == key,
                     Expected::Page { target, rights } => {
-                        let number = self.pages.get(link.page())?.key.stage;
                         let there = child.key;
                         let key = Key {
                             base: Base::Direct(target),
                             level: level - 1,
                             part: 0,
-                            stage: number,
+                            stage: row.key.stage,
                             rights: there.rights,
                         };
                         there == key && stage.includes(rights, there.rights)
@@ -138,19 +177,17 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 },
             ) => {
                 let size = stage.shadow().shape().size(level);
-                let Some(page) = machine.map.backing(guest).page(guest, size) else {
+                let Some(page) = map.backing(guest).page(guest, size) else {
                     return Some(Wrong::OtherTarget);
                 };
                 if page.host != target {
                     return Some(Wrong::OtherTarget);
                 }
-                if !stage.admits(attributes, rights, page.rights) {
+                // What it would be if it were made now, mostly.
+                let most = stage.grant(rights, page.rights, None);
+                if most != Some(attributes) && !stage.admits(attributes, rights, page.rights) {
                     return Some(Wrong::TooMuch);
                 }
-                let read_only = HostRights {
-                    write: false,
-                    ..page.rights
-                };
                 // Looked up last, and seldom: most leaves cannot write.
                 let guarded = || {
                     if size == 4096 {
@@ -159,19 +196,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                         self.guards_in(guest, size)
                     }
                 };
-                (!stage.admits(attributes, rights, read_only) && guarded())
-                    .then_some(Wrong::WritesGuarded)
+                let writes = stage.protect(attributes) != Some(attributes);
+                (writes && guarded()).then_some(Wrong::WritesGuarded)
             }
         }
     }
 
     /// Whether no leaf may write the guest's frame at `frame`.
     pub(super) fn guards(&self, frame: u64) -> bool {
-        self.pages.of_guest_table(frame).any(|id| {
-            self.pages
-                .get(id)
-                .is_some_and(|page| page.sync != Sync::Unsync)
-        })
+        self.pages.guarded(frame)
     }
 
     /// Whether the guest's memory of `length` bytes (a power of two) at `start` has a table that must not
@@ -179,25 +212,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     pub(super) fn guards_in(&self, start: u64, length: u64) -> bool {
         !self.unguarded() && self.pages.tables_in(start, length)
     }
-
-    /// Every index of a table's entries that are not empty.
-    pub(super) fn filled(&self, id: u32) -> impl Iterator<Item = Link> {
-        let page = self.pages.get(id);
-        let stage = page.and_then(|page| self.stages.get(usize::from(page.key.stage)));
-        let count = page.zip(stage).map_or(0, |(page, stage)| {
-            stage.shadow().shape().entries(page.key.level)
-        });
-        (0..count as usize).filter_map(move |index| {
-            let (page, stage) = (page?, stage?);
-            let at = stage.shadow().shape().slot_at(page.frame, index as u64);
-            let word = self.tables.load(at, Width::Eight);
-            let empty = word == stage.shadow().empty();
-            (!empty).then(|| Link::new(id, index))
-        })
-    }
 }
 
 /// What a guest's entry says for a shadow entry that begins `inside` bytes above it.
+#[inline]
 fn below<S: Stage>(stage: &S, key: &Key, entry: u64, inside: u64) -> Expected {
     match stage.meaning(entry, key.level, key.rights) {
         Meaning::Nothing => Expected::Nothing,

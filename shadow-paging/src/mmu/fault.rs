@@ -18,8 +18,8 @@
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, UpdateEntry};
 
 use super::host::{Backing, HostMap, HostPage, HostRights, Machine};
-use super::links::Link;
-use super::pages::Sync;
+use super::pages::{Page, Sync};
+use super::row::Near;
 use super::space::Space;
 use super::stage::{Path, Stage, Stopped};
 use super::{Cause, Failed, Mmu, Owed, Unsync};
@@ -184,13 +184,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let link = self.leaf_slot(space, machine, path, address, level)?;
         // Only now: a table on the way may be the very page.
-        let mut host = page.rights;
-        if level == 1 && self.guards(physical & !0xfff) {
-            if space.stage.writes(access) {
-                return Ok(Verdict::Guarded { physical });
-            }
-            host.write = false;
-        } else if level > 1
+        if level > 1
             && self.guards_in(
                 physical & !(self.size(level, space) - 1),
                 self.size(level, space),
@@ -199,7 +193,22 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             // A table on the way lies in this large page: the next fault takes smaller ones.
             return Ok(Verdict::Repaired(Repair::Spurious));
         }
-        let Some(attributes) = space.stage.grant(path.rights, host, Some(access)) else {
+        let stage = &space.stage;
+        let mut attributes = stage.grant(path.rights, page.rights, Some(access));
+        if level == 1
+            && attributes.is_some_and(|most| stage.protect(most) != Some(most))
+            && self.guards(physical & !0xfff)
+        {
+            if stage.writes(access) {
+                return Ok(Verdict::Guarded { physical });
+            }
+            let host = HostRights {
+                write: false,
+                ..page.rights
+            };
+            attributes = stage.grant(path.rights, host, Some(access));
+        }
+        let Some(attributes) = attributes else {
             return Ok(Verdict::Emulate { physical });
         };
         let repair = match self.slot(link) {
@@ -224,7 +233,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             }
         };
         if level == 1 && repair == Repair::Mapped {
-            self.prefetch(machine, link);
+            let near = Near::from(machine.map, *backing);
+            self.prefetch(machine.memory, &near, link);
         }
         Ok(Verdict::Repaired(repair))
     }
@@ -237,6 +247,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     fn leaf_size(&self, stage: &S, path: &Path, backing: &Backing) -> (u8, Option<HostPage>) {
         let format = stage.shadow();
         let shape = format.shape();
+        if path.shift < shape.shift(2) {
+            return (1, backing.page(path.target, 4096));
+        }
         let larger = (2..=self.tuning.largest.min(shape.levels()))
             .rev()
             .filter(|&level| shape.leaf_at(level) && shape.shift(level) <= path.shift)
@@ -256,6 +269,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// A guarded table is to be written: whether it may be, from now on.
     fn let_write(&mut self, path: &Path) -> bool {
         let frame = path.target & !0xfff;
+        self.remove_shadows(frame, Self::left_behind);
         let (mut lowest, mut pinned, mut writes) = (true, false, 0);
         let mut seen = 0;
         while let Some(id) = self.pages.shadow_of(frame, seen) {
@@ -283,14 +297,27 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if writes < self.tuning.flood || pinned || on_the_way {
             return false;
         }
-        while let Some(id) = self.pages.shadow_of(frame, 0) {
-            self.remove_table(id);
-        }
+        self.remove_shadows(frame, |_, _| true);
         true
     }
 
-    /// Whether there is nothing at `link`.
-    pub(super) fn is_empty_at(&self, link: Link) -> bool {
-        matches!(self.slot(link), Entry::Empty)
+    /// Whether nothing leads to a table that is not a root: mostly, the guest freed it, and its frame becomes something
+    /// else.
+    fn left_behind(&self, page: &Page) -> bool {
+        let stage = self.stages.get(usize::from(page.key.stage));
+        let levels = stage.map_or(0, |stage| stage.shadow().shape().levels());
+        !page.in_use() && page.key.level < levels
+    }
+
+    /// Removes those shadows of the guest's table at `frame`.
+    fn remove_shadows(&mut self, frame: u64, which: impl Fn(&Self, &Page) -> bool) {
+        let mut kept = 0;
+        while let Some(id) = self.pages.shadow_of(frame, kept) {
+            if self.pages.get(id).is_some_and(|page| which(self, page)) {
+                self.remove_table(id);
+            } else {
+                kept += 1;
+            }
+        }
     }
 }

@@ -18,10 +18,10 @@
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Span};
 
 use super::expect::Expected;
-use super::host::{HostMap, HostRights, Machine};
+use super::host::{HostMap, Machine};
 use super::key::{Base, Key, coverage};
 use super::links::Link;
-use super::pages::Page;
+use super::pages::{Page, Pass};
 use super::space::Space;
 use super::stage::{Rights, Stage};
 use super::{Cause, Failed, Mmu, Owed, Reclaim};
@@ -113,7 +113,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         machine: Machine<'_, M, B>,
         id: u32,
-        pass: Option<u32>,
+        pass: Option<Pass>,
     ) -> Result<(), Cause<M::Error>> {
         let Some(page) = self.pages.get(id) else {
             return Ok(());
@@ -131,7 +131,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 
     /// Whether there is nothing more to see in `part`: it is a whole table, and `pass` has been there, which
     /// `stamp` tells.
-    fn done(&mut self, part: Part, pass: u32, stamp: impl Fn(&mut Page) -> &mut u32) -> bool {
+    fn done(&mut self, part: Part, pass: Pass, stamp: impl Fn(&mut Page) -> &mut Pass) -> bool {
         let shift = self.shift(part);
         let Some(page) = self.pages.get_mut(part.id) else {
             return true;
@@ -154,7 +154,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         machine: Machine<'_, M, B>,
         part: Part,
-        pass: u32,
+        pass: Pass,
     ) -> Result<(), Cause<M::Error>> {
         if self.done(part, pass, |page| &mut page.checked) {
             return Ok(());
@@ -185,7 +185,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         &mut self,
         machine: Machine<'_, M, B>,
         part: Part,
-        pass: u32,
+        pass: Pass,
     ) -> Result<(), Cause<M::Error>> {
         if self.done(part, pass, |page| &mut page.filled) {
             return Ok(());
@@ -208,7 +208,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
         part: Part,
         link: Link,
-        pass: u32,
+        pass: Pass,
     ) -> Result<(), Cause<M::Error>> {
         let shift = self.shift(part);
         let key = match self.expected(machine.memory, link)? {
@@ -277,11 +277,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if page.host >> stage.shadow().target_bits(level).min(52) != 0 {
             return Ok(true);
         }
-        let host = HostRights {
-            write: page.rights.write && !self.guards(target),
-            ..page.rights
-        };
-        let Some(attributes) = stage.grant(rights, host, None) else {
+        let Some(attributes) = self.usual(&stage, rights, page.rights, target) else {
             return Ok(true);
         };
         match self.slot(link) {

@@ -8,10 +8,11 @@
 use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries};
 
 use super::Mmu;
-use super::host::{HostMap, Machine};
+use super::entry::Attributes;
+use super::host::{HostMap, HostRights, Machine};
 use super::links::Link;
 use super::pages::{Page, Sync};
-use super::stage::Stage;
+use super::stage::{Rights, Stage};
 
 /// Whether any leaf could write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,27 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ) -> Option<Was> {
         let page = machine.map.backing(frame).page(frame, 4096)?;
         Some(self.write_protect(page.host))
+    }
+
+    /// The attributes of a leaf of the lowest level to guest-physical `target`, whoever uses it first: without the right
+    /// to write a table that is guarded.
+    pub(super) fn usual(
+        &self,
+        stage: &S,
+        rights: Rights,
+        host: HostRights,
+        target: u64,
+    ) -> Option<Attributes<S>> {
+        let most = stage.grant(rights, host, None)?;
+        // Looked up only where it matters.
+        if stage.protect(most) == Some(most) || !self.guards(target) {
+            return Some(most);
+        }
+        let host = HostRights {
+            write: false,
+            ..host
+        };
+        stage.grant(rights, host, None)
     }
 
     /// The state of a table that was compared right after it was guarded. What a processor may still

@@ -4,6 +4,7 @@
 use hvkit_page_table::{Entry, Frames, OwnEntries};
 
 use super::links::Link;
+use super::row::Scan;
 use super::stage::Stage;
 use super::{Backed, Mmu, Owed};
 
@@ -53,14 +54,13 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 
     /// Drops every entry of a table.
     pub(super) fn empty_table(&mut self, id: u32) {
-        let Some((count, frame, empty)) = self.extent(id) else {
-            return;
-        };
-        for index in 0..count as usize {
-            if !self.holds(frame, index, empty) {
-                self.drop_entry(Link::new(id, index));
-            }
+        let mut scan = self.scan(id);
+        while let Some(row) = self.row(id)
+            && let Some((index, _)) = self.next_filled(&row, &mut scan)
+        {
+            self.drop_entry(Link::new(id, index));
         }
+        self.scanned(id, Scan::default());
     }
 
     /// Does `change` to every leaf that maps a byte of `memory`.

@@ -70,6 +70,21 @@ impl Index {
             .map_while(|slot| slot.checked_sub(1))
     }
 
+    /// The first number that may have `hash` and is what is looked for.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
+        let last = self.slots.len().checked_sub(1)?;
+        let mut at = self.home(hash);
+        // Half of them are 0.
+        loop {
+            let number = self.slots[at].checked_sub(1)?;
+            if is(number) {
+                return Some(number);
+            }
+            at = (at + 1) & last;
+        }
+    }
+
     /// Adds `number`, for which there is room.
     pub(crate) fn insert(&mut self, hash: u64, number: u32) {
         debug_assert!(self.used < self.slots.len() / 2, "room was made");
@@ -144,6 +159,7 @@ mod tests {
             for number in 0..64 {
                 let found = index.near(hash(number)).any(|n| n == number);
                 assert_eq!(found, held.contains(&number), "{number}");
+                assert_eq!(index.find(hash(number), |n| n == number).is_some(), found);
             }
         }
         assert_eq!(index.used, held.len());
@@ -152,6 +168,7 @@ mod tests {
     #[test]
     fn nothing_is_in_an_empty_one() {
         assert_eq!(Index::default().near(7).count(), 0);
+        assert_eq!(Index::default().find(7, |_| true), None);
         assert_eq!(Index::with_room(3).unwrap().near(7).count(), 0);
     }
 }

@@ -152,6 +152,18 @@ impl Key {
         })
     }
 
+    /// Where the guest's entry behind the first one is, if there is one for each, side by side.
+    #[inline]
+    pub(crate) fn first_behind(&self, guest: &Shape, shadow: &Shape) -> Option<u64> {
+        let Base::Table(frame) = self.base else {
+            return None;
+        };
+        let entries =
+            u64::from(self.part) << (coverage(shadow, self.level) - shadow.shift(self.level));
+        (guest.shift(self.level) == shadow.shift(self.level))
+            .then(|| frame + entries * guest.width().bytes())
+    }
+
     /// The entries of this table whose guest entries have a byte in `length` bytes at `at`.
     pub(crate) fn entries_behind<F: Encode>(
         &self,

@@ -20,10 +20,11 @@
 //! - What hardware may hold beyond that was in a token that is not settled yet.
 //!
 //! In reading order: `key` (roles), `fault` (what a page fault comes to), `build` (the way to a leaf),
-//! `entry` (stores, and what they owe), `guard`, `sync`, `host`, `reclaim`.
+//! `entry` (stores, and what they owe), `guard`, `sync` and `compare`, `host`, `reclaim`.
 
 mod audit;
 mod build;
+mod compare;
 mod entry;
 mod error;
 mod expect;
@@ -40,6 +41,8 @@ mod pages;
 mod prefetch;
 mod reclaim;
 mod reverse_map;
+mod row;
+mod seen;
 mod slab;
 mod space;
 mod stage;
@@ -234,8 +237,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             heap: self.pages.bytes()
                 + self.reverse.bytes()
                 + self.unsync.capacity() * size_of::<u32>()
+                + self.remembered() * seen::Seen::BYTES
                 + self.stages.capacity() * size_of::<S>(),
         }
+    }
+
+    /// How many tables' guest entries are remembered.
+    fn remembered(&self) -> usize {
+        let seen = |&&id: &&u32| self.pages.get(id).is_some_and(|page| page.seen.is_some());
+        self.unsync.iter().filter(seen).count()
     }
 
     /// The number of `stage`, which may be a new one.

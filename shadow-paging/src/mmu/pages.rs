@@ -7,6 +7,7 @@ use super::error::OutOfMemory;
 use super::index::{Index, mix};
 use super::key::{Base, Key};
 use super::links::Head;
+use super::seen::Seen;
 
 /// How far a shadow table may be behind the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +20,17 @@ pub(crate) enum Sync {
     Unsync,
 }
 
+/// The number of a pass over the tables: 0 of none.
+pub(crate) type Pass = u16;
+
 /// One shadow table.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) key: Key,
     /// Where it is.
     pub(crate) frame: u64,
+    /// Where entries may be that are not empty: bit `i` is for the sixteen from `16 * i` on.
+    pub(crate) lines: u32,
     /// The entries that lead to it.
     pub(crate) parents: Head,
     pub(crate) sync: Sync,
@@ -35,11 +41,20 @@ pub(crate) struct Page {
     /// Used since reclaim last came by.
     pub(crate) used: bool,
     /// The last pass that compared it as a whole.
-    pub(crate) checked: u32,
+    pub(crate) checked: Pass,
     /// The last pass that filled it as a whole.
-    pub(crate) filled: u32,
+    pub(crate) filled: Pass,
     /// How readily it is left unsync.
     pub(crate) heat: Heat,
+    /// The guest's entries as they were when they were last compared, while it is unsync.
+    pub(crate) seen: Option<Seen>,
+}
+
+impl Page {
+    /// Whether an entry leads to it, or a space begins here.
+    pub(crate) fn in_use(&self) -> bool {
+        self.parents != Head::EMPTY || self.roots > 0
+    }
 }
 
 /// How often a guest's table was guarded in vain. One that is written again right after is left unsync for longer: to
@@ -91,7 +106,7 @@ pub(crate) struct Pages {
     free_regions: Vec<u32>,
     live: usize,
     hand: u32,
-    pass: u32,
+    pass: Pass,
 }
 
 fn frame_hash(frame: u64) -> u64 {
@@ -175,17 +190,17 @@ impl Pages {
     /// The table in `role`.
     #[inline]
     pub(crate) fn find(&self, key: &Key) -> Option<u32> {
-        self.by_base
-            .near(key.base.hash())
-            .find(|&id| self.get(id).is_some_and(|page| page.key == *key))
+        self.by_base.find(key.base.hash(), |id| {
+            self.get(id).is_some_and(|page| page.key == *key)
+        })
     }
 
     /// The table at `frame`.
     #[inline]
     pub(crate) fn at_frame(&self, frame: u64) -> Option<u32> {
-        self.by_frame
-            .near(frame_hash(frame))
-            .find(|&id| self.get(id).is_some_and(|page| page.frame == frame))
+        self.by_frame.find(frame_hash(frame), |id| {
+            self.get(id).is_some_and(|page| page.frame == frame)
+        })
     }
 
     /// Every shadow of the guest's table at `frame`.
@@ -195,6 +210,16 @@ impl Pages {
         self.by_base
             .near(base.hash())
             .filter(move |&id| self.get(id).is_some_and(|page| page.key.base == base))
+    }
+
+    /// Whether a shadow of the guest's table at `frame` keeps it from being written.
+    #[inline]
+    pub(crate) fn guarded(&self, frame: u64) -> bool {
+        let base = Base::Table(frame);
+        let guards = |page: &Page| page.key.base == base && page.sync != Sync::Unsync;
+        self.by_base
+            .find(base.hash(), |id| self.get(id).is_some_and(guards))
+            .is_some()
     }
 
     /// Shadow number `n` of the guest's table at `frame`.
@@ -210,7 +235,7 @@ impl Pages {
     }
 
     fn region(&self, region: u64) -> Option<u32> {
-        self.by_region.near(mix(region)).find(|&number| {
+        self.by_region.find(mix(region), |number| {
             let there = self.regions.get(number as usize);
             there.is_some_and(|&(start, count)| start == region && count > 0)
         })
@@ -308,7 +333,7 @@ impl Pages {
     }
 
     /// The number of a new pass over the tables: no table has it.
-    pub(crate) fn begin_pass(&mut self) -> u32 {
+    pub(crate) fn begin_pass(&mut self) -> Pass {
         self.pass = self.pass.wrapping_add(1);
         if self.pass == 0 {
             self.pass = 1;

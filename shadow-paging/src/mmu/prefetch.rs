@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The neighbours of a faulting page: mapped too, where the guest has used them already.
 
+use core::ops::Range;
+
 use hvkit_page_table::{Encode, Frames, OwnEntries, ReadEntry};
 
 use super::Mmu;
+use super::entry::NewLeaf;
 use super::expect::Expected;
-use super::host::{HostMap, HostRights, Machine};
+use super::host::HostMap;
 use super::links::Link;
+use super::row::{Near, Row};
 use super::stage::Stage;
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
@@ -14,40 +18,44 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// speculation: what cannot be done is left undone, and no flag is set in the guest's tables.
     pub(super) fn prefetch<M: ReadEntry, B: HostMap>(
         &mut self,
-        machine: Machine<'_, M, B>,
+        memory: &M,
+        near: &Near<'_, B>,
         link: Link,
     ) {
         let count = usize::from(self.tuning.prefetch).next_power_of_two();
-        let Some((stage, ..)) = self.stage_of(link) else {
-            return;
-        };
-        let stage = *stage;
         let first = link.index() & !(count - 1);
-        let last = (first + count).min(Self::entries(&stage, 1) as usize);
-        for index in first..last {
+        let mut rest = first..first + count;
+        while let Some(row) = self.row(link.page()).map(Row::beside)
+            && let Some((index, new)) = self.next_ready(&row, memory, near, &mut rest)
+        {
             let neighbour = Link::new(link.page(), index);
-            if index == link.index() || !self.is_empty_at(neighbour) {
-                continue;
-            }
-            let Ok(Expected::Page { target, rights }) = self.expected(machine.memory, neighbour)
-            else {
-                continue;
-            };
-            let Some(page) = machine.map.backing(target).page(target, 4096) else {
-                continue;
-            };
-            let host = HostRights {
-                write: page.rights.write && !self.guards(target),
-                ..page.rights
-            };
-            let Some(attributes) = stage.grant(rights, host, None) else {
-                continue;
-            };
-            if page.host >> stage.shadow().target_bits(1).min(52) != 0
-                || self.put_leaf(neighbour, page.host, attributes).is_err()
-            {
+            if self.insert_leaf(neighbour, new).is_err() {
                 return;
             }
         }
+    }
+
+    /// The next of `indices` whose entry is empty and need not be, and what goes there.
+    #[inline]
+    fn next_ready<M: ReadEntry, B: HostMap>(
+        &self,
+        row: &Row<'_, S>,
+        memory: &M,
+        near: &Near<'_, B>,
+        indices: &mut Range<usize>,
+    ) -> Option<(usize, NewLeaf)> {
+        let (stage, count) = (row.stage, Self::entries(row.stage, row.key.level) as usize);
+        indices.find_map(|index| {
+            if index >= count || self.word(row, index) != row.empty {
+                return None;
+            }
+            let Ok(Expected::Page { target, rights }) = row.expected(memory, index) else {
+                return None;
+            };
+            let page = near.backing(target).page(target, 4096)?;
+            let attributes = self.usual(stage, rights, page.rights, target)?;
+            let fits = page.host >> stage.shadow().target_bits(1).min(52) == 0;
+            fits.then(|| (index, NewLeaf::of(row, index, page.host, attributes)))
+        })
     }
 }

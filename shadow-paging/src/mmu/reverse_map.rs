@@ -53,8 +53,7 @@ impl ReverseMap {
     #[inline]
     fn chunk(&self, key: u64) -> Option<u32> {
         self.index
-            .near(mix(key))
-            .find(|&chunk| self.chunks[chunk as usize].key == key)
+            .find(mix(key), |chunk| self.chunks[chunk as usize].key == key)
     }
 
     /// The list of the page at `host`, if there is one.

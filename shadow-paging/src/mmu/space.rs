@@ -46,7 +46,8 @@ impl<S: Stage> Space<S> {
 pub enum Load {
     /// All but global translations, or all: what the guest wrote unseen must be looked at.
     Forget,
-    /// Nothing: MOV to CR3 with bit 63 set, while CR4.PCIDE is.
+    /// Nothing: MOV to CR3 with bit 63 set, while CR4.PCIDE is. For a root by which this processor has translated
+    /// since it last forgot what goes by the same tag.
     Keep,
 }
 
@@ -136,10 +137,12 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let (root, frame) = if same {
             (space.root, space.frame)
         } else {
-            self.hold_root(&space.stage, space.number, &top, machine)?
+            // What is below is looked at next, or was all this time.
+            let root = self.table(&root_key(&space.stage, space.number, &top), machine)?;
+            (root, self.hold_root(root)?)
         };
         if load == Load::Forget && !self.unsync.is_empty() {
-            let synced = self.sync_below(machine, root);
+            let synced = self.sync_loaded(machine, root);
             if synced.is_err() && !same {
                 self.leave_root(root);
             }
@@ -201,7 +204,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
     }
 
-    /// The root for `top`, in use once more: its stage, number and frame.
+    /// The root for `top`, compared and in use once more: its stage, number and frame.
     fn open_root<M: ReadEntry, B: HostMap>(
         &mut self,
         stage: &S,
@@ -209,24 +212,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<(u8, u32, u64), Cause<M::Error>> {
         let number = self.stage_number(stage)?;
-        let (root, frame) = self.hold_root(stage, number, top, machine)?;
+        let root = self.current_table(&root_key(stage, number, top), machine, None)?;
+        let frame = self.hold_root(root)?;
         Ok((number, root, frame))
     }
 
-    /// The root for `top` in the mode with `number`, in use once more: its number and frame.
-    fn hold_root<M: ReadEntry, B: HostMap>(
-        &mut self,
-        stage: &S,
-        number: u8,
-        top: &Top,
-        machine: Machine<'_, M, B>,
-    ) -> Result<(u32, u64), Cause<M::Error>> {
-        let key = root_key(stage, number, top);
-        let root = self.current_table(&key, machine, None)?;
-        let Some(page) = self.pages.get_mut(root) else {
-            return Err(Cause::OutOfFrames);
-        };
+    /// `root` is in use once more: its frame.
+    fn hold_root<E>(&mut self, root: u32) -> Result<u64, Cause<E>> {
+        let page = self.pages.get_mut(root).ok_or(Cause::OutOfFrames)?;
         page.roots += 1;
-        Ok((root, page.frame))
+        Ok(page.frame)
     }
 }

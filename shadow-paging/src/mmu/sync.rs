@@ -1,29 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Bringing shadow tables that may be stale in step with the guest's, when it invalidates.
 
-use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
+use hvkit_page_table::{Format, Frames, OwnEntries, ReadEntry};
 
-use super::entry::Slot;
-use super::expect::{Expected, Unread, Wrong};
-use super::host::{HostMap, HostRights, Machine};
+use super::compare::Compared;
+use super::expect::Unread;
+use super::host::{HostMap, Machine};
 use super::key::Base;
 use super::links::Link;
-use super::pages::Sync;
+use super::pages::{Page, Pass, Sync};
+use super::row::line_of;
 use super::space::Space;
 use super::stage::Stage;
 use super::{Cause, Failed, Mmu, Owed};
 
-/// What a comparison came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compared {
-    /// Every entry was right.
-    Same,
-    /// Some were not, and are gone.
-    Changed,
-}
-
-/// How many parents are looked at to learn whether a table is below a root.
-const MOST_PARENTS: usize = 64;
+/// How many parents of a table are looked at to learn whether it is below another.
+const MOST_PARENTS: usize = 8;
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// The guest invalidates one linear address in `space` (INVLPG, INVPCID of one address, INVEPT's
@@ -55,15 +47,19 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let Some(bits) = shape.strip(address) else {
             return Ok(());
         };
-        // In every table that may be stale, wherever it is linked now: a global translation goes for
-        // all spaces, and a table that is linked nowhere may be linked again.
+        // In every table that may be stale, wherever it is linked now: a global translation goes for all spaces. One that
+        // is linked nowhere is refreshed before it is linked again.
         let mut result = Ok(());
         for at in 0..self.unsync.len() {
             let id = self.unsync[at];
-            let level = self.pages.get(id).map_or(1, |page| page.key.level);
-            let index = shape.index(bits, level) as usize;
-            let checked = self.check(machine, Link::new(id, index));
-            result = result.and(checked.map(|_| ()));
+            let Some(page) = self.pages.get(id).filter(|page| page.in_use()) else {
+                continue;
+            };
+            let link = Link::new(id, shape.index(bits, page.key.level) as usize);
+            if page.lines & line_of(link.index()) != 0 {
+                let checked = self.check(machine, link);
+                result = result.and(checked.map(|_| ()));
+            }
         }
         result.map_err(Cause::from)
     }
@@ -82,22 +78,59 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.settle_up_for_good(result).map(|((), owed)| owed)
     }
 
-    /// Compares every table that is not guarded, and guards what can be.
+    /// Compares every table that is not guarded and that something leads to, and guards what can be.
     pub(super) fn sync_all<M: ReadEntry, B: HostMap>(
         &mut self,
         machine: Machine<'_, M, B>,
     ) -> Result<(), Cause<M::Error>> {
-        self.sync_those(machine, |_, _| true)
+        self.sync_those(machine, |mmu, id| {
+            mmu.pages.get(id).is_some_and(Page::in_use)
+        })
     }
 
-    /// The same for those that a walk from `root` can come to. The others are looked at when their own root is
-    /// loaded, or when they are linked.
-    pub(super) fn sync_below<M: ReadEntry, B: HostMap>(
+    /// The guest loads `root`: the same for those that a walk from it can come to. The others are looked at when
+    /// their own root is loaded, or when a table above them is linked.
+    pub(super) fn sync_loaded<M: ReadEntry, B: HostMap>(
         &mut self,
         machine: Machine<'_, M, B>,
         root: u32,
     ) -> Result<(), Cause<M::Error>> {
+        if self.unguarded() {
+            return self.refresh(machine, root, None);
+        }
         self.sync_those(machine, |mmu, id| mmu.is_below(id, root))
+    }
+
+    /// Table `top`, which is there already, is about to be within hardware's reach: compares it and what a walk
+    /// from it can come to, as far as it may be stale. While nobody could come to it, nobody saw to it.
+    ///
+    /// `pass`: the one under way, if there is one.
+    pub(super) fn refresh<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        top: u32,
+        pass: Option<Pass>,
+    ) -> Result<(), Cause<M::Error>> {
+        let Some(page) = self.pages.get(top) else {
+            return Ok(());
+        };
+        if self.unguarded() {
+            // All may be: downwards, each once in a pass.
+            return self.drop_wrong_below(machine, top, pass);
+        }
+        if page.key.level == 1 && page.sync == Sync::Guarded {
+            return Ok(());
+        }
+        // Few are: upwards from those.
+        let mut result = Ok(());
+        for at in 0..self.unsync.len() {
+            let id = self.unsync[at];
+            if self.is_below(id, top) {
+                let synced = self.sync_table(machine, id);
+                result = result.and(synced.map(|_| ()));
+            }
+        }
+        result.map_err(Cause::from)
     }
 
     fn sync_those<M: ReadEntry, B: HostMap>(
@@ -121,6 +154,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 done = state == Sync::Guarded;
                 if let Some(page) = self.pages.get_mut(id) {
                     page.sync = state;
+                    if done {
+                        page.seen = None;
+                    }
                 }
             }
             if !done {
@@ -132,9 +168,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         result.map_err(Cause::from)
     }
 
-    /// Whether a walk from table `root` can come to table `id`. May say so of one that it cannot come to.
-    fn is_below(&self, id: u32, root: u32) -> bool {
-        id == root
+    /// Whether a walk from table `top` can come to table `id`. May say so of one that it cannot come to: one with
+    /// many parents is the kernel's, mostly.
+    fn is_below(&self, id: u32, top: u32) -> bool {
+        id == top
             || self.pages.get(id).is_some_and(|page| {
                 let parents = page.parents;
                 self.reverse.lists.len(parents) > MOST_PARENTS
@@ -142,7 +179,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                         .reverse
                         .lists
                         .iter(parents)
-                        .any(|link| self.is_below(link.page(), root))
+                        .any(|link| self.is_below(link.page(), top))
             })
     }
 
@@ -183,19 +220,6 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         Ok(self.after_guarding(writers))
     }
 
-    /// A table that is to be linked. Where nobody could come to it, nobody saw to it that it is right.
-    pub(super) fn sync_before_link<M: ReadEntry, B: HostMap>(
-        &mut self,
-        machine: Machine<'_, M, B>,
-        id: u32,
-    ) -> Result<(), Unread<M::Error>> {
-        let guarded = |page: &super::pages::Page| page.sync == Sync::Guarded;
-        if self.pages.get(id).is_none_or(guarded) {
-            return Ok(());
-        }
-        self.sync_table(machine, id).map(|_| ())
-    }
-
     /// The state of a table that was not compared as a whole.
     fn unsynced(&self) -> Sync {
         if self.unguarded() {
@@ -203,96 +227,6 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         } else {
             Sync::Pending
         }
-    }
-
-    /// Compares each entry of a table with the guest's, and drops what is wrong.
-    ///
-    /// Entries of the guest's that cannot be read are dropped too, then the first is told of.
-    pub(super) fn sync_table<M: ReadEntry, B: HostMap>(
-        &mut self,
-        machine: Machine<'_, M, B>,
-        id: u32,
-    ) -> Result<Compared, Unread<M::Error>> {
-        let mut result = Ok(Compared::Same);
-        let Some((count, frame, empty)) = self.extent(id) else {
-            return result;
-        };
-        for index in 0..count as usize {
-            if self.holds(frame, index, empty) {
-                continue;
-            }
-            match self.check(machine, Link::new(id, index)) {
-                Ok(Compared::Same) => {}
-                Ok(Compared::Changed) => result = result.map(|_| Compared::Changed),
-                Err(unread) => result = result.and(Err(unread)),
-            }
-        }
-        result
-    }
-
-    /// Makes the entry at `link` right: a leaf that grants too much grants less, what else is wrong is
-    /// dropped.
-    pub(super) fn check<M: ReadEntry, B: HostMap>(
-        &mut self,
-        machine: Machine<'_, M, B>,
-        link: Link,
-    ) -> Result<Compared, Unread<M::Error>> {
-        let slot = self.slot(link);
-        if matches!(slot, Entry::Empty) {
-            return Ok(Compared::Same);
-        }
-        match self.expected(machine.memory, link) {
-            Ok(expected) => {
-                match self.wrong(machine, link, &slot, expected) {
-                    None => return Ok(Compared::Same),
-                    Some(Wrong::TooMuch) => self.grant_less(machine, link, &slot, expected),
-                    Some(_) => self.drop_entry(link),
-                }
-                Ok(Compared::Changed)
-            }
-            Err(unread) => {
-                self.drop_entry(link);
-                Err(unread)
-            }
-        }
-    }
-
-    /// The leaf at `link` grants more than guest and host do now: it gets what they grant, or goes. So reads go
-    /// on after a fork has made everything read-only.
-    fn grant_less<M, B: HostMap>(
-        &mut self,
-        machine: Machine<'_, M, B>,
-        link: Link,
-        slot: &Slot<S>,
-        expected: Expected,
-    ) {
-        if let (
-            Entry::Leaf { target, attributes },
-            Expected::Page {
-                target: guest,
-                rights,
-            },
-        ) = (*slot, expected)
-            && let Some(stage) = self.pages.get(link.page()).map(|page| page.key.stage)
-            && self
-                .pages
-                .get(link.page())
-                .is_some_and(|page| page.key.level == 1)
-        {
-            let stage = &self.stages[usize::from(stage)];
-            let backing = machine.map.backing(guest).page(guest, 4096);
-            let less = backing.and_then(|page| {
-                let host = HostRights {
-                    write: page.rights.write && !self.guards(guest),
-                    ..page.rights
-                };
-                stage.grant(rights, host, None)
-            });
-            if let Some(less) = less {
-                return self.change_leaf(link, target, attributes, less);
-            }
-        }
-        self.drop_entry(link);
     }
 
     /// The guest's memory was written: `length` bytes at guest-physical `at`.

@@ -19,7 +19,7 @@
 
 use core::convert::Infallible;
 
-use hvkit_page_table::{Entry, Format, Root, Shape, ShapeError, UpdateEntry};
+use hvkit_page_table::{Entry, Format, Root, Shape, ShapeError, Step, UpdateEntry};
 
 use super::attributes::ShadowAttributes;
 use super::format::{ShadowFormat, ShadowLayout};
@@ -150,6 +150,30 @@ fn within(attributes: ShadowAttributes, most: ShadowAttributes) -> bool {
         && (most.is_executable() || !attributes.is_executable())
 }
 
+/// What is needed of a guest's path: see [`Path`].
+#[derive(Clone)]
+struct Way {
+    tables: [Table; 5],
+    /// Granted by the entries so far.
+    above: Rights,
+    /// The last entry's level, and the entry.
+    level: u8,
+    entry: u64,
+}
+
+impl Way {
+    #[inline(always)]
+    fn note(&mut self, step: Step<GuestAttributes>) {
+        if let Some(slot) = self.tables.get_mut(usize::from(step.level).wrapping_sub(1)) {
+            let frame = step.at.unwrap_or(0) & !0xfff;
+            let above = self.above;
+            *slot = Table { frame, above };
+        }
+        self.above = step.attributes.map_or(self.above, grants);
+        (self.level, self.entry) = (step.level, step.entry);
+    }
+}
+
 impl Stage for Linear {
     type Shadow = ShadowFormat;
     type Access = Access;
@@ -200,19 +224,22 @@ impl Stage for Linear {
                 });
             }
         };
-        let all = self.all();
-        let made = resolve(&self.mode, memory, root, address, access, |there, steps| {
-            let last = steps.last();
-            let written = access.kind.writes() || last.is_some_and(|step| step.entry & DIRTY != 0);
-            Path {
-                tables: Path::of_steps(steps, all, grants),
-                target: there.physical,
-                level: last.map_or(1, |step| step.level),
-                shift: there.size.trailing_zeros(),
-                rights: of_page(there.attributes, written),
-            }
-        });
-        made.map_err(stopped)
+        let blank = Way {
+            tables: [Table::default(); 5],
+            above: self.all(),
+            level: 1,
+            entry: 0,
+        };
+        let made = resolve(&self.mode, memory, root, address, access, &blank, Way::note);
+        let (there, way) = made.map_err(stopped)?;
+        let written = access.kind.writes() || way.entry & DIRTY != 0;
+        Ok(Path {
+            tables: way.tables,
+            target: there.physical,
+            level: way.level,
+            shift: there.size.trailing_zeros(),
+            rights: of_page(there.attributes, written),
+        })
     }
 
     fn meaning(&self, entry: u64, level: u8, above: Rights) -> Meaning {

@@ -15,6 +15,7 @@ mod format;
 mod hardware;
 mod invpcid;
 mod linear;
+mod tags;
 mod vcpu;
 
 pub use attributes::ShadowAttributes;

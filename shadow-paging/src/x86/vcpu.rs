@@ -7,6 +7,7 @@ use hvkit_page_table::{Frames, OwnEntries, ReadEntry, UpdateEntry};
 use super::hardware::{Hardware, Processor};
 use super::invpcid::InvalidateKind;
 use super::linear::{Linear, Unsupported};
+use super::tags::Tags;
 use crate::guest::{
     Access, ErrorCode, Features, GuestFault, Kind, Layout, LoadError, PagingMode, Privilege,
     Registers, cr0, cr4, efer,
@@ -85,7 +86,11 @@ pub struct Vcpu {
     processor: Processor,
     mode: PagingMode,
     space: Space<Linear>,
+    tags: Tags,
 }
+
+/// The PCID in CR3.
+const PCID: u64 = 0xfff;
 
 /// Whether PDPTEs are read anew.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,13 +118,15 @@ impl Vcpu {
         let (space, owed) = mmu
             .open(stage, Linear::top(&mode), machine)
             .map_err(ControlError::Failed)?;
-        let vcpu = Self {
+        let mut vcpu = Self {
             registers,
             features,
             processor,
             mode,
             space,
+            tags: Tags::default(),
         };
+        vcpu.forget_tags();
         Ok((vcpu, owed))
     }
 
@@ -162,7 +169,8 @@ impl Vcpu {
         mmu.fault(&self.space, machine, fault.linear, fault.access())
     }
 
-    /// MOV to CR3. Bit 63 keeps the TLB while CR4.PCIDE is set.
+    /// MOV to CR3. Bit 63 keeps the TLB while CR4.PCIDE is set, if the root is the one that was loaded last with this PCID;
+    /// otherwise more is invalidated than asked for.
     ///
     /// # Errors
     ///
@@ -174,27 +182,33 @@ impl Vcpu {
         value: u64,
     ) -> Result<Control, ControlError<M::Error>> {
         const KEEP: u64 = 1 << 63;
-        let pcid = self.registers.cr4 & cr4::PCIDE != 0;
-        let load = if pcid && value & KEEP != 0 {
-            Load::Keep
+        let tagged = self.registers.cr4 & cr4::PCIDE != 0;
+        let (cr3, keep) = if tagged {
+            (value & !KEEP, value & KEEP != 0)
         } else {
-            Load::Forget
+            (value, false)
         };
-        let cr3 = if pcid { value & !KEEP } else { value };
         let Some(root) = self.mode.root_named(cr3, &self.features) else {
             let registers = Registers {
                 cr3,
                 ..self.registers
             };
-            return self.load(mmu, machine, registers, Pdptes::Load, load);
+            return self.load(mmu, machine, registers, Pdptes::Load);
         };
         let root = root.map_err(|error| ControlError::General(LoadError::Mode(error)))?;
+        let pcid = if tagged { cr3 & PCID } else { 0 };
+        let load = if keep && self.tags.holds(pcid, root) {
+            Load::Keep
+        } else {
+            Load::Forget
+        };
         let before = self.space.root();
         let owed = mmu
             .switch(&mut self.space, Top::Table(root), load, machine)
             .map_err(ControlError::Failed)?;
         self.registers.cr3 = cr3;
         self.mode.begin_at(root);
+        self.tags.load(pcid, root);
         Ok(Control {
             owed,
             root_changed: self.space.root() != before,
@@ -329,7 +343,7 @@ impl Vcpu {
         } else {
             Pdptes::Load
         };
-        self.load(mmu, machine, registers, pdptes, Load::Forget)
+        self.load(mmu, machine, registers, pdptes)
     }
 
     fn load<T: OwnEntries, P: Frames, M: ReadEntry, B: HostMap>(
@@ -338,7 +352,6 @@ impl Vcpu {
         machine: Machine<'_, M, B>,
         registers: Registers,
         pdptes: Pdptes,
-        load: Load,
     ) -> Result<Control, ControlError<M::Error>> {
         let mode = match (pdptes, self.mode.pdptes()) {
             (Pdptes::Keep, Some(kept)) => {
@@ -352,14 +365,25 @@ impl Vcpu {
         let before = self.space.root();
         let top = Linear::top(&mode);
         let owed = mmu
-            .enter(&mut self.space, stage, top, load, machine)
+            .enter(&mut self.space, stage, top, Load::Forget, machine)
             .map_err(ControlError::Failed)?;
         self.registers = registers;
         self.mode = mode;
+        self.forget_tags();
         Ok(Control {
             owed,
             root_changed: self.space.root() != before,
         })
+    }
+
+    /// The TLB is empty: what it may hold from now on is of the root in use.
+    fn forget_tags(&mut self) {
+        self.tags = Tags::default();
+        if let Top::Table(root) = *self.space.top() {
+            let tagged = self.registers.cr4 & cr4::PCIDE != 0;
+            let pcid = if tagged { self.registers.cr3 & PCID } else { 0 };
+            self.tags.load(pcid, root);
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::{Instruction, Outcome};
 
 use crate::support::{
-    DIRECTORY, LINEAR, OTHER_ROOT, PAGES, ROOT, TABLE, USED, board, faults, load, store, unstarted,
+    DIRECTORY, LINEAR, OTHER_ROOT, PAGES, PDPT, ROOT, TABLE, USED, board, faults, load, registers,
+    store, unstarted,
 };
 
 /// Linux patches its code through one page that it maps, uses and unmaps thousands of times, in an address space of its own.
@@ -37,7 +38,7 @@ fn a_table_that_is_written_over_and_over_is_not_guarded_each_time() {
 fn tables_that_a_root_does_not_lead_to_wait_for_their_own() {
     let mut board = unstarted(64);
     board.set(OTHER_ROOT + 8, Width::Eight, 0);
-    board.start(crate::support::registers());
+    board.start(registers());
     store(&mut board, LINEAR, 1);
     board.edit(TABLE, Width::Eight, (PAGES + 0x2_0000) | USED);
     assert_eq!(board.audit().stale, 1);
@@ -66,5 +67,47 @@ fn a_stale_table_is_compared_before_it_is_linked_again() {
         let linear = LINEAR + 0x20_0000 + page * 0x1000;
         assert_eq!(load(&mut board, linear), Outcome::Done(0), "the new page");
     }
+    board.audit();
+}
+
+/// The same where what is linked again is a table above it.
+#[test]
+fn a_stale_table_is_compared_before_a_table_above_it_is_linked_again() {
+    let mut board = board();
+    for page in 0..2 {
+        store(&mut board, LINEAR + page * 0x1000, 1);
+    }
+    for page in 0..2 {
+        let elsewhere = PAGES + 0x2_0000 + page * 0x1000;
+        board.edit(TABLE + page * 8, Width::Eight, elsewhere | USED);
+    }
+    board.edit(PDPT, Width::Eight, 0);
+    board.intercept(Instruction::Cr3(ROOT));
+    board.edit(PDPT + 8, Width::Eight, DIRECTORY | 7);
+    for page in 0..2 {
+        let linear = LINEAR + 0x4000_0000 + page * 0x1000;
+        assert_eq!(load(&mut board, linear), Outcome::Done(0), "the new page");
+    }
+    board.audit();
+}
+
+/// What was compared once is right as long as both entries are the same, not only the guest's.
+#[test]
+fn an_entry_that_is_written_back_is_compared_with_what_was_mapped_meanwhile() {
+    let mut board = board();
+    let elsewhere = (PAGES + 0x2_0000) | USED;
+    store(&mut board, LINEAR, 1);
+    // Unsync, and compared: the first page is what the table says.
+    board.edit(TABLE + 8, Width::Eight, (PAGES + 0x3_0000) | USED);
+    board.intercept(Instruction::Cr3(ROOT));
+    board.edit(TABLE + 8, Width::Eight, (PAGES + 0x3_1000) | USED);
+    board.intercept(Instruction::Cr3(ROOT));
+    // Another page, used; and the first one again.
+    board.edit(TABLE, Width::Eight, elsewhere);
+    board.intercept(Instruction::Invlpg(LINEAR));
+    assert_eq!(load(&mut board, LINEAR), Outcome::Done(0));
+    board.edit(TABLE, Width::Eight, PAGES | USED);
+    board.intercept(Instruction::Cr3(ROOT));
+    assert_eq!(load(&mut board, LINEAR), Outcome::Done(1), "the first page");
     board.audit();
 }

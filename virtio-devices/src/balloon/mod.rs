@@ -5,14 +5,16 @@
 //!   queue 0  inflate      page numbers --> Reclaim         the guest does without them
 //!   queue 1  deflate      page numbers                     it uses them again, and finds zeros
 //!   queue 2  statistics   one buffer, answered when the host asks for the next
+//!   queue 3  hints        free pages of the guest, when the host asks: kept as a list
 //!   queue 4  reporting    free pages of the guest --> Reclaim, for as long as it leaves them free
 //! ```
 //!
-//! Queue 3, free page hints, is there so that the others have the specification's numbers, and is not offered. A
-//! driver may count only the queues that it uses (Linux does); whichever it enabled last is for reporting then.
+//! A driver may count only the queues that it uses (Linux does): of those after the statistics, the first is for hints
+//! and the last for reporting then.
 //!
 //! "Traditional Memory Balloon Device" (5.5).
 
+mod hints;
 mod pages;
 mod statistics;
 
@@ -23,8 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use hints::{Hints, Round};
 pub use statistics::{Statistic, Statistics};
 
+use self::hints::{DONE, Hint, STOP};
 use self::pages::{Deflate, Inflate, Report};
 use self::statistics::Listener;
 use crate::bytes::read_at;
@@ -43,6 +47,8 @@ pub mod feature {
     pub const STATS_VQ: Features = Features::from_bits_retain(1 << 1);
     /// VIRTIO_BALLOON_F_DEFLATE_ON_OOM: the guest may take pages back when it has no others.
     pub const DEFLATE_ON_OOM: Features = Features::from_bits_retain(1 << 2);
+    /// VIRTIO_BALLOON_F_FREE_PAGE_HINT: the queue for hints.
+    pub const FREE_PAGE_HINT: Features = Features::from_bits_retain(1 << 3);
     /// VIRTIO_BALLOON_F_PAGE_POISON: the driver says what it fills free pages with.
     pub const PAGE_POISON: Features = Features::from_bits_retain(1 << 4);
     /// VIRTIO_BALLOON_F_PAGE_REPORTING: the reporting queue.
@@ -52,12 +58,14 @@ pub mod feature {
 const INFLATE: u16 = 0;
 const DEFLATE: u16 = 1;
 const STATISTICS: u16 = 2;
+const HINTS: u16 = 3;
 const QUEUES: usize = 5;
 const QUEUE_SIZE: u16 = 128;
 
-/// Bytes of "struct virtio_balloon_config", and where its writable fields are.
+/// Bytes of "struct virtio_balloon_config", and where its fields after the target are.
 const CONFIG: usize = 16;
 const ACTUAL: usize = 4;
+const COMMAND: usize = 8;
 const POISON: usize = 12;
 
 /// What a balloon should do. Nothing but inflate, deflate and tell statistics, unless asked.
@@ -95,6 +103,15 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Lets the host ask which pages the guest has free.
+    #[must_use]
+    pub fn with_free_page_hints(mut self) -> Self {
+        self.features |= feature::FREE_PAGE_HINT | feature::PAGE_POISON;
+        self
+    }
+}
+
 /// What the device, its workers and whoever runs it share.
 #[derive(Debug)]
 struct Shared {
@@ -104,6 +121,11 @@ struct Shared {
     actual: AtomicU32,
     /// What it fills free pages with.
     poison: AtomicU32,
+    /// What the driver is asked of hints: [`STOP`], [`DONE`], or a round's identifier.
+    command: AtomicU32,
+    /// The identifier of the last round.
+    last_round: AtomicU32,
+    hints: Mutex<Hints>,
     statistics: Mutex<Statistics>,
     /// Readable when statistics were asked for.
     asked: EventFd,
@@ -115,6 +137,19 @@ impl Shared {
         self.statistics
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hints(&self) -> MutexGuard<'_, Hints> {
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a round of hints, if there is one; true if so.
+    fn end_round(&self) -> bool {
+        let open = self.command.load(Ordering::SeqCst) > DONE;
+        if open {
+            self.command.store(DONE, Ordering::SeqCst);
+        }
+        open
     }
 }
 
@@ -140,6 +175,11 @@ impl Control {
         self.0.actual.load(Ordering::SeqCst)
     }
 
+    /// Whether a driver is there that can be asked.
+    pub fn has_driver(&self) -> bool {
+        self.0.events.is_connected()
+    }
+
     /// Asks the guest for new statistics: [`Statistics::answers`] goes up when they have come.
     ///
     /// # Errors
@@ -147,6 +187,25 @@ impl Control {
     /// The host's, if the event cannot be signalled.
     pub fn ask_statistics(&self) -> io::Result<()> {
         self.0.asked.write(1)
+    }
+
+    /// Asks the guest which pages it has free now, and forgets what it said before. It keeps them, as a rule, until
+    /// [`end_hints`](Self::end_hints).
+    pub fn ask_hints(&self) {
+        hints::begin(&self.0);
+        self.0.events.changed();
+    }
+
+    /// Lets the guest use its free pages again. What it hinted is still known.
+    pub fn end_hints(&self) {
+        if self.0.end_round() {
+            self.0.events.changed();
+        }
+    }
+
+    /// What the guest has hinted in the last round. Its word alone.
+    pub fn hints(&self) -> Hints {
+        self.0.hints().clone()
     }
 
     /// What the guest said last. Its word alone.
@@ -161,6 +220,8 @@ pub struct Balloon {
     reclaim: Arc<dyn Reclaim>,
     shared: Arc<Shared>,
     counters: [Counters; QUEUES],
+    /// The configuration has changed while there was nobody to be told.
+    untold: bool,
 }
 
 impl std::fmt::Debug for Balloon {
@@ -183,6 +244,9 @@ impl Balloon {
             target: AtomicU32::new(options.pages),
             actual: AtomicU32::new(0),
             poison: AtomicU32::new(0),
+            command: AtomicU32::new(STOP),
+            last_round: AtomicU32::new(DONE),
+            hints: Mutex::default(),
             statistics: Mutex::default(),
             asked: EventFd::new(EFD_NONBLOCK)?,
             events: ConfigEvents::default(),
@@ -192,6 +256,7 @@ impl Balloon {
             reclaim,
             shared: Arc::new(shared),
             counters: Default::default(),
+            untold: false,
         })
     }
 
@@ -208,6 +273,8 @@ impl Balloon {
     fn config(&self) -> [u8; CONFIG] {
         let mut config = [0; CONFIG];
         config[..4].copy_from_slice(&self.shared.target.load(Ordering::SeqCst).to_le_bytes());
+        let command = self.shared.command.load(Ordering::SeqCst);
+        config[COMMAND..COMMAND + 4].copy_from_slice(&command.to_le_bytes());
         for (at, field) in self.writable() {
             config[at..at + 4].copy_from_slice(&field.load(Ordering::SeqCst).to_le_bytes());
         }
@@ -282,11 +349,16 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
         {
             serve!(active, Listener::new(Arc::clone(&self.shared)));
         }
-        if features.contains(feature::PAGE_REPORTING)
-            && let Some(active) = queues.into_iter().max_by_key(|active| active.index)
-        {
+        let (hinting, reporting) = free_page_queues(queues, features);
+        if let Some(active) = hinting {
+            serve!(active, Hint::new(Arc::clone(&self.shared)));
+        }
+        if let Some(active) = reporting {
             let report = Report::new(Arc::clone(&self.reclaim), Arc::clone(&self.shared));
             serve!(active, report);
+        }
+        if std::mem::take(&mut self.untold) {
+            interrupts.config();
         }
         Ok(workers)
     }
@@ -298,6 +370,8 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
             field.store(0, Ordering::SeqCst);
         }
         self.shared.statistics().forget();
+        self.shared.command.store(STOP, Ordering::SeqCst);
+        *self.shared.hints() = Hints::default();
         // A question of before is nobody's any more. An error means that there was none.
         let _ = self.shared.asked.read();
     }
@@ -316,6 +390,32 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
         let target = u32::from_le_bytes([t0, t1, t2, t3]);
         self.shared.target.store(target, Ordering::SeqCst);
         Device::<A>::config_write(self, 0, &config);
+        // What was hinted stays behind, so the round is over; the driver is told when it can be.
+        let [.., c0, c1, c2, c3, _, _, _, _] = config;
+        let command = u32::from_le_bytes([c0, c1, c2, c3]);
+        self.shared.command.store(command, Ordering::SeqCst);
+        self.shared.last_round.store(command, Ordering::SeqCst);
+        self.untold = self.shared.end_round();
         Ok(())
+    }
+}
+
+/// Of the queues after the statistics: which is for hints, and which for reporting.
+fn free_page_queues(
+    mut queues: Vec<ActiveQueue>,
+    features: Features,
+) -> (Option<ActiveQueue>, Option<ActiveQueue>) {
+    queues.sort_by_key(|active| active.index);
+    let hints = features.contains(feature::FREE_PAGE_HINT);
+    let reports = features.contains(feature::PAGE_REPORTING);
+    let mut queues = queues.into_iter();
+    match (hints, reports) {
+        (true, true) => match (queues.next(), queues.next_back()) {
+            (Some(only), None) if only.index > HINTS => (None, Some(only)),
+            both => both,
+        },
+        (true, false) => (queues.next(), None),
+        (false, true) => (None, queues.next_back()),
+        (false, false) => (None, None),
     }
 }

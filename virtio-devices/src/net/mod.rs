@@ -11,6 +11,7 @@
 //!
 //! "Network Device" (5.1).
 
+mod both_ways;
 mod frames;
 mod stream;
 mod tap;
@@ -24,6 +25,7 @@ pub use frames::Wire;
 pub use stream::FrameStream;
 pub use tap::{Tap, TapError};
 
+use self::both_ways::BothWays;
 use self::frames::{Receiver, Sender};
 use crate::bytes::read_at;
 use crate::counters::Counters;
@@ -263,7 +265,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
         let transmit = QueueServer::new(memory, transmit, interrupts, sender)
             .with_limiter(limiter()?)
             .with_counters(sent.clone());
-        Ok(vec![Box::new(receive), Box::new(transmit)])
+        Ok(vec![Box::new(BothWays { transmit, receive })])
     }
 
     fn reset(&mut self) {

@@ -71,35 +71,50 @@ pub(super) struct Areas<W> {
 }
 
 /// The three areas, found in memory.
-pub(super) enum Found<'m, M: GuestMemory + ?Sized> {
+pub(super) enum Places<'m, M: GuestMemory + ?Sized> {
     /// Each in one piece.
     Whole(Areas<Slice<'m, M>>),
     /// At least one in several pieces, and so all are accessed the slow way.
     Scattered(Areas<Scattered<'m, M>>),
 }
 
-impl<'m, M: GuestMemory + ?Sized> Found<'m, M> {
-    #[inline(always)]
-    pub(super) fn find(config: &QueueConfig, layout: Layout, reach: &Reach<'m, M>) -> Self {
-        let places = config
-            .areas(layout)
-            .map(|area| Place::find(reach, area.address, area.length, area.access));
-        match places {
-            [
-                Place::Whole(descriptors),
-                Place::Whole(driver),
-                Place::Whole(device),
-            ] => Self::Whole(Areas {
+/// Finds the three areas.
+#[inline(always)]
+pub(super) fn find<'m, M: GuestMemory + ?Sized>(
+    config: &QueueConfig,
+    layout: Layout,
+    reach: &Reach<'m, M>,
+) -> Places<'m, M> {
+    let shapes = config.areas(layout);
+    let places = shapes
+        .each_ref()
+        .map(|area| Place::find(reach, area.address, area.length, area.access));
+    match places {
+        [
+            Place::Whole(descriptors),
+            Place::Whole(driver),
+            Place::Whole(device),
+        ] => Places::Whole(Areas {
+            descriptors,
+            driver,
+            device,
+        }),
+        _ => {
+            let [descriptors, driver, device] =
+                shapes.map(|area| Place::scattered(reach, area.address, area.length));
+            Places::Scattered(Areas {
                 descriptors,
                 driver,
                 device,
-            }),
-            _ => Self::Scattered(Areas {
-                descriptors: Place::scattered(reach, config.descriptor_area),
-                driver: Place::scattered(reach, config.driver_area),
-                device: Place::scattered(reach, config.device_area),
-            }),
+            })
         }
+    }
+}
+
+impl From<Fault> for Box<QueueError> {
+    #[cold]
+    fn from(fault: Fault) -> Self {
+        Box::new(fault.into())
     }
 }
 

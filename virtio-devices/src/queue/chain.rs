@@ -16,6 +16,9 @@ pub(super) const WRITE: u16 = 2;
 /// VIRTQ_DESC_F_INDIRECT.
 pub(super) const INDIRECT: u16 = 4;
 
+/// Bytes of all of a chain's buffers, at most (2.7.5.2).
+const MOST_BYTES: u64 = 1 << 32;
+
 /// Bytes of a descriptor.
 pub(super) const DESCRIPTOR: u64 = 16;
 
@@ -105,13 +108,9 @@ pub struct Segment {
 /// The buffers of one chain. Reused from chain to chain, so that popping allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
-    /// Room for the longest chain so far; those of this one come first.
+    /// Room for the longest chain of the largest queue so far; those of this chain come first.
     room: Vec<Segment>,
-    count: usize,
-    /// How many of the segments, and of their bytes, are for the device to read.
-    readable: usize,
-    readable_bytes: u64,
-    bytes: u64,
+    numbers: Numbers,
 }
 
 impl Chain {
@@ -123,120 +122,161 @@ impl Chain {
     /// What the device is to read.
     #[inline(always)]
     pub fn readable(&self) -> Buffers<'_> {
-        Buffers::new(self.readable_segments(), self.readable_bytes)
+        Buffers::new(self.readable_segments(), self.numbers.readable_bytes)
     }
 
     /// What the device is to write.
     #[inline(always)]
     pub fn writable(&self) -> Buffers<'_> {
         // The sum has the parts.
-        let bytes = self.bytes.wrapping_sub(self.readable_bytes);
+        let bytes = self.numbers.bytes.wrapping_sub(self.numbers.readable_bytes);
         Buffers::new(self.writable_segments(), bytes)
     }
 
     /// What the device is to read, buffer by buffer as the driver cut it. Some may be empty.
     #[inline(always)]
     pub fn readable_segments(&self) -> &[Segment] {
-        &self.room[..self.readable]
+        &self.room[..self.numbers.readable]
     }
 
     /// What the device is to write, buffer by buffer as the driver cut it. Some may be empty.
     #[inline(always)]
     pub fn writable_segments(&self) -> &[Segment] {
-        &self.room[self.readable..self.count]
+        &self.room[self.numbers.readable..self.numbers.count]
     }
 
-    /// Begins anew, with at most `size` buffers. Until [`finish`](Filling::finish) the chain is the old one.
+    /// Begins anew, with at most `size` buffers. Until [`set`](Self::set) the chain is the old one.
     #[inline(always)]
     pub(super) fn refill(&mut self, size: u16) -> Filling<'_> {
-        Filling {
-            chain: self,
-            size: size.into(),
-            count: 0,
-            readable: 0,
-            readable_bytes: 0,
-            bytes: 0,
+        let size = usize::from(size);
+        if self.room.len() < size {
+            grow(&mut self.room, size);
         }
+        Filling {
+            room: self.room.get_mut(..size).unwrap_or_default(),
+            numbers: Numbers::default(),
+        }
+    }
+
+    /// Makes the chain what its room was filled with.
+    #[inline(always)]
+    pub(super) fn set(&mut self, numbers: Numbers) {
+        self.numbers = numbers;
     }
 }
 
-/// A chain that is being filled. Its numbers are apart, so that they stay in registers.
-pub(super) struct Filling<'c> {
-    chain: &'c mut Chain,
-    /// Descriptors in the queue.
-    size: usize,
+/// How much of a chain's room is filled, and with what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Numbers {
     count: usize,
+    /// How many of the segments, and of their bytes, are for the device to read.
     readable: usize,
     readable_bytes: u64,
     bytes: u64,
 }
 
+/// A chain that is being filled. Its numbers are apart, so that they stay in registers.
+pub(super) struct Filling<'c> {
+    /// One for each descriptor of the queue.
+    room: &'c mut [Segment],
+    numbers: Numbers,
+}
+
+/// Why a chain was refused; in a box, because what is returned beside it is small and returned often.
+pub(super) type Refused = Box<ChainError>;
+
 impl Filling<'_> {
-    /// Appends the buffer of a descriptor that stands at `index` of its table.
+    /// Appends a descriptor's buffer, whichever way it goes.
     #[inline(always)]
-    pub(super) fn add(&mut self, index: u16, descriptor: Descriptor) -> Result<(), ChainError> {
-        let Descriptor {
-            address,
-            length,
-            flags,
-            ..
+    fn push(&mut self, descriptor: &Descriptor) -> Result<(), Refused> {
+        let &Descriptor {
+            address, length, ..
         } = descriptor;
-        if self.count >= self.size {
-            // It was made from 16 bits.
-            let size = self.size as u16;
-            return Err(ChainError::TooLong { size });
+        let bytes = u64::from(length);
+        let Some(place) = self.room.get_mut(self.numbers.count) else {
+            return Err(too_long(self.room.len()));
+        };
+        if address.checked_add(bytes).is_none() {
+            return Err(wraps(address, length));
         }
-        if address.checked_add(u64::from(length)).is_none() {
-            return Err(ChainError::Wraps { address, length });
-        }
-        // At most 2^33: no overflow, here or below.
-        self.bytes = self.bytes.wrapping_add(u64::from(length));
-        if self.bytes > 1 << 32 {
-            return Err(ChainError::TooBig { bytes: self.bytes });
-        }
-        let count = self.count.wrapping_add(1);
-        if flags & WRITE == 0 {
-            if self.readable != self.count {
-                return Err(ChainError::ReadableAfterWritable { index });
-            }
-            self.readable = count;
-            self.readable_bytes = self.bytes;
-        }
-        if self.count >= self.chain.room.len() {
-            grow(&mut self.chain.room, self.size);
-        }
-        if let Some(place) = self.chain.room.get_mut(self.count) {
-            *place = Segment { address, length };
-        }
-        self.count = count;
+        // At most 2^15 descriptors of less than 2^32 bytes: no overflow. Whether it is too much, `finish` says.
+        self.numbers.bytes = self.numbers.bytes.wrapping_add(bytes);
+        *place = Segment { address, length };
+        self.numbers.count = self.numbers.count.wrapping_add(1);
         Ok(())
     }
 
-    /// The same, to be gone on with elsewhere: a function that is not inlined wants it in memory, and this one
-    /// may stay in registers.
+    /// Appends the buffer of a descriptor that stands at `index` of its table.
     #[inline(always)]
-    pub(super) fn apart(&mut self) -> Filling<'_> {
-        Filling {
-            chain: self.chain,
-            size: self.size,
-            count: self.count,
-            readable: self.readable,
-            readable_bytes: self.readable_bytes,
-            bytes: self.bytes,
+    pub(super) fn add(&mut self, index: u16, descriptor: &Descriptor) -> Result<(), Refused> {
+        let before = self.numbers.count;
+        self.push(descriptor)?;
+        if descriptor.flags & WRITE == 0 {
+            if self.numbers.readable != before {
+                return Err(readable_after_writable(index));
+            }
+            self.all_readable();
+        }
+        Ok(())
+    }
+
+    /// All until now is for the device to read.
+    #[inline(always)]
+    fn all_readable(&mut self) {
+        self.numbers.readable = self.numbers.count;
+        self.numbers.readable_bytes = self.numbers.bytes;
+    }
+
+    /// Appends `first`, which stands at `index`, and what `next` says comes after each, to the chain's end.
+    #[inline(always)]
+    pub(super) fn follow(
+        &mut self,
+        mut index: u16,
+        first: Descriptor,
+        mut next: impl FnMut(&Descriptor) -> Result<(u16, Descriptor), Refused>,
+    ) -> Result<Met, Refused> {
+        let mut descriptor = first;
+        // Most chains begin with some that are read, have a next one, and nothing else. What goes on in an indirect
+        // table may have begun with some that are written.
+        if self.numbers.readable == self.numbers.count {
+            while descriptor.flags & (NEXT | WRITE | INDIRECT) == NEXT {
+                self.push(&descriptor)?;
+                (index, descriptor) = next(&descriptor)?;
+            }
+            self.all_readable();
+        }
+        loop {
+            if descriptor.flags & INDIRECT != 0 {
+                return Ok(Met::Indirect(index, descriptor));
+            }
+            self.add(index, &descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(Met::End(descriptor));
+            }
+            (index, descriptor) = next(&descriptor)?;
         }
     }
 
-    /// Makes the chain what was added.
+    /// What it was filled with.
     #[inline(always)]
-    pub(super) fn finish(&mut self) {
-        self.chain.count = self.count;
-        self.chain.readable = self.readable;
-        self.chain.readable_bytes = self.readable_bytes;
-        self.chain.bytes = self.bytes;
+    pub(super) fn finish(self) -> Result<Numbers, Refused> {
+        if self.numbers.bytes > MOST_BYTES {
+            let filled = self.room.get(..self.numbers.count);
+            return Err(too_big(filled.unwrap_or_default()));
+        }
+        Ok(self.numbers)
     }
 }
 
-/// Twice the room, at most what a queue of `size` needs.
+/// Where following a chain has ended.
+pub(super) enum Met {
+    /// At its last descriptor.
+    End(Descriptor),
+    /// At an indirect descriptor, which stands at that index and was not added.
+    Indirect(u16, Descriptor),
+}
+
+/// Room for as many buffers as a queue of `size` can have in a chain.
 #[cold]
 #[inline(never)]
 fn grow(room: &mut Vec<Segment>, size: usize) {
@@ -244,7 +284,40 @@ fn grow(room: &mut Vec<Segment>, size: usize) {
         address: 0,
         length: 0,
     };
-    room.resize((2 * room.len()).max(16).min(size), empty);
+    room.resize(size, empty);
+}
+
+#[cold]
+#[inline(never)]
+fn too_long(size: usize) -> Refused {
+    // It was made from 16 bits.
+    let size = size as u16;
+    Box::new(ChainError::TooLong { size })
+}
+
+#[cold]
+#[inline(never)]
+fn wraps(address: u64, length: u32) -> Refused {
+    Box::new(ChainError::Wraps { address, length })
+}
+
+#[cold]
+#[inline(never)]
+fn too_big(segments: &[Segment]) -> Refused {
+    let mut bytes = 0;
+    for segment in segments {
+        bytes += u64::from(segment.length);
+        if bytes > MOST_BYTES {
+            break;
+        }
+    }
+    Box::new(ChainError::TooBig { bytes })
+}
+
+#[cold]
+#[inline(never)]
+fn readable_after_writable(index: u16) -> Refused {
+    Box::new(ChainError::ReadableAfterWritable { index })
 }
 
 /// "struct virtq_desc". In the packed layout the last two fields are the other way round, and `next` is the
@@ -276,7 +349,7 @@ pub(super) fn indirect_table<'m, M: GuestMemory + ?Sized>(
     reach: &Reach<'m, M>,
     index: u16,
     descriptor: Descriptor,
-) -> Result<(Place<'m, M>, u32), ChainError> {
+) -> Result<(Place<'m, M>, u32), Refused> {
     let Descriptor {
         address,
         length,
@@ -284,24 +357,35 @@ pub(super) fn indirect_table<'m, M: GuestMemory + ?Sized>(
         ..
     } = descriptor;
     if flags & NEXT != 0 {
-        return Err(ChainError::IndirectNext { index });
+        return Err(Box::new(ChainError::IndirectNext { index }));
     }
     let bytes = u64::from(length);
     if length == 0 || !bytes.is_multiple_of(DESCRIPTOR) {
-        return Err(ChainError::IndirectLength { length });
+        return Err(Box::new(ChainError::IndirectLength { length }));
     }
     if address.checked_add(bytes).is_none() {
-        return Err(ChainError::Wraps { address, length });
+        return Err(wraps(address, length));
     }
     let place = Place::find(reach, address, bytes, Permissions::Read);
     Ok((place, length / DESCRIPTOR as u32))
 }
 
-/// A descriptor at `index` of a table, as its two words.
+/// The descriptor at `index` of a table of `entries`, as its two words.
 #[inline(always)]
-pub(super) fn words(table: &impl Words, index: u16) -> Result<[u64; 2], ChainError> {
+pub(super) fn words(table: &impl Words, index: u16, entries: u32) -> Result<[u64; 2], Refused> {
+    // The table ends behind its last entry, and no access goes beyond it.
     match table.get::<[u64; 2]>(u64::from(index) * DESCRIPTOR) {
         Ok(words) => Ok(words.map(u64::from_le)),
-        Err(Fault { source, .. }) => Err(ChainError::Unreadable { index, source }),
+        Err(fault) => Err(unreadable(index, entries, fault)),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn unreadable(index: u16, entries: u32, fault: Fault) -> Refused {
+    let Fault { source, .. } = fault;
+    Box::new(match u32::from(index) < entries {
+        true => ChainError::Unreadable { index, source },
+        false => ChainError::Index { index, entries },
+    })
 }

@@ -81,3 +81,25 @@ pub enum QueueError {
         source: ChainError,
     },
 }
+
+impl QueueError {
+    /// The chain at `head` is malformed.
+    #[cold]
+    #[inline(never)]
+    #[expect(
+        clippy::boxed_local,
+        reason = "it comes in a box, and is unpacked only here"
+    )]
+    pub(super) fn chain(head: u16, source: Box<ChainError>) -> Box<Self> {
+        let source = *source;
+        Box::new(Self::Chain { head, source })
+    }
+}
+
+/// Queues hand errors out as they are, and pass them on in a box.
+impl From<Box<Self>> for QueueError {
+    #[cold]
+    fn from(error: Box<Self>) -> Self {
+        *error
+    }
+}

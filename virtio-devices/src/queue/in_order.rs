@@ -10,8 +10,9 @@ use super::Head;
 #[derive(Debug)]
 pub(super) struct InOrder {
     waiting: Box<[Option<(Head, u32)>]>,
-    popped: u64,
-    used: u64,
+    /// The place of the next that is popped, and of the next that is used.
+    popped: u16,
+    used: u16,
 }
 
 impl InOrder {
@@ -23,32 +24,37 @@ impl InOrder {
         }
     }
 
+    /// The place after `place`, around the end.
+    fn after(&self, place: u16) -> u16 {
+        match place + 1 {
+            next if usize::from(next) < self.waiting.len() => next,
+            _ => 0,
+        }
+    }
+
     /// Gives a chain its place in the order.
     pub(super) fn number(&mut self, head: &mut Head) {
-        head.order = self.popped;
-        self.popped += 1;
+        head.set_place(self.popped);
+        self.popped = self.after(self.popped);
     }
 
     /// Undoes the last [`number`](Self::number).
     pub(super) fn put_back(&mut self) {
-        self.popped -= 1;
-    }
-
-    fn place(&mut self, order: u64) -> Option<&mut Option<(Head, u32)>> {
-        let slot = order % self.waiting.len().max(1) as u64;
-        self.waiting.get_mut(slot as usize)
+        // At most 32768.
+        let last = (self.waiting.len() as u16).saturating_sub(1);
+        self.popped = self.popped.checked_sub(1).unwrap_or(last);
     }
 
     pub(super) fn hold(&mut self, head: Head, written: u32) {
-        if let Some(place) = self.place(head.order) {
+        if let Some(place) = self.waiting.get_mut(usize::from(head.place())) {
             *place = Some((head, written));
         }
     }
 
     /// The next completion, if it is that one's turn.
     pub(super) fn release(&mut self) -> Option<(Head, u32)> {
-        let next = self.place(self.used)?.take()?;
-        self.used += 1;
+        let next = self.waiting.get_mut(usize::from(self.used))?.take()?;
+        self.used = self.after(self.used);
         Some(next)
     }
 }

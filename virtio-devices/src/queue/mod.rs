@@ -30,8 +30,8 @@ mod words;
 
 use vm_memory::{GuestAddress, GuestMemory};
 
+use areas::AreaShape;
 pub(crate) use areas::Layout;
-use areas::{AreaShape, Found};
 pub use buffers::Buffers;
 pub use chain::{Chain, ChainError, Segment};
 pub use error::{Area, QueueError};
@@ -91,11 +91,10 @@ impl Position {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the driver waits for this chain: complete it"]
 pub struct Head {
-    /// The index, and above it the descriptors of the ring that it took. In one word: parts that are
-    /// stored one by one and loaded together cost more than all else that popping a chain does.
+    /// The index, above it the descriptors of the ring that it took, and above those its place among the
+    /// chains under way, if that matters. In one word: parts that are stored one by one and loaded together
+    /// cost more than all else that popping a chain does.
     word: u64,
-    /// How many were popped before it, if that matters.
-    order: u64,
 }
 
 impl Head {
@@ -103,7 +102,6 @@ impl Head {
     fn new(index: u16, slots: u16) -> Self {
         Self {
             word: u64::from(index) | u64::from(slots) << 16,
-            order: 0,
         }
     }
 
@@ -111,6 +109,15 @@ impl Head {
     #[inline(always)]
     fn slots(&self) -> u16 {
         (self.word >> 16) as u16
+    }
+
+    /// Gives it a place among the chains under way, once.
+    fn set_place(&mut self, place: u16) {
+        self.word |= u64::from(place) << 32;
+    }
+
+    fn place(&self) -> u16 {
+        (self.word >> 32) as u16
     }
 
     /// What the driver knows the chain by: the index of its first descriptor, or in a packed queue its
@@ -136,8 +143,35 @@ pub enum Notify {
 pub struct Queue {
     config: QueueConfig,
     ring: Ring,
-    order: Option<InOrder>,
+    guard: Guard,
+}
+
+/// What may stand before a ring.
+#[derive(Debug)]
+struct Guard {
+    /// An error has ended the queue, or completions may have to wait: the next two have to be looked at.
+    special: bool,
     failed: bool,
+    order: Option<InOrder>,
+}
+
+impl Guard {
+    /// Latches an error.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self, error: impl Into<QueueError>) -> QueueError {
+        self.fail();
+        error.into()
+    }
+
+    fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
+        result.map_err(|error| self.end(error))
+    }
+
+    fn fail(&mut self) {
+        self.failed = true;
+        self.special = true;
+    }
 }
 
 #[derive(Debug)]
@@ -156,24 +190,9 @@ macro_rules! either {
     };
 }
 
-/// Runs the same on either layout, wherever its areas are.
-macro_rules! on_areas {
-    ($mapped:expr, $ring:ident, $areas:ident => $run:expr) => {
-        match (&mut $mapped.queue.ring, &$mapped.areas) {
-            (Ring::Split($ring), Found::Whole($areas)) => $run,
-            (Ring::Packed($ring), Found::Whole($areas)) => $run,
-            (Ring::Split($ring), Found::Scattered($areas)) => apart(|| $run),
-            (Ring::Packed($ring), Found::Scattered($areas)) => apart(|| $run),
-        }
-    };
-}
+mod mapped;
 
-/// Keeps what is slow anyway out of the way of what is not.
-#[cold]
-#[inline(never)]
-fn apart<R>(run: impl FnOnce() -> R) -> R {
-    run()
-}
+pub use mapped::Mapped;
 
 impl Layout {
     /// The layout that was negotiated.
@@ -233,8 +252,11 @@ impl Queue {
         Ok(Self {
             config: *config,
             ring,
-            order: ordered.then(|| InOrder::new(size)),
-            failed: false,
+            guard: Guard {
+                special: ordered,
+                failed: false,
+                order: ordered.then(|| InOrder::new(size)),
+            },
         })
     }
 
@@ -257,12 +279,12 @@ impl Queue {
 
     /// Whether an error has ended this queue.
     pub fn is_failed(&self) -> bool {
-        self.failed
+        self.guard.failed
     }
 
     /// Ends this queue for a reason that only the device can see, as a protocol error would.
     pub fn fail(&mut self) {
-        self.failed = true;
+        self.guard.fail();
     }
 
     /// Finds the queue in `memory`, for a batch of work on it.
@@ -272,13 +294,7 @@ impl Queue {
             Ring::Split(_) => Layout::Split,
             Ring::Packed(_) => Layout::Packed,
         };
-        let reach = Reach::new(memory);
-        let areas = Found::find(&self.config, layout, &reach);
-        Mapped {
-            queue: self,
-            reach,
-            areas,
-        }
+        Mapped::find(self, layout, memory)
     }
 }
 
@@ -309,160 +325,4 @@ fn check<M: GuestMemory + ?Sized>(shape: &AreaShape, memory: &M) -> Result<(), Q
         });
     }
     Ok(())
-}
-
-/// A queue and the memory it lies in, for the length of a batch: where the rings are, and what an IOMMU says of
-/// them, is asked once, not for each word.
-pub struct Mapped<'a, M: GuestMemory + ?Sized> {
-    queue: &'a mut Queue,
-    reach: Reach<'a, M>,
-    areas: Found<'a, M>,
-}
-
-impl<M: GuestMemory + ?Sized> std::fmt::Debug for Mapped<'_, M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mapped")
-            .field("queue", &self.queue)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
-    /// As [`Queue::fail`].
-    pub fn fail(&mut self) {
-        self.queue.fail();
-    }
-
-    /// The memory that buffers are in.
-    #[inline(always)]
-    pub fn reach(&self) -> &Reach<'a, M> {
-        &self.reach
-    }
-
-    /// Takes the next available chain and puts its buffers in `chain`; `None` if there is none, or the
-    /// queue has failed.
-    #[inline(always)]
-    pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
-        if self.queue.failed {
-            return Ok(None);
-        }
-        match on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain)) {
-            Ok(Some(mut head)) => {
-                if let Some(order) = &mut self.queue.order {
-                    order.number(&mut head);
-                }
-                Ok(Some(head))
-            }
-            Ok(None) => Ok(None),
-            Err(error) => Err(self.queue.end(error)),
-        }
-    }
-
-    /// Takes the chain `head`, which somebody took who cannot complete it any more. Before anything else is popped,
-    /// from a split queue that goes on where the used ring does.
-    #[cfg(feature = "vhost-user")]
-    pub(crate) fn retake(&mut self, head: u16, chain: &mut Chain) -> Result<Head, QueueError> {
-        let taken = match (&mut self.queue.ring, &self.areas) {
-            (Ring::Split(ring), Found::Whole(areas)) => {
-                ring.retake(&self.reach, areas, head, chain)
-            }
-            (Ring::Split(ring), Found::Scattered(areas)) => {
-                ring.retake(&self.reach, areas, head, chain)
-            }
-            (Ring::Packed(ring), _) => Err(QueueError::Position {
-                size: ring.size(),
-                position: ring.position(),
-            }),
-        };
-        let mut head = self.queue.latch(taken)?;
-        if let Some(order) = &mut self.queue.order {
-            order.number(&mut head);
-        }
-        Ok(head)
-    }
-
-    /// Gives back the chain that was popped last, as if it had not been: it is the next one again.
-    ///
-    /// For a device that finds that it has nothing for a chain yet.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "taken by value so that it is not completed too"
-    )]
-    pub fn put_back(&mut self, head: Head) {
-        either!(&mut self.queue.ring, ring => ring.put_back(&head));
-        if let Some(order) = &mut self.queue.order {
-            order.put_back();
-        }
-    }
-
-    /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
-    ///
-    /// `written` is how many bytes from the start of the chain's writable part were written.
-    #[inline(always)]
-    pub fn complete(&mut self, head: Head, written: u32) -> Result<(), QueueError> {
-        if self.queue.failed {
-            return Ok(());
-        }
-        let Some(order) = &mut self.queue.order else {
-            return self.use_up(&head, written);
-        };
-        order.hold(head, written);
-        while let Some((head, written)) = self.queue.order.as_mut().and_then(InOrder::release) {
-            self.use_up(&head, written)?;
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn use_up(&mut self, head: &Head, written: u32) -> Result<(), QueueError> {
-        match on_areas!(self, ring, areas => ring.complete(areas, head, written)) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.queue.end(error)),
-        }
-    }
-
-    /// Shows the driver all that was completed, at once.
-    ///
-    /// "Used Buffer Notification Suppression" (2.7.7), "Driver and Device Event Suppression" (2.8.10).
-    pub fn publish(&mut self) -> Result<Notify, QueueError> {
-        let published = on_areas!(self, ring, areas => ring.publish(areas));
-        if self.queue.failed && published.is_err() {
-            return Ok(Notify::No);
-        }
-        self.queue.latch(published)
-    }
-
-    /// Asks the driver not to notify: we are looking anyway. A hint.
-    pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
-        if self.queue.failed {
-            return Ok(());
-        }
-        let done = on_areas!(self, ring, areas => ring.disable_kicks(areas));
-        self.queue.latch(done)
-    }
-
-    /// Asks the driver to notify, then looks again: true if something became available meanwhile, for which
-    /// no notification will come.
-    ///
-    /// "Available Buffer Notification Suppression" (2.7.10).
-    pub fn enable_kicks(&mut self) -> Result<bool, QueueError> {
-        if self.queue.failed {
-            return Ok(false);
-        }
-        let more = on_areas!(self, ring, areas => ring.enable_kicks(areas));
-        self.queue.latch(more)
-    }
-}
-
-impl Queue {
-    /// Latches an error.
-    #[cold]
-    fn end(&mut self, error: QueueError) -> QueueError {
-        self.failed = true;
-        error
-    }
-
-    fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
-        result.map_err(|error| self.end(error))
-    }
 }

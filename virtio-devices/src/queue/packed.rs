@@ -21,8 +21,8 @@ use vm_memory::GuestMemory;
 
 use super::areas::Areas;
 use super::chain::{
-    Chain, ChainError, DESCRIPTOR, Descriptor, Filling, INDIRECT, NEXT, WRITE, indirect_table,
-    words,
+    Chain, ChainError, DESCRIPTOR, Descriptor, Filling, INDIRECT, Met, Numbers, Refused, WRITE,
+    indirect_table, words,
 };
 use super::reach::Reach;
 use super::words::{Place as PlaceInMemory, Words};
@@ -152,7 +152,7 @@ impl PackedRing {
 
     /// The flags of the descriptor at `taken`, if it is available.
     #[inline(always)]
-    fn look<W: Words>(&self, areas: &Areas<W>) -> Result<Option<u16>, QueueError> {
+    fn look<W: Words>(&self, areas: &Areas<W>) -> Result<Option<u16>, Box<QueueError>> {
         // Acquire: what the flags show must be read after the flags.
         let offset = self.taken.offset() + FLAGS;
         let flags = areas.descriptors.load(offset, Ordering::Acquire)?;
@@ -166,16 +166,13 @@ impl PackedRing {
         reach: &Reach<'_, M>,
         areas: &Areas<W>,
         chain: &mut Chain,
-    ) -> Result<Option<Head>, QueueError> {
+    ) -> Result<Option<Head>, Box<QueueError>> {
         let Some(flags) = self.look(areas)? else {
             return Ok(None);
         };
         match self.fill(reach, areas, flags, chain) {
             Ok(head) => Ok(Some(head)),
-            Err(source) => Err(QueueError::Chain {
-                head: self.taken.slot,
-                source,
-            }),
+            Err(source) => Err(QueueError::chain(self.taken.slot, source)),
         }
     }
 
@@ -193,35 +190,39 @@ impl PackedRing {
         areas: &Areas<W>,
         first: u16,
         chain: &mut Chain,
-    ) -> Result<Head, ChainError> {
+    ) -> Result<Head, Refused> {
         let size = self.size;
-        let left = size - self.in_flight;
-        let mut filling = chain.refill(size);
-        let (mut place, mut slots, mut flags) = (self.taken, 0, Some(first));
-        let index = loop {
-            // A driver may offer no more than it has got back, however it sets the marks.
+        // A driver may offer no more than it has got back, however it sets the marks.
+        let left = size.wrapping_sub(self.in_flight);
+        let (ring, mut slot, mut slots) = (&areas.descriptors, self.taken.slot, 0u16);
+        let mut take = || {
             if slots == left {
-                return Err(ChainError::TooLong { size });
+                return Err(too_long(size));
             }
-            let mut descriptor = packed(words(&areas.descriptors, place.slot)?);
-            // The first flags were read before, once.
-            descriptor.flags = flags.take().unwrap_or(descriptor.flags);
-            slots += 1;
-            let index = place.slot;
-            place = place.on(1, size);
-            if descriptor.flags & INDIRECT != 0 {
-                self.fill_indirect(reach, index, descriptor, filling.apart())?;
-                break descriptor.next;
+            let index = slot;
+            let descriptor = packed(words(ring, index, size.into())?);
+            slots = slots.wrapping_add(1);
+            slot = slot.wrapping_add(1);
+            if slot == size {
+                slot = 0;
             }
-            filling.add(index, descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                filling.finish();
-                break descriptor.next;
+            Ok((index, descriptor))
+        };
+        let mut filling = chain.refill(size);
+        let (index, mut descriptor) = take()?;
+        // The first flags were read before, once.
+        descriptor.flags = first;
+        let (id, numbers) = match filling.follow(index, descriptor, |_| take())? {
+            Met::End(last) => (last.next, filling.finish()?),
+            Met::Indirect(index, descriptor) => {
+                let numbers = self.fill_indirect(reach, index, descriptor, filling)?;
+                (descriptor.next, numbers)
             }
         };
-        self.taken = place;
-        self.in_flight += slots;
-        Ok(Head::new(index, slots))
+        chain.set(numbers);
+        self.taken = self.taken.on(slots, size);
+        self.in_flight = self.in_flight.wrapping_add(slots);
+        Ok(Head::new(id, slots))
     }
 
     /// All of an indirect table, in order: only WRITE means something there (2.8.7).
@@ -231,16 +232,16 @@ impl PackedRing {
         index: u16,
         descriptor: Descriptor,
         filling: Filling<'_>,
-    ) -> Result<(), ChainError> {
+    ) -> Result<Numbers, Refused> {
         if !self.indirect {
-            return Err(ChainError::IndirectNotNegotiated { index });
+            return Err(Box::new(ChainError::IndirectNotNegotiated { index }));
         }
         let (table, entries) = indirect_table(reach, index, descriptor)?;
         let size = self.size;
         let entries = u16::try_from(entries)
             .ok()
             .filter(|entries| *entries <= size)
-            .ok_or(ChainError::TooLong { size })?;
+            .ok_or_else(|| too_long(size))?;
         match table {
             PlaceInMemory::Whole(table) => follow(&table, entries, filling),
             PlaceInMemory::Scattered(table) => follow(&table, entries, filling),
@@ -253,7 +254,7 @@ impl PackedRing {
         areas: &Areas<W>,
         head: &Head,
         written: u32,
-    ) -> Result<(), QueueError> {
+    ) -> Result<(), Box<QueueError>> {
         let place = self.completed;
         let marks = if place.wrap { AVAIL | USED } else { 0 };
         let flags = marks | if written > 0 { WRITE } else { 0 };
@@ -348,15 +349,20 @@ fn packed([address, rest]: [u64; 2]) -> Descriptor {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn too_long(size: u16) -> Refused {
+    Box::new(ChainError::TooLong { size })
+}
+
 /// All of an indirect table.
-fn follow(table: &impl Words, entries: u16, mut filling: Filling<'_>) -> Result<(), ChainError> {
+fn follow(table: &impl Words, entries: u16, mut filling: Filling<'_>) -> Result<Numbers, Refused> {
     for index in 0..entries {
-        let descriptor = packed(words(table, index)?);
+        let descriptor = packed(words(table, index, entries.into())?);
         if descriptor.flags & INDIRECT != 0 {
-            return Err(ChainError::IndirectNested { index });
+            return Err(Box::new(ChainError::IndirectNested { index }));
         }
-        filling.add(index, descriptor)?;
+        filling.add(index, &descriptor)?;
     }
-    filling.finish();
-    Ok(())
+    filling.finish()
 }

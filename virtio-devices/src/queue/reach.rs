@@ -47,13 +47,15 @@ impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
     pub fn new(memory: &'m M) -> Self {
         let mut regions = [const { None }; REGIONS];
         if let Some(physical) = memory.physical_memory() {
-            for (place, region) in regions.iter_mut().zip(physical.iter()) {
-                let start = region.start_addr();
-                let whole = usize::try_from(region.len()).ok().and_then(|length| {
-                    let mut slices = memory.get_slices(start, length, Permissions::ReadWrite);
-                    slices.as_mut().ok()?.next()?.ok()
-                });
-                *place = whole.map(|whole| (start.0, whole));
+            let wholes = physical.iter().filter_map(|region| {
+                let (start, length) = (region.start_addr(), usize::try_from(region.len()).ok()?);
+                let mut slices = memory.get_slices(start, length, Permissions::ReadWrite);
+                let whole = slices.as_mut().ok()?.next()?.ok()?;
+                Some((start.0, whole))
+            });
+            // Without a gap: who looks for an address stops at the first that is none.
+            for (place, whole) in regions.iter_mut().zip(wholes) {
+                *place = Some(whole);
             }
         }
         Self { memory, regions }
@@ -67,11 +69,14 @@ impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
     /// `length` bytes at `address`, if they are in one of the known regions.
     #[inline(always)]
     pub(super) fn known(&self, address: u64, length: usize) -> Option<Slice<'m, M>> {
-        for (start, whole) in self.regions.iter().flatten() {
+        for region in &self.regions {
+            let Some((start, whole)) = region else {
+                return None;
+            };
             // Below the region, the difference wraps and is far outside.
             let offset = address.wrapping_sub(*start) as usize;
-            if offset < whole.len() {
-                return whole.subslice(offset, length).ok();
+            if let Ok(slice) = whole.subslice(offset, length) {
+                return Some(slice);
             }
         }
         None
@@ -92,7 +97,6 @@ impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
         }
     }
 
-    #[cold]
     #[inline(never)]
     fn for_each_found<E: From<GuestMemoryError>>(
         &self,

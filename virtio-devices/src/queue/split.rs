@@ -15,7 +15,9 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::GuestMemory;
 
 use super::areas::Areas;
-use super::chain::{Chain, ChainError, Descriptor, Filling, INDIRECT, NEXT, indirect_table, words};
+use super::chain::{
+    Chain, ChainError, Descriptor, Filling, Met, Numbers, Refused, indirect_table, words,
+};
 use super::reach::Reach;
 use super::words::{Place, Words};
 use super::{Head, Notify, Position, QueueError};
@@ -38,6 +40,8 @@ const SLOTS: u64 = 4;
 pub(super) struct SplitRing {
     /// A power of two.
     size: u16,
+    /// One less: an index's slot.
+    mask: u16,
     indirect: bool,
     event_index: bool,
     /// The next index to take.
@@ -55,6 +59,7 @@ impl SplitRing {
     pub(super) fn new(size: u16, features: Features, position: Position) -> Self {
         Self {
             size,
+            mask: size.wrapping_sub(1),
             indirect: features.contains(Features::INDIRECT_DESC),
             event_index: features.contains(Features::EVENT_IDX),
             taken: position.available,
@@ -77,7 +82,7 @@ impl SplitRing {
 
     #[inline(always)]
     fn slot(&self, index: u16) -> u64 {
-        u64::from(index & (self.size - 1))
+        u64::from(index & self.mask)
     }
 
     #[inline(always)]
@@ -86,17 +91,14 @@ impl SplitRing {
         reach: &Reach<'_, M>,
         areas: &Areas<W>,
         chain: &mut Chain,
-    ) -> Result<Option<Head>, QueueError> {
+    ) -> Result<Option<Head>, Box<QueueError>> {
         if self.taken == self.seen && !self.look(areas)? {
             return Ok(None);
         }
         let at = SLOTS + 2 * self.slot(self.taken);
         let index = areas.driver.load(at, Ordering::Relaxed)?;
         if let Err(source) = self.fill(reach, areas, index, chain) {
-            return Err(QueueError::Chain {
-                head: index,
-                source,
-            });
+            return Err(QueueError::chain(index, source));
         }
         self.taken = self.taken.wrapping_add(1);
         Ok(Some(Head::new(index, 1)))
@@ -112,7 +114,7 @@ impl SplitRing {
         chain: &mut Chain,
     ) -> Result<Head, QueueError> {
         self.fill(reach, areas, head, chain)
-            .map_err(|source| QueueError::Chain { head, source })?;
+            .map_err(|source| QueueError::chain(head, source))?;
         self.taken = self.taken.wrapping_add(1);
         self.seen = self.taken;
         Ok(Head::new(head, 1))
@@ -136,26 +138,18 @@ impl SplitRing {
         areas: &Areas<W>,
         head: u16,
         chain: &mut Chain,
-    ) -> Result<(), ChainError> {
-        let size = self.size;
-        let mut filling = chain.refill(size);
-        let mut index = head;
-        loop {
-            if index >= size {
-                let entries = size.into();
-                return Err(ChainError::Index { index, entries });
+    ) -> Result<(), Refused> {
+        let (table, entries) = (&areas.descriptors, u32::from(self.size));
+        let mut filling = chain.refill(self.size);
+        let first = Descriptor::split(words(table, head, entries)?);
+        let numbers = match filling.follow(head, first, |before| linked(table, entries, before))? {
+            Met::End(_) => filling.finish()?,
+            Met::Indirect(index, descriptor) => {
+                self.fill_indirect(reach, index, descriptor, filling)?
             }
-            let descriptor = Descriptor::split(words(&areas.descriptors, index)?);
-            if descriptor.flags & INDIRECT != 0 {
-                return self.fill_indirect(reach, index, descriptor, filling.apart());
-            }
-            filling.add(index, descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                filling.finish();
-                return Ok(());
-            }
-            index = descriptor.next;
-        }
+        };
+        chain.set(numbers);
+        Ok(())
     }
 
     fn fill_indirect<M: GuestMemory + ?Sized>(
@@ -164,9 +158,9 @@ impl SplitRing {
         index: u16,
         descriptor: Descriptor,
         filling: Filling<'_>,
-    ) -> Result<(), ChainError> {
+    ) -> Result<Numbers, Refused> {
         if !self.indirect {
-            return Err(ChainError::IndirectNotNegotiated { index });
+            return Err(Box::new(ChainError::IndirectNotNegotiated { index }));
         }
         match indirect_table(reach, index, descriptor)? {
             (Place::Whole(table), entries) => follow(&table, entries, filling),
@@ -175,7 +169,7 @@ impl SplitRing {
     }
 
     /// Reads the driver's index; true if there is something to take.
-    fn look<W: Words>(&mut self, areas: &Areas<W>) -> Result<bool, QueueError> {
+    fn look<W: Words>(&mut self, areas: &Areas<W>) -> Result<bool, Box<QueueError>> {
         // Acquire: what the index shows must be read after the index.
         let available = areas.driver.load(INDEX, Ordering::Acquire)?;
         let (used, size) = (self.published, self.size);
@@ -183,11 +177,11 @@ impl SplitRing {
         // Nor may it go back behind what it has shown us.
         let ahead = available.wrapping_sub(used);
         if ahead > size || ahead < self.taken.wrapping_sub(used) {
-            return Err(QueueError::Available {
+            return Err(Box::new(QueueError::Available {
                 available,
                 used,
                 size,
-            });
+            }));
         }
         self.seen = available;
         Ok(self.taken != self.seen)
@@ -199,7 +193,7 @@ impl SplitRing {
         areas: &Areas<W>,
         head: &Head,
         written: u32,
-    ) -> Result<(), QueueError> {
+    ) -> Result<(), Box<QueueError>> {
         let at = SLOTS + 8 * self.slot(self.completed);
         let element = (u64::from(written) << 32) | u64::from(head.index());
         areas.device.put(at, element.to_le())?;
@@ -248,26 +242,26 @@ impl SplitRing {
         }
         // As in `publish`: our wish first, then the driver's index.
         fence(Ordering::SeqCst);
-        self.look(areas)
+        Ok(self.look(areas)?)
     }
 }
 
+/// The descriptor that `before` links to.
+#[inline(always)]
+fn linked(
+    table: &impl Words,
+    entries: u32,
+    before: &Descriptor,
+) -> Result<(u16, Descriptor), Refused> {
+    let index = before.next;
+    Ok((index, Descriptor::split(words(table, index, entries)?)))
+}
+
 /// The rest of a chain, in an indirect table.
-fn follow(table: &impl Words, entries: u32, mut filling: Filling<'_>) -> Result<(), ChainError> {
-    let mut index = 0;
-    loop {
-        if u32::from(index) >= entries {
-            return Err(ChainError::Index { index, entries });
-        }
-        let descriptor = Descriptor::split(words(table, index)?);
-        if descriptor.flags & INDIRECT != 0 {
-            return Err(ChainError::IndirectNested { index });
-        }
-        filling.add(index, descriptor)?;
-        if descriptor.flags & NEXT == 0 {
-            filling.finish();
-            return Ok(());
-        }
-        index = descriptor.next;
+fn follow(table: &impl Words, entries: u32, mut filling: Filling<'_>) -> Result<Numbers, Refused> {
+    let first = Descriptor::split(words(table, 0, entries)?);
+    match filling.follow(0, first, |before| linked(table, entries, before))? {
+        Met::End(_) => filling.finish(),
+        Met::Indirect(index, _) => Err(Box::new(ChainError::IndirectNested { index })),
     }
 }

@@ -2,7 +2,7 @@
 //! The words of a ring, wherever the ring is.
 //!
 //! Almost always an area is in one piece on the host: [`Slice`]. Behind an IOMMU it may not be, and then each
-//! access finds its own place: [`Scattered`]. Offsets are inside the area; callers have checked or masked them.
+//! access finds its own place: [`Scattered`]. An access outside of the area fails, in either.
 #![cfg_attr(
     not(test),
     deny(
@@ -46,7 +46,7 @@ pub(super) trait Words {
     fn put<T: ByteValued>(&self, offset: u64, value: T) -> Result<(), Fault>;
 }
 
-/// Offsets are inside, so this is not reached.
+/// An access outside of the area.
 #[cold]
 #[inline(never)]
 fn outside(error: VolatileMemoryError) -> Fault {
@@ -97,15 +97,23 @@ impl<B: BitmapSlice> Words for VolatileSlice<'_, B> {
 pub(super) struct Scattered<'m, M: GuestMemory + ?Sized> {
     memory: &'m M,
     address: u64,
+    length: u64,
 }
 
 impl<M: GuestMemory + ?Sized> Scattered<'_, M> {
-    fn access<T>(
+    /// Has `access` reach `size_of::<S>()` bytes at `offset`.
+    fn access<S, T>(
         &self,
         offset: u64,
         access: impl FnOnce(&M, GuestAddress) -> Result<T, GuestMemoryError>,
     ) -> Result<T, Fault> {
         let address = self.address.saturating_add(offset);
+        let end = offset.checked_add(size_of::<S>() as u64);
+        if end.is_none_or(|end| end > self.length) {
+            return Err(outside(VolatileMemoryError::OutOfBounds {
+                addr: address as usize,
+            }));
+        }
         access(self.memory, GuestAddress(address)).map_err(|source| Fault {
             address: Some(address),
             source,
@@ -115,20 +123,20 @@ impl<M: GuestMemory + ?Sized> Scattered<'_, M> {
 
 impl<M: GuestMemory + ?Sized> Words for Scattered<'_, M> {
     fn load(&self, offset: u64, order: Ordering) -> Result<u16, Fault> {
-        self.access(offset, |memory, at| memory.load(at, order))
+        self.access::<u16, _>(offset, |memory, at| memory.load(at, order))
             .map(u16::from_le)
     }
 
     fn store(&self, offset: u64, value: u16, order: Ordering) -> Result<(), Fault> {
-        self.access(offset, |memory, at| memory.store(value.to_le(), at, order))
+        self.access::<u16, _>(offset, |memory, at| memory.store(value.to_le(), at, order))
     }
 
     fn get<T: ByteValued>(&self, offset: u64) -> Result<T, Fault> {
-        self.access(offset, |memory, at| memory.read_obj(at))
+        self.access::<T, _>(offset, |memory, at| memory.read_obj(at))
     }
 
     fn put<T: ByteValued>(&self, offset: u64, value: T) -> Result<(), Fault> {
-        self.access(offset, |memory, at| memory.write_obj(value, at))
+        self.access::<T, _>(offset, |memory, at| memory.write_obj(value, at))
     }
 }
 
@@ -155,7 +163,7 @@ impl<'m, M: GuestMemory + ?Sized> Place<'m, M> {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn find_slowly(reach: &Reach<'m, M>, address: u64, length: u64, access: Permissions) -> Self {
         let memory = reach.memory();
         let whole = usize::try_from(length).ok().and_then(|length| {
@@ -167,14 +175,15 @@ impl<'m, M: GuestMemory + ?Sized> Place<'m, M> {
         });
         match whole {
             Some(slice) => Self::Whole(slice),
-            None => Self::Scattered(Self::scattered(reach, address)),
+            None => Self::Scattered(Self::scattered(reach, address, length)),
         }
     }
 
-    pub(super) fn scattered(reach: &Reach<'m, M>, address: u64) -> Scattered<'m, M> {
+    pub(super) fn scattered(reach: &Reach<'m, M>, address: u64, length: u64) -> Scattered<'m, M> {
         Scattered {
             memory: reach.memory(),
             address,
+            length,
         }
     }
 }

@@ -137,6 +137,11 @@ impl<A: GuestAddressSpace> Session<A> {
         self.offered |= features;
     }
 
+    /// Takes features back that were offered, before a driver has seen them.
+    pub(super) fn withdraw(&mut self, features: Features) {
+        self.offered -= features;
+    }
+
     /// 32 offered feature bits; none beyond the second word.
     pub(super) fn offered(&self, word: u32) -> u32 {
         word_of(self.offered, word)

@@ -375,10 +375,8 @@ impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
             return Progress::Wait;
         };
         if let State::Lost(_) = self.state {
-            return match source {
-                Source::Kick => self.refuse().1,
-                _ => Progress::Wait,
-            };
+            // Whatever this was called for: there may be more to refuse than the last call did, and no kick for it.
+            return self.refuse().1;
         }
         let found = match *source {
             Source::Connection => self.shared.front().look().map(|()| Progress::Wait),
@@ -396,7 +394,7 @@ impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
         };
         found.unwrap_or_else(|why| {
             self.lost(why);
-            // Whatever is left to refuse is seen with the kicks.
+            // To refuse what is left.
             Progress::More
         })
     }

@@ -3,12 +3,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use hvkit_virtio_devices::balloon::{Balloon, Control, Options, Statistic};
+use hvkit_virtio_devices::balloon::{Balloon, Control, Options, Round, Statistic};
+use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::reclaim::{HostPages, Reclaim, ReclaimError};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
-use crate::support::guest::{Guest, TRANSPORTS, Transport};
+use crate::support::guest::{Guest, Memory, TRANSPORTS, Transport};
 use crate::support::{END, MIDDLE};
 
 /// Remembers what it is given, and refuses what is told.
@@ -252,4 +253,84 @@ fn host_pages_are_zero_afterwards_and_no_other_is() {
         memory.read_slice(&mut last, GuestAddress(END - 1)).unwrap();
         assert_eq!(last, [0x5a]);
     }
+}
+
+/// "free_page_hint_cmd_id" (5.5.4) and the words of "Free Page Hinting" (5.5.6.6): 0 is STOP, 1 is DONE.
+#[test]
+fn hints_are_asked_for_and_listed() {
+    for transport in TRANSPORTS {
+        // The queue by its number, and by that of a driver that counts only what it uses.
+        for queues in [&[0, 1, 2, 3, 4][..], &[0, 1, 2, 3], &[0, 1, 2, 4]] {
+            let options = Options::new().with_free_page_hints();
+            let options = match queues.len() {
+                5 => options.with_free_page_reporting(),
+                _ => options,
+            };
+            let (mut guest, control, taken) = balloon(options, transport);
+            assert_eq!(guest.offered() & 0b1000, 0b1000);
+            let mut rings = guest.start(u64::MAX, queues);
+            let queue = queues[3];
+            let ring = &mut rings[3];
+            let command = |guest: &mut Guest| guest.config(8, 4) as u32;
+            assert_eq!(command(&mut guest), 0);
+            guest.vectors.take();
+            // Nobody has asked.
+            ring.submit(&[Writable(0x10_0000, 0x4000)]);
+            guest.run(queue);
+            assert_eq!(control.hints().round, Round::Idle);
+            control.ask_hints();
+            let id = command(&mut guest);
+            assert!(id > 1);
+            if transport == Transport::Pci {
+                assert!(guest.vectors.delivered().contains(&0));
+            }
+            // Another identifier than ours is no answer.
+            guest.write(0x8000, &numbers(&[id + 1, id, 0]));
+            ring.submit(&[Readable(0x8000, 4)]);
+            ring.submit(&[Writable(0x10_0000, 0x4000)]);
+            guest.run(queue);
+            assert_eq!(control.hints().round, Round::Asked);
+            assert_eq!(control.hints().bytes(), 0);
+            ring.submit(&[Readable(0x8004, 4)]);
+            ring.submit(&[Writable(0x10_0000, 0x4000)]);
+            ring.submit(&[Writable(0x10_4000, 0x1000), Writable(0x18_0800, 0x1800)]);
+            guest.run(queue);
+            assert_eq!(control.hints().round, Round::Begun);
+            ring.submit(&[Readable(0x8008, 4)]);
+            ring.submit(&[Writable(0x1c_0000, 0x1000)]);
+            guest.run(queue);
+            let hints = control.hints();
+            assert_eq!(hints.round, Round::Complete);
+            let expected = [(0x10_0000, 0x5000), (0x18_1000, 0x1000)];
+            assert_eq!(hints.ranges.into_iter().collect::<Vec<_>>(), expected);
+            // Hints take nothing from the guest.
+            assert!(taken.take().is_empty());
+            control.end_hints();
+            assert_eq!(command(&mut guest), 1);
+            assert_eq!(control.hints().bytes(), 0x6000);
+            control.ask_hints();
+            assert_ne!(command(&mut guest), id);
+            assert_eq!(control.hints().bytes(), 0);
+            assert_eq!(guest.set_status(0), 0);
+            assert_eq!(command(&mut guest), 0);
+            assert_eq!(control.hints().round, Round::Idle);
+        }
+    }
+}
+
+#[test]
+fn a_round_of_hints_ends_with_a_move() {
+    let (mut guest, control, _) = balloon(Options::new().with_free_page_hints(), Transport::Pci);
+    guest.start(u64::MAX, &[0, 1, 2, 3]);
+    control.ask_hints();
+    // As the device saves it: "struct virtio_balloon_config".
+    let state = numbers(&[0, 0, guest.config(8, 4) as u32, 0]);
+    let options = Options::new().with_free_page_hints();
+    let mut balloon = Balloon::new(options, Arc::new(Taken::default())).unwrap();
+    assert!(Device::<Memory>::restore(&mut balloon, &state[1..]).is_err());
+    Device::<Memory>::restore(&mut balloon, &state).unwrap();
+    let mut other = Guest::new(Box::new(balloon), Transport::Pci);
+    assert_eq!(other.config(8, 4), 1, "DONE");
+    other.start(u64::MAX, &[0, 1, 2, 3]);
+    assert!(other.vectors.delivered().contains(&0), "the driver is told");
 }

@@ -517,6 +517,19 @@ fn indirect_tables_are_followed() {
 }
 
 #[test]
+fn a_readable_buffer_in_an_indirect_table_after_a_writable_one_before_it_is_refused() {
+    let mut pair = indirect(1, 32, 0);
+    let table = pair.ring.table;
+    pair.ring.descriptor(table, 0, (0x100, 1, NEXT | WRITE, 1));
+    pair.ring.descriptor(TABLE, 0, (0x200, 2, NEXT, 1));
+    pair.ring.descriptor(TABLE, 1, (0x300, 3, WRITE, 0));
+    assert!(matches!(
+        pair.refused_chain(),
+        ChainError::ReadableAfterWritable { index: 0 }
+    ));
+}
+
+#[test]
 fn an_indirect_table_may_be_larger_than_the_queue_but_not_the_chain() {
     let mut pair = indirect(0, 16 * 100, 0);
     pair.ring.descriptor(TABLE, 0, (0, 1, NEXT, 99));

@@ -12,6 +12,16 @@
 //! assert_eq!(capabilities.basic.revision(), 0x10);
 //! assert!(capabilities.basic.has_true_controls());
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod dump;
 mod processor;

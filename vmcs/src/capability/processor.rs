@@ -113,7 +113,7 @@ impl Processor {
     /// are equal. Widths outside 32..=63 count as the nearest.
     #[inline(always)]
     pub const fn is_canonical(&self, address: u64) -> bool {
-        let unused = 64 - self.linear_bits();
+        let unused = u64::BITS.saturating_sub(self.linear_bits());
         ((address << unused) as i64 >> unused) as u64 == address
     }
 

@@ -92,7 +92,9 @@ impl Misc {
     pub const fn supports_activity(self, state: u64) -> bool {
         match state {
             0 => true,
-            1..=3 => self.0 >> (5 + state) & 1 != 0,
+            1 => self.bit(6),
+            2 => self.bit(7),
+            3 => self.bit(8),
             _ => false,
         }
     }
@@ -109,7 +111,7 @@ impl Misc {
 
     /// The recommended greatest number of entries in an MSR list: 512 times bits 27:25 plus one.
     pub const fn recommended_msr_count(self) -> u32 {
-        512 * ((self.0 >> 25 & 7) as u32 + 1)
+        ((self.0 >> 25 & 7) as u32).wrapping_add(1) << 9
     }
 
     /// Whether VMWRITE writes VM-exit information fields too (bit 29).

@@ -87,7 +87,7 @@ impl<'a, S: Fields, M: PhysicalMemory, K: Sink + ?Sized> Run<'a, S, M, K> {
     #[cold]
     #[inline(never)]
     fn missing(&mut self, field: Encoding) -> u64 {
-        self.verdict.missing += 1;
+        self.verdict.missing = self.verdict.missing.saturating_add(1);
         self.sink.missing(field);
         0
     }
@@ -185,7 +185,7 @@ impl<'a, S: Fields, M: PhysicalMemory, K: Sink + ?Sized> Run<'a, S, M, K> {
         field: Field<T, A>,
     ) {
         let value = self.get(field);
-        let forbidden = self.cpu.beyond_physical() | (alignment - 1);
+        let forbidden = self.cpu.beyond_physical() | alignment.wrapping_sub(1);
         let bits = self.cpu.physical_address_bits;
         let expected = Expected::PhysicalAddress { alignment, bits };
         self.require(value & forbidden == 0, rule, (field, value), expected);
@@ -223,7 +223,7 @@ impl<'a, S: Fields, M: PhysicalMemory, K: Sink + ?Sized> Run<'a, S, M, K> {
     #[cold]
     #[inline(never)]
     pub(super) fn undecided(&mut self, rule: &'static Rule) {
-        self.verdict.undecided += 1;
+        self.verdict.undecided = self.verdict.undecided.saturating_add(1);
         self.sink.undecided(rule);
     }
 }

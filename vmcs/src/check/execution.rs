@@ -322,7 +322,7 @@ fn tertiary<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     if on(Tertiary::IPI_VIRTUALIZATION) {
         run.address(8, &PID_TABLE, f::PID_POINTER_TABLE);
         let last = run.get(f::LAST_PID_POINTER_INDEX);
-        area_end(run, &PID_TABLE_END, f::PID_POINTER_TABLE, last * 8);
+        area_end(run, &PID_TABLE_END, f::PID_POINTER_TABLE, last << 3);
     }
     if on(Tertiary::APIC_TIMER_VIRTUALIZATION) {
         let holds = c.secondary.contains(Secondary::VIRTUAL_INTERRUPT_DELIVERY);

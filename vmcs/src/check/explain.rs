@@ -115,7 +115,7 @@ struct Filter<'a, K: ?Sized> {
 impl<K: Sink + ?Sized> Sink for Filter<'_, K> {
     fn violation(&mut self, violation: &Violation) {
         if violation.rule.shows_as(self.failure) {
-            self.causes += 1;
+            self.causes = self.causes.saturating_add(1);
             self.sink.violation(violation);
         }
     }

@@ -18,6 +18,16 @@
 //! numbers are possible, [`Verdict::outcome`] is the first in the chapter's order.
 //!
 //! Where the manual and a known processor or model differ, the manual is followed, and the rule's source says so.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod context;
 mod entry;

@@ -109,13 +109,13 @@ fn entries<S: Fields, M: PhysicalMemory, K: Sink + ?Sized, L: MsrLoading>(
 ) {
     let start = run.get(f::ENTRY_MSR_LOAD_ADDRESS);
     for at in 0..count.min(MOST_ENTRIES) {
-        let Some(bytes) = run.read_memory::<16>(&VALUE, start.wrapping_add(16 * at)) else {
+        let Some(bytes) = run.read_memory::<16>(&VALUE, start.wrapping_add(at << 4)) else {
             return;
         };
         let entry = u128::from_le_bytes(bytes);
         let (word, value) = (entry as u64, (entry >> 64) as u64);
         let place = Place::MsrEntry {
-            number: at as u32 + 1,
+            number: (at as u32).saturating_add(1),
             index: word,
         };
         let rule = match word {

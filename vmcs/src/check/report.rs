@@ -203,14 +203,14 @@ impl<const N: usize> Sink for List<N> {
         if let Some(place) = self.found.get_mut(self.count) {
             *place = Some(*violation);
         }
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
     }
 
     fn undecided(&mut self, _: &'static Rule) {
-        self.undecided += 1;
+        self.undecided = self.undecided.saturating_add(1);
     }
 
     fn missing(&mut self, _: Encoding) {
-        self.missing += 1;
+        self.missing = self.missing.saturating_add(1);
     }
 }

@@ -99,7 +99,7 @@ fn eptp<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(run: &mut Run<'_, S, M, 
         says,
     );
     run.require(
-        cap.supports_walk_length((eptp >> 3 & 7) + 1),
+        cap.supports_walk_length((eptp >> 3 & 7).wrapping_add(1)),
         &EPTP_WALK,
         at,
         says,

@@ -148,7 +148,7 @@ fn msr_area<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     let count = run.get(count);
     if count != 0 {
         run.address(16, start, address);
-        area_end(run, end, address, count * 16 - 1);
+        area_end(run, end, address, (count << 4).wrapping_sub(1));
     }
 }
 

@@ -103,7 +103,7 @@ impl<'a> FromIterator<&'a Violation> for Verdict {
 
 impl Verdict {
     pub(super) fn broken(&mut self, rule: &Rule, msr_entry: u32) {
-        self.violations += 1;
+        self.violations = self.violations.saturating_add(1);
         self.steps |= match rule.area {
             Area::NoVmcs => step::NO_VMCS,
             Area::Basic(26) => step::BLOCKED,

@@ -12,6 +12,16 @@
 //! let refused = adjust(PinBased::POSTED_INTERRUPTS, capability).unwrap_err();
 //! assert_eq!(refused.cannot_be_set, PinBased::POSTED_INTERRUPTS);
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod execution;
 mod names;

@@ -101,8 +101,8 @@ impl<'a> Iterator for Lines<'a> {
         let rest = self.text.get(self.at..).filter(|rest| !rest.is_empty())?;
         let bytes = rest.split(|byte| *byte == b'\n').next()?;
         let start = self.at;
-        self.at += bytes.len() + 1;
-        self.number += 1;
+        self.at = self.at.saturating_add(bytes.len()).saturating_add(1);
+        self.number = self.number.saturating_add(1);
         Some(Line {
             bytes,
             start,
@@ -126,14 +126,15 @@ impl Line<'_> {
     fn read(&self, section: &[Pattern], vmcs: &mut Snapshot) -> Result<(), LogError> {
         let mut at = 0;
         while at < self.bytes.len() {
-            let inside_a_word = at > 0 && self.bytes[at - 1].is_ascii_alphanumeric();
+            let before = at.checked_sub(1).and_then(|before| self.bytes.get(before));
+            let inside_a_word = before.is_some_and(u8::is_ascii_alphanumeric);
             let found = section
                 .iter()
                 .chain([&INTERRUPT_STATUS])
                 .filter(|_| !inside_a_word)
                 .find_map(|pattern| Some((pattern, pattern.find(self.bytes, at)?)));
             let Some((pattern, found)) = found else {
-                at += 1;
+                at = at.saturating_add(1);
                 continue;
             };
             at = found.end;
@@ -144,7 +145,7 @@ impl Line<'_> {
             for (part, (value, offset)) in pattern.parts.iter().zip(found.values) {
                 let wide = |field| LogError {
                     line: self.number,
-                    offset: self.start + offset,
+                    offset: self.start.saturating_add(offset),
                     field,
                 };
                 part.store(value, vmcs).map_err(wide)?;
@@ -207,13 +208,13 @@ impl Pattern {
         let mut values = [(0, 0); MOST];
         for wanted in self.text.bytes() {
             match wanted {
-                b' ' => at += blanks(line.get(at..)?),
+                b' ' => at = at.checked_add(blanks(line.get(at..)?))?,
                 b'%' => {
                     let (value, digits) = number(line.get(at..)?)?;
                     *values.get_mut(count)? = (value, at);
-                    (at, count) = (at + digits, count + 1);
+                    (at, count) = (at.checked_add(digits)?, count.checked_add(1)?);
                 }
-                _ if line.get(at) == Some(&wanted) => at += 1,
+                _ if line.get(at) == Some(&wanted) => at = at.checked_add(1)?,
                 _ => return None,
             }
         }
@@ -236,7 +237,7 @@ fn number(text: &[u8]) -> Option<(u64, usize)> {
         .take_while(|byte| byte.is_ascii_hexdigit())
         .count();
     let value = crate::capability::hex(digits.get(..count)?)?;
-    Some((value, prefix + count))
+    Some((value, count.checked_add(prefix)?))
 }
 
 macro_rules! patterns {

@@ -23,6 +23,12 @@ impl Vmcs {
         Self { slots: [0; SLOTS] }
     }
 
+    fn put(&mut self, slot: usize, value: u64) {
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = value;
+        }
+    }
+
     /// Copies every field that `from` has; the others are zero.
     pub fn copy_of(from: &impl Fields) -> Self {
         let mut copy = Self::new();
@@ -30,7 +36,7 @@ impl Vmcs {
             if let (Some(slot), Some(value)) =
                 (fields::slot(info.encoding), from.get(info.encoding))
             {
-                copy.slots[slot] = value;
+                copy.put(slot, value);
             }
         }
         copy
@@ -46,15 +52,16 @@ impl Default for Vmcs {
 impl Fields for Vmcs {
     #[inline(always)]
     fn get(&self, encoding: Encoding) -> Option<u64> {
-        Some(view(encoding, self.slots[fields::slot(encoding)?]))
+        Some(view(encoding, *self.slots.get(fields::slot(encoding)?)?))
     }
 }
 
 impl FieldsMut for Vmcs {
     #[inline]
     fn set(&mut self, encoding: Encoding, value: u64) -> Result<(), NoSuchField> {
-        let slot = fields::slot(encoding).ok_or(NoSuchField(encoding))?;
-        self.slots[slot] = merge(encoding, self.slots[slot], value);
+        let slot = fields::slot(encoding).and_then(|slot| self.slots.get_mut(slot));
+        let slot = slot.ok_or(NoSuchField(encoding))?;
+        *slot = merge(encoding, *slot, value);
         Ok(())
     }
 }
@@ -85,7 +92,7 @@ impl<'a> arbitrary::Arbitrary<'a> for Vmcs {
         let mut vmcs = Self::new();
         for info in &fields::ALL {
             if let Some(slot) = fields::slot(info.encoding) {
-                vmcs.slots[slot] = u.arbitrary::<u64>()? & info.encoding.width().mask();
+                vmcs.put(slot, u.arbitrary::<u64>()? & info.encoding.width().mask());
             }
         }
         Ok(vmcs)
@@ -134,11 +141,17 @@ impl Snapshot {
     }
 }
 
+/// The bit of a slot in its word.
+const fn present_bit(slot: usize) -> u64 {
+    1u64.wrapping_shl(slot as u32)
+}
+
 impl Fields for Snapshot {
     #[inline]
     fn get(&self, encoding: Encoding) -> Option<u64> {
         let slot = fields::slot(encoding)?;
-        if self.present[slot / 64] >> (slot % 64) & 1 == 0 {
+        let present = self.present.get(slot / 64)?;
+        if present & present_bit(slot) == 0 {
             return None;
         }
         self.vmcs.get(encoding)
@@ -148,8 +161,10 @@ impl Fields for Snapshot {
 impl FieldsMut for Snapshot {
     fn set(&mut self, encoding: Encoding, value: u64) -> Result<(), NoSuchField> {
         self.vmcs.set(encoding, value)?;
-        if let Some(slot) = fields::slot(encoding) {
-            self.present[slot / 64] |= 1 << (slot % 64);
+        if let Some(slot) = fields::slot(encoding)
+            && let Some(present) = self.present.get_mut(slot / 64)
+        {
+            *present |= present_bit(slot);
         }
         Ok(())
     }

@@ -5,6 +5,16 @@
 //! [`Snapshot`] that knows which fields it was given, KVM's [`Vmcs12`], any memory image with a known
 //! [`Layout`], and in the crate `hvkit-vmx` the current VMCS of a processor. [`parse_listing`] and
 //! [`logged`] make snapshots of text.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 #[cfg(feature = "serde")]
 mod json;

@@ -75,8 +75,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             .map_or(Reach::Blocked, |d| d.reach)
     }
 
-    /// Declares reserved memory of `source` (the RMRRs that name it): from now on, and for the life of this unit,
-    /// its requests there go through, whatever it is attached to.
+    /// Declares reserved memory of `source` (the RMRRs that name it): from now on, until it is
+    /// [removed](Self::remove), its requests there go through, whatever it is attached to.
     ///
     /// # Errors
     ///

@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Faults that a unit recorded: read, cleared, and announced by a message.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use alloc::vec::Vec;
 
@@ -65,9 +75,10 @@ pub(super) fn take(unit: &(impl Mmio + ?Sized), cap: Capability) -> Faults {
     if status.pending() {
         let count = cap.fault_records();
         let first = u16::from(status.record());
-        for i in 0..count {
-            // The records are a ring.
-            let index = ((first + i) % count) as u8;
+        // The records are a ring.
+        let ring = (0..count).cycle().skip(first.into());
+        for index in ring.take(count.into()) {
+            let index = index as u8;
             let Some((low, high)) = cap.fault_record(index) else {
                 break;
             };

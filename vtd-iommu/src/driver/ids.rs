@@ -40,6 +40,13 @@ impl Ids {
         self.count
     }
 
+    /// The numbers that are taken.
+    pub(super) fn all_taken(&self) -> impl Iterator<Item = u16> {
+        (0..self.count)
+            .map(|id| id as u16)
+            .filter(|id| self.is_taken(*id))
+    }
+
     fn set(&mut self, id: u32, to: bool) {
         if let Some(word) = self.taken.get_mut((id >> 6) as usize) {
             let bit = 1 << (id & 63);
@@ -90,6 +97,7 @@ mod tests {
         assert_eq!(ids.allocate(1), None);
         ids.free(8, 8);
         assert!(!ids.is_taken(8) && ids.is_taken(7) && ids.is_taken(16));
+        assert!(ids.all_taken().eq([0, 1, 2, 3, 4, 5, 6, 7]));
         assert_eq!(ids.allocate(3), None);
         assert_eq!(ids.allocate(16), None);
         assert_eq!(ids.allocate(8), Some(8));

@@ -11,7 +11,8 @@
 //!        |  '------------- publish, settle, settle_all, Deferred -'
 //!        |--- take_faults, announce
 //!        |--- enable_interrupts ---> InterruptTable
-//!        '--- enable_page_requests -> PageRequestQueue
+//!        |--- enable_page_requests -> PageRequestQueue
+//!        '--- remove a device that is unplugged; release the unit itself
 //! ```
 //!
 //! Every wait is bounded by [`Mmio::keep_waiting`]. Everything is blocked until it is attached. What devices may still
@@ -33,6 +34,7 @@ mod mmio;
 mod page_requests;
 mod place;
 mod queue;
+mod release;
 mod settle;
 mod unit;
 

@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The page request queue: what devices ask for, and the answers.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use hvkit_page_table::{Frames, OwnEntries, Width};
 
@@ -35,6 +45,11 @@ pub enum Polled {
     /// Nothing, and since the last time requests found the queue full: units answer those of them that want an
     /// answer themselves, and devices ask again.
     Overflow,
+}
+
+/// Where request `slot` is in the queue, in bytes from its base.
+const fn bytes_of(slot: u32) -> u64 {
+    slot.wrapping_mul(PAGE_REQUEST_BYTES) as u64
 }
 
 impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
@@ -79,7 +94,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         let unit = &self.registers;
         // Cleared before the tail is read: what comes later sets it again.
         unit.put(PRS, PageRequestStatus(0).with_pending(true));
-        let tail = unit.get(PQT).offset() as u32 / PAGE_REQUEST_BYTES % queue.slots;
+        let within = queue.slots.wrapping_sub(1);
+        let tail = (unit.get(PQT).offset() as u32 / PAGE_REQUEST_BYTES) & within;
         if tail == queue.head {
             if unit.get(PRS).overflow() {
                 unit.put(PRS, PageRequestStatus(0).with_overflow(true));
@@ -87,11 +103,11 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }
             return Polled::Empty;
         }
-        let at = queue.base + u64::from(queue.head * PAGE_REQUEST_BYTES);
-        let word = |i: u64| queue.memory.load(at + 8 * i, Width::Eight);
-        let decoded = PageRequest::decode([word(0), word(1), word(2), word(3)]);
-        queue.head = (queue.head + 1) % queue.slots;
-        let offset = u64::from(queue.head * PAGE_REQUEST_BYTES);
+        let at = queue.base.wrapping_add(bytes_of(queue.head));
+        let words = [0, 8, 16, 24].map(|i| queue.memory.load(at.wrapping_add(i), Width::Eight));
+        let decoded = PageRequest::decode(words);
+        queue.head = queue.head.wrapping_add(1) & within;
+        let offset = bytes_of(queue.head);
         unit.put(PQH, PageQueueHead(0).with_offset(offset));
         match decoded {
             Ok(request) => Polled::Request(request),

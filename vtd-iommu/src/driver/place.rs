@@ -152,19 +152,17 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         gone: Gone,
     ) -> Result<(), DriverError> {
         let at = self.slot(source, pasid.unwrap_or(Pasid::ZERO), None)?;
-        let device = self.devices.entry(source).or_default();
-        let holding = device.holding.take().filter(|_| pasid.is_none());
-        match &holding {
+        // Reserved memory is for requests without PASID: one that goes leaves the holding domain where it is.
+        let device = self.devices.get(&source).filter(|_| pasid.is_none());
+        let holding = device.and_then(|device| device.holding.as_ref());
+        match holding {
             Some(holding) => {
                 let entry = self.entry_of(holding, None)?;
                 entry.store(&self.memory, at, Moved::Out);
             }
             None => self.memory.write(at, Width::Eight, 0),
         }
-        let held = holding.as_ref().map(|holding| holding.id);
-        if let Some(holding) = holding {
-            self.devices.entry(source).or_default().holding = Some(holding);
-        }
+        let held = holding.map(|holding| holding.id);
         self.forget_entry(source, pasid, gone)?;
         if let Some(domain) = held {
             // The old table was in use under the new id for a moment.

@@ -9,6 +9,16 @@
 //!
 //! A refused descriptor stops the queue at it. It is then replaced by a wait that does nothing, the error is
 //! cleared, the queue goes on, and whoever asked is told that it was not done.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use hvkit_page_table::{Frames, OwnEntries, Width};
 
@@ -98,7 +108,8 @@ impl<M: OwnEntries> InvalidationQueue<M> {
             .with_queue(base)
             .with_size(size)
             .with_wide(width == DescriptorWidth::Wide);
-        let slots = address.bytes() / width.bytes();
+        // Both are powers of two.
+        let slots = address.bytes().checked_div(width.bytes()).unwrap_or(0);
         let queue = Self {
             memory,
             base,
@@ -107,7 +118,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
             slots,
             width,
             tail: 0,
-            free: slots - 1,
+            free: slots.saturating_sub(1),
             sequence: 0,
             silence: false,
         };
@@ -137,7 +148,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
     /// How many descriptors the ring has room for at once: one less than its slots.
     #[must_use]
     pub const fn capacity(&self) -> u32 {
-        self.slots - 1
+        self.slots.saturating_sub(1)
     }
 
     /// Does everything that `descriptors` ask for, and returns when it is done: one wait for all, unless they
@@ -180,8 +191,8 @@ impl<M: OwnEntries> InvalidationQueue<M> {
             self.make_room(unit)?;
         }
         self.store(self.tail, raw);
-        self.tail = (self.tail + 1) % self.slots;
-        self.free -= 1;
+        self.tail = self.within(self.tail.wrapping_add(1));
+        self.free = self.free.saturating_sub(1);
         Ok(())
     }
 
@@ -189,28 +200,38 @@ impl<M: OwnEntries> InvalidationQueue<M> {
         let at = self.place(slot);
         let words = raw.wide();
         let used = match self.width {
-            DescriptorWidth::Narrow => &words[..2],
-            DescriptorWidth::Wide => &words[..],
+            DescriptorWidth::Narrow => 2,
+            DescriptorWidth::Wide => 4,
         };
-        for (i, &word) in used.iter().enumerate() {
-            self.memory.write(at + 8 * i as u64, Width::Eight, word);
+        for (i, word) in (0..used).zip(words) {
+            self.memory
+                .write(at.wrapping_add(i << 3), Width::Eight, word);
         }
     }
 
+    /// `slot` as a place in the ring: its slots are a power of two.
+    const fn within(&self, slot: u32) -> u32 {
+        slot & self.slots.wrapping_sub(1)
+    }
+
+    fn bytes_of(&self, slot: u32) -> u64 {
+        slot.wrapping_mul(self.width.bytes()).into()
+    }
+
     fn place(&self, slot: u32) -> u64 {
-        self.base + u64::from(slot * self.width.bytes())
+        self.base.wrapping_add(self.bytes_of(slot))
     }
 
     /// Tells hardware of everything pushed so far.
     fn ring<R: Mmio>(&self, unit: &R) {
-        let offset = u64::from(self.tail * self.width.bytes());
+        let offset = self.bytes_of(self.tail);
         unit.put(IQT, QueueTail(0).with_offset(offset));
     }
 
     /// The slot that hardware fetches next.
     fn head<R: Mmio>(&self, unit: &R) -> u32 {
         let offset = unit.get(IQH).offset() as u32;
-        (offset / self.width.bytes()) % self.slots
+        self.within(offset.checked_div(self.width.bytes()).unwrap_or(0))
     }
 
     fn make_room<R: Mmio>(&mut self, unit: &R) -> Result<(), DriverError> {
@@ -218,7 +239,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
         let mut asked = 0u32;
         loop {
             let head = self.head(unit);
-            self.free = (head + self.slots - self.tail - 1) % self.slots;
+            self.free = self.within(head.wrapping_sub(self.tail).wrapping_sub(1));
             if self.free > 0 {
                 return Ok(());
             }
@@ -253,7 +274,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
             // An earlier wait that timed out may write late, but never this number.
             if self.memory.load(self.status, Width::Four) as u32 == self.sequence {
                 // Everything up to the wait has left the ring.
-                self.free = self.slots - 1;
+                self.free = self.capacity();
                 return outcome;
             }
             match self.check(unit) {
@@ -275,7 +296,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
     const fn nothing(&self) -> Descriptor {
         Descriptor::Wait(Wait {
             status: Some(StatusWrite {
-                address: self.status + 8,
+                address: self.status.wrapping_add(8),
                 data: 0,
             }),
             interrupt: false,
@@ -325,7 +346,7 @@ impl<M: OwnEntries> InvalidationQueue<M> {
         command::queued_invalidation(unit, Switch::Off)?;
         unit.put(FSTS, errors);
         self.tail = 0;
-        self.free = self.slots - 1;
+        self.free = self.capacity();
         unit.put(IQT, QueueTail(0));
         unit.put(IQA, address);
         command::queued_invalidation(unit, Switch::On)

@@ -154,7 +154,7 @@ impl<M: Memory> Lookup<'_, M> {
         for (i, word) in words.iter_mut().enumerate() {
             *word = self
                 .memory
-                .read(at.wrapping_add(8 * i as u64), Width::Eight)
+                .read(at.wrapping_add((i as u64).wrapping_mul(8)), Width::Eight)
                 .map_err(|_| fault)?;
         }
         Ok(words)

@@ -95,7 +95,7 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
     #[inline(always)]
     fn piece(&self, left: Left) -> Result<Piece, Refused> {
         let target = self.target(left.address, left.access)?;
-        let page = 0x1000 - (left.address & 0xfff) as usize;
+        let page = 0x1000usize.saturating_sub((left.address & 0xfff) as usize);
         if left.length <= page {
             return Ok(Piece {
                 target,
@@ -157,7 +157,7 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
     fn admit_rest(&self, whole: Left, first: usize) -> Result<(), GuestMemoryError> {
         let reaches_end = u64::try_from(whole.length)
             .ok()
-            .and_then(|length| whole.address.checked_add(length - 1));
+            .and_then(|length| whole.address.checked_add(length.saturating_sub(1)));
         if reaches_end.is_none() {
             return Err(refused(whole, "the range leaves the address space"));
         }
@@ -272,7 +272,7 @@ impl<'a, B: GuestMemoryBackend, H: Host> Pieces<'a, B, H> {
         self.left = self.left.after(length);
         self.piece = Piece {
             target: target.wrapping_add(length as u64),
-            length: self.piece.length - length,
+            length: self.piece.length.saturating_sub(length),
         };
         Ok(slice)
     }

@@ -197,16 +197,18 @@ impl Unit {
         let status = self.file.get(PRS);
         let queue = self.file.get(PQA);
         let size = u64::from(queue.bytes());
-        let tail = self.file.get(PQT).offset() % size;
-        let next = (tail + u64::from(PAGE_REQUEST_BYTES)) % size;
-        let full = next == self.file.get(PQH).offset() % size;
-        let at = queue.queue().wrapping_add(tail);
-        let stored = !status.overflow()
-            && !full
-            && (at..)
-                .step_by(8)
-                .zip(asked.encode())
-                .all(|(at, word)| memory.write(at, Width::Eight, word).is_ok());
+        // A power of two.
+        let within = size.wrapping_sub(1);
+        let tail = self.file.get(PQT).offset() & within;
+        let next = tail.wrapping_add(PAGE_REQUEST_BYTES.into()) & within;
+        let full = next == self.file.get(PQH).offset() & within;
+        let mut at = queue.queue().wrapping_add(tail);
+        let mut store = |word| {
+            let stored = memory.write(at, Width::Eight, word).is_ok();
+            at = at.wrapping_add(8);
+            stored
+        };
+        let stored = !status.overflow() && !full && asked.encode().into_iter().all(&mut store);
         let became = if stored {
             self.file.set(PQT, PageQueueTail(0).with_offset(next));
             status.with_pending(true)

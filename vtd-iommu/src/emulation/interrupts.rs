@@ -122,7 +122,8 @@ impl InterruptCache {
         match scope {
             InterruptScope::Index { index, order } if order < 8 => {
                 let first = index >> order << order;
-                for index in first..=first | ((1 << order) - 1) {
+                let others = 1u16.wrapping_shl(order.into()).wrapping_sub(1);
+                for index in first..=first | others {
                     if let Some(place) = self.entries.get_mut(usize::from(index) % KEPT)
                         && place.is_some_and(|(at, _)| at == index)
                     {

@@ -35,14 +35,14 @@ impl Kept {
     }
 
     #[inline(always)]
-    fn place(&self, page: u64) -> &Place {
-        &self.0[page as usize % PLACES]
+    fn place(&self, page: u64) -> Option<&Place> {
+        self.0.get(page as usize % PLACES)
     }
 
     /// Where page `page` leads, if that is known since `changes` and with the rights that are `needed`. With rights.
     #[inline(always)]
     pub(super) fn get(&self, changes: u64, page: u64, needed: u64) -> Option<u64> {
-        let place = self.place(page);
+        let place = self.place(page)?;
         let version = place.version.load(Ordering::Acquire);
         let found = (
             place.changes.load(Ordering::Relaxed),
@@ -56,7 +56,9 @@ impl Kept {
 
     /// Keeps where page `page` led at `changes`, unless someone else is at it.
     pub(super) fn put(&self, changes: u64, page: u64, target: u64) {
-        let place = self.place(page);
+        let Some(place) = self.place(page) else {
+            return;
+        };
         let version = place.version.load(Ordering::Relaxed);
         let odd = version.wrapping_add(1);
         let mine = version & 1 == 0

@@ -65,7 +65,7 @@ impl<B: vm_memory::GuestMemoryBackend + ?Sized> Memory for hvkit_page_table::Gue
         let mut at = at;
         for part in words.chunks_mut(64) {
             let mut bytes = [0u8; 512];
-            let (bytes, _) = bytes.split_at_mut(part.len() * 8);
+            let (bytes, _) = bytes.split_at_mut(part.len().saturating_mul(8));
             self.0.read_slice(bytes, GuestAddress(at))?;
             for (word, bytes) in part.iter_mut().zip(bytes.as_chunks().0) {
                 *word = u64::from_le_bytes(*bytes);

@@ -46,6 +46,16 @@
 //! assert_eq!(refused.reason.0, 5); // no write permission
 //! assert!(unit.register(FSTS).pending());
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod caches;
 mod device;
@@ -53,6 +63,14 @@ mod device;
 mod device_memory;
 mod device_tlb;
 #[cfg(any(feature = "fake", test))]
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        reason = "memory of tests, with a test's own addresses"
+    )
+)]
 pub mod fake;
 mod faults;
 mod host;

@@ -244,7 +244,8 @@ impl Unit {
         }
         let room = watch
             .limit
-            .saturating_sub(watch.mapped.len() - watch.mapped.range(first..=last).count());
+            .saturating_add(watch.mapped.range(first..=last).count())
+            .saturating_sub(watch.mapped.len());
         let (wanted, coverage) = match (translating, &watch.binding) {
             (false, _) => (Vec::from([Mapping::IDENTITY]), Coverage::Whole),
             (true, None) => (Vec::new(), Coverage::Whole),
@@ -372,12 +373,12 @@ fn pages<F: Format, M: ReadEntry>(
     let end = 1u64 << shape.address_bits();
     // Of canonical addresses the upper half comes last, in the order of their bits.
     let mut at = shape.strip(first).unwrap_or(first.min(end));
-    let last_bits = shape.strip(last).unwrap_or(end - 1);
+    let last_bits = shape.strip(last).unwrap_or(end.wrapping_sub(1));
     while at <= last_bits {
-        if patience == 0 {
+        let Some(left) = patience.checked_sub(1) else {
             return (found, Coverage::Limited);
-        }
-        patience -= 1;
+        };
+        patience = left;
         let step = match page_table::translate(format, memory, root, shape.extend(at)) {
             Ok(page) => match below(page.target, page.attributes) {
                 Some(leads) => {
@@ -389,11 +390,13 @@ fn pages<F: Format, M: ReadEntry>(
                         .checked_shl(leads.bits.into())
                         .unwrap_or(size)
                         .min(size);
-                    let first = shape.extend(at & !(piece - 1));
+                    // Below the piece's size, which is a power of two.
+                    let within = piece.wrapping_sub(1);
+                    let first = shape.extend(at & !within);
                     found.push(Mapping {
                         first,
-                        last: first + (piece - 1),
-                        target: leads.target & !(piece - 1),
+                        last: first | within,
+                        target: leads.target & !within,
                         reads: leads.reads,
                         writes: leads.writes,
                     });
@@ -403,7 +406,7 @@ fn pages<F: Format, M: ReadEntry>(
             },
             Err(fault) => shape.size(fault.level().unwrap_or(1)),
         };
-        at = (at & !(step - 1)) + step;
+        at = (at | step.wrapping_sub(1)).saturating_add(1);
     }
     (found, Coverage::Whole)
 }

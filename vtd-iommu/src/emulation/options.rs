@@ -210,9 +210,9 @@ impl Options {
             return Err(OptionsError::HostBits(host_bits));
         }
         let records = capability.fault_record_offset(0);
-        let records = records..records + 16 * u32::from(capability.fault_records());
+        let records = records..records.saturating_add(u32::from(capability.fault_records()) << 4);
         let iotlb = extended.invalidate_address_offset();
-        let iotlb = iotlb..iotlb + 16;
+        let iotlb = iotlb..iotlb.saturating_add(16);
         for place in [&records, &iotlb] {
             if place.start < FIXED_END || place.end > WINDOW {
                 return Err(OptionsError::Place {

@@ -49,11 +49,11 @@ impl Unit {
             head = 0;
         }
         let mut words = [0; AHEAD];
-        let mut left = size / step;
+        let mut left = size.checked_div(step).unwrap_or(0);
         let mut silent = None;
         while head != tail && left != 0 {
             let end = if tail > head { tail } else { size };
-            let count = ((end - head) / 8).min(AHEAD as u64) as usize;
+            let count = (end.saturating_sub(head) / 8).min(AHEAD as u64) as usize;
             let (ahead, _) = words.split_at_mut(count);
             let at = address.queue().wrapping_add(head);
             if memory.read_words(at, ahead).is_err() {
@@ -65,15 +65,16 @@ impl Unit {
                 }
                 let done = self.descriptors(memory, host, first, address, &mut head, &mut silent);
                 if let Err(stop) = done {
-                    return self.stopped(stop, head % size, silent, host);
+                    return self.stopped(stop, if head == size { 0 } else { head }, silent, host);
                 }
-                left -= 1;
+                left = left.saturating_sub(1);
             } else {
-                left = left.saturating_sub(count as u64 * 8 / step);
+                let bytes = (count as u64).saturating_mul(8);
+                left = left.saturating_sub(bytes.checked_div(step).unwrap_or(0));
                 let (ahead, _) = words.split_at_mut(count);
                 let done = self.descriptors(memory, host, ahead, address, &mut head, &mut silent);
                 if let Err(stop) = done {
-                    return self.stopped(stop, head % size, silent, host);
+                    return self.stopped(stop, if head == size { 0 } else { head }, silent, host);
                 }
             }
             if head == size {
@@ -110,7 +111,7 @@ impl Unit {
                 match plain_pages(*words) {
                     Some((domain, pages)) if unwatched && pages.order <= most => {
                         self.caches.forget_domain_pages(domain, pages);
-                        *head += 16;
+                        *head = head.wrapping_add(16);
                     }
                     _ => {
                         let raw = RawDescriptor::from_narrow(*words);
@@ -137,13 +138,13 @@ impl Unit {
         silent: &mut Option<u16>,
     ) -> Result<(), Stop> {
         if silent.is_some() && raw.kind() == kind::WAIT {
-            *head += bytes;
+            *head = head.wrapping_add(bytes);
             return Err(Stop::TimeOut);
         }
         if let Some(source) = self.descriptor(memory, host, raw)? {
             silent.get_or_insert(source);
         }
-        *head += bytes;
+        *head = head.wrapping_add(bytes);
         Ok(())
     }
 

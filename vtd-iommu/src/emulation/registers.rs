@@ -70,14 +70,14 @@ impl RegisterFile {
                 needs: crate::spec::registers::Needs::Nothing,
             });
         };
-        for index in 0..cap.fault_records() {
-            let offset = cap.fault_record_offset(0) + 16 * u32::from(index);
+        for index in 0..=cap.nfr() {
+            let offset = cap.fault_record_offset(index);
             allow(offset, FaultRecordLow::ACCESS);
-            allow(offset + 8, FaultRecordHigh::ACCESS);
+            allow(offset.wrapping_add(8), FaultRecordHigh::ACCESS);
         }
         let iotlb = ecap.invalidate_address_offset();
         allow(iotlb, InvalidateAddress::ACCESS);
-        allow(iotlb + 8, IotlbInvalidate::ACCESS);
+        allow(iotlb.wrapping_add(8), IotlbInvalidate::ACCESS);
         file.set(VER, options.version);
         file.set(CAP, cap);
         file.set(ECAP, ecap);
@@ -94,7 +94,7 @@ impl RegisterFile {
     }
 
     fn allow(&mut self, register: &Info) {
-        let shift = register.offset % 8 * 8;
+        let shift = bits_before(register.offset);
         if let Some(word) = self.access.get_mut(register.offset as usize / 8) {
             word.read_only |= register.access.read_only << shift;
             word.read_write |= register.access.read_write << shift;
@@ -112,7 +112,7 @@ impl RegisterFile {
     /// A register's content.
     #[inline]
     pub(super) fn get<T: Word, A>(&self, register: Register<T, A>) -> T {
-        let shift = register.offset() % 8 * 8;
+        let shift = bits_before(register.offset());
         T::from_raw(self.word(register.offset()) >> shift)
     }
 
@@ -123,7 +123,7 @@ impl RegisterFile {
 
     /// Stores `bytes` (4 or 8) at `offset`, whatever software may do there.
     pub(super) fn put(&mut self, offset: u32, bytes: u8, value: u64) {
-        let shift = offset % 8 * 8;
+        let shift = bits_before(offset);
         let lanes = if bytes == 8 {
             u64::MAX
         } else {
@@ -145,8 +145,11 @@ impl RegisterFile {
     /// Fills `data` with what software reads at `offset`: any length, any alignment. What is no register reads
     /// as 0.
     pub(super) fn read(&self, offset: u32, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
-            *byte = (self.word(at) >> (at % 8 * 8)) as u8;
+        let mut at = Some(offset);
+        for byte in data {
+            // Behind the last offset there is nothing, as there is before it.
+            *byte = at.map_or(0, |at| (self.word(at) >> bits_before(at)) as u8);
+            at = at.and_then(|at| at.checked_add(1));
         }
     }
 
@@ -163,22 +166,27 @@ impl RegisterFile {
     }
 }
 
+/// Bits of an 8-byte word below the byte at `offset`.
+const fn bits_before(offset: u32) -> u32 {
+    (offset & 7) << 3
+}
+
 /// A write of any length and alignment, word by word.
 pub(super) fn split(offset: u32, data: &[u8]) -> impl Iterator<Item = WordWrite> {
-    let first = offset - offset % 8;
+    let first = offset & !7;
     let end = offset.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
     // Beyond the window there is nothing to write to.
     let end = end.min(WINDOW);
     (first..end).step_by(8).map(move |word| {
         let (mut value, mut lanes) = (0u64, 0u64);
         for i in 0..8 {
-            let at = word + i;
+            let at = word | i;
             let byte = at
                 .checked_sub(offset)
                 .and_then(|skip| data.get(skip as usize));
             if let Some(byte) = byte {
-                value |= u64::from(*byte) << (8 * i);
-                lanes |= 0xff << (8 * i);
+                value |= u64::from(*byte) << bits_before(i);
+                lanes |= 0xff << bits_before(i);
             }
         }
         WordWrite {

@@ -105,6 +105,11 @@ impl SecondFault {
     }
 }
 
+/// Address bits below a page that is mapped at `level`.
+const fn page_bits(level: u8) -> u8 {
+    level.wrapping_mul(9).wrapping_add(3)
+}
+
 /// Sets flags along a path. `Ok(false)`: an entry changed meanwhile, walk again. `Err`: it could not be stored.
 fn mark<M: UpdateEntry, A>(
     memory: &M,
@@ -113,7 +118,7 @@ fn mark<M: UpdateEntry, A>(
     writes: bool,
 ) -> Result<bool, M::Error> {
     for (i, step) in steps.iter().enumerate() {
-        let leaf = i + 1 == steps.len();
+        let leaf = i.wrapping_add(1) == steps.len();
         let dirty = if leaf && writes { marks.dirty } else { 0 };
         let wanted = step.entry | marks.accessed | dirty;
         let Some(at) = step.at else { continue };
@@ -202,7 +207,7 @@ pub(super) fn second<M: Memory>(
                 .is_some_and(|leaf| leaf.entry & marks.dirty != 0);
         return Ok(Found {
             target: found.target,
-            page_bits: 3 + 9 * found.level,
+            page_bits: page_bits(found.level),
             attributes: found.attributes,
             dirty,
             // Flags above a kept leaf table would not be set: keep none where there are flags.
@@ -415,7 +420,7 @@ fn first_in<E: Entries>(
         let marked = |leaf: &Step<_>| leaf.entry & First::DIRTY != 0;
         return Ok(Found {
             target: found.target,
-            page_bits: 3 + 9 * found.level,
+            page_bits: page_bits(found.level),
             attributes: found.attributes,
             dirty: writes || steps.last().is_some_and(marked),
             table: None,

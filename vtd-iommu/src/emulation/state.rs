@@ -86,11 +86,11 @@ impl TryFrom<(Options, &State)> for Unit {
     fn try_from((options, state): (Options, &State)) -> Result<Self, StateError> {
         let mut unit = Self::new(options)?;
         let length = state.registers.len();
-        if length * 8 != WINDOW as usize {
+        if length != WINDOW as usize / 8 {
             return Err(StateError::Length(length));
         }
         for (index, word) in state.registers.iter().enumerate() {
-            let offset = index as u32 * 8;
+            let offset = (index as u32) << 3;
             let bits = word & !unit.file.storable(index);
             if bits != 0 {
                 return Err(StateError::Bits { offset, bits });

@@ -31,7 +31,7 @@ const fn page_of(address: u64) -> u64 {
 impl Hit {
     #[inline(always)]
     const fn translate(self, address: u64) -> Translated {
-        let offset = (1u64 << self.page_bits) - 1;
+        let offset = below(self.page_bits);
         Translated {
             address: self.entry & rights::ADDRESS & !offset | address & offset,
             page_bits: self.page_bits,
@@ -391,9 +391,9 @@ impl Binding {
     pub(super) const fn upper(&self) -> u64 {
         match &self.stage {
             Stage::PassThrough => u64::MAX,
-            Stage::Second(root) => !0 << (12 + 9 * root.levels as u32),
+            Stage::Second(root) => !below(address_bits(root.levels)),
             // The lower half of the canonical addresses.
-            Stage::First(root) | Stage::Nested(root, _) => !0 << (11 + 9 * root.levels as u32),
+            Stage::First(root) | Stage::Nested(root, _) => !(below(address_bits(root.levels)) >> 1),
         }
     }
 
@@ -449,8 +449,20 @@ const fn bit(set: bool, bit: u64) -> u64 {
     if set { bit } else { 0 }
 }
 
+/// The bits below bit `bits`.
+#[inline(always)]
+const fn below(bits: u8) -> u64 {
+    1u64.wrapping_shl(bits as u32).wrapping_sub(1)
+}
+
+/// How wide the addresses are that a table of so many levels translates.
+#[inline(always)]
+const fn address_bits(levels: u8) -> u8 {
+    levels.wrapping_mul(9).wrapping_add(12)
+}
+
 const fn entry_of(target: u64, page_bits: u8) -> u64 {
-    target & rights::ADDRESS & !((1 << page_bits) - 1)
+    target & rights::ADDRESS & !below(page_bits)
 }
 
 /// A second-stage leaf alone has no say in privilege.

@@ -246,14 +246,14 @@ impl Unit {
             let kept = self.invalidate_address.0 & !write.lanes;
             let address = (kept | write.value) & InvalidateAddress::DEFINED;
             self.invalidate_address = InvalidateAddress(address);
-        } else if write.offset == address + 8 {
+        } else if write.offset == address.wrapping_add(8) {
             if write.value >> 63 != 0 {
                 self.iotlb_command(memory, host);
             }
         } else {
             let first = self.options.capability.fault_record_offset(0);
-            let records = u32::from(self.options.capability.fault_records()) * 16;
-            if (first..first + records).contains(&write.offset) {
+            let records = u32::from(self.options.capability.fault_records()) << 4;
+            if write.offset.wrapping_sub(first) < records {
                 self.faults.serviced(&mut self.file);
             }
         }

@@ -191,18 +191,20 @@ where
                 .reach(unit, &memory, host, at, access)
                 .map_err(|why| refused(&why.to_string()))?;
             let (target, page_bits) = to.map_or((at, 64), |to| (to.address, to.page_bits));
-            let offset = 1u64.checked_shl(page_bits.into()).map(|size| size - 1);
+            let offset = 1u64
+                .checked_shl(page_bits.into())
+                .map(|size| size.wrapping_sub(1));
             let last = at | offset.unwrap_or(u64::MAX);
             let upto = end.min(last.saturating_add(1));
             if distance != Some(target.wrapping_sub(at)) {
                 distance = Some(target.wrapping_sub(at));
-                fragments += 1;
+                fragments = usize::saturating_add(fragments, 1);
                 if fragments > FRAGMENTS {
                     return Err(refused("the range is scattered over too many places"));
                 }
             }
             // Not more than `length`, which is a usize.
-            let piece = usize::try_from(upto - at).unwrap_or(length);
+            let piece = usize::try_from(upto.saturating_sub(at)).unwrap_or(length);
             found.set_mapping(GuestAddress(at), GuestAddress(target), piece, access)?;
             at = upto;
         }

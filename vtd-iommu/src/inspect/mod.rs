@@ -79,8 +79,11 @@ impl<M: ReadEntry> Memory for Untouched<'_, M> {
 /// Words from `at` on, as far as they can be read.
 fn words<const N: usize>(memory: &impl ReadEntry, at: u64) -> Option<[u64; N]> {
     let mut words = [0; N];
-    for (at, word) in (at..).step_by(8).zip(&mut words) {
+    let mut at = at;
+    for word in &mut words {
         *word = memory.read(at, Width::Eight).ok()?;
+        // A table may end where addresses do.
+        at = at.wrapping_add(8);
     }
     Some(words)
 }
@@ -401,5 +404,25 @@ mod tests {
             "00:03.0\t0x0000000000000000:0x0000000000002001\t0x0000000000000701:0x0000000000003001"
         );
         assert!(lines[1].starts_with("00:1f.7\t"));
+    }
+
+    /// Memory with a one in every bit, up to the last address.
+    struct Ones;
+
+    impl ReadEntry for Ones {
+        type Error = core::convert::Infallible;
+
+        fn read(&self, _: u64, _: Width) -> Result<u64, Self::Error> {
+            Ok(u64::MAX)
+        }
+    }
+
+    #[test]
+    fn tables_may_end_where_addresses_do() {
+        let mut text = String::new();
+        let last = RootTableAddress(!0xfff);
+        requesters(&Ones, last, &mut text).unwrap();
+        assert_eq!(text.lines().skip(2).count(), 1 << 16);
+        assert!(text.contains("\nff:1f.7\t0xffffffffffffffff:"));
     }
 }

@@ -58,7 +58,9 @@ impl AddressWidth {
     #[must_use]
     pub const fn levels(self) -> Option<u8> {
         match self.0 {
-            1..=3 => Some(self.0 + 2),
+            1 => Some(3),
+            2 => Some(4),
+            3 => Some(5),
             _ => None,
         }
     }
@@ -67,7 +69,9 @@ impl AddressWidth {
     #[must_use]
     pub const fn of_levels(levels: u8) -> Option<Self> {
         match levels {
-            3..=5 => Some(Self(levels - 2)),
+            3 => Some(Self::BITS_39),
+            4 => Some(Self::BITS_48),
+            5 => Some(Self::BITS_57),
             _ => None,
         }
     }
@@ -76,9 +80,11 @@ impl AddressWidth {
     #[inline]
     #[must_use]
     pub const fn bits(self) -> Option<u32> {
-        match self.levels() {
-            Some(levels) => Some(12 + 9 * levels as u32),
-            None => None,
+        match self {
+            Self::BITS_39 => Some(39),
+            Self::BITS_48 => Some(48),
+            Self::BITS_57 => Some(57),
+            _ => None,
         }
     }
 }
@@ -122,7 +128,7 @@ impl ContextEntry {
     #[inline]
     #[must_use]
     pub const fn address(table: u64, source: RequesterId) -> u64 {
-        table.wrapping_add(source.devfn() as u64 * Self::SIZE)
+        table.wrapping_add((source.devfn() as u64).wrapping_mul(Self::SIZE))
     }
 
     /// TT.
@@ -197,7 +203,7 @@ impl ScalableContextEntry {
     #[inline]
     #[must_use]
     pub const fn address(table: u64, source: RequesterId) -> u64 {
-        table.wrapping_add((source.devfn() & 0x7f) as u64 * Self::SIZE)
+        table.wrapping_add(((source.devfn() & 0x7f) as u64).wrapping_mul(Self::SIZE))
     }
 
     /// PASIDDIRPTR: the PASID directory.
@@ -212,7 +218,7 @@ impl ScalableContextEntry {
     #[must_use]
     pub const fn pasids(self) -> u32 {
         // 2^(PDTS + 7) tables of 64 entries: 2^20 at most.
-        1 << (self.directory_size() as u32 + 13)
+        (1u32 << 13).wrapping_shl(self.directory_size() as u32)
     }
 
     /// The reserved bits that are set, on a unit with `host_bits` of address.

@@ -3,6 +3,16 @@
 //!
 //! Every word is a newtype over the raw integer, with a reader and a setter for each field of its figure;
 //! a word from memory or a register is a value whatever its bits are. What a figure leaves out is `reserved`.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod context;
 pub mod fault;
@@ -15,6 +25,14 @@ pub mod registers;
 mod requester;
 pub mod root;
 pub mod second_stage;
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "it runs when it is compiled"
+    )
+)]
 pub(crate) mod word;
 
 pub use requester::{Pasid, RequesterId};

@@ -26,7 +26,7 @@ impl PasidDirectoryEntry {
     #[inline]
     #[must_use]
     pub const fn address(directory: u64, pasid: Pasid) -> u64 {
-        directory.wrapping_add((pasid.get() as u64 >> 6) * Self::SIZE)
+        directory.wrapping_add((pasid.get() as u64 >> 6).wrapping_mul(Self::SIZE))
     }
 
     /// P.
@@ -149,7 +149,7 @@ impl PasidEntry {
     #[inline]
     #[must_use]
     pub const fn address(table: u64, pasid: Pasid) -> u64 {
-        table.wrapping_add((pasid.get() as u64 & 0x3f) * Self::SIZE)
+        table.wrapping_add((pasid.get() as u64 & 0x3f).wrapping_mul(Self::SIZE))
     }
 
     /// A present entry: second stage only.

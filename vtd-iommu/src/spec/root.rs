@@ -12,7 +12,7 @@ pub(crate) const fn too_wide(host_bits: u32) -> u64 {
     if host_bits >= 64 {
         0
     } else {
-        ADDRESS & !((1 << host_bits) - 1)
+        ADDRESS & (!0u64).wrapping_shl(host_bits)
     }
 }
 
@@ -47,7 +47,7 @@ impl RootEntry {
     #[inline]
     #[must_use]
     pub const fn address(table: u64, source: RequesterId) -> u64 {
-        table.wrapping_add(source.bus() as u64 * Self::SIZE)
+        table.wrapping_add((source.bus() as u64).wrapping_mul(Self::SIZE))
     }
 
     /// CTP: the context table, of all devices (legacy).

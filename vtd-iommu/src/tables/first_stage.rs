@@ -107,7 +107,7 @@ impl FirstStage {
         let Ok(shape) = Shape::nines(levels, 0b011, Upper::SignExtended) else {
             return Err(Unsupported::Levels(levels));
         };
-        let wide = Word::ADDRESS & !((1 << host_bits) - 1);
+        let wide = Word::ADDRESS & (!0u64).wrapping_shl(host_bits);
         let reserved = wide | Word::EXECUTE_DISABLE;
         Ok(Self {
             shape,
@@ -178,7 +178,7 @@ impl Format for FirstStage {
         let attributes = FirstStageAttributes(entry & FirstStageAttributes::KEPT);
         if is_page(&self.shape, entry, level) {
             Entry::Leaf {
-                target: entry & Word::ADDRESS & !(self.shape.size(level) - 1),
+                target: entry & Word::ADDRESS & !(self.shape.size(level).wrapping_sub(1)),
                 attributes,
             }
         } else {

@@ -24,7 +24,7 @@ impl Reserved {
         if level == 1 {
             entry & self.in_pages
         } else if is_page(shape, entry, level) {
-            let low = (shape.size(level) - 0x1000) & !self.below_size;
+            let low = shape.size(level).wrapping_sub(0x1000) & !self.below_size;
             entry & (self.in_pages | low)
         } else {
             entry & (self.in_tables | LARGE)

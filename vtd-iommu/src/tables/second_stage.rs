@@ -127,7 +127,7 @@ impl SecondStage {
         let Ok(shape) = Shape::nines(levels, 0b001, Upper::Zero) else {
             return Err(Unsupported::Levels(levels));
         };
-        let wide = Word::ADDRESS & !((1 << host_bits) - 1);
+        let wide = Word::ADDRESS & (!0u64).wrapping_shl(host_bits);
         let reserved = wide | Word::SNOOP | Word::TRANSIENT;
         Ok(Self {
             shape,

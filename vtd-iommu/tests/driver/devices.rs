@@ -17,7 +17,12 @@ fn word(puppet: &Puppet, at: u64) -> u64 {
 }
 
 /// The PASID table entry of `source`, by the specification's figures alone.
-fn pasid_entry(puppet: &Puppet, unit: &PuppetUnit<'_>, source: u16, pasid: u64) -> Vec<u64> {
+pub(crate) fn pasid_entry(
+    puppet: &Puppet,
+    unit: &PuppetUnit<'_>,
+    source: u16,
+    pasid: u64,
+) -> Vec<u64> {
     use hvkit_vtd_iommu::driver::Registers;
     let address = |word: u64| word & !0xfff;
     let root = unit.registers().get(RTADDR);

@@ -7,4 +7,5 @@ mod failures;
 mod moments;
 mod page_requests;
 mod puppet;
+mod release;
 mod requests;

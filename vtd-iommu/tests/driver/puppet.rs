@@ -38,6 +38,7 @@ pub(crate) enum Failure {
     DeafRegisters,
 }
 
+#[derive(Debug)]
 pub(crate) struct Puppet {
     pub(crate) memory: FakeTables,
     words: RefCell<BTreeMap<u32, u32>>,

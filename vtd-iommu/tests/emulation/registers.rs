@@ -54,6 +54,21 @@ fn is_active(at: u32, length: u32) -> bool {
 }
 
 #[test]
+fn there_is_nothing_at_the_end_of_offsets() {
+    let ram = Ram::new(0x1000);
+    for mut unit in units() {
+        let before = snapshot(&unit);
+        for at in [u32::MAX, u32::MAX - 1, u32::MAX - 7, u32::MAX - 8] {
+            let mut bytes = [0xee; 16];
+            unit.read(at, &mut bytes);
+            assert_eq!(bytes, [0; 16]);
+            unit.write(&ram, &mut Nobody, at, &[0xff; 16]);
+        }
+        assert_eq!(snapshot(&unit), before);
+    }
+}
+
+#[test]
 fn a_read_of_any_width_is_the_bytes() {
     let ram = Ram::new(0x1000);
     for mut unit in units() {

@@ -150,7 +150,7 @@ fn detached_devices_touch_nothing() {
     let landed = with_devices(&machine, || {
         for round in 0..300 {
             unit.attach(&mut lent, Attachment::new(DEVICE)).unwrap();
-            for _ in 0..round % 50 {
+            for _ in 0..round % 8 {
                 thread::yield_now();
             }
             unit.detach(&mut lent, DEVICE, None).unwrap();

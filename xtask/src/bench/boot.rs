@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::Output;
 use super::figures::Figures;
 use super::tiny;
+use super::{FIRMWARE, Output};
 use crate::demo;
 use crate::setup;
 use crate::step::Step;
@@ -24,15 +24,6 @@ const MEMORY_MIB: u64 = 256;
 const WORD: &str = "@hvkit init";
 /// The kernel's command line, the same for all.
 const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet";
-/// Firmware that QEMU needs for what it boots here.
-const FIRMWARE: &[&str] = &[
-    "/usr/share/qemu/linuxboot_dma.bin",
-    "/usr/share/qemu/pvh.bin",
-    "/usr/share/qemu/kvmvapic.bin",
-    "/usr/share/qemu/qboot.rom",
-    "/usr/share/seabios/bios-256k.bin",
-    "/usr/share/seabios/bios-microvm.bin",
-];
 /// How long one round may take on this machine's clock, and how often it is tried.
 const PATIENCE: Duration = Duration::from_secs(400);
 const TRIES: u32 = 3;

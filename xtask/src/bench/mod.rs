@@ -3,6 +3,7 @@
 
 mod boot;
 mod figures;
+mod io;
 mod tiny;
 
 use std::path::PathBuf;
@@ -12,11 +13,23 @@ use clap::{Args, Subcommand};
 
 use crate::cargo::cargo;
 
+/// Firmware that QEMU needs for what it boots here.
+const FIRMWARE: &[&str] = &[
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/pvh.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/qboot.rom",
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/seabios/bios-microvm.bin",
+];
+
 /// The benchmarks.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Bench {
     /// Boot of a VMM: to the first instruction, to init, memory; beside QEMU's microvm and q35.
     Boot(boot::Options),
+    /// Devices beside QEMU's; three ways to have a disk; what a remapping unit costs.
+    Io(io::Options),
     /// Page tables beside six published crates and what the machine can do at all.
     PageTable(Forwarded),
     /// The shadow MMU beside a two-dimensional walk, on synthetic guests.
@@ -84,6 +97,7 @@ impl Output {
 pub fn bench(which: &Bench) -> Result<()> {
     match which {
         Bench::Boot(options) => boot::boot(options),
+        Bench::Io(options) => io::io(options),
         Bench::PageTable(forwarded) => forwarded.run_apart("page-table"),
         Bench::Shadow(forwarded) => forwarded.run_apart("shadow"),
         Bench::Virtio(forwarded) => forwarded.run_apart("virtio"),

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use anyhow::{Result, ensure};
 
 use crate::check::lint::Sources;
+use crate::mutants::guards;
 
 /// A class of bugs.
 struct Class {
@@ -88,6 +89,7 @@ const CLASSES: &[Class] = &[
         tests: &[
             "reserved_memory_is_never_out_of_reach",
             "moving_a_device_with_reserved_memory_leaves_no_gap",
+            "a_pasid_that_goes_leaves_reserved_memory_reserved",
         ],
     },
     Class {
@@ -95,11 +97,63 @@ const CLASSES: &[Class] = &[
         tests: &[
             "descriptors_are_spelled_as_in_the_figures",
             "fields_lie_where_the_figure_says",
+            "context_entries",
+            "pasid_entries",
+            "second_stage_entries",
+            "first_stage_entries",
         ],
     },
     Class {
         what: "the MSI-X table of a passed-through device within the guest's reach (XSA-164)",
         tests: &["pages_with_msix_structures_are_not_mapped"],
+    },
+    Class {
+        what: "a table that is linked again as it was, not as it is (KVM 65855ed8)",
+        tests: &[
+            "a_stale_table_is_compared_before_it_is_linked_again",
+            "a_table_that_was_unlinked_comes_back_as_it_is_then",
+        ],
+    },
+    Class {
+        what: "lengths that a guest says, believed (CVE-2019-14835, CVE-2019-18960)",
+        tests: &[
+            "at_most_four_gib_in_total",
+            "no_more_is_in_flight_than_there_are_places",
+            "a_guest_that_never_ends_its_line_fills_no_memory",
+        ],
+    },
+    Class {
+        what: "DMA of a device into registers of devices (CVE-2021-20255, CVE-2021-3750): devices are given memory and nothing else",
+        tests: &["a_buffer_outside_memory_is_an_error_of_the_request_only"],
+    },
+    Class {
+        what: "counts of interrupts that wrap (CVE-2016-9083, CVE-2016-9084)",
+        tests: &[
+            "the_number_of_vectors_has_limits",
+            "more_vectors_than_there_are_is_all_of_them",
+            "too_many_vectors_leave_nothing_taken",
+        ],
+    },
+    Class {
+        what: "a device that is removed while something of it is under way (CVE-2024-35843)",
+        tests: &[
+            "an_unplugged_device_leaves_nothing_behind",
+            "a_device_that_cannot_be_forgotten_stays_known",
+        ],
+    },
+    Class {
+        what: "a request that completes into memory that is no longer its own (CVE-2026-45782)",
+        tests: &[
+            "a_reset_is_not_complete_before_the_worker_has_stopped",
+            "a_disk_comes_back_after_a_reset_in_the_middle_of_its_work",
+        ],
+    },
+    Class {
+        what: "an image that names another file (CVE-2026-27211)",
+        tests: &[
+            "another_file_is_opened_only_if_that_is_allowed",
+            "a_format_is_never_guessed",
+        ],
     },
 ];
 
@@ -117,6 +171,15 @@ pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
         let tests: Vec<_> = class.tests.iter().map(|test| format!("`{test}`")).collect();
         let tests = tests.join(", ");
         writeln!(page, "| {} | {tests} |", class.what)?;
+    }
+    writeln!(page)?;
+    if let Some((commit, tests)) = guards::noticed() {
+        let tests: Vec<_> = tests.iter().map(|test| format!("`{test}`")).collect();
+        writeln!(
+            page,
+            "With the guard taken out (`cargo xtask guards`, at commit {commit}), these fail as they must: {}.",
+            tests.join(", ")
+        )?;
     }
     Ok(())
 }

@@ -5,24 +5,27 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
-use crate::mutants::{Record, records};
+use crate::mutants::record::{Record, records};
 
 pub(super) fn write(page: &mut String) -> Result<()> {
     writeln!(
         page,
-        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A shard `k/n` is every n-th change; `,aofb`: of those the first a, the run was ended early.\n\n\
-         | crate | shard | at commit | tried | noticed | by time-out | survived |\n|---|---|---|---|---|---|---|"
+        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A score is of a sample: so many of all changes, drawn by lots from a seed. `without`: test binaries that were left out, such as those that start an emulator.\n\n\
+         | crate | sample | at commit | tried | noticed | by time-out | survived |\n|---|---|---|---|---|---|---|"
     )?;
     let records = records()?;
     for (name, record) in &records {
         let Record {
-            shard, commit, run, ..
+            sample,
+            commit,
+            run,
+            ..
         } = record;
         let noticed = run.caught + run.timeout;
         let percent = noticed * 100 / run.tried().max(1);
         writeln!(
             page,
-            "| `{name}` | {shard} | {commit} | {} | {noticed} ({percent}%) | {} | {} |",
+            "| `{name}` | {sample} | {commit} | {} | {noticed} ({percent}%) | {} | {} |",
             run.tried(),
             run.timeout,
             run.missed.len()

@@ -9,13 +9,18 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::report::{Exits, Part, Seen};
-use super::{Paging, chart, linux, name};
+use super::{Paging, linux, name};
+use crate::chart;
 use crate::step::Step;
 
 /// Where the page and the chart are kept.
 pub(super) const FOLDER: &str = "examples/type1/docs";
 const PAGE: &str = "paging.md";
 const CHART: &str = "paging.svg";
+const LEGEND: [&str; 2] = [
+    "instructions of the guest",
+    "of the hypervisor; the kernel alone is 1",
+];
 
 /// Boots three times, prints what came, and writes it into `folder`.
 pub(super) fn compare(folder: &Path, rounds: u32, verbose: bool) -> Result<()> {
@@ -54,7 +59,7 @@ pub(super) fn compare(folder: &Path, rounds: u32, verbose: bool) -> Result<()> {
     let page = page(&about, all);
     println!("{page}");
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for (name, text) in [(PAGE, page), (CHART, chart::draw(&bars(all)))] {
+    for (name, text) in [(PAGE, page), (CHART, chart::draw(LEGEND, &bars(all)))] {
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -102,8 +107,8 @@ fn bars(all: [&Seen; 3]) -> Vec<chart::Group> {
         bars: [("alone", &alone), ("EPT", &ept), ("shadow", &shadow)]
             .map(|(name, part)| chart::Bar {
                 name,
-                guest: ratio(part.ticks - part.hypervisor(), alone.ticks),
-                hypervisor: ratio(part.hypervisor(), alone.ticks),
+                first: ratio(part.ticks - part.hypervisor(), alone.ticks),
+                second: ratio(part.hypervisor(), alone.ticks),
             })
             .to_vec(),
     };
@@ -176,6 +181,6 @@ mod tests {
         assert!(page.contains("| pages mapped | 12 |"), "{page}");
         let bars = bars([&one, &twice, &one]);
         let last = bars.last().unwrap();
-        assert_eq!(last.bars[1].guest + last.bars[1].hypervisor, 2.0);
+        assert_eq!(last.bars[1].first + last.bars[1].second, 2.0);
     }
 }

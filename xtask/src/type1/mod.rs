@@ -4,7 +4,6 @@
 //! Without options it takes its tour: guests that exit in every way, and entries that fail on purpose. Then guests reach for the hypervisor, and
 //! it faults itself. What it printed is held against what the manual says must come.
 
-mod chart;
 mod compare;
 mod kvm;
 mod linux;

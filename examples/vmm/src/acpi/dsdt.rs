@@ -4,7 +4,7 @@
 //! Nothing here is a method: a guest reads constants and interprets no code.
 
 use super::power::SLEEP_TYPE_OFF;
-use super::{AcpiError, BUSES, Platform, empty};
+use super::{AcpiError, BUSES, Platform, VirtioWindow, empty};
 use crate::machine::address_map::{ECAM_BASE, PANIC_PORT, PCI_CONFIG_PORT};
 use crate::pci::ports::PORTS;
 use acpi_tables::Aml;
@@ -29,6 +29,8 @@ pub(super) fn build(platform: &Platform) -> Result<Sdt, AcpiError> {
     if let Some(serial) = &serial {
         devices.push(serial);
     }
+    let virtio: Vec<_> = platform.virtio.iter().zip(0..).map(virtio).collect();
+    devices.extend(virtio.iter().map(|device| device as &dyn Aml));
     let mut body = Vec::new();
     off().to_aml_bytes(&mut body);
     Scope::new("_SB_".into(), devices).to_aml_bytes(&mut body);
@@ -162,4 +164,21 @@ fn serial(platform: &Platform) -> Option<Encoded> {
             ),
         ],
     )))
+}
+
+/// A virtio device's window of registers and its interrupt, under the name that drivers of virtio-mmio look for.
+fn virtio((window, number): (&VirtioWindow, u8)) -> Encoded {
+    // Below 4 GiB; a window has 4 KiB.
+    let registers = Memory32Fixed::new(true, window.base as u32, window.length as u32);
+    // Consumer, level-triggered, active low, shared.
+    let interrupt = Interrupt::new(true, false, true, true, window.gsi);
+    let resources = ResourceTemplate::new(vec![&registers, &interrupt]);
+    encoded(&Device::new(
+        format!("VR{number:02X}").as_str().into(),
+        vec![
+            &Name::new("_HID".into(), &"LNRO0005"),
+            &Name::new("_UID".into(), &number),
+            &Name::new("_CRS".into(), &resources),
+        ],
+    ))
 }

@@ -60,6 +60,8 @@ pub struct Platform {
     pub serial: Option<SerialPort>,
     /// The first port of the watchdog, if there is one.
     pub watchdog: Option<u16>,
+    /// Virtio devices that are not on PCI.
+    pub virtio: Vec<VirtioWindow>,
     /// Tables that others have written, checksums and all.
     pub others: Vec<Vec<u8>>,
 }
@@ -70,6 +72,17 @@ pub struct SerialPort {
     /// Its first port.
     pub port: u16,
     /// Its interrupt, edge-triggered and active high.
+    pub gsi: u32,
+}
+
+/// The registers of a virtio device that is not on PCI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioWindow {
+    /// Address of the first register, below 4 GiB.
+    pub base: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Its interrupt, level-triggered, active low and shared, as those of PCI.
     pub gsi: u32,
 }
 

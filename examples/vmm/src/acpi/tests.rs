@@ -16,6 +16,7 @@ fn platform() -> Platform {
             gsi: 4,
         }),
         watchdog: None,
+        virtio: vec![],
         others: vec![],
     }
 }

@@ -40,6 +40,9 @@ pub enum OptionError {
         /// Which of them were.
         given: &'static str,
     },
+    /// Two options of which only one can have the terminal.
+    #[error("--serial tty and --console tty: one of them can have the terminal")]
+    Terminal,
     /// A value that is not what the key wants.
     #[error("--{option}: {key}={value} is not {wanted}")]
     Value {

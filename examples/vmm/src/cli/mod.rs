@@ -4,20 +4,21 @@
 mod key_value;
 mod log;
 mod options;
+mod serve;
 mod served;
 mod vtd;
 
 pub use key_value::OptionError;
 pub(crate) use key_value::size;
 
-use crate::config::{Config, KVM_DEVICE, Watchdog};
+use crate::config::{Config, KVM_DEVICE, Transport, Watchdog};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use crate::served::Served;
 use clap::{ArgAction, Parser, ValueEnum};
 use options::{
-    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, serial,
+    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, terminal,
     vsock,
 };
 use std::ffi::OsString;
@@ -79,7 +80,8 @@ struct Arguments {
     rng: Option<String>,
 
     /// Memory balloon. Keys: size=BYTES that the guest is to do without, deflate_on_oom=on|off,
-    /// free_page_reporting=on|off, socket=PATH for lines such as "target 64M" and "stats"
+    /// free_page_reporting=on|off, free_page_hints=on|off, socket=PATH for lines such as "target 64M",
+    /// "stats" and "hints"
     #[arg(long, value_name = "size=BYTES[,socket=PATH]", num_args = 0..=1, default_missing_value = "size=0")]
     balloon: Option<String>,
 
@@ -97,13 +99,13 @@ struct Arguments {
     #[arg(long)]
     watchdog: bool,
 
-    /// Serial line: the terminal, nowhere, absent, or a file
-    #[arg(long, value_name = "tty|null|off|file=PATH", default_value = "tty")]
-    serial: String,
+    /// Serial line: the terminal, nowhere, absent, or a file; if not given, the terminal, unless that is --console's
+    #[arg(long, value_name = "tty|null|off|file=PATH")]
+    serial: Option<String>,
 
-    /// Paravirtual console (hvc0 in Linux): absent, nowhere, a pseudo-terminal, or a file; and
-    /// iommu=on|off
-    #[arg(long, value_name = "off|null|pty|file=PATH", default_value = "off")]
+    /// Paravirtual console (hvc0 in Linux): absent, nowhere, the terminal, a pseudo-terminal, or a file;
+    /// and iommu=on|off
+    #[arg(long, value_name = "off|null|tty|pty|file=PATH", default_value = "off")]
     console: String,
 
     /// An emulated VT-d remapping unit, which devices with iommu=on are behind. Keys: aw=39|48|57 (bits
@@ -111,6 +113,10 @@ struct Arguments {
     /// if not given), caching=on|off (needed by --device), scalable=on|off
     #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
     vtd: Option<String>,
+
+    /// What virtio devices are on: PCI, or windows of registers in memory that ACPI tells of (LNRO0005)
+    #[arg(long, value_name = "pci|mmio", default_value = "pci")]
+    transport: Transport,
 
     /// Save the machine to this folder when SIGUSR1 comes, and end
     #[arg(long, value_name = "FOLDER")]
@@ -151,7 +157,8 @@ enum Guest {
 
 fn after_help() -> String {
     let mut text = String::from(
-        "In a terminal, Ctrl-A x ends the machine, and Ctrl-A Ctrl-A sends one Ctrl-A.\n\n\
+        "'vmm serve' serves a disk to another VMM; see its --help.\n\n\
+         In a terminal, Ctrl-A x ends the machine, and Ctrl-A Ctrl-A sends one Ctrl-A.\n\n\
          Exit status:\n",
     );
     for status in ExitStatus::ALL {
@@ -163,17 +170,13 @@ fn after_help() -> String {
 
 /// The VMM as a command: its arguments, the program's name first; its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut arguments: Vec<_> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|first| first == serve::WORD) {
+        return serve::main(arguments.split_off(1));
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version come this way, too, and go to standard output.
-            let _ = error.print();
-            return if error.use_stderr() {
-                ExitStatus::Usage.code()
-            } else {
-                ExitStatus::PoweredOff.code()
-            };
-        }
+        Err(error) => return reported(&error),
     };
     log::start(arguments.verbose);
     match run(arguments) {
@@ -182,6 +185,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             eprintln!("vmm: {error}");
             error.exit_status().code()
         }
+    }
+}
+
+/// Says what is wrong with a command line, or what was asked of it: help and version. The exit status.
+fn reported(error: &clap::Error) -> u8 {
+    // Nobody may be there to read it.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitStatus::Usage.code()
+    } else {
+        ExitStatus::PoweredOff.code()
     }
 }
 
@@ -278,6 +292,7 @@ fn served(arguments: &Arguments) -> Result<Vec<Served>, OptionError> {
 
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
     let (console, console_dma) = console(&arguments.console)?;
+    let serial = terminal(arguments.serial.as_deref(), &console)?;
     let served = served(&arguments)?;
     Ok(Config {
         kvm: arguments.kvm,
@@ -319,7 +334,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             true => Watchdog::Present,
             false => Watchdog::Absent,
         },
-        serial: serial(&arguments.serial)?,
+        serial,
+        transport: arguments.transport,
         report: arguments.report,
         snapshot: arguments.snapshot,
         restore: arguments.restore,

@@ -170,7 +170,13 @@ pub(super) fn rng(text: &str) -> Result<Rng, OptionError> {
 }
 
 pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
-    const KEYS: &[&str] = &["size", "deflate_on_oom", "free_page_reporting", "socket"];
+    const KEYS: &[&str] = &[
+        "size",
+        "deflate_on_oom",
+        "free_page_reporting",
+        "free_page_hints",
+        "socket",
+    ];
     let keys = Keys::parse("balloon", KEYS, text)?;
     let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
     Ok(Balloon {
@@ -181,6 +187,7 @@ pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
             .unwrap_or(0),
         deflate_on_oom: on("deflate_on_oom")?,
         free_page_reporting: on("free_page_reporting")?,
+        free_page_hints: on("free_page_hints")?,
         socket: keys.optional("socket", "a socket's name", file)?,
     })
 }
@@ -212,12 +219,17 @@ pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma), OptionError> {
     let path = keys.optional("file", "a file's name", file)?;
     let console = match path {
         Some(path) => VirtioConsole::File(path),
-        None => keys.required("mode", "off, null, pty or file=PATH", |mode| match mode {
-            "off" => Some(VirtioConsole::Off),
-            "null" => Some(VirtioConsole::Null),
-            "pty" => Some(VirtioConsole::Pty),
-            _ => None,
-        })?,
+        None => keys.required(
+            "mode",
+            "off, null, tty, pty or file=PATH",
+            |mode| match mode {
+                "off" => Some(VirtioConsole::Off),
+                "null" => Some(VirtioConsole::Null),
+                "tty" => Some(VirtioConsole::Tty),
+                "pty" => Some(VirtioConsole::Pty),
+                _ => None,
+            },
+        )?,
     };
     Ok((console, dma))
 }
@@ -226,7 +238,21 @@ pub(super) fn file(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| text.into())
 }
 
-pub(super) fn serial(text: &str) -> Result<Serial, OptionError> {
+/// The serial line beside `console`: the terminal can be the user's end of one of them.
+pub(super) fn terminal(
+    serial: Option<&str>,
+    console: &VirtioConsole,
+) -> Result<Serial, OptionError> {
+    let taken = *console == VirtioConsole::Tty;
+    match serial.map(self::serial).transpose()? {
+        Some(Serial::Tty) if taken => Err(OptionError::Terminal),
+        None if taken => Ok(Serial::Null),
+        None => Ok(Serial::Tty),
+        Some(serial) => Ok(serial),
+    }
+}
+
+fn serial(text: &str) -> Result<Serial, OptionError> {
     match text {
         "off" => Ok(Serial::Off),
         "null" => Ok(Serial::Null),

@@ -69,6 +69,7 @@ fn a_device_has_a_path() {
 
 #[test]
 fn serial_modes_are_listed_when_one_is_wrong() {
+    let serial = |text| terminal(Some(text), &VirtioConsole::Off);
     assert_eq!(serial("null"), Ok(Serial::Null));
     assert!(
         serial("pty")
@@ -77,6 +78,29 @@ fn serial_modes_are_listed_when_one_is_wrong() {
             .contains("tty, null, off")
     );
     assert!(serial("file=").is_err());
+}
+
+#[test]
+fn one_console_has_the_terminal() {
+    let config = parse("vmm --kernel k --console tty");
+    assert_eq!(
+        (config.console, config.serial),
+        (VirtioConsole::Tty, Serial::Null)
+    );
+    let config = parse("vmm --kernel k --console tty --serial file=log");
+    assert_eq!(config.serial, Serial::File("log".into()));
+    assert_eq!(parse("vmm --kernel k --console pty").serial, Serial::Tty);
+    assert_eq!(
+        terminal(Some("tty"), &VirtioConsole::Tty),
+        Err(OptionError::Terminal)
+    );
+}
+
+#[test]
+fn virtio_devices_are_on_pci_unless_said_otherwise() {
+    assert_eq!(parse("vmm --kernel k").transport, Transport::Pci);
+    let config = parse("vmm --kernel k --transport mmio");
+    assert_eq!(config.transport, Transport::Mmio);
 }
 
 #[test]
@@ -152,13 +176,14 @@ fn devices_have_their_keys() {
 #[test]
 fn memory_devices_and_sockets_have_their_keys() {
     let config = parse(
-        "vmm --kernel k --balloon size=64M,deflate_on_oom=on,socket=b --vsock cid=3,socket=v \
+        "vmm --kernel k --balloon size=64M,deflate_on_oom=on,free_page_hints=on,socket=b --vsock cid=3,socket=v \
          --pmem a path=b,discard_writes=on --watchdog",
     );
     let balloon = Balloon {
         size: 64 << 20,
         deflate_on_oom: true,
         free_page_reporting: false,
+        free_page_hints: true,
         socket: Some("b".into()),
     };
     assert_eq!(config.balloon, Some(balloon));
@@ -216,7 +241,7 @@ fn devices_that_make_no_sense_are_told_by_key() {
     );
     let socket = net("socket=/run/passt").unwrap();
     assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
-    assert!(text(console("tty").unwrap_err()).contains("off, null, pty"));
+    assert!(text(console("vga").unwrap_err()).contains("off, null, tty, pty"));
 }
 
 #[test]

@@ -175,6 +175,9 @@ const WAITING: &[c_long] = &[
     libc::SYS_epoll_wait,
 ];
 
+/// How large the user's terminal is.
+const TERMINAL: &[Call] = &[request(libc::TIOCGWINSZ)];
+
 /// A tap interface's offloads follow what the driver can.
 const TAP: &[Call] = &[request(0x4004_54d0), request(0x4004_54d8)];
 
@@ -310,7 +313,7 @@ pub fn of(kind: Kind) -> Vec<Call> {
                     libc::SYS_unlink,
                 ],
             ],
-            &[KVM_MACHINE, KVM_MACHINE_STATE, VFIO, TAP],
+            &[KVM_MACHINE, KVM_MACHINE_STATE, VFIO, TAP, TERMINAL],
         ),
         Kind::Vcpu => (
             &[FILES, WAITING],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The main thread while the guest runs: it waits for the machine's end, for signals, for what the
-//! user types and for prompts to print.
+//! user types, for another size of the terminal and for prompts to print.
 //!
 //! `poll` and not `epoll`, because standard input may be a file.
 
@@ -8,11 +8,12 @@ use super::escape::{Escape, Typed};
 use super::output::Deadline;
 use super::serial::SerialLine;
 use super::terminal::RawTerminal;
+use super::tty::TtyPort;
 use crate::machine::stop::{Stop, StopReason};
 use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::stdio::stdin;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -22,12 +23,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Signals that ask for an orderly end.
 const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 
-/// The signals that end the VMM, from the moment this exists.
+/// The signals that end the VMM, and the one that says that the terminal has another size, from the moment this exists.
 #[derive(Debug)]
 pub struct Signals {
     woken: UnixStream,
     wake: UnixStream,
     which: Arc<AtomicUsize>,
+    resized: Arc<AtomicBool>,
     save: Arc<AtomicBool>,
 }
 
@@ -44,10 +46,14 @@ impl Signals {
             signal_hook::flag::register_usize(signal, Arc::clone(&which), number)?;
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
         }
+        let resized = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGWINCH, Arc::clone(&resized))?;
+        signal_hook::low_level::pipe::register(SIGWINCH, wake.try_clone()?)?;
         Ok(Signals {
             woken,
             wake,
             which,
+            resized,
             save: Arc::default(),
         })
     }
@@ -70,6 +76,11 @@ impl Signals {
         while matches!(rustix::io::read(&self.woken, &mut [0; 16]), Ok(1..)) {}
     }
 
+    /// Whether the terminal has changed its size since this was asked last.
+    fn take_resized(&self) -> bool {
+        self.resized.swap(false, Ordering::AcqRel)
+    }
+
     /// The last signal that arrived.
     fn arrived(&self) -> Option<i32> {
         i32::try_from(self.which.load(Ordering::Acquire))
@@ -78,66 +89,131 @@ impl Signals {
     }
 }
 
+/// Bytes that are read at once.
+const READ: usize = 64;
+
+/// What of the guest's takes the input.
+#[derive(Debug)]
+enum Taker {
+    /// The serial line, and what is signalled when it can take more.
+    Line(Arc<Mutex<SerialLine>>, Arc<Wake>),
+    /// A console's port behind a socket, and what the socket did not take.
+    Port(UnixStream, Vec<u8>),
+}
+
+impl Taker {
+    /// Bytes that it can take now.
+    fn capacity(&self) -> usize {
+        match self {
+            Taker::Line(line, _) => lock(line).capacity(),
+            Taker::Port(_, waiting) if waiting.is_empty() => READ + 1,
+            Taker::Port(..) => 0,
+        }
+    }
+
+    /// Ready when it can take more, after it could not.
+    fn room(&self) -> Source<'_> {
+        match self {
+            Taker::Line(_, room) => readable(room),
+            Taker::Port(port, _) => Some((port.as_fd(), PollFlags::OUT)),
+        }
+    }
+
+    /// What [`room`](Self::room) said is done.
+    fn make_room(&mut self) {
+        match self {
+            Taker::Line(_, room) => {
+                room.clear();
+            }
+            Taker::Port(..) => self.give(&[]),
+        }
+    }
+
+    fn give(&mut self, input: &[u8]) {
+        match self {
+            Taker::Line(line, _) => lock(line).type_in(input),
+            Taker::Port(port, waiting) => {
+                waiting.extend_from_slice(input);
+                match rustix::io::write(&*port, waiting) {
+                    Ok(count) => drop(waiting.drain(..count)),
+                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                    // Nobody reads it any more.
+                    Err(_) => waiting.clear(),
+                }
+            }
+        }
+    }
+}
+
 /// The user's input on its way to the guest.
 #[derive(Debug)]
 pub struct Typing {
-    room: Arc<Wake>,
+    to: Taker,
     escape: Option<Escape>,
     ended: bool,
 }
 
 impl Typing {
-    /// Standard input, with an escape key if it is a terminal. `room` is signalled when the line
-    /// can take more.
+    /// Standard input for the serial line, with an escape key if it is a terminal. `room` is signalled when the
+    /// line can take more.
     #[must_use]
-    pub fn new(room: Arc<Wake>, escape: Option<Escape>) -> Self {
+    pub fn to_line(line: Arc<Mutex<SerialLine>>, room: Arc<Wake>, escape: Option<Escape>) -> Self {
         Typing {
-            room,
+            to: Taker::Line(line, room),
             escape,
             ended: false,
         }
     }
 
-    /// Takes what can be read without waiting, and no more than `line` can take.
-    fn take(&mut self, line: &mut SerialLine) -> io::Result<Typed> {
-        let mut bytes = [0; 64];
+    /// The same for a console's port, the other end of `port`, which does not wait.
+    #[must_use]
+    pub fn to_port(port: UnixStream, escape: Option<Escape>) -> Self {
+        Typing {
+            to: Taker::Port(port, Vec::new()),
+            escape,
+            ended: false,
+        }
+    }
+
+    /// Takes what can be read without waiting, and no more than the guest can take.
+    fn take(&mut self) -> io::Result<Typed> {
+        let mut bytes = [0; READ];
         // An escape pair that turns out not to be one grows by the byte that was held back.
-        let room = line.capacity().saturating_sub(1).clamp(1, bytes.len());
+        let room = self.to.capacity().saturating_sub(1).clamp(1, bytes.len());
         let count = rustix::io::read(stdin(), &mut bytes[..room])?;
         if count == 0 {
             self.ended = true;
         }
         let typed = &bytes[..count];
         let Some(escape) = &mut self.escape else {
-            line.type_in(typed);
+            self.to.give(typed);
             return Ok(Typed::Input);
         };
         let mut input = Vec::with_capacity(count + 1);
         let asked = escape.feed(typed, &mut input);
-        line.type_in(&input);
+        self.to.give(&input);
         Ok(asked)
     }
 }
 
-/// The serial line while the machine runs: what is printed, and what is typed.
-#[derive(Debug)]
+/// The guest's consoles while the machine runs: what is printed, and what is typed.
+#[derive(Debug, Default)]
 pub struct Session<'a> {
-    line: &'a Mutex<SerialLine>,
-    deadline: &'a Deadline,
+    line: Option<(&'a Mutex<SerialLine>, &'a Deadline)>,
     typing: Option<Typing>,
+    /// Who wants to know the terminal's size.
+    size: Option<&'a TtyPort>,
     /// Restores the terminal when the session ends, however it ends.
     _terminal: Option<RawTerminal>,
 }
 
 impl<'a> Session<'a> {
-    /// Output only.
+    /// The serial line's output only.
     #[must_use]
     pub fn new(line: &'a Mutex<SerialLine>, deadline: &'a Deadline) -> Self {
         Session {
-            line,
-            deadline,
-            typing: None,
-            _terminal: None,
+            line: Some((line, deadline)),
+            ..Session::default()
         }
     }
 
@@ -149,34 +225,43 @@ impl<'a> Session<'a> {
         self
     }
 
+    /// Tells `port` of other sizes of the terminal.
+    #[must_use]
+    pub fn with_size(mut self, port: &'a TtyPort) -> Self {
+        self.size = Some(port);
+        self
+    }
+
     /// What to wait for: the printing deadline, and input or room for it.
-    fn sources(&self) -> [Option<BorrowedFd<'_>>; 3] {
+    fn sources(&self) -> [Source<'_>; 3] {
         let (input, room) = match &self.typing {
-            Some(typing) if !typing.ended => match lock(self.line).capacity() {
-                0 => (None, Some(typing.room.as_fd())),
-                _ => (Some(stdin()), None),
+            Some(typing) => match typing.to.capacity() {
+                0 => (None, typing.to.room()),
+                _ if typing.ended => (None, None),
+                _ => (Some((stdin(), PollFlags::IN)), None),
             },
-            _ => (None, None),
+            None => (None, None),
         };
-        [Some(self.deadline.as_fd()), input, room]
+        let deadline = self.line.and_then(|(_, deadline)| readable(deadline));
+        [deadline, input, room]
     }
 
     /// Does what the sources that are ready ask for.
     fn serve(&mut self, [deadline, input, room]: [bool; 3]) -> Typed {
-        if deadline {
-            self.deadline.passed();
-            lock(self.line).drain();
+        if deadline && let Some((line, deadline)) = self.line {
+            deadline.passed();
+            lock(line).drain();
         }
         let Some(typing) = &mut self.typing else {
             return Typed::Input;
         };
         if room {
-            typing.room.clear();
+            typing.to.make_room();
         }
         if !input {
             return Typed::Input;
         }
-        match typing.take(&mut lock(self.line)) {
+        match typing.take() {
             Ok(typed) => typed,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Typed::Input,
             Err(error) => {
@@ -186,6 +271,13 @@ impl<'a> Session<'a> {
             }
         }
     }
+}
+
+/// Something to wait for, and what for.
+type Source<'a> = Option<(BorrowedFd<'a>, PollFlags)>;
+
+fn readable(source: &impl AsFd) -> Source<'_> {
+    Some((source.as_fd(), PollFlags::IN))
 }
 
 fn lock(line: &Mutex<SerialLine>) -> MutexGuard<'_, SerialLine> {
@@ -212,8 +304,8 @@ pub fn wait(
         let sources = session.as_deref().map(Session::sources);
         let [deadline, input, room] = sources.unwrap_or([None; 3]);
         let [_, signalled, deadline, input, room] = ready([
-            Some(stop.event().as_fd()),
-            Some(signals.woken.as_fd()),
+            readable(stop.event()),
+            readable(&signals.woken),
             deadline,
             input,
             room,
@@ -221,6 +313,11 @@ pub fn wait(
         if signalled {
             // Before what it asks for is looked at, so that none is missed.
             signals.seen();
+        }
+        if signals.take_resized()
+            && let Some(port) = session.as_deref().and_then(|session| session.size)
+        {
+            port.resize();
         }
         if let Some(signal) = signals.arrived() {
             stop.ask(StopReason::Signal(signal));
@@ -237,11 +334,11 @@ pub fn wait(
 }
 
 /// Waits for any of `sources`; which are ready, in their order.
-fn ready<const N: usize>(sources: [Option<BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {
+fn ready<const N: usize>(sources: [Source<'_>; N]) -> io::Result<[bool; N]> {
     let mut fds: Vec<PollFd<'_>> = sources
         .iter()
         .flatten()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .map(|(fd, what)| PollFd::from_borrowed_fd(*fd, *what))
         .collect();
     match poll(&mut fds, None) {
         Ok(_) => {}
@@ -261,7 +358,7 @@ mod tests {
     fn readiness_is_told_of_the_right_source() {
         let (a, b) = (Wake::new().unwrap(), Wake::new().unwrap());
         b.signal();
-        let ready = ready([Some(a.as_fd()), None, Some(b.as_fd())]).unwrap();
+        let ready = ready([readable(&a), None, readable(&b)]).unwrap();
         assert_eq!(ready, [false, false, true]);
     }
 

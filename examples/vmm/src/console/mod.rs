@@ -7,6 +7,7 @@ pub mod output;
 pub mod pty;
 pub mod serial;
 pub mod terminal;
+pub mod tty;
 
 use crate::config::Serial;
 use crate::snapshot::{SerialState, SnapshotError};
@@ -132,7 +133,8 @@ impl Console {
             let terminal = RawTerminal::enter().map_err(ConsoleError::Enter)?;
             // Bytes that no user types are all the guest's.
             let escape = terminal.is_some().then(Escape::default);
-            session = session.with_input(Typing::new(Arc::clone(&self.room), escape), terminal);
+            let typing = Typing::to_line(Arc::clone(&self.line), Arc::clone(&self.room), escape);
+            session = session.with_input(typing, terminal);
         }
         Ok(session)
     }

@@ -5,6 +5,7 @@
 //!   0                                                        low RAM
 //!   LOW_RAM_LIMIT      0xc000_0000   PCI memory window below 4 GiB
 //!   ECAM_BASE          0xe000_0000   PCI configuration space, 1 MiB a bus
+//!   VIRTIO_MMIO        0xfeb0_0000   registers of virtio devices that are not on PCI
 //!   IO_APIC_BASE       0xfec0_0000
 //!   VTD_BASE           0xfed9_0000   a remapping unit's registers, if there is one
 //!   LOCAL_APIC_BASE    0xfee0_0000   interrupt messages land here too
@@ -29,6 +30,8 @@ pub const ECAM_BUSES: u16 = 256;
 /// Bytes of configuration space: 32 devices of 8 functions of 4 KiB, for each bus.
 pub const ECAM_LENGTH: u64 = (ECAM_BUSES as u64) << 20;
 
+/// Registers of virtio devices that are not on PCI.
+pub const VIRTIO_MMIO: Range<u64> = 0xfeb0_0000..IO_APIC_BASE;
 /// The I/O APIC's registers (in KVM).
 pub const IO_APIC_BASE: u64 = 0xfec0_0000;
 /// Interrupt inputs of the I/O APIC: global system interrupts 0 to 23.
@@ -75,7 +78,7 @@ const MMIO64_MAX: u64 = 1 << 36;
 
 const _: () = assert!(PCI_MMIO32.start >= LOW_RAM_LIMIT);
 const _: () = assert!(PCI_MMIO32.end <= ECAM_BASE);
-const _: () = assert!(ECAM_BASE + ECAM_LENGTH <= IO_APIC_BASE);
+const _: () = assert!(ECAM_BASE + ECAM_LENGTH <= VIRTIO_MMIO.start);
 
 /// The machine needs more physical addresses than the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,12 +5,13 @@
 //!   target 64M      ok                                       the guest is asked to do without that much
 //!   target          target=67108864 actual=67108864          in bytes; what the guest says it has given
 //!   stats           free=123 total=456 ...                   new ones, from the guest
+//!   hints           bytes=123 ranges=4                       what the guest has free at this moment
 //! ```
 
 use crate::cli::size;
 use crate::confine::{Confiner, Kind};
 use crate::wake::Wake;
-use hvkit_virtio_devices::balloon::{Control, Statistics};
+use hvkit_virtio_devices::balloon::{Control, Hints, Round, Statistics};
 use hvkit_virtio_devices::reclaim::PAGE;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, BufRead, BufReader, Write};
@@ -20,8 +21,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a guest has for its statistics, and a client for its line.
+/// How long a client has for its line.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a guest has for its statistics or hints: it may be slow, and its client can hang up.
+const GUEST_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of the longest line.
 const LINE: u64 = 64;
 
@@ -118,6 +121,10 @@ fn obey(line: &str, control: &Control) -> String {
             Some(statistics) => words(&statistics),
             None => "error: the guest tells no statistics".to_owned(),
         },
+        None if line == "hints" => match hinted(control) {
+            Some(hints) => format!("bytes={} ranges={}", hints.bytes(), hints.ranges.len()),
+            None => "error: the guest gives no hints".to_owned(),
+        },
         Some(("target", text)) => match size(text).and_then(pages) {
             Some(pages) => {
                 control.set_target(pages);
@@ -125,7 +132,7 @@ fn obey(line: &str, control: &Control) -> String {
             }
             None => format!("error: '{text}' is not a size such as 64M"),
         },
-        _ => format!("error: unknown command '{line}' (known: target, target BYTES, stats)"),
+        _ => format!("error: unknown command '{line}' (known: target, target BYTES, stats, hints)"),
     }
 }
 
@@ -133,16 +140,32 @@ fn obey(line: &str, control: &Control) -> String {
 fn fresh(control: &Control) -> Option<Statistics> {
     let before = control.statistics().answers;
     control.ask_statistics().ok()?;
-    let end = Instant::now() + PATIENCE;
+    within_patience(control, || {
+        Some(control.statistics()).filter(|now| now.answers > before)
+    })
+}
+
+/// The pages that the guest has free, which it may use again when this returns.
+fn hinted(control: &Control) -> Option<Hints> {
+    control.ask_hints();
+    let hints = within_patience(control, || {
+        let now = control.hints();
+        (now.round == Round::Complete).then_some(now)
+    });
+    control.end_hints();
+    hints
+}
+
+/// What `look` finds before the guest's time is over, or its driver gone.
+fn within_patience<T>(control: &Control, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + GUEST_PATIENCE;
     loop {
-        let now = control.statistics();
-        if now.answers > before {
-            return Some(now);
+        match look() {
+            None if control.has_driver() && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            found => return found,
         }
-        if Instant::now() >= end {
-            return None;
-        }
-        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -194,6 +217,7 @@ mod tests {
         assert!(ask("inflate\n").contains("unknown command 'inflate'"));
         // No guest, no statistics.
         assert!(ask("stats\n").starts_with("error: "));
+        assert!(ask("hints\n").starts_with("error: "));
         // A client that says nothing holds nobody up for long.
         let silent = UnixStream::connect(&path).unwrap();
         assert_eq!(ask("target 4097\n"), "ok\n");

@@ -6,6 +6,7 @@ use crate::chipset::DeviceMemory;
 use crate::config::{self, Access, Config, Dma, NetWire, VirtioConsole};
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
+use crate::console::tty::TtyPort;
 use crate::served::{self, ServedError};
 use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::balloon::{self, Balloon};
@@ -80,6 +81,9 @@ pub enum DeviceError {
     /// The pseudo-terminal for the paravirtual console.
     #[error("cannot make a pseudo-terminal: {0}")]
     Pty(io::Error),
+    /// Between the terminal and the paravirtual console.
+    #[error("cannot join the console to the terminal: {0}")]
+    Tty(io::Error),
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -125,6 +129,7 @@ pub(super) fn open(
     config: &Config,
     memory: &DeviceMemory,
     confiner: &Confiner,
+    tty: Option<&TtyPort>,
 ) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
@@ -144,8 +149,11 @@ pub(super) fn open(
         })?;
         devices.push(("random bytes", Opened::new(rng.dma, Entropy::new(file))));
     }
-    if let Some(port) = port(&config.console)? {
+    if let Some(port) = port(&config.console, tty)? {
         let console = Console::new(vec![port])?;
+        if let Some(tty) = tty {
+            tty.follow(console.terminal());
+        }
         devices.push(("console", Opened::new(config.console_dma, console)));
     }
     let mut socket = None;
@@ -177,6 +185,9 @@ fn balloon(
     if balloon.free_page_reporting {
         options = options.with_free_page_reporting();
     }
+    if balloon.free_page_hints {
+        options = options.with_free_page_hints();
+    }
     let failed = |source| DeviceError::Balloon {
         socket: balloon.socket.clone(),
         source,
@@ -188,7 +199,8 @@ fn balloon(
     Ok((device, socket.transpose().map_err(failed)?))
 }
 
-fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
+/// Opens the disk of `disk`.
+pub(crate) fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
     let access = match disk.access {
         Access::ReadOnly => block::Access::ReadOnly,
         Access::ReadWrite => block::Access::ReadWrite,
@@ -241,10 +253,14 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
     Ok(Net::new(options, wire))
 }
 
-fn port(console: &VirtioConsole) -> Result<Option<Port>, DeviceError> {
+fn port(console: &VirtioConsole, tty: Option<&TtyPort>) -> Result<Option<Port>, DeviceError> {
     const NAME: &str = "console";
     Ok(match console {
         VirtioConsole::Off => None,
+        VirtioConsole::Tty => {
+            let port = tty.map(|tty| tty.port(NAME));
+            port.transpose().map_err(DeviceError::Tty)?
+        }
         VirtioConsole::Null => Some(Port::new(NAME, io::sink())),
         VirtioConsole::File(path) => {
             let file = File::create(path).map_err(|source| DeviceError::ConsoleFile {

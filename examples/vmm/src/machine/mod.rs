@@ -33,13 +33,15 @@ pub mod vm;
 pub mod watchdog;
 
 pub use devices::DeviceError;
+pub(crate) use devices::disk;
 pub use error::MachineError;
 
 use crate::boot::{self, Payload};
-use crate::config::Config;
+use crate::config::{Config, VirtioConsole};
 use crate::confine::{Confiner, Kind, alarm};
-use crate::console::Console;
 use crate::console::input::{Signals, Waited, wait};
+use crate::console::tty::TtyPort;
+use crate::console::{Console, ConsoleError};
 use crate::passthrough;
 use crate::snapshot::{self, Description, Source};
 use crate::viommu;
@@ -69,6 +71,7 @@ pub struct Machine {
     /// Folders of files that end with the machine.
     made_in: Vec<PathBuf>,
     console: Option<Console>,
+    tty: Option<TtyPort>,
     stop: Stop,
     confiner: Confiner,
 }
@@ -137,12 +140,17 @@ impl Machine {
         let stop = Stop::new().map_err(MachineError::Event)?;
         let confiner = Confiner::new(config.confinement)?;
         let console = Console::open(&config.serial)?;
+        let tty = match config.console {
+            VirtioConsole::Tty => Some(TtyPort::open().map_err(MachineError::Event)?),
+            _ => None,
+        };
         let threads = Threads {
             stop: &stop,
             confiner: &confiner,
         };
         let hosts = Hosts {
             console: console.as_ref(),
+            tty: tty.as_ref(),
             pmems,
             assigned: &devices,
         };
@@ -176,6 +184,7 @@ impl Machine {
             saving,
             made_in: made_in(config),
             console,
+            tty,
             stop,
             confiner,
         })
@@ -198,6 +207,7 @@ impl Machine {
             mut saving,
             made_in,
             console,
+            tty,
             stop,
             confiner,
         } = self;
@@ -208,7 +218,11 @@ impl Machine {
         if saving.is_possible() {
             signals.catch_save().map_err(MachineError::Event)?;
         }
-        let mut session = console.as_ref().map(Console::enter).transpose()?;
+        let session = console.as_ref().map(Console::enter).transpose()?;
+        let mut session = match &tty {
+            Some(tty) => Some(tty.enter(session).map_err(ConsoleError::Enter)?),
+            None => session,
+        };
         confiner.give_up_files(&made_in)?;
         let threads = VcpuThreads::start(vcpus, &confiner, &stop)?;
         platform.chipset().resume();

@@ -15,11 +15,12 @@ use super::watchdog;
 use crate::acpi::Tables;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
-use crate::chipset::Chipset;
-use crate::config::{Config, Watchdog};
+use crate::chipset::{Chipset, ChipsetError};
+use crate::config::{Config, Transport, Watchdog};
 use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
+use crate::console::tty::TtyPort;
 use crate::interrupts::IoApic;
 use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
@@ -55,6 +56,7 @@ pub(super) struct Threads<'a> {
 /// What devices stand on, opened before the machine was made.
 pub(super) struct Hosts<'a> {
     pub(super) console: Option<&'a Console>,
+    pub(super) tty: Option<&'a TtyPort>,
     pub(super) pmems: Vec<Placed>,
     pub(super) assigned: &'a [Selected],
 }
@@ -97,16 +99,26 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        let (mut opened, balloon) = devices::open(config, &memory, confiner)?;
+        let (mut opened, balloon) = devices::open(config, &memory, confiner, hosts.tty)?;
         for placed in hosts.pmems {
             opened.push(("persistent memory", Opened::Direct(Box::new(placed.device))));
         }
         for (name, device) in opened {
-            let at = match device {
-                Opened::Direct(device) => chipset.add_virtio(device, Arc::clone(&memory))?,
-                Opened::Translated(device) => chipset.add_translated_virtio(device)?,
-            };
-            log::info!("{name} at {at}");
+            let memory = Arc::clone(&memory);
+            match (device, config.transport) {
+                (Opened::Direct(device), Transport::Pci) => {
+                    log::info!("{name} at {}", chipset.add_virtio(device, memory)?);
+                }
+                (Opened::Translated(device), Transport::Pci) => {
+                    log::info!("{name} at {}", chipset.add_translated_virtio(device)?);
+                }
+                (Opened::Direct(device), Transport::Mmio) => {
+                    log::info!("{name} at {:#x}", chipset.add_mmio_virtio(device, memory)?);
+                }
+                (Opened::Translated(_), Transport::Mmio) => {
+                    return Err(ChipsetError::NotOnPci { name }.into());
+                }
+            }
         }
         let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, threads)?;
         let watchdog = match config.watchdog {

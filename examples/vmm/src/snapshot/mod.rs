@@ -37,7 +37,7 @@ pub use manifest::{
 pub use processor::Processor;
 pub use serial::SerialState;
 
-use crate::config::{Config, Writes};
+use crate::config::{Config, Transport, Writes};
 
 /// Whether a machine of `config` could be saved, if it is to be.
 ///
@@ -57,6 +57,12 @@ pub fn check(config: &Config) -> Result<(), SnapshotError> {
             why,
         })
     };
+    if config.transport == Transport::Mmio {
+        return refuse(
+            "virtio-mmio".to_owned(),
+            "devices are saved on PCI only, so far",
+        );
+    }
     if let Some(device) = config.devices.first() {
         let path = || device.path.display().to_string();
         let name = device.id.clone().unwrap_or_else(path);

@@ -36,10 +36,11 @@ pub use window::Window;
 use crate::interrupts::{Router, Watcher};
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
-use hvkit_vtd_iommu::emulation::{DeviceIommu, Options, SharedUnit, State, StateError, Unit};
+use hvkit_vtd_iommu::emulation::{
+    DeviceIommu, DeviceMemory, Options, SharedUnit, State, StateError, Unit,
+};
 use hvkit_vtd_iommu::spec::RequesterId;
 use std::sync::Arc;
-use vm_memory::IommuMemory;
 
 /// Mappings of one device that the host is given. VFIO has a limit of its own, 65535 unless its module is told otherwise.
 const MAPPINGS: usize = 65_000;
@@ -47,14 +48,14 @@ const MAPPINGS: usize = 65_000;
 /// The unit, the memory that its tables are in, and what it does to the machine.
 pub type MachineUnit = SharedUnit<GuestRam, UnitHost>;
 
-/// Memory as a device behind the unit sees it.
-pub type TranslatedMemory = Arc<IommuMemory<GuestRam, DeviceIommu<GuestRam, UnitHost>>>;
+/// Memory as a device behind the unit sees it: pages that it was led to are found again without asking the unit, until
+/// the unit is told to forget anything.
+pub type TranslatedMemory = Arc<DeviceMemory<GuestRam, UnitHost>>;
 
 /// The remapping unit of one machine.
 #[derive(Clone, Debug)]
 pub struct RemappingUnit {
     unit: Arc<MachineUnit>,
-    ram: GuestRam,
     options: Options,
 }
 
@@ -75,7 +76,6 @@ impl RemappingUnit {
         let host = UnitHost::new(router, ram, stop);
         Ok(RemappingUnit {
             unit: SharedUnit::new(unit, ram.clone(), host),
-            ram: ram.clone(),
             options,
         })
     }
@@ -138,6 +138,6 @@ impl RemappingUnit {
     #[must_use]
     pub fn memory_of(&self, source: RequesterId) -> TranslatedMemory {
         let device = DeviceIommu::new(Arc::clone(&self.unit), source);
-        Arc::new(IommuMemory::new(self.ram.clone(), device, true, ()))
+        Arc::new(DeviceMemory::new(device))
     }
 }

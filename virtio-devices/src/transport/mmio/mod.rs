@@ -167,6 +167,14 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
         self
     }
 
+    /// Does not offer VIRTIO_F_NOTIFICATION_DATA: drivers write a queue's number and nothing else to [`NOTIFY`], as a
+    /// kernel that signals [`doorbells`](Self::doorbells) by comparing the value needs it.
+    #[must_use]
+    pub fn without_notification_data(mut self) -> Self {
+        self.session.withdraw(Features::NOTIFICATION_DATA);
+        self
+    }
+
     /// As [`VirtioPci::with_report`](super::pci::VirtioPci::with_report).
     #[must_use]
     pub fn with_report(self, report: impl Fn(&Failure) + Send + Sync + 'static) -> Self {

@@ -39,7 +39,8 @@ impl Given {
             let file = FileOffset::new(File::from(file), offset);
             // What lies beyond the file would end this process when it is touched.
             let end = offset.checked_add(length)?;
-            if length == 0 || file.file().metadata().ok()?.len() < end {
+            let there = rustix::fs::fstat(file.file()).ok()?.st_size;
+            if length == 0 || u64::try_from(there).ok()? < end {
                 return None;
             }
             let size = usize::try_from(length).ok()?;

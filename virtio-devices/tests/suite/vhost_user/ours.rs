@@ -10,8 +10,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hvkit_virtio_devices::block::{self, Block};
+use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::Ring;
+use hvkit_virtio_devices::net::{self, FrameStream, MacAddress, Net, Wire};
 use hvkit_virtio_devices::vhost_user::{BackEnd, Options};
 use hvkit_virtio_devices::worker::Threads;
 use tempfile::NamedTempFile;
@@ -23,15 +25,14 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{DATA, HEADER, PATIENCE, STATUS, guest, request, shared_memory};
+use crate::support::guest::Memory;
 use crate::support::{header, image, pattern};
 
 const ALL: u64 = u64::MAX;
 
-/// A disk of ours, served to the socket that is returned; the thread ends with how serving ended.
-fn serve(image: &NamedTempFile) -> (UnixStream, JoinHandle<String>) {
+/// A device of ours, served to the socket that is returned; the thread ends with how serving ended.
+fn serve_device(device: Box<dyn Device<Memory>>) -> (UnixStream, JoinHandle<String>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let options = block::Options::new(image.path()).with_queues(2);
-    let disk = Box::new(Block::open(options).unwrap());
     let threads =
         Threads::new(|name, body| thread::Builder::new().name(name).spawn(body).map(drop));
     let serving = thread::spawn(move || {
@@ -39,13 +40,18 @@ fn serve(image: &NamedTempFile) -> (UnixStream, JoinHandle<String>) {
         let report = told.clone();
         let report =
             move |why: &dyn std::error::Error| report.lock().unwrap().push(why.to_string());
-        let served = BackEnd::new(theirs, disk, Box::new(threads), report)
-            .unwrap()
-            .run();
+        let served = BackEnd::new(theirs, device, Box::new(threads), report);
+        let served = served.unwrap().run();
         let told = told.lock().unwrap().join(", ");
         served.map_or_else(|error| error.to_string(), |()| format!("hung up; {told}"))
     });
     (ours, serving)
+}
+
+/// A disk of ours, served to the socket that is returned; the thread ends with how serving ended.
+fn serve(image: &NamedTempFile) -> (UnixStream, JoinHandle<String>) {
+    let options = block::Options::new(image.path()).with_queues(2);
+    serve_device(Box::new(Block::open(options).unwrap()))
 }
 
 #[test]
@@ -86,6 +92,44 @@ fn our_disk_for_our_guest() {
     super::taken(&mut guest, &mut rings[0]);
     assert_eq!(guest.read(STATUS, 1), [0]);
     assert!(guest.told.lock().unwrap().is_empty());
+    drop(guest);
+    assert_eq!(serving.join().unwrap(), "hung up; ");
+}
+
+#[test]
+fn our_card_for_our_guest() {
+    let (mut wire, theirs) = UnixStream::pair().unwrap();
+    wire.set_read_timeout(Some(PATIENCE)).unwrap();
+    let card = Net::new(
+        net::Options::new(),
+        Wire::Stream(FrameStream::new(theirs).unwrap()),
+    );
+    let (socket, serving) = serve_device(Box::new(card));
+    let mac = MacAddress([0x52, 0x54, 0, 1, 2, 3]);
+    let mut guest = guest(socket, Options::net(Some(mac), None));
+    assert_eq!(
+        guest.config(0, 8),
+        u64::from_le_bytes([0x52, 0x54, 0, 1, 2, 3, 1, 0])
+    );
+    let mut rings = guest.start(ALL, &[0, 1]);
+    // Out: behind a header of 12 bytes, and on the wire behind its length.
+    let frame = pattern(7, 60);
+    guest.write(HEADER, &[0; 12]);
+    guest.write(DATA, &frame);
+    rings[1].submit(&[Readable(HEADER, 12), Readable(DATA, 60)]);
+    guest.kick(1);
+    super::taken(&mut guest, &mut rings[1]);
+    let mut came = [0; 64];
+    wire.read_exact(&mut came).unwrap();
+    assert_eq!(came[..4], 60u32.to_be_bytes());
+    assert_eq!(came[4..], frame);
+    // And in.
+    rings[0].submit(&[Writable(DATA + 0x1000, 2048)]);
+    guest.kick(0);
+    wire.write_all(&[&100u32.to_be_bytes()[..], &pattern(9, 100)].concat())
+        .unwrap();
+    assert_eq!(super::taken(&mut guest, &mut rings[0]).length, 112);
+    assert_eq!(guest.read(DATA + 0x1000 + 12, 100), pattern(9, 100));
     drop(guest);
     assert_eq!(serving.join().unwrap(), "hung up; ");
 }

@@ -65,7 +65,7 @@ fn entries<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
             let entry = u64::from_le_bytes(*chunk);
             if bad(entry) {
                 let place = Place::Memory {
-                    address: table + 8 * number as u64,
+                    address: table | (number as u64) << 3,
                 };
                 run.broken(&MEMORY, place, entry, expected);
             }

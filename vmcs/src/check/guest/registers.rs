@@ -137,7 +137,7 @@ pub(in crate::check) fn fred<S: Fields, M: PhysicalMemory, K: Sink + ?Sized>(
     for (list, alignment, rule) in [(fields.rsp, 64, rules.rsp), (fields.ssp, 8, rules.ssp)] {
         for field in list {
             let at = (field, run.get(field));
-            run.only_bits(!(alignment - 1), rule, at);
+            run.only_bits(!u64::wrapping_sub(alignment, 1), rule, at);
             run.canonical(rule, at);
         }
     }

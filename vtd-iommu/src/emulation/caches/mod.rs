@@ -34,7 +34,7 @@ use crate::spec::{Pasid, RequesterId};
 /// Large pages, and leaf tables, that are kept at a time.
 const FEW: u32 = 256;
 /// A page-selective invalidation of more pages than this forgets the whole space.
-const MANY: u64 = 64;
+const MANY: u32 = 64;
 
 /// Lower bits of an IOTLB entry; the address is in bits 51:12.
 pub(super) mod rights {
@@ -114,7 +114,7 @@ impl Caches {
         address: u64,
     ) -> Option<(u32, u64)> {
         let key = key(source, pasid);
-        let quick = &self.quick[slot_of(key)];
+        let quick = self.quick.get(slot_of(key))?;
         if quick.key == key | self.epoch && address & quick.upper == 0 {
             Some((quick.space, u64::from(quick.adds)))
         } else {
@@ -179,16 +179,18 @@ impl Caches {
                 binding,
             });
         }
-        self.quick[slot_of(key)] = Quick {
-            key: key | self.epoch,
-            upper: binding.upper(),
-            space,
-            adds: if binding.snoops {
-                rights::SNOOP as u32
-            } else {
-                0
-            },
-        };
+        if let Some(quick) = self.quick.get_mut(slot_of(key)) {
+            *quick = Quick {
+                key: key | self.epoch,
+                upper: binding.upper(),
+                space,
+                adds: if binding.snoops {
+                    rights::SNOOP as u32
+                } else {
+                    0
+                },
+            };
+        }
         Known { binding, space }
     }
 
@@ -231,7 +233,7 @@ impl Caches {
             return None;
         }
         let of = |sets: &Sets, page_bits: u8| {
-            let shift = u32::from(page_bits) - 12;
+            let shift = u32::from(page_bits).saturating_sub(12);
             let entry = sets.get(Tag::new(space, page >> shift))?;
             Some(Hit { entry, page_bits })
         };
@@ -296,7 +298,12 @@ impl Caches {
                 ..
             } => {
                 // FM masks function bits from the highest down: 1 bit 2, 2 bits 2:1, 3 all.
-                let ignored = [0, 4, 6, 7][usize::from(function_mask & 3)];
+                let ignored = match function_mask & 3 {
+                    0 => 0,
+                    1 => 4,
+                    2 => 6,
+                    _ => 7,
+                };
                 (slot.binding.source.0 ^ source.0) & !ignored == 0
             }
         };
@@ -390,11 +397,15 @@ impl Caches {
 
     /// What [`forget_pages`](Self::forget_pages) has to do beyond the first 4-KiB page.
     fn forget_more_pages(&mut self, space: u32, first: u64, pages: Pages) -> bool {
-        if pages.order >= 12 || 1 << pages.order > MANY {
+        // 2^order, if that is not beyond counting.
+        let Some(count) = 1u32
+            .checked_shl(pages.order.into())
+            .filter(|count| *count <= MANY)
+        else {
             return false;
-        }
-        for page in first + 1..first + (1 << pages.order) {
-            self.small.remove(Tag::new(space, page));
+        };
+        for page in 1..u64::from(count) {
+            self.small.remove(Tag::new(space, first.wrapping_add(page)));
         }
         if self.large {
             self.two_mib.remove(Tag::new(space, first >> 9));

@@ -77,7 +77,7 @@ impl Sets {
         let places = (entries as usize).next_power_of_two().max(4);
         Self {
             places: vec![FREE; places],
-            mask: places as u64 - 1,
+            mask: (places as u64).wrapping_sub(1),
         }
     }
 
@@ -89,8 +89,8 @@ impl Sets {
     /// The other places of the set that `place` is in.
     #[inline]
     fn others(&self, place: usize) -> impl Iterator<Item = usize> + use<> {
-        let sets = (self.mask as usize + 1) / 4;
-        (1..4).map(move |way| place ^ (way * sets))
+        let sets = (self.mask as usize).wrapping_add(1) / 4;
+        (1..4usize).map(move |way| place ^ way.wrapping_mul(sets))
     }
 
     /// What `tag` has, if that is in its own place.

@@ -83,8 +83,9 @@ impl Spaces {
         if self.next >= Tag::SPACES {
             return None;
         }
-        self.next += 1;
-        Some(self.next - 1)
+        let number = self.next;
+        self.next = number.saturating_add(1);
+        Some(number)
     }
 
     /// The number of `domain`, a new one if it has none. `None` if no number is left. A domain-id that the unit

@@ -37,19 +37,33 @@ impl PostedDescriptor {
     #[inline]
     #[must_use]
     pub const fn request(vector: u8) -> (u64, u64) {
-        ((vector as u64 >> 6) * 8, 1 << (vector & 63))
+        (vector as u64 >> 6 << 3, bit_of(vector))
     }
 
     /// PIR: whether `vector` is posted.
     #[must_use]
     pub const fn is_posted(self, vector: u8) -> bool {
-        self.0[vector as usize >> 6] >> (vector & 63) & 1 != 0
+        let [first, second, third, fourth, ..] = self.0;
+        let word = match vector >> 6 {
+            0 => first,
+            1 => second,
+            2 => third,
+            _ => fourth,
+        };
+        word & bit_of(vector) != 0
     }
 
     /// The same with `vector` posted.
     #[must_use]
     pub const fn with_posted(mut self, vector: u8) -> Self {
-        self.0[vector as usize >> 6] |= 1 << (vector & 63);
+        let [first, second, third, fourth, ..] = &mut self.0;
+        let word = match vector >> 6 {
+            0 => first,
+            1 => second,
+            2 => third,
+            _ => fourth,
+        };
+        *word |= bit_of(vector);
         self
     }
 
@@ -58,6 +72,11 @@ impl PostedDescriptor {
     pub const fn reserved(self) -> [u64; 4] {
         [self.0[4] & 0xff00_fffc, self.0[5], self.0[6], self.0[7]]
     }
+}
+
+/// The bit of `vector` in its word of requests.
+const fn bit_of(vector: u8) -> u64 {
+    1u64.wrapping_shl(vector as u32 & 63)
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ impl Remappable {
     #[must_use]
     pub const fn index(self) -> u32 {
         match self.subhandle {
-            Some(subhandle) => self.handle as u32 + subhandle as u32,
+            Some(subhandle) => (self.handle as u32).wrapping_add(subhandle as u32),
             None => self.handle as u32,
         }
     }

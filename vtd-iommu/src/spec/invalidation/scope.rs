@@ -17,19 +17,22 @@ pub struct Pages {
     pub leaves_only: bool,
 }
 
+/// The address bits below 2^order pages of 4 KiB.
+const fn within(order: u32) -> u64 {
+    match 1u64.checked_shl(order.saturating_add(12)) {
+        Some(size) => size.wrapping_sub(1),
+        None => u64::MAX,
+    }
+}
+
 impl Pages {
     /// The smallest aligned power of two of pages that holds each byte from `start` to `last`.
     #[must_use]
     pub const fn covering(start: u64, last: u64, leaves_only: bool) -> Self {
         let differ = (start ^ last) >> 12;
-        let order = 64 - differ.leading_zeros();
-        let address = if order >= 52 {
-            0
-        } else {
-            start >> (12 + order) << (12 + order)
-        };
+        let order = u64::BITS.wrapping_sub(differ.leading_zeros());
         Self {
-            address,
+            address: start & !within(order),
             order: order as u8,
             leaves_only,
         }
@@ -38,21 +41,13 @@ impl Pages {
     /// The first address it names.
     #[must_use]
     pub const fn first(self) -> u64 {
-        if self.order >= 52 {
-            0
-        } else {
-            self.address >> (12 + self.order) << (12 + self.order)
-        }
+        self.address & !within(self.order as u32)
     }
 
     /// The last address it names.
     #[must_use]
     pub const fn last(self) -> u64 {
-        if self.order >= 52 {
-            u64::MAX
-        } else {
-            self.first() | ((1 << (12 + self.order)) - 1)
-        }
+        self.address | within(self.order as u32)
     }
 }
 
@@ -90,7 +85,7 @@ impl AtsRange {
         if ones >= 51 {
             return Self::ALL;
         }
-        let order = ones + 1;
+        let order = ones.wrapping_add(1);
         Self {
             address: page >> order << order << 12,
             order: order as u8,
@@ -105,8 +100,9 @@ impl AtsRange {
             // The whole space: all ones below the highest bit.
             52.. => (!0xfff & !(1 << 63), true),
             order => {
-                let aligned = self.address >> (12 + order) << (12 + order);
-                (aligned | ((1 << (order - 1)) - 1) << 12, true)
+                let aligned = self.address & !within(order as u32);
+                // Ones up to the highest bit of a page number within the range, which is 0.
+                (aligned | within(order as u32) >> 1 & !0xfff, true)
             }
         }
     }
@@ -114,11 +110,7 @@ impl AtsRange {
     /// The last address it names.
     #[must_use]
     pub const fn last(self) -> u64 {
-        if self.order >= 52 {
-            u64::MAX
-        } else {
-            self.address | ((1 << (12 + self.order)) - 1)
-        }
+        self.address | within(self.order as u32)
     }
 }
 

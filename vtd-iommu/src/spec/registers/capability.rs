@@ -71,32 +71,38 @@ impl Capability {
     #[must_use]
     pub const fn domains(self) -> u32 {
         let nd = if self.nd() > 6 { 6 } else { self.nd() };
-        1 << (4 + 2 * nd as u32)
+        16u32.wrapping_shl((nd as u32) << 1)
     }
 
     /// The widest guest address, in bits: MGAW + 1.
     #[must_use]
     pub const fn guest_address_bits(self) -> u32 {
-        self.mgaw() as u32 + 1
+        (self.mgaw() as u32).wrapping_add(1)
     }
 
     /// Whether second-stage tables may have `levels` levels (3 for 39 bits, 4 for 48, 5 for 57).
     #[must_use]
     pub const fn second_stage_levels(self, levels: u8) -> bool {
-        matches!(levels, 3..=5) && self.sagaw() >> (levels - 2) & 1 != 0
+        let bit = match levels {
+            3 => 1 << 1,
+            4 => 1 << 2,
+            5 => 1 << 3,
+            _ => 0,
+        };
+        self.sagaw() & bit != 0
     }
 
     /// How many fault-recording registers there are: NFR + 1.
     #[must_use]
     pub const fn fault_records(self) -> u16 {
-        self.nfr() as u16 + 1
+        (self.nfr() as u16).wrapping_add(1)
     }
 
     /// Where fault-recording register `index` is, in bytes from the base. The low half is there, the
     /// high half 8 bytes on.
     #[must_use]
     pub const fn fault_record_offset(self, index: u8) -> u32 {
-        (self.fro() as u32 + index as u32) * 16
+        ((self.fro() as u32).wrapping_add(index as u32)) << 4
     }
 
     /// The two halves of fault-recording register `index`; `None` if there is none.
@@ -112,7 +118,7 @@ impl Capability {
             return None;
         }
         let offset = self.fault_record_offset(index);
-        Some((Register::at(offset), Register::at(offset + 8)))
+        Some((Register::at(offset), Register::at(offset.wrapping_add(8))))
     }
 }
 
@@ -189,14 +195,14 @@ impl ExtendedCapability {
         if !self.pasid() {
             return 0;
         }
-        let bits = self.pss() as u32 + 1;
+        let bits = (self.pss() as u32).wrapping_add(1);
         if bits > 20 { 20 } else { bits }
     }
 
     /// Where the invalidate-address register is, in bytes from the base; the IOTLB register follows.
     #[must_use]
     pub const fn invalidate_address_offset(self) -> u32 {
-        self.iro() as u32 * 16
+        (self.iro() as u32) << 4
     }
 
     /// Invalidate Address Register (IVA_REG).
@@ -208,6 +214,6 @@ impl ExtendedCapability {
     /// IOTLB Invalidate Register (IOTLB_REG).
     #[must_use]
     pub const fn iotlb_invalidate(self) -> Register<IotlbInvalidate, ReadWrite> {
-        Register::at(self.invalidate_address_offset() + 8)
+        Register::at(self.invalidate_address_offset().wrapping_add(8))
     }
 }

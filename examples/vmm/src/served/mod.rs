@@ -10,6 +10,8 @@
 //! regions, and the other process is given all of them: it reads rings and buffers wherever the guest puts them.
 //! Nothing else is shared: no register, no persistent memory, no firmware table outside RAM.
 
+pub mod serve;
+
 use crate::config::Dma;
 use hvkit_virtio_devices::net::MacAddress;
 use hvkit_virtio_devices::vhost_user::{Options, SharedMemory, VhostUser, VhostUserError};

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `vmm serve`.
+
+use super::key_value::OptionError;
+use super::options::{confinement, disk};
+use super::{log, reported};
+use crate::exit_status::ExitStatus;
+use crate::served::serve::{ServingError, serve};
+use clap::{ArgAction, Parser};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The word by which it is asked for.
+pub(super) const WORD: &str = "serve";
+
+/// Serves a disk to another VMM (vhost-user), until that hangs up.
+#[derive(Debug, Parser)]
+#[command(name = "vmm serve", max_term_width = 100)]
+struct Arguments {
+    /// Disk image. Keys: as for the disk of a machine
+    #[arg(long, value_name = "path=FILE[,readonly=on]")]
+    disk: String,
+
+    /// Where to listen, for one VMM: a socket that is not there yet
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+
+    /// Give up, while the VMM is served, all files and system calls that are not needed
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    confine: String,
+
+    /// Say more on standard error: -v what is done, -vv details
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+}
+
+/// The command, without the program's name: its exit status.
+pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return reported(&error),
+    };
+    log::start(arguments.verbose);
+    match run(&arguments) {
+        Ok(()) => ExitStatus::PoweredOff.code(),
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            let status = match error {
+                Error::Option(_) => ExitStatus::Usage,
+                Error::Serving(ServingError::Disk(error)) => (&error).into(),
+                Error::Serving(ServingError::Confine(_)) => ExitStatus::Unconfined,
+                Error::Serving(ServingError::Socket { .. } | ServingError::Vmm(_)) => {
+                    ExitStatus::ServedUnusable
+                }
+            };
+            status.code()
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let asked = disk(&arguments.disk)?;
+    let confinement = confinement(&arguments.confine)?;
+    Ok(serve(&asked, &arguments.socket, confinement)?)
+}

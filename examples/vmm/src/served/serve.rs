@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `vmm serve`: a disk of ours for another VMM, in a process of its own.
+//!
+//! It serves one VMM, and ends when that hangs up. Everything is opened before the VMM is heard; from then on the
+//! process has no files, and makes only the system calls that a disk needs.
+
+use crate::config::{Confinement, Disk};
+use crate::confine::{ConfineError, Confiner, Kind, Nursery};
+use crate::machine::stop::Stop;
+use crate::machine::{DeviceError, disk};
+use hvkit_virtio_devices::vhost_user::BackEnd;
+use hvkit_virtio_devices::vhost_user::back_end::ServeError;
+use hvkit_virtio_devices::worker::Threads;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Why a disk is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingError {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DeviceError),
+    /// The socket.
+    #[error("serve: cannot listen at {}: {source}", socket.display())]
+    Socket {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The VMM.
+    #[error("serve: {0}")]
+    Vmm(#[from] ServeError),
+}
+
+/// Serves `asked` to the first VMM that connects to `socket`, until it hangs up.
+pub fn serve(asked: &Disk, socket: &Path, confinement: Confinement) -> Result<(), ServingError> {
+    let failed = |source| ServingError::Socket {
+        socket: socket.to_path_buf(),
+        source,
+    };
+    let disk = disk(asked).map_err(DeviceError::Disk)?;
+    let confiner = Confiner::new(confinement)?;
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    log::info!("{} is served at {}", asked.path.display(), socket.display());
+    let accepted = listener.accept();
+    // Nobody else is served. It may have been removed already.
+    let _ = std::fs::remove_file(socket);
+    let (stream, _) = accepted.map_err(failed)?;
+    let stop = Stop::new().map_err(failed)?;
+    let nursery = Nursery::new(&confiner, &stop)?;
+    let starter = nursery.starter();
+    let threads = Threads::new(move |name, body| starter.start(name, body));
+    let report = |why: &dyn std::error::Error| log::error!("{why}");
+    let back_end = BackEnd::new(stream, Box::new(disk), Box::new(threads), report);
+    let back_end = back_end.map_err(failed)?;
+    confiner.give_up_files(&[])?;
+    confiner.enter(Kind::Device)?;
+    back_end.run()?;
+    Ok(())
+}

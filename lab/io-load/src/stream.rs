@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A TCP stream from a guest to its host.
+
+use std::io::{Error, Read, Result, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+
+use crate::mark::around;
+
+/// Bytes of one write.
+const CHUNK: usize = 64 << 10;
+/// Chunks before the first mark, in which the window opens.
+const WARM: u64 = 32;
+
+/// Sends `chunks` chunks between marks, the last until the other end has taken all.
+pub(crate) fn send(name: &str, address: &str, chunks: u64) -> Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    let chunk = vec![0x5a; CHUNK];
+    for _ in 0..WARM {
+        stream.write_all(&chunk)?;
+    }
+    around(name, || {
+        for _ in 0..chunks {
+            stream.write_all(&chunk)?;
+        }
+        stream.shutdown(Shutdown::Write)?;
+        let mut count = [0; 8];
+        stream.read_exact(&mut count)?;
+        let taken = u64::from_le_bytes(count);
+        if taken != (WARM + chunks) * CHUNK as u64 {
+            return Err(Error::other(format!("{taken} bytes arrived")));
+        }
+        Ok(chunks)
+    })
+}
+
+/// Takes one stream to its end, and answers with the number of bytes.
+pub(crate) fn sink(listener: &TcpListener) -> Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    let mut buffer = vec![0; 4 * CHUNK];
+    let mut taken = 0u64;
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            count => taken += count as u64,
+        }
+    }
+    stream.write_all(&taken.to_le_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_arrives() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let sink = std::thread::spawn(move || sink(&listener));
+        send("test", &address, 3).unwrap();
+        sink.join().unwrap().unwrap();
+    }
+}

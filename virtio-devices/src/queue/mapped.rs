@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A queue for the length of a batch: chains are taken, completed and published.
+
+use vm_memory::GuestMemory;
+
+use super::areas::{self, Areas, Layout, Places};
+use super::in_order::InOrder;
+use super::packed::PackedRing;
+use super::reach::{Reach, Slice};
+use super::split::SplitRing;
+use super::words::Scattered;
+use super::{Chain, Guard, Head, Notify, Queue, QueueError, Ring};
+
+/// A ring and its areas.
+enum Found<'a, M: GuestMemory + ?Sized> {
+    Split(&'a mut SplitRing, Areas<Slice<'a, M>>),
+    Packed(&'a mut PackedRing, Areas<Slice<'a, M>>),
+    /// At least one area is in several pieces, and so all are accessed the slow way.
+    Scattered(&'a mut Ring, Areas<Scattered<'a, M>>),
+}
+
+/// Runs the same on either layout, wherever its areas are.
+macro_rules! on_areas {
+    ($mapped:expr, $ring:ident, $areas:ident => $run:expr) => {
+        match &mut $mapped.found {
+            Found::Split($ring, $areas) => $run,
+            Found::Packed($ring, $areas) => $run,
+            Found::Scattered(ring, $areas) => apart(|| either!(ring, $ring => $run)),
+        }
+    };
+}
+
+/// Keeps what is slow anyway out of the way of what is not.
+#[cold]
+#[inline(never)]
+fn apart<R>(run: impl FnOnce() -> R) -> R {
+    run()
+}
+
+/// A queue and the memory it lies in, for the length of a batch: where the rings are, and what an IOMMU says of
+/// them, is asked once, not for each word.
+pub struct Mapped<'a, M: GuestMemory + ?Sized> {
+    guard: &'a mut Guard,
+    found: Found<'a, M>,
+    reach: Reach<'a, M>,
+}
+
+impl<M: GuestMemory + ?Sized> std::fmt::Debug for Mapped<'_, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mapped")
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
+    /// Finds `queue`, which has that `layout`, in `memory`.
+    #[inline(always)]
+    pub(super) fn find(queue: &'a mut Queue, layout: Layout, memory: &'a M) -> Self {
+        let reach = Reach::new(memory);
+        let places = areas::find(&queue.config, layout, &reach);
+        let found = match (&mut queue.ring, places) {
+            (Ring::Split(ring), Places::Whole(areas)) => Found::Split(ring, areas),
+            (Ring::Packed(ring), Places::Whole(areas)) => Found::Packed(ring, areas),
+            (ring, Places::Scattered(areas)) => Found::Scattered(ring, areas),
+        };
+        Self {
+            guard: &mut queue.guard,
+            found,
+            reach,
+        }
+    }
+
+    /// As [`Queue::fail`].
+    pub fn fail(&mut self) {
+        self.guard.fail();
+    }
+
+    /// The memory that buffers are in.
+    #[inline(always)]
+    pub fn reach(&self) -> &Reach<'a, M> {
+        &self.reach
+    }
+
+    /// Takes the next available chain and puts its buffers in `chain`; `None` if there is none, or the
+    /// queue has failed.
+    #[inline(always)]
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
+        let popped = match self.guard.special {
+            false => on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain)),
+            true => self.pop_specially(chain),
+        };
+        match popped {
+            Ok(head) => Ok(head),
+            Err(error) => Err(self.guard.end(error)),
+        }
+    }
+
+    #[inline(never)]
+    fn pop_specially(&mut self, chain: &mut Chain) -> Result<Option<Head>, Box<QueueError>> {
+        if self.guard.failed {
+            return Ok(None);
+        }
+        let mut head = on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain))?;
+        if let (Some(head), Some(order)) = (&mut head, &mut self.guard.order) {
+            order.number(head);
+        }
+        Ok(head)
+    }
+
+    /// Takes the chain `head`, which somebody took who cannot complete it any more. Before anything else is popped,
+    /// from a split queue that goes on where the used ring does.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn retake(&mut self, head: u16, chain: &mut Chain) -> Result<Head, QueueError> {
+        let packed = |ring: &PackedRing| QueueError::Position {
+            size: ring.size(),
+            position: ring.position(),
+        };
+        let taken = match &mut self.found {
+            Found::Split(ring, areas) => ring.retake(&self.reach, areas, head, chain),
+            Found::Packed(ring, _) => Err(packed(ring)),
+            Found::Scattered(Ring::Split(ring), areas) => {
+                ring.retake(&self.reach, areas, head, chain)
+            }
+            Found::Scattered(Ring::Packed(ring), _) => Err(packed(ring)),
+        };
+        let mut head = self.guard.latch(taken)?;
+        if let Some(order) = &mut self.guard.order {
+            order.number(&mut head);
+        }
+        Ok(head)
+    }
+
+    /// Gives back the chain that was popped last, as if it had not been: it is the next one again.
+    ///
+    /// For a device that finds that it has nothing for a chain yet.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "taken by value so that it is not completed too"
+    )]
+    pub fn put_back(&mut self, head: Head) {
+        on_areas!(self, ring, _areas => ring.put_back(&head));
+        if let Some(order) = &mut self.guard.order {
+            order.put_back();
+        }
+    }
+
+    /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
+    ///
+    /// `written` is how many bytes from the start of the chain's writable part were written.
+    #[inline(always)]
+    pub fn complete(&mut self, head: Head, written: u32) -> Result<(), QueueError> {
+        let completed = match self.guard.special {
+            false => on_areas!(self, ring, areas => ring.complete(areas, &head, written)),
+            true => self.complete_specially(head, written),
+        };
+        match completed {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.guard.end(error)),
+        }
+    }
+
+    #[inline(never)]
+    fn complete_specially(&mut self, head: Head, written: u32) -> Result<(), Box<QueueError>> {
+        if self.guard.failed {
+            return Ok(());
+        }
+        if let Some(order) = &mut self.guard.order {
+            order.hold(head, written);
+        }
+        while let Some((head, written)) = self.guard.order.as_mut().and_then(InOrder::release) {
+            on_areas!(self, ring, areas => ring.complete(areas, &head, written))?;
+        }
+        Ok(())
+    }
+
+    /// Shows the driver all that was completed, at once.
+    ///
+    /// "Used Buffer Notification Suppression" (2.7.7), "Driver and Device Event Suppression" (2.8.10).
+    pub fn publish(&mut self) -> Result<Notify, QueueError> {
+        let published = on_areas!(self, ring, areas => ring.publish(areas));
+        if self.guard.failed && published.is_err() {
+            return Ok(Notify::No);
+        }
+        self.guard.latch(published)
+    }
+
+    /// Asks the driver not to notify: we are looking anyway. A hint.
+    pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
+        if self.guard.failed {
+            return Ok(());
+        }
+        let done = on_areas!(self, ring, areas => ring.disable_kicks(areas));
+        self.guard.latch(done)
+    }
+
+    /// Asks the driver to notify, then looks again: true if something became available meanwhile, for which
+    /// no notification will come.
+    ///
+    /// "Available Buffer Notification Suppression" (2.7.10).
+    pub fn enable_kicks(&mut self) -> Result<bool, QueueError> {
+        if self.guard.failed {
+            return Ok(false);
+        }
+        let more = on_areas!(self, ring, areas => ring.enable_kicks(areas));
+        self.guard.latch(more)
+    }
+}

@@ -1,0 +1,18 @@
+# What every command in the host begins with.
+[ -d /sys/kernel/debug/kvm ] || mount -t debugfs debugfs /sys/kernel/debug
+sys=/sys/bus/pci/devices
+# A disk in memory, written once so that all of it is there.
+disk() { dd if=/dev/zero of=/dev/shm/disk bs=1M count=64 2>/dev/null; }
+# The other end of the guest's network, when the VMM has made the interface.
+sink() {
+    (
+        while ! ifconfig t0 10.0.0.1 netmask 255.255.255.0 up 2>/dev/null; do usleep 50000; done
+        exec io-load sink 0.0.0.0:5000
+    ) &
+}
+# Gives device $1 to driver $2.
+give() {
+    echo $2 >$sys/$1/driver_override
+    [ -e $sys/$1/driver ] && echo $1 >$sys/$1/driver/unbind
+    echo $1 >/sys/bus/pci/drivers_probe
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The laboratory's host with all that the machines need, and one machine run in it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::machine::Machine;
+use super::report::{self, Report};
+use crate::bench::FIRMWARE;
+use crate::demo;
+use lab_kit::host::{Clock, Host, HostError};
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
+
+/// How long one host may take on this machine's clock, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(400);
+const TRIES: u32 = 3;
+/// How long a VMM may take on the host's clock, in seconds.
+const LIMIT: u32 = 300;
+/// The guest's modules.
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_net"];
+
+/// Everything that goes into the host.
+pub(super) struct Lab {
+    vmm: PathBuf,
+    meter: PathBuf,
+    load: PathBuf,
+    vmlinux: PathBuf,
+    initramfs: Vec<u8>,
+    kernel: String,
+}
+
+impl Lab {
+    /// Builds and fetches.
+    pub(super) fn prepare() -> Result<Self> {
+        let load = demo::static_program("hvkit-lab-io-load", "io-load")?;
+        let kernel = Kernel::fetch()?;
+        let mut initramfs = Initramfs::with_busybox()?;
+        initramfs
+            .file("/init", 0o755, include_str!("guest.sh"))
+            .copy(&load, "/bin/io-load", 0o755)?
+            .modules(&kernel, MODULES)?;
+        Ok(Self {
+            vmm: demo::build_vmm()?,
+            meter: demo::static_program("hvkit-lab-meter", "meter")?,
+            load,
+            vmlinux: kernel.vmlinux()?,
+            initramfs: initramfs.build()?,
+            kernel: kernel.release().to_owned(),
+        })
+    }
+
+    /// What was measured with, in sentences.
+    pub(super) fn about(&self, requests: u32) -> Vec<String> {
+        vec![
+            format!("Written by `cargo xtask bench io --requests {requests}`."),
+            format!(
+                "Debian's kernel {}, in guest and host; one processor for both, so that a rate is the inverse of all work for a \
+                 request, the guest's included.",
+                self.kernel
+            ),
+            "Time is virtual: the emulated host counts its instructions, two nanoseconds each (icount shift=1).".to_owned(),
+            "Each machine has a boot of the host of its own; an eighth of the requests is made before the count begins.".to_owned(),
+        ]
+    }
+
+    fn host(&self) -> Host {
+        let mut host = Host::new()
+            .memory_mib(3072)
+            .clock(Clock::Instructions)
+            .time_out(PATIENCE)
+            .module("tun")
+            .qemu_args([
+                "-blockdev",
+                "driver=null-co,node-name=disk,size=67108864,read-zeroes=on",
+                "-device",
+                "nvme,serial=hvkit,drive=disk,addr=5",
+            ])
+            .file(&self.vmm, "/bin/vmm", 0o755)
+            .file(&self.meter, "/bin/meter", 0o755)
+            .file(&self.load, "/bin/io-load", 0o755)
+            .program("/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-x86_64")
+            .file(&self.vmlinux, "/guest/vmlinux", 0o644)
+            .data(self.initramfs.clone(), "/guest/initramfs", 0o644)
+            .data(include_str!("host.sh"), "/host.sh", 0o644);
+        for file in FIRMWARE {
+            let name = file.rsplit('/').next().unwrap_or(file);
+            host = host.file(file, &format!("/usr/share/qemu/{name}"), 0o644);
+        }
+        host
+    }
+
+    /// Runs a machine in a host of its own. A host that does not come to its end is given up, said, and tried again:
+    /// nested virtualization under QEMU's emulator hangs now and then.
+    pub(super) fn run(&self, machine: &Machine, requests: u32) -> Result<Report> {
+        let words = format!("requests={requests} chunks={}", requests / 4);
+        let command = format!(
+            ". /host.sh; {}; meter --marks --timeout {LIMIT} -- {}",
+            machine.before,
+            machine.command(&words)
+        );
+        let mut tries = TRIES;
+        let said = loop {
+            tries -= 1;
+            match self.host().run(&[&command]) {
+                Err(error) if tries > 0 && timed_out(&error) => {
+                    eprintln!("once more, because {error}");
+                }
+                result => break result?,
+            }
+        };
+        let text = said
+            .commands
+            .first()
+            .context("the host ran nothing")?
+            .text();
+        let jobs = machine.jobs();
+        report::read(&text, &jobs)
+            .with_context(|| format!("{}:\n{}", machine.name, text.trim_end()))
+    }
+}
+
+/// Whether it is that the host did not come to its end.
+fn timed_out(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HostError::TimedOut { .. }))
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The machines that are compared: a VMM, its devices, and what the guest does with them.
+
+/// Guest memory, in MiB.
+const MEMORY_MIB: u64 = 256;
+
+/// What the guest does, in order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// The disk as its kernel names it.
+    pub(super) disk: &'static str,
+    /// Jobs as the guest's init knows them, with commas between.
+    pub(super) jobs: &'static str,
+}
+
+/// One machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    pub(super) name: &'static str,
+    pub(super) work: Work,
+    /// Commands of the host before the VMM starts.
+    pub(super) before: &'static str,
+    vmm: Vmm,
+    /// The VMM's options for the devices.
+    options: &'static str,
+    /// More words for the guest's kernel.
+    kernel: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Vmm {
+    Ours,
+    Qemu { machine: &'static str },
+}
+
+/// Work for a disk and a network card.
+const DEVICES: Work = Work {
+    disk: "vda",
+    jobs: "write,mixed,read,send",
+};
+/// Work for a disk behind a unit: each page taken back before its request is over, then pages taken back in batches.
+const BEHIND: Work = Work {
+    disk: "vda",
+    jobs: "write,read,lazy,read-lazy",
+};
+/// Work for a disk that is not emulated by the VMM.
+const ELSEWHERE: Work = Work {
+    disk: "vda",
+    jobs: "write",
+};
+/// The guest's kernel uses the unit.
+const STRICT: &str = "intel_iommu=on iommu.strict=1";
+
+pub(super) const OURS: Machine = Machine {
+    name: "ours",
+    work: DEVICES,
+    before: "disk; sink",
+    vmm: Vmm::Ours,
+    options: "--disk path=/dev/shm/disk --net tap=t0",
+    kernel: "",
+};
+pub(super) const QEMU: Machine = Machine {
+    name: "QEMU",
+    work: DEVICES,
+    before: "disk; sink",
+    vmm: Vmm::Qemu { machine: "q35" },
+    options: "-drive if=none,id=disk,format=raw,file=/dev/shm/disk \
+              -device virtio-blk-pci,drive=disk,num-queues=1 \
+              -netdev tap,id=net,ifname=t0,script=no,downscript=no \
+              -device virtio-net-pci,netdev=net,romfile=",
+    kernel: "",
+};
+pub(super) const OURS_BEHIND: Machine = Machine {
+    name: "ours, behind the unit",
+    work: BEHIND,
+    before: "disk",
+    vmm: Vmm::Ours,
+    options: "--vtd --disk path=/dev/shm/disk,iommu=on",
+    kernel: STRICT,
+};
+pub(super) const QEMU_BEHIND: Machine = Machine {
+    name: "QEMU, behind its unit",
+    work: BEHIND,
+    before: "disk",
+    vmm: Vmm::Qemu {
+        machine: "q35,kernel-irqchip=split",
+    },
+    options: "-device intel-iommu,intremap=on \
+              -drive if=none,id=disk,format=raw,file=/dev/shm/disk \
+              -device virtio-blk-pci,drive=disk,num-queues=1,iommu_platform=on,disable-legacy=on",
+    kernel: STRICT,
+};
+pub(super) const PASSED: Machine = Machine {
+    name: "NVMe passed through",
+    work: Work {
+        disk: "nvme0n1",
+        ..ELSEWHERE
+    },
+    before: "give 0000:00:05.0 vfio-pci",
+    vmm: Vmm::Ours,
+    options: "--device path=/sys/bus/pci/devices/0000:00:05.0",
+    kernel: "",
+};
+pub(super) const PASSED_BEHIND: Machine = Machine {
+    name: "NVMe passed through, behind the unit",
+    options: "--vtd caching=on --device path=/sys/bus/pci/devices/0000:00:05.0,iommu=on",
+    kernel: STRICT,
+    ..PASSED
+};
+
+/// All of them.
+pub(super) const MACHINES: &[Machine] =
+    &[OURS, QEMU, OURS_BEHIND, QEMU_BEHIND, PASSED, PASSED_BEHIND];
+
+impl Machine {
+    /// The jobs that give figures.
+    pub(super) fn jobs(&self) -> Vec<&'static str> {
+        let jobs = self.work.jobs.split(',');
+        jobs.filter(|&job| job != "lazy").collect()
+    }
+
+    /// The VMM's command line; `more` are words for the guest's kernel.
+    pub(super) fn command(&self, more: &str) -> String {
+        let Work { disk, jobs } = self.work;
+        let cmdline = format!(
+            "console=ttyS0 quiet panic=-1 reboot=t {} disk={disk} jobs={jobs} {more}",
+            self.kernel
+        );
+        let options = self.options;
+        match self.vmm {
+            Vmm::Ours => format!(
+                "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --cmdline '{cmdline}' \
+                 --cpus boot=1 --memory size={MEMORY_MIB}M --serial tty {options}"
+            ),
+            Vmm::Qemu { machine } => format!(
+                "qemu-system-x86_64 -M {machine} -enable-kvm -cpu host -m {MEMORY_MIB} -smp 1 \
+                 -name guest,debug-threads=on -nodefaults -no-user-config -no-reboot -display none -serial stdio \
+                 -kernel /guest/vmlinux -initrd /guest/initramfs -append '{cmdline}' {options}"
+            ),
+        }
+    }
+}

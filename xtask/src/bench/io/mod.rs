@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask bench io`: devices of ours beside QEMU's, three ways to have a disk, and what a remapping unit costs; in the
+//! laboratory's host, under the same KVM, by a clock that counts instructions.
+//!
+//! ```text
+//!   machine.rs   what is compared      guest.sh   what the guest does (lab/io-load)      host.sh   what the host prepares
+//!   lab.rs       one machine, one boot of the host, measured from outside by lab/meter
+//!   report.rs    what came out         page.rs    tables and a chart
+//! ```
+
+mod lab;
+mod machine;
+mod page;
+mod report;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::setup;
+use crate::step::Step;
+use lab::Lab;
+use machine::MACHINES;
+use page::Results;
+
+/// Where the page and the chart are kept.
+const FOLDER: &str = "examples/vmm/docs";
+const PAGE: &str = "io.md";
+
+/// What `cargo xtask bench io` takes.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Requests of each disk job; a quarter as many chunks of 64 KiB are sent.
+    #[arg(long, default_value_t = 4000)]
+    requests: u32,
+    /// Only machines whose name has this in it; the page is printed and not written.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Write the page and the chart into this folder.
+    #[arg(long, value_name = "FOLDER", default_value = FOLDER)]
+    folder: PathBuf,
+}
+
+/// Runs the machines one by one, prints what came, and writes it down if all were run.
+pub(super) fn io(options: &Options) -> Result<()> {
+    setup::setup()?;
+    let lab = Lab::prepare()?;
+    let mut results = Results::default();
+    let mut failed = Vec::new();
+    let wanted = |name: &str| match &options.only {
+        Some(part) => name == part.as_str(),
+        None => true,
+    };
+    for machine in MACHINES.iter().filter(|machine| wanted(machine.name)) {
+        let step = Step::start(machine.name);
+        let report = lab.run(machine, options.requests);
+        match &report {
+            Ok(report) => drop(step.done(report.line())),
+            Err(error) => {
+                step.failed(format!("{error:#}"));
+                failed.push(machine.name);
+            }
+        }
+        results.add(machine, report.map_err(|_| "failed".to_owned()));
+    }
+    let about = lab.about(options.requests);
+    let page = page::page(&about, &results);
+    println!("{page}");
+    if !failed.is_empty() {
+        bail!("no figures for {}", failed.join(", "));
+    }
+    if options.only.is_none() {
+        let folder = &options.folder;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for (name, text) in [(PAGE, page), (page::CHART, page::chart(&results))] {
+            let path = folder.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask mutants`: which changes of a crate's code no test of the crate notices.
+//!
+//! The changes are those of cargo-mutants, which compiles the crate once for each. We draw a sample, weave it into one program
+//! ([`weave`]) and switch one mutant on at a time: minutes instead of days. Constants, which are computed
+//! before a switch could be turned, are left out; and a mutant in a `const fn` is on when the function runs, not in constants: it
+//! may survive here where cargo-mutants would not let it, never the other way round.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use lab_kit::paths;
+
+use crate::step;
+
+pub(crate) mod guards;
+mod list;
+pub(crate) mod record;
+mod tree;
+mod trial;
+mod weave;
+
+pub use guards::guards;
+use record::Run;
+use tree::Tree;
+use trial::{End, Test};
+
+/// The version that was tried here.
+const CARGO_MUTANTS: &str = "27.1.0";
+
+/// What `cargo xtask mutants` takes.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// A library crate's folder, such as `ept`.
+    package: String,
+    /// How many mutants to draw.
+    #[arg(long, default_value_t = 150)]
+    sample: usize,
+    /// By which lots.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Test binaries to leave out, such as those that start an emulator.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "qtest,iasl",
+        value_delimiter = ','
+    )]
+    without: Vec<String>,
+    /// Stop after so many minutes of trying.
+    #[arg(long, default_value_t = 600)]
+    minutes: u64,
+    /// How many mutants are tried at once.
+    #[arg(long, default_value_t = 1)]
+    jobs: u32,
+}
+
+/// Tries mutants of a crate and writes the record. Survivors are no failure: they are listed.
+pub fn mutants(options: &Options) -> Result<()> {
+    let Options { package, seed, .. } = options;
+    ensure!(
+        paths::root().join(package).join("Cargo.toml").exists(),
+        "there is no crate {package}"
+    );
+    install()?;
+    let all = list::all(package)?;
+    let count = all.len();
+    let drawn = list::sample(all, options.sample, *seed);
+    let tree = Tree::copy(package, "tree")?;
+    let unviable = tree.weave(&drawn)?;
+    let mut tests = Vec::new();
+    for binary in tree.tests()? {
+        if !options.without.contains(&binary.name) {
+            let test = Test::measure(binary, &tree.folder())?;
+            println!("{}", test.describe());
+            tests.push(test);
+        }
+    }
+    let ids: Vec<u32> = (0..drawn.len() as u32)
+        .filter(|id| !unviable.contains(id))
+        .collect();
+    let time = Duration::from_secs(options.minutes.saturating_mul(60));
+    let ends = trial::try_all(&ids, &mut tests, &tree.folder(), options.jobs, time)?;
+    let mut run = Run {
+        unviable: unviable.len() as u64,
+        ..Run::default()
+    };
+    for (id, end) in ids.iter().zip(ends) {
+        match end {
+            Some(End::Caught) => run.caught += 1,
+            Some(End::TimedOut) => run.timeout += 1,
+            None => {}
+            Some(End::Missed) => {
+                let mutant = &drawn[*id as usize];
+                let (line, column) = mutant.place;
+                println!("missed at {line}:{column}: {}", mutant.name);
+                run.missed.push(mutant.name.clone());
+            }
+        }
+    }
+    let without = options.without.join("+");
+    let tried = run.tried() + run.unviable;
+    let sample = format!("{tried}of{count},seed={seed},without={without}");
+    let path = run.write(package, &sample)?;
+    println!(
+        "{package}: {} of {} caught; {} survive, in {}",
+        run.caught + run.timeout,
+        run.tried(),
+        run.missed.len(),
+        path.display()
+    );
+    Ok(())
+}
+
+fn install() -> Result<()> {
+    let there = Command::new("cargo")
+        .args(["mutants", "--version"])
+        .output();
+    if !there.is_ok_and(|output| output.status.success()) {
+        let version = format!("cargo-mutants@{CARGO_MUTANTS}");
+        step::run(
+            "install cargo-mutants",
+            Command::new("nice").args(["-n", "19", "cargo", "install", "--locked", &version]),
+        )?;
+    }
+    Ok(())
+}
