@@ -33,13 +33,6 @@ run() {
     vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
         --cmdline "console=ttyS0 quiet panic=-1 do=$what" "$@"
 }
-# Runs a guest that never ends, and kills its VMM at line $1 of what both say: a point of its life, not of a clock.
-kill_at() {
-    line=$1; shift
-    (sleep 250; kill -9 $(pidof vmm)) 2>/dev/null & watch=$!
-    run "$@" -vv 2>&1 | awk -v n=$line 'NR == n { system("kill -9 $(pidof vmm)"); print "at " n; exit }'
-    kill $watch
-}
 "#;
 
 pub(crate) fn guest(kernel: &Kernel, written: &[u8]) -> Vec<u8> {
