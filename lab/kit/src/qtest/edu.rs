@@ -3,8 +3,13 @@
 //!
 //! It holds a buffer of 4 KiB that only its own DMA reaches. (QEMU documentation, "EDU device".)
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use thiserror::Error;
+
+use crate::process::Deadline;
 
 use super::{Batch, PciAddress, Qtest, Value};
 
@@ -28,8 +33,11 @@ const TO_MEMORY: u64 = 2;
 
 /// Where the device's own buffer appears in its DMA registers.
 const BUFFER: u64 = 0x4_0000;
-/// How many times to ask whether a transfer is over. It takes a few.
-const PATIENCE: u32 = 10_000;
+/// How long a transfer may take. It takes a few questions, unless the machine below is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many questions are asked without a pause; then the model needs its threads to run.
+const AT_ONCE: u32 = 8;
+const PAUSE: Duration = Duration::from_micros(250);
 
 /// Why a transfer was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -43,10 +51,10 @@ pub enum DmaError {
         length: u64,
     },
     /// The device still says that it is busy.
-    #[error("the transfer was not over after {asked} questions")]
+    #[error("the transfer was not over after {seconds} s")]
     Busy {
-        /// How often it was asked.
-        asked: u32,
+        /// How long it was asked.
+        seconds: u64,
     },
 }
 
@@ -152,13 +160,27 @@ impl Edu {
         batch.writeq(self.bar + DMA_COUNT, length);
         batch.writeq(self.bar + DMA_COMMAND, command);
         let status = batch.readq(self.bar + DMA_COMMAND);
-        let mut status = machine.run(&batch)?.value(status);
-        for _ in 0..PATIENCE {
+        let status = machine.run(&batch)?.value(status);
+        self.settle(machine, status)
+    }
+
+    /// Waits for the end of a transfer, whose `status` register read so last.
+    pub fn settle(&self, machine: &mut Qtest, mut status: u64) -> Result<()> {
+        let deadline = Deadline::after(PATIENCE);
+        for asked in 0..u32::MAX {
             if status & START == 0 {
                 return Ok(());
             }
+            if deadline.left().is_none() {
+                break;
+            }
+            if asked >= AT_ONCE {
+                thread::sleep(PAUSE);
+            }
             status = machine.readq(self.bar + DMA_COMMAND)?;
         }
-        bail!(DmaError::Busy { asked: PATIENCE })
+        bail!(DmaError::Busy {
+            seconds: PATIENCE.as_secs()
+        })
     }
 }

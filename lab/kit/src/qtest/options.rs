@@ -49,7 +49,7 @@ impl QtestOptions {
             iommu: "aw-bits=48,intremap=on".to_owned(),
             devices: vec!["edu,addr=3,dma_mask=0xffffffffffffffff".to_owned()],
             traces: Vec::new(),
-            patience: Duration::from_secs(30),
+            patience: Duration::from_secs(120),
             instruction_shift: 0,
         }
     }

@@ -23,7 +23,6 @@ mod walks;
 
 use std::ops::Range;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
@@ -159,10 +158,10 @@ impl Suite {
         }
     }
 
-    /// The cases of `numbers`, on a few machines side by side.
+    /// The cases of `numbers`, on a few machines side by side. Which machine runs which cases does not depend on time: what a model
+    /// keeps of the cases before is the same in every run.
     fn part(&self, numbers: Range<u64>) -> Result<Tally> {
-        let next = AtomicU64::new(numbers.start);
-        let work = || -> Result<Tally> {
+        let work = |machine: u64| -> Result<Tally> {
             let mut pairs = Vec::new();
             for (unit, case) in self.units {
                 let mut theirs = Theirs::start(self.machine(unit))?;
@@ -170,11 +169,7 @@ impl Suite {
                 pairs.push((ours, theirs, case));
             }
             let mut tally = Tally::default();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= numbers.end {
-                    return Ok(tally);
-                }
+            for index in numbers.clone().skip(machine as usize).step_by(MACHINES) {
                 let turn = index % pairs.len() as u64;
                 let (ours, theirs, case) = &mut pairs[turn as usize];
                 let program = case(self.cases.seed, index);
@@ -183,11 +178,12 @@ impl Suite {
                     .with_context(|| format!("case {index}: {}", self.rerun(index)))?;
                 tally.add(index, kind, verdict);
             }
+            Ok(tally)
         };
         let mut all = Tally::default();
         thread::scope(|scope| -> Result<()> {
-            let machines: Vec<_> = (0..MACHINES).map(|_| scope.spawn(work)).collect();
-            for machine in machines {
+            let machines = (0..MACHINES as u64).map(|machine| scope.spawn(move || work(machine)));
+            for machine in machines.collect::<Vec<_>>() {
                 all.merge(machine.join().map_err(|_| anyhow!("a worker panicked"))??);
             }
             Ok(())

@@ -2,8 +2,6 @@
 //! Their side: QEMU's `intel-iommu`, its memory and its `edu` device, over the test socket.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hvkit_vtd_iommu::spec::interrupt::Message;
@@ -13,10 +11,6 @@ use super::messages::{self, Sent};
 use super::ours::{data_word, pattern_word};
 use super::program::{Program, Seen, Step, layout, start};
 use lab_kit::qtest::{Answers, Batch, Bytes, Edu, Qtest, QtestOptions, VTD, Value};
-
-/// How often to ask whether a transfer is over, before it is stuck.
-const PATIENCE: u32 = 10_000;
-const POLL: Duration = Duration::from_micros(250);
 
 const FSTS: u64 = VTD + 0x34;
 const FECTL: u64 = VTD + 0x38;
@@ -198,20 +192,7 @@ impl Theirs {
         let status = batch.readq(bar + EDU_COMMAND);
         let answers = self.answer(batch, std::mem::take(pending), seen)?;
         *batch = Batch::new();
-        self.await_device(answers.value(status))
-    }
-
-    fn await_device(&mut self, mut status: u64) -> Result<()> {
-        let bar = self.edu.registers();
-        for _ in 0..PATIENCE {
-            if status & EDU_START == 0 {
-                return Ok(());
-            }
-            // The model's timers are not there before this, however often they are asked for.
-            thread::sleep(POLL);
-            status = self.machine.readq(bar + EDU_COMMAND)?;
-        }
-        anyhow::bail!("a transfer does not end");
+        self.edu.settle(&mut self.machine, answers.value(status))
     }
 
     /// Runs a batch, and notes what it brought.
