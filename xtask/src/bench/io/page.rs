@@ -176,7 +176,8 @@ fn models(out: &mut String, results: &Results) {
     put!(
         out,
         "\n## Three models of a disk\n\n\
-         4 KiB random writes, 16 at a time, without and with the emulated VT-d unit (strict).\n\n\
+         4 KiB random writes, 16 at a time, without and with the emulated VT-d unit (strict). Pass-through: the rate is \
+         that of the emulated NVMe disk, which the guest waits for; compare its processor time and exits.\n\n\
          | model | unit | a second | exits a request | processor time, us | what is kept apart |\n|---|---|--:|--:|--:|---|"
     );
     for model in MODELS {
