@@ -2,7 +2,7 @@
 //! `cargo xtask mutants`: which changes of a crate's code no test of the crate notices.
 //!
 //! The changes are those of cargo-mutants, which compiles the crate once for each. We draw a sample, weave it into one program
-//! ([`weave`]) and switch one mutant on at a time: minutes instead of days. Constants, which are computed
+//! (`weave`) and switch one mutant on at a time: minutes instead of days. Constants, which are computed
 //! before a switch could be turned, are left out; and a mutant in a `const fn` is on when the function runs, not in constants: it
 //! may survive here where cargo-mutants would not let it, never the other way round.
 
