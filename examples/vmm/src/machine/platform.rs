@@ -105,20 +105,22 @@ impl Platform {
         }
         for (name, device) in opened {
             let memory = Arc::clone(&memory);
-            match (device, config.transport) {
+            // Not within the log's arguments: where nobody listens, those are not computed.
+            let at = match (device, config.transport) {
                 (Opened::Direct(device), Transport::Pci) => {
-                    log::info!("{name} at {}", chipset.add_virtio(device, memory)?);
+                    chipset.add_virtio(device, memory)?.to_string()
                 }
                 (Opened::Translated(device), Transport::Pci) => {
-                    log::info!("{name} at {}", chipset.add_translated_virtio(device)?);
+                    chipset.add_translated_virtio(device)?.to_string()
                 }
                 (Opened::Direct(device), Transport::Mmio) => {
-                    log::info!("{name} at {:#x}", chipset.add_mmio_virtio(device, memory)?);
+                    format!("{:#x}", chipset.add_mmio_virtio(device, memory)?)
                 }
                 (Opened::Translated(_), Transport::Mmio) => {
                     return Err(ChipsetError::NotOnPci { name }.into());
                 }
-            }
+            };
+            log::info!("{name} at {at}");
         }
         let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, threads)?;
         let watchdog = match config.watchdog {
