@@ -171,7 +171,8 @@ impl Theirs {
             let bytes = batch.read(at, layout::DATA_BYTES as usize);
             pending.push(Pending::Words(at, bytes));
         }
-        self.answer(&batch, pending, &mut seen)?;
+        let answers = self.machine.run(&batch)?;
+        self.note(&answers, pending, &mut seen)?;
         Ok(seen)
     }
 
@@ -190,19 +191,20 @@ impl Theirs {
         batch.writeq(bar + EDU_COUNT, transfer.length);
         batch.writeq(bar + EDU_COMMAND, transfer.command);
         let status = batch.readq(bar + EDU_COMMAND);
-        let answers = self.answer(batch, std::mem::take(pending), seen)?;
+        let answers = self.machine.run(batch)?;
         *batch = Batch::new();
-        self.edu.settle(&mut self.machine, answers.value(status))
+        // A transfer may be a message, and what comes of it is traced in several lines: they are read when all are there.
+        self.edu.settle(&mut self.machine, answers.value(status))?;
+        self.note(&answers, std::mem::take(pending), seen)
     }
 
-    /// Runs a batch, and notes what it brought.
-    fn answer(
+    /// Notes what a batch brought. Nothing is under way.
+    fn note(
         &mut self,
-        batch: &Batch,
+        answers: &Answers,
         pending: Vec<Pending>,
         seen: &mut Vec<Seen>,
-    ) -> Result<Answers> {
-        let answers = self.machine.run(batch)?;
+    ) -> Result<()> {
         self.sent.extend(messages::read(&self.machine.traced()?));
         for pending in pending {
             match pending {
@@ -230,7 +232,7 @@ impl Theirs {
                 }
             }
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// Makes words 0 that DMA went to, those apart that each program finds set up.
