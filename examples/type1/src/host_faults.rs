@@ -69,6 +69,7 @@ host_nmi_at:
     options(att_syntax),
 );
 
+// SAFETY: the assembly above defines each, of these types or of what is only pointed at.
 unsafe extern "C" {
     static host_stubs: u8;
     /// Where the last NMI came; 0 for none.

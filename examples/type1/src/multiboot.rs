@@ -123,15 +123,21 @@ fn module(at: usize) -> Range<u64> {
     start.into()..word(at + 4).max(start).into()
 }
 
+/// What ends where addresses of 32 bits end, which are all mapped to themselves.
+const TOP: usize = 1 << 32;
+
 /// A word of the boot information.
 fn word(at: usize) -> u32 {
-    // SAFETY: all 32-bit addresses are mapped to themselves, and the loader put it there. Reading has no effect.
+    let at = at.min(TOP - 4);
+    // SAFETY: mapped, as it ends below `TOP`; reading what the loader left has no effect, wherever it says that it is.
     unsafe { (at as *const u32).read_unaligned() }
 }
 
 /// A text that ends with a zero byte, or with the longest that there is room for.
 fn words(at: usize) -> &'static [u8] {
-    // SAFETY: as above; the loader's memory stays as it is until the caller has copied it.
+    let at = at.clamp(1, TOP - LONGEST_LINE);
+    // SAFETY: mapped, as it ends below `TOP`. Nobody writes the loader's memory before the guest's tables are made, and `read`
+    // has compared or copied the text by then.
     let room = unsafe { core::slice::from_raw_parts(at as *const u8, LONGEST_LINE) };
     room.split(|&byte| byte == 0).next().unwrap_or(room)
 }

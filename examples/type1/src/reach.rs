@@ -38,7 +38,7 @@ pub fn run() -> Result<(), Failed> {
 }
 
 fn guest(host: &mut Host, paging: Paging) -> Result<(), Failed> {
-    // SAFETY: nobody uses this part of the guest's memory.
+    // SAFETY: the payload maps memory to itself, and the second MiB is the guest's, which does not run yet.
     unsafe { code::place() };
     let state = GuestState {
         gdtr: (code::GDT, code::GDT_LIMIT),
@@ -70,7 +70,7 @@ fn guest(host: &mut Host, paging: Paging) -> Result<(), Failed> {
         Paging::Ept | Paging::None => guest.under_ept(host),
     };
     host.vmcs.clear(&host.root).map_err(say("VMCLEAR"))?;
-    // SAFETY: the guest has ended.
+    // SAFETY: as for `place` above, and the guest has ended: its VMCS is cleared.
     unsafe { code::print_results() };
     ran
 }

@@ -13,6 +13,8 @@ mod code;
 mod policy;
 mod provoke;
 
+use core::arch::asm;
+
 use hvkit_ept::builder::Region;
 use hvkit_vmcs::controls::{ExitPrimary, PinBased, Primary, Secondary};
 use hvkit_vmcs::fields as f;
@@ -113,11 +115,13 @@ pub fn fault(host: &mut Host) -> Result<(), Failed> {
     let mut vcpu = vcpu(host, &tables, &state)?;
     let missing = say("the guest's state");
     vcpu.vmcs().write(f::GUEST_RFLAGS, 0).map_err(missing)?;
-    let nowhere = 0x1234_5678_9000_u64 as *const u8;
+    let nowhere = 0x1234_5678_9000_u64;
+    let read: u64;
     println!("type1: reads where nothing is");
-    // SAFETY: none: this is the fault that is asked for. The handler does not come back.
-    let read = unsafe { nowhere.read_volatile() };
-    Err(Failed::with("no fault", [read.into(), 0]))
+    // SAFETY: an instruction that loads from where no page is: it faults, stores nothing, and the fault's handler
+    // (`host_faults`) does not come back.
+    unsafe { asm!("mov {}, [{}]", out(reg) read, in(reg) nowhere, options(nostack, readonly)) };
+    Err(Failed::with("no fault", [read, 0]))
 }
 
 /// A virtual processor for the tour.

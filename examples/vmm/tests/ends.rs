@@ -6,14 +6,16 @@
 mod elf;
 #[path = "support/kvm.rs"]
 mod kvm;
+#[path = "support/signal.rs"]
+mod signal;
 mod support;
 
 use elf::kernel;
 use kvm::has_kvm;
+use signal::{Signalled, signalled};
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 use support::{Folder, run, vmm};
 
 /// CLI; a jump to itself.
@@ -172,31 +174,11 @@ fn signals_end_a_guest_that_never_would_whatever_its_processors_do() {
         // It says that it runs, then spins; the second processor waits to be started.
         let code = [out(0x3f8, b'\n'), SPIN.to_vec()].concat();
         let mut command = machine(&folder, &code);
-        let mut child = command
-            .args(["--cpus", "boot=2"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let asked = Instant::now();
-        let id = child.id().to_string();
-        let sent = Command::new("sh")
-            .args(["-c", &format!("kill -{signal} {id}")])
-            .status();
-        assert!(sent.unwrap().success());
-        let ended = child.wait().unwrap();
-        let mut stderr = String::new();
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut stderr)
-            .unwrap();
-        assert_eq!(ended.code(), Some(status), "{signal}: {stderr}");
-        assert!(asked.elapsed() < Duration::from_secs(5), "{signal}");
+        let patience = Duration::from_secs(5);
+        let ended = signalled(command.args(["--cpus", "boot=2"]), signal, patience);
+        let Signalled { stderr, line, .. } = ended;
+        assert_eq!(line, "\n");
+        assert_eq!(ended.status, Some(status), "{signal}: {stderr}");
         assert_eq!(stderr, "", "{signal}");
     }
 }

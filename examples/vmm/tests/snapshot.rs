@@ -5,14 +5,17 @@
 mod elf;
 #[path = "support/kvm.rs"]
 mod kvm;
+#[path = "support/signal.rs"]
+mod signal;
 mod support;
 
 use elf::kernel;
 use kvm::has_kvm;
+use signal::{Signalled, signalled};
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 use support::{Folder, run, vmm};
 
 /// MOV DX, port; MOV AL, value; OUT DX, AL.
@@ -62,27 +65,13 @@ fn machine(folder: &Folder, cpus: u32) -> Command {
 
 /// Starts `command`, waits for the guest's first line, and asks for a snapshot; its end, and what it complained of.
 fn save(command: &mut Command) -> (Option<i32>, String) {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
+    let Signalled {
+        line,
+        status,
+        stderr,
+    } = signalled(command, "USR1", Duration::from_secs(60));
     assert_eq!(line, "r\n");
-    let id = child.id().to_string();
-    let sent = Command::new("kill").args(["-USR1", &id]).status();
-    assert!(sent.unwrap().success());
-    let ended = child.wait().unwrap();
-    let mut stderr = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut stderr)
-        .unwrap();
-    (ended.code(), stderr)
+    (status, stderr)
 }
 
 /// `vmm` that goes on with what is in `saved`, a byte typed.

@@ -96,7 +96,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     // Taken, so that a panic in it is the end.
     let tell = AT_PANIC.swap(core::ptr::null_mut(), Ordering::Relaxed);
     if !tell.is_null() {
-        // SAFETY: it was made of such a function.
+        // SAFETY: not null, so `at_panic` stored it, which makes it of a `fn()` and which alone stores any.
         let tell: fn() = unsafe { core::mem::transmute(tell) };
         tell();
     }

@@ -49,9 +49,11 @@ fn tables_that_a_root_does_not_lead_to_wait_for_their_own() {
     assert_eq!(load(&mut board, LINEAR), Outcome::Done(0), "the new page");
 }
 
+/// Maps two pages; writes their table while it is linked nowhere, the entry at `unlinked` being absent; then stores `linked` behind that
+/// entry. The pages are the new ones, `further` up.
+///
 /// No TLB could hold what the table said before: it was linked nowhere when the guest emptied its TLB.
-#[test]
-fn a_stale_table_is_compared_before_it_is_linked_again() {
+fn written_while_it_was_linked_nowhere(unlinked: u64, linked: u64, further: u64) {
     let mut board = board();
     for page in 0..2 {
         store(&mut board, LINEAR + page * 0x1000, 1);
@@ -60,35 +62,24 @@ fn a_stale_table_is_compared_before_it_is_linked_again() {
         let elsewhere = PAGES + 0x2_0000 + page * 0x1000;
         board.edit(TABLE + page * 8, Width::Eight, elsewhere | USED);
     }
-    board.edit(DIRECTORY, Width::Eight, 0);
+    board.edit(unlinked, Width::Eight, 0);
     board.intercept(Instruction::Cr3(ROOT));
-    board.edit(DIRECTORY + 8, Width::Eight, TABLE | 7);
+    board.edit(unlinked + 8, Width::Eight, linked);
     for page in 0..2 {
-        let linear = LINEAR + 0x20_0000 + page * 0x1000;
+        let linear = LINEAR + further + page * 0x1000;
         assert_eq!(load(&mut board, linear), Outcome::Done(0), "the new page");
     }
     board.audit();
 }
 
-/// The same where what is linked again is a table above it.
+#[test]
+fn a_stale_table_is_compared_before_it_is_linked_again() {
+    written_while_it_was_linked_nowhere(DIRECTORY, TABLE | 7, 0x20_0000);
+}
+
 #[test]
 fn a_stale_table_is_compared_before_a_table_above_it_is_linked_again() {
-    let mut board = board();
-    for page in 0..2 {
-        store(&mut board, LINEAR + page * 0x1000, 1);
-    }
-    for page in 0..2 {
-        let elsewhere = PAGES + 0x2_0000 + page * 0x1000;
-        board.edit(TABLE + page * 8, Width::Eight, elsewhere | USED);
-    }
-    board.edit(PDPT, Width::Eight, 0);
-    board.intercept(Instruction::Cr3(ROOT));
-    board.edit(PDPT + 8, Width::Eight, DIRECTORY | 7);
-    for page in 0..2 {
-        let linear = LINEAR + 0x4000_0000 + page * 0x1000;
-        assert_eq!(load(&mut board, linear), Outcome::Done(0), "the new page");
-    }
-    board.audit();
+    written_while_it_was_linked_nowhere(PDPT, DIRECTORY | 7, 0x4000_0000);
 }
 
 /// What was compared once is right as long as both entries are the same, not only the guest's.

@@ -103,6 +103,7 @@ reach_end:
     options(att_syntax),
 );
 
+// SAFETY: the assembly above defines each, of these types or of what is only pointed at.
 unsafe extern "C" {
     static reach: u8;
     static reach_first: u8;
