@@ -45,8 +45,12 @@ pub struct Config {
     pub watchdog: Watchdog,
     /// How the console reaches the guest's memory.
     pub console_dma: Dma,
-    /// A remapping unit that the guest finds.
-    pub vtd: Option<Vtd>,
+    /// Where the console is.
+    pub console_place: Place,
+    /// Remapping units that the guest finds.
+    pub vtds: Vec<Vtd>,
+    /// Segments of PCI.
+    pub segments: u16,
     /// The serial line.
     pub serial: Serial,
     /// What virtio devices are on.
@@ -93,7 +97,9 @@ impl Config {
             pmems: Vec::new(),
             watchdog: Watchdog::Absent,
             console_dma: Dma::Direct,
-            vtd: None,
+            console_place: Place::default(),
+            vtds: Vec::new(),
+            segments: 1,
             serial: Serial::Tty,
             transport: Transport::Pci,
             report: None,
@@ -137,6 +143,8 @@ pub struct Disk {
     pub direct: bool,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// What a disk's file is taken for. Never guessed.
@@ -163,6 +171,7 @@ impl Disk {
             backing: false,
             direct: false,
             dma: Dma::Direct,
+            place: Place::default(),
         }
     }
 }
@@ -178,9 +187,24 @@ pub enum Dma {
     Translated,
 }
 
+/// Where a device of the guest is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The segment of PCI.
+    pub segment: u16,
+    /// The remapping unit that it is behind, by its name; none: the one that has the segment, if there is one.
+    pub unit: Option<String>,
+}
+
 /// An emulated VT-d remapping unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vtd {
+    /// By which name devices call it.
+    pub id: Option<String>,
+    /// The segment of PCI that its devices are on.
+    pub segment: u16,
+    /// Which of them it has.
+    pub scope: Scope,
     /// The widest addresses that it translates.
     pub width: DmaWidth,
     /// Whether it remaps interrupts.
@@ -194,12 +218,25 @@ pub struct Vtd {
 impl Default for Vtd {
     fn default() -> Self {
         Vtd {
+            id: None,
+            segment: 0,
+            scope: Scope::Segment,
             width: DmaWidth::Bits48,
             interrupts: true,
             caching: false,
             scalable: false,
         }
     }
+}
+
+/// Which devices of its segment a remapping unit has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// All that no other unit has.
+    #[default]
+    Segment,
+    /// Those that name it.
+    Named,
 }
 
 /// Widths of addresses that a remapping unit translates.
@@ -232,6 +269,8 @@ pub struct Rng {
     pub source: PathBuf,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// A network card.
@@ -247,6 +286,8 @@ pub struct Net {
     pub limits: Limits,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// A balloon, by which the guest gives memory back.
@@ -273,6 +314,8 @@ pub struct Vsock {
     pub socket: PathBuf,
     /// How the device reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// A file that the guest has as persistent memory.
@@ -282,6 +325,8 @@ pub struct Pmem {
     pub path: PathBuf,
     /// What becomes of what the guest writes.
     pub writes: Writes,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// What becomes of what the guest writes to persistent memory.
@@ -353,6 +398,8 @@ pub struct HostDevice {
     pub id: Option<String>,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// Where the guest's serial line leads.

@@ -229,7 +229,9 @@ impl From<&MachineError> for ExitStatus {
             )
             | MachineError::DoesNotFit(DoesNotFit { .. }) => ExitStatus::MemoryTooLarge,
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
-            MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
+            MachineError::Processors(
+                CountError::TooMany { .. } | CountError::NeedsRemapping { .. },
+            ) => ExitStatus::CpusTooMany,
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
             MachineError::Passthrough(error) => error.into(),

@@ -18,8 +18,8 @@ use crate::machine::{Machine, MachineError};
 use crate::served::Served;
 use clap::{ArgAction, Parser, ValueEnum};
 use options::{
-    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, terminal,
-    vsock,
+    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, platform, pmem, rng,
+    terminal, vsock,
 };
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -108,11 +108,22 @@ struct Arguments {
     #[arg(long, value_name = "off|null|tty|pty|file=PATH", default_value = "off")]
     console: String,
 
-    /// An emulated VT-d remapping unit, which devices with iommu=on are behind. Keys: aw=39|48|57 (bits
-    /// of address that it translates; 48 if not given), intremap=on|off (interrupts are remapped, too; on
-    /// if not given), caching=on|off (needed by --device), scalable=on|off
-    #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
-    vtd: Option<String>,
+    /// An emulated VT-d remapping unit, which devices with iommu=on are behind; the option may be repeated.
+    /// Keys: aw=39|48|57 (bits of address that it translates; 48 if not given), intremap=on|off (interrupts
+    /// are remapped, too; on if not given), caching=on|off (needed by --device), scalable=on|off,
+    /// pci_segment=N (0 if not given), scope=segment|named (all devices of its segment, or those with
+    /// iommu=NAME; segment if not given), id=NAME
+    #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN, action = ArgAction::Append)]
+    vtd: Vec<String>,
+
+    /// The platform. Keys: num_pci_segments=N, 1 to 16. Disks, network cards, devices and so on are on
+    /// segment 0, or on that of their key pci_segment=N
+    #[arg(
+        long,
+        value_name = "num_pci_segments=N",
+        default_value = "num_pci_segments=1"
+    )]
+    platform: String,
 
     /// What virtio devices are on: PCI, or windows of registers in memory that ACPI tells of (LNRO0005)
     #[arg(long, value_name = "pci|mmio", default_value = "pci")]
@@ -291,7 +302,7 @@ fn served(arguments: &Arguments) -> Result<Vec<Served>, OptionError> {
 }
 
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
-    let (console, console_dma) = console(&arguments.console)?;
+    let (console, console_dma, console_place) = console(&arguments.console)?;
     let serial = terminal(arguments.serial.as_deref(), &console)?;
     let served = served(&arguments)?;
     Ok(Config {
@@ -322,7 +333,13 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         rng: arguments.rng.as_deref().map(rng).transpose()?,
         console,
         console_dma,
-        vtd: arguments.vtd.as_deref().map(vtd).transpose()?,
+        console_place,
+        vtds: arguments
+            .vtd
+            .iter()
+            .map(|text| vtd(text))
+            .collect::<Result<_, _>>()?,
+        segments: platform(&arguments.platform)?,
         balloon: arguments.balloon.as_deref().map(balloon).transpose()?,
         vsock: arguments.vsock.as_deref().map(vsock).transpose()?,
         pmems: arguments

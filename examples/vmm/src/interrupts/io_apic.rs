@@ -12,12 +12,12 @@
 //! Intel 82093AA I/O Advanced Programmable Interrupt Controller, "Register Description"; for the EOI register, I/O
 //! Controller Hub 9, "I/O Advanced Programmable Interrupt Controller"; VT-d, "I/OxAPIC Programming".
 
+use super::remapper::Source;
 use super::router::Router;
 use super::routing::Gsi;
 use crate::bus::BusDevice;
 use crate::machine::address_map::IO_APIC_PINS;
 use hvkit_virtio_devices::pci::{Level, MsiMessage};
-use hvkit_vtd_iommu::spec::RequesterId;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -116,7 +116,7 @@ pub struct IoApicState {
 
 /// The controller.
 pub struct IoApic {
-    source: RequesterId,
+    source: Source,
     router: OnceLock<Weak<Router>>,
     state: Mutex<State>,
 }
@@ -130,7 +130,7 @@ impl std::fmt::Debug for IoApic {
 impl IoApic {
     /// A controller after a reset, every input masked. It requests interrupts as `source`.
     #[must_use]
-    pub fn new(source: RequesterId) -> Self {
+    pub fn new(source: Source) -> Self {
         IoApic {
             source,
             router: OnceLock::new(),

@@ -38,7 +38,7 @@ pub use level_event::LevelEvent;
 pub use line::Line;
 pub use msi::KvmMsiVectors;
 pub use pin::{Pin, SharedLine};
-pub use remapper::Remapper;
+pub use remapper::{Remapper, Source, UnitNumber};
 pub use router::{InterruptError, Kernel, Router};
 pub use routing::{Gsi, Pins, Route, Target};
 pub use split::SplitKernel;

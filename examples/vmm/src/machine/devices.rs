@@ -3,7 +3,7 @@
 
 use super::balloon::{BalloonSocket, pages};
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, Dma, NetWire, VirtioConsole};
+use crate::config::{self, Access, Config, Dma, NetWire, Place, VirtioConsole};
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
@@ -122,7 +122,7 @@ impl Opened {
     }
 }
 
-type Named = (&'static str, Opened);
+type Named = (&'static str, Place, Opened);
 
 /// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
 pub(super) fn open(
@@ -133,28 +133,33 @@ pub(super) fn open(
 ) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
-        devices.push(("disk", Opened::new(disk.dma, self::disk(disk)?)));
+        let device = Opened::new(disk.dma, self::disk(disk)?);
+        devices.push(("disk", disk.place.clone(), device));
     }
     for net in &config.nets {
-        devices.push(("network card", Opened::new(net.dma, self::net(net)?)));
+        let device = Opened::new(net.dma, self::net(net)?);
+        devices.push(("network card", net.place.clone(), device));
     }
     for served in &config.served {
         let device = served::open(served, memory)?;
-        devices.push(("device of another process", Opened::new(served.dma, device)));
+        let device = Opened::new(served.dma, device);
+        devices.push(("device of another process", Place::default(), device));
     }
     if let Some(rng) = &config.rng {
         let file = File::open(&rng.source).map_err(|source| DeviceError::Rng {
             path: rng.source.clone(),
             source,
         })?;
-        devices.push(("random bytes", Opened::new(rng.dma, Entropy::new(file))));
+        let device = Opened::new(rng.dma, Entropy::new(file));
+        devices.push(("random bytes", rng.place.clone(), device));
     }
     if let Some(port) = port(&config.console, tty)? {
         let console = Console::new(vec![port])?;
         if let Some(tty) = tty {
             tty.follow(console.terminal());
         }
-        devices.push(("console", Opened::new(config.console_dma, console)));
+        let device = Opened::new(config.console_dma, console);
+        devices.push(("console", config.console_place.clone(), device));
     }
     let mut socket = None;
     if let Some(balloon) = &config.balloon {
@@ -163,11 +168,13 @@ pub(super) fn open(
         }
         let (device, listening) = self::balloon(balloon, memory, confiner)?;
         socket = listening;
-        devices.push(("balloon", Opened::new(Dma::Direct, device)));
+        let device = Opened::new(Dma::Direct, device);
+        devices.push(("balloon", Place::default(), device));
     }
     if let Some(vsock) = &config.vsock {
         let device = Vsock::new(vsock.cid, &vsock.socket)?;
-        devices.push(("sockets", Opened::new(vsock.dma, device)));
+        let device = Opened::new(vsock.dma, device);
+        devices.push(("sockets", vsock.place.clone(), device));
     }
     Ok((devices, socket))
 }

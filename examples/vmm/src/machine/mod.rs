@@ -118,9 +118,11 @@ impl Machine {
         let source = config.restore.as_deref().map(Source::open).transpose()?;
         let devices = passthrough::select(&config.devices)?;
         let kvm = kvm::open(&config.kvm)?;
-        let count = processors::count(config.cpus, &kvm)?;
+        let destinations = processors::Destinations::of(&config.vtds);
+        let count = processors::count(config.cpus, &kvm, destinations)?;
         let features = Features::of(&kvm)?;
-        let mut map = AddressMap::new(config.memory, features.address_bits())?;
+        let map = AddressMap::new(config.memory, features.address_bits())?;
+        let mut map = map.with_segments(config.segments);
         let pmems = pmem::place(&config.pmems, &mut map)?;
         let other = pmems
             .iter()
@@ -131,10 +133,9 @@ impl Machine {
             memory::reserve_as(&map, Sharing::of(config))?,
             other,
         )?);
-        if config.vtd.is_some_and(|vtd| vtd.interrupts) {
-            vm.add_local_apics()?;
-        } else {
-            vm.add_interrupt_controllers()?;
+        match destinations {
+            processors::Destinations::Wide => vm.add_local_apics()?,
+            processors::Destinations::Bytes => vm.add_interrupt_controllers()?,
         }
 
         let stop = Stop::new().map_err(MachineError::Event)?;
@@ -155,7 +156,7 @@ impl Machine {
             assigned: &devices,
         };
         let platform = Platform::new(&vm, &map, count, config, hosts, threads)?;
-        let mut vcpus = Vec::with_capacity(count.into());
+        let mut vcpus = Vec::with_capacity(count as usize);
         for id in 0..count {
             let fd = processors::create(&vm, id, count, &features)?;
             let buses = platform.buses().clone();

@@ -94,7 +94,7 @@ impl Saving {
                 None => Controllers::of_kvm(vm.fd())?,
             },
             chipset: chipset.save(),
-            unit: chipset.save_unit(),
+            units: chipset.save_units(),
             serial: console.map(Console::save),
             watchdog: platform.save_watchdog(),
             devices,
@@ -132,7 +132,7 @@ impl Saving {
             .set_clock(&clock)
             .map_err(refused("take its clock"))?;
         chipset.restore(&saved.chipset);
-        chipset.restore_unit(saved.unit.as_ref())?;
+        chipset.restore_units(&saved.units)?;
         match (saved.interrupts, chipset.io_apic()) {
             (Controllers::Ours(state), Some(io_apic)) => io_apic.restore(&state),
             (Controllers::Kvm(chips), None) => Controllers::restore_kvm(vm.fd(), *chips)?,

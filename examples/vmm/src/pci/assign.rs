@@ -57,13 +57,18 @@ struct Request {
 }
 
 impl Root {
-    /// Gives each memory BAR of each function an address: 64-bit ones in `mmio64` as long as
+    /// Gives each memory BAR of each function of `segment` an address: 64-bit ones in `mmio64` as long as
     /// there is room, all others in `mmio32`. I/O BARs stay unassigned: nothing decodes them.
-    pub fn assign(&mut self, mmio32: Range<u64>, mmio64: Range<u64>) -> Result<(), AssignError> {
+    pub fn assign(
+        &mut self,
+        segment: u16,
+        mmio32: Range<u64>,
+        mmio64: Range<u64>,
+    ) -> Result<(), AssignError> {
         let mut low = allocator(&mmio32)?;
         let mut high = allocator(&mmio64)?;
         let mut requests = Vec::new();
-        for (at, function) in self.functions() {
+        for (at, function) in self.functions().filter(|(at, _)| at.segment() == segment) {
             let found = requests_of(&mut *lock(function));
             requests.extend(found.into_iter().map(|r| (at, function, r)));
         }

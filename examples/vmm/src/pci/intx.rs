@@ -34,10 +34,10 @@ pub fn gsi(at: FunctionAddress, pin: u8) -> u32 {
 }
 
 impl Root {
-    /// Writes each function's interrupt line register, and lists the pins in use; none twice.
-    pub fn route_intx(&mut self) -> Vec<Route> {
+    /// Writes the interrupt line register of each function of `segment`, and lists the pins in use; none twice.
+    pub fn route_intx(&mut self, segment: u16) -> Vec<Route> {
         let mut routes = Vec::new();
-        for (at, function) in self.functions() {
+        for (at, function) in self.functions().filter(|(at, _)| at.segment() == segment) {
             let mut function = lock(function);
             let mut pin = [0];
             function.config_read(INTERRUPT_PIN, &mut pin);
@@ -90,7 +90,7 @@ mod tests {
             root.insert(at, function.clone()).unwrap();
         }
         let route = |device, pin, gsi| Route { device, pin, gsi };
-        assert_eq!(root.route_intx(), [route(3, 0, 19), route(3, 3, 22)]);
+        assert_eq!(root.route_intx(0), [route(3, 0, 19), route(3, 3, 22)]);
         let line = |f: &std::sync::Mutex<FakeFunction>| f.lock().unwrap().config[0x3c];
         assert_eq!(
             [&quiet, &inta, &intd, &broken].map(|f| line(f)),

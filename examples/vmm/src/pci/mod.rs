@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! PCI: one root bus of up to 32 devices, and the two ways into configuration space.
+//! PCI: a root bus of up to 32 devices in each segment, and the two ways into configuration space.
 //!
 //! ```text
 //!   ports 0xcf8, 0xcfc -> ConfigPorts --.

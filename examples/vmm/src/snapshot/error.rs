@@ -122,7 +122,7 @@ pub enum SnapshotError {
     #[error("vCPU {vcpu}: KVM would not {action}: {source}")]
     Processor {
         /// Which one.
-        vcpu: u8,
+        vcpu: u32,
         /// What was tried.
         action: &'static str,
         /// Why not.
@@ -134,7 +134,7 @@ pub enum SnapshotError {
     )]
     Register {
         /// Which vCPU.
-        vcpu: u8,
+        vcpu: u32,
         /// Which register.
         index: u32,
         /// In the snapshot.
@@ -195,7 +195,7 @@ pub enum SnapshotError {
     #[error("vCPU {vcpu} has ended")]
     Ended {
         /// Which one.
-        vcpu: u8,
+        vcpu: u32,
     },
     /// A vCPU did not stand still.
     #[error("a vCPU is in the host and did not stand still in {patience:?}")]

@@ -96,22 +96,22 @@ mod tests {
     fn caching_mode_and_scalable_mode_are_told() {
         // CM is bit 7; SMTS is bit 43 of the extended register.
         let vtd = Vtd::default();
-        assert_eq!(capability(vtd) >> 7 & 1, 0);
+        assert_eq!(capability(vtd.clone()) >> 7 & 1, 0);
         let caching = Vtd {
             caching: true,
-            ..vtd
+            ..vtd.clone()
         };
         assert_eq!(capability(caching) >> 7 & 1, 1);
         let scalable = Vtd {
             scalable: true,
-            ..vtd
+            ..vtd.clone()
         };
         let extended = |vtd| unit_options(vtd, 40).unwrap().extended.0;
         assert_eq!([&vtd, &scalable].map(|vtd| extended(vtd) >> 43 & 1), [0, 1]);
         // NEST is bit 26, SSTS bit 46, FSTS bit 47: what a shadow cannot follow is not offered.
         let both = Vtd {
             caching: true,
-            ..scalable
+            ..scalable.clone()
         };
         let stages = |vtd| (extended(vtd) >> 26 & 1, extended(vtd) >> 46 & 3);
         assert_eq!((stages(&scalable), stages(&both)), ((1, 3), (0, 1)));
