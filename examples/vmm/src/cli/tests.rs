@@ -63,7 +63,7 @@ fn without_options_it_is_the_library_s_default() {
 
 #[test]
 fn a_device_has_a_path() {
-    for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=yes"] {
+    for wrong in ["id=a", "path=", "/a,id=", "/a,iommu="] {
         assert!(device(wrong).is_err(), "{wrong}");
     }
 }

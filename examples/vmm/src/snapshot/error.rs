@@ -156,6 +156,22 @@ pub enum SnapshotError {
         /// Why not.
         source: io::Error,
     },
+    /// A disk is shorter or longer than it was.
+    #[error("--restore: {} has {ours} bytes, and had {saved} when the machine was saved", path.display())]
+    DiskLength {
+        /// The image.
+        path: PathBuf,
+        /// As it was saved.
+        saved: u64,
+        /// As it is.
+        ours: u64,
+    },
+    /// A disk is another one, or was used since.
+    #[error("--restore: {} is not what it was when the machine was saved", path.display())]
+    DiskContent {
+        /// The image.
+        path: PathBuf,
+    },
     /// The remapping unit.
     #[error("--restore: the remapping unit: {0}")]
     Unit(#[from] StateError),

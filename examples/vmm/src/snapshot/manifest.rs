@@ -2,6 +2,7 @@
 //! All of a machine but its memory, as JSON. KVM's own structures are in it as bytes, in their order in memory.
 
 use super::controllers::Controllers;
+use super::disk::DiskState;
 use super::error::{ManifestError, SnapshotError};
 use super::features::{self, Leaf};
 use super::processor::Processor;
@@ -39,7 +40,9 @@ pub struct Manifest {
     pub serial: Option<SerialState>,
     /// The watchdog.
     pub watchdog: Option<WatchdogState>,
-    /// The devices on the PCI bus, in the order of their addresses.
+    /// The images of disks, then files that are the guest's memory, in the options' order.
+    pub disks: Vec<DiskState>,
+    /// The devices on PCI, in the order of their addresses.
     pub devices: Vec<DeviceState>,
 }
 

@@ -10,13 +10,14 @@
 //! ```
 //!
 //! Nothing in a snapshot names a file of the host: disks, taps and sockets are the options', which must be those that the
-//! machine was saved with. And nothing in it is believed: what cannot be is refused, by name, before the guest runs.
+//! machine was saved with; of disks, [`Images`] tells. And nothing in it is believed: what cannot be is refused, by name, before the guest runs.
 //!
 //! What the host has of a device is not in it. So a device of the host cannot be saved, nor persistent memory whose writes
 //! are discarded: [`check`] says so before the guest runs.
 
 mod controllers;
 mod device;
+mod disk;
 mod error;
 mod features;
 mod folder;
@@ -28,6 +29,7 @@ mod serial;
 pub use controllers::Controllers;
 pub(crate) use controllers::refused;
 pub use device::Saveable;
+pub use disk::{DiskState, Images};
 pub use error::{ManifestError, SnapshotError};
 pub use features::{Leaf, leaves};
 pub use folder::{Destination, Source};

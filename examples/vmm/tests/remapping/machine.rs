@@ -16,10 +16,11 @@ use hvkit_vmm::config::Vtd;
 use hvkit_vmm::confine::{Confiner, Nursery};
 use hvkit_vmm::interrupts::UnitNumber;
 use hvkit_vmm::machine::address_map::{AddressMap, ECAM_BASE, ECAM_BUS};
+use hvkit_vmm::machine::cpuid::Features;
 use hvkit_vmm::machine::memory::GuestRam;
 use hvkit_vmm::machine::stop::Stop;
 use hvkit_vmm::machine::vcpu::Buses;
-use hvkit_vmm::machine::{kvm, memory, vm::Vm};
+use hvkit_vmm::machine::{kvm, memory, processors, vm::Vm};
 use hvkit_vmm::viommu::registers;
 use hvkit_vtd_iommu::driver::{self, Domain, Mmio};
 use hvkit_vtd_iommu::emulation::Memory;
@@ -198,8 +199,10 @@ pub(crate) fn processor(vm: &Vm, id: u64) -> VcpuFd {
 }
 
 /// The same in x2APIC mode. SDM 3A, "Extended XAPIC (x2APIC)": bit 10 of IA32_APIC_BASE.
-pub(crate) fn x2apic_processor(vm: &Vm, id: u64) -> VcpuFd {
-    let vcpu = vm.fd().create_vcpu(id).unwrap();
+pub(crate) fn x2apic_processor(vm: &Vm, id: u32) -> VcpuFd {
+    let kvm = kvm::open(Path::new("/dev/kvm")).unwrap();
+    let features = Features::of(&kvm).unwrap();
+    let vcpu = processors::create(vm, id, id + 1, &features).unwrap();
     let mut system = vcpu.get_sregs().unwrap();
     system.apic_base |= 1 << 10;
     vcpu.set_sregs(&system).unwrap();

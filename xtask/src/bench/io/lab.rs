@@ -97,8 +97,9 @@ impl Lab {
     pub(super) fn run(&self, machine: &Machine, requests: u32) -> Result<Report> {
         let words = format!("requests={requests} chunks={}", requests / 4);
         let command = format!(
-            ". /host.sh; {}; meter --marks --timeout {LIMIT} -- {}",
+            ". /host.sh; {}; meter --marks {} --timeout {LIMIT} -- {}",
             machine.before,
+            machine.meter,
             machine.command(&words)
         );
         let mut tries = TRIES;
