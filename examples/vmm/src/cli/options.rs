@@ -169,7 +169,8 @@ fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
     let rate = |burst: Option<u64>, time: Option<NonZeroU64>| {
         let burst = burst?;
         let time = time.map_or(1000, NonZeroU64::get);
-        let per_second = u128::from(burst) * 1000 / u128::from(time);
+        let thousandfold = u128::from(burst).saturating_mul(1000);
+        let per_second = thousandfold.checked_div(time.into())?;
         Some(Rate {
             per_second: u64::try_from(per_second).unwrap_or(u64::MAX),
             burst,

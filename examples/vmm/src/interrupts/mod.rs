@@ -19,6 +19,17 @@
 //!
 //! KVM API, "KVM_SET_GSI_ROUTING" and "KVM_IRQFD".
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod io_apic;

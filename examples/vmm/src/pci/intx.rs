@@ -30,7 +30,8 @@ pub struct Route {
 /// The global system interrupt of `pin` (0 for INTA#) of a device.
 #[must_use]
 pub fn gsi(at: FunctionAddress, pin: u8) -> u32 {
-    FIRST_GSI + (u32::from(at.device()) + u32::from(pin & 3)) % GSIS
+    let line = u32::from(at.device()).saturating_add(u32::from(pin & 3)) % GSIS;
+    FIRST_GSI.saturating_add(line)
 }
 
 impl Root {
@@ -44,10 +45,11 @@ impl Root {
             let [pin @ 1..=4] = pin else {
                 continue;
             };
+            let pin = pin.saturating_sub(1);
             let route = Route {
                 device: at.device(),
-                pin: pin - 1,
-                gsi: gsi(at, pin - 1),
+                pin,
+                gsi: gsi(at, pin),
             };
             if let Ok(line) = u8::try_from(route.gsi) {
                 function.config_write(INTERRUPT_LINE, &[line]);

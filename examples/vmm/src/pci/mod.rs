@@ -17,6 +17,17 @@
 //! PCI Local Bus Specification 3.0 and PCI Express Base Specification 5.0; sections are cited by
 //! title.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 pub mod address;
 pub mod assign;
 pub mod decode;

@@ -199,7 +199,7 @@ fn pieces(from: ConfigAddress, length: usize) -> impl Iterator<Item = (ConfigAdd
         let piece = ConfigAddress(address);
         // Behind the last address is nothing: it stays on a bus that is not there.
         address = address.saturating_add(u32::try_from(size).ok()?);
-        left -= size;
+        left = left.saturating_sub(size);
         Some((piece, size))
     })
 }

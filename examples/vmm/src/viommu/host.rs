@@ -44,7 +44,7 @@ impl UnitHost {
     ) -> Self {
         let regions = ram.iter().map(|region| {
             let start = region.start_addr().0;
-            start..start + region.len()
+            start..start.saturating_add(region.len())
         });
         UnitHost {
             number,

@@ -16,6 +16,17 @@
 //! those that name it ([`plan`]). A virtio device without `iommu=on` does its DMA by physical addresses all the same, and says so by not offering
 //! `VIRTIO_F_ACCESS_PLATFORM`, as virtio has it ("Reserved Feature Bits").
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 mod error;
 mod host;
 mod options;

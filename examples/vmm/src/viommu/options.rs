@@ -46,7 +46,7 @@ pub fn unit_options(vtd: &Vtd, address_bits: u8) -> Result<Options, UnitError> {
     options.capability = options
         .capability
         .with_sagaw(levels)
-        .with_mgaw(vtd.width.bits() - 1)
+        .with_mgaw(vtd.width.bits().saturating_sub(1))
         .with_first_stage_5_levels(first_stage && vtd.width == DmaWidth::Bits57);
     if !vtd.interrupts {
         options.extended = options

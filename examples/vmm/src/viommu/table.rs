@@ -37,7 +37,7 @@ pub struct Described {
 /// Where the registers of a unit are.
 #[must_use]
 pub fn registers(number: UnitNumber) -> u64 {
-    VTD_BASE + u64::from(WINDOW) * number.0 as u64
+    VTD_BASE.saturating_add(u64::from(WINDOW).saturating_mul(number.0 as u64))
 }
 
 /// The table of a machine with these units, in the order of their numbers, of which `io_apic` has the I/O APIC.
