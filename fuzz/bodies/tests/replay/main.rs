@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Each target's body on each of its seeds, and that the lists of targets are one list.
+//! Each target's body on each of its seeds and on some inputs near them, and that the lists of targets are one list.
+
+mod vary;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,13 +28,16 @@ fn names(folder: &str) -> BTreeSet<String> {
     entries(&fuzz().join(folder)).iter().map(stem).collect()
 }
 
-/// Says which seed it was if the body panics.
-struct Blame<'a>(&'a Path);
+/// How many inputs near the seeds each body is given: ten seconds' work for all of them.
+const VARIED: u64 = 4000;
 
-impl Drop for Blame<'_> {
+/// Says which input it was if the body panics.
+struct Blame<F: Fn() -> String>(F);
+
+impl<F: Fn() -> String> Drop for Blame<F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the seed is {}", self.0.display());
+            eprintln!("the input is {}", (self.0)());
         }
     }
 }
@@ -48,9 +53,16 @@ fn replay(name: &str, run: fn(&[u8])) {
         bytes <= MOST_BYTES,
         "the seeds of {name} take {bytes} bytes"
     );
+    let mut read = Vec::new();
     for seed in &seeds {
-        let blame = Blame(seed);
-        run(&fs::read(blame.0).unwrap());
+        let _blame = Blame(|| seed.display().to_string());
+        read.push(fs::read(seed).unwrap());
+        run(&read[read.len() - 1]);
+    }
+    for number in 0..VARIED {
+        let input = vary::near(&read, number);
+        let _blame = Blame(|| format!("number {number} near the seeds: {input:02x?}"));
+        run(&input);
     }
 }
 
