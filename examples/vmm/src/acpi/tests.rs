@@ -181,11 +181,11 @@ fn segments_have_a_root_a_window_and_configuration_space_each() {
     let platform = Platform {
         segments: vec![
             Segment {
-                windows: vec![0xc000_0000..0xd000_0000],
+                windows: vec![0xc000_0000..0xd000_0000, 0x1_0000_0000..0x2_0000_0000],
                 intx: vec![],
             },
             Segment {
-                windows: vec![0xd000_0000..0xe000_0000],
+                windows: vec![0xd000_0000..0xe000_0000, 0x2_0000_0000..0x3_0000_0000],
                 intx: vec![pin],
             },
         ],

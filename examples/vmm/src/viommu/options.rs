@@ -64,15 +64,15 @@ mod tests {
     use super::*;
     use crate::config::DmaWidth::{Bits39, Bits48, Bits57};
 
-    fn capability(vtd: Vtd) -> u64 {
-        unit_options(&vtd, 40).unwrap().capability.0
+    fn capability(vtd: &Vtd) -> u64 {
+        unit_options(vtd, 40).unwrap().capability.0
     }
 
     #[test]
     fn widths_are_in_the_capability_register() {
         // "Capability Register": SAGAW in 12:8, MGAW in 21:16.
         for (width, sagaw, mgaw) in [(Bits39, 2, 38), (Bits48, 6, 47), (Bits57, 14, 56)] {
-            let found = capability(Vtd {
+            let found = capability(&Vtd {
                 width,
                 ..Vtd::default()
             });
@@ -96,12 +96,12 @@ mod tests {
     fn caching_mode_and_scalable_mode_are_told() {
         // CM is bit 7; SMTS is bit 43 of the extended register.
         let vtd = Vtd::default();
-        assert_eq!(capability(vtd.clone()) >> 7 & 1, 0);
+        assert_eq!(capability(&vtd) >> 7 & 1, 0);
         let caching = Vtd {
             caching: true,
             ..vtd.clone()
         };
-        assert_eq!(capability(caching) >> 7 & 1, 1);
+        assert_eq!(capability(&caching) >> 7 & 1, 1);
         let scalable = Vtd {
             scalable: true,
             ..vtd.clone()
