@@ -20,7 +20,7 @@ use vm_memory::GuestAddressSpace;
 use self::common::{Common, Selectors};
 pub use self::interrupts::InterruptState;
 use self::interrupts::PciInterrupts;
-use self::layout::{BAR, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
+use self::layout::{BAR, CFG_DATA, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
 use super::session::{Holds, Session};
 use super::state::{RestoreError, SaveError, SessionState};
 use crate::device::{Device, Failure, Interrupts, Trouble};
@@ -35,11 +35,6 @@ use crate::worker::Runner;
 pub const VENDOR: u16 = 0x1af4;
 /// Device identifier of type 0; the others follow.
 pub const DEVICE_BASE: u16 = 0x1040;
-
-/// Offset of `pci_cfg_data` in the capability for access by configuration space.
-const CFG_DATA: u16 = 16;
-/// Offset of Message Control in the MSI-X capability.
-const MSIX_CONTROL: u16 = 2;
 
 /// Bytes of configuration space that are saved: what is behind them, no virtio function has.
 const CONFIG_SAVED: usize = 256;
@@ -133,13 +128,11 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
                 max: MAX_QUEUES,
             })?;
         let usable = |size: &u16| size.is_power_of_two() && *size <= crate::queue::MAX_SIZE;
-        if let Some(index) = sizes.iter().position(|size| !usable(size)) {
-            return Err(PciError::QueueSize {
-                index,
-                size: sizes[index],
-            });
+        let mut numbered = sizes.iter().copied().enumerate();
+        if let Some((index, size)) = numbered.find(|(_, size)| !usable(size)) {
+            return Err(PciError::QueueSize { index, size });
         }
-        let msix = Msix::new(queues + 1, vectors)?;
+        let msix = Msix::new(queues.saturating_add(1), vectors)?;
         let mut session = Session::new(device, memory, runner, Features::NOTIFICATION_DATA)
             .map_err(PciError::Event)?;
         let mut config = ConfigSpace::new(identity(session.device_type()));
@@ -263,11 +256,11 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         self.selectors.restore(state.selectors);
         self.interrupts.lock().restore(&state.interrupts);
         // As if the guest wrote all of it, but for the word that acts on the window.
-        let data = usize::from(self.declared.access + CFG_DATA);
+        let data = usize::from(self.declared.access_data());
         let (before, rest) = state.config.split_at(data.min(CONFIG_SAVED));
         self.config_write(0, before);
         if let Some(after) = rest.get(4..) {
-            self.config_write(self.declared.access + CFG_DATA + 4, after);
+            self.config_write(self.declared.access_data().saturating_add(4), after);
         }
         Ok(())
     }
@@ -286,7 +279,7 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
             return;
         };
         let length = data.len().min(left);
-        let data = &mut data[..length];
+        let data = data.get_mut(..length).unwrap_or_default();
         match structure {
             Structure::Common => self.common().read(offset, data),
             Structure::Device => self.session.config_read(offset, data),
@@ -301,7 +294,7 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         let Some((structure, offset, left)) = self.layout.find(offset) else {
             return;
         };
-        let data = &data[..data.len().min(left)];
+        let data = data.get(..left).unwrap_or(data);
         match structure {
             Structure::Common => self.common().write(offset, data),
             Structure::Device => self.session.config_write(offset, data),
@@ -332,9 +325,9 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
     }
 
     fn touches_access_data(&self, offset: u16, data: &[u8]) -> bool {
-        let start = self.declared.access + CFG_DATA;
-        let end = usize::from(offset) + data.len();
-        offset < start + 4 && end > usize::from(start)
+        let start = self.declared.access_data();
+        let end = usize::from(offset).saturating_add(data.len());
+        offset < start.saturating_add(4) && end > usize::from(start)
     }
 
     fn show_interrupt_status(&mut self) {
@@ -349,9 +342,10 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
             && let Some((at, length)) = self.access()
         {
             let mut value = [0; 4];
-            self.window_read(at, &mut value[..length]);
-            self.config
-                .set(self.declared.access + CFG_DATA, &value[..length]);
+            // 1, 2 or 4.
+            let value = value.get_mut(..length).unwrap_or_default();
+            self.window_read(at, value);
+            self.config.set(self.declared.access_data(), value);
         }
         self.show_interrupt_status();
         self.config.read(offset, data);
@@ -359,7 +353,7 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
 
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         self.config.write(offset, data);
-        let control = self.config.u16(self.declared.msix + MSIX_CONTROL);
+        let control = self.config.u16(self.declared.msix_control());
         let command = self.config.command();
         let disabled = command.contains(Command::INTERRUPT_DISABLE);
         let master = command.contains(Command::BUS_MASTER);
@@ -385,9 +379,9 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
             && let Some((at, length)) = self.access()
         {
             let mut value = [0; 4];
-            self.config
-                .read(self.declared.access + CFG_DATA, &mut value);
-            self.window_write(at, &value[..length]);
+            self.config.read(self.declared.access_data(), &mut value);
+            // 1, 2 or 4.
+            self.window_write(at, value.get(..length).unwrap_or_default());
         }
     }
 
@@ -411,11 +405,14 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
 
     fn doorbells(&self) -> Vec<Doorbell<'_>> {
         let first = self.layout.place(Structure::Notify).start;
-        let offsets = (0..).map(|queue: u64| first + queue * NOTIFY_STRIDE);
+        // Inside the window.
+        let offset =
+            |queue: usize| first.saturating_add((queue as u64).saturating_mul(NOTIFY_STRIDE));
         self.session
             .kicks()
             .iter()
-            .zip(offsets)
+            .enumerate()
+            .map(|(queue, event)| (event, offset(queue)))
             .map(|(event, offset)| Doorbell {
                 bar: BAR,
                 offset,

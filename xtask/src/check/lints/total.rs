@@ -36,6 +36,7 @@ const FACING: &[&str] = &[
     "virtio-devices/src/block/mod.rs",
     "virtio-devices/src/pci/mod.rs",
     "virtio-devices/src/queue/mod.rs",
+    "virtio-devices/src/transport/mod.rs",
     "vmcs/src/capability/mod.rs",
     "vmcs/src/check/mod.rs",
     "vmcs/src/controls/mod.rs",
