@@ -9,6 +9,7 @@
 
 mod mmio;
 mod saving;
+mod served;
 
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables, VirtioWindow};
@@ -93,6 +94,14 @@ pub enum ChipsetError {
     /// A passed-through device.
     #[error("--device: {name}: {source}")]
     Device {
+        /// What the user calls it.
+        name: String,
+        /// Why.
+        source: AssignedError,
+    },
+    /// A device of another process.
+    #[error("--user-device: {name}: {source}")]
+    UserDevice {
         /// What the user calls it.
         name: String,
         /// Why.

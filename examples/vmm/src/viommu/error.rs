@@ -18,12 +18,22 @@ pub enum UnitError {
     },
     /// The device is not behind the unit, whose table says that it is.
     #[error(
-        "--device: {0}: with --vtd, the guest believes that the device's DMA is translated: add iommu=on"
+        "--{option}: {name}: with --vtd, the guest believes that the device's DMA is translated: add iommu=on"
     )]
-    Outside(String),
-    /// Nothing tells the unit what the guest maps for a device of the host.
-    #[error("--device: {0} has iommu=on, which needs --vtd caching=on")]
-    NotCaching(String),
+    Outside {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+    },
+    /// Nothing tells the unit what the guest maps for a device of the host, or of another process.
+    #[error("--{option}: {name} has iommu=on, which needs --vtd caching=on")]
+    NotCaching {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+    },
     /// No first stage.
     #[error("--vtd: aw={bits} is too narrow for scalable=on, whose tables have 48 bits or more")]
     NarrowScalable {
@@ -53,6 +63,15 @@ pub fn check(config: &Config) -> Result<(), UnitError> {
         let path = || device.path.display().to_string();
         device.id.clone().unwrap_or_else(path)
     };
+    // Those whose tables the unit fills.
+    let followed = devices
+        .map(|device| ("device", device.dma, name(device)))
+        .chain(
+            config
+                .user_devices
+                .iter()
+                .map(|device| ("user-device", device.dma, device.name())),
+        );
     let Some(vtd) = &config.vtd else {
         let behind = disks
             .map(|disk| ("disk", disk.dma, disk.path.display().to_string()))
@@ -60,20 +79,22 @@ pub fn check(config: &Config) -> Result<(), UnitError> {
             .chain(vsock.map(|vsock| ("vsock", vsock.dma, vsock.socket.display().to_string())))
             .chain(rng.map(|rng| ("rng", rng.dma, rng.source.display().to_string())))
             .chain([("console", config.console_dma, "the console".to_owned())])
-            .chain(devices.map(|device| ("device", device.dma, name(device))))
+            .chain(followed)
             .find(|(_, dma, _)| *dma == Dma::Translated);
         return match behind {
             Some((option, _, name)) => Err(UnitError::NoUnit { option, name }),
             None => Ok(()),
         };
     };
-    match config.devices.first() {
-        Some(device) if !vtd.caching => Err(UnitError::NotCaching(name(device))),
-        _ => match devices.into_iter().find(|device| device.dma == Dma::Direct) {
-            Some(device) => Err(UnitError::Outside(name(device))),
-            None => Ok(()),
-        },
+    for (option, dma, name) in followed {
+        if !vtd.caching {
+            return Err(UnitError::NotCaching { option, name });
+        }
+        if dma == Dma::Direct {
+            return Err(UnitError::Outside { option, name });
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
