@@ -33,7 +33,7 @@ pub(super) fn add(
             }
             Dma::Translated => Some(function.table(device.given)),
         };
-        let requests = function.requests();
+        let news = function.news();
         let at = chipset.add_user_device(&name, Box::new(function), slots)?;
         if let Some(table) = table {
             chipset
@@ -42,7 +42,7 @@ pub(super) fn add(
             // A server that is given files is waited for with the unit in hand.
             if device.given == Given::Nothing {
                 let memory = chipset.memory_of(at)?;
-                requests.tell_astray(Box::new(move |astray| {
+                news.tell_astray(Box::new(move |astray| {
                     let access = match astray.access {
                         Access::Read => Permissions::Read,
                         Access::Write => Permissions::Write,
@@ -52,6 +52,7 @@ pub(super) fn add(
                 }));
             }
         }
+        news.log_end();
         log::info!("{name} at {at}");
     }
     Ok(())

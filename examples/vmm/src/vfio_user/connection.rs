@@ -16,6 +16,7 @@ use hvkit_virtio_devices::vhost_user::channel::Channel;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ pub(super) struct Connection {
     calls: Mutex<Calls>,
     answered: Condvar,
     patience: Duration,
+    /// Whether its end is said when it comes: else who asks last says so.
+    in_use: AtomicBool,
     pub(super) limits: Limits,
     pub(super) dma: Dma,
 }
@@ -93,6 +96,7 @@ impl Connection {
             calls: Mutex::default(),
             answered: Condvar::new(),
             patience: PATIENCE,
+            in_use: AtomicBool::new(false),
             limits,
             dma,
         }
@@ -187,11 +191,22 @@ impl Connection {
         }
     }
 
+    /// From now on its end is said when it comes; or now, if it has come.
+    pub(super) fn say_when_gone(&self) {
+        let calls = self.calls();
+        self.in_use.store(true, Ordering::Relaxed);
+        if let Some(why) = &calls.gone {
+            log::error!("the device {} is gone: {why}", self.name);
+        }
+    }
+
     /// Ends the connection, and says why if it had not ended before.
     fn give_up(&self, why: &str) {
         let mut calls = self.calls();
         if calls.gone.is_none() {
-            log::error!("the device at {} is gone: {why}", self.name);
+            if self.in_use.load(Ordering::Relaxed) {
+                log::error!("the device {} is gone: {why}", self.name);
+            }
             calls.gone = Some(why.to_owned());
             self.channel.end();
         }
@@ -330,5 +345,73 @@ impl Calls {
             }
         }
         Err(CallError::Gone("too many wait for it".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::memory::GuestRam;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+    use vm_memory::GuestAddress;
+
+    fn connect(patience: Duration) -> (Arc<Connection>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let limits = Limits {
+            files: 1,
+            data: 512,
+        };
+        let channel = Channel::new(ours).unwrap();
+        let dma = Dma::new(&ram);
+        let connection = Connection::new("it".to_owned(), channel, limits, dma);
+        let connection = Arc::new(connection.with_patience(patience));
+        let listener = Arc::clone(&connection);
+        thread::spawn(move || listener.listen());
+        (connection, theirs)
+    }
+
+    #[test]
+    fn a_server_that_hangs_is_waited_for_once() {
+        let (connection, _theirs) = connect(Duration::from_millis(50));
+        let why = CallError::Gone("it has not answered DEVICE_RESET for 0 s".to_owned());
+        for _ in 0..3 {
+            let answer = connection.ask(Command::RESET, &[], &[]);
+            assert_eq!(answer.unwrap_err(), why);
+        }
+        assert!(connection.is_gone());
+        assert_eq!(connection.tell(Command::RESET, &[]).unwrap_err(), why);
+    }
+
+    #[test]
+    fn a_server_that_reads_nothing_is_not_written_to_without_end() {
+        let (connection, _theirs) = connect(Duration::from_millis(50));
+        let payload = vec![0; 4096];
+        // Far more than a socket holds.
+        let refused = (0..10_000).any(|_| {
+            let told = connection.tell(Command::REGION_WRITE, &payload);
+            told.is_err()
+        });
+        assert!(refused && connection.is_gone());
+    }
+
+    #[test]
+    fn answers_that_nobody_waits_for_are_dropped() {
+        let (connection, theirs) = connect(PATIENCE);
+        let answering = thread::spawn(move || {
+            let channel = Channel::new(theirs).unwrap();
+            channel.wait_for_more().unwrap();
+            let end = Instant::now() + PATIENCE;
+            let (header, ..) = receive(&channel, end).unwrap();
+            let other = Header { id: 77, ..header };
+            for message in [reply(other, &[1]), reply(header, &[2])] {
+                channel.send(&message, &[], end).unwrap();
+            }
+            channel
+        });
+        let answer = connection.ask(Command::GET_INFO, &[], &[]).unwrap();
+        assert_eq!(answer.payload, [2]);
+        drop(answering.join().unwrap());
     }
 }

@@ -41,12 +41,17 @@ pub enum FunctionError {
     Call(#[from] CallError),
 }
 
-/// The requests for memory that a server makes.
+/// What a server does of itself.
 #[derive(Debug)]
-pub struct Requests(Arc<Connection>);
+pub struct News(Arc<Connection>);
 
-impl Requests {
-    /// Who is told of those that go astray.
+impl News {
+    /// Has the log say when the server is gone, from now on.
+    pub fn log_end(&self) {
+        self.0.say_when_gone();
+    }
+
+    /// Who is told of its requests for memory that go astray.
     pub fn tell_astray(&self, tell: TellAstray) {
         self.0.dma.tell_astray(tell);
     }
@@ -119,10 +124,10 @@ impl UserFunction {
         UserTable::new(Arc::clone(&self.connection), given)
     }
 
-    /// Its requests for memory.
+    /// What tells of the server.
     #[must_use]
-    pub fn requests(&self) -> Requests {
-        Requests(Arc::clone(&self.connection))
+    pub fn news(&self) -> News {
+        News(Arc::clone(&self.connection))
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) {

@@ -35,7 +35,7 @@ mod version;
 
 pub use connection::CallError;
 pub use dma::{Access, Astray, TellAstray};
-pub use function::{FunctionError, Requests, UserFunction};
+pub use function::{FunctionError, News, UserFunction};
 pub use message::Command;
 pub use open::{UserDeviceError, check, open};
 pub use server::{ServeError, Server};
