@@ -404,8 +404,10 @@ mod tests {
             channel.wait_for_more().unwrap();
             let end = Instant::now() + PATIENCE;
             let (header, ..) = receive(&channel, end).unwrap();
-            let other = Header { id: 77, ..header };
-            for message in [reply(other, &[1]), reply(header, &[2])] {
+            // Of another message, and then of this one.
+            let mut other = reply(header, &[1]);
+            other[0] ^= 0x55;
+            for message in [other, reply(header, &[2])] {
                 channel.send(&message, &[], end).unwrap();
             }
             channel

@@ -27,6 +27,10 @@ dd if=/tmp/data of=/dev/vda bs=512 seek=8 2>/dev/null
 sync
 echo 3 >/proc/sys/vm/drop_caches
 cmp -n 4096 -s /tmp/data /dev/vda 0 4096 && echo "@test same yes"
+# By drivers bound anew, which is a reset.
+echo virtio0 >/sys/bus/virtio/drivers/virtio_blk/unbind
+echo virtio0 >/sys/bus/virtio/drivers/virtio_blk/bind
+cmp -n 4096 -s /tmp/data /dev/vda 0 4096 && echo "@test again yes"
 poweroff -f
 sleep 60
 "#;
@@ -95,7 +99,7 @@ fn qemu_and_linux_use_a_disk_that_we_serve() {
         ended.is_some_and(|status| status.success()),
         "{ended:?} {text}"
     );
-    for line in ["size 2048", "messages 2", "first hello", "same yes"] {
+    for line in ["size 2048", "messages 2", "first hello", "same yes", "again yes"] {
         assert!(text.contains(&format!("@test {line}")), "{line}: {text}");
     }
     assert_eq!(fs::read(&image).unwrap()[4096..8192], [b'q'; 4096]);
