@@ -107,7 +107,7 @@ fn linux_uses_a_pci_function_of_another_process_and_outlives_it() {
     let first_half: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let report = Host::new()
         .memory_mib(2048)
-        .time_out(Duration::from_secs(600))
+        .time_out(Duration::from_secs(300))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)

@@ -99,7 +99,13 @@ fn qemu_and_linux_use_a_disk_that_we_serve() {
         ended.is_some_and(|status| status.success()),
         "{ended:?} {text}"
     );
-    for line in ["size 2048", "messages 2", "first hello", "same yes", "again yes"] {
+    for line in [
+        "size 2048",
+        "messages 2",
+        "first hello",
+        "same yes",
+        "again yes",
+    ] {
         assert!(text.contains(&format!("@test {line}")), "{line}: {text}");
     }
     assert_eq!(fs::read(&image).unwrap()[4096..8192], [b'q'; 4096]);
