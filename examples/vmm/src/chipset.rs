@@ -9,6 +9,7 @@
 
 mod mmio;
 mod saving;
+mod served;
 mod units;
 
 pub use units::Placement;
@@ -94,6 +95,14 @@ pub enum ChipsetError {
     /// A passed-through device.
     #[error("--device: {name}: {source}")]
     Device {
+        /// What the user calls it.
+        name: String,
+        /// Why.
+        source: AssignedError,
+    },
+    /// A device of another process.
+    #[error("--user-device: {name}: {source}")]
+    UserDevice {
         /// What the user calls it.
         name: String,
         /// Why.

@@ -2,6 +2,7 @@
 //! What machine to build. Plain data: the machine's parts check it, wherever it comes from.
 
 use crate::served::Served;
+use crate::vfio_user::UserDevice;
 use hvkit_virtio_devices::limit::Limits;
 use std::path::PathBuf;
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub served: Vec<Served>,
     /// Devices of the host that become the guest's.
     pub devices: Vec<HostDevice>,
+    /// PCI devices that other processes serve.
+    pub user_devices: Vec<UserDevice>,
     /// Network cards, in the order the guest finds them.
     pub nets: Vec<Net>,
     /// A source of random bytes for the guest.
@@ -89,6 +92,7 @@ impl Config {
             disks: Vec::new(),
             served: Vec::new(),
             devices: Vec::new(),
+            user_devices: Vec::new(),
             nets: Vec::new(),
             rng: None,
             console: VirtioConsole::Off,

@@ -235,6 +235,8 @@ impl From<&MachineError> for ExitStatus {
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
             MachineError::Passthrough(error) => error.into(),
+            MachineError::UserDevice(_)
+            | MachineError::Chipset(ChipsetError::UserDevice { .. }) => ExitStatus::ServedUnusable,
             MachineError::Chipset(ChipsetError::Device {
                 source: AssignedError::View(ViewError::BarTooLarge { .. }),
                 ..

@@ -44,5 +44,6 @@ pub mod passthrough;
 pub mod pci;
 pub mod served;
 pub mod snapshot;
+pub mod vfio_user;
 pub mod viommu;
 pub mod wake;

@@ -138,6 +138,62 @@ fn processes_that_do_not_serve_a_device() {
 }
 
 #[test]
+fn processes_that_do_not_serve_a_pci_device() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let absent = folder.path("absent");
+    let absent = absent.to_str().unwrap();
+    let option = |keys: &str| format!("socket={absent}{keys}");
+    for (options, status, part) in [
+        (
+            vec![option("")],
+            74,
+            format!("--user-device: cannot connect to {absent}: No such file"),
+        ),
+        (
+            vec![option(""), option("")],
+            74,
+            format!("--user-device: {absent} is given twice"),
+        ),
+        (
+            vec![option(",iommu=on")],
+            2,
+            "there is no remapping unit: add --vtd".to_owned(),
+        ),
+        (
+            vec![option(",iommu=on"), "--vtd".to_owned()],
+            2,
+            format!("--user-device: {absent} has iommu=on, which needs --vtd caching=on"),
+        ),
+        (
+            vec![option(""), "--vtd=caching=on".to_owned()],
+            2,
+            "is translated: add iommu=on".to_owned(),
+        ),
+        (
+            vec![option(""), "--snapshot".to_owned(), "/tmp/none".to_owned()],
+            2,
+            "another process serves it".to_owned(),
+        ),
+    ] {
+        let options: Vec<&str> = std::iter::once("--user-device")
+            .chain(options.iter().map(String::as_str))
+            .collect();
+        refused(&folder, &options, status, &[&part]);
+    }
+    // One that hangs up at once.
+    let path = folder.path("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let hanging_up = thread::spawn(move || drop(listener.accept().unwrap()));
+    let name = path.to_str().unwrap();
+    let parts = ["--user-device: ", name, "this is no vfio-user server: "];
+    refused(&folder, &["--user-device", name], 74, &parts);
+    hanging_up.join().unwrap();
+}
+
+#[test]
 fn disks_that_cannot_be_served() {
     let folder = Folder::new();
     let absent = folder.path("absent");

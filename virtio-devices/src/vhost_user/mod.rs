@@ -41,7 +41,7 @@
 //! "The protocol" is QEMU's documentation "Vhost-user Protocol" (version 1); its sections are cited by title.
 
 pub mod back_end;
-mod channel;
+pub mod channel;
 mod device;
 mod error;
 mod front_end;

@@ -143,7 +143,7 @@ impl Chipset {
     }
 
     /// The unit in whose scope `place` is.
-    fn unit(&self, place: Placement) -> Result<&RemappingUnit, ChipsetError> {
+    pub(super) fn unit(&self, place: Placement) -> Result<&RemappingUnit, ChipsetError> {
         let unit = place.unit.and_then(|number| self.units.get(number.0));
         unit.map(|unit| &unit.unit).ok_or(ChipsetError::NoUnit)
     }

@@ -74,6 +74,13 @@ struct Arguments {
     /// iommu=on|off
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
+
+    /// PCI device that another process serves (vfio-user); several may follow, and the option may be
+    /// repeated. Keys: socket=PATH, id=NAME, iommu=on|off, share=on|off (on: the process is given the
+    /// guest's memory; off: it asks for each transfer)
+    #[arg(long, value_name = "socket=PATH[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
+    user_device: Vec<String>,
+
     /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
     /// and the option may be repeated. Keys: tap=NAME or socket=PATH, mac=ADDRESS, mtu=BYTES,
     /// iommu=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
@@ -150,7 +157,7 @@ struct Arguments {
     restore: Option<PathBuf>,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "fs", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -334,6 +341,11 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .device
             .iter()
             .map(|text| device(text))
+            .collect::<Result<_, _>>()?,
+        user_devices: arguments
+            .user_device
+            .iter()
+            .map(|text| served::user_device(text))
             .collect::<Result<_, _>>()?,
         nets: arguments
             .net

@@ -141,7 +141,7 @@ pub(super) fn dma(keys: &Keys<'_>) -> Result<Dma, OptionError> {
 }
 
 /// `iommu=on`: behind the remapping unit of its segment; `iommu=NAME`: behind that one. `pci_segment=N`: where it is.
-fn placed(keys: &Keys<'_>) -> Result<(Dma, Place), OptionError> {
+pub(super) fn placed(keys: &Keys<'_>) -> Result<(Dma, Place), OptionError> {
     let behind = keys.optional("iommu", "on, off or the id of a --vtd", |text| {
         match (switch(text), text) {
             (Some(true), _) => Some((Dma::Translated, None)),

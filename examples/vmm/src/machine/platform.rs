@@ -9,6 +9,7 @@ use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
 use super::pmem::Placed;
 use super::stop::Stop;
+use super::user_devices;
 use super::vcpu::Buses;
 use super::vm::Vm;
 use super::watchdog;
@@ -128,7 +129,11 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, threads)?;
+        let limit = u32::try_from(vm.fd().check_extension_int(Cap::NrMemslots)).unwrap_or(0);
+        let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit).map(Arc::new);
+        let assigned = hosts.assigned;
+        let reclaims = add_devices(&mut chipset, vm, config, assigned, slots.as_ref(), threads)?;
+        user_devices::add(&mut chipset, vm.ram(), config, slots.as_ref())?;
         let watchdog = match config.watchdog {
             Watchdog::Absent => None,
             Watchdog::Present => {
@@ -205,6 +210,7 @@ fn add_devices(
     vm: &Vm,
     config: &Config,
     devices: &[Selected],
+    slots: Option<&Arc<KvmSlots>>,
     threads: Threads<'_>,
 ) -> Result<Vec<Reclaim>, MachineError> {
     let Threads { stop, confiner } = threads;
@@ -212,10 +218,7 @@ fn add_devices(
     if devices.is_empty() {
         return Ok(reclaims);
     }
-    let limit = vm.fd().check_extension_int(Cap::NrMemslots);
-    let limit = u32::try_from(limit).unwrap_or(0);
-    let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
-    let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
+    let slots = slots.ok_or(PassthroughError::Slots)?;
     let kvm = KvmVfio::new(vm.fd())?;
     let places = config
         .devices
@@ -240,7 +243,7 @@ fn add_devices(
             Reclaim::watch(name, stop.clone(), confiner.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
-        let (physical, slots) = (Box::new(physical), Arc::clone(&slots) as _);
+        let (physical, slots) = (Box::new(physical), Arc::clone(slots) as _);
         let at = match unit {
             None => chipset.add_passthrough(place, name, physical, slots)?,
             Some(vtd) => {
@@ -255,7 +258,7 @@ fn add_devices(
 }
 
 /// Where the user has a device.
-fn placement(config: &Config, place: &Place) -> Placement {
+pub(super) fn placement(config: &Config, place: &Place) -> Placement {
     Placement {
         segment: place.segment,
         unit: unit_of(&config.vtds, place),

@@ -79,6 +79,12 @@ pub fn check(config: &Config) -> Result<(), SnapshotError> {
             "another process serves it, whose state no one can read",
         );
     }
+    if let Some(device) = config.user_devices.first() {
+        return refuse(
+            device.name(),
+            "another process serves it, whose state no one can read",
+        );
+    }
     let discarding = |pmem: &&crate::config::Pmem| pmem.writes == Writes::Discarded;
     if let Some(pmem) = config.pmems.iter().find(discarding) {
         let name = pmem.path.display().to_string();

@@ -90,12 +90,22 @@ pub enum UnitError {
     TooMany(usize),
     /// The device is not behind the unit, whose table says that it is.
     #[error(
-        "--device: {0}: with --vtd, the guest believes that the device's DMA is translated: add iommu=on"
+        "--{option}: {name}: with --vtd, the guest believes that the device's DMA is translated: add iommu=on"
     )]
-    Outside(String),
-    /// Nothing tells the unit what the guest maps for a device of the host.
-    #[error("--device: {0} has iommu=on, which needs --vtd caching=on")]
-    NotCaching(String),
+    Outside {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+    },
+    /// Nothing tells the unit what the guest maps for a device of the host, or of another process.
+    #[error("--{option}: {name} has iommu=on, which needs --vtd caching=on")]
+    NotCaching {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+    },
     /// No first stage.
     #[error("--vtd: aw={bits} is too narrow for scalable=on, whose tables have 48 bits or more")]
     NarrowScalable {

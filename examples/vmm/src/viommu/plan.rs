@@ -32,7 +32,7 @@ struct Device<'a> {
     name: String,
     dma: Dma,
     place: &'a Place,
-    /// The host's, not a virtio device of ours.
+    /// The host's or another process's, not a virtio device of ours.
     physical: bool,
 }
 
@@ -78,6 +78,15 @@ fn devices(config: &Config) -> Vec<Device<'_>> {
         devices.push(Device {
             option: "device",
             name: device.id.clone().unwrap_or_else(|| file(&device.path)),
+            dma: device.dma,
+            place: &device.place,
+            physical: true,
+        });
+    }
+    for device in &config.user_devices {
+        devices.push(Device {
+            option: "user-device",
+            name: device.name(),
             dma: device.dma,
             place: &device.place,
             physical: true,
@@ -191,8 +200,14 @@ fn check_device(config: &Config, device: &Device<'_>) -> Result<(), UnitError> {
         _ => {}
     }
     match unit {
-        Some(vtd) if device.physical && !vtd.caching => Err(UnitError::NotCaching(name())),
-        Some(_) if device.physical && device.dma == Dma::Direct => Err(UnitError::Outside(name())),
+        Some(vtd) if device.physical && !vtd.caching => {
+            let name = name();
+            Err(UnitError::NotCaching { option, name })
+        }
+        Some(_) if device.physical && device.dma == Dma::Direct => {
+            let name = name();
+            Err(UnitError::Outside { option, name })
+        }
         _ => Ok(()),
     }
 }

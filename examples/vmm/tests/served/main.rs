@@ -3,3 +3,4 @@
 
 mod daemons;
 mod linux;
+mod user_linux;

@@ -146,6 +146,11 @@ impl<A: GuestAddressSpace> Common<'_, A> {
         image
     }
 
+    /// Resets the device, as by the driver.
+    pub(super) fn reset(&mut self) {
+        self.set_status(0);
+    }
+
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         for (field, width) in WRITABLE {
             let start = u64::from(field)

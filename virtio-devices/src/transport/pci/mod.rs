@@ -403,6 +403,12 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
         }
     }
 
+    fn reset(&mut self) {
+        self.selectors = Selectors::default();
+        self.common().reset();
+        self.interrupts.lock().msix.reset();
+    }
+
     fn doorbells(&self) -> Vec<Doorbell<'_>> {
         let first = self.layout.place(Structure::Notify).start;
         // Inside the window.

@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryMmap;
 
 use self::memory::Given;
-use self::rings::{Calls, Report, Ring, event};
+pub use self::rings::event;
+use self::rings::{Calls, Report, Ring};
 use super::channel::Channel;
 use super::message::{
     HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
