@@ -186,7 +186,7 @@ fn folders_without_a_machine_are_refused_by_name() {
             "it is empty: no machine was saved there, or not to the end",
         ),
         (b"{", "EOF while parsing an object at line 1 column 1"),
-        (b"[1]", "invalid length 1, expected struct Manifest"),
+        (b"[2]", "invalid length 1, expected struct Manifest"),
         (
             b"{\"version\":3,\"new\":[]}",
             "it is of version 3; this VMM reads version 2",
@@ -212,12 +212,12 @@ fn folders_without_a_machine_are_refused_by_name() {
     }
     fs::File::create(&manifest)
         .unwrap()
-        .set_len((32 << 20) + 1)
+        .set_len((64 << 20) + 1)
         .unwrap();
     let (status, line) = refused();
     assert_eq!(status, Some(73));
     assert!(
-        line.ends_with("it has 33554433 bytes, and no machine has more than 33554432"),
+        line.ends_with("it has 67108865 bytes, and no machine has more than 67108864"),
         "{line}"
     );
 }
