@@ -16,7 +16,7 @@ use vm_memory::{GuestAddressSpace, GuestMemory};
 use crate::counters::Counters;
 use crate::device::{ActiveQueue, Failure, Interrupts, Trouble};
 use crate::limit::Limiter;
-use crate::queue::{Chain, Mapped, Notify, Position, Reach};
+use crate::queue::{Chain, Head, Mapped, Notify, Position, QueueError, Reach};
 use crate::worker::{Progress, Worker};
 
 /// Chains after which what is done is published, and the worker looks whether it is to stop.
@@ -36,6 +36,11 @@ pub(crate) trait Handler<A>: Send {
 
     /// Serves a chain. What it returns is bounded work.
     fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer;
+
+    /// There is no chain after those that were answered with [`Answer::More`].
+    fn no_more<M: GuestMemory + ?Sized>(&mut self, _reach: &Reach<'_, M>) -> Answer {
+        Answer::Retry
+    }
 }
 
 /// What became of a chain.
@@ -51,12 +56,17 @@ pub(crate) enum Answer {
     Gone(io::Error),
     /// There is no room in it for any answer.
     Unanswerable,
+    /// It is not enough: the next belongs to it. What comes of them is said of all together.
+    More,
+    /// None came, and those there are do not do: they are the next ones again, when the driver has made more available.
+    Short,
 }
 
 /// What a served chain came to.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
-    /// Bytes written from the start of the chain's writable part without a gap, for the used ring.
+    /// Bytes written from the start of the chain's writable part without a gap, for the used ring; of several
+    /// chains, all together. Those that none was written to are given back, but the first.
     pub(crate) written: u32,
     /// Bytes of data that it moved, or tried to.
     pub(crate) moved: u64,
@@ -73,6 +83,13 @@ pub(crate) struct QueueServer<A, H> {
     limiter: Option<Limiter>,
     counters: Counters,
     chain: Chain,
+    held: Vec<Held>,
+}
+
+/// A chain under way, and the room in it.
+struct Held {
+    head: Head,
+    room: u64,
 }
 
 /// Why a batch ended.
@@ -100,6 +117,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             limiter: None,
             counters: Counters::default(),
             chain: Chain::new(),
+            held: Vec::new(),
         }
     }
 
@@ -125,6 +143,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             limiter: &mut self.limiter,
             counters: &self.counters,
             interrupts: &*self.interrupts,
+            held: &mut self.held,
         };
         let batch = serving.batch(&mut queue, &mut self.chain);
         // What was done before something went wrong is done, and the driver is to know.
@@ -150,6 +169,8 @@ struct Serving<'s, H> {
     limiter: &'s mut Option<Limiter>,
     counters: &'s Counters,
     interrupts: &'s dyn Interrupts,
+    /// Those that were popped and not answered yet.
+    held: &'s mut Vec<Held>,
 }
 
 impl<H> Serving<'_, H> {
@@ -176,52 +197,109 @@ impl<H> Serving<'_, H> {
     {
         let index = self.index;
         let broken = |source| Failure::Queue { index, source };
-        let mut bytes = 0;
-        for _ in 0..BATCH_CHAINS {
-            if let Some(limiter) = self.limiter
+        let (mut bytes, mut answers) = (0, 0);
+        while answers < BATCH_CHAINS && bytes < BATCH_BYTES {
+            if self.held.is_empty()
+                && let Some(limiter) = self.limiter
                 && !limiter.allows()
             {
                 self.counters.waited();
                 return Ok(Batch::Waiting);
             }
-            let Some(head) = queue.pop(chain).map_err(broken)? else {
-                return Ok(Batch::Drained);
+            let answer = match queue.pop(chain).map_err(broken)? {
+                Some(head) => {
+                    let room = chain.writable().len();
+                    self.held.push(Held { head, room });
+                    self.handler.serve(queue.reach(), chain)
+                }
+                None if self.held.is_empty() => return Ok(Batch::Drained),
+                None => self.handler.no_more(queue.reach()),
             };
-            let served = match self.handler.serve(queue.reach(), chain) {
-                Answer::Done(served) => served,
+            answers += 1;
+            match answer {
+                // There are no more of them than the queue has.
+                Answer::More => answers -= 1,
+                Answer::Done(served) => {
+                    bytes += served.moved;
+                    self.done(queue, served).map_err(broken)?;
+                }
                 Answer::Later => {
-                    queue.put_back(head);
+                    self.put_back(queue);
                     return Ok(Batch::Waiting);
                 }
-                Answer::Retry => {
-                    queue.put_back(head);
-                    continue;
-                }
+                Answer::Retry => self.put_back(queue),
                 Answer::Gone(source) => {
-                    queue.put_back(head);
+                    self.put_back(queue);
                     self.trouble(source);
                     return Ok(Batch::Waiting);
                 }
                 Answer::Unanswerable => {
                     queue.fail();
-                    let head = head.index();
+                    let head = self.held.first().map_or(0, |held| held.head.index());
+                    self.held.clear();
                     return Err(Failure::Unanswerable { index, head });
                 }
-            };
-            queue.complete(head, served.written).map_err(broken)?;
-            self.counters.served(1, served.moved);
-            if let Some(limiter) = self.limiter {
-                limiter.pay(served.moved);
-            }
-            if let Some(source) = served.trouble {
-                self.trouble(source);
-            }
-            bytes += served.moved;
-            if bytes >= BATCH_BYTES {
-                break;
+                Answer::Short => {
+                    // Asked before they are given back: a notification is to come for what is beyond them.
+                    let more = queue.enable_kicks().map_err(broken)?;
+                    self.put_back(queue);
+                    return Ok(if more { Batch::Full } else { Batch::Waiting });
+                }
             }
         }
         Ok(Batch::Full)
+    }
+
+    /// Completes the chains that were written to, and gives back the others.
+    fn done<M: GuestMemory + ?Sized>(
+        &mut self,
+        queue: &mut Mapped<'_, M>,
+        served: Served,
+    ) -> Result<(), QueueError> {
+        let mut left = u64::from(served.written);
+        let mut rooms = self.held.iter().map(|held| held.room);
+        let first = rooms.next().unwrap_or(0);
+        let mut used = 1;
+        let mut covered = first;
+        for room in rooms {
+            if covered >= left {
+                break;
+            }
+            covered = covered.saturating_add(room);
+            used += 1;
+        }
+        while self.held.len() > used
+            && let Some(held) = self.held.pop()
+        {
+            queue.put_back(held.head);
+        }
+        let mut completed = 0;
+        for Held { head, room } in self.held.drain(..) {
+            // What is left after the last is what the device says beyond the room that there was.
+            completed += 1;
+            let here = if completed == used {
+                left
+            } else {
+                left.min(room)
+            };
+            left = left.saturating_sub(here);
+            queue.complete(head, u32::try_from(here).unwrap_or(u32::MAX))?;
+        }
+        self.counters.served(completed as u64, served.moved);
+        if let Some(limiter) = self.limiter {
+            limiter.pay(served.moved);
+        }
+        if let Some(source) = served.trouble {
+            self.trouble(source);
+        }
+        Ok(())
+    }
+
+    /// Gives back what was popped and not answered, the last first.
+    fn put_back<M: GuestMemory + ?Sized>(&mut self, queue: &mut Mapped<'_, M>) {
+        while let Some(held) = self.held.pop() {
+            queue.put_back(held.head);
+        }
     }
 }
 

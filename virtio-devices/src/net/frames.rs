@@ -17,9 +17,9 @@ use crate::vectored;
 /// Bytes of "struct virtio_net_hdr", `num_buffers` included.
 pub(super) const HEADER: u64 = 12;
 /// Where `num_buffers` is.
-const NUM_BUFFERS: u64 = 10;
+pub(super) const NUM_BUFFERS: u64 = 10;
 /// The largest frame with its header: 64 KiB of IP, an Ethernet header with tag.
-const LARGEST: u64 = HEADER + 18 + (1 << 16);
+pub(super) const LARGEST: u64 = HEADER + 18 + (1 << 16);
 
 /// Where frames go to and come from. Each read and write is one frame behind a header of 12 bytes, and neither
 /// waits.
@@ -61,7 +61,7 @@ impl AsFd for Wire {
 }
 
 /// Why a chain moved no frame.
-enum Refused {
+pub(super) enum Refused {
     /// A buffer is not in memory.
     Memory,
     /// More pieces than a system call takes.
@@ -75,7 +75,7 @@ impl From<GuestMemoryError> for Refused {
 }
 
 /// Runs `call` with the host's pieces of `segments`.
-fn with_slices<M: GuestMemory + ?Sized, R>(
+pub(super) fn with_slices<M: GuestMemory + ?Sized, R>(
     reach: &Reach<'_, M>,
     segments: &[Segment],
     access: Permissions,
@@ -95,7 +95,7 @@ fn with_slices<M: GuestMemory + ?Sized, R>(
 }
 
 /// Bytes of a frame for the used ring; the host moved no more than 2^16 and some.
-fn served(written: usize, moved: usize) -> Answer {
+pub(super) fn served(written: usize, moved: usize) -> Answer {
     Answer::Done(Served {
         written: u32::try_from(written).unwrap_or(u32::MAX),
         moved: moved as u64,
