@@ -6,6 +6,16 @@
 //!                                       ^                      '--> put back   later: when the source says so
 //!                                       '------ up to a batch ------'   then publish, interrupt?
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -197,7 +207,7 @@ impl<H> Serving<'_, H> {
     {
         let index = self.index;
         let broken = |source| Failure::Queue { index, source };
-        let (mut bytes, mut answers) = (0, 0);
+        let (mut bytes, mut answers) = (0u64, 0u32);
         while answers < BATCH_CHAINS && bytes < BATCH_BYTES {
             if self.held.is_empty()
                 && let Some(limiter) = self.limiter
@@ -215,12 +225,11 @@ impl<H> Serving<'_, H> {
                 None if self.held.is_empty() => return Ok(Batch::Drained),
                 None => self.handler.no_more(queue.reach()),
             };
-            answers += 1;
             match answer {
                 // There are no more of them than the queue has.
-                Answer::More => answers -= 1,
+                Answer::More => continue,
                 Answer::Done(served) => {
-                    bytes += served.moved;
+                    bytes = bytes.saturating_add(served.moved);
                     self.done(queue, served).map_err(broken)?;
                 }
                 Answer::Later => {
@@ -246,6 +255,7 @@ impl<H> Serving<'_, H> {
                     return Ok(if more { Batch::Full } else { Batch::Waiting });
                 }
             }
+            answers = answers.saturating_add(1);
         }
         Ok(Batch::Full)
     }
@@ -257,35 +267,24 @@ impl<H> Serving<'_, H> {
         served: Served,
     ) -> Result<(), QueueError> {
         let mut left = u64::from(served.written);
-        let mut rooms = self.held.iter().map(|held| held.room);
-        let first = rooms.next().unwrap_or(0);
-        let mut used = 1;
-        let mut covered = first;
-        for room in rooms {
-            if covered >= left {
-                break;
-            }
-            covered = covered.saturating_add(room);
-            used += 1;
-        }
+        let mut covered = 0u64;
+        let needed = |held: &&Held| {
+            let needed = covered < left;
+            covered = covered.saturating_add(held.room);
+            needed
+        };
+        let used = self.held.iter().take_while(needed).count().max(1);
         while self.held.len() > used
             && let Some(held) = self.held.pop()
         {
             queue.put_back(held.head);
         }
-        let mut completed = 0;
+        self.counters.served(self.held.len() as u64, served.moved);
         for Held { head, room } in self.held.drain(..) {
-            // What is left after the last is what the device says beyond the room that there was.
-            completed += 1;
-            let here = if completed == used {
-                left
-            } else {
-                left.min(room)
-            };
+            let here = left.min(room);
             left = left.saturating_sub(here);
             queue.complete(head, u32::try_from(here).unwrap_or(u32::MAX))?;
         }
-        self.counters.served(completed as u64, served.moved);
         if let Some(limiter) = self.limiter {
             limiter.pay(served.moved);
         }

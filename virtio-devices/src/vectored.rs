@@ -39,7 +39,7 @@ pub(crate) fn mark_written<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>], coun
     for slice in slices {
         let here = left.min(slice.len());
         slice.bitmap().mark_dirty(0, here);
-        left -= here;
+        left = left.saturating_sub(here);
     }
 }
 

@@ -9,6 +9,7 @@ use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::stream::{Came, FrameStream};
 use super::{Link, LinkState, Tap};
+use crate::bytes::put_at;
 use crate::features::Features;
 use crate::queue::{Buffers, Chain, Reach, Segment};
 use crate::serve::{Answer, Handler, Served};
@@ -175,14 +176,15 @@ impl Receiver {
         }
         let mut header = [0; HEADER as usize];
         // One chain a frame.
-        header[NUM_BUFFERS as usize] = 1;
+        put_at(&mut header, NUM_BUFFERS as usize, &[1]);
         let (head, body) = room.split_at(HEADER);
         let written = head
             .write(reach, &header)
-            .and_then(|count| Ok(count + body.write(reach, &frame)?));
+            .and_then(|count| Ok(count.saturating_add(body.write(reach, &frame)?)));
+        let whole = header.len().saturating_add(frame.len());
         // A frame that the driver has no room or no memory for is lost as on any network.
         match written {
-            Ok(count) if count == header.len() + frame.len() => served(count, count),
+            Ok(count) if count == whole => served(count, count),
             _ => served(0, 0),
         }
     }

@@ -10,6 +10,16 @@
 //! checks it. Only what the wire can do is offered.
 //!
 //! "Network Device" (5.1).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod both_ways;
 mod frames;
