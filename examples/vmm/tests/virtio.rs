@@ -9,7 +9,7 @@ use lab_kit::kernel::Kernel;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The guest's init says what it finds, and moves bytes through each device.
@@ -49,7 +49,7 @@ if ! grep -q nomsi /proc/cmdline; then
     for way in send receive; do
         [ $way = receive ] && back=-R
         chroot /tools /usr/bin/iperf3 -c 10.0.0.1 -n 4M $back >/tmp/iperf 2>&1
-        say iperf-$way "$? $(sed -n 's/.* \([0-9.]* [KM]Bytes\) .*receiver.*/\1/p' /tmp/iperf)"
+        say iperf-$way "$? $(sed -n 's/.* \([0-9.]* [KM]Bytes\) .*sender.*/\1/p' /tmp/iperf)"
     done
 fi
 dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
@@ -131,7 +131,12 @@ ask() { echo "$1" | socat -t 30 - UNIX-CONNECT:/tmp/balloon; }
 resident() { sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' /proc/$(pidof vmm)/status; }
 (
     wait_for ready-800
-    (printf 'CONNECT 800\n'; cat /served) | socat -t 20 - UNIX-CONNECT:/tmp/vsock >/tmp/echo
+    # Until the guest's end listens; nothing comes from one that does not.
+    for _ in $(seq 100); do
+        (printf 'CONNECT 800\n'; cat /served) | socat -t 20 - UNIX-CONNECT:/tmp/vsock >/tmp/echo
+        [ -s /tmp/echo ] && break
+        usleep 300000
+    done
     wait_for inflate
     echo "@host stats $(ask stats)"
     full=$(resident)
@@ -224,9 +229,10 @@ fn tools() -> Vec<u8> {
         .status();
     assert!(unpacked.unwrap().success());
     let made = Command::new("mke2fs")
-        .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
         .args([&root, &image])
         .arg("128M")
+        .stdout(Stdio::null())
         .status();
     assert!(made.unwrap().success());
     fs::read(image).unwrap()
