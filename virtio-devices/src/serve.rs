@@ -20,19 +20,23 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_memory::{GuestAddressSpace, GuestMemory};
 
 use crate::counters::Counters;
-use crate::device::{ActiveQueue, Failure, Interrupts, Trouble};
+use crate::device::{ActivateError, ActiveQueue, Failure, Interrupts, Trouble};
 use crate::limit::Limiter;
-use crate::queue::{Chain, Head, Mapped, Notify, Position, QueueError, Reach};
+use crate::queue::{Chain, Head, Mapped, Notify, Position, Reach};
 use crate::worker::{Progress, Worker};
 
 /// Chains after which what is done is published, and the worker looks whether it is to stop.
 const BATCH_CHAINS: u32 = 32;
 /// Bytes of data after which the same happens.
 const BATCH_BYTES: u64 = 8 << 20;
+
+/// How long one look for what is under way takes at most, when a worker stops.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a device does with one chain.
 pub(crate) trait Handler<A>: Send {
@@ -51,6 +55,27 @@ pub(crate) trait Handler<A>: Send {
     fn no_more<M: GuestMemory + ?Sized>(&mut self, _reach: &Reach<'_, M>) -> Answer {
         Answer::Retry
     }
+
+    /// Sets all going that was answered with [`Answer::UnderWay`]. `false`: it is to be called again soon.
+    fn submit(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// The next chain that was under way and is served: its number, and what it came to.
+    fn finished<M: GuestMemory + ?Sized>(
+        &mut self,
+        _reach: &Reach<'_, M>,
+    ) -> Option<(usize, Served)> {
+        None
+    }
+
+    /// Whether any chain is under way.
+    fn under_way(&self) -> bool {
+        false
+    }
+
+    /// Waits until one that is under way may be served, at most `patience`.
+    fn wait(&mut self, _patience: Duration) {}
 }
 
 /// What became of a chain.
@@ -58,6 +83,8 @@ pub(crate) trait Handler<A>: Send {
 pub(crate) enum Answer {
     /// It was served, if only with an error.
     Done(Served),
+    /// It is being served, under that number: small, and no other's meanwhile. [`Handler::finished`] tells of the end.
+    UnderWay(usize),
     /// There is nothing for it yet: it is the next one again.
     Later,
     /// The same, and at once.
@@ -94,9 +121,11 @@ pub(crate) struct QueueServer<A, H> {
     counters: Counters,
     chain: Chain,
     held: Vec<Held>,
+    /// Chains under way, by number.
+    heads: Vec<Option<Head>>,
 }
 
-/// A chain under way, and the room in it.
+/// A chain that was popped and not answered yet, and the room in it.
 struct Held {
     head: Head,
     room: u64,
@@ -128,6 +157,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             counters: Counters::default(),
             chain: Chain::new(),
             held: Vec::new(),
+            heads: Vec::new(),
         }
     }
 
@@ -154,21 +184,57 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             counters: &self.counters,
             interrupts: &*self.interrupts,
             held: &mut self.held,
+            heads: &mut self.heads,
         };
-        let batch = serving.batch(&mut queue, &mut self.chain);
+        let finished = serving.finish(&mut queue);
+        let batch = finished.and_then(|()| serving.batch(&mut queue, &mut self.chain));
+        let told = serving.handler.submit();
+        // Much has finished by the time that the host has been told of it, and is shown to the driver at once.
+        let batch = match serving.finish(&mut queue) {
+            Ok(()) => batch,
+            Err(broken) => Err(broken),
+        };
         // What was done before something went wrong is done, and the driver is to know.
         let notify = queue.publish().map_err(broken)?;
         if notify == Notify::Yes {
             self.counters.interrupted();
             self.interrupts.queue(index);
         }
+        // Nothing more can be served: what is under way would wait for ever.
+        let told = told.map_err(ActivateError::from)?;
         // One batch a call, also if a quick driver has made more available: a request to stop comes between.
         let more = match batch? {
             Batch::Full => true,
             Batch::Waiting => false,
             Batch::Drained => queue.enable_kicks().map_err(broken)?,
         };
-        Ok(if more { Progress::More } else { Progress::Wait })
+        Ok(match more || !told {
+            true => Progress::More,
+            false => Progress::Wait,
+        })
+    }
+
+    /// Shows the driver what is served by now.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let memory = self.memory.memory();
+        let index = self.active.index;
+        let broken = |source| Failure::Queue { index, source };
+        let mut queue = self.active.queue.map(&*memory);
+        let mut serving = Serving {
+            index,
+            handler: &mut self.handler,
+            limiter: &mut self.limiter,
+            counters: &self.counters,
+            interrupts: &*self.interrupts,
+            held: &mut self.held,
+            heads: &mut self.heads,
+        };
+        serving.finish(&mut queue)?;
+        if queue.publish().map_err(broken)? == Notify::Yes {
+            self.counters.interrupted();
+            self.interrupts.queue(index);
+        }
+        Ok(())
     }
 }
 
@@ -181,6 +247,7 @@ struct Serving<'s, H> {
     interrupts: &'s dyn Interrupts,
     /// Those that were popped and not answered yet.
     held: &'s mut Vec<Held>,
+    heads: &'s mut Vec<Option<Head>>,
 }
 
 impl<H> Serving<'_, H> {
@@ -194,6 +261,47 @@ impl<H> Serving<'_, H> {
                 source,
             });
         }
+    }
+
+    /// Completes a chain, and counts what it came to.
+    fn complete<M: GuestMemory + ?Sized>(
+        &mut self,
+        queue: &mut Mapped<'_, M>,
+        head: Head,
+        served: Served,
+    ) -> Result<(), Failure> {
+        let index = self.index;
+        let broken = |source| Failure::Queue { index, source };
+        queue.complete(head, served.written).map_err(broken)?;
+        self.count(1, served);
+        Ok(())
+    }
+
+    /// Counts what some chains came to.
+    fn count(&mut self, chains: u64, served: Served) {
+        self.counters.served(chains, served.moved);
+        if let Some(limiter) = self.limiter {
+            limiter.pay(served.moved);
+        }
+        if let Some(source) = served.trouble {
+            self.trouble(source);
+        }
+    }
+
+    /// Completes all that was under way and is served.
+    fn finish<A, M: GuestMemory + ?Sized>(
+        &mut self,
+        queue: &mut Mapped<'_, M>,
+    ) -> Result<(), Failure>
+    where
+        H: Handler<A>,
+    {
+        while let Some((number, served)) = self.handler.finished(queue.reach()) {
+            if let Some(head) = self.heads.get_mut(number).and_then(Option::take) {
+                self.complete(queue, head, served)?;
+            }
+        }
+        Ok(())
     }
 
     /// Serves chains until none is left or it is time to publish.
@@ -230,7 +338,15 @@ impl<H> Serving<'_, H> {
                 Answer::More => continue,
                 Answer::Done(served) => {
                     bytes = bytes.saturating_add(served.moved);
-                    self.done(queue, served).map_err(broken)?;
+                    self.done(queue, served)?;
+                }
+                Answer::UnderWay(number) => {
+                    if self.heads.len() <= number {
+                        self.heads.resize_with(number.saturating_add(1), || None);
+                    }
+                    if let Some(place) = self.heads.get_mut(number) {
+                        *place = self.held.pop().map(|held| held.head);
+                    }
                 }
                 Answer::Later => {
                     self.put_back(queue);
@@ -265,7 +381,9 @@ impl<H> Serving<'_, H> {
         &mut self,
         queue: &mut Mapped<'_, M>,
         served: Served,
-    ) -> Result<(), QueueError> {
+    ) -> Result<(), Failure> {
+        let index = self.index;
+        let broken = |source| Failure::Queue { index, source };
         let mut left = u64::from(served.written);
         let mut covered = 0u64;
         let needed = |held: &&Held| {
@@ -279,18 +397,14 @@ impl<H> Serving<'_, H> {
         {
             queue.put_back(held.head);
         }
-        self.counters.served(self.held.len() as u64, served.moved);
+        let chains = self.held.len() as u64;
         for Held { head, room } in self.held.drain(..) {
             let here = left.min(room);
             left = left.saturating_sub(here);
-            queue.complete(head, u32::try_from(here).unwrap_or(u32::MAX))?;
+            let written = u32::try_from(here).unwrap_or(u32::MAX);
+            queue.complete(head, written).map_err(broken)?;
         }
-        if let Some(limiter) = self.limiter {
-            limiter.pay(served.moved);
-        }
-        if let Some(source) = served.trouble {
-            self.trouble(source);
-        }
+        self.count(chains, served);
         Ok(())
     }
 
@@ -321,6 +435,18 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
 
     fn positions(&self) -> Vec<(u16, Position)> {
         vec![self.active.position()]
+    }
+
+    /// Waits for what is under way, as a call that does not return would: who has asked has patience of its own, and
+    /// the device is not reset before.
+    fn stopping(&mut self) {
+        while self.handler.under_way() {
+            self.handler.wait(PATIENCE);
+            if let Err(why) = self.settle() {
+                // Only this once: the queue is at its end.
+                self.interrupts.needs_reset(&why);
+            }
+        }
     }
 
     fn ready(&mut self, _index: usize) -> Progress {
