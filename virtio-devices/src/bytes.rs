@@ -1,15 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A read of any shape from a structure of fixed bytes.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 /// Fills `data` from `bytes` at `offset`. Beyond the end: zero.
 pub(crate) fn read_at(bytes: &[u8], offset: u64, data: &mut [u8]) {
     let start = usize::try_from(offset)
         .unwrap_or(usize::MAX)
         .min(bytes.len());
-    let there = &bytes[start..];
-    let (filled, rest) = data.split_at_mut(there.len().min(data.len()));
-    filled.copy_from_slice(&there[..filled.len()]);
-    rest.fill(0);
+    let there = bytes.get(start..).unwrap_or_default();
+    data.fill(0);
+    put_at(data, 0, there);
+}
+
+/// Puts `field` at `at`, as much of it as there is room for.
+pub(crate) fn put_at(bytes: &mut [u8], at: usize, field: &[u8]) {
+    let room = bytes.get_mut(at..).unwrap_or_default();
+    for (place, byte) in room.iter_mut().zip(field) {
+        *place = *byte;
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,16 @@
 //! Entropy: virtio-rng. The driver gives buffers, the device fills them with random bytes.
 //!
 //! "Entropy Device" (5.4).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -127,7 +137,7 @@ impl<A> Handler<A> for Filler {
         let mut bytes = [0; 4096];
         while !rest.is_empty() {
             let (now, later) = rest.split_at(bytes.len() as u64);
-            let bytes = &mut bytes[..now.len() as usize];
+            let bytes = bytes.get_mut(..now.len() as usize).unwrap_or_default();
             if let Err(error) = source.read_exact(bytes) {
                 served.trouble = Some(error);
                 break;
@@ -136,8 +146,9 @@ impl<A> Handler<A> for Filler {
             if now.write(reach, bytes).is_err() {
                 break;
             }
-            served.written += bytes.len() as u32;
-            served.moved += bytes.len() as u64;
+            // At most `MOST` together.
+            served.written = served.written.saturating_add(bytes.len() as u32);
+            served.moved = served.moved.saturating_add(bytes.len() as u64);
             rest = later;
         }
         Answer::Done(served)

@@ -61,6 +61,25 @@
 //! the VMM once ([`transport::pci::VirtioPci::with_report`]); a bad request alone is answered with an error.
 //! A reset is complete only when the old worker has stopped.
 //!
+//! # What was checked against what
+//!
+//! | what | against | by |
+//! |---|---|---|
+//! | split queue | a model of the specification's text; rust-vmm's `virtio-queue`; the same through an IOMMU | `queue_random` |
+//! | packed queue | a model of the specification's text | `packed_random` |
+//! | configuration space, base address registers, MSI-X | models of the PCI specification's masks and rules | fuzz targets `pci_config`, `pci_msix` |
+//! | registers of both transports | the specification's numbers | `transport_registers`, `mmio` |
+//! | every queue of the devices, drivers that break rules | a verdict a case: none may wedge or fail | `hostile_cases`, `hostile_devices` |
+//! | each device's requests, byte by byte | the specification's sections, by a driver that shares no code with it | a test file a device |
+//! | frames over several chains | a driver that puts them together | `merge` |
+//! | frames on a stream | Debian's passt | `stream` |
+//! | qcow2 | images made and read by hand; QEMU's `qemu-img` | `formats`, the VMM's `tests/virtio.rs` |
+//! | vhost-user | rust-vmm's `vhost-user-backend`; a peer that lies; QEMU's storage daemon and virtiofsd | `vhost_user`, the VMM's `tests/served` |
+//! | all devices on PCI, by messages and by pins; some on MMIO | Debian's kernel 6.1, with ping, nc, socat, mkfs | the VMM's `tests/virtio.rs` |
+//! | bytes of others | no panic: fuzz targets `virtio_queue`, `virtio_device`, and lints | `EVIDENCE.md` |
+//!
+//! Not checked against another's: the IOMMU device and persistent memory have the specification and Linux's drivers alone.
+//!
 //! # Edition
 //!
 //! "The specification" is Virtual I/O Device (VIRTIO) Version 1.3, OASIS, 2023; its sections are cited by

@@ -5,6 +5,16 @@
 //! tells the driver where that is. Linux makes `/dev/pmem0` of it.
 //!
 //! "PMEM Device" (5.19).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -6,6 +6,16 @@
 //!                                       ^                      '--> put back   later: when the source says so
 //!                                       '------ up to a batch ------'   then publish, interrupt?
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -40,6 +50,11 @@ pub(crate) trait Handler<A>: Send {
 
     /// Serves a chain. What it returns is bounded work.
     fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer;
+
+    /// There is no chain after those that were answered with [`Answer::More`].
+    fn no_more<M: GuestMemory + ?Sized>(&mut self, _reach: &Reach<'_, M>) -> Answer {
+        Answer::Retry
+    }
 
     /// Sets all going that was answered with [`Answer::UnderWay`]. `false`: it is to be called again soon.
     fn submit(&mut self) -> io::Result<bool> {
@@ -78,12 +93,17 @@ pub(crate) enum Answer {
     Gone(io::Error),
     /// There is no room in it for any answer.
     Unanswerable,
+    /// It is not enough: the next belongs to it. What comes of them is said of all together.
+    More,
+    /// None came, and those there are do not do: they are the next ones again, when the driver has made more available.
+    Short,
 }
 
 /// What a served chain came to.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
-    /// Bytes written from the start of the chain's writable part without a gap, for the used ring.
+    /// Bytes written from the start of the chain's writable part without a gap, for the used ring; of several
+    /// chains, all together. Those that none was written to are given back, but the first.
     pub(crate) written: u32,
     /// Bytes of data that it moved, or tried to.
     pub(crate) moved: u64,
@@ -100,8 +120,15 @@ pub(crate) struct QueueServer<A, H> {
     limiter: Option<Limiter>,
     counters: Counters,
     chain: Chain,
+    held: Vec<Held>,
     /// Chains under way, by number.
     heads: Vec<Option<Head>>,
+}
+
+/// A chain that was popped and not answered yet, and the room in it.
+struct Held {
+    head: Head,
+    room: u64,
 }
 
 /// Why a batch ended.
@@ -129,6 +156,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             limiter: None,
             counters: Counters::default(),
             chain: Chain::new(),
+            held: Vec::new(),
             heads: Vec::new(),
         }
     }
@@ -155,6 +183,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             limiter: &mut self.limiter,
             counters: &self.counters,
             interrupts: &*self.interrupts,
+            held: &mut self.held,
             heads: &mut self.heads,
         };
         let finished = serving.finish(&mut queue);
@@ -197,6 +226,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             limiter: &mut self.limiter,
             counters: &self.counters,
             interrupts: &*self.interrupts,
+            held: &mut self.held,
             heads: &mut self.heads,
         };
         serving.finish(&mut queue)?;
@@ -215,6 +245,8 @@ struct Serving<'s, H> {
     limiter: &'s mut Option<Limiter>,
     counters: &'s Counters,
     interrupts: &'s dyn Interrupts,
+    /// Those that were popped and not answered yet.
+    held: &'s mut Vec<Held>,
     heads: &'s mut Vec<Option<Head>>,
 }
 
@@ -241,14 +273,19 @@ impl<H> Serving<'_, H> {
         let index = self.index;
         let broken = |source| Failure::Queue { index, source };
         queue.complete(head, served.written).map_err(broken)?;
-        self.counters.served(1, served.moved);
+        self.count(1, served);
+        Ok(())
+    }
+
+    /// Counts what some chains came to.
+    fn count(&mut self, chains: u64, served: Served) {
+        self.counters.served(chains, served.moved);
         if let Some(limiter) = self.limiter {
             limiter.pay(served.moved);
         }
         if let Some(source) = served.trouble {
             self.trouble(source);
         }
-        Ok(())
     }
 
     /// Completes all that was under way and is served.
@@ -278,54 +315,104 @@ impl<H> Serving<'_, H> {
     {
         let index = self.index;
         let broken = |source| Failure::Queue { index, source };
-        let mut bytes = 0;
-        for _ in 0..BATCH_CHAINS {
-            if let Some(limiter) = self.limiter
+        let (mut bytes, mut answers) = (0u64, 0u32);
+        while answers < BATCH_CHAINS && bytes < BATCH_BYTES {
+            if self.held.is_empty()
+                && let Some(limiter) = self.limiter
                 && !limiter.allows()
             {
                 self.counters.waited();
                 return Ok(Batch::Waiting);
             }
-            let Some(head) = queue.pop(chain).map_err(broken)? else {
-                return Ok(Batch::Drained);
+            let answer = match queue.pop(chain).map_err(broken)? {
+                Some(head) => {
+                    let room = chain.writable().len();
+                    self.held.push(Held { head, room });
+                    self.handler.serve(queue.reach(), chain)
+                }
+                None if self.held.is_empty() => return Ok(Batch::Drained),
+                None => self.handler.no_more(queue.reach()),
             };
-            let served = match self.handler.serve(queue.reach(), chain) {
-                Answer::Done(served) => served,
+            match answer {
+                // There are no more of them than the queue has.
+                Answer::More => continue,
+                Answer::Done(served) => {
+                    bytes = bytes.saturating_add(served.moved);
+                    self.done(queue, served)?;
+                }
                 Answer::UnderWay(number) => {
                     if self.heads.len() <= number {
                         self.heads.resize_with(number.saturating_add(1), || None);
                     }
                     if let Some(place) = self.heads.get_mut(number) {
-                        *place = Some(head);
+                        *place = self.held.pop().map(|held| held.head);
                     }
-                    continue;
                 }
                 Answer::Later => {
-                    queue.put_back(head);
+                    self.put_back(queue);
                     return Ok(Batch::Waiting);
                 }
-                Answer::Retry => {
-                    queue.put_back(head);
-                    continue;
-                }
+                Answer::Retry => self.put_back(queue),
                 Answer::Gone(source) => {
-                    queue.put_back(head);
+                    self.put_back(queue);
                     self.trouble(source);
                     return Ok(Batch::Waiting);
                 }
                 Answer::Unanswerable => {
                     queue.fail();
-                    let head = head.index();
+                    let head = self.held.first().map_or(0, |held| held.head.index());
+                    self.held.clear();
                     return Err(Failure::Unanswerable { index, head });
                 }
-            };
-            bytes += served.moved;
-            self.complete(queue, head, served)?;
-            if bytes >= BATCH_BYTES {
-                break;
+                Answer::Short => {
+                    // Asked before they are given back: a notification is to come for what is beyond them.
+                    let more = queue.enable_kicks().map_err(broken)?;
+                    self.put_back(queue);
+                    return Ok(if more { Batch::Full } else { Batch::Waiting });
+                }
             }
+            answers = answers.saturating_add(1);
         }
         Ok(Batch::Full)
+    }
+
+    /// Completes the chains that were written to, and gives back the others.
+    fn done<M: GuestMemory + ?Sized>(
+        &mut self,
+        queue: &mut Mapped<'_, M>,
+        served: Served,
+    ) -> Result<(), Failure> {
+        let index = self.index;
+        let broken = |source| Failure::Queue { index, source };
+        let mut left = u64::from(served.written);
+        let mut covered = 0u64;
+        let needed = |held: &&Held| {
+            let needed = covered < left;
+            covered = covered.saturating_add(held.room);
+            needed
+        };
+        let used = self.held.iter().take_while(needed).count().max(1);
+        while self.held.len() > used
+            && let Some(held) = self.held.pop()
+        {
+            queue.put_back(held.head);
+        }
+        let chains = self.held.len() as u64;
+        for Held { head, room } in self.held.drain(..) {
+            let here = left.min(room);
+            left = left.saturating_sub(here);
+            let written = u32::try_from(here).unwrap_or(u32::MAX);
+            queue.complete(head, written).map_err(broken)?;
+        }
+        self.count(chains, served);
+        Ok(())
+    }
+
+    /// Gives back what was popped and not answered, the last first.
+    fn put_back<M: GuestMemory + ?Sized>(&mut self, queue: &mut Mapped<'_, M>) {
+        while let Some(held) = self.held.pop() {
+            queue.put_back(held.head);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
+use vm_memory::volatile_memory::PtrGuardMut;
 
 /// The host takes no more pieces at once.
 pub(crate) const MAX_PIECES: usize = 1024;
@@ -20,14 +21,15 @@ pub(crate) fn with_pieces<B: BitmapSlice, R>(
     call: impl FnOnce(&[libc::iovec]) -> R,
 ) -> R {
     let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
-    let pieces: Vec<_> = guards
-        .iter()
-        .map(|guard| libc::iovec {
-            iov_base: guard.as_ptr().cast(),
-            iov_len: guard.len(),
-        })
-        .collect();
+    let pieces: Vec<_> = guards.iter().map(piece).collect();
     call(&pieces)
+}
+
+fn piece(guard: &PtrGuardMut) -> libc::iovec {
+    libc::iovec {
+        iov_base: guard.as_ptr().cast(),
+        iov_len: guard.len(),
+    }
 }
 
 /// Marks the first `count` bytes of `slices` as written: the kernel wrote them, and vm-memory's own dirty tracking
@@ -37,7 +39,7 @@ pub(crate) fn mark_written<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>], coun
     for slice in slices {
         let here = left.min(slice.len());
         slice.bitmap().mark_dirty(0, here);
-        left -= here;
+        left = left.saturating_sub(here);
     }
 }
 
@@ -62,6 +64,28 @@ pub(crate) fn read<B: BitmapSlice>(
         let read = unsafe { libc::readv(file.as_raw_fd(), pieces.as_ptr(), count) };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     })?;
+    mark_written(slices, read);
+    Ok(read)
+}
+
+/// Reads once into `slices`, in order, and what they have no room for into `rest`.
+pub(crate) fn read_with<B: BitmapSlice>(
+    file: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_, B>],
+    rest: &mut [u8],
+) -> io::Result<usize> {
+    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
+    let mut pieces: Vec<_> = guards.iter().map(piece).collect();
+    if !rest.is_empty() {
+        pieces.push(libc::iovec {
+            iov_base: rest.as_mut_ptr().cast(),
+            iov_len: rest.len(),
+        });
+    }
+    let count = count(&pieces)?;
+    // SAFETY: as in `read`, of all pieces but the last; that one is `rest`, which we borrow and nobody else does.
+    let read = unsafe { libc::readv(file.as_raw_fd(), pieces.as_ptr(), count) };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
     mark_written(slices, read);
     Ok(read)
 }

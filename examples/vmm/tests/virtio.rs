@@ -291,8 +291,8 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
                 "{device}\n{text}"
             );
         }
-        // Checksums and segmentation, either way; MTU, MAC, STATUS.
-        for bit in [0, 1, 7, 8, 11, 12, 3, 5, 16] {
+        // Checksums and segmentation, either way; merged buffers; MTU, MAC, STATUS.
+        for bit in [0, 1, 7, 8, 11, 12, 15, 3, 5, 16] {
             assert!(
                 has(get("features-0x0001"), bit),
                 "bit {bit} of the card\n{text}"

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A virtio device on PCI or behind MMIO registers, whose driver does anything at all, in any order.
 
-use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arbitrary::{Arbitrary, Unstructured};
 use hvkit_virtio_devices::balloon::{self, Balloon, Control};
@@ -13,9 +18,11 @@ use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::{ByHand, Driver, Line, MmioDriver, Ring, Vectors};
 use hvkit_virtio_devices::net::{self, Net, Wire};
 use hvkit_virtio_devices::pci::PciFunction;
+use hvkit_virtio_devices::pmem::{self, Backing, Pmem, Writes};
 use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::transport::mmio::VirtioMmio;
 use hvkit_virtio_devices::transport::pci::VirtioPci;
+use hvkit_virtio_devices::vsock::Vsock;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Bytes of guest memory.
@@ -38,13 +45,22 @@ enum Subject {
     MmioBalloon,
     PciNet,
     MmioNet,
+    PciVsock,
+    MmioVsock,
+    PciPmem,
+    MmioPmem,
 }
 
 impl Subject {
     fn is_on_pci(&self) -> bool {
         matches!(
             self,
-            Self::PciEntropy | Self::PciConsole | Self::PciBalloon | Self::PciNet
+            Self::PciEntropy
+                | Self::PciConsole
+                | Self::PciBalloon
+                | Self::PciNet
+                | Self::PciVsock
+                | Self::PciPmem
         )
     }
 
@@ -53,6 +69,8 @@ impl Subject {
         match self {
             // As a console of one port: the feature of several is not accepted.
             Self::PciEntropy | Self::PciConsole | Self::MmioEntropy | Self::MmioConsole => 1,
+            Self::PciPmem | Self::MmioPmem => 1,
+            Self::PciVsock | Self::MmioVsock => 3,
             Self::PciNet | Self::MmioNet => 2,
             // Without statistics, whose feature is not accepted either: hints and reports follow.
             Self::PciBalloon | Self::MmioBalloon => 4,
@@ -66,11 +84,15 @@ struct World {
     /// The other end of a network card's wire.
     wire: Option<UnixDatagram>,
     balloon: Option<Control>,
+    sockets: Option<Sockets>,
 }
 
 impl World {
     /// Something happens that is not the driver's doing.
-    fn happens(&self) {
+    fn happens(&mut self) {
+        if let Some(sockets) = &mut self.sockets {
+            sockets.happen();
+        }
         if let Some(wire) = &self.wire {
             // A wire that is full takes no more.
             let _ = wire.send(&[0x5a; 76]);
@@ -80,6 +102,101 @@ impl World {
             balloon.set_target(balloon.target().wrapping_add(1));
         }
     }
+}
+
+/// The host's side of a socket device: who connects, and who listens at the guest's port 1.
+struct Sockets {
+    path: PathBuf,
+    listener: UnixListener,
+    streams: Vec<UnixStream>,
+}
+
+impl Sockets {
+    /// At a path that nobody else has.
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hvkit-fuzz-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let listener = UnixListener::bind(port(&path)).expect("a socket");
+        listener.set_nonblocking(true).expect("a socket");
+        Self {
+            path,
+            listener,
+            streams: Vec::new(),
+        }
+    }
+
+    /// One connects, one is accepted, all say something, and the first hears and goes in the end.
+    fn happen(&mut self) {
+        if let Ok(mut stream) = UnixStream::connect(&self.path) {
+            let _ = stream.write_all(b"CONNECT 1\nhello");
+            self.streams.push(stream);
+        }
+        if let Ok((stream, _)) = self.listener.accept() {
+            self.streams.push(stream);
+        }
+        for stream in &mut self.streams {
+            stream.set_nonblocking(true).expect("a socket");
+            let _ = stream.read(&mut [0; 256]);
+            let _ = stream.write(&[0x5a; 200]);
+        }
+        if self.streams.len() > 4 {
+            self.streams.remove(0);
+        }
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(port(&self.path));
+    }
+}
+
+/// Where a guest's connection to the host's port 1 leads.
+fn port(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("_1");
+    name.into()
+}
+
+/// A packet of a socket device, as near to a good one as the words let it be ("Device Operation", 5.10.6).
+fn packet(words: [u16; 3]) -> [u8; 44] {
+    let [length, ports, operation] = words;
+    // The first port that the device takes for the host's end, or the one where somebody listens.
+    let host = if ports & 1 == 0 {
+        1
+    } else {
+        1 << 30 | u32::from(ports >> 2)
+    };
+    let guest = u32::from(ports >> 1 & 1) + 1;
+    let mut raw = [0; 44];
+    let mut put = |at: usize, field: &[u8]| raw[at..at + field.len()].copy_from_slice(field);
+    put(0, &3u64.to_le_bytes());
+    put(8, &2u64.to_le_bytes());
+    put(16, &guest.to_le_bytes());
+    put(20, &host.to_le_bytes());
+    put(24, &u32::from(length).to_le_bytes());
+    put(28, &1u16.to_le_bytes());
+    put(30, &(operation & 0xf).to_le_bytes());
+    put(32, &u32::from(operation >> 4 & 3).to_le_bytes());
+    put(36, &u32::from(operation).to_le_bytes());
+    raw
+}
+
+/// A file of 2 MiB without a name, by a name that it has nevertheless.
+fn backing() -> Backing {
+    static FILE: OnceLock<File> = OnceLock::new();
+    let file = FILE.get_or_init(|| {
+        let name = format!("hvkit-fuzz-{}-pmem", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let file = File::create(&path).expect("a file");
+        file.set_len(pmem::ALIGNMENT).expect("a file");
+        std::fs::remove_file(&path).expect("our file");
+        file
+    });
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Backing::open(Path::new(&path), Writes::Kept).expect("our file")
 }
 
 /// What a driver can do.
@@ -134,6 +251,15 @@ impl Bus {
                 }
                 world.wire = Some(theirs);
                 Box::new(Net::new(net::Options::new(), Wire::Frames(ours.into())))
+            }
+            Subject::PciVsock | Subject::MmioVsock => {
+                let sockets = Sockets::new();
+                let vsock = Vsock::new(3, &sockets.path).expect("a socket");
+                world.sockets = Some(sockets);
+                Box::new(vsock)
+            }
+            Subject::PciPmem | Subject::MmioPmem => {
+                Box::new(Pmem::new(backing(), 1 << 32).expect("a place"))
             }
         };
         let (memory, runner) = (Arc::clone(memory), Box::new(workers.clone()));
@@ -229,6 +355,16 @@ pub fn run(data: &[u8]) {
             }
             Action::Submit(read, read_length, write, write_length) => {
                 let ring = usize::from(read) % rings.len();
+                if world.sockets.is_some() && ring == 1 {
+                    // What is sent through a socket is mostly nonsense: here it is nearly right.
+                    let at = u64::from(read).min(MEMORY as u64 - 44);
+                    let words = [read_length, write, write_length];
+                    memory
+                        .write_slice(&packet(words), GuestAddress(at))
+                        .expect("inside");
+                    rings[1].submit(&[Readable(at, 44), Readable(0x8000, read_length.into())]);
+                    continue;
+                }
                 rings[ring].submit(&[
                     Readable(read.into(), read_length.into()),
                     Writable(write.into(), write_length.into()),
@@ -250,7 +386,17 @@ pub fn run(data: &[u8]) {
     }
     let mut rings = bus.start(&memory, subject.queues());
     let ring = &mut rings[0];
-    ring.submit(&[Writable(0x8000, 16)]);
+    // Long enough for a packet's header, which somebody on the host may have caused.
+    let length = if world.sockets.is_some() { 256 } else { 16 };
+    match subject {
+        Subject::PciPmem | Subject::MmioPmem => {
+            memory
+                .write_obj(0u32, GuestAddress(0x9000))
+                .expect("inside");
+            ring.submit(&[Readable(0x9000, 4), Writable(0x8000, 4)])
+        }
+        _ => ring.submit(&[Writable(0x8000, length)]),
+    };
     match &mut bus {
         Bus::Pci(driver) => driver.kick(0),
         Bus::Mmio(driver) => driver.kick(0),
@@ -260,7 +406,11 @@ pub fn run(data: &[u8]) {
         "the workers do not come to rest"
     );
     assert_eq!(bus.status(), 0xf, "a device that was reset lives");
-    if matches!(subject, Subject::PciEntropy | Subject::MmioEntropy) {
-        assert_eq!(ring.take().map(|used| used.length), Some(16), "it serves");
-    }
+    let served = match subject {
+        Subject::PciEntropy | Subject::MmioEntropy => 16,
+        Subject::PciPmem | Subject::MmioPmem => 4,
+        _ => return,
+    };
+    let used = ring.take().map(|used| used.length);
+    assert_eq!(used, Some(served), "it serves");
 }

@@ -5,9 +5,11 @@
 //! io-load disk NAME DEVICE write|read|mixed DEPTH REQUESTS     requests at random places, DEPTH of them at a time
 //! io-load send NAME ADDRESS CHUNKS                             a TCP stream of CHUNKS of 64 KiB
 //! io-load sink ADDRESS                                         takes such a stream, then ends
+//! io-load take NAME ADDRESS CHUNKS                             the same stream the other way
+//! io-load source ADDRESS                                       gives such a stream, then ends
 //! ```
 //!
-//! The first two print a line before and after what is measured, under NAME; whoever runs the guest's VMM reads them
+//! `disk`, `send` and `take` print a line before and after what is measured, under NAME; whoever runs the guest's VMM reads them
 //! (`lab/meter`). What they do is the same in every run: no clock decides anything, and chance has a seed.
 
 mod aio;
@@ -39,6 +41,8 @@ fn run(words: &[&str]) -> Result<()> {
         }
         ["send", name, address, chunks] => stream::send(name, address, number(chunks)?),
         ["sink", address] => stream::sink(&TcpListener::bind(address)?),
+        ["take", name, address, chunks] => stream::take(name, address, number(chunks)?),
+        ["source", address] => stream::source(&TcpListener::bind(address)?),
         _ => Err(wrong("see the first lines of its source")),
     }
 }

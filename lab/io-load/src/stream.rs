@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A TCP stream from a guest to its host.
+//! A TCP stream from a guest to its host, or back.
 
 use std::io::{Error, Read, Result, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -47,6 +47,49 @@ pub(crate) fn sink(listener: &TcpListener) -> Result<()> {
     stream.write_all(&taken.to_le_bytes())
 }
 
+/// Takes `chunks` chunks between marks from a [`source`].
+pub(crate) fn take(name: &str, address: &str, chunks: u64) -> Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(&(WARM + chunks).to_le_bytes())?;
+    let mut buffer = vec![0; 4 * CHUNK];
+    let mut left = CHUNK as u64 * WARM;
+    let mut read = |stream: &mut TcpStream, most: u64| {
+        let most = most.min(4 * CHUNK as u64) as usize;
+        match stream.read(&mut buffer[..most])? {
+            0 => Err(Error::other("the source ended early")),
+            count => Ok(count as u64),
+        }
+    };
+    while left > 0 {
+        left -= read(&mut stream, left)?;
+    }
+    // The source waits for a word: while the mark is made, nothing is under way.
+    around(name, || {
+        stream.write_all(&[1])?;
+        let mut left = CHUNK as u64 * chunks;
+        while left > 0 {
+            left -= read(&mut stream, left)?;
+        }
+        Ok(chunks)
+    })
+}
+
+/// Sends one [`take`] what it asks for.
+pub(crate) fn source(listener: &TcpListener) -> Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    let (mut count, mut word) = ([0; 8], [0]);
+    stream.read_exact(&mut count)?;
+    let chunk = vec![0xa5; CHUNK];
+    for _ in 0..WARM {
+        stream.write_all(&chunk)?;
+    }
+    stream.read_exact(&mut word)?;
+    for _ in WARM..u64::from_le_bytes(count) {
+        stream.write_all(&chunk)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +101,14 @@ mod tests {
         let sink = std::thread::spawn(move || sink(&listener));
         send("test", &address, 3).unwrap();
         sink.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_is_asked_for_arrives() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let source = std::thread::spawn(move || source(&listener));
+        take("test", &address, 3).unwrap();
+        source.join().unwrap().unwrap();
     }
 }

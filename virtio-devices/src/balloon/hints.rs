@@ -70,13 +70,13 @@ impl Hints {
         let (mut first, mut last) = (start, end);
         // At most as many as there are, and each is gone afterwards.
         while let Some((&at, &length)) = self.ranges.range(..=last).next_back()
-            && at + length >= first
+            && at.saturating_add(length) >= first
         {
             self.ranges.remove(&at);
-            (first, last) = (first.min(at), last.max(at + length));
+            (first, last) = (first.min(at), last.max(at.saturating_add(length)));
         }
         if self.ranges.len() < RANGES {
-            self.ranges.insert(first, last - first);
+            self.ranges.insert(first, last.saturating_sub(first));
         }
     }
 }
@@ -134,13 +134,13 @@ impl<A> Handler<A> for Hint {
         if hints.round == Round::Begun {
             for segment in chain.writable_segments() {
                 // Only whole pages. The end does not wrap.
-                let end = (segment.address + u64::from(segment.length)) / PAGE * PAGE;
+                let end = segment.address.saturating_add(segment.length.into()) & !(PAGE - 1);
                 let start = segment.address.checked_next_multiple_of(PAGE);
                 if let Some(start) = start
                     && start < end
                 {
                     hints.add(start, end);
-                    served.moved += end - start;
+                    served.moved = served.moved.saturating_add(end.saturating_sub(start));
                 }
             }
         }

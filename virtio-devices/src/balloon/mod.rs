@@ -13,6 +13,16 @@
 //! and the last for reporting then.
 //!
 //! "Traditional Memory Balloon Device" (5.5).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod hints;
 mod pages;
@@ -31,7 +41,7 @@ pub use statistics::{Statistic, Statistics};
 use self::hints::{DONE, Hint, STOP};
 use self::pages::{Deflate, Inflate, Report};
 use self::statistics::Listener;
-use crate::bytes::read_at;
+use crate::bytes::{put_at, read_at};
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
 use crate::features::{DeviceType, Features};
@@ -272,11 +282,10 @@ impl Balloon {
 
     fn config(&self) -> [u8; CONFIG] {
         let mut config = [0; CONFIG];
-        config[..4].copy_from_slice(&self.shared.target.load(Ordering::SeqCst).to_le_bytes());
-        let command = self.shared.command.load(Ordering::SeqCst);
-        config[COMMAND..COMMAND + 4].copy_from_slice(&command.to_le_bytes());
-        for (at, field) in self.writable() {
-            config[at..at + 4].copy_from_slice(&field.load(Ordering::SeqCst).to_le_bytes());
+        let target = (0, &self.shared.target);
+        let command = (COMMAND, &self.shared.command);
+        for (at, field) in [target, command].into_iter().chain(self.writable()) {
+            put_at(&mut config, at, &field.load(Ordering::SeqCst).to_le_bytes());
         }
         config
     }
@@ -305,14 +314,14 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
 
     fn config_write(&mut self, offset: u64, data: &[u8]) {
         let mut config = self.config();
-        for (byte, at) in data.iter().zip(offset..) {
-            if let Some(place) = usize::try_from(at).ok().and_then(|at| config.get_mut(at)) {
-                *place = *byte;
-            }
-        }
+        put_at(
+            &mut config,
+            usize::try_from(offset).unwrap_or(usize::MAX),
+            data,
+        );
         for (at, field) in self.writable() {
             let mut raw = [0; 4];
-            raw.copy_from_slice(&config[at..at + 4]);
+            read_at(&config, at as u64, &mut raw);
             field.store(u32::from_le_bytes(raw), Ordering::SeqCst);
         }
     }

@@ -24,7 +24,7 @@ const MOST: u64 = 1 << 16;
 /// Gives pages back, and notes what came of it.
 fn give(reclaim: &dyn Reclaim, address: u64, length: u64, served: &mut Served) {
     match reclaim.reclaim(address, length) {
-        Ok(()) => served.moved += length,
+        Ok(()) => served.moved = served.moved.saturating_add(length),
         // A page that is none is the driver's own loss.
         Err(ReclaimError::NotMemory { .. }) => {}
         Err(error) => served.trouble = Some(io::Error::other(error)),
@@ -53,7 +53,7 @@ impl<A> Handler<A> for Inflate {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(PART as u64);
             let mut raw = [0; PART];
-            let raw = &mut raw[..now.len() as usize];
+            let raw = raw.get_mut(..now.len() as usize).unwrap_or_default();
             if now.read(reach, raw).is_err() {
                 break;
             }
@@ -65,8 +65,11 @@ impl<A> Handler<A> for Inflate {
             numbers.sort_unstable();
             numbers.dedup();
             for run in numbers.chunk_by(|one, next| one.checked_add(1) == Some(*next)) {
-                let (first, count) = (u64::from(run[0]), run.len() as u64);
-                give(&*self.reclaim, first * PAGE, count * PAGE, &mut served);
+                let Some(first) = run.first() else { continue };
+                // Numbers have 32 bits: neither product has more than 44.
+                let address = u64::from(*first).wrapping_mul(PAGE);
+                let length = (run.len() as u64).wrapping_mul(PAGE);
+                give(&*self.reclaim, address, length, &mut served);
             }
             rest = later;
         }
@@ -83,9 +86,10 @@ impl<A> Handler<A> for Deflate {
     }
 
     fn serve<M: GuestMemory + ?Sized>(&mut self, _reach: &Reach<'_, M>, chain: &Chain) -> Answer {
-        let numbers = chain.readable().len().min(MOST) / NUMBER as u64;
+        let bytes = chain.readable().len().min(MOST);
+        let numbers = bytes.checked_div(NUMBER as u64).unwrap_or(0);
         Answer::Done(Served {
-            moved: numbers * PAGE,
+            moved: numbers.wrapping_mul(PAGE),
             ..Served::default()
         })
     }
@@ -114,12 +118,17 @@ impl<A> Handler<A> for Report {
         if self.shared.poison.load(Ordering::SeqCst) == 0 {
             for segment in chain.writable_segments() {
                 // Only whole pages. The end does not wrap.
-                let end = (segment.address + u64::from(segment.length)) / PAGE * PAGE;
+                let end = segment.address.saturating_add(segment.length.into()) & !(PAGE - 1);
                 let start = segment.address.checked_next_multiple_of(PAGE);
                 if let Some(start) = start
                     && start < end
                 {
-                    give(&*self.reclaim, start, end - start, &mut served);
+                    give(
+                        &*self.reclaim,
+                        start,
+                        end.saturating_sub(start),
+                        &mut served,
+                    );
                 }
             }
         }

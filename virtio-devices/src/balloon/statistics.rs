@@ -99,12 +99,13 @@ impl Listener {
         let length = chain.readable().read(reach, &mut raw).unwrap_or(0);
         let mut statistics = self.shared.statistics();
         statistics.values.clear();
-        for entry in raw[..length].as_chunks::<ENTRY>().0 {
+        let told = raw.get(..length).unwrap_or_default();
+        for entry in told.as_chunks::<ENTRY>().0 {
             let [t0, t1, value @ ..] = *entry;
             let tag = Statistic(u16::from_le_bytes([t0, t1]));
             statistics.values.insert(tag, u64::from_le_bytes(value));
         }
-        statistics.answers += 1;
+        statistics.answers = statistics.answers.wrapping_add(1);
     }
 }
 

@@ -130,7 +130,7 @@ impl Control {
 
     /// Four answers to each port's readiness, its addition, and a resize.
     fn most(&self) -> usize {
-        8 * self.names.len() + 8
+        self.names.len().saturating_mul(8).saturating_add(8)
     }
 
     fn push(&mut self, port: u32, event: Event, value: u16, behind: &[u8]) {

@@ -9,6 +9,16 @@
 //! A driver without VIRTIO_CONSOLE_F_MULTIPORT has port 0 alone.
 //!
 //! "Console Device" (5.3).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod control;
 mod port;
@@ -132,7 +142,7 @@ impl Console {
 
 /// Two for each port and two for control.
 fn queue_count(ports: usize) -> usize {
-    2 * ports + 2
+    ports.saturating_mul(2).saturating_add(2)
 }
 
 /// The queues of a port: to the guest, from the guest (5.3.2).
@@ -140,9 +150,9 @@ fn queues_of(port: usize) -> [u16; 2] {
     let first = match port {
         0 => 0,
         // At most 32 ports.
-        port => 2 * port as u16 + 2,
+        port => (port as u16).wrapping_mul(2).wrapping_add(2),
     };
-    [first, first + 1]
+    [first, first.wrapping_add(1)]
 }
 
 impl<A: GuestAddressSpace + Send + 'static> Device<A> for Console {

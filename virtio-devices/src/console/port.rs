@@ -113,12 +113,13 @@ impl<A> Handler<A> for ToGuest {
         if room.is_empty() {
             return Answer::Done(Served::default());
         }
-        let data = &mut data[..room.len() as usize];
+        let data = data.get_mut(..room.len() as usize).unwrap_or_default();
         match lock(&self.port).take(data) {
             Ok(0) => Answer::Later,
             Ok(count) => {
                 // A buffer that is not in memory loses what came; the driver is told what it got.
-                let written = room.write(reach, &data[..count]).unwrap_or(0);
+                let came = data.get(..count).unwrap_or_default();
+                let written = room.write(reach, came).unwrap_or(0);
                 Answer::Done(Served {
                     written: written as u32,
                     moved: count as u64,
@@ -154,12 +155,12 @@ impl<A> Handler<A> for FromGuest {
         let mut data = [0; 4096];
         while !rest.is_empty() {
             let (now, later) = rest.split_at(data.len() as u64);
-            let data = &mut data[..now.len() as usize];
+            let data = data.get_mut(..now.len() as usize).unwrap_or_default();
             if now.read(reach, data).is_err() {
                 break;
             }
             match port.output.write_all(data) {
-                Ok(()) => served.moved += data.len() as u64,
+                Ok(()) => served.moved = served.moved.saturating_add(data.len() as u64),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => {
                     served.trouble = Some(error);

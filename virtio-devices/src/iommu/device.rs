@@ -13,7 +13,7 @@ use super::events::Events;
 use super::request::{Bypass, Span};
 use super::server::Server;
 use super::state;
-use crate::bytes::read_at;
+use crate::bytes::{put_at, read_at};
 use crate::device::{ActivateError, Activation, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::worker::Worker;
@@ -137,7 +137,7 @@ impl Iommu {
             ..
         } = self.limits;
         let mut bytes = [0; CONFIG];
-        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        let mut put = |at: usize, field: &[u8]| put_at(&mut bytes, at, field);
         put(0, &page_sizes.to_le_bytes());
         put(8, &first.to_le_bytes());
         put(16, &last.to_le_bytes());

@@ -238,7 +238,7 @@ impl Domains {
         if let Some(domain) = self.domains.get_mut(&id) {
             domain.endpoints.retain(|other| *other != endpoint);
             if domain.endpoints.is_empty() {
-                self.mappings -= domain.mappings.len();
+                self.mappings = self.mappings.saturating_sub(domain.mappings.len());
                 self.domains.remove(&id);
             }
         }
@@ -253,9 +253,9 @@ impl Domains {
             return Err(Status::RANGE);
         }
         let within = self.limits.input.first <= span.first && span.last <= self.limits.input.last;
-        // The sum: a target that wraps leads nowhere.
-        if !within || span.last == u64::MAX || target.checked_add(span.last - span.first).is_none()
-        {
+        // The sum: a target that wraps leads nowhere. A request's span ends where it begins, or later.
+        let end = target.checked_add(span.last.wrapping_sub(span.first));
+        if !within || span.last == u64::MAX || end.is_none() {
             return Err(Status::RANGE);
         }
         let devices = || {
@@ -278,7 +278,7 @@ impl Domains {
         }
         devices().for_each(|device| device.map(&mapping));
         domain.mappings.insert(span.first, mapping);
-        self.mappings += 1;
+        self.mappings = self.mappings.saturating_add(1);
         Ok(())
     }
 
@@ -305,7 +305,7 @@ impl Domains {
         for first in &gone {
             domain.mappings.remove(first);
         }
-        self.mappings -= gone.len();
+        self.mappings = self.mappings.saturating_sub(gone.len());
         Ok(())
     }
 }

@@ -195,7 +195,7 @@ impl Endpoint {
 /// Bytes of a span. The last byte of the space is never one of a mapping, and does not count: the Iotlb adds
 /// first address and length without a look.
 fn length(span: Span) -> usize {
-    let end = span.last.min(u64::MAX - 1) + 1;
+    let end = span.last.saturating_add(1);
     usize::try_from(end.saturating_sub(span.first)).unwrap_or(usize::MAX)
 }
 

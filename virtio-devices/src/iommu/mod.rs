@@ -9,6 +9,16 @@
 //! ```
 //!
 //! "IOMMU Device" (5.13).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod device;
 mod domain;

@@ -8,6 +8,8 @@
 //!
 //! "Device operations" of the IOMMU device (5.13.6).
 
+use crate::bytes::put_at;
+
 /// Bytes of the part that the driver writes, by type. The first four are the head.
 const ATTACH: usize = 20;
 const DETACH: usize = 20;
@@ -164,9 +166,10 @@ impl Request {
 
 /// The little-endian number of `size` bytes at `at`.
 fn field(bytes: &[u8], at: usize, size: usize) -> Result<u64, Status> {
-    let bytes = bytes.get(at..at + size).ok_or(Status::INVALID)?;
+    let end = at.checked_add(size).ok_or(Status::INVALID)?;
+    let bytes = bytes.get(at..end).ok_or(Status::INVALID)?;
     let mut word = [0; 8];
-    word[..size].copy_from_slice(bytes);
+    put_at(&mut word, 0, bytes);
     Ok(u64::from_le_bytes(word))
 }
 

@@ -10,6 +10,7 @@ use super::device::{PROBE_SIZE, PROPERTY, lock};
 use super::domain::{Domains, Offered};
 use super::endpoint::Reserved;
 use super::request::{LONGEST, Request, Status, TAIL};
+use crate::bytes::put_at;
 use crate::device::{ActiveQueue, Failure, Interrupts};
 use crate::queue::{Chain, Mapped, Notify, Position, Reach};
 use crate::worker::{Progress, Worker};
@@ -105,10 +106,11 @@ impl Requests<'_> {
     /// Serves one request. Returns how much was written; `None` if there is no room for a status.
     fn serve<M: GuestMemory + ?Sized>(&self, reach: &Reach<'_, M>, chain: &Chain) -> Option<u32> {
         let writable = chain.writable();
-        let (properties, tail) = writable.split_at(writable.len().checked_sub(TAIL)?);
+        let before = writable.len().checked_sub(TAIL)?;
+        let (properties, tail) = writable.split_at(before);
         let mut raw = [0; LONGEST];
         let request = match chain.readable().read(reach, &mut raw) {
-            Ok(length) => Request::decode(&raw[..length]),
+            Ok(length) => Request::decode(raw.get(..length).unwrap_or_default()),
             Err(_) => Err(Status::INVALID),
         };
         let mut filled = 0;
@@ -137,9 +139,9 @@ impl Requests<'_> {
         drop(domains);
         // If the driver gave an address at which there is no memory, nothing can be said.
         let said = tail.write(reach, &[status.0, 0, 0, 0]).is_ok();
-        let whole = u64::from(filled) == writable.len() - TAIL;
+        let whole = u64::from(filled) == before;
         Some(if said && whole {
-            filled + TAIL as u32
+            filled.saturating_add(TAIL as u32)
         } else {
             filled
         })
@@ -150,18 +152,19 @@ impl Requests<'_> {
 fn describe(reserved: &[Reserved]) -> [u8; PROBE_SIZE as usize] {
     /// VIRTIO_IOMMU_PROBE_T_RESV_MEM.
     const RESERVED_MEMORY: u16 = 1;
+    /// Does not count the head.
+    const LENGTH: u16 = PROPERTY as u16 - 4;
     let mut bytes = [0; PROBE_SIZE as usize];
     for (room, range) in bytes.chunks_exact_mut(PROPERTY).zip(reserved) {
         let kind = match range {
             Reserved::Region(_) => 0,
             Reserved::Messages(_) => 1,
         };
-        room[..2].copy_from_slice(&RESERVED_MEMORY.to_le_bytes());
-        // The length does not count the head.
-        room[2..4].copy_from_slice(&(PROPERTY as u16 - 4).to_le_bytes());
-        room[4] = kind;
-        room[8..16].copy_from_slice(&range.span().first.to_le_bytes());
-        room[16..24].copy_from_slice(&range.span().last.to_le_bytes());
+        put_at(room, 0, &RESERVED_MEMORY.to_le_bytes());
+        put_at(room, 2, &LENGTH.to_le_bytes());
+        put_at(room, 4, &[kind]);
+        put_at(room, 8, &range.span().first.to_le_bytes());
+        put_at(room, 16, &range.span().last.to_le_bytes());
     }
     bytes
 }

@@ -88,7 +88,7 @@ fn replay(state: &[u8], domains: &mut Domains) -> Result<Bypass, StateError> {
     };
     domains.reset(bypass);
     while let [kind, ..] = rest {
-        let at = state.len() - rest.len();
+        let at = state.len().saturating_sub(rest.len());
         let length = match *kind {
             ATTACH => ATTACH_LENGTH,
             MAP => MAP_LENGTH,

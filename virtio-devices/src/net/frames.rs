@@ -9,6 +9,7 @@ use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::stream::{Came, FrameStream};
 use super::{Link, LinkState, Tap};
+use crate::bytes::put_at;
 use crate::features::Features;
 use crate::queue::{Buffers, Chain, Reach, Segment};
 use crate::serve::{Answer, Handler, Served};
@@ -17,9 +18,9 @@ use crate::vectored;
 /// Bytes of "struct virtio_net_hdr", `num_buffers` included.
 pub(super) const HEADER: u64 = 12;
 /// Where `num_buffers` is.
-const NUM_BUFFERS: u64 = 10;
+pub(super) const NUM_BUFFERS: u64 = 10;
 /// The largest frame with its header: 64 KiB of IP, an Ethernet header with tag.
-const LARGEST: u64 = HEADER + 18 + (1 << 16);
+pub(super) const LARGEST: u64 = HEADER + 18 + (1 << 16);
 
 /// Where frames go to and come from. Each read and write is one frame behind a header of 12 bytes, and neither
 /// waits.
@@ -61,7 +62,7 @@ impl AsFd for Wire {
 }
 
 /// Why a chain moved no frame.
-enum Refused {
+pub(super) enum Refused {
     /// A buffer is not in memory.
     Memory,
     /// More pieces than a system call takes.
@@ -75,7 +76,7 @@ impl From<GuestMemoryError> for Refused {
 }
 
 /// Runs `call` with the host's pieces of `segments`.
-fn with_slices<M: GuestMemory + ?Sized, R>(
+pub(super) fn with_slices<M: GuestMemory + ?Sized, R>(
     reach: &Reach<'_, M>,
     segments: &[Segment],
     access: Permissions,
@@ -95,7 +96,7 @@ fn with_slices<M: GuestMemory + ?Sized, R>(
 }
 
 /// Bytes of a frame for the used ring; the host moved no more than 2^16 and some.
-fn served(written: usize, moved: usize) -> Answer {
+pub(super) fn served(written: usize, moved: usize) -> Answer {
     Answer::Done(Served {
         written: u32::try_from(written).unwrap_or(u32::MAX),
         moved: moved as u64,
@@ -175,14 +176,15 @@ impl Receiver {
         }
         let mut header = [0; HEADER as usize];
         // One chain a frame.
-        header[NUM_BUFFERS as usize] = 1;
+        put_at(&mut header, NUM_BUFFERS as usize, &[1]);
         let (head, body) = room.split_at(HEADER);
         let written = head
             .write(reach, &header)
-            .and_then(|count| Ok(count + body.write(reach, &frame)?));
+            .and_then(|count| Ok(count.saturating_add(body.write(reach, &frame)?)));
+        let whole = header.len().saturating_add(frame.len());
         // A frame that the driver has no room or no memory for is lost as on any network.
         match written {
-            Ok(count) if count == header.len() + frame.len() => served(count, count),
+            Ok(count) if count == whole => served(count, count),
             _ => served(0, 0),
         }
     }

@@ -2,7 +2,7 @@
 //! A network card: virtio-net over a tap interface, or over anything that takes frames.
 //!
 //! ```text
-//!   queue 0  receive    wire --> header:12, frame --> chain      one frame a chain
+//!   queue 0  receive    wire --> header:12, frame --> chain      one frame a chain, or over several
 //!   queue 1  transmit   chain --> header:12, frame --> wire
 //! ```
 //!
@@ -10,9 +10,20 @@
 //! checks it. Only what the wire can do is offered.
 //!
 //! "Network Device" (5.1).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod both_ways;
 mod frames;
+mod merge;
 mod stream;
 mod tap;
 
@@ -27,6 +38,7 @@ pub use tap::{Tap, TapError};
 
 use self::both_ways::BothWays;
 use self::frames::{Receiver, Sender};
+use self::merge::Merger;
 use crate::bytes::read_at;
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
@@ -55,6 +67,8 @@ pub mod feature {
     pub const HOST_TSO4: Features = Features::from_bits_retain(1 << 11);
     /// VIRTIO_NET_F_HOST_TSO6: the device takes large TCP segments over IPv6.
     pub const HOST_TSO6: Features = Features::from_bits_retain(1 << 12);
+    /// VIRTIO_NET_F_MRG_RXBUF: a frame that comes in may be spread over several chains.
+    pub const MRG_RXBUF: Features = Features::from_bits_retain(1 << 15);
     /// VIRTIO_NET_F_STATUS: `status` says whether the link is up.
     pub const STATUS: Features = Features::from_bits_retain(1 << 16);
 }
@@ -201,7 +215,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn features(&self) -> Features {
-        let mut features = feature::STATUS | self.wire.features();
+        let mut features = feature::STATUS | feature::MRG_RXBUF | self.wire.features();
         if self.options.mac.is_some() {
             features |= feature::MAC;
         }
@@ -251,21 +265,27 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
         self.link.events.connect(Some(Arc::clone(&interrupts)));
         let limiter = || Limiter::new(self.options.limits);
         let [received, sent] = &self.counters;
-        let receiver = Receiver {
-            wire: Arc::clone(&self.wire),
-            link: self.link.clone(),
-        };
         let sender = Sender {
             wire: Arc::clone(&self.wire),
             link: self.link.clone(),
         };
-        let receive = QueueServer::new(memory.clone(), receive, interrupts.clone(), receiver)
-            .with_limiter(limiter()?)
-            .with_counters(received.clone());
-        let transmit = QueueServer::new(memory, transmit, interrupts, sender)
+        let transmit = QueueServer::new(memory.clone(), transmit, interrupts.clone(), sender)
             .with_limiter(limiter()?)
             .with_counters(sent.clone());
-        Ok(vec![Box::new(BothWays { transmit, receive })])
+        let (wire, link) = (Arc::clone(&self.wire), self.link.clone());
+        let (limiter, received) = (limiter()?, received.clone());
+        Ok(vec![if features.contains(feature::MRG_RXBUF) {
+            let merger = Merger::new(wire, link);
+            let receive = QueueServer::new(memory, receive, interrupts, merger)
+                .with_limiter(limiter)
+                .with_counters(received);
+            Box::new(BothWays { transmit, receive })
+        } else {
+            let receive = QueueServer::new(memory, receive, interrupts, Receiver { wire, link })
+                .with_limiter(limiter)
+                .with_counters(received);
+            Box::new(BothWays { transmit, receive })
+        }])
     }
 
     fn reset(&mut self) {

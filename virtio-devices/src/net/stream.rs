@@ -84,7 +84,7 @@ impl FrameStream {
             let mut part = vec![0; PART];
             match (&self.socket).read(&mut part) {
                 Ok(0) => return self.end(&mut incoming, ErrorKind::UnexpectedEof.into()),
-                Ok(count) => incoming.bytes.extend(&part[..count]),
+                Ok(count) => incoming.bytes.extend(part.iter().take(count)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Came::Nothing,
                 Err(error) => return self.end(&mut incoming, error),
@@ -117,8 +117,8 @@ impl FrameStream {
         }
         // Begun, it has to be ended, or the next would be taken for the rest of it. What is left after that waits for
         // the next frame.
-        let end = Instant::now() + PATIENCE;
-        while !rest.is_empty() && Instant::now() < end {
+        let begun = Instant::now();
+        while !rest.is_empty() && begun.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(1));
             self.flush(&mut rest)?;
         }
@@ -153,7 +153,7 @@ impl Incoming {
             let text = format!("a frame of {length} bytes");
             return Err(io::Error::new(ErrorKind::InvalidData, text));
         }
-        if self.bytes.len() < LENGTH + length {
+        if self.bytes.len() < length.saturating_add(LENGTH) {
             return Ok(None);
         }
         self.bytes.drain(..LENGTH);

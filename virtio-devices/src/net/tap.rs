@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use super::feature;
 use super::frames::HEADER;
+use crate::bytes::put_at;
 use crate::features::Features;
 
 const DEVICE: &str = "/dev/net/tun";
@@ -119,7 +120,7 @@ impl Tap {
             flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
             rest: [0; 22],
         };
-        request.name[..name.len()].copy_from_slice(name.as_bytes());
+        put_at(&mut request.name, 0, name.as_bytes());
         // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, which `request` is; the file is open.
         let set = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &mut request) };
         checked(set).map_err(host)?;

@@ -150,7 +150,7 @@ impl Connection {
         reach: &Reach<'_, M>,
         data: Buffers<'_>,
     ) -> Result<(), Broken> {
-        let left = u64::from(ROOM) - self.backlog.len() as u64;
+        let left = u64::from(ROOM).saturating_sub(self.backlog.len() as u64);
         // More than it was granted, or after it said that there would be no more.
         if data.len() > left || self.guest_shut.contains(Shut::SEND) {
             return Err(Broken);
@@ -254,7 +254,7 @@ impl Connection {
             (Owed::RESPONSE, Operation::RESPONSE),
         ] {
             if self.owed.contains(owed) {
-                self.owed -= owed;
+                self.owed.remove(owed);
                 return Outgoing::Bare(operation, Shut::empty());
             }
         }
@@ -270,7 +270,7 @@ impl Connection {
             (Owed::CREDIT, Operation::CREDIT_UPDATE),
         ] {
             if self.owed.contains(owed) {
-                self.owed -= owed;
+                self.owed.remove(owed);
                 let shut = match operation {
                     Operation::SHUTDOWN => self.host_shut,
                     _ => Shut::empty(),

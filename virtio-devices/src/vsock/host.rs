@@ -112,16 +112,18 @@ pub(super) fn greeting(stream: &UnixStream) -> Greeting {
         }
         Err(_) => return Greeting::Wrong,
     };
-    let Some(end) = raw[..count].iter().position(|byte| *byte == b'\n') else {
+    let Some(end) = raw.iter().take(count).position(|byte| *byte == b'\n') else {
         return match count {
             GREETING => Greeting::Wrong,
             _ => Greeting::Incomplete,
         };
     };
-    let port = parse(&raw[..end]);
-    let taken = rustix::net::recv(stream, &mut raw[..=end], RecvFlags::DONTWAIT);
+    let port = raw.get(..end).and_then(parse);
+    let line = raw.get_mut(..=end).unwrap_or_default();
+    let length = line.len();
+    let taken = rustix::net::recv(stream, line, RecvFlags::DONTWAIT);
     match (port, taken) {
-        (Some(port), Ok((count, _))) if count == end + 1 => Greeting::Connect(port),
+        (Some(port), Ok((count, _))) if count == length => Greeting::Connect(port),
         _ => Greeting::Wrong,
     }
 }

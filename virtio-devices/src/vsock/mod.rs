@@ -15,6 +15,16 @@
 //! a guest can make this use is bounded.
 //!
 //! "Socket Device" (5.10).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod connection;
 mod host;

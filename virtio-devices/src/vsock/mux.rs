@@ -107,7 +107,7 @@ impl Mux {
         for _ in 0..LOOKS {
             // Interrupted: another look is cheap.
             let count = self.epoll.wait(0, &mut events).unwrap_or(0);
-            for event in &events[..count] {
+            for event in events.iter().take(count) {
                 match ports(event.data()) {
                     LISTENER => self.accept(),
                     Ports {
@@ -134,7 +134,10 @@ impl Mux {
                 self.greetings.pop_first();
             }
             let number = self.next_greeting;
-            self.next_greeting = (number + 1) % NO_PORT;
+            self.next_greeting = match number.wrapping_add(1) {
+                NO_PORT => 0,
+                next => next,
+            };
             let at = Ports {
                 guest: NO_PORT,
                 host: number,
@@ -170,7 +173,7 @@ impl Mux {
     fn free_port(&mut self, guest: u32) -> u32 {
         loop {
             let host = self.next_port;
-            self.next_port = match host + 1 {
+            self.next_port = match host.wrapping_add(1) {
                 NO_PORT => FIRST_PORT,
                 next => next,
             };
@@ -373,7 +376,7 @@ impl Mux {
                 ..self.header(ports, operation)
             };
             let _ = head.write(reach, &header.encode());
-            return Ok(Some((HEADER as u32 + length, length)));
+            return Ok(Some((length.saturating_add(HEADER as u32), length)));
         }
         Ok(None)
     }

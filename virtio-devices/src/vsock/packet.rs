@@ -3,6 +3,8 @@
 //!
 //! "Device Operation" (5.10.6).
 
+use crate::bytes::{put_at, read_at};
+
 /// Bytes of a header.
 pub(super) const HEADER: usize = 44;
 /// VIRTIO_VSOCK_TYPE_STREAM.
@@ -66,9 +68,13 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn decode(raw: &[u8; HEADER]) -> Self {
-        let half = |at: usize| u16::from_le_bytes([raw[at], raw[at + 1]]);
-        let word = |at: usize| u32::from(half(at)) | u32::from(half(at + 2)) << 16;
-        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        let long = |at: u64| {
+            let mut bytes = [0; 8];
+            read_at(raw, at, &mut bytes);
+            u64::from_le_bytes(bytes)
+        };
+        let word = |at| long(at) as u32;
+        let half = |at| long(at) as u16;
         Self {
             source_cid: long(0),
             destination_cid: long(8),
@@ -85,7 +91,7 @@ impl Header {
 
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let mut raw = [0; HEADER];
-        let mut put = |at: usize, field: &[u8]| raw[at..at + field.len()].copy_from_slice(field);
+        let mut put = |at: usize, field: &[u8]| put_at(&mut raw, at, field);
         put(0, &self.source_cid.to_le_bytes());
         put(8, &self.destination_cid.to_le_bytes());
         put(16, &self.source_port.to_le_bytes());

@@ -14,6 +14,7 @@ mod hostile_kinds;
 mod image;
 #[cfg(feature = "iommu")]
 mod iommu;
+mod merge;
 mod mmio;
 mod moved;
 mod msi;

@@ -13,26 +13,35 @@ use hvkit_virtio_devices::net::{FrameStream, Link, LinkState, Net, Options, Wire
 use crate::support::guest::{Guest, Transport};
 
 /// A card, its rings for receiving and sending, its link, and what is at the other end.
-fn card(socket: UnixStream) -> (Guest, Vec<Ring>, Link) {
+fn card(socket: UnixStream, features: u64) -> (Guest, Vec<Ring>, Link) {
     let wire = Wire::Stream(FrameStream::new(socket).unwrap());
     let net = Net::new(Options::new(), wire);
     let link = net.link();
     let mut guest = Guest::new(Box::new(net), Transport::Pci);
-    // STATUS alone: a stream does no part of a frame's work.
-    assert_eq!(guest.offered() & 0xff_ffff, 1 << 16);
-    let rings = guest.start(u64::MAX, &[0, 1]);
+    // STATUS and MRG_RXBUF alone: a stream does no part of a frame's work.
+    assert_eq!(guest.offered() & 0xff_ffff, 1 << 16 | 1 << 15);
+    let rings = guest.start(features, &[0, 1]);
     (guest, rings, link)
 }
 
-fn pair() -> (Guest, Vec<Ring>, Link, UnixStream) {
+/// VIRTIO_NET_F_MRG_RXBUF, by its number (5.1.3).
+const MRG_RXBUF: u64 = 1 << 15;
+
+fn pair(features: u64) -> (Guest, Vec<Ring>, Link, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let (guest, rings, link) = card(ours);
+    let (guest, rings, link) = card(ours, features);
     (guest, rings, link, theirs)
 }
 
 #[test]
 fn frames_go_behind_their_length() {
-    let (mut guest, mut rings, _, mut end) = pair();
+    for features in [u64::MAX, !MRG_RXBUF] {
+        frames_behind_their_length(features);
+    }
+}
+
+fn frames_behind_their_length(features: u64) {
+    let (mut guest, mut rings, _, mut end) = pair(features);
     // 12 bytes of header, then 60 of a frame, cut anywhere.
     guest.write(0x8000, &[0; 12]);
     let frame: Vec<u8> = (1..=60).collect();
@@ -64,18 +73,27 @@ fn frames_go_behind_their_length() {
     assert_eq!(guest.read(0xb00c, 4), b"defg");
     // One that the driver has no room for is lost, and the next is not.
     rings[0].submit(&[Writable(0xa000, 20)]);
-    rings[0].submit(&[Writable(0xb000, 20)]);
-    end.write_all(b"\0\0\0\x09123456789\0\0\0\x01x").unwrap();
+    let long = format!("\0\0\x07\x08{}\0\0\0\x01x", "9".repeat(0x708));
+    end.write_all(long.as_bytes()).unwrap();
     guest.run(0);
-    assert_eq!(rings[0].take().unwrap().length, 0);
+    // Without merging, the chain is used up for nothing.
+    let place = match features & MRG_RXBUF {
+        0 => {
+            assert_eq!(rings[0].take().unwrap().length, 0);
+            0xb000
+        }
+        _ => 0xa000,
+    };
+    rings[0].submit(&[Writable(0xb000, 20)]);
+    guest.run(0);
     assert_eq!(rings[0].take().unwrap().length, 13);
-    assert_eq!(guest.read(0xb00c, 1), b"x");
+    assert_eq!(guest.read(place + 12, 1), b"x");
 }
 
 #[test]
 fn an_end_that_is_gone_or_mad_is_a_link_down() {
     for bytes in [&b""[..], b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\x01\0\x13"] {
-        let (mut guest, mut rings, link, mut end) = pair();
+        let (mut guest, mut rings, link, mut end) = pair(u64::MAX);
         rings[0].submit(&[Writable(0xa000, 1600)]);
         end.write_all(bytes).unwrap();
         if bytes.is_empty() {
@@ -98,7 +116,7 @@ fn an_end_that_is_gone_or_mad_is_a_link_down() {
 
 #[test]
 fn a_slow_end_loses_whole_frames_only() {
-    let (mut guest, mut rings, _, mut end) = pair();
+    let (mut guest, mut rings, _, mut end) = pair(u64::MAX);
     guest.write(0x8000, &[0; 12]);
     let mut sent = 0u32;
     for _ in 0..60 {
@@ -185,7 +203,7 @@ fn passt_answers() {
         );
         std::thread::sleep(Duration::from_millis(20));
     };
-    let (mut guest, mut rings, _) = card(socket);
+    let (mut guest, mut rings, _) = card(socket, u64::MAX);
     // ARP: who has 192.0.2.1, tell 192.0.2.2.
     let mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
     let mut frame = vec![0xff; 6];

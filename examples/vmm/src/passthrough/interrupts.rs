@@ -42,9 +42,10 @@ impl MsixPart {
 
     /// Reads the pending bits. The vectors' events are asked, and keep what they hold.
     pub(super) fn pending_read(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
-            let first = usize::try_from(at)
-                .ok()
+        for (byte, index) in data.iter_mut().zip(0..) {
+            let at = offset.checked_add(index);
+            let first = at
+                .and_then(|at| usize::try_from(at).ok())
                 .and_then(|byte| byte.checked_mul(8));
             let events = first.and_then(|first| self.events.get(first..));
             *byte = events

@@ -28,6 +28,7 @@ for job in $(echo $jobs | tr , ' '); do
             ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up
             io-load send send 10.0.0.1:5000 $chunks
             ;;
+        take) io-load take take 10.0.0.1:5001 $chunks ;; # after send, which sets the address
         lazy)
             echo DMA-FQ >$group/type
             say "group $(cat $group/type)"

@@ -3,10 +3,11 @@
 sys=/sys/bus/pci/devices
 # A disk in memory, written once so that all of it is there.
 disk() { dd if=/dev/zero of=/dev/shm/disk bs=1M count=64 2>/dev/null; }
-# The other end of the guest's network, when the VMM has made the interface.
+# The other ends of the guest's network, when the VMM has made the interface.
 sink() {
     (
         while ! ifconfig t0 10.0.0.1 netmask 255.255.255.0 up 2>/dev/null; do usleep 50000; done
+        io-load source 0.0.0.0:5001 &
         exec io-load sink 0.0.0.0:5000
     ) &
 }

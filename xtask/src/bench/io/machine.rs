@@ -38,7 +38,7 @@ enum Vmm {
 /// Work for a disk and a network card.
 const DEVICES: Work = Work {
     disk: "vda",
-    jobs: "write,mixed,read,send",
+    jobs: "write,mixed,read,send,take",
 };
 /// Work for a disk behind a unit: each page taken back before its request is over, then pages taken back in batches.
 const BEHIND: Work = Work {

@@ -70,6 +70,11 @@ const WANTED: &[Wanted] = &[
         name: "TCP from the guest, by 64 KiB",
         times: Some(2.5),
     },
+    Wanted {
+        job: "take",
+        name: "TCP to the guest, by 64 KiB",
+        times: None,
+    },
 ];
 
 /// A machine, or why there is none.
