@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What machine to build. Plain data: the machine's parts check it, wherever it comes from.
 
+use crate::peer::BackEnd;
 use crate::served::Served;
 use hvkit_virtio_devices::limit::Limits;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Devices that other processes serve: the guest finds them after disks and network cards of the VMM's own.
     pub served: Vec<Served>,
+    /// By which the guest serves devices to other machines.
+    pub back_ends: Vec<BackEnd>,
     /// Devices of the host that become the guest's.
     pub devices: Vec<HostDevice>,
     /// Network cards, in the order the guest finds them.
@@ -84,6 +87,7 @@ impl Config {
             memory: 512 << 20,
             disks: Vec::new(),
             served: Vec::new(),
+            back_ends: Vec::new(),
             devices: Vec::new(),
             nets: Vec::new(),
             rng: None,

@@ -99,7 +99,10 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        let (mut opened, balloon) = devices::open(config, &memory, confiner, hosts.tty)?;
+        let limit = u32::try_from(vm.fd().check_extension_int(Cap::NrMemslots)).unwrap_or(0);
+        let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
+        let slots = slots.as_ref();
+        let (mut opened, balloon) = devices::open(config, vm, &memory, slots, confiner, hosts.tty)?;
         for placed in hosts.pmems {
             opened.push(("persistent memory", Opened::Direct(Box::new(placed.device))));
         }
@@ -122,7 +125,7 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, threads)?;
+        let reclaims = add_devices(&mut chipset, vm, slots, config, hosts.assigned, threads)?;
         let watchdog = match config.watchdog {
             Watchdog::Absent => None,
             Watchdog::Present => {
@@ -197,6 +200,7 @@ impl Platform {
 fn add_devices(
     chipset: &mut Chipset,
     vm: &Vm,
+    slots: Option<&KvmSlots>,
     config: &Config,
     devices: &[Selected],
     threads: Threads<'_>,
@@ -206,10 +210,7 @@ fn add_devices(
     if devices.is_empty() {
         return Ok(reclaims);
     }
-    let limit = vm.fd().check_extension_int(Cap::NrMemslots);
-    let limit = u32::try_from(limit).unwrap_or(0);
-    let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
-    let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
+    let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?.clone());
     let kvm = KvmVfio::new(vm.fd())?;
     let shared = match config.vtd {
         None => Some(DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?),

@@ -26,7 +26,7 @@ pub(super) const COMMON: u64 = 0x40;
 const DEVICE: u64 = 0x1000;
 
 /// PCI's identifier of a vendor's own capability.
-const VENDOR_CAPABILITY: u8 = 0x09;
+pub(super) const VENDOR_CAPABILITY: u8 = 0x09;
 
 /// What is at an offset of the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,10 +108,11 @@ impl Layout {
             (CfgType::Isr, Structure::Isr),
             (CfgType::Device, Structure::Device),
         ] {
-            let body = capability(cfg_type, 16, self.place(structure));
+            let body = capability(cfg_type as u8, BAR, 16, self.place(structure));
             config.add_capability(VENDOR_CAPABILITY, &body, &[])?;
         }
-        let mut notify = capability(CfgType::Notify, 20, self.place(Structure::Notify)).to_vec();
+        let place = self.place(Structure::Notify);
+        let mut notify = capability(CfgType::Notify as u8, BAR, 20, place).to_vec();
         notify.extend((NOTIFY_STRIDE as u32).to_le_bytes());
         config.add_capability(VENDOR_CAPABILITY, &notify, &[])?;
         let at = |structure| Place {
@@ -121,7 +122,7 @@ impl Layout {
         let (body, writable) = msix.capability(at(Structure::Table), at(Structure::Pending));
         let msix = config.add_capability(msix::CAPABILITY, &body, &writable)?;
         // bar, offset, length and the data are the driver's to write (4.1.4.9).
-        let mut access = capability(CfgType::Pci, 20, &(0..0)).to_vec();
+        let mut access = capability(CfgType::Pci as u8, BAR, 20, &(0..0)).to_vec();
         access.extend([0; 4]);
         let mut writable = [0xff; 18];
         writable[..2].fill(0);
@@ -140,12 +141,12 @@ pub(super) struct Declared {
 }
 
 /// "struct virtio_pci_cap" after its first two bytes.
-fn capability(cfg_type: CfgType, length: u8, place: &Range<u64>) -> [u8; 14] {
+pub(super) fn capability(cfg_type: u8, bar: u8, length: u8, place: &Range<u64>) -> [u8; 14] {
     let mut body = [0; 14];
     body[0] = length;
-    body[1] = cfg_type as u8;
-    body[2] = BAR;
-    // The window is far below 4 GiB.
+    body[1] = cfg_type;
+    body[2] = bar;
+    // What is above 4 GiB goes into other fields, where there are any.
     body[6..10].copy_from_slice(&(place.start as u32).to_le_bytes());
     body[10..].copy_from_slice(&((place.end - place.start) as u32).to_le_bytes());
     body

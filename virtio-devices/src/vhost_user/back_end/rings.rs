@@ -33,7 +33,7 @@ impl Ring {
     unsafe_code,
     reason = "an EventFd can be made of a descriptor in no other way"
 )]
-pub(super) fn event(file: OwnedFd) -> Option<EventFd> {
+pub(in crate::vhost_user) fn event(file: OwnedFd) -> Option<EventFd> {
     let flags = fcntl_getfl(&file).ok()?;
     fcntl_setfl(&file, flags | OFlags::NONBLOCK).ok()?;
     // SAFETY: the descriptor is ours alone, and the event becomes its owner. That it may be no eventfd matters to
