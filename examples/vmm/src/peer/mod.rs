@@ -10,6 +10,8 @@
 //! What the other machine's VMM sends is checked by the device ([`hvkit_virtio_devices::vhost_user::to_guest`]); here is
 //! what KVM does for it. A region is mapped into this process too, as KVM wants it, and nothing here reads or writes it.
 
+pub mod program;
+
 use crate::config::{Dma, Transport};
 use crate::passthrough::pages::Pages;
 use crate::passthrough::{KvmSlots, Slots};

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vmm serve`: a disk of ours for another VMM, in a process of its own.
 //!
-//! It serves one VMM, and ends when that hangs up. Everything is opened before the VMM is heard; from then on the
+//! It serves one VMM, at a socket or by a device of this guest that carries the protocol, and ends when that hangs up. Everything is opened before the VMM is heard; from then on the
 //! process has no files, and makes only the system calls that a disk needs.
 
 use crate::config::{Confinement, Disk};
-use crate::confine::{ConfineError, Confiner, Kind, Nursery};
+use crate::confine::{ConfineError, Confiner, Kind, Nursery, Starter};
 use crate::machine::stop::Stop;
 use crate::machine::{DeviceError, disk};
+use crate::peer::program::{Bridge, Function, ProgramError};
+use hvkit_virtio_devices::block::Block;
 use hvkit_virtio_devices::vhost_user::BackEnd;
 use hvkit_virtio_devices::vhost_user::back_end::ServeError;
 use hvkit_virtio_devices::worker::Threads;
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Why a disk is not served.
@@ -29,6 +31,9 @@ pub enum ServingError {
         /// Why.
         source: io::Error,
     },
+    /// The device that carries the protocol.
+    #[error("serve: {0}")]
+    Carrying(#[from] ProgramError),
     /// The process cannot be confined.
     #[error(transparent)]
     Confine(#[from] ConfineError),
@@ -51,14 +56,51 @@ pub fn serve(asked: &Disk, socket: &Path, confinement: Confinement) -> Result<()
     // Nobody else is served. It may have been removed already.
     let _ = std::fs::remove_file(socket);
     let (stream, _) = accepted.map_err(failed)?;
+    back_end(disk, stream, &confiner, |_| Ok(()))
+}
+
+/// Serves `asked` to the first machine that connects to the device whose folder in sysfs is `device`, until it hangs up.
+pub fn serve_by_device(
+    asked: &Disk,
+    device: &Path,
+    confinement: Confinement,
+) -> Result<(), ServingError> {
+    let disk = disk(asked).map_err(DeviceError::Disk)?;
+    let confiner = Confiner::new(confinement)?;
+    let function = Function::open(device)?;
+    log::info!("{} is served by {}", asked.path.display(), device.display());
+    Bridge::wait(&function)?;
+    let (ours, theirs) = UnixStream::pair().map_err(ProgramError::Host)?;
+    let bridge = Bridge::new(function, ours)?;
+    back_end(disk, theirs, &confiner, |starter| {
+        let carry = move || {
+            if let Err(error) = bridge.run() {
+                log::error!("{error}");
+            }
+        };
+        let started = starter.start("bridge".to_owned(), Box::new(carry));
+        Ok(started.map_err(ProgramError::Host)?)
+    })
+}
+
+/// Serves `disk` to the VMM at the other end of `stream`, with whom `carry` starts threads.
+fn back_end(
+    disk: Block,
+    stream: UnixStream,
+    confiner: &Confiner,
+    carry: impl FnOnce(&Starter) -> Result<(), ServingError>,
+) -> Result<(), ServingError> {
+    let failed = |source| ServingError::Vmm(ServeError::Connection(source));
     let stop = Stop::new().map_err(failed)?;
-    let nursery = Nursery::new(&confiner, &stop)?;
+    let nursery = Nursery::new(confiner, &stop)?;
     let starter = nursery.starter();
-    let threads = Threads::new(move |name, body| starter.start(name, body));
+    let (threads, carrying) = (starter.clone(), starter);
+    let threads = Threads::new(move |name, body| threads.start(name, body));
     let report = |why: &dyn std::error::Error| log::error!("{why}");
     let back_end = BackEnd::new(stream, Box::new(disk), Box::new(threads), report);
     let back_end = back_end.map_err(failed)?;
     confiner.give_up_files(&[])?;
+    carry(&carrying)?;
     confiner.enter(Kind::Device)?;
     back_end.run()?;
     Ok(())
