@@ -16,6 +16,11 @@ use hvkit_virtio_devices::worker::Threads;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// How long the device that carries the protocol may take to be given back.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a disk is not served.
 #[derive(Debug, thiserror::Error)]
@@ -72,15 +77,20 @@ pub fn serve_by_device(
     Bridge::wait(&function)?;
     let (ours, theirs) = UnixStream::pair().map_err(ProgramError::Host)?;
     let bridge = Bridge::new(function, ours)?;
-    back_end(disk, theirs, &confiner, |starter| {
+    let (done, is_done) = channel::<()>();
+    let served = back_end(disk, theirs, &confiner, |starter| {
         let carry = move || {
             if let Err(error) = bridge.run() {
                 log::error!("{error}");
             }
+            drop(done);
         };
         let started = starter.start("bridge".to_owned(), Box::new(carry));
         Ok(started.map_err(ProgramError::Host)?)
-    })
+    });
+    // The device is given back in order. Nothing is ever sent: this ends when the thread does.
+    let _ = is_done.recv_timeout(PATIENCE);
+    served
 }
 
 /// Serves `disk` to the VMM at the other end of `stream`, with whom `carry` starts threads.

@@ -49,6 +49,7 @@ pub fn check(config: &Config) -> Result<(), UnitError> {
     let rng = config.rng.iter();
     let devices = config.devices.iter();
     let vsock = config.vsock.iter();
+    let back_ends = config.back_ends.iter();
     let name = |device: &crate::config::HostDevice| {
         let path = || device.path.display().to_string();
         device.id.clone().unwrap_or_else(path)
@@ -58,6 +59,10 @@ pub fn check(config: &Config) -> Result<(), UnitError> {
             .map(|disk| ("disk", disk.dma, disk.path.display().to_string()))
             .chain(nets.map(|net| ("net", net.dma, net.wire.to_string())))
             .chain(vsock.map(|vsock| ("vsock", vsock.dma, vsock.socket.display().to_string())))
+            .chain(back_ends.map(|asked| {
+                let socket = asked.socket.display().to_string();
+                ("vhost-user-backend", asked.dma, socket)
+            }))
             .chain(rng.map(|rng| ("rng", rng.dma, rng.source.display().to_string())))
             .chain([("console", config.console_dma, "the console".to_owned())])
             .chain(devices.map(|device| ("device", device.dma, name(device))))

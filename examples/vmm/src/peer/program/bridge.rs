@@ -2,16 +2,13 @@
 //! Between the device and a back end that expects a socket: messages either way, with the files that the device has in place
 //! of those that its VMM kept.
 
-use super::ProgramError;
-use super::function::{
-    CONFIG_VECTOR, Function, RECEIVE, RECEIVE_VECTOR, TRANSMIT, TRANSMIT_VECTOR,
-};
+use super::function::{CONFIG_VECTOR, Function, RECEIVE, RECEIVE_VECTOR};
 use super::ring::BUFFER;
-use std::io::{self, ErrorKind, Read, Write};
+use super::{ProgramError, watch};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -25,9 +22,6 @@ const SET_VRING_CALL: u32 = 13;
 const SET_VRING_ERR: u32 = 14;
 /// In the payload of SET_VRING_KICK and its like: there is no file.
 const NO_FILE: u64 = 1 << 8;
-/// How long the device may take to carry an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Carries what one connection brings.
 #[derive(Debug)]
 pub struct Bridge {
@@ -40,8 +34,6 @@ pub struct Bridge {
     errors: EventFd,
     /// Watches the socket, vectors, and calls, which have the numbers of their queues.
     epoll: Epoll,
-    /// Watches for answers that the device has carried.
-    carried: Epoll,
 }
 
 /// What is watched beside calls.
@@ -51,19 +43,17 @@ const VECTOR: u64 = 2 << 32;
 impl Bridge {
     /// Between `function` and the back end at the other end of `socket`.
     pub fn new(function: Function, socket: UnixStream) -> Result<Self, ProgramError> {
-        let (epoll, carried) = (Epoll::new()?, Epoll::new()?);
+        let epoll = Epoll::new()?;
         watch(&epoll, &socket, SOCKET)?;
         for vector in [CONFIG_VECTOR, RECEIVE_VECTOR] {
             watch(&epoll, function.vector(vector)?, VECTOR)?;
         }
-        watch(&carried, function.vector(TRANSMIT_VECTOR)?, VECTOR)?;
         Ok(Bridge {
             calls: (0..function.queues()).map(|_| None).collect(),
             function,
             socket,
             errors: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             epoll,
-            carried,
         })
     }
 
@@ -74,7 +64,7 @@ impl Bridge {
         watch(&epoll, changed, VECTOR)?;
         function.want();
         while !function.is_connected() {
-            wait(&epoll, None)?;
+            super::wait(&epoll, None)?;
             // Before looking. An error means that there was none.
             let _ = changed.read();
         }
@@ -92,7 +82,7 @@ impl Bridge {
             if !self.function.is_connected() {
                 return Ok(());
             }
-            for source in wait(&self.epoll, None)? {
+            for source in super::wait(&self.epoll, None)? {
                 match source {
                     SOCKET if !self.answer()? => return Ok(()),
                     SOCKET => {}
@@ -179,17 +169,7 @@ impl Bridge {
         }
         message.resize(HEADER + size, 0);
         self.socket.read_exact(&mut message[HEADER..])?;
-        self.function.transmit.offer(0, &message)?;
-        self.function.notify(TRANSMIT);
-        let end = Instant::now() + PATIENCE;
-        while self.function.transmit.take()?.is_none() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ProgramError::Wrong("does not carry an answer"));
-            }
-            wait(&self.carried, Some(left))?;
-            let _ = self.function.vector(TRANSMIT_VECTOR)?.read();
-        }
+        self.function.send(&message)?;
         Ok(true)
     }
 }
@@ -212,23 +192,6 @@ fn place_regions(payload: &mut [u8], memory: u64) -> usize {
         *offset = place.to_ne_bytes();
     }
     regions.len()
-}
-
-fn watch(epoll: &Epoll, source: &impl AsRawFd, data: u64) -> io::Result<()> {
-    let event = EpollEvent::new(EventSet::IN, data);
-    epoll.ctl(ControlOperation::Add, source.as_raw_fd(), event)
-}
-
-/// Waits for what `epoll` watches, or so long: what is there to do.
-fn wait(epoll: &Epoll, patience: Option<Duration>) -> io::Result<Vec<u64>> {
-    let milliseconds = |patience: Duration| i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-    let mut events = [EpollEvent::default(); 32];
-    match epoll.wait(patience.map_or(-1, milliseconds), &mut events) {
-        Ok(count) => Ok(events.iter().take(count).map(EpollEvent::data).collect()),
-        // The caller looks again.
-        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The device, assigned to this process by VFIO: its registers, its vectors, the memory that it reaches.
 
-use super::ProgramError;
 use super::ring::{LENGTH, Ring, SIZE, Writer};
+use super::{ProgramError, watch};
 use crate::passthrough::HostFunction;
 use std::fmt;
 use std::fs::File;
@@ -14,6 +14,7 @@ use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioOps};
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Vendor of virtio devices, and the device of this kind.
@@ -22,6 +23,8 @@ const DEVICE: u16 = 0x1040 + 43;
 
 /// By what address the device reaches our memory.
 const IOVA: u64 = 0x10_0000;
+/// Bytes of the two queues.
+const DMA_LENGTH: usize = 2 * LENGTH as usize;
 
 /// VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM, in the second word.
 const FEATURES: u32 = 0b11;
@@ -29,8 +32,11 @@ const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
 const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
-/// How long a reset may take.
+const NEEDS_RESET: u8 = 0x40;
+/// How long a reset may take, and a message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the device is looked at that has not said anything.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// VIRTIO_VHOST_USER_STATUS_BACKEND_UP and _FRONTEND_UP.
 const BACKEND_UP: u32 = 1;
@@ -39,11 +45,11 @@ const FRONTEND_UP: u32 = 2;
 /// Vectors: changes of configuration, the two queues, then notifications.
 pub(super) const CONFIG_VECTOR: usize = 0;
 pub(super) const RECEIVE_VECTOR: usize = 1;
-pub(super) const TRANSMIT_VECTOR: usize = 2;
+const TRANSMIT_VECTOR: usize = 2;
 const NOTIFICATION_VECTORS: usize = 3;
 
 pub(super) const RECEIVE: u16 = 0;
-pub(super) const TRANSMIT: u16 = 1;
+const TRANSMIT: u16 = 1;
 
 /// The values of `cfg_type` that are needed.
 const COMMON: u8 = 1;
@@ -90,7 +96,7 @@ fn structures(config: &[u8]) -> impl Fn(u8) -> Option<Structure> + '_ {
 pub struct Function {
     // Dropped in this order: what the device reaches goes when it reaches nothing any more.
     device: VfioDevice,
-    _container: Arc<dyn VfioOps>,
+    container: Arc<VfioContainer>,
     pub(super) receive: Ring,
     pub(super) transmit: Ring,
     vectors: Vec<EventFd>,
@@ -122,7 +128,7 @@ impl Function {
         let host = HostFunction::find(path)?;
         let container = Arc::new(VfioContainer::new(None)?);
         let ops: Arc<dyn VfioOps> = Arc::clone(&container) as _;
-        let device = VfioDevice::new(&host.path, Arc::clone(&ops), false)?;
+        let device = VfioDevice::new(&host.path, ops, false)?;
         let mut config = [0; 256];
         device.region_read(VFIO_PCI_CONFIG_REGION_INDEX, &mut config, 0);
         let [v0, v1, d0, d1, ..] = config;
@@ -152,7 +158,7 @@ impl Function {
         }
         let vector = |_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let vectors = (0..count).map(vector).collect::<Result<Vec<_>, _>>()?;
-        let ranges = [(GuestAddress(IOVA), 2 * LENGTH as usize)];
+        let ranges = [(GuestAddress(IOVA), DMA_LENGTH)];
         let dma = GuestMemoryMmap::from_ranges(&ranges).map_err(std::io::Error::other)?;
         map(&container, &dma)?;
         let mut function = Function {
@@ -162,7 +168,7 @@ impl Function {
             notify: place(NOTIFY, "notification addresses")?,
             config: place(DEVICE_CONFIG, "configuration")?,
             device,
-            _container: ops,
+            container,
             vectors,
             doorbells,
             notifications,
@@ -250,6 +256,34 @@ impl Function {
         stored.map_err(|_| ProgramError::Wrong("has a register outside its window"))
     }
 
+    /// Sends a message to the other machine, and waits until the device has taken it. What nobody waits for is dropped
+    /// there.
+    pub fn send(&mut self, message: &[u8]) -> Result<(), ProgramError> {
+        let epoll = Epoll::new()?;
+        let taken = self.vector(TRANSMIT_VECTOR)?;
+        watch(&epoll, taken, 0)?;
+        self.transmit.offer(0, message)?;
+        self.notify(TRANSMIT);
+        let end = Instant::now() + PATIENCE;
+        while self.transmit.take()?.is_none() {
+            if self.read::<1>(self.common, 0x14)[0] & NEEDS_RESET != 0 {
+                return Err(ProgramError::Wrong("has failed, and needs a reset"));
+            }
+            if Instant::now() > end {
+                return Err(ProgramError::Wrong("does not carry a message"));
+            }
+            super::wait(&epoll, Some(LOOK))?;
+            // Before looking. An error means that there was none.
+            let _ = self.vector(TRANSMIT_VECTOR)?.read();
+        }
+        Ok(())
+    }
+
+    /// Takes the memory of the queues from the device: whatever it is told from now on, it reaches nothing.
+    pub fn unmap(&self) -> Result<(), ProgramError> {
+        Ok(self.container.vfio_dma_unmap(IOVA, DMA_LENGTH)?)
+    }
+
     /// How many queues the other machine's device can have.
     pub(super) fn queues(&self) -> u16 {
         let most = u32::from_le_bytes(self.read(self.config, 4));
@@ -292,6 +326,13 @@ impl Function {
     /// The event of notification `index`.
     pub(super) fn notification(&self, index: u16) -> Result<&EventFd, ProgramError> {
         self.vector(NOTIFICATION_VECTORS + usize::from(index))
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        // It hangs up, and reaches nothing any more, before its memory is taken from it.
+        self.write(self.common, 0x14, &[0]);
     }
 }
 

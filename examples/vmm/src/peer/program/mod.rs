@@ -20,8 +20,11 @@ pub use bridge::Bridge;
 pub use function::Function;
 
 use crate::passthrough::HostError;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 use vfio_ioctls::VfioError;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Why a device does not carry anything.
 #[derive(Debug, thiserror::Error)]
@@ -49,5 +52,22 @@ pub enum ProgramError {
 impl From<vm_memory::GuestMemoryError> for ProgramError {
     fn from(error: vm_memory::GuestMemoryError) -> Self {
         io::Error::other(error).into()
+    }
+}
+
+fn watch(epoll: &Epoll, source: &impl AsRawFd, data: u64) -> io::Result<()> {
+    let event = EpollEvent::new(EventSet::IN, data);
+    epoll.ctl(ControlOperation::Add, source.as_raw_fd(), event)
+}
+
+/// Waits for what `epoll` watches, or so long: what is there to do.
+fn wait(epoll: &Epoll, patience: Option<Duration>) -> io::Result<Vec<u64>> {
+    let milliseconds = |patience: Duration| i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    let mut events = [EpollEvent::default(); 32];
+    match epoll.wait(patience.map_or(-1, milliseconds), &mut events) {
+        Ok(count) => Ok(events.iter().take(count).map(EpollEvent::data).collect()),
+        // The caller looks again.
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
