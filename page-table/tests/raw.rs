@@ -406,3 +406,25 @@ fn a_corrupt_table_of_our_own_is_an_error() {
     assert_eq!(mapper.map(0x3000..0x4000, 0, RW), Err(corrupt));
     assert_eq!(mapper.unmap(0x3000..0x4000).unwrap_err(), corrupt);
 }
+
+#[test]
+fn a_corrupt_slot_that_a_merge_meets_is_named_by_its_address() {
+    let memory = FakeTables::new();
+    let mut mapper = Mapper::new(Eights::four_levels(), &memory, &memory)
+        .unwrap()
+        .with_sizes(Sizes::SMALLEST);
+    const GIB: u64 = 1 << 30;
+    mapper.map(GIB..GIB + (4 << 20), 0, RW).unwrap();
+    mapper.set_sizes(Sizes::ANY);
+    // The second of the leaf tables makes way for a large page that is not aligned.
+    let slot = mapper.walk(GIB + (2 << 20)).steps()[2].at.unwrap();
+    let bad = 0x1083;
+    memory.tamper(slot, E, bad);
+    let corrupt = MapError::Corrupt {
+        address: GIB + (2 << 20),
+        level: 2,
+        entry: bad,
+        rule: Some(Rule::Misaligned),
+    };
+    assert_eq!(mapper.merge(GIB..2 * GIB).unwrap_err(), corrupt);
+}

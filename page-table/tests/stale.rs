@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use formats::{Eights, R, RW};
 use hvkit_page_table::fake::FakeTables;
 use hvkit_page_table::stale::SPANS;
-use hvkit_page_table::{Cause, Mapper, Sizes, Span, Stale, Unsettled, leaked};
+use hvkit_page_table::{Cause, Mapper, Shape, Sizes, Span, Stale, Unsettled, Upper, leaked};
 
 type Tiny<'a> = Mapper<Eights, &'a FakeTables, &'a FakeTables>;
 
@@ -127,6 +127,50 @@ fn many_unmaps_one_flush() {
         0x10_0000 + 36 * PAGE
     );
     assert_eq!(leaked(), before);
+}
+
+#[test]
+fn spans_that_are_apart_stay_apart_while_there_is_room() {
+    let memory = FakeTables::new();
+    let mut mapper = tiny(&memory);
+    mapper.map(0..64 * PAGE, 0x10_0000, RW).unwrap();
+    let mut all = mapper.nothing_stale();
+    let mut take = |mapper: &mut Tiny<'_>, page: u64| {
+        let stale = mapper.unmap(page * PAGE..(page + 1) * PAGE).unwrap();
+        mapper.merge_stale(&mut all, stale).unwrap();
+        all.spans().to_vec()
+    };
+    let one = |page: u64| Span::new(page * PAGE, PAGE);
+    take(&mut mapper, 60);
+    take(&mut mapper, 3);
+    assert_eq!(take(&mut mapper, 30), [one(60), one(3), one(30)]);
+    // What touches one that is there is no new one.
+    assert_eq!(
+        take(&mut mapper, 2),
+        [one(60), Span::new(2 * PAGE, 2 * PAGE), one(30)]
+    );
+    // And the nearest has to reach further when there is no more room.
+    let spans = take(&mut mapper, 34);
+    assert_eq!(spans[2], Span::new(30 * PAGE, 5 * PAGE));
+    mapper.settle(all, &mut done).unwrap();
+}
+
+#[test]
+fn all_of_a_canonical_space_is_forgotten_before_its_table_is_freed() {
+    let memory = FakeTables::new();
+    let format = Eights::with(Shape::nines(4, 0b111, Upper::SignExtended).unwrap());
+    let mapper = Mapper::new(format, &memory, &memory).unwrap();
+    let (low, high) = (
+        Span::new(0, 1 << 47),
+        Span::new(0xffff_8000_0000_0000, 1 << 47),
+    );
+    mapper
+        .destroy(&mut |stale: &Stale| {
+            assert_eq!(stale.spans(), [low, high]);
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+    assert_eq!(memory.in_use(), 0);
 }
 
 #[test]

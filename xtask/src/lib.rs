@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod lab;
 pub mod mutants;
 pub mod oracle;
+pub mod publish;
 pub mod setup;
 pub mod step;
 pub mod test;

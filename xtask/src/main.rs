@@ -37,6 +37,8 @@ enum Cmd {
     Mutants(xtask::mutants::Options),
     /// Takes guards against known classes of bugs out, and sees that their tests fail.
     Guards,
+    /// Sees whether each crate could be published now, and with --since what changed in its interface.
+    Publish(xtask::publish::Options),
     /// The bare-metal hypervisor of examples/type1, in Bochs.
     Type1(xtask::type1::Options),
     /// The laboratory by hand: bochs, qtest, host.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Mutants(options) => xtask::mutants::mutants(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Guards => xtask::mutants::guards().map(|()| ExitCode::SUCCESS),
+        Cmd::Publish(options) => xtask::publish::publish(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Type1(options) => xtask::type1::run(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),
     };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A driver that makes the same chains available again and again, at the least cost to itself.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -62,8 +62,10 @@ pub struct Driver {
     shape: Shape,
     layout: Layout,
     index: u16,
+    /// Packed: a batch's descriptors, with the marks of a wrap counter of 0 and of 1.
+    packed: [Vec<[u64; 2]>; 2],
     /// Packed: where the next chain goes, and the wrap counter there.
-    slot: u16,
+    slot: usize,
     wrap: bool,
 }
 
@@ -86,6 +88,7 @@ impl Driver {
             shape,
             layout,
             index: 0,
+            packed: [1 << 15, 1 << 7].map(|marks| packed_batch(shape, marks)),
             slot: 0,
             wrap: true,
         };
@@ -129,17 +132,18 @@ impl Driver {
 
     fn write(&self, table: u64, index: u16, (address, length, a, b): (u64, u32, u16, u16)) {
         let at = table + 16 * u64::from(index);
-        let low = u64::from(length) | u64::from(a) << 32 | u64::from(b) << 48;
+        let words = words(address, length, a, b);
         // SAFETY: every table is in the first region, which is mapped while `memory` lives, and ends there.
         unsafe {
             self.host
                 .add(at as usize)
                 .cast::<[u64; 2]>()
-                .write_volatile([address, low]);
+                .write_volatile(words);
         }
     }
 
-    /// Makes one batch available. In a packed queue every descriptor must be written anew.
+    /// Makes one batch available. In a packed queue every descriptor must be written anew: they are copied from where
+    /// they were worked out once, so that a batch costs the driver as little as it can.
     pub fn post(&mut self) {
         match self.layout {
             Layout::Split => {
@@ -149,27 +153,49 @@ impl Driver {
                     .unwrap();
             }
             Layout::Packed => {
-                for chain in 0..self.shape.batch as u16 {
-                    for k in 0..self.shape.slots() {
-                        let (address, length, flags) = if self.shape.indirect {
-                            (
-                                TABLES + 4096 * u64::from(chain),
-                                16 * u32::from(self.shape.length),
-                                INDIRECT,
-                            )
-                        } else {
-                            self.shape.buffer(chain, k)
-                        };
-                        let marks = if self.wrap { 1 << 7 } else { 1 << 15 };
-                        self.write(TABLE, self.slot, (address, length, chain, flags | marks));
-                        self.slot += 1;
-                        if self.slot == SIZE {
-                            self.slot = 0;
-                            self.wrap = !self.wrap;
-                        }
+                let mut done = 0;
+                while let Some(rest) = self.packed[usize::from(self.wrap)].get(done..)
+                    && !rest.is_empty()
+                {
+                    let here = rest.len().min(usize::from(SIZE) - self.slot);
+                    // SAFETY: the ring has `SIZE` descriptors, in the first region, which is mapped while `memory` lives.
+                    unsafe {
+                        let ring = self.host.add(TABLE as usize).cast::<[u64; 2]>();
+                        ring.add(self.slot)
+                            .copy_from_nonoverlapping(rest.as_ptr(), here);
+                    }
+                    done += here;
+                    self.slot += here;
+                    if self.slot == usize::from(SIZE) {
+                        self.slot = 0;
+                        self.wrap = !self.wrap;
                     }
                 }
+                // Before whoever looks next, for the compiler as well.
+                fence(Ordering::Release);
             }
         }
     }
+}
+
+fn words(address: u64, length: u32, a: u16, b: u16) -> [u64; 2] {
+    let low = u64::from(length) | u64::from(a) << 32 | u64::from(b) << 48;
+    [address, low]
+}
+
+/// A batch's descriptors in a packed ring, with those marks.
+fn packed_batch(shape: Shape, marks: u16) -> Vec<[u64; 2]> {
+    let mut batch = vec![];
+    for chain in 0..shape.batch as u16 {
+        for k in 0..shape.slots() {
+            let (address, length, flags) = if shape.indirect {
+                let table = TABLES + 4096 * u64::from(chain);
+                (table, 16 * u32::from(shape.length), INDIRECT)
+            } else {
+                shape.buffer(chain, k)
+            };
+            batch.push(words(address, length, chain, flags | marks));
+        }
+    }
+    batch
 }

@@ -65,7 +65,21 @@ fn group(memory: &GuestMemoryMmap, shape: Shape, cli: &Cli) -> Report {
         cases.push(Case { name, role, run });
     };
     let own = || memory.clone();
-    case(LIMIT, Role::Limit, raw::case(own(), shape, rounds));
+    case(
+        LIMIT,
+        Role::Limit,
+        raw::case(own(), shape, Layout::Split, rounds),
+    );
+    case(
+        "the same, packed",
+        Role::Peer,
+        raw::case(own(), shape, Layout::Packed, rounds),
+    );
+    case(
+        "the driver alone, packed",
+        Role::Peer,
+        raw::driver_alone(own(), shape, Layout::Packed, rounds),
+    );
     case(
         SPLIT,
         Role::Ours,

@@ -18,6 +18,9 @@ struct Raw {
     used: *mut u8,
     next: u16,
     completed: u16,
+    /// Packed: the wrap counters at `next` and `completed`, and what was taken and not given back.
+    wraps: [bool; 2],
+    in_flight: u16,
     regions: [(u64, u64, *mut u8); 2],
 }
 
@@ -35,6 +38,8 @@ impl Raw {
             used: at(DEVICE),
             next: 0,
             completed: 0,
+            wraps: [true; 2],
+            in_flight: 0,
             regions,
         }
     }
@@ -101,17 +106,118 @@ impl Raw {
             served
         }
     }
+
+    /// As [`serve`](Self::serve), from a packed ring.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn serve_packed(&mut self) -> usize {
+        const USED: u16 = 1 << 15;
+        const AVAILABLE: u16 = 1 << 7;
+        let on = |place: &mut u16, wrap: &mut bool| {
+            *place += 1;
+            if *place == SIZE {
+                *place = 0;
+                *wrap = !*wrap;
+            }
+        };
+        let mut held: Option<(u16, u16)> = None;
+        let mut served = 0;
+        // SAFETY: the ring has room for what is accessed: places are below SIZE.
+        unsafe {
+            let at = |slot: u16| self.table.cast_mut().add(16 * usize::from(slot));
+            loop {
+                let flags = (*at(self.next).add(14).cast::<AtomicU16>()).load(Ordering::Acquire);
+                let marks = if self.wraps[0] { AVAILABLE } else { USED };
+                if flags & (AVAILABLE | USED) != marks {
+                    break;
+                }
+                let (mut taken, mut written, mut flags) = (0, 0, flags);
+                let id = loop {
+                    if self.in_flight == SIZE {
+                        return served;
+                    }
+                    self.in_flight += 1;
+                    let words = read_volatile(at(self.next).cast::<[u64; 2]>());
+                    if taken > 0 {
+                        flags = (words[1] >> 48) as u16;
+                    }
+                    let length = words[1] as u32;
+                    let Some(host) = self.host(words[0], length) else {
+                        return served;
+                    };
+                    black_box((host, length, flags & 2));
+                    if flags & 2 != 0 {
+                        written += length;
+                    }
+                    taken += 1;
+                    on(&mut self.next, &mut self.wraps[0]);
+                    if flags & 1 == 0 {
+                        break (words[1] >> 32) as u16;
+                    }
+                };
+                let used = if self.wraps[1] { AVAILABLE | USED } else { 0 };
+                let place = at(self.completed);
+                if held.is_none() {
+                    write_volatile(place.add(8).cast::<u32>(), written);
+                    write_volatile(place.add(12).cast::<u16>(), id);
+                    held = Some((self.completed, used));
+                } else {
+                    let word = u64::from(written) | u64::from(id) << 32 | u64::from(used) << 48;
+                    write_volatile(place.add(8).cast::<u64>(), word);
+                }
+                for _ in 0..taken {
+                    on(&mut self.completed, &mut self.wraps[1]);
+                }
+                self.in_flight -= taken;
+                served += 1;
+            }
+            if let Some((slot, flags)) = held {
+                (*at(slot).add(14).cast::<AtomicU16>()).store(flags, Ordering::Release);
+            }
+        }
+        served
+    }
 }
 
-pub fn case(memory: GuestMemoryMmap, shape: Shape, rounds: usize) -> Box<dyn FnMut() -> f64> {
+pub fn case(
+    memory: GuestMemoryMmap,
+    shape: Shape,
+    layout: Layout,
+    rounds: usize,
+) -> Box<dyn FnMut() -> f64> {
     Box::new(move || {
-        let mut driver = Driver::new(memory.clone(), shape, Layout::Split);
+        let mut driver = Driver::new(memory.clone(), shape, layout);
         let mut raw = Raw::new(&memory);
         time(|| {
             for _ in 0..rounds {
                 driver.post();
                 // SAFETY: `memory` lives as long as this closure.
-                assert_eq!(unsafe { raw.serve() }, shape.batch);
+                let served = match layout {
+                    Layout::Split => unsafe { raw.serve() },
+                    // SAFETY: as above.
+                    Layout::Packed => unsafe { raw.serve_packed() },
+                };
+                assert_eq!(served, shape.batch);
+            }
+        })
+    })
+}
+
+/// Nobody serves: what the driver takes of all the others' time.
+pub fn driver_alone(
+    memory: GuestMemoryMmap,
+    shape: Shape,
+    layout: Layout,
+    rounds: usize,
+) -> Box<dyn FnMut() -> f64> {
+    Box::new(move || {
+        let mut driver = Driver::new(memory.clone(), shape, layout);
+        time(|| {
+            for _ in 0..rounds {
+                driver.post();
+                black_box(&mut driver);
             }
         })
     })

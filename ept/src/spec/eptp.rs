@@ -303,6 +303,10 @@ mod tests {
         );
         let sss = Err(Unsupported::SupervisorShadowStack.into());
         assert_eq!(check(0x109e, all & !(1 << 23)), sss);
+        // What is not asked for need not be supported.
+        assert_eq!(check(0x101e, all & !(1 << 21 | 1 << 23)), Ok(()));
+        assert_eq!(check(0x105e, all & !(1 << 23)), Ok(()));
+        assert_eq!(check(0x109e, all & !(1 << 21)), Ok(()));
         for bit in (8..12).chain(46..64) {
             let reserved = Err(EptpError::Reserved(1 << bit));
             assert_eq!(check(0x101e | 1 << bit, all), reserved);

@@ -2,7 +2,7 @@
 //! What each fuzz target does with its input.
 //!
 //! A body is a function of bytes that panics where something that must hold does not. libFuzzer calls it
-//! (`fuzz/fuzz_targets`), and so does `tests/replay.rs` with the seeds: what fuzzing once reached, plain
+//! (`fuzz/fuzz_targets`), and so does `tests/replay` with the seeds and 4,000 inputs near them: what fuzzing once reached, plain
 //! `cargo test` reaches again, on a stable compiler and without cargo-fuzz.
 #![forbid(unsafe_code)]
 

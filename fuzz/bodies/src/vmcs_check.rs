@@ -56,7 +56,8 @@ pub fn run(data: &[u8]) {
         assert_eq!(rule.id, violation.rule.id);
     }
     let outcome = verdict.outcome();
-    assert_eq!(verdict.enters(), found.is_empty() && verdict.undecided == 0);
+    // Rules that could not be decided are not broken.
+    assert_eq!(verdict.enters(), found.is_empty());
     assert!(verdict.may_report(outcome));
     let again: hvkit_vmcs::check::Verdict = found.iter().collect();
     assert_eq!(again.outcome(), outcome);

@@ -39,7 +39,9 @@ impl QueueConfig {
     #[inline(always)]
     pub(super) fn areas(&self, layout: Layout) -> [AreaShape; 3] {
         use Permissions::{Read, ReadWrite, Write};
+        // At most 2^15 of at most 16 bytes: no sum below overflows.
         let entries = u64::from(self.size);
+        let table = entries << 4;
         let shape = |area, address, (alignment, length, access)| AreaShape {
             area,
             address,
@@ -49,11 +51,11 @@ impl QueueConfig {
         };
         let (descriptor, driver, device) = match layout {
             Layout::Split => (
-                (16, 16 * entries, Read),
-                (2, 6 + 2 * entries, Read),
-                (4, 6 + 8 * entries, Write),
+                (16, table, Read),
+                (2, (entries << 1).wrapping_add(6), Read),
+                (4, (entries << 3).wrapping_add(6), Write),
             ),
-            Layout::Packed => ((16, 16 * entries, ReadWrite), (4, 4, Read), (4, 4, Write)),
+            Layout::Packed => ((16, table, ReadWrite), (4, 4, Read), (4, 4, Write)),
         };
         [
             shape(Area::Descriptor, self.descriptor_area, descriptor),

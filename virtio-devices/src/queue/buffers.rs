@@ -41,19 +41,21 @@ impl<'c> Buffers<'c> {
     #[must_use]
     pub fn split_at(self, at: u64) -> (Self, Self) {
         let at = at.min(self.length);
+        // No difference here is below 0, as each line says; none is silently made 0.
         let mut rest = Self {
-            length: self.length - at,
+            length: self.length.wrapping_sub(at),
             ..self
         };
         let mut left = at;
         while let [first, later @ ..] = rest.segments {
-            let here = first.length - rest.skip;
+            // What is skipped is inside the first segment.
+            let here = first.length.wrapping_sub(rest.skip);
             // Lossless where it is used: `left` is below `here` then.
             if left < u64::from(here) {
-                rest.skip += left as u32;
+                rest.skip = rest.skip.wrapping_add(left as u32);
                 break;
             }
-            left -= u64::from(here);
+            left = left.wrapping_sub(here.into());
             rest.segments = later;
             rest.skip = 0;
         }
@@ -80,17 +82,16 @@ impl<'c> Buffers<'c> {
         reach: &Reach<'_, M>,
         data: &mut [u8],
     ) -> Result<usize, GuestMemoryError> {
-        let mut done = 0;
+        let whole = data.len();
+        let mut rest = data;
         for piece in self.pieces() {
-            let rest = &mut data[done..];
             let length = rest.len().min(piece.length as usize);
-            if length == 0 {
+            let Some(now) = rest.split_off_mut(..length).filter(|now| !now.is_empty()) else {
                 break;
-            }
-            reach.read(&mut rest[..length], piece.address)?;
-            done += length;
+            };
+            reach.read(now, piece.address)?;
         }
-        Ok(done)
+        Ok(whole.wrapping_sub(rest.len()))
     }
 
     /// Copies `data` into guest memory until it is all there or there is no more room; returns how much.
@@ -99,17 +100,15 @@ impl<'c> Buffers<'c> {
         reach: &Reach<'_, M>,
         data: &[u8],
     ) -> Result<usize, GuestMemoryError> {
-        let mut done = 0;
+        let mut rest = data;
         for piece in self.pieces() {
-            let rest = &data[done..];
             let length = rest.len().min(piece.length as usize);
-            if length == 0 {
+            let Some(now) = rest.split_off(..length).filter(|now| !now.is_empty()) else {
                 break;
-            }
-            reach.write(&rest[..length], piece.address)?;
-            done += length;
+            };
+            reach.write(now, piece.address)?;
         }
-        Ok(done)
+        Ok(data.len().wrapping_sub(rest.len()))
     }
 }
 

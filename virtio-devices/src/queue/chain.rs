@@ -6,7 +6,7 @@
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::Buffers;
-use super::reach::Reach;
+use super::reach::{Reach, Slice};
 use super::words::{Fault, Place, Words};
 
 /// VIRTQ_DESC_F_NEXT.
@@ -20,7 +20,8 @@ pub(super) const INDIRECT: u16 = 4;
 const MOST_BYTES: u64 = 1 << 32;
 
 /// Bytes of a descriptor.
-pub(super) const DESCRIPTOR: u64 = 16;
+const DESCRIPTOR: u64 = 1 << DESCRIPTOR_BITS;
+pub(super) const DESCRIPTOR_BITS: u32 = 4;
 
 /// Why a chain was refused.
 #[non_exhaustive]
@@ -128,21 +129,36 @@ impl Chain {
     /// What the device is to write.
     #[inline(always)]
     pub fn writable(&self) -> Buffers<'_> {
+        Buffers::new(self.writable_segments(), self.writable_bytes())
+    }
+
+    /// Bytes that the device is to read, at most 2^32.
+    #[inline(always)]
+    pub fn readable_bytes(&self) -> u64 {
+        self.numbers.readable_bytes
+    }
+
+    /// Bytes that the device is to write, at most 2^32.
+    #[inline(always)]
+    pub fn writable_bytes(&self) -> u64 {
         // The sum has the parts.
-        let bytes = self.numbers.bytes.wrapping_sub(self.numbers.readable_bytes);
-        Buffers::new(self.writable_segments(), bytes)
+        self.numbers.bytes.wrapping_sub(self.numbers.readable_bytes)
     }
 
     /// What the device is to read, buffer by buffer as the driver cut it. Some may be empty.
     #[inline(always)]
     pub fn readable_segments(&self) -> &[Segment] {
-        &self.room[..self.numbers.readable]
+        // They are there: the room has as many as were counted.
+        self.room.get(..self.numbers.readable).unwrap_or_default()
     }
 
     /// What the device is to write, buffer by buffer as the driver cut it. Some may be empty.
     #[inline(always)]
     pub fn writable_segments(&self) -> &[Segment] {
-        &self.room[self.numbers.readable..self.numbers.count]
+        let Numbers {
+            readable, count, ..
+        } = self.numbers;
+        self.room.get(readable..count).unwrap_or_default()
     }
 
     /// Begins anew, with at most `size` buffers. Until [`set`](Self::set) the chain is the old one.
@@ -152,16 +168,25 @@ impl Chain {
         if self.room.len() < size {
             grow(&mut self.room, size);
         }
+        let room = self.room.get_mut(..size).unwrap_or_default();
         Filling {
-            room: self.room.get_mut(..size).unwrap_or_default(),
-            numbers: Numbers::default(),
+            size: room.len(),
+            left: room.iter_mut(),
+            readable: 0,
+            readable_bytes: 0,
+            bytes: 0,
         }
     }
 
-    /// Makes the chain what its room was filled with.
+    /// Makes the chain what its room was filled with, unless that is too much.
     #[inline(always)]
-    pub(super) fn set(&mut self, numbers: Numbers) {
+    pub(super) fn set(&mut self, numbers: Numbers) -> Result<(), Refused> {
+        if numbers.bytes > MOST_BYTES {
+            let filled = self.room.get(..numbers.count);
+            return Err(too_big(filled.unwrap_or_default()));
+        }
         self.numbers = numbers;
+        Ok(())
     }
 }
 
@@ -177,15 +202,25 @@ pub(super) struct Numbers {
 
 /// A chain that is being filled. Its numbers are apart, so that they stay in registers.
 pub(super) struct Filling<'c> {
-    /// One for each descriptor of the queue.
-    room: &'c mut [Segment],
-    numbers: Numbers,
+    /// Descriptors of the queue: no chain has more.
+    size: usize,
+    /// What is not filled yet.
+    left: std::slice::IterMut<'c, Segment>,
+    readable: usize,
+    readable_bytes: u64,
+    bytes: u64,
 }
 
 /// Why a chain was refused; in a box, because what is returned beside it is small and returned often.
 pub(super) type Refused = Box<ChainError>;
 
 impl Filling<'_> {
+    /// How many are filled.
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.size.wrapping_sub(self.left.len())
+    }
+
     /// Appends a descriptor's buffer, whichever way it goes.
     #[inline(always)]
     fn push(&mut self, descriptor: &Descriptor) -> Result<(), Refused> {
@@ -193,26 +228,25 @@ impl Filling<'_> {
             address, length, ..
         } = descriptor;
         let bytes = u64::from(length);
-        let Some(place) = self.room.get_mut(self.numbers.count) else {
-            return Err(too_long(self.room.len()));
+        let Some(place) = self.left.next() else {
+            return Err(too_long(self.size));
         };
         if address.checked_add(bytes).is_none() {
             return Err(wraps(address, length));
         }
-        // At most 2^15 descriptors of less than 2^32 bytes: no overflow. Whether it is too much, `finish` says.
-        self.numbers.bytes = self.numbers.bytes.wrapping_add(bytes);
+        // At most 2^15 descriptors of less than 2^32 bytes: no overflow. Whether it is too much, `Chain::set` says.
+        self.bytes = self.bytes.wrapping_add(bytes);
         *place = Segment { address, length };
-        self.numbers.count = self.numbers.count.wrapping_add(1);
         Ok(())
     }
 
     /// Appends the buffer of a descriptor that stands at `index` of its table.
     #[inline(always)]
     pub(super) fn add(&mut self, index: u16, descriptor: &Descriptor) -> Result<(), Refused> {
-        let before = self.numbers.count;
+        let before = self.count();
         self.push(descriptor)?;
         if descriptor.flags & WRITE == 0 {
-            if self.numbers.readable != before {
+            if self.readable != before {
                 return Err(readable_after_writable(index));
             }
             self.all_readable();
@@ -223,8 +257,8 @@ impl Filling<'_> {
     /// All until now is for the device to read.
     #[inline(always)]
     fn all_readable(&mut self) {
-        self.numbers.readable = self.numbers.count;
-        self.numbers.readable_bytes = self.numbers.bytes;
+        self.readable = self.count();
+        self.readable_bytes = self.bytes;
     }
 
     /// Appends `first`, which stands at `index`, and what `next` says comes after each, to the chain's end.
@@ -238,33 +272,38 @@ impl Filling<'_> {
         let mut descriptor = first;
         // Most chains begin with some that are read, have a next one, and nothing else. What goes on in an indirect
         // table may have begun with some that are written.
-        if self.numbers.readable == self.numbers.count {
+        if self.readable == self.count() {
             while descriptor.flags & (NEXT | WRITE | INDIRECT) == NEXT {
                 self.push(&descriptor)?;
                 (index, descriptor) = next(&descriptor)?;
             }
             self.all_readable();
         }
-        loop {
-            if descriptor.flags & INDIRECT != 0 {
-                return Ok(Met::Indirect(index, descriptor));
-            }
-            self.add(index, &descriptor)?;
+        // And they end with some that are written.
+        while descriptor.flags & (WRITE | INDIRECT) == WRITE {
+            self.push(&descriptor)?;
             if descriptor.flags & NEXT == 0 {
                 return Ok(Met::End(descriptor));
             }
             (index, descriptor) = next(&descriptor)?;
         }
+        if descriptor.flags & INDIRECT != 0 {
+            return Ok(Met::Indirect(index, descriptor));
+        }
+        // To be read: if it has a next one, one to be written stood before it.
+        self.add(index, &descriptor)?;
+        Ok(Met::End(descriptor))
     }
 
     /// What it was filled with.
     #[inline(always)]
-    pub(super) fn finish(self) -> Result<Numbers, Refused> {
-        if self.numbers.bytes > MOST_BYTES {
-            let filled = self.room.get(..self.numbers.count);
-            return Err(too_big(filled.unwrap_or_default()));
+    pub(super) fn finish(self) -> Numbers {
+        Numbers {
+            count: self.count(),
+            readable: self.readable,
+            readable_bytes: self.readable_bytes,
+            bytes: self.bytes,
         }
-        Ok(self.numbers)
     }
 }
 
@@ -304,9 +343,9 @@ fn wraps(address: u64, length: u32) -> Refused {
 #[cold]
 #[inline(never)]
 fn too_big(segments: &[Segment]) -> Refused {
-    let mut bytes = 0;
+    let mut bytes = 0u64;
     for segment in segments {
-        bytes += u64::from(segment.length);
+        bytes = bytes.saturating_add(segment.length.into());
         if bytes > MOST_BYTES {
             break;
         }
@@ -318,6 +357,30 @@ fn too_big(segments: &[Segment]) -> Refused {
 #[inline(never)]
 fn readable_after_writable(index: u16) -> Refused {
     Box::new(ChainError::ReadableAfterWritable { index })
+}
+
+#[cold]
+#[inline(never)]
+pub(super) fn not_negotiated(index: u16) -> Refused {
+    Box::new(ChainError::IndirectNotNegotiated { index })
+}
+
+#[cold]
+#[inline(never)]
+pub(super) fn nested(index: u16) -> Refused {
+    Box::new(ChainError::IndirectNested { index })
+}
+
+#[cold]
+#[inline(never)]
+fn indirect_next(index: u16) -> Refused {
+    Box::new(ChainError::IndirectNext { index })
+}
+
+#[cold]
+#[inline(never)]
+fn indirect_length(length: u32) -> Refused {
+    Box::new(ChainError::IndirectLength { length })
 }
 
 /// "struct virtq_desc". In the packed layout the last two fields are the other way round, and `next` is the
@@ -343,38 +406,66 @@ impl Descriptor {
     }
 }
 
-/// The table that an indirect descriptor at `index` points at, and how many descriptors it has. The
-/// descriptor's WRITE flag means nothing (2.7.5.3.2).
-pub(super) fn indirect_table<'m, M: GuestMemory + ?Sized>(
-    reach: &Reach<'m, M>,
-    index: u16,
-    descriptor: Descriptor,
-) -> Result<(Place<'m, M>, u32), Refused> {
-    let Descriptor {
-        address,
-        length,
-        flags,
-        ..
-    } = descriptor;
-    if flags & NEXT != 0 {
-        return Err(Box::new(ChainError::IndirectNext { index }));
+/// A table that an indirect descriptor points at.
+#[derive(Clone, Copy)]
+pub(super) struct Table {
+    address: u64,
+    /// A multiple of a descriptor's, and not 0. The end does not wrap.
+    bytes: u32,
+}
+
+impl Table {
+    /// The table that the indirect descriptor at `index` points at. The descriptor's WRITE flag means nothing
+    /// (2.7.5.3.2).
+    #[inline(always)]
+    pub(super) fn of(index: u16, descriptor: &Descriptor) -> Result<Self, Refused> {
+        let &Descriptor {
+            address,
+            length,
+            flags,
+            ..
+        } = descriptor;
+        if flags & NEXT != 0 {
+            return Err(indirect_next(index));
+        }
+        if length == 0 || !u64::from(length).is_multiple_of(DESCRIPTOR) {
+            return Err(indirect_length(length));
+        }
+        if address.checked_add(length.into()).is_none() {
+            return Err(wraps(address, length));
+        }
+        Ok(Self {
+            address,
+            bytes: length,
+        })
     }
-    let bytes = u64::from(length);
-    if length == 0 || !bytes.is_multiple_of(DESCRIPTOR) {
-        return Err(Box::new(ChainError::IndirectLength { length }));
+
+    /// Descriptors in it.
+    #[inline(always)]
+    pub(super) fn entries(self) -> u32 {
+        self.bytes >> DESCRIPTOR_BITS
     }
-    if address.checked_add(bytes).is_none() {
-        return Err(wraps(address, length));
+
+    /// The table, if it is in memory whose place is known.
+    #[inline(always)]
+    pub(super) fn known<'m, M: GuestMemory + ?Sized>(
+        self,
+        reach: &Reach<'m, M>,
+    ) -> Option<Slice<'m, M>> {
+        reach.known(self.address, self.bytes as usize)
     }
-    let place = Place::find(reach, address, bytes, Permissions::Read);
-    Ok((place, length / DESCRIPTOR as u32))
+
+    /// The table, wherever it is.
+    pub(super) fn find<'m, M: GuestMemory + ?Sized>(self, reach: &Reach<'m, M>) -> Place<'m, M> {
+        Place::find(reach, self.address, self.bytes.into(), Permissions::Read)
+    }
 }
 
 /// The descriptor at `index` of a table of `entries`, as its two words.
 #[inline(always)]
 pub(super) fn words(table: &impl Words, index: u16, entries: u32) -> Result<[u64; 2], Refused> {
     // The table ends behind its last entry, and no access goes beyond it.
-    match table.get::<[u64; 2]>(u64::from(index) * DESCRIPTOR) {
+    match table.get::<[u64; 2]>(u64::from(index) << DESCRIPTOR_BITS) {
         Ok(words) => Ok(words.map(u64::from_le)),
         Err(fault) => Err(unreadable(index, entries, fault)),
     }
@@ -382,7 +473,7 @@ pub(super) fn words(table: &impl Words, index: u16, entries: u32) -> Result<[u64
 
 #[cold]
 #[inline(never)]
-fn unreadable(index: u16, entries: u32, fault: Fault) -> Refused {
+pub(super) fn unreadable(index: u16, entries: u32, fault: Fault) -> Refused {
     let Fault { source, .. } = fault;
     Box::new(match u32::from(index) < entries {
         true => ChainError::Unreadable { index, source },

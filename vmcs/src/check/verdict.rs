@@ -126,7 +126,8 @@ impl Verdict {
         };
     }
 
-    /// Whether no rule is broken.
+    /// Whether no rule is broken. Rules that were not decided, for want of memory to look into, do not count: see
+    /// [`undecided`](Self::undecided).
     pub const fn enters(&self) -> bool {
         self.steps == 0
     }

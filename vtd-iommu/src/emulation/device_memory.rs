@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest's memory as one device sees it: vm-memory's `GuestMemory`, without vm-memory's IOTLB. Feature `vm-memory`.
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::fmt;
@@ -58,9 +59,9 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
         self.device.shared.memory()
     }
 
-    /// Where the byte at `address` leads.
+    /// Where the byte at `address` led before, if nothing has changed since.
     #[inline(always)]
-    fn target(&self, address: u64, access: Permissions) -> Result<u64, Refused> {
+    fn kept_target(&self, address: u64, access: Permissions) -> Option<u64> {
         let needed = match access {
             // No right is asked for, and none is looked up.
             Permissions::No => u64::MAX,
@@ -68,13 +69,19 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
             Permissions::Write => WRITE,
             Permissions::ReadWrite => READ | WRITE,
         };
-        if let Some(kept) = &self.kept
-            && let changes = self.changes.load(Ordering::Acquire)
-            && let Some(target) = kept.get(changes, address >> 12, needed)
-        {
-            return Ok(target & !0xfff | address & 0xfff);
+        let kept = self.kept.as_ref()?;
+        let changes = self.changes.load(Ordering::Acquire);
+        let target = kept.get(changes, address >> 12, needed)?;
+        Some(target & !0xfff | address & 0xfff)
+    }
+
+    /// Where the byte at `address` leads.
+    #[inline(always)]
+    fn target(&self, address: u64, access: Permissions) -> Result<u64, Refused> {
+        match self.kept_target(address, access) {
+            Some(target) => Ok(target),
+            None => self.ask(address, access),
         }
-        self.ask(address, access)
     }
 
     #[inline(never)]
@@ -121,6 +128,21 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
         Ok(Piece { target, length })
     }
 
+    /// Where `left` is, if it is in one page that was found before, and that page in the first region: almost always.
+    #[inline(always)]
+    fn at_hand(&self, left: Left) -> Option<Slice<'_, B>> {
+        let page = 0x1000usize.wrapping_sub((left.address & 0xfff) as usize);
+        if left.length > page || left.length == 0 {
+            return None;
+        }
+        let target = self.kept_target(left.address, left.access)?;
+        let region = self.physical().iter().next()?;
+        let offset = target.wrapping_sub(region.start_addr().0);
+        region
+            .get_slice(MemoryRegionAddress(offset), left.length)
+            .ok()
+    }
+
     /// What is to be gone through, if all of it may be, and is not scattered too widely.
     #[inline(always)]
     fn admit(
@@ -134,27 +156,37 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
             length,
             access,
         };
-        let mut pieces = Pieces {
-            memory: self,
-            left,
-            piece: Piece {
-                target: 0,
-                length: 0,
+        let (ready, piece) = match self.at_hand(left) {
+            Some(slice) => (Some(slice), Piece::NONE),
+            None => match self.admit_slowly(left) {
+                Ok(piece) => (None, piece),
+                Err(error) => return Err(*error),
             },
         };
-        if length != 0 {
-            pieces.piece = self
-                .piece(left)
-                .map_err(|why| refused(left, &why.to_string()))?;
-            if pieces.piece.length < length {
-                self.admit_rest(left, pieces.piece.length)?;
-            }
-        }
-        Ok(pieces)
+        Ok(Pieces {
+            memory: self,
+            left,
+            ready,
+            piece,
+        })
     }
 
     #[inline(never)]
-    fn admit_rest(&self, whole: Left, first: usize) -> Result<(), GuestMemoryError> {
+    fn admit_slowly(&self, left: Left) -> Result<Piece, Box<GuestMemoryError>> {
+        if left.length == 0 {
+            return Ok(Piece::NONE);
+        }
+        let piece = self
+            .piece(left)
+            .map_err(|why| refused(left, &why.to_string()))?;
+        if piece.length < left.length {
+            self.admit_rest(left, piece.length)?;
+        }
+        Ok(piece)
+    }
+
+    #[inline(never)]
+    fn admit_rest(&self, whole: Left, first: usize) -> Result<(), Box<GuestMemoryError>> {
         let reaches_end = u64::try_from(whole.length)
             .ok()
             .and_then(|length| whole.address.checked_add(length.saturating_sub(1)));
@@ -189,14 +221,14 @@ impl<B: GuestMemoryBackend, H: Host> Clone for DeviceMemory<B, H> {
 }
 
 #[cold]
-fn refused(whole: Left, reason: &str) -> GuestMemoryError {
-    GuestMemoryError::IommuError(Error::CannotResolve {
+fn refused(whole: Left, reason: &str) -> Box<GuestMemoryError> {
+    Box::new(GuestMemoryError::IommuError(Error::CannotResolve {
         iova_range: IovaRange {
             base: GuestAddress(whole.address),
             length: whole.length,
         },
         reason: reason.to_string(),
-    })
+    }))
 }
 
 /// Addresses that are still to be gone through.
@@ -225,57 +257,85 @@ struct Piece {
     length: usize,
 }
 
+impl Piece {
+    const NONE: Self = Self {
+        target: 0,
+        length: 0,
+    };
+}
+
+/// A piece of physical memory.
+type Slice<'a, B> =
+    VolatileSlice<'a, BS<'a, <<B as GuestMemoryBackend>::R as GuestMemoryRegion>::B>>;
+
 /// Slices of physical memory, in the order of the device's addresses.
-struct Pieces<'a, B, H> {
+///
+/// All of its parts are words, which the compiler keeps in registers if nobody takes their address: one that is made in
+/// memory out of halves and read as a whole costs more than finding it did.
+struct Pieces<'a, B: GuestMemoryBackend, H> {
     memory: &'a DeviceMemory<B, H>,
     left: Left,
+    /// All of `left`, if it was found at once.
+    ready: Option<Slice<'a, B>>,
     /// The piece at the start of `left`, as far as it is known.
     piece: Piece,
 }
 
 impl<'a, B: GuestMemoryBackend, H: Host> Iterator for Pieces<'a, B, H> {
-    type Item = Result<VolatileSlice<'a, BS<'a, <B::R as GuestMemoryRegion>::B>>, GuestMemoryError>;
+    type Item = Result<Slice<'a, B>, GuestMemoryError>;
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left.length == 0 {
             return None;
         }
-        let slice = self.slice();
-        if slice.is_err() {
+        if let Some(slice) = self.ready.take() {
             self.left.length = 0;
+            return Some(Ok(slice));
         }
-        Some(slice)
+        match slice_of(self.memory, self.left, self.piece) {
+            Ok((slice, left, piece)) => {
+                (self.left, self.piece) = (left, piece);
+                Some(Ok(slice))
+            }
+            Err(error) => {
+                self.left.length = 0;
+                Some(Err(*error))
+            }
+        }
     }
 }
 
-impl<'a, B: GuestMemoryBackend, H: Host> Pieces<'a, B, H> {
-    #[inline(always)]
-    fn slice(
-        &mut self,
-    ) -> Result<VolatileSlice<'a, BS<'a, <B::R as GuestMemoryRegion>::B>>, GuestMemoryError> {
-        if self.piece.length == 0 {
-            self.piece = self
-                .memory
-                .piece(self.left)
-                .map_err(|why| refused(self.left, &why.to_string()))?;
-        }
-        let Piece { target, length } = self.piece;
-        let at = GuestAddress(target);
-        let Some(region) = self.memory.physical().find_region(at) else {
-            return Err(GuestMemoryError::InvalidGuestAddress(at));
-        };
-        let offset = target.wrapping_sub(region.start_addr().0);
-        let there = usize::try_from(region.len().wrapping_sub(offset)).unwrap_or(usize::MAX);
-        let length = length.min(there);
-        let slice = region.get_slice(MemoryRegionAddress(offset), length)?;
-        self.left = self.left.after(length);
-        self.piece = Piece {
-            target: target.wrapping_add(length as u64),
-            length: self.piece.length.saturating_sub(length),
-        };
-        Ok(slice)
+/// A slice, and what is left behind it.
+type Step<'a, B> = (Slice<'a, B>, Left, Piece);
+
+/// The first slice of `left`, of which `piece` is known.
+#[inline(never)]
+fn slice_of<B: GuestMemoryBackend, H: Host>(
+    memory: &DeviceMemory<B, H>,
+    left: Left,
+    mut piece: Piece,
+) -> Result<Step<'_, B>, Box<GuestMemoryError>> {
+    if piece.length == 0 {
+        piece = memory
+            .piece(left)
+            .map_err(|why| refused(left, &why.to_string()))?;
     }
+    let at = GuestAddress(piece.target);
+    let Some(region) = memory.physical().find_region(at) else {
+        return Err(Box::new(GuestMemoryError::InvalidGuestAddress(at)));
+    };
+    let offset = piece.target.wrapping_sub(region.start_addr().0);
+    let there = usize::try_from(region.len().wrapping_sub(offset)).unwrap_or(usize::MAX);
+    let length = piece.length.min(there);
+    let slice = region
+        .get_slice(MemoryRegionAddress(offset), length)
+        .map_err(Box::new)?;
+    let rest = Piece {
+        target: piece.target.wrapping_add(length as u64),
+        length: piece.length.saturating_sub(length),
+    };
+    Ok((slice, left.after(length), rest))
 }
 
 impl<B: GuestMemoryBackend, H: Host> FusedIterator for Pieces<'_, B, H> {}

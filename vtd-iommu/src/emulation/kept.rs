@@ -44,14 +44,13 @@ impl Kept {
     pub(super) fn get(&self, changes: u64, page: u64, needed: u64) -> Option<u64> {
         let place = self.place(page)?;
         let version = place.version.load(Ordering::Acquire);
-        let found = (
-            place.changes.load(Ordering::Relaxed),
-            place.page.load(Ordering::Relaxed),
-        );
+        let other = (place.changes.load(Ordering::Relaxed) ^ changes)
+            | (place.page.load(Ordering::Relaxed) ^ page);
         let target = place.target.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        let whole = version & 1 == 0 && place.version.load(Ordering::Relaxed) == version;
-        (whole && found == (changes, page) && target & needed == needed).then_some(target)
+        let torn = (place.version.load(Ordering::Relaxed) ^ version) | (version & 1);
+        // One branch for all that can be wrong: almost never is anything.
+        (other | torn | (needed & !target) == 0).then_some(target)
     }
 
     /// Keeps where page `page` led at `changes`, unless someone else is at it.

@@ -70,6 +70,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let count = all.len();
     let drawn = list::sample(all, options.sample, *seed);
     let tree = Tree::copy(package, "tree")?;
+    tree.add_switch()?;
     let unviable = tree.weave(&drawn)?;
     let mut tests = Vec::new();
     for binary in tree.tests()? {

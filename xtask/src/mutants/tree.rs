@@ -59,6 +59,12 @@ impl<'a> Tree<'a> {
                 fs::copy(&from, &to).with_context(|| format!("cannot copy {name}"))?;
             }
         }
+        Ok(Tree { root, package })
+    }
+
+    /// Gives the crate the switch, by which a woven program asks which mutant it is to be.
+    pub(super) fn add_switch(&self) -> Result<()> {
+        let Tree { root, package } = self;
         let switch = root.join(SWITCH);
         fs::create_dir_all(switch.join("src"))?;
         fs::write(switch.join("src/lib.rs"), include_str!("switch.rs"))?;
@@ -78,7 +84,20 @@ impl<'a> Tree<'a> {
         let wrapper = root.join("rustc-wrapper");
         fs::write(&wrapper, "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\"\n")?;
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-        Ok(Tree { root, package })
+        Ok(())
+    }
+
+    /// The same copy, for another crate in it.
+    pub(super) fn beside(&self, package: &'a str) -> Self {
+        Tree {
+            root: self.root.clone(),
+            package,
+        }
+    }
+
+    /// The copy's root.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The crate's folder in the copy.
@@ -187,14 +206,23 @@ impl<'a> Tree<'a> {
 
     /// A cargo command on the package in the copy.
     pub(super) fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = self.plain_cargo(arguments);
+        command
+            .arg("--message-format=json")
+            .env("RUSTC_WORKSPACE_WRAPPER", self.root.join("rustc-wrapper"));
+        command
+    }
+
+    /// The same without the switch, and with messages for people.
+    pub(super) fn plain_cargo(&self, arguments: &[&str]) -> Command {
+        // The last part of the folder, as with `examples/vmm`.
+        let name = self.package.rsplit('/').next().unwrap_or(self.package);
         let mut command = Command::new("cargo");
         command
             .current_dir(&self.root)
             .args(arguments)
-            .args(["--package", &format!("hvkit-{}", self.package)])
-            .args(["--all-features", "--message-format=json"])
-            .env("CARGO_TARGET_DIR", paths::target().join("mutants/build"))
-            .env("RUSTC_WORKSPACE_WRAPPER", self.root.join("rustc-wrapper"));
+            .args(["--package", &format!("hvkit-{name}"), "--all-features"])
+            .env("CARGO_TARGET_DIR", paths::target().join("mutants/build"));
         command
     }
 }

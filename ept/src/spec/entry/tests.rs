@@ -220,6 +220,10 @@ fn each_physical_address_width_reserves_what_is_above() {
             }
         }
     }
+    // Bit 0 of the capability MSR.
+    let can =
+        |msr| EntryRules::new(EptVpidCap::from_msr(msr), 46, Controls::empty()).execute_only();
+    assert!(can(1) && !can(!1));
     let clamp = |bits| EntryRules::new(EVERYTHING, bits, Controls::empty()).physical_bits();
     assert_eq!(
         (clamp(0), clamp(31), clamp(53), clamp(u32::MAX)),

@@ -109,6 +109,19 @@ fn pdptes_in_memory_without_ept() {
     assert_eq!(ids, ["guest.pdpte.memory"]);
     assert!(said.ends_with("qualification 2"));
     assert_eq!(check(&on, &[], &Ram::default()).2, 1);
+    // Each of the four is named by its own address.
+    let mut bytes = [0; 32];
+    for entry in bytes.chunks_mut(8) {
+        entry.copy_from_slice(&0x5003u64.to_le_bytes());
+    }
+    let all = Ram::default().with(0x12_3460, &bytes);
+    let mut places = Vec::new();
+    let checker = Checker::new(&on.cpu).at(on.moment).with_memory(&all);
+    checker.check(&on.vmcs(&[]), &mut |violation: &Violation| {
+        places.push(violation.place);
+    });
+    let expected = [0x12_3460, 0x12_3468, 0x12_3470, 0x12_3478];
+    assert_eq!(places, expected.map(|address| Place::Memory { address }));
 }
 
 #[test]

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask guards`: the guard against each known class of bugs is taken out, and the test that is named after the class must
+//! fail. What came of it is committed as `mutants/guards.txt`, for EVIDENCE.md: `COMMIT` and then a line `TEST` for each.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use lab_kit::paths;
+
+use super::tree::Tree;
+use crate::evidence::git;
+
+mod list;
+
+use list::{GUARDS, Guard};
+
+/// Seconds for a test with and without its guard: without it, some do not end.
+const PATIENCE: &str = "240";
+
+/// The status of `timeout` if it had to end what it started.
+const TIMED_OUT: i32 = 124;
+
+/// Takes each guard out in a copy of the checkout, and runs its test there.
+pub fn guards() -> Result<()> {
+    let copy = Tree::copy("page-table", "guards")?;
+    let (mut noticed, mut wrong) = (Vec::new(), Vec::new());
+    for guard in GUARDS {
+        match take_out(&copy.beside(guard.package), guard) {
+            Ok(()) => {
+                println!("{}: fails without its guard, as it must", guard.test);
+                noticed.push(guard.test);
+            }
+            Err(error) => {
+                println!("{}: {error:#}", guard.test);
+                wrong.push(guard.test);
+            }
+        }
+    }
+    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let text = format!("{commit}\n{}\n", noticed.join("\n"));
+    let path = record();
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    ensure!(wrong.is_empty(), "not shown: {}", wrong.join(", "));
+    Ok(())
+}
+
+/// Sees that the guard's test passes with it, and does not without it.
+fn take_out(tree: &Tree<'_>, guard: &Guard) -> Result<()> {
+    ensure!(run(tree, guard)?, "it fails with its guard");
+    let path = tree.folder().join(guard.file);
+    let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
+    ensure!(
+        text.matches(guard.with).count() == 1,
+        "{}: the guard {:?} is not there once",
+        guard.file,
+        guard.with
+    );
+    fs::write(&path, text.replacen(guard.with, guard.without, 1))?;
+    let passes = run(tree, guard);
+    fs::write(&path, text)?;
+    ensure!(!passes?, "it passes without its guard in {}", guard.file);
+    Ok(())
+}
+
+/// The committed record.
+fn record() -> PathBuf {
+    paths::root().join("mutants/guards.txt")
+}
+
+/// The tests that are to notice.
+#[cfg(test)]
+pub(crate) fn tests() -> impl Iterator<Item = &'static str> {
+    GUARDS.iter().map(|guard| guard.test)
+}
+
+/// The commit at which guards were taken out, and the tests that noticed; `None` if nobody tried.
+pub(crate) fn noticed() -> Option<(String, Vec<String>)> {
+    let text = fs::read_to_string(record()).ok()?;
+    let (commit, tests) = text.split_once('\n')?;
+    Some((
+        commit.to_owned(),
+        tests.lines().map(str::to_owned).collect(),
+    ))
+}
+
+/// Whether the test passes. It must compile; one that does not end does not pass.
+fn run(tree: &Tree<'_>, guard: &Guard) -> Result<bool> {
+    let target: &[&str] = match guard.target {
+        "lib" => &["--lib"],
+        name => &["--test", name],
+    };
+    let built = tree
+        .plain_cargo(&["test", "--no-run", "--quiet"])
+        .args(target)
+        .status()?;
+    ensure!(built.success(), "{} does not compile", guard.file);
+    let test = tree.plain_cargo(&["test"]);
+    let out = Command::new("timeout")
+        .arg(PATIENCE)
+        .arg(test.get_program())
+        .args(test.get_args())
+        .args(target)
+        .args(["--", guard.test])
+        .envs(
+            test.get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        )
+        .current_dir(tree.root())
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot start timeout")?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    ensure!(
+        said.contains(guard.test) || out.status.code() == Some(TIMED_OUT),
+        "there is no test {}",
+        guard.test
+    );
+    Ok(out.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_guard_is_in_its_file_once() {
+        for guard in GUARDS {
+            let path = paths::root().join(guard.package).join(guard.file);
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(
+                text.matches(guard.with).count(),
+                1,
+                "{}: {:?}",
+                path.display(),
+                guard.with
+            );
+        }
+    }
+}
