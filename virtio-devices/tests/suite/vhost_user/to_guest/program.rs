@@ -104,7 +104,7 @@ impl Host for FakeHost {
         assert!(!self.doorbells().contains(&address), "two at {address:#x}");
         rings.lock().unwrap().push((address, event.try_clone()?));
         Ok(Held::new(move || {
-            rings.lock().unwrap().retain(|(at, _)| *at != address)
+            rings.lock().unwrap().retain(|(at, _)| *at != address);
         }))
     }
 }
@@ -120,7 +120,7 @@ impl Mapping for Piece {
         now.push((address, Arc::clone(&self.file), self.offset, self.length));
         drop(now);
         Ok(Held::new(move || {
-            shown.lock().unwrap().retain(|(at, ..)| *at != address)
+            shown.lock().unwrap().retain(|(at, ..)| *at != address);
         }))
     }
 }
