@@ -281,13 +281,15 @@ impl Chipset {
         device: Box<dyn Device<A>>,
         memory: A,
     ) -> Result<VirtioPci<A>, ChipsetError> {
-        let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
-        let vectors = VirtioPci::<A>::vectors_for(queues);
-        let vectors = KvmMsiVectors::new(Arc::clone(&self.router), vectors)?;
         let id = requester(at);
-        let vectors = Arc::new(vectors.requested_by(Source { id, unit }));
+        let router = Arc::clone(&self.router);
+        let vectors = |count| {
+            let vectors = KvmMsiVectors::new(router, count)?;
+            Ok::<_, ChipsetError>(Arc::new(vectors.requested_by(Source { id, unit })) as _)
+        };
+        let threads = self.device_threads();
         let pin = self.pin(at)?;
-        let function = VirtioPci::new(device, memory, vectors, self.device_threads())?;
+        let function = VirtioPci::with_vectors(device, memory, threads, vectors)?;
         Ok(function
             .with_interrupt_line(Arc::new(pin))
             .with_report(move |why| log::warn!("virtio device {at} stopped: {why}"))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What machine to build. Plain data: the machine's parts check it, wherever it comes from.
 
+use crate::peer::BackEnd;
 use crate::served::Served;
 use crate::vfio_user::UserDevice;
 use hvkit_virtio_devices::limit::Limits;
@@ -28,6 +29,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Devices that other processes serve: the guest finds them after disks and network cards of the VMM's own.
     pub served: Vec<Served>,
+    /// By which the guest serves devices to other machines.
+    pub back_ends: Vec<BackEnd>,
     /// Devices of the host that become the guest's.
     pub devices: Vec<HostDevice>,
     /// PCI devices that other processes serve.
@@ -91,6 +94,7 @@ impl Config {
             memory: 512 << 20,
             disks: Vec::new(),
             served: Vec::new(),
+            back_ends: Vec::new(),
             devices: Vec::new(),
             user_devices: Vec::new(),
             nets: Vec::new(),

@@ -42,6 +42,7 @@ pub mod interrupts;
 pub mod machine;
 pub mod passthrough;
 pub mod pci;
+pub mod peer;
 pub mod served;
 pub mod snapshot;
 pub mod vfio_user;

@@ -194,6 +194,67 @@ fn processes_that_do_not_serve_a_pci_device() {
 }
 
 #[test]
+fn machines_that_cannot_serve_another() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let file = folder.file("file", b"precious");
+    let (file, absent) = (file.to_str().unwrap(), folder.path("absent/socket"));
+    for (value, also, status, part) in [
+        (
+            file.to_owned(),
+            &[][..],
+            75,
+            "--vhost-user-backend: {file} is in use, or no socket",
+        ),
+        (
+            format!("socket={}", absent.display()),
+            &[],
+            75,
+            "--vhost-user-backend: cannot listen at ",
+        ),
+        (
+            folder.path("socket").display().to_string(),
+            &["--transport", "mmio"],
+            2,
+            "--vhost-user-backend: another machine's memory is shown by PCI only",
+        ),
+        ("socket=s,iommu=on".to_owned(), &[], 2, "iommu=on"),
+    ] {
+        let arguments = [&["--vhost-user-backend", &value], also].concat();
+        refused(
+            &folder,
+            &arguments,
+            status,
+            &[&part.replace("{file}", file)],
+        );
+    }
+    assert_eq!(fs::read(file).unwrap(), b"precious");
+    // In the guest: a device that is none, and both ways at once.
+    for (arguments, status, part) in [
+        (
+            vec!["--device", "/nowhere"],
+            75,
+            "serve: --device: /nowhere: ",
+        ),
+        (
+            vec!["--device", "/d", "--socket", "/s"],
+            2,
+            "cannot be used with",
+        ),
+        (vec![], 2, "--socket <PATH>"),
+    ] {
+        let disk = format!("path={}", folder.file("disk", &[0; 4096]).display());
+        let mut command = vmm();
+        command.args(["serve", "--disk", &disk]).args(arguments);
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!((code, stdout.as_str()), (Some(status), ""), "{stderr}");
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
 fn disks_that_cannot_be_served() {
     let folder = Folder::new();
     let absent = folder.path("absent");

@@ -142,6 +142,11 @@ fn what_cannot_be_saved_is_refused_before_the_guest_runs() {
             "another process serves it, whose state no one can read",
         ),
         (
+            ["--vhost-user-backend", "socket=/run/peer"],
+            "/run/peer",
+            "another machine is at the other end",
+        ),
+        (
             ["--fs", "tag=files,socket=/run/files"],
             "/run/files",
             "another process serves it, whose state no one can read",

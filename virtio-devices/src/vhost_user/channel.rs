@@ -79,6 +79,28 @@ impl Channel {
         end: Instant,
     ) -> io::Result<()> {
         while !bytes.is_empty() {
+            match self.receive_some(bytes, files) {
+                Ok(got) => bytes = bytes.get_mut(got..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::IN, end)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come of `bytes`, at least one, and the files that come with it.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` where nothing has come, `UnexpectedEof` at the end of the connection, and the host's.
+    pub(super) fn receive_some(
+        &self,
+        bytes: &mut [u8],
+        files: &mut Vec<OwnedFd>,
+    ) -> io::Result<usize> {
+        loop {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
             let mut beside = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -88,18 +110,16 @@ impl Channel {
                     files.extend(more);
                 }
             }
-            match got {
+            return match got {
                 Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) || files.len() > MOST_FILES => {
-                    return Err(ErrorKind::InvalidData.into());
+                    Err(ErrorKind::InvalidData.into())
                 }
-                Ok(got) if got.bytes == 0 => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(got) => bytes = bytes.get_mut(got.bytes..).unwrap_or_default(),
-                Err(Errno::AGAIN) => self.wait(PollFlags::IN, end)?,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+                Ok(got) if got.bytes == 0 => Err(ErrorKind::UnexpectedEof.into()),
+                Ok(got) => Ok(got.bytes),
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
+            };
         }
-        Ok(())
     }
 
     /// Waits until something comes, or the end: for whom it is somebody else's to say when.

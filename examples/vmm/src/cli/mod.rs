@@ -15,6 +15,7 @@
 mod key_value;
 mod log;
 mod options;
+mod peer;
 mod serve;
 mod served;
 mod vtd;
@@ -93,6 +94,12 @@ struct Arguments {
     #[arg(long, value_name = "tag=NAME,socket=PATH", num_args = 1.., action = ArgAction::Append)]
     fs: Vec<String>,
 
+    /// Has the guest serve a device to another machine, whose VMM connects with --disk vhost_user=on,socket=PATH: the
+    /// device carries the protocol's back end into the guest. May be repeated. Keys: socket=PATH to listen at,
+    /// memory=BYTES of the other machine's for which there is room (4G if not given), iommu=on|off
+    #[arg(long, value_name = "socket=PATH[,memory=BYTES]")]
+    vhost_user_backend: Vec<String>,
+
     /// Source of random bytes. Keys: src=FILE, iommu=on|off
     #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
     rng: Option<String>,
@@ -157,7 +164,7 @@ struct Arguments {
     restore: Option<PathBuf>,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -337,6 +344,11 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .map(|text| disk(text))
             .collect::<Result<_, _>>()?,
         served,
+        back_ends: arguments
+            .vhost_user_backend
+            .iter()
+            .map(|text| peer::back_end(text))
+            .collect::<Result<_, _>>()?,
         devices: arguments
             .device
             .iter()

@@ -5,7 +5,7 @@ use super::key_value::OptionError;
 use super::options::{confinement, disk};
 use super::{log, reported};
 use crate::exit_status::ExitStatus;
-use crate::served::serve::{Protocol, ServingError, serve};
+use crate::served::serve::{Protocol, ServingError, serve, serve_by_device};
 use clap::{ArgAction, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,8 +22,12 @@ struct Arguments {
     disk: String,
 
     /// Where to listen, for one VMM: a socket that is not there yet
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "device")]
+    socket: Option<PathBuf>,
+
+    /// In a guest: serve another machine by this device (--vhost-user-backend), bound to vfio-pci
+    #[arg(long, value_name = "FOLDER", conflicts_with = "socket")]
+    device: Option<PathBuf>,
 
     /// What the VMM speaks: vhost-user, and the device's registers are the VMM's; or vfio-user, and all of
     /// it is here, as a PCI function
@@ -67,6 +71,7 @@ pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
                 Error::Serving(ServingError::Disk(error)) => (&error).into(),
                 Error::Serving(ServingError::Function(_)) => ExitStatus::Host,
                 Error::Serving(ServingError::Confine(_)) => ExitStatus::Unconfined,
+                Error::Serving(ServingError::Carrying(_)) => ExitStatus::BackEndUnusable,
                 Error::Serving(
                     ServingError::Socket { .. } | ServingError::Vmm(_) | ServingError::Client(_),
                 ) => ExitStatus::ServedUnusable,
@@ -79,10 +84,11 @@ pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn run(arguments: &Arguments) -> Result<(), Error> {
     let asked = disk(&arguments.disk)?;
     let confinement = confinement(&arguments.confine)?;
-    Ok(serve(
-        &asked,
-        &arguments.socket,
-        arguments.protocol,
-        confinement,
-    )?)
+    match (&arguments.socket, &arguments.device) {
+        (_, Some(device)) => serve_by_device(&asked, device, confinement)?,
+        (Some(socket), None) => serve(&asked, socket, arguments.protocol, confinement)?,
+        // One of them must be given.
+        (None, None) => {}
+    }
+    Ok(())
 }

@@ -155,6 +155,7 @@ const FILES: &[c_long] = &[
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
     libc::SYS_lseek,

@@ -2,11 +2,14 @@
 //! From the configuration to the virtio devices that it asks for.
 
 use super::balloon::{BalloonSocket, pages};
+use super::vm::Vm;
 use crate::chipset::DeviceMemory;
 use crate::config::{self, Access, Config, Dma, NetWire, Place, VirtioConsole};
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
+use crate::passthrough::KvmSlots;
+use crate::peer::{self, PeerBackEndError};
 use crate::served::{self, ServedError};
 use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::balloon::{self, Balloon};
@@ -90,6 +93,9 @@ pub enum DeviceError {
     /// A device that another process serves.
     #[error(transparent)]
     Served(#[from] ServedError),
+    /// A device by which the guest serves another machine.
+    #[error(transparent)]
+    BackEnd(#[from] PeerBackEndError),
 }
 
 /// What the host said, on the same line.
@@ -129,7 +135,9 @@ type Named = (&'static str, Place, Opened);
 /// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
 pub(super) fn open(
     config: &Config,
+    vm: &Vm,
     memory: &DeviceMemory,
+    slots: Option<&KvmSlots>,
     confiner: &Confiner,
     tty: Option<&TtyPort>,
 ) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
@@ -146,6 +154,11 @@ pub(super) fn open(
         let device = served::open(served, memory)?;
         let device = Opened::new(served.dma, device);
         devices.push(("device of another process", Place::default(), device));
+    }
+    for asked in &config.back_ends {
+        let device = peer::open(asked, config.transport, slots, vm.fd())?;
+        let device = Opened::new(asked.dma, device);
+        devices.push(("back end for another machine", Place::default(), device));
     }
     if let Some(rng) = &config.rng {
         let file = File::open(&rng.source).map_err(|source| DeviceError::Rng {

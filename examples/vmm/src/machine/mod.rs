@@ -296,10 +296,14 @@ fn boot(
 fn made_in(config: &Config) -> Vec<PathBuf> {
     let balloon = config.balloon.iter().filter_map(|b| b.socket.as_deref());
     let vsock = config.vsock.iter().map(|vsock| vsock.socket.as_path());
-    let parents = balloon.chain(vsock).map(|socket| match socket.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    });
+    let back_ends = config.back_ends.iter().map(|asked| asked.socket.as_path());
+    let parents = balloon
+        .chain(vsock)
+        .chain(back_ends)
+        .map(|socket| match socket.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        });
     let snapshot = config.snapshot.as_deref();
     parents.chain(snapshot).map(Path::to_path_buf).collect()
 }

@@ -101,7 +101,17 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        let (mut opened, balloon) = devices::open(config, &memory, confiner, hosts.tty)?;
+        let limit = u32::try_from(vm.fd().check_extension_int(Cap::NrMemslots)).unwrap_or(0);
+        let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit).map(Arc::new);
+        let slots = slots.as_ref();
+        let (mut opened, balloon) = devices::open(
+            config,
+            vm,
+            &memory,
+            slots.map(|slots| &**slots),
+            confiner,
+            hosts.tty,
+        )?;
         for (placed, pmem) in hosts.pmems.into_iter().zip(&config.pmems) {
             opened.push((
                 "persistent memory",
@@ -129,11 +139,8 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        let limit = u32::try_from(vm.fd().check_extension_int(Cap::NrMemslots)).unwrap_or(0);
-        let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit).map(Arc::new);
-        let assigned = hosts.assigned;
-        let reclaims = add_devices(&mut chipset, vm, config, assigned, slots.as_ref(), threads)?;
-        user_devices::add(&mut chipset, vm.ram(), config, slots.as_ref())?;
+        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, slots, threads)?;
+        user_devices::add(&mut chipset, vm.ram(), config, slots)?;
         let watchdog = match config.watchdog {
             Watchdog::Absent => None,
             Watchdog::Present => {

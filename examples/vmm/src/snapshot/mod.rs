@@ -85,6 +85,12 @@ pub fn check(config: &Config) -> Result<(), SnapshotError> {
             "another process serves it, whose state no one can read",
         );
     }
+    if let Some(asked) = config.back_ends.first() {
+        return refuse(
+            asked.socket.display().to_string(),
+            "another machine is at the other end",
+        );
+    }
     let discarding = |pmem: &&crate::config::Pmem| pmem.writes == Writes::Discarded;
     if let Some(pmem) = config.pmems.iter().find(discarding) {
         let name = pmem.path.display().to_string();

@@ -36,6 +36,12 @@ struct Device<'a> {
     physical: bool,
 }
 
+/// Where devices are that do not say.
+static ANYWHERE: Place = Place {
+    segment: 0,
+    unit: None,
+};
+
 /// All devices of `config` that say where they are.
 fn devices(config: &Config) -> Vec<Device<'_>> {
     let virtio = |option, name, dma, place| Device {
@@ -63,6 +69,10 @@ fn devices(config: &Config) -> Vec<Device<'_>> {
     }
     if let Some(rng) = &config.rng {
         devices.push(virtio("rng", file(&rng.source), rng.dma, &rng.place));
+    }
+    for asked in &config.back_ends {
+        let name = file(&asked.socket);
+        devices.push(virtio("vhost-user-backend", name, asked.dma, &ANYWHERE));
     }
     for pmem in &config.pmems {
         devices.push(virtio("pmem", file(&pmem.path), Dma::Direct, &pmem.place));

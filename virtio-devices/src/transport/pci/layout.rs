@@ -26,7 +26,7 @@ pub(super) const COMMON: u64 = 0x40;
 const DEVICE: u64 = 0x1000;
 
 /// PCI's identifier of a vendor's own capability.
-const VENDOR_CAPABILITY: u8 = 0x09;
+pub(super) const VENDOR_CAPABILITY: u8 = 0x09;
 
 /// Offset of `pci_cfg_data` in the capability for access by configuration space.
 pub(super) const CFG_DATA: u16 = 16;
@@ -114,10 +114,11 @@ impl Layout {
             (CfgType::Isr, Structure::Isr),
             (CfgType::Device, Structure::Device),
         ] {
-            let body = capability(cfg_type, 16, self.place(structure));
+            let body = capability(cfg_type as u8, BAR, 16, self.place(structure));
             config.add_capability(VENDOR_CAPABILITY, &body, &[])?;
         }
-        let mut notify = capability(CfgType::Notify, 20, self.place(Structure::Notify)).to_vec();
+        let place = self.place(Structure::Notify);
+        let mut notify = capability(CfgType::Notify as u8, BAR, 20, place).to_vec();
         notify.extend((NOTIFY_STRIDE as u32).to_le_bytes());
         config.add_capability(VENDOR_CAPABILITY, &notify, &[])?;
         let at = |structure| Place {
@@ -127,7 +128,7 @@ impl Layout {
         let (body, writable) = msix.capability(at(Structure::Table), at(Structure::Pending));
         let msix = config.add_capability(msix::CAPABILITY, &body, &writable)?;
         // bar, offset, length and the data are the driver's to write (4.1.4.9).
-        let mut access = capability(CfgType::Pci, 20, &(0..0)).to_vec();
+        let mut access = capability(CfgType::Pci as u8, BAR, 20, &(0..0)).to_vec();
         access.extend([0; 4]);
         let mut writable = [0xff; 18];
         writable[..2].fill(0);
@@ -158,9 +159,9 @@ impl Declared {
 }
 
 /// "struct virtio_pci_cap" after its first two bytes.
-fn capability(cfg_type: CfgType, length: u8, place: &Range<u64>) -> [u8; 14] {
-    // The window is far below 4 GiB.
+pub(super) fn capability(cfg_type: u8, bar: u8, length: u8, place: &Range<u64>) -> [u8; 14] {
+    // What is above 4 GiB goes into other fields, where there are any.
     let [a, b, c, d] = (place.start as u32).to_le_bytes();
     let [e, f, g, h] = (place.end.saturating_sub(place.start) as u32).to_le_bytes();
-    [length, cfg_type as u8, BAR, 0, 0, 0, a, b, c, d, e, f, g, h]
+    [length, cfg_type, bar, 0, 0, 0, a, b, c, d, e, f, g, h]
 }

@@ -5,6 +5,7 @@
 //!   configuration space   capabilities: where each structure is, MSI-X, access by configuration space
 //!   window 0              common configuration, ISR, device configuration, notify, MSI-X table, pending bits
 //!   doorbells             one a queue, in the notify structure
+//!   window 2              what a device has beside queues, if it has anything: doorbells, notifications, memory
 //! ```
 //!
 //! "Virtio Over PCI Bus" (4.1).
@@ -12,6 +13,7 @@
 mod common;
 mod interrupts;
 mod layout;
+mod resources;
 
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use self::common::{Common, Selectors};
 pub use self::interrupts::InterruptState;
 use self::interrupts::PciInterrupts;
 use self::layout::{BAR, CFG_DATA, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
+use self::resources::ResourceWindow;
 use super::session::{Holds, Session};
 use super::state::{RestoreError, SaveError, SessionState};
 use crate::device::{Device, Failure, Interrupts, Trouble};
@@ -89,13 +92,15 @@ pub enum PciError {
 
 /// A virtio device as a PCI function.
 ///
-/// It has one MSI-X vector for each queue and one for changes of configuration: [`vectors`](Self::vectors).
+/// It has one MSI-X vector for each queue, one for changes of configuration, and one for each notification of the device's
+/// [`Resources`](crate::resources::Resources): [`vectors`](Self::vectors).
 pub struct VirtioPci<A> {
     config: ConfigSpace,
     declared: Declared,
     layout: Layout,
     selectors: Selectors,
     session: Session<A>,
+    resources: Option<ResourceWindow>,
     interrupts: Arc<PciInterrupts>,
     /// The command register's Bus Master.
     master: bool,
@@ -119,27 +124,49 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         vectors: Arc<dyn MsiVectors>,
         runner: Box<dyn Runner>,
     ) -> Result<Self, PciError> {
-        let sizes = device.queue_sizes();
-        let queues = u16::try_from(sizes.len())
-            .ok()
-            .filter(|count| *count <= MAX_QUEUES)
-            .ok_or(PciError::Queues {
-                count: sizes.len(),
-                max: MAX_QUEUES,
-            })?;
-        let usable = |size: &u16| size.is_power_of_two() && *size <= crate::queue::MAX_SIZE;
-        let mut numbered = sizes.iter().copied().enumerate();
-        if let Some((index, size)) = numbered.find(|(_, size)| !usable(size)) {
-            return Err(PciError::QueueSize { index, size });
-        }
-        let msix = Msix::new(queues.saturating_add(1), vectors)?;
+        Self::with_vectors(device, memory, runner, |_| Ok(vectors))
+    }
+
+    /// As [`new`](Self::new), with vectors that `make` makes, as many as it is given.
+    pub fn with_vectors<E: From<PciError>>(
+        mut device: Box<dyn Device<A>>,
+        memory: A,
+        runner: Box<dyn Runner>,
+        make: impl FnOnce(u16) -> Result<Arc<dyn MsiVectors>, E>,
+    ) -> Result<Self, E> {
+        let resources = device.resources().map(ResourceWindow::new);
+        let notifications = resources.as_ref().map_or(0, ResourceWindow::notifications);
+        let queues = queues_of(&*device)?;
+        // Of both there are 1024 at most.
+        let vectors = make(queues.saturating_add(1).saturating_add(notifications))?;
+        Ok(Self::on_pci(device, memory, vectors, runner, resources)?)
+    }
+
+    fn on_pci(
+        device: Box<dyn Device<A>>,
+        memory: A,
+        vectors: Arc<dyn MsiVectors>,
+        runner: Box<dyn Runner>,
+        resources: Option<ResourceWindow>,
+    ) -> Result<Self, PciError> {
+        let queues = queues_of(&*device)?;
+        let notifications = resources.as_ref().map_or(0, ResourceWindow::notifications);
+        let msix = Msix::new(
+            queues.saturating_add(1).saturating_add(notifications),
+            vectors,
+        )?;
         let mut session = Session::new(device, memory, runner, Features::NOTIFICATION_DATA)
             .map_err(PciError::Event)?;
         let mut config = ConfigSpace::new(identity(session.device_type()));
         let layout = Layout::new(queues, &msix);
         config.add_bar(BAR, BarKind::Memory64, layout.length())?;
         let declared = layout.declare(&mut config, &msix)?;
-        let interrupts = Arc::new(PciInterrupts::new(msix, queues, session.shared_status()));
+        if let Some(resources) = &resources {
+            resources.declare(&mut config)?;
+        }
+        let status = session.shared_status();
+        let interrupts = PciInterrupts::new(msix, queues, notifications, status);
+        let interrupts = Arc::new(interrupts);
         // As after power-on: the function masters no bus.
         session.hold(Holds::BUS);
         Ok(Self {
@@ -148,14 +175,10 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
             layout,
             selectors: Selectors::default(),
             session,
+            resources,
             interrupts,
             master: false,
         })
-    }
-
-    /// How many MSI-X vectors a device of `queues` queues has: what the VMM must provide.
-    pub fn vectors_for(queues: u16) -> u16 {
-        queues.saturating_add(1)
     }
 
     /// Number of MSI-X vectors.
@@ -390,16 +413,34 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
     }
 
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
-        if bar == BAR {
-            self.window_read(offset, data);
-        } else {
-            data.fill(0);
+        match &self.resources {
+            _ if bar == BAR => self.window_read(offset, data),
+            Some(resources) if bar == resources::BAR => {
+                resources.read(&self.interrupts.lock(), offset, data);
+            }
+            _ => data.fill(0),
         }
     }
 
     fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
-        if bar == BAR {
-            self.window_write(offset, data);
+        match &mut self.resources {
+            _ if bar == BAR => self.window_write(offset, data),
+            Some(resources) if bar == resources::BAR => {
+                resources.write(&mut self.interrupts.lock(), offset, data);
+            }
+            _ => {}
+        }
+    }
+
+    fn window_added(&mut self, window: Window) {
+        if let Some(resources) = &mut self.resources {
+            resources.added(window);
+        }
+    }
+
+    fn window_removed(&mut self, window: Window) {
+        if let Some(resources) = &mut self.resources {
+            resources.removed(window);
         }
     }
 
@@ -426,6 +467,22 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
             })
             .collect()
     }
+}
+
+/// How many queues `device` has, of sizes that a driver can use.
+fn queues_of<A: GuestAddressSpace>(device: &dyn Device<A>) -> Result<u16, PciError> {
+    let sizes = device.queue_sizes();
+    let usable = |size: &u16| size.is_power_of_two() && *size <= crate::queue::MAX_SIZE;
+    if let Some((index, &size)) = (0..).zip(&sizes).find(|(_, size)| !usable(size)) {
+        return Err(PciError::QueueSize { index, size });
+    }
+    u16::try_from(sizes.len())
+        .ok()
+        .filter(|count| *count <= MAX_QUEUES)
+        .ok_or(PciError::Queues {
+            count: sizes.len(),
+            max: MAX_QUEUES,
+        })
 }
 
 /// "PCI Device Discovery" (4.1.2).
