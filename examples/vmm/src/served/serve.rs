@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vmm serve`: a disk of ours for another VMM, in a process of its own.
 //!
-//! It serves one VMM, at a socket or by a device of this guest that carries the protocol, and ends when that hangs up. Everything is opened before the VMM is heard; from then on the
-//! process has no files, and makes only the system calls that a disk needs.
+//! It serves one VMM, at a socket or by a device of this guest that carries the protocol, and ends when that hangs up.
+//! Everything is opened before the VMM is heard; from then on the process has no files, and makes only the system calls
+//! that a disk needs.
 
 use crate::config::{Confinement, Disk};
 use crate::confine::{ConfineError, Confiner, Kind, Nursery, Starter};

@@ -71,8 +71,14 @@ impl Bridge {
         Ok(())
     }
 
-    /// Carries until either end hangs up.
+    /// Carries until either end hangs up, and gives the device back.
     pub fn run(mut self) -> Result<(), ProgramError> {
+        let carried = self.carry();
+        self.function.leave();
+        carried
+    }
+
+    fn carry(&mut self) -> Result<(), ProgramError> {
         loop {
             while let Some((index, message)) = self.function.receive.take()? {
                 self.tell(message)?;

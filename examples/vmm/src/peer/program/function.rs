@@ -279,6 +279,18 @@ impl Function {
         Ok(())
     }
 
+    /// Resets it and leaves it to the end of the process, which is near: VFIO's library looks for files when it gives a
+    /// device back, and a process that is confined has none any more.
+    pub(super) fn leave(self) {
+        self.reset();
+        std::mem::forget(self);
+    }
+
+    /// It hangs up, and reaches nothing any more.
+    fn reset(&self) {
+        self.write(self.common, 0x14, &[0]);
+    }
+
     /// Takes the memory of the queues from the device: whatever it is told from now on, it reaches nothing.
     pub fn unmap(&self) -> Result<(), ProgramError> {
         Ok(self.container.vfio_dma_unmap(IOVA, DMA_LENGTH)?)
@@ -331,8 +343,8 @@ impl Function {
 
 impl Drop for Function {
     fn drop(&mut self) {
-        // It hangs up, and reaches nothing any more, before its memory is taken from it.
-        self.write(self.common, 0x14, &[0]);
+        // Before its memory is taken from it.
+        self.reset();
     }
 }
 
