@@ -66,7 +66,13 @@ impl ResourceWindow {
         let body = capability(NOTIFICATION_CFG, BAR, 16, &place);
         config.add_capability(VENDOR_CAPABILITY, &body, &[])?;
         // "struct virtio_pci_cap64": the high halves of offset and length follow.
-        let mut body = capability(SHARED_MEMORY_CFG, BAR, 24, &(MEMORY..MEMORY + memory)).to_vec();
+        let mut body = capability(
+            SHARED_MEMORY_CFG,
+            BAR,
+            24,
+            &(MEMORY..MEMORY.saturating_add(memory)),
+        )
+        .to_vec();
         body.extend([0; 4]);
         body.extend(((memory >> 32) as u32).to_le_bytes());
         config.add_capability(VENDOR_CAPABILITY, &body, &[])?;
@@ -91,7 +97,8 @@ impl ResourceWindow {
     /// nobody: those that do are events of the host's.
     pub(super) fn write(&mut self, interrupts: &mut State, offset: u64, data: &[u8]) {
         let field = |at: u64| {
-            let start = usize::try_from((NOTIFICATIONS + at).checked_sub(offset)?).ok()?;
+            let start =
+                usize::try_from(NOTIFICATIONS.checked_add(at)?.checked_sub(offset)?).ok()?;
             let bytes = data.get(start..start.checked_add(2)?)?;
             Some(u16::from_le_bytes(bytes.try_into().ok()?))
         };
