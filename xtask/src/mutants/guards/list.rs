@@ -64,7 +64,7 @@ pub(super) const GUARDS: &[Guard] = &[
         without: "let same = space.top == top;
         space.top = top;",
         target: "mmu",
-        test: "every_allocation_of_a_frame",
+        test: "a_root_that_cannot_be_loaded_leaves_the_old_one",
     },
     // KVM 65855ed8: compared before it is linked again.
     Guard {
