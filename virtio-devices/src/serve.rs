@@ -10,19 +10,23 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_memory::{GuestAddressSpace, GuestMemory};
 
 use crate::counters::Counters;
-use crate::device::{ActiveQueue, Failure, Interrupts, Trouble};
+use crate::device::{ActivateError, ActiveQueue, Failure, Interrupts, Trouble};
 use crate::limit::Limiter;
-use crate::queue::{Chain, Mapped, Notify, Position, Reach};
+use crate::queue::{Chain, Head, Mapped, Notify, Position, Reach};
 use crate::worker::{Progress, Worker};
 
 /// Chains after which what is done is published, and the worker looks whether it is to stop.
 const BATCH_CHAINS: u32 = 32;
 /// Bytes of data after which the same happens.
 const BATCH_BYTES: u64 = 8 << 20;
+
+/// How long one look for what is under way takes at most, when a worker stops.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a device does with one chain.
 pub(crate) trait Handler<A>: Send {
@@ -36,6 +40,27 @@ pub(crate) trait Handler<A>: Send {
 
     /// Serves a chain. What it returns is bounded work.
     fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer;
+
+    /// Sets all going that was answered with [`Answer::UnderWay`]. `false`: it is to be called again soon.
+    fn submit(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// The next chain that was under way and is served: its number, and what it came to.
+    fn finished<M: GuestMemory + ?Sized>(
+        &mut self,
+        _reach: &Reach<'_, M>,
+    ) -> Option<(usize, Served)> {
+        None
+    }
+
+    /// Whether any chain is under way.
+    fn under_way(&self) -> bool {
+        false
+    }
+
+    /// Waits until one that is under way may be served, at most `patience`.
+    fn wait(&mut self, _patience: Duration) {}
 }
 
 /// What became of a chain.
@@ -43,6 +68,8 @@ pub(crate) trait Handler<A>: Send {
 pub(crate) enum Answer {
     /// It was served, if only with an error.
     Done(Served),
+    /// It is being served, under that number: small, and no other's meanwhile. [`Handler::finished`] tells of the end.
+    UnderWay(usize),
     /// There is nothing for it yet: it is the next one again.
     Later,
     /// The same, and at once.
@@ -73,6 +100,8 @@ pub(crate) struct QueueServer<A, H> {
     limiter: Option<Limiter>,
     counters: Counters,
     chain: Chain,
+    /// Chains under way, by number.
+    heads: Vec<Option<Head>>,
 }
 
 /// Why a batch ended.
@@ -100,6 +129,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             limiter: None,
             counters: Counters::default(),
             chain: Chain::new(),
+            heads: Vec::new(),
         }
     }
 
@@ -125,21 +155,56 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             limiter: &mut self.limiter,
             counters: &self.counters,
             interrupts: &*self.interrupts,
+            heads: &mut self.heads,
         };
-        let batch = serving.batch(&mut queue, &mut self.chain);
+        let finished = serving.finish(&mut queue);
+        let batch = finished.and_then(|()| serving.batch(&mut queue, &mut self.chain));
+        let told = serving.handler.submit();
+        // Much has finished by the time that the host has been told of it, and is shown to the driver at once.
+        let batch = match serving.finish(&mut queue) {
+            Ok(()) => batch,
+            Err(broken) => Err(broken),
+        };
         // What was done before something went wrong is done, and the driver is to know.
         let notify = queue.publish().map_err(broken)?;
         if notify == Notify::Yes {
             self.counters.interrupted();
             self.interrupts.queue(index);
         }
+        // Nothing more can be served: what is under way would wait for ever.
+        let told = told.map_err(ActivateError::from)?;
         // One batch a call, also if a quick driver has made more available: a request to stop comes between.
         let more = match batch? {
             Batch::Full => true,
             Batch::Waiting => false,
             Batch::Drained => queue.enable_kicks().map_err(broken)?,
         };
-        Ok(if more { Progress::More } else { Progress::Wait })
+        Ok(match more || !told {
+            true => Progress::More,
+            false => Progress::Wait,
+        })
+    }
+
+    /// Shows the driver what is served by now.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let memory = self.memory.memory();
+        let index = self.active.index;
+        let broken = |source| Failure::Queue { index, source };
+        let mut queue = self.active.queue.map(&*memory);
+        let mut serving = Serving {
+            index,
+            handler: &mut self.handler,
+            limiter: &mut self.limiter,
+            counters: &self.counters,
+            interrupts: &*self.interrupts,
+            heads: &mut self.heads,
+        };
+        serving.finish(&mut queue)?;
+        if queue.publish().map_err(broken)? == Notify::Yes {
+            self.counters.interrupted();
+            self.interrupts.queue(index);
+        }
+        Ok(())
     }
 }
 
@@ -150,6 +215,7 @@ struct Serving<'s, H> {
     limiter: &'s mut Option<Limiter>,
     counters: &'s Counters,
     interrupts: &'s dyn Interrupts,
+    heads: &'s mut Vec<Option<Head>>,
 }
 
 impl<H> Serving<'_, H> {
@@ -163,6 +229,42 @@ impl<H> Serving<'_, H> {
                 source,
             });
         }
+    }
+
+    /// Completes a chain, and counts what it came to.
+    fn complete<M: GuestMemory + ?Sized>(
+        &mut self,
+        queue: &mut Mapped<'_, M>,
+        head: Head,
+        served: Served,
+    ) -> Result<(), Failure> {
+        let index = self.index;
+        let broken = |source| Failure::Queue { index, source };
+        queue.complete(head, served.written).map_err(broken)?;
+        self.counters.served(1, served.moved);
+        if let Some(limiter) = self.limiter {
+            limiter.pay(served.moved);
+        }
+        if let Some(source) = served.trouble {
+            self.trouble(source);
+        }
+        Ok(())
+    }
+
+    /// Completes all that was under way and is served.
+    fn finish<A, M: GuestMemory + ?Sized>(
+        &mut self,
+        queue: &mut Mapped<'_, M>,
+    ) -> Result<(), Failure>
+    where
+        H: Handler<A>,
+    {
+        while let Some((number, served)) = self.handler.finished(queue.reach()) {
+            if let Some(head) = self.heads.get_mut(number).and_then(Option::take) {
+                self.complete(queue, head, served)?;
+            }
+        }
+        Ok(())
     }
 
     /// Serves chains until none is left or it is time to publish.
@@ -189,6 +291,15 @@ impl<H> Serving<'_, H> {
             };
             let served = match self.handler.serve(queue.reach(), chain) {
                 Answer::Done(served) => served,
+                Answer::UnderWay(number) => {
+                    if self.heads.len() <= number {
+                        self.heads.resize_with(number.saturating_add(1), || None);
+                    }
+                    if let Some(place) = self.heads.get_mut(number) {
+                        *place = Some(head);
+                    }
+                    continue;
+                }
                 Answer::Later => {
                     queue.put_back(head);
                     return Ok(Batch::Waiting);
@@ -208,15 +319,8 @@ impl<H> Serving<'_, H> {
                     return Err(Failure::Unanswerable { index, head });
                 }
             };
-            queue.complete(head, served.written).map_err(broken)?;
-            self.counters.served(1, served.moved);
-            if let Some(limiter) = self.limiter {
-                limiter.pay(served.moved);
-            }
-            if let Some(source) = served.trouble {
-                self.trouble(source);
-            }
             bytes += served.moved;
+            self.complete(queue, head, served)?;
             if bytes >= BATCH_BYTES {
                 break;
             }
@@ -244,6 +348,18 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
 
     fn positions(&self) -> Vec<(u16, Position)> {
         vec![self.active.position()]
+    }
+
+    /// Waits for what is under way, as a call that does not return would: who has asked has patience of its own, and
+    /// the device is not reset before.
+    fn stopping(&mut self) {
+        while self.handler.under_way() {
+            self.handler.wait(PATIENCE);
+            if let Err(why) = self.settle() {
+                // Only this once: the queue is at its end.
+                self.interrupts.needs_reset(&why);
+            }
+        }
     }
 
     fn ready(&mut self, _index: usize) -> Progress {

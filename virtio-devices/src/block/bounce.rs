@@ -5,6 +5,8 @@ use std::io;
 
 use vm_memory::GuestMemory;
 
+use super::NoRing;
+use super::ring::Ring;
 use super::transfer::{Direction, Hole, TransferError};
 use crate::queue::{Buffers, Reach};
 
@@ -20,6 +22,11 @@ pub(super) trait Bounced: Send + Sync + std::fmt::Debug {
 
     /// Writes `buffer`, which is aligned to [`ALIGNMENT`].
     fn write(&self, offset: u64, buffer: &[u8]) -> io::Result<()>;
+
+    /// A ring over all of the store, if requests can go by one.
+    fn ring(&self) -> Result<Ring, NoRing> {
+        Err(NoRing::Format)
+    }
 
     /// Puts what was written on stable storage.
     fn flush(&self) -> io::Result<()>;
@@ -39,7 +46,7 @@ pub(super) struct Aligned {
 impl Aligned {
     /// `length` zeros.
     pub(super) fn new(length: usize) -> Self {
-        let room = vec![0; length + ALIGNMENT];
+        let room = vec![0; length.saturating_add(ALIGNMENT)];
         let start = room.as_ptr().align_offset(ALIGNMENT);
         Self {
             room,
@@ -49,7 +56,8 @@ impl Aligned {
     }
 
     pub(super) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.room[self.start..self.start + self.length]
+        let end = self.start.saturating_add(self.length);
+        self.room.get_mut(self.start..end).unwrap_or_default()
     }
 }
 
@@ -60,11 +68,13 @@ pub(super) fn zeros(
     mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut zeros = Aligned::new(PART);
-    let (mut at, end) = (offset, offset + length);
-    while at < end {
-        let now = usize::try_from(end - at).unwrap_or(PART).min(PART);
-        write(&zeros.bytes()[..now], at)?;
-        at += now as u64;
+    let (mut at, mut left) = (offset, length);
+    while left > 0 {
+        let now = left.min(PART as u64);
+        let part = zeros.bytes().get(..now as usize);
+        write(part.ok_or(io::ErrorKind::InvalidInput)?, at)?;
+        left = left.saturating_sub(now);
+        at = at.checked_add(now).ok_or(io::ErrorKind::InvalidInput)?;
     }
     Ok(())
 }
@@ -82,7 +92,8 @@ pub(super) fn bounce<M: GuestMemory + ?Sized>(
     let mut rest = buffers;
     while !rest.is_empty() {
         let (now, later) = rest.split_at(PART as u64);
-        let bytes = &mut part.bytes()[..now.len() as usize];
+        let bytes = part.bytes().get_mut(..now.len() as usize);
+        let bytes = bytes.ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
         match direction {
             Direction::Read => {
                 store.read(offset, bytes)?;
@@ -93,7 +104,8 @@ pub(super) fn bounce<M: GuestMemory + ?Sized>(
                 store.write(offset, bytes)?;
             }
         }
-        offset += now.len();
+        let next = offset.checked_add(now.len());
+        offset = next.ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
         rest = later;
     }
     Ok(())

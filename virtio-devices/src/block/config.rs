@@ -40,6 +40,17 @@ const QUEUE_SIZE: u16 = 256;
 const MIN_QUEUE_SIZE: u16 = 4;
 const MAX_QUEUES: u16 = 256;
 
+/// How the image is read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Engine {
+    /// By an io_uring for each queue, if the host's cache is bypassed and the host has it; otherwise by calls.
+    /// [`Block::no_ring`](super::Block::no_ring) says which.
+    #[default]
+    Ring,
+    /// By system calls that wait, one after another.
+    Calls,
+}
+
 /// What a disk should be.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -52,6 +63,7 @@ pub struct Options {
     format: Format,
     backing: Backing,
     cache: HostCache,
+    engine: Engine,
 }
 
 impl Options {
@@ -68,6 +80,7 @@ impl Options {
             format: Format::default(),
             backing: Backing::default(),
             cache: HostCache::default(),
+            engine: Engine::default(),
         }
     }
 
@@ -120,6 +133,13 @@ impl Options {
         self
     }
 
+    /// Chooses how the image is read and written.
+    #[must_use]
+    pub fn with_engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
     /// Limits what each queue may do.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
@@ -129,6 +149,10 @@ impl Options {
 
     pub(super) fn limits(&self) -> Limits {
         self.limits
+    }
+
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
     }
 
     pub(super) fn queue_count(&self) -> usize {
@@ -196,12 +220,17 @@ impl Options {
     /// Reads "struct virtio_blk_config". Fields of features that are not offered are zero.
     pub(super) fn config_read(&self, image: &Image, offset: u64, data: &mut [u8]) {
         let mut config = [0; 0x3c];
+        // Every field below is inside.
         let mut put = |offset: usize, value: &[u8]| {
-            config[offset..offset + value.len()].copy_from_slice(value);
+            let there = config.iter_mut().skip(offset);
+            there.zip(value).for_each(|(byte, given)| *byte = *given);
         };
         put(0x00, &image.sectors().to_le_bytes());
         // The header and the status take a descriptor each.
-        put(0x0c, &u32::from(self.queue_size - 2).to_le_bytes());
+        put(
+            0x0c,
+            &u32::from(self.queue_size.saturating_sub(2)).to_le_bytes(),
+        );
         put(0x14, &(SECTOR as u32).to_le_bytes());
         put(0x18, &[image.physical_block_exponent()]);
         if self.queues > 1 {

@@ -6,6 +6,30 @@ use std::path::PathBuf;
 
 use super::Format;
 
+/// Why a disk's requests do not go by an io_uring.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum NoRing {
+    /// Calls were asked for.
+    #[error("calls were asked for")]
+    NotWanted,
+    /// The host's cache is used: its calls do not wait for the storage, mostly.
+    #[error("the host's cache is used")]
+    Cached,
+    /// The image is no raw one.
+    #[error("the image is not raw")]
+    Format,
+    /// The host's blocks are larger than a sector.
+    #[error("the host's blocks of {block} bytes are not sectors")]
+    Blocks {
+        /// Bytes.
+        block: usize,
+    },
+    /// The host has no rings, or not for us.
+    #[error("the host gives no io_uring")]
+    Host(#[from] io::Error),
+}
+
 /// Why an image cannot be used.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]

@@ -10,8 +10,9 @@ use vm_memory::GuestMemory;
 
 use super::bounce::{Bounced, bounce, zeros};
 use super::direct::Direct;
+use super::ring::Ring;
 use super::transfer::{self, Direction, Hole, TransferError, transfer};
-use super::{OpenError, SECTOR};
+use super::{NoRing, OpenError, SECTOR};
 use crate::queue::{Buffers, Reach};
 
 /// What may be done to an image.
@@ -109,7 +110,7 @@ impl Image {
                 let store = match cache {
                     HostCache::Used => Store::File(file),
                     HostCache::Bypassed => {
-                        Store::Bounced(Box::new(Direct::new(file, path, length)?))
+                        Store::Bounced(Box::new(Direct::new(file, how.access, path, length)?))
                     }
                 };
                 (store, length)
@@ -155,6 +156,14 @@ impl Image {
         match &self.store {
             Store::File(file) => transfer(file, offset, direction, reach, data),
             Store::Bounced(store) => bounce(&**store, offset, direction, reach, data),
+        }
+    }
+
+    /// A ring over the image's file, if requests can go by one.
+    pub(super) fn ring(&self) -> Result<Ring, NoRing> {
+        match &self.store {
+            Store::File(_) => Err(NoRing::Cached),
+            Store::Bounced(store) => store.ring(),
         }
     }
 

@@ -6,7 +6,21 @@
 //!                                                                       pop, Request, Image, status
 //! ```
 //!
+//! Without the host's cache, requests go by an io_uring if the host has it ([`Engine`]): many are under way at once, and
+//! the worker waits for none. Rings are made when the image is opened, and serve until it is closed: a process that
+//! confines itself between can make no other.
+//!
 //! "Block Device" (5.2).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod bounce;
 mod config;
@@ -16,20 +30,23 @@ mod image;
 #[cfg(feature = "imago")]
 mod qcow2;
 mod request;
+mod ring;
 mod server;
 mod transfer;
+mod under_way;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vm_memory::GuestAddressSpace;
 
-pub use config::{Options, feature};
-pub use error::OpenError;
+pub use config::{Engine, Options, feature};
+pub use error::{NoRing, OpenError};
 pub use image::{Access, Backing, Format, HostCache};
 
 use self::image::Image;
 use self::request::Caching;
 use self::server::Server;
+use self::under_way::{SharedRing, UnderWay};
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device};
 use crate::features::{DeviceType, Features};
@@ -48,6 +65,8 @@ pub struct Block {
     image: Arc<Image>,
     options: Options,
     counters: Vec<Counters>,
+    /// One for each queue.
+    rings: Result<Vec<SharedRing>, NoRing>,
 }
 
 impl Block {
@@ -55,11 +74,23 @@ impl Block {
     pub fn open(options: Options) -> Result<Self, OpenError> {
         options.check()?;
         let image = Image::open(options.path(), options.how())?;
+        let rings = match options.engine() {
+            Engine::Ring => (0..options.queue_count())
+                .map(|_| Ok(Arc::new(Mutex::new(image.ring()?))))
+                .collect(),
+            Engine::Calls => Err(NoRing::NotWanted),
+        };
         Ok(Self {
+            rings,
             image: Arc::new(image),
             counters: vec![Counters::default(); options.queue_count()],
             options,
         })
+    }
+
+    /// Why requests are served by system calls that wait, one after another; `None` if they go by rings.
+    pub fn no_ring(&self) -> Option<&NoRing> {
+        self.rings.as_ref().err()
     }
 
     /// The numbers of each queue.
@@ -109,7 +140,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
             ..
         } = activation;
         let server = |active: ActiveQueue| -> Result<Box<dyn Worker>, ActivateError> {
+            let ring = self.rings.as_ref().ok();
+            let ring = ring.and_then(|rings| rings.get(usize::from(active.index)));
             let handler = Server {
+                under_way: ring.map(|ring| UnderWay::new(Arc::clone(ring))),
                 index: active.index,
                 image: Arc::clone(&self.image),
                 serial: self.options.serial(),

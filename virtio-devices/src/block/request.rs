@@ -70,9 +70,24 @@ pub(super) struct Disk<'a> {
     pub(super) caching: Caching,
 }
 
+/// What a request asks, if it is right.
+#[derive(Debug)]
+pub(super) enum Asked<'c> {
+    /// Data from or to the image at `offset` in bytes.
+    Move {
+        direction: Direction,
+        offset: u64,
+        data: Buffers<'c>,
+    },
+    /// What was written is to be on stable storage.
+    Flush,
+    /// Something that is done at once.
+    Other,
+}
+
 /// A request that is answered with an error.
 #[derive(Debug)]
-enum Refused {
+pub(super) enum Refused {
     /// By its own fault.
     Status(Status),
     /// By the host's.
@@ -107,13 +122,61 @@ impl Disk<'_> {
         reach: &Reach<'_, M>,
         chain: &Chain,
     ) -> Answer {
-        let writable = chain.writable();
-        let Some(room) = writable.len().checked_sub(1) else {
+        if chain.writable_bytes() == 0 {
             return Answer::Unanswerable;
+        }
+        let (from_guest, to_guest) = self.parts(chain);
+        let answered = self.answer(reach, from_guest, to_guest);
+        Answer::Done(self.conclude(reach, chain, answered))
+    }
+
+    /// The two parts of a request without its status byte: what comes from the guest, header and all, and what goes to it.
+    pub(super) fn parts<'c>(&self, chain: &'c Chain) -> (Buffers<'c>, Buffers<'c>) {
+        let room = chain.writable_bytes().saturating_sub(1);
+        (chain.readable(), chain.writable().split_at(room).0)
+    }
+
+    /// What a chain asks that is read or written or flushed. A request that is refused is `Other`, too: who serves it says
+    /// why.
+    pub(super) fn asked<'c, M: GuestMemory + ?Sized>(
+        &self,
+        reach: &Reach<'_, M>,
+        chain: &'c Chain,
+    ) -> Asked<'c> {
+        let (from_guest, to_guest) = self.parts(chain);
+        let asked = || -> Result<Asked<'c>, Refused> {
+            let (kind, sector, data) = header(reach, from_guest)?;
+            let (direction, data) = match kind {
+                _ if chain.writable_bytes() == 0 => return Ok(Asked::Other),
+                Type::FLUSH => return Ok(Asked::Flush),
+                Type::IN => (Direction::Read, to_guest),
+                Type::OUT => {
+                    self.writable()?;
+                    (Direction::Write, data)
+                }
+                _ => return Ok(Asked::Other),
+            };
+            let offset = self.place(sector, data)?;
+            Ok(Asked::Move {
+                direction,
+                offset,
+                data,
+            })
         };
-        let (data, status) = writable.split_at(room);
-        let moved = room.max(chain.readable().len().saturating_sub(HEADER));
-        let (answer, filled, trouble) = match self.answer(reach, chain.readable(), data) {
+        asked().unwrap_or(Asked::Other)
+    }
+
+    /// Writes the status byte of a request of which so many bytes for the guest were filled.
+    pub(super) fn conclude<M: GuestMemory + ?Sized>(
+        &self,
+        reach: &Reach<'_, M>,
+        chain: &Chain,
+        answered: Result<u64, Refused>,
+    ) -> Served {
+        let room = chain.writable_bytes().saturating_sub(1);
+        let (_, status) = chain.writable().split_at(room);
+        let moved = room.max(chain.readable_bytes().saturating_sub(HEADER));
+        let (answer, filled, trouble) = match answered {
             Ok(filled) => (Status::Ok, filled, None),
             Err(Refused::Status(status)) => (status, 0, None),
             Err(Refused::Host(error)) => (Status::IoErr, 0, Some(error)),
@@ -121,16 +184,15 @@ impl Disk<'_> {
         // If the driver gave an address at which there is no memory, nothing can be said.
         let said = status.write(reach, &[answer as u8]).is_ok();
         // "len" counts from the start: the status byte adds to it only behind a full data part (2.7.8.2).
-        let written = if filled == room && said {
-            filled + 1
-        } else {
-            filled
+        let written = match filled == room && said {
+            true => filled.saturating_add(1),
+            false => filled,
         };
-        Answer::Done(Served {
+        Served {
             written: u32::try_from(written).unwrap_or(u32::MAX),
             moved,
             trouble,
-        })
+        }
     }
 
     /// Returns how many bytes of `to_guest` were filled.
@@ -140,14 +202,7 @@ impl Disk<'_> {
         from_guest: Buffers<'_>,
         to_guest: Buffers<'_>,
     ) -> Result<u64, Refused> {
-        let (header, data) = from_guest.split_at(HEADER);
-        let mut raw = [0; HEADER as usize];
-        if header.read(reach, &mut raw).ok() != Some(raw.len()) {
-            return Err(Status::IoErr.into());
-        }
-        let raw = u128::from_le_bytes(raw);
-        // Truncations on purpose: one field each.
-        let (kind, sector) = (Type(raw as u32), (raw >> 64) as u64);
+        let (kind, sector, data) = header(reach, from_guest)?;
         match kind {
             Type::IN => {
                 self.transfer(reach, sector, Direction::Read, to_guest)?;
@@ -201,12 +256,17 @@ impl Disk<'_> {
         direction: Direction,
         data: Buffers<'_>,
     ) -> Result<(), Refused> {
+        let offset = self.place(sector, data)?;
+        Ok(self.image.transfer(offset, direction, reach, data)?)
+    }
+
+    /// Where on the image `data` is to go or to come from.
+    fn place(&self, sector: u64, data: Buffers<'_>) -> Result<u64, Refused> {
         let length = data.len();
         if length > MAX_DATA || !length.is_multiple_of(SECTOR) {
             return Err(Status::IoErr.into());
         }
-        let offset = self.range(sector, length / SECTOR)?;
-        Ok(self.image.transfer(offset, direction, reach, data)?)
+        self.range(sector, length / SECTOR)
     }
 
     /// The offset in bytes of `sector`, if `count` sectors from there are on the disk.
@@ -215,8 +275,8 @@ impl Disk<'_> {
         if end > self.image.sectors() {
             return Err(Status::IoErr.into());
         }
-        // The image's length fits 64 bits.
-        Ok(sector * SECTOR)
+        let offset = sector.checked_mul(SECTOR).ok_or(Status::IoErr)?;
+        Ok(offset)
     }
 
     /// "struct virtio_blk_discard_write_zeroes", one after another. All are checked before the first is done.
@@ -250,11 +310,26 @@ impl Disk<'_> {
                 }
                 let offset = self.range(sector, count.into())?;
                 if !check_only && count > 0 {
-                    let length = u64::from(count) * SECTOR;
+                    let length = u64::from(count).saturating_mul(SECTOR);
                     self.image.hole(offset, length, hole)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// A request's type and sector, and what comes after them.
+fn header<'c, M: GuestMemory + ?Sized>(
+    reach: &Reach<'_, M>,
+    from_guest: Buffers<'c>,
+) -> Result<(Type, u64, Buffers<'c>), Refused> {
+    let (header, data) = from_guest.split_at(HEADER);
+    let mut raw = [0; HEADER as usize];
+    if header.read(reach, &mut raw).ok() != Some(raw.len()) {
+        return Err(Status::IoErr.into());
+    }
+    let raw = u128::from_le_bytes(raw);
+    // Truncations on purpose: one field each.
+    Ok((Type(raw as u32), (raw >> 64) as u64, data))
 }

@@ -53,13 +53,20 @@ pub(super) fn transfer<M: GuestMemory + ?Sized>(
         reach.for_each(piece, access, |slice| {
             slices.push(slice);
             if slices.len() == PIECES {
-                offset += move_all(file, offset, direction, &mut slices)?;
+                let moved = move_all(file, offset, direction, &mut slices)?;
+                offset = after(offset, moved)?;
             }
             Ok::<_, TransferError>(())
         })?;
     }
     move_all(file, offset, direction, &mut slices)?;
     Ok(())
+}
+
+/// `moved` bytes behind `offset`.
+fn after(offset: u64, moved: u64) -> io::Result<u64> {
+    let after = offset.checked_add(moved);
+    after.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Moves all of `slices` and empties it. Returns the number of bytes.
@@ -69,12 +76,10 @@ fn move_all<B: BitmapSlice>(
     direction: Direction,
     slices: &mut Vec<VolatileSlice<'_, B>>,
 ) -> Result<u64, TransferError> {
-    let mut moved = 0;
-    let mut first = 0;
+    let mut moved = 0u64;
+    let mut first = 0usize;
     while let Some(rest) = slices.get_mut(first..).filter(|rest| !rest.is_empty()) {
-        let position = offset
-            .checked_add(moved)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let position = after(offset, moved)?;
         let mut count = match move_some(file, position, direction, rest) {
             Ok(0) => Err(io::Error::from(match direction {
                 // Somebody has shortened the image.
@@ -85,19 +90,20 @@ fn move_all<B: BitmapSlice>(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Err(error)?,
         };
-        moved += count as u64;
+        moved = moved.saturating_add(count as u64);
         for slice in rest {
             let here = count.min(slice.len());
             if direction == Direction::Read {
                 // The kernel wrote it; vm-memory's own dirty tracking did not see that.
                 slice.bitmap().mark_dirty(0, here);
             }
-            count -= here;
+            // At most that many.
+            count = count.wrapping_sub(here);
             if here < slice.len() {
                 *slice = slice.offset(here).map_err(GuestMemoryError::from)?;
                 break;
             }
-            first += 1;
+            first = first.saturating_add(1);
         }
     }
     slices.clear();

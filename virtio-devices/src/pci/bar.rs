@@ -62,7 +62,8 @@ impl Bar {
             kind,
             length,
         };
-        if usize::from(index) + bar.registers() > 6 {
+        // Two small numbers.
+        if usize::from(index).saturating_add(bar.registers()) > 6 {
             return Err(BarError::Index { index });
         }
         let largest = if kind == BarKind::Memory32 {
@@ -88,7 +89,8 @@ impl Bar {
 
     /// Offset of the first one in configuration space.
     pub fn register(&self) -> u16 {
-        register::BARS + 4 * u16::from(self.index)
+        // An index below 6.
+        (u16::from(self.index) << 2).saturating_add(register::BARS)
     }
 
     /// The read-only low bits.
@@ -102,7 +104,8 @@ impl Bar {
 
     /// The bits that software may set, over both registers.
     pub fn writable(&self) -> u64 {
-        !(self.length - 1)
+        // A power of two.
+        !self.length.wrapping_sub(1)
     }
 
     /// The window, when the registers hold `value`. None at 0, which means not assigned, nor at the very
@@ -113,7 +116,13 @@ impl Bar {
             BarKind::Memory32 => u64::from(u32::MAX),
             _ => u64::MAX,
         };
-        (address != 0 && address < last - (self.length - 1)).then_some(Window {
+        (address != 0
+            && self
+                .length
+                .checked_sub(1)
+                .and_then(|more| last.checked_sub(more))
+                .is_some_and(|last| address < last))
+        .then_some(Window {
             bar: self.index,
             address,
             length: self.length,

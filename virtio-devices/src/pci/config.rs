@@ -97,7 +97,7 @@ pub struct ConfigSpace {
 impl std::fmt::Debug for ConfigSpace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConfigSpace")
-            .field("header", &&self.bytes[..0x40])
+            .field("header", &self.bytes.get(..0x40))
             .field("bars", &self.bars)
             .finish_non_exhaustive()
     }
@@ -139,20 +139,24 @@ impl ConfigSpace {
     pub fn add_bar(&mut self, index: u8, kind: BarKind, length: u64) -> Result<(), BarError> {
         let bar = Bar::new(index, kind, length)?;
         let slot = usize::from(index);
-        let slots = slot..slot + bar.registers();
-        if self
-            .bars
-            .get(slots.clone())
-            .is_none_or(|b| b.iter().any(Option::is_some))
-            || (slot > 0 && self.bars[slot - 1].is_some_and(|b| b.registers() == 2))
-        {
-            return Err(BarError::Taken { index });
+        let taken = Err(BarError::Taken { index });
+        let before = slot.checked_sub(1).and_then(|slot| self.bars.get(slot));
+        if before.is_some_and(|b| b.is_some_and(|b| b.registers() == 2)) {
+            return taken;
         }
+        let slots = slot..slot.saturating_add(bar.registers());
+        let Some([first, others @ ..]) = self.bars.get_mut(slots) else {
+            return taken;
+        };
+        if first.is_some() || others.iter().any(Option::is_some) {
+            return taken;
+        }
+        *first = Some(bar);
         let at = usize::from(bar.register());
         self.put(at, &bar.type_bits().to_le_bytes());
         let mask = bar.writable().to_le_bytes();
-        self.allow(at, &mask[..4 * bar.registers()]);
-        self.bars[slot] = Some(bar);
+        let length = bar.registers() << 2;
+        self.allow(at, mask.get(..length).unwrap_or(&mask));
         Ok(())
     }
 
@@ -178,7 +182,7 @@ impl ConfigSpace {
         body: &[u8],
         writable: &[u8],
     ) -> Result<u16, CapabilityError> {
-        let length = body.len() + 2;
+        let length = body.len().saturating_add(2);
         let refused = CapabilityError { offset, length };
         let end = offset.checked_add(length).filter(|&end| end <= 256);
         let (Some(end), Ok(link)) = (end, u8::try_from(offset)) else {
@@ -187,12 +191,16 @@ impl ConfigSpace {
         if offset < self.free || !offset.is_multiple_of(4) || writable.len() > body.len() {
             return Err(refused);
         }
-        self.bytes[self.last_capability] = link;
-        self.last_capability = offset + 1;
+        self.put(self.last_capability, &[link]);
+        // All inside of the first 256 bytes.
+        let (next, inside) = (offset.saturating_add(1), offset.saturating_add(2));
+        self.last_capability = next;
         self.put(offset, &[id, 0]);
-        self.put(offset + 2, body);
-        self.allow(offset + 2, writable);
-        self.bytes[usize::from(register::STATUS)] |= STATUS_CAPABILITIES;
+        self.put(inside, body);
+        self.allow(inside, writable);
+        if let Some(status) = self.status() {
+            *status |= STATUS_CAPABILITIES;
+        }
         self.free = end.next_multiple_of(4);
         Ok(u16::from(link))
     }
@@ -236,7 +244,9 @@ impl ConfigSpace {
 
     /// Shows in the status register whether the interrupt pin is, or would be, asserted.
     pub fn set_interrupt_status(&mut self, pending: super::Level) {
-        let status = &mut self.bytes[usize::from(register::STATUS)];
+        let Some(status) = self.status() else {
+            return;
+        };
         match pending {
             super::Level::Asserted => *status |= STATUS_INTERRUPT,
             super::Level::Deasserted => *status &= !STATUS_INTERRUPT,
@@ -269,7 +279,7 @@ impl ConfigSpace {
             .filter_map(|bar| {
                 let low = u64::from(self.u32(bar.register()));
                 let high = match bar.registers() {
-                    2 => u64::from(self.u32(bar.register() + 4)),
+                    2 => u64::from(self.u32(bar.register().saturating_add(4))),
                     _ => 0,
                 };
                 bar.window((high << 32) | low)
@@ -282,11 +292,22 @@ impl ConfigSpace {
         self.bars.get(usize::from(index))?.as_ref()
     }
 
-    fn put(&mut self, offset: usize, data: &[u8]) {
-        self.bytes[offset..offset + data.len()].copy_from_slice(data);
+    /// The low byte of the status register, which is there.
+    fn status(&mut self) -> Option<&mut u8> {
+        self.bytes.get_mut(usize::from(register::STATUS))
     }
 
+    /// At an offset of our own, or one that was checked.
+    fn put(&mut self, offset: usize, data: &[u8]) {
+        for (byte, new) in self.bytes.iter_mut().skip(offset).zip(data) {
+            *byte = *new;
+        }
+    }
+
+    /// As [`put`](Self::put).
     fn allow(&mut self, offset: usize, mask: &[u8]) {
-        self.writable[offset..offset + mask.len()].copy_from_slice(mask);
+        for (byte, new) in self.writable.iter_mut().skip(offset).zip(mask) {
+            *byte = *new;
+        }
     }
 }

@@ -12,6 +12,16 @@
 //!
 //! The VMM asks for the windows again after each configuration write, and decides which of them the
 //! guest reaches. Registers are offsets into them.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod bar;
 pub mod config;

@@ -107,7 +107,7 @@ impl Msi {
         let mut body = control.to_le_bytes().to_vec();
         let mut writable = (ENABLE | IN_USE).to_le_bytes().to_vec();
         let address = if wide { !3u64 } else { 0xffff_fffc }.to_le_bytes();
-        writable.extend_from_slice(&address[..if wide { 8 } else { 4 }]);
+        writable.extend(address.iter().take(if wide { 8 } else { 4 }));
         writable.extend_from_slice(&u16::MAX.to_le_bytes());
         body.resize(writable.len(), 0);
         (body, writable)
@@ -119,7 +119,7 @@ impl Msi {
         let mut bytes = body.iter().copied().chain(std::iter::repeat(0));
         let mut next = |count: u32| {
             (0..count).fold(0u64, |word, byte| {
-                word | u64::from(bytes.next().unwrap_or(0)) << (8 * byte)
+                word | u64::from(bytes.next().unwrap_or(0)) << (byte << 3)
             })
         };
         // Truncations on purpose: two bytes each.

@@ -101,35 +101,42 @@ impl Msix {
         Ok(Self {
             to,
             vectors: vec![vector; count.into()],
-            control: count - 1,
+            // Not 0.
+            control: count.wrapping_sub(1),
         })
     }
 
     /// Number of vectors.
     pub fn count(&self) -> u16 {
-        (self.control & (MAX_VECTORS - 1)) + 1
+        // At most 2048.
+        (self.control & (MAX_VECTORS - 1)).wrapping_add(1)
     }
 
     /// Bytes of the table.
     pub fn table_length(&self) -> u64 {
-        u64::from(self.count()) * ENTRY
+        // Of 11 bits and 5.
+        u64::from(self.count()).saturating_mul(ENTRY)
     }
 
     /// Bytes of the pending bits.
     pub fn pending_length(&self) -> u64 {
-        u64::from(self.count()).div_ceil(64) * 8
+        u64::from(self.count()).div_ceil(64) << 3
     }
 
     /// The capability after its header, and the mask of those bits that software may set.
     pub fn capability(&self, table: Place, pending: Place) -> ([u8; 10], [u8; 10]) {
+        let word = |place: Place| ((place.offset & !7) | u32::from(place.bar & 7)).to_le_bytes();
         let mut body = [0; 10];
-        body[..2].copy_from_slice(&self.control.to_le_bytes());
-        for (field, place) in [(2, table), (6, pending)] {
-            let word = (place.offset & !7) | u32::from(place.bar & 7);
-            body[field..field + 4].copy_from_slice(&word.to_le_bytes());
+        let fields = self.control.to_le_bytes().into_iter();
+        let fields = fields.chain(word(table)).chain(word(pending));
+        for (byte, field) in body.iter_mut().zip(fields) {
+            *byte = field;
         }
         let mut writable = [0; 10];
-        writable[..2].copy_from_slice(&(ENABLE | FUNCTION_MASK).to_le_bytes());
+        let settable = (ENABLE | FUNCTION_MASK).to_le_bytes();
+        for (byte, field) in writable.iter_mut().zip(settable) {
+            *byte = field;
+        }
         (body, writable)
     }
 
@@ -166,10 +173,11 @@ impl Msix {
         if old == self.control {
             return;
         }
+        let enabled = self.is_enabled();
         for index in 0..self.vectors.len() {
-            if !self.is_enabled() {
+            if let Some(vector) = self.vectors.get_mut(index).filter(|_| !enabled) {
                 // What happened before MSI-X was last switched off is not news after it is on again.
-                self.vectors[index].pending = false;
+                vector.pending = false;
             }
             self.settle(index, Change::Control);
         }
@@ -202,7 +210,10 @@ impl Msix {
             let entry = usize::try_from(at / ENTRY)
                 .ok()
                 .and_then(|i| self.vectors.get(i));
-            *byte = entry.map_or(0, |vector| vector.image()[(at % ENTRY) as usize]);
+            // Inside an entry.
+            let inside = (at % ENTRY) as usize;
+            let image = entry.map(Vector::image).unwrap_or_default();
+            *byte = image.get(inside).copied().unwrap_or_default();
         }
     }
 
@@ -213,17 +224,18 @@ impl Msix {
         let mut at = offset;
         while !data.is_empty() {
             let start = (at % ENTRY) as usize;
-            let (now, later) = data.split_at(data.len().min(ENTRY as usize - start));
-            let Some(index) = usize::try_from(at / ENTRY)
-                .ok()
-                .filter(|index| *index < self.vectors.len())
-            else {
+            // Inside an entry.
+            let room = (ENTRY as usize).wrapping_sub(start);
+            let (now, later) = data.split_at(data.len().min(room));
+            let index = usize::try_from(at / ENTRY).unwrap_or(usize::MAX);
+            let Some(vector) = self.vectors.get_mut(index) else {
                 return;
             };
-            let vector = &mut self.vectors[index];
             let old = vector.message;
             let mut image = vector.image();
-            image[start..start + now.len()].copy_from_slice(now);
+            for (byte, new) in image.iter_mut().skip(start).zip(now) {
+                *byte = *new;
+            }
             vector.take(u128::from_le_bytes(image));
             let change = if vector.message == old {
                 Change::Control
@@ -232,7 +244,7 @@ impl Msix {
             };
             self.settle(index, change);
             // `at` is below the table's end here: no overflow.
-            at += now.len() as u64;
+            at = at.wrapping_add(now.len() as u64);
             data = later;
         }
     }
@@ -254,7 +266,9 @@ impl Msix {
     /// Brings the other side in step with what the registers say of one vector.
     fn settle(&mut self, index: usize, change: Change) {
         let live = self.control & (ENABLE | FUNCTION_MASK) == ENABLE;
-        let vector = &mut self.vectors[index];
+        let Some(vector) = self.vectors.get_mut(index) else {
+            return;
+        };
         let live = live && !vector.masked;
         // There are at most 2048.
         let number = index as u16;
@@ -272,8 +286,8 @@ impl Msix {
     }
 
     fn deliver(&mut self, index: usize) {
-        let vector = &mut self.vectors[index];
-        if vector.pending && vector.routed {
+        let vector = self.vectors.get_mut(index);
+        if let Some(vector) = vector.filter(|vector| vector.pending && vector.routed) {
             vector.pending = self.to.deliver(index as u16).is_err();
         }
     }

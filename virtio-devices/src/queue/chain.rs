@@ -120,6 +120,14 @@ impl Chain {
         Self::default()
     }
 
+    /// Becomes the same as `other`, whose buffers are the only thing that is copied.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.room.clear();
+        let filled = other.room.get(..other.numbers.count);
+        self.room.extend_from_slice(filled.unwrap_or_default());
+        self.numbers = other.numbers;
+    }
+
     /// What the device is to read.
     #[inline(always)]
     pub fn readable(&self) -> Buffers<'_> {

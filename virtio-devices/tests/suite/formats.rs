@@ -6,7 +6,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use hvkit_virtio_devices::block::{Access, Backing, Block, Format, HostCache, OpenError, Options};
+use hvkit_virtio_devices::block::{
+    Access, Backing, Block, Engine, Format, HostCache, OpenError, Options,
+};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use tempfile::{TempDir, tempdir};
 
@@ -307,7 +309,9 @@ fn a_file_without_the_host_s_cache_is_the_same_disk() {
     let path = folder.path().join("disk.img");
     let mut model = pattern(0, 1 << 20);
     fs::write(&path, &model).unwrap();
-    let options = Options::new(&path).with_host_cache(HostCache::Bypassed);
+    let options = Options::new(&path)
+        .with_host_cache(HostCache::Bypassed)
+        .with_engine(Engine::Calls);
     let mut disk = match Block::open(options.clone()) {
         Ok(block) => {
             drop(block);

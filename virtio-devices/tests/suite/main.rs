@@ -26,6 +26,7 @@ mod pci_config;
 mod pmem;
 mod queue;
 mod queue_random;
+mod ring;
 mod stream;
 mod support;
 mod transport_life;

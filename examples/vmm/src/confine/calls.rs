@@ -175,6 +175,10 @@ const WAITING: &[c_long] = &[
     libc::SYS_epoll_wait,
 ];
 
+/// A disk's rings, which were made before: what goes by a ring passes no filter, so each was limited when it was made to
+/// reading, writing and flushing its own image.
+const RINGS: &[c_long] = &[libc::SYS_io_uring_enter];
+
 /// How large the user's terminal is.
 const TERMINAL: &[Call] = &[request(libc::TIOCGWINSZ)];
 
@@ -324,6 +328,7 @@ pub fn of(kind: Kind) -> Vec<Call> {
             &[
                 FILES,
                 WAITING,
+                RINGS,
                 &[
                     libc::SYS_recvfrom,
                     libc::SYS_recvmsg,
@@ -342,7 +347,7 @@ pub fn of(kind: Kind) -> Vec<Call> {
         Kind::Interrupts => (&[FILES, WAITING], &[KVM_MACHINE, VFIO]),
         // The threads it starts inherit its filter, so it may do what they may.
         Kind::Nursery => (
-            &[FILES, WAITING, SOCKETS, THREADS, ABSENT],
+            &[FILES, WAITING, RINGS, SOCKETS, THREADS, ABSENT],
             &[
                 TAP,
                 BLOCK_DEVICES,

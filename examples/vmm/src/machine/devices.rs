@@ -93,8 +93,10 @@ pub enum DeviceError {
 }
 
 /// What the host said, on the same line.
-fn because(error: &TapError) -> String {
-    std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"))
+fn because(error: &dyn std::error::Error) -> String {
+    error
+        .source()
+        .map_or_else(String::new, |source| format!(": {source}"))
 }
 
 fn at(socket: &Option<PathBuf>) -> String {
@@ -227,7 +229,18 @@ pub(crate) fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
     if let Some(size) = disk.queue_size {
         options = options.with_queue_size(size);
     }
-    Block::open(options)
+    let block = Block::open(options)?;
+    if disk.direct {
+        let path = disk.path.display();
+        match block.no_ring() {
+            None => log::info!("{path}: by io_uring"),
+            Some(why) => log::info!(
+                "{path}: by calls that wait, not by io_uring: {why}{}",
+                because(why)
+            ),
+        }
+    }
+    Ok(block)
 }
 
 fn net(net: &config::Net) -> Result<Net, DeviceError> {

@@ -27,6 +27,8 @@ const FACING: &[&str] = &[
     "page-table/src/cache.rs",
     "page-table/src/walk.rs",
     "shadow-paging/src/guest/mod.rs",
+    "virtio-devices/src/block/mod.rs",
+    "virtio-devices/src/pci/mod.rs",
     "virtio-devices/src/queue/mod.rs",
     "vmcs/src/capability/mod.rs",
     "vmcs/src/check/mod.rs",
