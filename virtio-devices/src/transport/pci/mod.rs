@@ -11,6 +11,7 @@
 //! "Virtio Over PCI Bus" (4.1).
 
 mod common;
+mod error;
 mod interrupts;
 mod layout;
 mod resources;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use vm_memory::GuestAddressSpace;
 
 use self::common::{Common, Selectors};
+pub use self::error::PciError;
 pub use self::interrupts::InterruptState;
 use self::interrupts::PciInterrupts;
 use self::layout::{BAR, CFG_DATA, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
@@ -28,8 +30,8 @@ use super::session::{Holds, Session};
 use super::state::{RestoreError, SaveError, SessionState};
 use crate::device::{Device, Failure, Interrupts, Trouble};
 use crate::features::{DeviceType, Features};
-use crate::pci::bar::{BarError, BarKind};
-use crate::pci::config::{CapabilityError, Command, ConfigSpace, Identity};
+use crate::pci::bar::BarKind;
+use crate::pci::config::{Command, ConfigSpace, Identity};
 use crate::pci::msix::{self, Msix};
 use crate::pci::{Doorbell, InterruptLine, MsiVectors, PciFunction, Window};
 use crate::worker::Runner;
@@ -55,39 +57,6 @@ pub struct PciState {
     pub interrupts: InterruptState,
     /// `device_feature_select`, `driver_feature_select`, `queue_select`.
     pub selectors: [u32; 3],
-}
-
-/// Why a device cannot be put on PCI.
-#[derive(Debug, thiserror::Error)]
-pub enum PciError {
-    /// More queues than the transport has notification addresses and vectors for.
-    #[error("{count} queues; this transport has room for {max}")]
-    Queues {
-        /// The device's.
-        count: usize,
-        /// The transport's.
-        max: u16,
-    },
-    /// A queue that no driver could use.
-    #[error("queue {index} of at most {size} descriptors")]
-    QueueSize {
-        /// Which one.
-        index: usize,
-        /// What the device offers.
-        size: u16,
-    },
-    /// The host has no event file descriptor left.
-    #[error("no event for a queue")]
-    Event(#[source] std::io::Error),
-    /// The vectors do not fit.
-    #[error(transparent)]
-    Vectors(#[from] msix::CountError),
-    /// The window does not fit.
-    #[error(transparent)]
-    Window(#[from] BarError),
-    /// The capabilities do not fit.
-    #[error(transparent)]
-    Capability(#[from] CapabilityError),
 }
 
 /// A virtio device as a PCI function.
