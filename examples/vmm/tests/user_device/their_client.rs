@@ -73,7 +73,7 @@ impl Serving {
             .arg(socket)
             .stderr(Stdio::inherit());
         let serving = Serving(command.spawn().unwrap());
-        until("somebody listens", || socket.exists());
+        until("somebody listens", || is_listened_at(socket));
         serving
     }
 
@@ -94,6 +94,17 @@ impl Drop for Serving {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Whether somebody listens at `socket`. It is there before that, and to connect would be to be the one that is served.
+fn is_listened_at(socket: &Path) -> bool {
+    // "__SO_ACCEPTCON" of the kernel's list of sockets.
+    const LISTENING: &str = " 00010000 ";
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let name = socket.to_str().unwrap();
+    sockets
+        .lines()
+        .any(|line| line.contains(LISTENING) && line.ends_with(name))
 }
 
 /// Sectors that differ.
