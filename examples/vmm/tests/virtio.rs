@@ -246,7 +246,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
     let report = Host::new()
         .module("tun")
         .memory_mib(2048)
-        .time_out(Duration::from_secs(300))
+        .time_out(Duration::from_secs(600))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
