@@ -83,7 +83,9 @@ pub(crate) fn read_with<B: BitmapSlice>(
         });
     }
     let count = count(&pieces)?;
-    // SAFETY: as in `read`, of all pieces but the last; that one is `rest`, which we borrow and nobody else does.
+    // SAFETY: `pieces` are `count` valid iovecs. 1. All but the last are memory of `VolatileSlice`s, which stays mapped
+    // while `guards` live, and no reference to it exists anywhere, as in `read`. 2. The last is `rest`, which is borrowed
+    // mutably beyond the call. 3. The descriptor is open for as long as it is borrowed.
     let read = unsafe { libc::readv(file.as_raw_fd(), pieces.as_ptr(), count) };
     let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
     mark_written(slices, read);

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use lab_kit::paths;
 
+use crate::step;
+
 /// A cargo command at the root of the checkout.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -21,6 +23,20 @@ pub fn cargo(arguments: &[&str]) -> Command {
         }
     }
     command
+}
+
+/// Installs a subcommand of cargo's from the registry, where it is missing.
+pub fn install(subcommand: &str, version: &str) -> Result<()> {
+    let there = cargo(&[subcommand, "--version"]).output();
+    if there.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    let package = format!("cargo-{subcommand}@{version}");
+    step::run(
+        &format!("install cargo-{subcommand}"),
+        &mut cargo(&["install", "--locked", &package]),
+    )?;
+    Ok(())
 }
 
 /// A member of the workspace.

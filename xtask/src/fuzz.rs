@@ -11,7 +11,7 @@ use clap::Args;
 
 use lab_kit::paths;
 
-use crate::{setup, step};
+use crate::{cargo, setup};
 
 pub(crate) mod record;
 
@@ -154,14 +154,7 @@ fn install() -> Result<()> {
     if !nightly(&["--version"]).output()?.status.success() {
         bail!("fuzzing needs a nightly toolchain: rustup toolchain install nightly");
     }
-    if !nightly(&["fuzz", "--version"]).output()?.status.success() {
-        let version = format!("cargo-fuzz@{CARGO_FUZZ}");
-        step::run(
-            "install cargo-fuzz",
-            Command::new("cargo").args(["install", "--locked", &version]),
-        )?;
-    }
-    Ok(())
+    cargo::install("fuzz", CARGO_FUZZ)
 }
 
 /// Runs libFuzzer, and counts. Its own output is the progress: executions, coverage, the finding if there is one.

@@ -4,12 +4,10 @@
 //! With `--since`, each crate's interface is compared with what it was then, by cargo-semver-checks: while nothing is on the
 //! registry, a revision is what there is to compare with.
 
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use crate::cargo::{cargo, packages};
+use crate::cargo::{cargo, install, packages};
 use crate::step;
 
 /// The version that was tried here.
@@ -28,7 +26,7 @@ pub fn publish(options: &Options) -> Result<()> {
     let published = packages()?.into_iter().filter(|package| package.published);
     let names: Vec<String> = published.map(|package| package.name).collect();
     if let Some(revision) = &options.since {
-        install()?;
+        install("semver-checks", SEMVER_CHECKS)?;
         for name in &names {
             step::run(
                 &format!("interface of {name} since {revision}"),
@@ -50,22 +48,5 @@ pub fn publish(options: &Options) -> Result<()> {
     }
     step::run("publish, up to the upload", &mut dry)?;
     println!("nothing was uploaded; in this order: {}", names.join(", "));
-    Ok(())
-}
-
-fn install() -> Result<()> {
-    let there = cargo(&["semver-checks", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .context("cannot start cargo")?;
-    if there.success() {
-        return Ok(());
-    }
-    let version = format!("cargo-semver-checks@{SEMVER_CHECKS}");
-    step::run(
-        "install cargo-semver-checks",
-        Command::new("cargo").args(["install", "--locked", &version]),
-    )?;
     Ok(())
 }

@@ -124,7 +124,8 @@ impl Raw {
         };
         let mut held: Option<(u16, u16)> = None;
         let mut served = 0;
-        // SAFETY: the ring has room for what is accessed: places are below SIZE.
+        // SAFETY: the caller keeps the memory mapped. The ring has SIZE descriptors of 16 bytes from `table` on, and every
+        // slot is below SIZE: `next` and `completed` begin at 0, `on` takes them back there, and `held` is one of them.
         unsafe {
             let at = |slot: u16| self.table.cast_mut().add(16 * usize::from(slot));
             loop {

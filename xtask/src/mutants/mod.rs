@@ -6,7 +6,6 @@
 //! before a switch could be turned, are left out; and a mutant in a `const fn` is on when the function runs, not in constants: it
 //! may survive here where cargo-mutants would not let it, never the other way round.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -14,7 +13,7 @@ use clap::Args;
 
 use lab_kit::paths;
 
-use crate::step;
+use crate::cargo::install;
 
 pub(crate) mod guards;
 mod list;
@@ -65,7 +64,7 @@ pub fn mutants(options: &Options) -> Result<()> {
         paths::root().join(package).join("Cargo.toml").exists(),
         "there is no crate {package}"
     );
-    install()?;
+    install("mutants", CARGO_MUTANTS)?;
     let all = list::all(package)?;
     let count = all.len();
     let drawn = list::sample(all, options.sample, *seed);
@@ -113,19 +112,5 @@ pub fn mutants(options: &Options) -> Result<()> {
         run.missed.len(),
         path.display()
     );
-    Ok(())
-}
-
-fn install() -> Result<()> {
-    let there = Command::new("cargo")
-        .args(["mutants", "--version"])
-        .output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        let version = format!("cargo-mutants@{CARGO_MUTANTS}");
-        step::run(
-            "install cargo-mutants",
-            Command::new("nice").args(["-n", "19", "cargo", "install", "--locked", &version]),
-        )?;
-    }
     Ok(())
 }

@@ -118,49 +118,59 @@ pub fn serve_by_device(
         let started = starter.start("bridge".to_owned(), Box::new(carry));
         Ok(started.map_err(ProgramError::Host)?)
     });
-    // The device is given back in order. Nothing is ever sent: this ends when the thread does.
+    // The device is reset before the process ends. Nothing is ever sent: this ends when the thread does.
     let _ = is_done.recv_timeout(PATIENCE);
     served
 }
 
-/// Serves `disk` to the VMM at the other end of `stream`, with whom `carry` starts threads.
+/// Serves `disk` to the VMM at the other end of `stream`; `carry` may start threads first.
 fn back_end(
     disk: Block,
     stream: UnixStream,
     confiner: &Confiner,
     carry: impl FnOnce(&Starter) -> Result<(), ServingError>,
 ) -> Result<(), ServingError> {
-    let failed = |source| ServingError::Vmm(ServeError::Connection(source));
-    let stop = Stop::new().map_err(failed)?;
-    let nursery = Nursery::new(confiner, &stop)?;
-    let starter = nursery.starter();
-    let (threads, carrying) = (starter.clone(), starter);
-    let threads = Threads::new(move |name, body| threads.start(name, body));
-    let report = |why: &dyn std::error::Error| log::error!("{why}");
-    let back_end = BackEnd::new(stream, Box::new(disk), Box::new(threads), report);
-    let back_end = back_end.map_err(failed)?;
-    confiner.give_up_files(&[])?;
-    carry(&carrying)?;
-    confiner.enter(Kind::Device)?;
-    back_end.run()?;
-    Ok(())
+    with_threads(confiner, |starter, threads| {
+        let back_end = BackEnd::new(stream, Box::new(disk), threads, report);
+        let back_end = back_end.map_err(lost)?;
+        confiner.give_up_files(&[])?;
+        carry(starter)?;
+        confiner.enter(Kind::Device)?;
+        Ok(back_end.run()?)
+    })
 }
 
 /// Serves `disk` as a PCI function to the VMM at the other end of `stream`.
 fn function_of(disk: Block, stream: UnixStream, confiner: &Confiner) -> Result<(), ServingError> {
-    let failed = |source| ServingError::Vmm(ServeError::Connection(source));
-    let stop = Stop::new().map_err(failed)?;
+    with_threads(confiner, |_, threads| {
+        let (function, memory, events) = function(Box::new(disk), threads)?;
+        let server = vfio_user::Server::new(stream, Box::new(function), memory, events);
+        let server = server.map_err(lost)?;
+        confiner.give_up_files(&[])?;
+        confiner.enter(Kind::Device)?;
+        Ok(server.run()?)
+    })
+}
+
+/// Runs `serve` with what starts threads, which are confined.
+fn with_threads(
+    confiner: &Confiner,
+    serve: impl FnOnce(&Starter, Box<dyn Runner>) -> Result<(), ServingError>,
+) -> Result<(), ServingError> {
+    let stop = Stop::new().map_err(lost)?;
     let nursery = Nursery::new(confiner, &stop)?;
     let starter = nursery.starter();
-    let threads = Threads::new(move |name, body| starter.start(name, body));
-    let report = |why: &dyn std::error::Error| log::error!("{why}");
-    let (function, memory, events) = function(Box::new(disk), Box::new(threads), report)?;
-    let server = vfio_user::Server::new(stream, Box::new(function), memory, events);
-    let server = server.map_err(failed)?;
-    confiner.give_up_files(&[])?;
-    confiner.enter(Kind::Device)?;
-    server.run()?;
-    Ok(())
+    let threads = starter.clone();
+    let threads = Threads::new(move |name, body| threads.start(name, body));
+    serve(&starter, Box::new(threads))
+}
+
+fn lost(source: io::Error) -> ServingError {
+    ServingError::Vmm(ServeError::Connection(source))
+}
+
+fn report(why: &dyn std::error::Error) {
+    log::error!("{why}");
 }
 
 type Served = (VirtioPci<GivenMemory>, GivenMemory, Arc<Events>);
@@ -169,7 +179,6 @@ type Served = (VirtioPci<GivenMemory>, GivenMemory, Arc<Events>);
 fn function(
     device: Box<dyn Device<GivenMemory>>,
     threads: Box<dyn Runner>,
-    report: impl Fn(&dyn std::error::Error) + Copy + Send + Sync + 'static,
 ) -> Result<Served, PciError> {
     let memory = GivenMemory::default();
     // A disk's transport asks for its vectors once.

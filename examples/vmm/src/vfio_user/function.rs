@@ -72,17 +72,8 @@ impl UserFunction {
     pub(super) fn new(connection: Arc<Connection>) -> Result<Self, FunctionError> {
         let payload = words(&[16, 0, 0, 0]);
         let reply = connection.ask(Command::GET_INFO, &payload, &[])?;
-        let mut fields = Words(&reply.payload);
-        let said = (|| {
-            Some((
-                fields.word()?,
-                fields.word()?,
-                fields.word()?,
-                fields.word()?,
-            ))
-        })();
-        let (_, flags, regions, irqs) =
-            said.ok_or_else(|| connection.senseless(Command::GET_INFO))?;
+        let [_, flags, regions, irqs] =
+            four(&reply.payload).ok_or_else(|| connection.senseless(Command::GET_INFO))?;
         if flags & VFIO_DEVICE_FLAGS_PCI == 0 || regions <= VFIO_PCI_CONFIG_REGION_INDEX {
             return Err(FunctionError::NotPci);
         }
@@ -185,21 +176,23 @@ fn access(region: u32, offset: u64, length: u32) -> Vec<u8> {
     payload
 }
 
+/// The first four words of an answer.
+fn four(payload: &[u8]) -> Option<[u32; 4]> {
+    let mut fields = Words(payload);
+    Some([
+        fields.word()?,
+        fields.word()?,
+        fields.word()?,
+        fields.word()?,
+    ])
+}
+
 /// How many vectors of the kind `index` there are that can be told by an event.
 fn vectors(connection: &Connection, index: u32) -> Result<u32, CallError> {
     let payload = words(&[16, 0, index, 0]);
     let reply = connection.ask(Command::GET_IRQ_INFO, &payload, &[])?;
-    let mut fields = Words(&reply.payload);
-    let said = (|| {
-        Some((
-            fields.word()?,
-            fields.word()?,
-            fields.word()?,
-            fields.word()?,
-        ))
-    })();
-    match said {
-        Some((_, flags, same, count)) if same == index => {
+    match four(&reply.payload) {
+        Some([_, flags, same, count]) if same == index => {
             Ok(if flags & VFIO_IRQ_INFO_EVENTFD != 0 {
                 count
             } else {
