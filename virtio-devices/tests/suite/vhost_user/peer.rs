@@ -26,6 +26,9 @@ pub(crate) struct Disk {
     pub(crate) acked: Mutex<u64>,
     pub(crate) config: Mutex<Vec<u8>>,
     memory: Mutex<Option<Guest>>,
+    /// Held while a queue is served. The threads of `vhost-user-backend` that serve queues outlive the connection, and
+    /// those of a process that has died do not.
+    alive: Mutex<bool>,
 }
 
 impl Disk {
@@ -45,6 +48,7 @@ impl Disk {
             acked: Mutex::new(0),
             config: Mutex::new(config),
             memory: Mutex::default(),
+            alive: Mutex::new(true),
         }
     }
 
@@ -117,6 +121,10 @@ impl VhostUserBackend for Disk {
         vrings: &[VringRwLock],
         _thread: usize,
     ) -> io::Result<()> {
+        let alive = self.alive.lock().unwrap();
+        if !*alive {
+            return Ok(());
+        }
         let guest = self.memory.lock().unwrap().clone().unwrap();
         let memory = guest.memory();
         let vring = &vrings[usize::from(event)];
@@ -160,6 +168,7 @@ pub(crate) struct Serving {
 impl Serving {
     /// Ends the connection as the death of the process would.
     pub(crate) fn die(&self) {
+        *self.disk.alive.lock().unwrap() = false;
         self.handle.recv().unwrap().shutdown();
     }
 }
