@@ -6,15 +6,19 @@ use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use lab_kit::paths;
 
 /// How much of a failed step's log is shown.
 const SHOWN_LINES: usize = 40;
+
+/// The terminal, which steps that run side by side share.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// One long step: says what runs, shows that it lives, and ends in one line.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ impl Step {
     pub fn start(name: impl Into<String>) -> Self {
         let name = name.into();
         let bar = if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new_spinner();
+            let bar = BARS.add(ProgressBar::new_spinner());
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
                 bar.set_style(style);
             }
@@ -73,7 +77,7 @@ impl Step {
         self.bar.finish_and_clear();
         let seconds = self.start.elapsed().as_secs_f64();
         let colon = if text.is_empty() { "" } else { ": " };
-        eprintln!("{verdict:>7} {seconds:7.1} s  {}{colon}{text}", self.name);
+        BARS.suspend(|| eprintln!("{verdict:>7} {seconds:7.1} s  {}{colon}{text}", self.name));
     }
 }
 
