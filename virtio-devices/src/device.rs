@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::features::{DeviceType, Features};
 use crate::queue::{Position, Queue, QueueError};
+use crate::resources::Resources;
 use crate::worker::{StartError, Worker};
 
 /// A virtio device over guest memory of type `A`.
@@ -56,6 +57,11 @@ pub trait Device<A: GuestAddressSpace>: Send {
 
     /// The driver has reset the device, and its workers have stopped.
     fn reset(&mut self);
+
+    /// What it has beside queues and configuration, which only a transport on PCI can show. Asked once.
+    fn resources(&mut self) -> Option<Box<dyn Resources>> {
+        None
+    }
 
     /// What the device has in itself that neither its options nor its queues say, in bytes of its own layout. Asked
     /// while its workers stand still.
@@ -159,6 +165,9 @@ pub trait Interrupts: Send + Sync {
 
     /// Device-specific configuration has changed.
     fn config(&self);
+
+    /// Sends notification `index` of the device's [`Resources`]. Nobody is told where a transport has none.
+    fn notification(&self, _index: u16) {}
 
     /// The device cannot go on because of `why`: sets DEVICE_NEEDS_RESET and tells the driver. Called once
     /// for each thing that goes wrong.

@@ -69,6 +69,9 @@ impl DeviceType {
     pub const FILE_SYSTEM: Self = Self(26);
     /// Persistent memory.
     pub const PMEM: Self = Self(27);
+    /// What carries vhost-user into a guest. A proposal: the specification has no number for it, and this is the one of
+    /// the last published implementation.
+    pub const VHOST_USER_BACK_END: Self = Self(43);
 }
 
 #[cfg(test)]

@@ -99,11 +99,13 @@ pub mod features;
 #[cfg(feature = "iommu")]
 pub mod iommu;
 pub mod limit;
+mod listener;
 pub mod net;
 pub mod pci;
 pub mod pmem;
 pub mod queue;
 pub mod reclaim;
+pub mod resources;
 mod serve;
 pub mod transport;
 mod vectored;

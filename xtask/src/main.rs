@@ -36,7 +36,7 @@ enum Cmd {
     /// Changes a crate in many small ways, and counts which its tests notice.
     Mutants(xtask::mutants::Options),
     /// Takes guards against known classes of bugs out, and sees that their tests fail.
-    Guards,
+    Guards(xtask::mutants::GuardsOptions),
     /// Sees whether each crate could be published now, and with --since what changed in its interface.
     Publish(xtask::publish::Options),
     /// The bare-metal hypervisor of examples/type1, in Bochs.
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Cmd::Evidence(options) => xtask::evidence::evidence(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Mutants(options) => xtask::mutants::mutants(&options).map(|()| ExitCode::SUCCESS),
-        Cmd::Guards => xtask::mutants::guards().map(|()| ExitCode::SUCCESS),
+        Cmd::Guards(options) => xtask::mutants::guards(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Publish(options) => xtask::publish::publish(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Type1(options) => xtask::type1::run(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Check => xtask::check::check().map(|()| ExitCode::SUCCESS),

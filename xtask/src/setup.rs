@@ -97,6 +97,10 @@ const NEEDS: &[Need] = &[
         package: "acpica-tools",
         shows: "/usr/bin/iasl",
     },
+    Need {
+        package: "strace",
+        shows: "/usr/bin/strace",
+    },
 ];
 
 /// What `cargo xtask type1 iso` uses besides.

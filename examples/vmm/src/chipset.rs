@@ -9,24 +9,26 @@
 
 mod mmio;
 mod saving;
+mod served;
+mod units;
+
+pub use units::Placement;
 
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
-use crate::acpi::{self, AcpiError, Platform, SerialPort, Tables, VirtioWindow};
+use crate::acpi::{self, AcpiError, Platform, Segment, SerialPort, Tables, VirtioWindow};
 use crate::bus::{Bus, BusError};
-use crate::config;
 use crate::confine::Starter;
 use crate::interrupts::{
-    Gsi, InterruptError, IoApic, KvmMsiVectors, LevelEvent, Line, Pin, Pins, Router, SharedLine,
-    SplitKernel, Watcher, io_apic,
+    Gsi, InterruptError, IoApic, KvmMsiVectors, LevelEvent, Line, Pin, Router, SharedLine, Source,
+    UnitNumber,
 };
 use crate::machine::address_map::{
-    ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, IO_APIC_BASE, PCI_CONFIG_PORT,
-    PCI_MMIO32, VTD_BASE, WATCHDOG_PORT,
+    ACPI_TABLES, AddressMap, COM1_GSI, COM1_PORT, ECAM_BASE, ECAM_BUS, PCI_CONFIG_PORT, PCI_MMIO32,
+    WATCHDOG_PORT,
 };
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
 use crate::machine::vcpu::Buses;
-use crate::machine::vm::Vm;
 use crate::passthrough::assigned::{AssignedError, Wiring};
 use crate::passthrough::{Assigned, PhysicalFunction, Slots, Windows};
 use crate::pci::decode::Decoder;
@@ -34,22 +36,22 @@ use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
     intx, ports,
 };
-use crate::viommu::{self, DmaTable, RemappingUnit, TranslatedMemory, UnitError};
+use crate::viommu::{self, UnitError};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::mmio::MmioError;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
-use hvkit_vtd_iommu::emulation::WINDOW;
 use hvkit_vtd_iommu::spec::RequesterId;
 use kvm_ioctls::{Cap, VmFd};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use units::Unit;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Bytes of configuration space that the guest is told of.
-const ECAM_LENGTH: u64 = (acpi::BUSES as u64) << 20;
+/// Bytes of configuration space of a segment that the guest is told of.
+const ECAM_LENGTH: u64 = acpi::BUSES as u64 * ECAM_BUS;
 
 /// How virtio devices reach the guest's memory.
 pub type DeviceMemory = Arc<GuestRam>;
@@ -98,6 +100,14 @@ pub enum ChipsetError {
         /// Why.
         source: AssignedError,
     },
+    /// A device of another process.
+    #[error("--user-device: {name}: {source}")]
+    UserDevice {
+        /// What the user calls it.
+        name: String,
+        /// Why.
+        source: AssignedError,
+    },
     /// A passed-through device behind the remapping unit, of which the host does not map what it reaches.
     #[error(
         "--device: {name}: the host does not map the guest's memory for it: {source}; is the limit on locked memory \
@@ -125,7 +135,7 @@ fn routes(vm: &VmFd) -> u32 {
     u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0)
 }
 
-/// As whom the function at `at` makes requests.
+/// As whom the function at `at` makes requests, in its segment.
 fn requester(at: FunctionAddress) -> RequesterId {
     RequesterId(at.to_byte().into())
 }
@@ -145,7 +155,9 @@ pub struct Chipset {
     watchdog: Option<u16>,
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
-    unit: Option<RemappingUnit>,
+    units: Vec<Unit>,
+    /// The unit that has the I/O APIC.
+    io_apic_unit: Option<UnitNumber>,
     /// The I/O APIC, where it is not KVM's.
     io_apic: Option<Arc<IoApic>>,
     config: Arc<Mutex<ConfigPorts>>,
@@ -167,53 +179,6 @@ impl Chipset {
         Chipset::on(Arc::new(router), vm, buses, map, stop, starter)
     }
 
-    /// The same, with a remapping unit on the memory bus. If that remaps interrupts, the I/O APIC is there too, and KVM
-    /// has only local APICs ([`Vm::add_local_apics`]); else it has all controllers.
-    pub fn with_remapping_unit(
-        vtd: &config::Vtd,
-        vm: &Vm,
-        buses: &Buses,
-        map: &AddressMap,
-        stop: &Stop,
-        starter: Starter,
-    ) -> Result<Self, ChipsetError> {
-        let options = viommu::unit_options(vtd, map.address_bits())?;
-        let mut chipset = if vtd.interrupts {
-            let watcher =
-                Watcher::start(stop, starter.confiner()).map_err(InterruptError::Event)?;
-            let watcher = Arc::new(watcher);
-            let io_apic = Arc::new(IoApic::new(viommu::IO_APIC));
-            let fd = Arc::clone(vm.fd());
-            let kernel = SplitKernel::new(fd, Arc::clone(&io_apic), Arc::clone(&watcher));
-            let router = Router::with_pins(Arc::new(kernel), routes(vm.fd()), Pins::Ours)?;
-            let router = Arc::new(router);
-            io_apic.connect(&router);
-            let window = Arc::new(Mutex::new(io_apic::Window(Arc::clone(&io_apic))));
-            buses.memory.insert(IO_APIC_BASE, io_apic::WINDOW, window)?;
-            let unit = RemappingUnit::new(options, vm.ram(), &router, stop)?;
-            unit.remap(&router, &watcher);
-            let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop, starter)?;
-            chipset.io_apic = Some(io_apic);
-            chipset.unit = Some(unit);
-            chipset
-        } else {
-            let mut chipset = Chipset::new(vm.fd(), buses, map, stop, starter)?;
-            chipset.unit = Some(RemappingUnit::new(
-                options,
-                vm.ram(),
-                &chipset.router,
-                stop,
-            )?);
-            chipset
-        };
-        if let Some(unit) = &mut chipset.unit {
-            let window = viommu::Window::new(Arc::clone(unit.shared()));
-            let window = Arc::new(Mutex::new(window));
-            buses.memory.insert(VTD_BASE, WINDOW.into(), window)?;
-        }
-        Ok(chipset)
-    }
-
     fn on(
         router: Arc<Router>,
         vm: &Arc<VmFd>,
@@ -228,8 +193,10 @@ impl Chipset {
             Arc::new(KvmDoorbells::new(Arc::clone(vm))),
         );
         let mut root = Root::new(decoder);
-        let bridge = Arc::new(Mutex::new(HostBridge));
-        root.insert(FunctionAddress::HOST_BRIDGE, bridge)?;
+        for segment in map.segments() {
+            let bridge = Arc::new(Mutex::new(HostBridge));
+            root.insert(FunctionAddress::HOST_BRIDGE.in_segment(segment), bridge)?;
+        }
         let root = Arc::new(Mutex::new(root));
 
         let reset = Arc::new(Mutex::new(ResetControl::new(stop.clone())));
@@ -245,8 +212,13 @@ impl Chipset {
         buses
             .ports
             .insert(SLEEP_CONTROL_PORT.into(), SLEEP_PORTS, sleep)?;
-        let ecam = Arc::new(Mutex::new(Ecam::new(Arc::clone(&root))));
-        buses.memory.insert(ECAM_BASE, ECAM_LENGTH, ecam)?;
+        for segment in map.segments() {
+            let ecam = Ecam::new(Arc::clone(&root), segment);
+            let base = ECAM_BASE + ECAM_LENGTH * u64::from(segment);
+            buses
+                .memory
+                .insert(base, ECAM_LENGTH, Arc::new(Mutex::new(ecam)))?;
+        }
         Ok(Chipset {
             router,
             root,
@@ -258,7 +230,8 @@ impl Chipset {
             serial: None,
             watchdog: None,
             lines: BTreeMap::new(),
-            unit: None,
+            units: Vec::new(),
+            io_apic_unit: None,
             io_apic: None,
             config,
             reset,
@@ -288,26 +261,12 @@ impl Chipset {
     /// threads of their own.
     pub fn add_virtio(
         &mut self,
+        place: Placement,
         device: Box<dyn Device<DeviceMemory>>,
         memory: DeviceMemory,
     ) -> Result<FunctionAddress, ChipsetError> {
-        let at = self.root().free()?;
-        let function = self.virtio(at, device, memory)?;
-        let function = Arc::new(Mutex::new(function));
-        self.root().insert(at, function.clone())?;
-        self.devices.insert(at, function);
-        Ok(at)
-    }
-
-    /// The same behind the remapping unit, which translates all of its DMA.
-    pub fn add_translated_virtio(
-        &mut self,
-        device: Box<dyn Device<TranslatedMemory>>,
-    ) -> Result<FunctionAddress, ChipsetError> {
-        let at = self.root().free()?;
-        let unit = self.unit.as_ref().ok_or(ChipsetError::NoUnit)?;
-        let memory = unit.memory_of(requester(at));
-        let function = self.virtio(at, device, memory)?.with_access_platform();
+        let at = self.free(place)?;
+        let function = self.virtio(at, place.unit, device, memory)?;
         let function = Arc::new(Mutex::new(function));
         self.root().insert(at, function.clone())?;
         self.devices.insert(at, function);
@@ -318,15 +277,19 @@ impl Chipset {
     fn virtio<A: GuestAddressSpace>(
         &mut self,
         at: FunctionAddress,
+        unit: Option<UnitNumber>,
         device: Box<dyn Device<A>>,
         memory: A,
     ) -> Result<VirtioPci<A>, ChipsetError> {
-        let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
-        let vectors = VirtioPci::<A>::vectors_for(queues);
-        let vectors = KvmMsiVectors::new(Arc::clone(&self.router), vectors)?;
-        let vectors = Arc::new(vectors.requested_by(requester(at)));
+        let id = requester(at);
+        let router = Arc::clone(&self.router);
+        let vectors = |count| {
+            let vectors = KvmMsiVectors::new(router, count)?;
+            Ok::<_, ChipsetError>(Arc::new(vectors.requested_by(Source { id, unit })) as _)
+        };
+        let threads = self.device_threads();
         let pin = self.pin(at)?;
-        let function = VirtioPci::new(device, memory, vectors, self.device_threads())?;
+        let function = VirtioPci::with_vectors(device, memory, threads, vectors)?;
         Ok(function
             .with_interrupt_line(Arc::new(pin))
             .with_report(move |why| log::warn!("virtio device {at} stopped: {why}"))
@@ -337,11 +300,14 @@ impl Chipset {
     /// mapped into the guest by `slots`.
     pub fn add_passthrough(
         &mut self,
+        place: Placement,
         name: &str,
         physical: Box<dyn PhysicalFunction>,
         slots: Arc<dyn Slots>,
     ) -> Result<FunctionAddress, ChipsetError> {
-        let at = self.root().free()?;
+        let at = self.free(place)?;
+        let [low, high] = self.map.pci_windows(place.segment);
+        let (id, unit) = (requester(at), place.unit);
         let router = &self.router;
         let pin = physical
             .has_pin()
@@ -351,13 +317,13 @@ impl Chipset {
         let wiring = Wiring {
             vectors: &mut |count| {
                 let vectors = KvmMsiVectors::new(Arc::clone(router), count)?;
-                Ok(Arc::new(vectors.requested_by(requester(at))))
+                Ok(Arc::new(vectors.requested_by(Source { id, unit })))
             },
             pin,
             slots,
             windows: Windows {
-                low: length(&PCI_MMIO32),
-                high: length(&self.map.pci_mmio64()),
+                low: length(&low),
+                high: length(&high),
             },
         };
         let function = Assigned::new(physical, wiring).map_err(|source| ChipsetError::Device {
@@ -365,24 +331,6 @@ impl Chipset {
             source,
         })?;
         self.root().insert(at, Arc::new(Mutex::new(function)))?;
-        Ok(at)
-    }
-
-    /// The same behind the remapping unit: `table` is the device's in the host, and follows the guest's.
-    pub fn add_translated_passthrough(
-        &mut self,
-        name: &str,
-        physical: Box<dyn PhysicalFunction>,
-        slots: Arc<dyn Slots>,
-        table: Box<dyn DmaTable>,
-    ) -> Result<FunctionAddress, ChipsetError> {
-        let unit = self.unit.clone().ok_or(ChipsetError::NoUnit)?;
-        let at = self.add_passthrough(name, physical, slots)?;
-        unit.follow(requester(at), name, table)
-            .map_err(|source| ChipsetError::NotFollowed {
-                name: name.to_owned(),
-                source,
-            })?;
         Ok(at)
     }
 
@@ -402,27 +350,37 @@ impl Chipset {
 
     /// Places all devices and describes a machine of `cpus` processors. To be written to guest
     /// memory before the guest runs; no device can be added after this.
-    pub fn describe(&mut self, cpus: u8) -> Result<Tables, ChipsetError> {
-        let mmio64 = self.map.pci_mmio64();
+    pub fn describe(&mut self, cpus: u32) -> Result<Tables, ChipsetError> {
         let mut root = self.root();
-        root.assign(PCI_MMIO32, mmio64.clone())?;
-        let intx = root.route_intx();
+        let mut segments = Vec::new();
+        for segment in self.map.segments() {
+            let [low, high] = self.map.pci_windows(segment);
+            root.assign(segment, low.clone(), high.clone())?;
+            segments.push(Segment {
+                windows: vec![low, high],
+                intx: root.route_intx(segment),
+            });
+        }
         drop(root);
+        let units: Vec<_> = self
+            .units
+            .iter()
+            .map(|unit| unit.described.clone())
+            .collect();
         let platform = Platform {
             // The APIC id is the vCPU's number.
-            apic_ids: (0..cpus.into()).collect(),
+            apic_ids: (0..cpus).collect(),
             has_pics: self.io_apic.is_none(),
-            windows: vec![PCI_MMIO32, mmio64],
-            intx,
+            segments,
             serial: self.serial.is_some().then_some(SerialPort {
                 port: COM1_PORT,
                 gsi: COM1_GSI,
             }),
             watchdog: self.watchdog,
             virtio: self.windows.clone(),
-            others: match &self.unit {
-                Some(unit) => vec![viommu::table(unit.options())?],
-                None => Vec::new(),
+            others: match &units[..] {
+                [] => Vec::new(),
+                units => vec![viommu::table(units, self.io_apic_unit)?],
             },
         };
         Ok(acpi::build(&platform, ACPI_TABLES)?)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What machine to build. Plain data: the machine's parts check it, wherever it comes from.
 
+use crate::peer::BackEnd;
 use crate::served::Served;
+use crate::vfio_user::UserDevice;
 use hvkit_virtio_devices::limit::Limits;
 use std::path::PathBuf;
 
@@ -27,8 +29,12 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Devices that other processes serve: the guest finds them after disks and network cards of the VMM's own.
     pub served: Vec<Served>,
+    /// By which the guest serves devices to other machines.
+    pub back_ends: Vec<BackEnd>,
     /// Devices of the host that become the guest's.
     pub devices: Vec<HostDevice>,
+    /// PCI devices that other processes serve.
+    pub user_devices: Vec<UserDevice>,
     /// Network cards, in the order the guest finds them.
     pub nets: Vec<Net>,
     /// A source of random bytes for the guest.
@@ -45,8 +51,12 @@ pub struct Config {
     pub watchdog: Watchdog,
     /// How the console reaches the guest's memory.
     pub console_dma: Dma,
-    /// A remapping unit that the guest finds.
-    pub vtd: Option<Vtd>,
+    /// Where the console is.
+    pub console_place: Place,
+    /// Remapping units that the guest finds.
+    pub vtds: Vec<Vtd>,
+    /// Segments of PCI.
+    pub segments: u16,
     /// The serial line.
     pub serial: Serial,
     /// What virtio devices are on.
@@ -84,7 +94,9 @@ impl Config {
             memory: 512 << 20,
             disks: Vec::new(),
             served: Vec::new(),
+            back_ends: Vec::new(),
             devices: Vec::new(),
+            user_devices: Vec::new(),
             nets: Vec::new(),
             rng: None,
             console: VirtioConsole::Off,
@@ -93,7 +105,9 @@ impl Config {
             pmems: Vec::new(),
             watchdog: Watchdog::Absent,
             console_dma: Dma::Direct,
-            vtd: None,
+            console_place: Place::default(),
+            vtds: Vec::new(),
+            segments: 1,
             serial: Serial::Tty,
             transport: Transport::Pci,
             report: None,
@@ -137,6 +151,8 @@ pub struct Disk {
     pub direct: bool,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// What a disk's file is taken for. Never guessed.
@@ -163,6 +179,7 @@ impl Disk {
             backing: false,
             direct: false,
             dma: Dma::Direct,
+            place: Place::default(),
         }
     }
 }
@@ -178,9 +195,24 @@ pub enum Dma {
     Translated,
 }
 
+/// Where a device of the guest is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The segment of PCI.
+    pub segment: u16,
+    /// The remapping unit that it is behind, by its name; none: the one that has the segment, if there is one.
+    pub unit: Option<String>,
+}
+
 /// An emulated VT-d remapping unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vtd {
+    /// By which name devices call it.
+    pub id: Option<String>,
+    /// The segment of PCI that its devices are on.
+    pub segment: u16,
+    /// Which of them it has.
+    pub scope: Scope,
     /// The widest addresses that it translates.
     pub width: DmaWidth,
     /// Whether it remaps interrupts.
@@ -194,12 +226,25 @@ pub struct Vtd {
 impl Default for Vtd {
     fn default() -> Self {
         Vtd {
+            id: None,
+            segment: 0,
+            scope: Scope::Segment,
             width: DmaWidth::Bits48,
             interrupts: true,
             caching: false,
             scalable: false,
         }
     }
+}
+
+/// Which devices of its segment a remapping unit has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// All that no other unit has.
+    #[default]
+    Segment,
+    /// Those that name it.
+    Named,
 }
 
 /// Widths of addresses that a remapping unit translates.
@@ -232,6 +277,8 @@ pub struct Rng {
     pub source: PathBuf,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// A network card.
@@ -247,6 +294,8 @@ pub struct Net {
     pub limits: Limits,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// A balloon, by which the guest gives memory back.
@@ -273,6 +322,8 @@ pub struct Vsock {
     pub socket: PathBuf,
     /// How the device reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// A file that the guest has as persistent memory.
@@ -282,6 +333,8 @@ pub struct Pmem {
     pub path: PathBuf,
     /// What becomes of what the guest writes.
     pub writes: Writes,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// What becomes of what the guest writes to persistent memory.
@@ -353,6 +406,8 @@ pub struct HostDevice {
     pub id: Option<String>,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// Where the guest's serial line leads.

@@ -12,6 +12,7 @@ use crate::machine::{DeviceError, MachineError};
 use crate::passthrough::assigned::AssignedError;
 use crate::passthrough::{HostError, PassthroughError, ViewError};
 use crate::pci::AssignError;
+use crate::peer::PeerBackEndError;
 use crate::snapshot::SnapshotError;
 use hvkit_virtio_devices::block::OpenError;
 use hvkit_virtio_devices::net::TapError;
@@ -96,6 +97,7 @@ exit_statuses! {
     PmemUnusable = 72 "a file cannot be persistent memory",
     SnapshotUnusable = 73 "the machine cannot be saved there, or what was saved is not the machine of these options",
     ServedUnusable = 74 "the process that is to serve a device is not there, or does not serve it",
+    BackEndUnusable = 75 "the socket at which the guest is to serve another machine cannot be used",
 }
 
 impl ExitStatus {
@@ -213,6 +215,8 @@ impl From<&DeviceError> for ExitStatus {
             | DeviceError::Tty(_)
             | DeviceError::Console(_) => ExitStatus::ConsoleUnusable,
             DeviceError::Served(_) => ExitStatus::ServedUnusable,
+            DeviceError::BackEnd(PeerBackEndError::Transport) => ExitStatus::Usage,
+            DeviceError::BackEnd(_) => ExitStatus::BackEndUnusable,
         }
     }
 }
@@ -229,10 +233,14 @@ impl From<&MachineError> for ExitStatus {
             )
             | MachineError::DoesNotFit(DoesNotFit { .. }) => ExitStatus::MemoryTooLarge,
             MachineError::Processors(CountError::Zero) => ExitStatus::CpusZero,
-            MachineError::Processors(CountError::TooMany { .. }) => ExitStatus::CpusTooMany,
+            MachineError::Processors(
+                CountError::TooMany { .. } | CountError::NeedsRemapping { .. },
+            ) => ExitStatus::CpusTooMany,
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
             MachineError::Passthrough(error) => error.into(),
+            MachineError::UserDevice(_)
+            | MachineError::Chipset(ChipsetError::UserDevice { .. }) => ExitStatus::ServedUnusable,
             MachineError::Chipset(ChipsetError::Device {
                 source: AssignedError::View(ViewError::BarTooLarge { .. }),
                 ..

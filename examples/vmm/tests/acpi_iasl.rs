@@ -2,7 +2,7 @@
 //! The tables as ACPICA's compiler sees them: it must understand every byte, complain about none,
 //! and compile its own disassembly back to the same bytes.
 
-use hvkit_vmm::acpi::{Platform, SerialPort, Tables, VirtioWindow, build};
+use hvkit_vmm::acpi::{Platform, Segment, SerialPort, Tables, VirtioWindow, build};
 use hvkit_vmm::pci::intx::Route;
 use lab_kit::skip::skip;
 use std::path::Path;
@@ -95,8 +95,10 @@ fn a_small_machine_is_described_without_complaint() {
     let source = accepted(&Platform {
         apic_ids: vec![0],
         has_pics: true,
-        windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
-        intx: vec![],
+        segments: vec![Segment {
+            windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
+            intx: vec![],
+        }],
         serial: Some(SerialPort {
             port: 0x3f8,
             gsi: 4,
@@ -130,12 +132,20 @@ fn a_large_machine_is_described_without_complaint() {
         pin,
         gsi: 16 + u32::from(device + pin) % 8,
     };
+    let pins: Vec<_> = (0..32)
+        .flat_map(|d| (0..4).map(move |p| pin(d, p)))
+        .collect();
     let source = accepted(&Platform {
         apic_ids: (0..300).collect(),
         has_pics: false,
-        windows: vec![0xc000_0000..0xe000_0000, 0x40_0000_0000..0x50_0000_0000],
-        intx: (0..32)
-            .flat_map(|d| (0..4).map(move |p| pin(d, p)))
+        segments: (0..16)
+            .map(|number| Segment {
+                windows: vec![
+                    0xc000_0000 + (number << 25)..0xc200_0000 + (number << 25),
+                    0x40_0000_0000 + (number << 32)..0x41_0000_0000 + (number << 32),
+                ],
+                intx: pins.clone(),
+            })
             .collect(),
         serial: None,
         watchdog: Some(0x620),
@@ -150,6 +160,10 @@ fn a_large_machine_is_described_without_complaint() {
     });
     for fact in [
         "Processor x2Apic ID : 0000012B",
+        "0A [Local x2APIC NMI]",
+        "Segment Group Number : 000F",
+        "Base Address : 00000000E0F00000",
+        "Device (PCIF)",
         "_PRT",
         "0x001FFFFF",
         "Device (VR01)",

@@ -138,6 +138,123 @@ fn processes_that_do_not_serve_a_device() {
 }
 
 #[test]
+fn processes_that_do_not_serve_a_pci_device() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let absent = folder.path("absent");
+    let absent = absent.to_str().unwrap();
+    let option = |keys: &str| format!("socket={absent}{keys}");
+    for (options, status, part) in [
+        (
+            vec![option("")],
+            74,
+            format!("--user-device: cannot connect to {absent}: No such file"),
+        ),
+        (
+            vec![option(""), option("")],
+            74,
+            format!("--user-device: {absent} is given twice"),
+        ),
+        (
+            vec![option(",iommu=on")],
+            2,
+            "there is no remapping unit: add --vtd".to_owned(),
+        ),
+        (
+            vec![option(",iommu=on"), "--vtd".to_owned()],
+            2,
+            format!("--user-device: {absent} has iommu=on, which needs --vtd caching=on"),
+        ),
+        (
+            vec![option(""), "--vtd=caching=on".to_owned()],
+            2,
+            "is translated: add iommu=on".to_owned(),
+        ),
+        (
+            vec![option(""), "--snapshot".to_owned(), "/tmp/none".to_owned()],
+            2,
+            "another process serves it".to_owned(),
+        ),
+    ] {
+        let options: Vec<&str> = std::iter::once("--user-device")
+            .chain(options.iter().map(String::as_str))
+            .collect();
+        refused(&folder, &options, status, &[&part]);
+    }
+    // One that hangs up at once.
+    let path = folder.path("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let hanging_up = thread::spawn(move || drop(listener.accept().unwrap()));
+    let name = path.to_str().unwrap();
+    let parts = ["--user-device: ", name, "this is no vfio-user server: "];
+    refused(&folder, &["--user-device", name], 74, &parts);
+    hanging_up.join().unwrap();
+}
+
+#[test]
+fn machines_that_cannot_serve_another() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let file = folder.file("file", b"precious");
+    let (file, absent) = (file.to_str().unwrap(), folder.path("absent/socket"));
+    for (value, also, status, part) in [
+        (
+            file.to_owned(),
+            &[][..],
+            75,
+            "--vhost-user-backend: {file} is in use, or no socket",
+        ),
+        (
+            format!("socket={}", absent.display()),
+            &[],
+            75,
+            "--vhost-user-backend: cannot listen at ",
+        ),
+        (
+            folder.path("socket").display().to_string(),
+            &["--transport", "mmio"],
+            2,
+            "--vhost-user-backend: another machine's memory is shown by PCI only",
+        ),
+        ("socket=s,iommu=on".to_owned(), &[], 2, "iommu=on"),
+    ] {
+        let arguments = [&["--vhost-user-backend", &value], also].concat();
+        refused(
+            &folder,
+            &arguments,
+            status,
+            &[&part.replace("{file}", file)],
+        );
+    }
+    assert_eq!(fs::read(file).unwrap(), b"precious");
+    // In the guest: a device that is none, and both ways at once.
+    for (arguments, status, part) in [
+        (
+            vec!["--device", "/nowhere"],
+            75,
+            "serve: --device: /nowhere: ",
+        ),
+        (
+            vec!["--device", "/d", "--socket", "/s"],
+            2,
+            "cannot be used with",
+        ),
+        (vec![], 2, "--socket <PATH>"),
+    ] {
+        let disk = format!("path={}", folder.file("disk", &[0; 4096]).display());
+        let mut command = vmm();
+        command.args(["serve", "--disk", &disk]).args(arguments);
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!((code, stdout.as_str()), (Some(status), ""), "{stderr}");
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
 fn disks_that_cannot_be_served() {
     let folder = Folder::new();
     let absent = folder.path("absent");

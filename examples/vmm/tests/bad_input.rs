@@ -258,7 +258,7 @@ fn processors_that_no_machine_has() {
         );
     };
     with("boot=0", 43, "boot is 0");
-    with("boot=255", 44, "255 processors are too many");
+    with("boot=255", 44, "255 processors");
     with("boot=100000", 44, "100000 processors are too many");
     with("boot=-1", 2, "boot=-1 is not a number of processors");
 }
@@ -407,6 +407,19 @@ fn remapping_units_that_contradict() {
         "--console: the console has iommu=on",
     );
     with(&["--vtd", "aw=64"], "aw=64 is not 39, 48 or 57");
+    with(&["--vtd", "--vtd", "aw=39"], "two units have PCI segment 0");
+    with(
+        &["--vtd", "id=b", "--rng", "iommu=c"],
+        "--rng: /dev/urandom has iommu=c",
+    );
+    with(
+        &["--vtd", "pci_segment=1"],
+        "and --platform num_pci_segments=1",
+    );
+    with(
+        &["--platform", "17"],
+        "--platform: num_pci_segments=17 is not 1 to 16",
+    );
     with(&["--vtd", "caching=on", "--device", "/sys"], "add iommu=on");
     with(
         &["--vtd", "--device", "/sys,iommu=on"],

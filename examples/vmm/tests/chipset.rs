@@ -3,7 +3,7 @@
 
 use hvkit_virtio_devices::block::{Block, Options};
 use hvkit_vmm::acpi::power::{RESET_CODE, RESET_VECTOR};
-use hvkit_vmm::chipset::Chipset;
+use hvkit_vmm::chipset::{Chipset, Placement};
 use hvkit_vmm::confine::{Confiner, Nursery};
 
 use hvkit_vmm::machine::address_map::AddressMap;
@@ -68,7 +68,10 @@ impl Bench {
     fn add(&mut self, image: &NamedTempFile) -> String {
         let disk = Box::new(Block::open(Options::new(image.path())).unwrap());
         let memory = Arc::new(self.vm.ram().clone());
-        self.chipset.add_virtio(disk, memory).unwrap().to_string()
+        self.chipset
+            .add_virtio(Placement::default(), disk, memory)
+            .unwrap()
+            .to_string()
     }
 
     /// A dword of configuration space by ports.

@@ -26,8 +26,8 @@ fn linux_drives_the_unit_and_its_disks_are_behind_it() {
         format!(
             "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
              --cmdline 'console=ttyS0 quiet panic=-1 {}' --vtd {} --cpus {} \
-             --disk path=/one,iommu=on path=/two --rng iommu=on",
-            case.cmdline, case.vtd, case.cpus
+             --disk path=/one,iommu=on path=/two{} --rng iommu=on",
+            case.cmdline, case.vtd, case.cpus, case.second.options
         )
     };
     let mut commands: Vec<String> = CASES.iter().map(vmm).collect();
@@ -113,9 +113,26 @@ struct Case {
     remapping: &'static str,
     /// The kinds of its serial line's interrupt, and its devices'.
     vectors: [&'static str; 2],
+    /// The second disk.
+    second: Second,
 }
 
-const CASES: [Case; 4] = [
+/// Where a disk is.
+struct Second {
+    options: &'static str,
+    address: &'static str,
+    /// The unit that it is behind; none: it is not.
+    unit: Option<&'static str>,
+}
+
+/// On segment 0, and behind nothing.
+const BESIDE: Second = Second {
+    options: "",
+    address: "0000:00:02.0",
+    unit: None,
+};
+
+const CASES: [Case; 5] = [
     Case {
         cmdline: "intel_iommu=on iommu.strict=1",
         vtd: "aw=48",
@@ -123,6 +140,7 @@ const CASES: [Case; 4] = [
         kind: "DMA",
         remapping: "x2apic",
         vectors: ["IR-IO-APIC", "IR-PCI-MSI"],
+        second: BESIDE,
     },
     Case {
         cmdline: "intel_iommu=on,sm_on iommu.strict=0",
@@ -131,6 +149,7 @@ const CASES: [Case; 4] = [
         kind: "DMA-FQ",
         remapping: "",
         vectors: ["IO-APIC", "PCI-MSI"],
+        second: BESIDE,
     },
     // By pins, whose ends a remapped guest tells the I/O APIC itself.
     Case {
@@ -140,6 +159,7 @@ const CASES: [Case; 4] = [
         kind: "DMA-FQ",
         remapping: "xapic",
         vectors: ["IR-IO-APIC", "IR-IO-APIC"],
+        second: BESIDE,
     },
     // By pins, whose ends KVM tells.
     Case {
@@ -149,6 +169,21 @@ const CASES: [Case; 4] = [
         kind: "DMA",
         remapping: "",
         vectors: ["IO-APIC", "IO-APIC"],
+        second: BESIDE,
+    },
+    // Two segments, each with a unit of its own kind.
+    Case {
+        cmdline: "intel_iommu=on iommu.strict=1",
+        vtd: "aw=48 --vtd pci_segment=1,aw=39 --platform num_pci_segments=2",
+        cpus: 2,
+        kind: "DMA",
+        remapping: "x2apic",
+        vectors: ["IR-IO-APIC", "IR-PCI-MSI"],
+        second: Second {
+            options: ",iommu=on,pci_segment=1",
+            address: "0001:00:01.0",
+            unit: Some("dmar1"),
+        },
     },
 ];
 
@@ -157,20 +192,32 @@ impl Case {
         let what = self.cmdline;
         let said = said(text);
         assert_eq!(said["enabled"], "1", "{what}: {text}");
-        assert_eq!(said["address"], "fed90000", "{text}");
         assert_eq!(said["remapping"], self.remapping, "{what}: {text}");
         let online = if self.cpus == 1 { "0" } else { "0-1" };
         assert_eq!(said["online"], online, "{what}: {text}");
-        // The host bridge and three devices.
-        assert_eq!(said["groups"], "4", "{text}");
-        // VIRTIO_F_ACCESS_PLATFORM (bit 33), and how Linux invalidates; all devices are in the unit's scope.
-        for (device, platform) in [
-            ("0x0002-0000:00:01.0", 1),
-            ("0x0002-0000:00:02.0", 0),
-            ("0x0004-0000:00:03.0", 1),
+        let second = &self.second;
+        let two = second.unit.is_some();
+        // Host bridges and three devices.
+        let (units, groups) = match two {
+            true => ("dmar0=fed90000 dmar1=fed91000", "5"),
+            false => ("dmar0=fed90000", "4"),
+        };
+        assert_eq!([said["units"], said["groups"]], [units, groups], "{text}");
+        // VIRTIO_F_ACCESS_PLATFORM (bit 33), and how Linux invalidates; all devices are in a unit's scope.
+        let third = if two { "0000:00:02.0" } else { "0000:00:03.0" };
+        for (kind, address, platform, unit) in [
+            (2, "0000:00:01.0", 1, "dmar0"),
+            (
+                2,
+                second.address,
+                two.into(),
+                second.unit.unwrap_or("dmar0"),
+            ),
+            (4, third, 1, "dmar0"),
         ] {
-            let kind = self.kind;
-            assert_eq!(said[device], format!("{platform} {kind}"), "{what}: {text}");
+            let device = format!("{kind:#06x}-{address}");
+            let expected = format!("{platform} {} {unit}", self.kind);
+            assert_eq!(said[&*device], expected, "{what}: {text}");
         }
         for (name, disk) in ["vda", "vdb"].into_iter().zip(disks) {
             assert_eq!(said[name], hex(disk), "{what}: {text}");

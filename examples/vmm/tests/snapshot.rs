@@ -142,6 +142,11 @@ fn what_cannot_be_saved_is_refused_before_the_guest_runs() {
             "another process serves it, whose state no one can read",
         ),
         (
+            ["--vhost-user-backend", "socket=/run/peer"],
+            "/run/peer",
+            "another machine is at the other end",
+        ),
+        (
             ["--fs", "tag=files,socket=/run/files"],
             "/run/files",
             "another process serves it, whose state no one can read",
@@ -186,18 +191,18 @@ fn folders_without_a_machine_are_refused_by_name() {
             "it is empty: no machine was saved there, or not to the end",
         ),
         (b"{", "EOF while parsing an object at line 1 column 1"),
-        (b"[1]", "invalid length 1, expected struct Manifest"),
+        (b"[2]", "invalid length 1, expected struct Manifest"),
         (
-            b"{\"version\":2,\"new\":[]}",
-            "it is of version 2; this VMM reads version 1",
+            b"{\"version\":3,\"new\":[]}",
+            "it is of version 3; this VMM reads version 2",
         ),
-        (b"{\"version\":1}", "missing field `machine`"),
+        (b"{\"version\":2}", "missing field `machine`"),
         (
-            b"{\"version\":1,\"machine\":7}",
+            b"{\"version\":2,\"machine\":7}",
             "invalid type: integer `7`, expected struct Description",
         ),
         (
-            b"{\"version\":1,\"kernel\":\"/etc/shadow\"}",
+            b"{\"version\":2,\"kernel\":\"/etc/shadow\"}",
             "unknown field `kernel`",
         ),
     ] {
@@ -212,12 +217,12 @@ fn folders_without_a_machine_are_refused_by_name() {
     }
     fs::File::create(&manifest)
         .unwrap()
-        .set_len((32 << 20) + 1)
+        .set_len((64 << 20) + 1)
         .unwrap();
     let (status, line) = refused();
     assert_eq!(status, Some(73));
     assert!(
-        line.ends_with("it has 33554433 bytes, and no machine has more than 33554432"),
+        line.ends_with("it has 67108865 bytes, and no machine has more than 67108864"),
         "{line}"
     );
 }
@@ -250,7 +255,7 @@ fn a_snapshot_is_not_believed() {
         (&["--watchdog"][..], "a watchdog is only in the options"),
         (
             &["--vtd", "intremap=off"],
-            "a remapping unit is only in the options",
+            "the machine was saved with 0 remapping units, and the options say 1",
         ),
         (
             &["--serial", "off"],
@@ -298,7 +303,7 @@ fn a_snapshot_is_not_believed() {
             "has 65 bytes waiting; it has room for 64",
         ),
         (
-            |m| m["devices"] = json!([{"at": 8}]),
+            |m| m["devices"] = json!([{"segment": 0, "at": 8}]),
             "missing field `state`",
         ),
         (
@@ -327,6 +332,48 @@ fn a_snapshot_is_not_believed() {
     assert!(
         line.ends_with("has 77 bytes, and the guest has 4194304 bytes of memory"),
         "{line}"
+    );
+}
+
+#[test]
+fn a_disk_must_be_the_one_that_was_saved() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let saved = folder.path("saved");
+    let content: Vec<u8> = (0..1u32 << 16).flat_map(u32::to_le_bytes).collect();
+    let disk = folder.file("disk", &content);
+    let (status, stderr) = save(
+        machine(&folder, 1)
+            .arg("--disk")
+            .arg(&disk)
+            .arg("--snapshot")
+            .arg(&saved),
+    );
+    assert_eq!(status, Some(16), "{stderr}");
+    let with_disk = || {
+        let mut command = restored(&folder, &saved, 1);
+        command.arg("--disk").arg(&disk);
+        command
+    };
+    let (status, stdout, stderr) = run(&mut with_disk());
+    assert_eq!(status, Some(0), "{stdout}{stderr}");
+    let name = disk.display();
+    fs::write(&disk, &content[..1024]).unwrap();
+    let shorter =
+        format!("--restore: {name} has 1024 bytes, and had 262144 when the machine was saved");
+    assert_eq!(refused(&mut with_disk()), (Some(73), shorter));
+    fs::write(&disk, vec![0; content.len()]).unwrap();
+    let other = format!("--restore: {name} is not what it was when the machine was saved");
+    assert_eq!(refused(&mut with_disk()), (Some(73), other));
+    let (status, line) = refused(&mut restored(&folder, &saved, 1));
+    assert_eq!(
+        (status, line.as_str()),
+        (
+            Some(73),
+            "--restore: the machine was saved with 1 disks, and the options say 0"
+        )
     );
 }
 

@@ -37,12 +37,12 @@ pub fn run(data: &[u8]) {
     let again = parse(&bytes).expect("what was written");
     assert_eq!(serde_json::to_vec(&again).expect("plain data"), bytes);
     if let Controllers::Ours(state) = &manifest.interrupts {
-        let [first, second] = [(); 2].map(|()| IoApic::new(IO_APIC));
+        let [first, second] = [(); 2].map(|()| IoApic::new(IO_APIC.into()));
         first.restore(state);
         second.restore(&first.save());
         assert_eq!(second.save(), first.save());
     }
-    if let Some(state) = &manifest.unit {
+    for state in &manifest.units {
         unit(state);
     }
     for device in &manifest.devices {

@@ -104,3 +104,28 @@ fn every_read_of_guest_memory() {
     // Of neighbours nothing is said.
     assert!(2 * seen > right.counts.1, "{seen} of {:?}", right.counts);
 }
+
+/// A root that cannot be loaded is not half loaded: the old one is in use, and the new one is loaded by the next try.
+#[test]
+fn a_root_that_cannot_be_loaded_leaves_the_old_one() {
+    let mut board = unstarted(64);
+    // Nothing is mapped there by the other root.
+    board.set(OTHER_ROOT + 8, Width::Eight, 0);
+    board.start(registers());
+    store(&mut board, LINEAR, 1);
+    board.host().fail_allocation(Some(0));
+    assert!(!board.intercept(Instruction::Cr3(OTHER_ROOT)));
+    assert_eq!(
+        load(&mut board, LINEAR),
+        Outcome::Done(1),
+        "by the old root"
+    );
+    board.audit();
+    assert!(board.intercept(Instruction::Cr3(OTHER_ROOT)));
+    let after = load(&mut board, LINEAR);
+    assert!(
+        !matches!(after, Outcome::Done(_)),
+        "by the new root: {after:?}"
+    );
+    board.audit();
+}

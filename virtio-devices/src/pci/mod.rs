@@ -76,6 +76,11 @@ pub trait PciFunction: Send {
         Vec::new()
     }
 
+    /// Function level reset of what is behind the registers and of the interrupts: as after power-on. Configuration
+    /// space is the caller's, who has cleared Bus Master before and writes all of it afterwards. A function that keeps
+    /// nothing there has nothing to do.
+    fn reset(&mut self) {}
+
     /// The VMM has put `window` where the guest reaches it. A function whose registers are memory of the
     /// host may map them there; whatever it does not map still comes by
     /// [`bar_read`](Self::bar_read) and [`bar_write`](Self::bar_write).

@@ -3,6 +3,16 @@
 //!
 //! What all of them share, the life of a device between reset and DRIVER_OK, is in `session`; a transport
 //! is a register layout over it and a way to interrupt.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod queue_registers;
 mod session;

@@ -139,7 +139,7 @@ impl<A: GuestAddressSpace> Session<A> {
 
     /// Takes features back that were offered, before a driver has seen them.
     pub(super) fn withdraw(&mut self, features: Features) {
-        self.offered -= features;
+        self.offered.remove(features);
     }
 
     /// 32 offered feature bits; none beyond the second word.
@@ -265,7 +265,7 @@ impl<A: GuestAddressSpace> Session<A> {
     /// Ends a hold.
     pub(super) fn release(&mut self, hold: Holds, interrupts: &Arc<dyn Interrupts>) {
         let held = !self.holds.is_empty();
-        self.holds -= hold;
+        self.holds.remove(hold);
         if !held || !self.holds.is_empty() || self.resetting {
             return;
         }
@@ -283,10 +283,10 @@ impl<A: GuestAddressSpace> Session<A> {
 
     /// Takes back the workers that have stopped, waiting at most `patience` for all of them.
     fn collect(&mut self, patience: Duration) {
-        let end = Instant::now() + patience;
+        let start = Instant::now();
         let held = &mut self.held;
         self.workers.retain_mut(|worker| {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = patience.saturating_sub(start.elapsed());
             match worker.stopped(left) {
                 Stopped::NotYet => true,
                 Stopped::Gone => false,

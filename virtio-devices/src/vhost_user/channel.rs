@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A socket on which nothing is waited for without end.
+//! A socket on which nothing is waited for without end, and files that come by it: vhost-user's, and of protocols like it.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,18 +14,16 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::message::MOST_REGIONS;
-
-/// Files that come with one message at most; any more are closed by the kernel, and that is told.
-const MOST_FILES: usize = 8;
+/// Files that come or go with one message at most; any more that come are closed by the kernel, and that is told.
+pub const MOST_FILES: usize = 8;
 
 /// A connected stream socket that does not block.
 #[derive(Debug)]
-pub(super) struct Channel(UnixStream);
+pub struct Channel(UnixStream);
 
 /// What has come without being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiting {
+pub enum Waiting {
     /// Nothing.
     Nothing,
     /// The beginning of a message.
@@ -35,21 +33,22 @@ pub(super) enum Waiting {
 }
 
 impl Channel {
-    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+    /// The end of a connection that is `socket`.
+    pub fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self(socket))
     }
 
-    /// Sends all of `bytes`, with `files` at their beginning, before `end`.
-    pub(super) fn send(
-        &self,
-        mut bytes: &[u8],
-        files: &[BorrowedFd<'_>],
-        end: Instant,
-    ) -> io::Result<()> {
+    /// Sends all of `bytes`, with `files` at their beginning, before `end`. What was sent of them before an error stays
+    /// sent.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, `InvalidInput` for more than [`MOST_FILES`], and the host's.
+    pub fn send(&self, mut bytes: &[u8], files: &[BorrowedFd<'_>], end: Instant) -> io::Result<()> {
         let mut files = files;
         while !bytes.is_empty() {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_REGIONS))];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
             let mut beside = SendAncillaryBuffer::new(&mut space);
             if !files.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(files)) {
                 return Err(ErrorKind::InvalidInput.into());
@@ -73,13 +72,35 @@ impl Channel {
     /// # Errors
     ///
     /// `UnexpectedEof` at the end of the connection, `TimedOut`, and the host's.
-    pub(super) fn receive(
+    pub fn receive(
         &self,
         mut bytes: &mut [u8],
         files: &mut Vec<OwnedFd>,
         end: Instant,
     ) -> io::Result<()> {
         while !bytes.is_empty() {
+            match self.receive_some(bytes, files) {
+                Ok(got) => bytes = bytes.get_mut(got..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::IN, end)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come of `bytes`, at least one, and the files that come with it.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` where nothing has come, `UnexpectedEof` at the end of the connection, and the host's.
+    pub(super) fn receive_some(
+        &self,
+        bytes: &mut [u8],
+        files: &mut Vec<OwnedFd>,
+    ) -> io::Result<usize> {
+        loop {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
             let mut beside = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -89,22 +110,20 @@ impl Channel {
                     files.extend(more);
                 }
             }
-            match got {
+            return match got {
                 Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) || files.len() > MOST_FILES => {
-                    return Err(ErrorKind::InvalidData.into());
+                    Err(ErrorKind::InvalidData.into())
                 }
-                Ok(got) if got.bytes == 0 => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(got) => bytes = bytes.get_mut(got.bytes..).unwrap_or_default(),
-                Err(Errno::AGAIN) => self.wait(PollFlags::IN, end)?,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+                Ok(got) if got.bytes == 0 => Err(ErrorKind::UnexpectedEof.into()),
+                Ok(got) => Ok(got.bytes),
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
+            };
         }
-        Ok(())
     }
 
     /// Waits until something comes, or the end: for whom it is somebody else's to say when.
-    pub(super) fn wait_for_more(&self) -> io::Result<()> {
+    pub fn wait_for_more(&self) -> io::Result<()> {
         loop {
             match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
                 Err(Errno::INTR) => {}
@@ -114,7 +133,7 @@ impl Channel {
     }
 
     /// Looks whether something has come, and leaves it there.
-    pub(super) fn look(&self) -> Waiting {
+    pub fn look(&self) -> Waiting {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let mut byte = [0u8];
         match rustix::net::recv(&self.0, &mut byte[..], flags) {
@@ -126,7 +145,7 @@ impl Channel {
     }
 
     /// Ends the connection, so that the other end sees it.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         // It may have ended already.
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }

@@ -36,12 +36,13 @@
 //! # }
 //! ```
 //!
-//! [`BackEnd`] is the other half: it serves any device of this crate to the VMM of another process.
+//! [`BackEnd`] is the other half: it serves any device of this crate to the VMM of another process. [`GuestBackEnd`] carries
+//! that half into a guest, so that another machine serves the device.
 //!
 //! "The protocol" is QEMU's documentation "Vhost-user Protocol" (version 1); its sections are cited by title.
 
 pub mod back_end;
-mod channel;
+pub mod channel;
 mod device;
 mod error;
 mod front_end;
@@ -53,9 +54,11 @@ mod message;
 mod own;
 mod relay;
 mod stand_in;
+pub mod to_guest;
 
 pub use back_end::BackEnd;
 pub use device::{Options, VhostUser};
 pub use error::{BackEndError, VhostUserError};
 pub use memory::SharedMemory;
 pub use message::Request;
+pub use to_guest::GuestBackEnd;

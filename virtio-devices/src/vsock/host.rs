@@ -7,86 +7,45 @@
 //! ```
 
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::VsockError;
+use crate::listener::{ListenError, Listener};
 
 /// Bytes of the longest greeting: `CONNECT 4294967295\n`.
 const GREETING: usize = 19;
 
-/// A socket at a path, removed with the value.
-#[derive(Debug)]
-pub(super) struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
+/// Listens at `path` for connections of the host's.
+pub(super) fn listen(path: &Path) -> Result<Listener, VsockError> {
+    Listener::bind(path).map_err(|error| {
+        let path = path.to_path_buf();
+        match error {
+            ListenError::InUse => VsockError::InUse { path },
+            ListenError::Host(source) => VsockError::Socket { path, source },
+        }
+    })
 }
 
-impl Listener {
-    /// Listens at `path`, in place of a socket that nobody listens at any more.
-    pub(super) fn bind(path: &Path) -> Result<Self, VsockError> {
-        let failed = |source: io::Error| VsockError::Socket {
-            path: path.to_path_buf(),
-            source,
-        };
-        let socket = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let kind = path.symlink_metadata().map_err(failed)?.file_type();
-                // Never a file that is none of ours, and never another VMM's.
-                if !kind.is_socket() || UnixStream::connect(path).is_ok() {
-                    return Err(VsockError::InUse {
-                        path: path.to_path_buf(),
-                    });
-                }
-                std::fs::remove_file(path).map_err(failed)?;
-                UnixListener::bind(path)
-            }
-            result => result,
-        };
-        let socket = socket.map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Self {
-            socket,
-            path: path.to_path_buf(),
-        })
-    }
-
-    /// Who has connected, if somebody has.
-    pub(super) fn accept(&self) -> io::Result<UnixStream> {
-        let (stream, _) = self.socket.accept()?;
-        stream.set_nonblocking(true)?;
-        Ok(stream)
-    }
-
-    /// Connects to whoever serves `port` of the host, without waiting.
-    pub(super) fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        let mut name = self.path.as_os_str().as_bytes().to_vec();
-        name.extend(format!("_{port}").bytes());
-        let address = SocketAddrUnix::new(&*name)?;
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&socket, &address)?;
-        Ok(UnixStream::from(socket))
-    }
+/// Who has connected, if somebody has.
+pub(super) fn accept(listener: &Listener) -> io::Result<UnixStream> {
+    let (stream, _) = listener.socket().accept()?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // If it is gone already, that is as well.
-        let _ = std::fs::remove_file(&self.path);
-    }
+/// Connects to whoever serves `port` of the host, without waiting.
+pub(super) fn connect(listener: &Listener, port: u32) -> io::Result<UnixStream> {
+    let mut name = listener.path().as_os_str().as_bytes().to_vec();
+    name.extend(format!("_{port}").bytes());
+    let address = SocketAddrUnix::new(&*name)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// How far a greeting has come.

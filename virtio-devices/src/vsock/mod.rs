@@ -39,13 +39,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::GuestAddressSpace;
 
-use self::host::Listener;
 use self::mux::Mux;
 use self::server::{Queues, Server};
 use crate::bytes::read_at;
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, StateError};
 use crate::features::{DeviceType, Features};
+use crate::listener::Listener;
 use crate::queue::Chain;
 use crate::worker::Worker;
 
@@ -105,7 +105,7 @@ impl Vsock {
         }
         Ok(Self {
             cid,
-            host: Arc::new(Listener::bind(path)?),
+            host: Arc::new(host::listen(path)?),
             counters: Default::default(),
             lost: Arc::default(),
         })

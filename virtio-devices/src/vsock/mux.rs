@@ -12,8 +12,9 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::HOST_CID;
 use super::connection::{Connection, Outgoing, Owed, ROOM, Stage};
-use super::host::{Greeting, Listener, greeting};
+use super::host::{self, Greeting, greeting};
 use super::packet::{HEADER, Header, Operation, Ports, STREAM, Shut};
+use crate::listener::Listener;
 use crate::queue::{Buffers, Chain, Reach};
 
 /// Connections at once.
@@ -127,7 +128,7 @@ impl Mux {
     fn accept(&mut self) {
         // Edge-triggered: as long as somebody is there. More at once than may wait push each other out.
         for _ in 0..CONNECTIONS {
-            let Ok(stream) = self.host.accept() else {
+            let Ok(stream) = host::accept(&self.host) else {
                 return;
             };
             if self.greetings.len() >= GREETINGS {
@@ -297,7 +298,7 @@ impl Mux {
         let operation = header.operation;
         if operation == Operation::REQUEST {
             let known = self.connections.contains_key(&ports) || ports.host == NO_PORT;
-            let stream = (!known).then(|| self.host.connect(ports.host));
+            let stream = (!known).then(|| host::connect(&self.host, ports.host));
             let Some(Ok(stream)) = stream else {
                 return false;
             };

@@ -4,13 +4,17 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hvkit_virtio_devices::block::{Block, HostCache, NoRing, Options};
-use hvkit_virtio_devices::fake::{Buffer, Ring, Used};
+use hvkit_virtio_devices::fake::{Buffer, ByHand, Driver, Ring, Used, Vectors};
+use hvkit_virtio_devices::transport::pci::VirtioPci;
+use hvkit_virtio_devices::worker::Threads;
 use tempfile::TempDir;
 
-use crate::support::{Machine, header, pattern};
+use crate::support::{Machine, header, memory, pattern};
 
 use Buffer::{Readable, Writable};
 
@@ -76,7 +80,7 @@ fn used(machine: &mut Machine, ring: &mut Ring, count: usize) -> Vec<Used> {
         assert!(start.elapsed() < Duration::from_secs(60), "{all:?}");
         assert!(machine.workers.step(100) < 100, "no rest");
         all.extend(std::iter::from_fn(|| ring.take()));
-        std::thread::yield_now();
+        thread::yield_now();
     }
     all
 }
@@ -267,9 +271,55 @@ fn a_reset_waits_for_what_is_under_way() {
                 "request {place}"
             );
         }
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
         assert_eq!(machine.read(0, 0x10_0000), vec![0xc3; 0x10_0000]);
         assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
+
+/// The same by a thread, which waits for the driver and the ring at once, and is stopped in the middle.
+#[test]
+fn a_thread_serves_a_ring_and_stops_when_it_is_asked() {
+    let Some((_folder, path, options)) = disk() else {
+        return;
+    };
+    let memory = memory();
+    let vectors = Arc::new(Vectors::default());
+    let spawn = |name, body| thread::Builder::new().name(name).spawn(body).map(drop);
+    let function = VirtioPci::new(
+        Box::new(Block::open(options).unwrap()),
+        Arc::clone(&memory),
+        vectors.clone(),
+        Box::new(Threads::new(spawn)),
+    );
+    let mut machine = Machine {
+        memory,
+        vectors,
+        // Nobody's.
+        workers: ByHand::default(),
+        driver: Driver::probe(function.unwrap()),
+    };
+    for round in 1..=5u8 {
+        let mut ring = machine.start(ALL);
+        machine.write(DATA, &[round; 4096]);
+        // One at a time: each wakes the thread twice, for the driver and for the ring.
+        for place in 0..8 {
+            let data = [Readable(DATA, 4096)];
+            submit(&mut machine, &mut ring, place, OUT, place * 8, &data);
+            used(&mut machine, &mut ring, 1);
+            assert_eq!(status(&machine, place), OK);
+        }
+        assert_eq!(fs::read(&path).unwrap()[..0x8000], [round; 0x8000]);
+        for place in 0..40 {
+            let data = [Readable(DATA, 4096)];
+            submit(&mut machine, &mut ring, place, OUT, 64 + place * 8, &data);
+        }
+        machine.driver.kick(0);
+        let start = Instant::now();
+        machine.driver.set_status(0);
+        while machine.driver.status() != 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "never reset");
+        }
     }
 }
 

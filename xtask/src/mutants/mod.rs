@@ -23,7 +23,7 @@ mod tree;
 mod trial;
 mod weave;
 
-pub use guards::guards;
+pub use guards::{Options as GuardsOptions, guards};
 use record::Run;
 use tree::Tree;
 use trial::{End, Test};

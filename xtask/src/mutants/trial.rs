@@ -18,7 +18,7 @@ use super::tree::Binary;
 const MEMORY: &str = "--as=8589934592";
 
 /// A test may take this many times as long as without a mutant, and this many seconds more.
-const TIMES: u32 = 20;
+const TIMES: u32 = 8;
 const MORE: Duration = Duration::from_secs(60);
 
 /// A test binary, and what is known of it.

@@ -4,8 +4,8 @@
 //! Nothing here is a method: a guest reads constants and interprets no code.
 
 use super::power::SLEEP_TYPE_OFF;
-use super::{AcpiError, BUSES, Platform, VirtioWindow, empty};
-use crate::machine::address_map::{ECAM_BASE, PANIC_PORT, PCI_CONFIG_PORT};
+use super::{AcpiError, BUSES, Platform, Segment, VirtioWindow, empty};
+use crate::machine::address_map::{ECAM_BASE, ECAM_BUS, PANIC_PORT, PCI_CONFIG_PORT};
 use crate::pci::ports::PORTS;
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -17,15 +17,15 @@ use acpi_tables::sdt::Sdt;
 /// Integers are 64 bits wide from this revision on.
 const REVISION: u8 = 2;
 const SERIAL_PORTS: u8 = 8;
-/// Bytes of configuration space a bus.
-const BUS_SPACE: u32 = 1 << 20;
 
 pub(super) fn build(platform: &Platform) -> Result<Sdt, AcpiError> {
-    let root = pci_root(platform)?;
-    let board = board();
+    let roots = platform.numbers().zip(&platform.segments);
+    let roots: Vec<_> = roots.map(pci_root).collect::<Result<_, _>>()?;
+    let board = board(platform);
     let panic = panic();
     let serial = serial(platform);
-    let mut devices: Vec<&dyn Aml> = vec![&root, &board, &panic];
+    let mut devices: Vec<&dyn Aml> = roots.iter().map(|root| root as &dyn Aml).collect();
+    devices.extend([&board as &dyn Aml, &panic]);
     if let Some(serial) = &serial {
         devices.push(serial);
     }
@@ -64,11 +64,11 @@ fn off() -> Encoded {
     encoded(&Name::new("_S5_".into(), &package))
 }
 
-/// The PCI root bus and its windows. PCI Firmware Specification 3.3, "ACPI Methods for PCI
+/// The root bus of a segment and its windows. PCI Firmware Specification 3.3, "ACPI Methods for PCI
 /// Host Bridges".
-fn pci_root(platform: &Platform) -> Result<Encoded, AcpiError> {
+fn pci_root((number, segment): (u16, &Segment)) -> Result<Encoded, AcpiError> {
     let mut windows: Vec<Box<dyn Aml>> = Vec::new();
-    for window in &platform.windows {
+    for window in &segment.windows {
         let (start, end) = (window.start, window.end);
         let last = match window.is_empty() {
             true => return Err(AcpiError::Window { start, end }),
@@ -84,31 +84,35 @@ fn pci_root(platform: &Platform) -> Result<Encoded, AcpiError> {
         });
     }
     let buses = AddressSpace::new_bus_number(0u16, BUSES - 1);
-    // Taken by the bridge itself: no window.
+    let mut resources: Vec<&dyn Aml> = vec![&buses];
+    // Taken by the first bridge itself: no window. They lead to segment 0 only.
     let ports = IO::new(PCI_CONFIG_PORT, PCI_CONFIG_PORT, 1, PORTS);
-    let mut resources: Vec<&dyn Aml> = vec![&buses, &ports];
+    if number == 0 {
+        resources.push(&ports);
+    }
     resources.extend(windows.iter().map(|w| &**w));
 
     let express = Name::new("_HID".into(), &EISAName::new("PNP0A08"));
     let conventional = Name::new("_CID".into(), &EISAName::new("PNP0A03"));
-    let unit = Name::new("_UID".into(), &ZERO);
-    let segment = Name::new("_SEG".into(), &ZERO);
+    let unit = Name::new("_UID".into(), &number);
+    let group = Name::new("_SEG".into(), &number);
     let bus = Name::new("_BBN".into(), &ZERO);
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
-    let routes = interrupt_routes(platform);
+    let routes = interrupt_routes(segment);
     let mut children: Vec<&dyn Aml> =
-        vec![&express, &conventional, &unit, &segment, &bus, &resources];
+        vec![&express, &conventional, &unit, &group, &bus, &resources];
     if let Some(routes) = &routes {
         children.push(routes);
     }
-    Ok(encoded(&Device::new("PCI0".into(), children)))
+    let name = format!("PCI{number:X}");
+    Ok(encoded(&Device::new(name.as_str().into(), children)))
 }
 
 /// "_PRT (PCI Routing Table)": for each pin device, pin, no link device, interrupt. None without
 /// pins, so that there is nothing to evaluate.
-fn interrupt_routes(platform: &Platform) -> Option<Encoded> {
+fn interrupt_routes(segment: &Segment) -> Option<Encoded> {
     let mut table = PackageBuilder::new();
-    for route in &platform.intx {
+    for route in &segment.intx {
         let mut entry = PackageBuilder::new();
         // All functions of the device.
         entry.add_element(&(u32::from(route.device) << 16 | 0xffff));
@@ -117,14 +121,16 @@ fn interrupt_routes(platform: &Platform) -> Option<Encoded> {
         entry.add_element(&route.gsi);
         table.add_element(&entry);
     }
-    (!platform.intx.is_empty()).then(|| encoded(&Name::new("_PRT".into(), &table)))
+    (!segment.intx.is_empty()).then(|| encoded(&Name::new("_PRT".into(), &table)))
 }
 
 /// Memory that belongs to the board, so that no guest takes configuration space for free. PCI
 /// Firmware Specification 3.3, "MCFG Table Description", wants it said here.
-fn board() -> Encoded {
+fn board(platform: &Platform) -> Encoded {
     let base = (ECAM_BASE & 0xffff_ffff) as u32;
-    let ecam = Memory32Fixed::new(true, base, u32::from(BUSES) * BUS_SPACE);
+    // At most 256 MiB.
+    let buses = platform.segments.len() as u64 * u64::from(BUSES);
+    let ecam = Memory32Fixed::new(true, base, (buses * ECAM_BUS) as u32);
     encoded(&Device::new(
         "MBRD".into(),
         vec![

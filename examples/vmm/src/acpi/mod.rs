@@ -4,9 +4,9 @@
 //! ```text
 //!   RSDP -> XSDT -> FADT -> DSDT   PCI root, serial port, the sleep state "off"
 //!                -> MADT           processors and interrupt controllers
-//!                -> MCFG           PCI configuration space
+//!                -> MCFG           PCI configuration space, by segment
 //!                -> WDAT           the watchdog, if there is one
-//!                -> DMAR           the remapping unit, if there is one
+//!                -> DMAR           the remapping units, if there are any
 //! ```
 //!
 //! The platform is hardware-reduced: no SCI, no PM timer, no fixed events, no FACS. That is less to
@@ -42,7 +42,7 @@ const RSDP_LENGTH: usize = 36;
 /// Bytes of a table's header.
 const HEADER_LENGTH: u32 = 36;
 
-/// Buses that the guest is told of: the root bus has no bridge to another.
+/// Buses of a segment that the guest is told of: the root bus has no bridge to another.
 pub const BUSES: u16 = 1;
 
 /// The parts of the machine that differ from one to the next; the rest is the address map's.
@@ -52,10 +52,8 @@ pub struct Platform {
     pub apic_ids: Vec<u32>,
     /// Whether there are the two 8259s.
     pub has_pics: bool,
-    /// The PCI root's windows of memory.
-    pub windows: Vec<Range<u64>>,
-    /// The interrupt pins of PCI devices that are in use.
-    pub intx: Vec<intx::Route>,
+    /// The PCI roots, segment 0's first.
+    pub segments: Vec<Segment>,
     /// The first serial port, if there is one.
     pub serial: Option<SerialPort>,
     /// The first port of the watchdog, if there is one.
@@ -64,6 +62,15 @@ pub struct Platform {
     pub virtio: Vec<VirtioWindow>,
     /// Tables that others have written, checksums and all.
     pub others: Vec<Vec<u8>>,
+}
+
+/// A PCI root: a host bridge, its bus and what is on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Its windows of memory.
+    pub windows: Vec<Range<u64>>,
+    /// The interrupt pins of its devices that are in use.
+    pub intx: Vec<intx::Route>,
 }
 
 /// A 16550 on eight ports.
@@ -84,6 +91,13 @@ pub struct VirtioWindow {
     pub length: u64,
     /// Its interrupt, level-triggered, active low and shared, as those of PCI.
     pub gsi: u32,
+}
+
+impl Platform {
+    /// Numbers of the segments.
+    fn numbers(&self) -> impl Iterator<Item = u16> {
+        (0..).zip(&self.segments).map(|(number, _)| number)
+    }
 }
 
 /// Tables, and where they are.
@@ -136,7 +150,7 @@ pub fn build(platform: &Platform, area: Range<u64>) -> Result<Tables, AcpiError>
     let mut tables = vec![
         bytes_of(&fadt::build(dsdt)),
         madt::build(platform).as_slice().to_vec(),
-        bytes_of(&mcfg()),
+        bytes_of(&mcfg(platform)),
     ];
     tables.extend(
         platform
@@ -179,11 +193,18 @@ impl Layout {
 }
 
 /// PCI Firmware Specification 3.3, "MCFG Table Description".
-fn mcfg() -> MCFG {
+fn mcfg(platform: &Platform) -> MCFG {
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let last = u8::try_from(BUSES - 1).unwrap_or(u8::MAX);
-    mcfg.add_ecam(address_map::ECAM_BASE, 0, 0, last);
+    for (number, base) in platform.numbers().zip(ecams()) {
+        mcfg.add_ecam(base, number, 0, last);
+    }
     mcfg
+}
+
+/// Where the configuration spaces of segments are, one behind the other.
+fn ecams() -> impl Iterator<Item = u64> {
+    (0..).map(|number| address_map::ECAM_BASE + number * u64::from(BUSES) * address_map::ECAM_BUS)
 }
 
 /// A table of `signature` with a header and no contents yet.

@@ -9,8 +9,10 @@ fn platform() -> Platform {
     Platform {
         apic_ids: vec![0, 1],
         has_pics: true,
-        windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
-        intx: vec![],
+        segments: vec![Segment {
+            windows: vec![0xc000_0000..0xe000_0000, 0x1_0000_0000..0x11_0000_0000],
+            intx: vec![],
+        }],
         serial: Some(SerialPort {
             port: 0x3f8,
             gsi: 4,
@@ -164,6 +166,67 @@ fn large_identifiers_need_the_x2apic_structure() {
     let tables = build(&platform, AT..0x10_0000).unwrap();
     let [_, madt, ..] = follow(&tables);
     assert_eq!(madt[44 + 255 * 8 + 16..][..16], last);
+    // Local x2APIC NMI: as the bus has it, all processors, LINT1, reserved.
+    let nmi = [10, 12, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0];
+    assert_eq!(madt[madt.len() - 12..], nmi);
+}
+
+#[test]
+fn segments_have_a_root_a_window_and_configuration_space_each() {
+    let pin = intx::Route {
+        device: 1,
+        pin: 0,
+        gsi: 17,
+    };
+    let platform = Platform {
+        segments: vec![
+            Segment {
+                windows: vec![0xc000_0000..0xd000_0000, 0x1_0000_0000..0x2_0000_0000],
+                intx: vec![],
+            },
+            Segment {
+                windows: vec![0xd000_0000..0xe000_0000, 0x2_0000_0000..0x3_0000_0000],
+                intx: vec![pin],
+            },
+        ],
+        ..platform()
+    };
+    let tables = tables(&platform);
+    let [.., mcfg, dsdt] = follow(&tables);
+    assert_eq!(mcfg.len(), 76);
+    assert_eq!(
+        [44, 60].map(|at| u64_at(mcfg, at)),
+        [0xe000_0000, 0xe010_0000]
+    );
+    assert_eq!([52, 68].map(|at| u32_at(mcfg, at)), [0, 1]);
+    assert_eq!([56, 72].map(|at| u32_at(mcfg, at)), [0, 0]);
+    // Scopes of both roots: name, and the segment's number as unit and as segment.
+    for part in [
+        &b"PCI0\x08_HID"[..],
+        b"PCI1\x08_HID",
+        b"\x08_UID\0\x08_SEG\0\x08_BBN\0",
+        b"\x08_UID\x01\x08_SEG\x01\x08_BBN\0",
+        // 32-bit Fixed Memory: both configuration spaces.
+        b"\x86\x09\0\x01\0\0\0\xe0\0\0\x20\0",
+    ] {
+        assert!(contains(dsdt, part), "{part:x?}");
+    }
+    // The ports are segment 0's, the pin segment 1's.
+    let at = |part: &[u8]| {
+        dsdt.windows(part.len())
+            .position(|window| window == part)
+            .unwrap()
+    };
+    let count = |part: &[u8]| {
+        dsdt.windows(part.len())
+            .filter(|window| *window == part)
+            .count()
+    };
+    let second = at(b"PCI1\x08_HID");
+    assert!(at(b"\x47\x01\xf8\x0c\xf8\x0c\x01\x08") < second);
+    assert_eq!(count(b"\x47\x01\xf8\x0c\xf8\x0c\x01\x08"), 1);
+    assert!(at(b"_PRT") > second);
+    assert_eq!(count(b"_PRT"), 1);
 }
 
 #[test]
@@ -221,8 +284,10 @@ fn devices_have_their_resources() {
 #[test]
 fn pins_in_use_are_routed() {
     let route = |device, pin, gsi| intx::Route { device, pin, gsi };
+    let mut segments = platform().segments;
+    segments[0].intx = vec![route(3, 0, 19), route(31, 3, 18)];
     let platform = Platform {
-        intx: vec![route(3, 0, 19), route(31, 3, 18)],
+        segments,
         serial: None,
         watchdog: None,
         ..platform()
@@ -310,11 +375,8 @@ fn what_cannot_be_described_is_an_error() {
         assert_eq!(error, Err(AcpiError::Address { address: start }));
     }
     for (start, end) in [(0xc000_0000, 0xc000_0000), (2, 1)] {
-        let windows = vec![Range { start, end }];
-        let platform = Platform {
-            windows,
-            ..platform()
-        };
+        let mut platform = platform();
+        platform.segments[0].windows = vec![Range { start, end }];
         let error = build(&platform, AT..0x10_0000);
         assert_eq!(error, Err(AcpiError::Window { start, end }));
     }

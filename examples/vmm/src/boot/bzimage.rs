@@ -83,14 +83,14 @@ pub(super) fn load(
         let range = initramfs::load(path, kernel_end..memory.min(limit), ram)?;
         // Both are below 4 GiB: `limit` is.
         params.hdr.ramdisk_image = range.start as u32;
-        params.hdr.ramdisk_size = (range.end - range.start) as u32;
+        params.hdr.ramdisk_size = range.end.saturating_sub(range.start) as u32;
     }
     // A handful, and the zero page has room for 128.
     let entries = memory_map::entries(map);
     for (slot, (range, kind)) in params.e820_table.iter_mut().zip(&entries) {
         *slot = boot_e820_entry {
             addr: range.start,
-            size: range.end - range.start,
+            size: range.end.saturating_sub(range.start),
             r#type: *kind as u32,
         };
     }
@@ -109,7 +109,11 @@ fn expected_length(header: &setup_header) -> u64 {
         0 => DEFAULT_SETUP_SECTORS,
         sectors => sectors.into(),
     };
-    (setup + 1) * SECTOR + u64::from(header.syssize) * 16
+    let kernel = u64::from(header.syssize).saturating_mul(16);
+    setup
+        .saturating_add(1)
+        .saturating_mul(SECTOR)
+        .saturating_add(kernel)
 }
 
 /// First address behind the memory that the kernel uses before it has read the memory map:

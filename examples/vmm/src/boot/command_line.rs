@@ -19,7 +19,7 @@ pub(super) fn write(ram: &GuestRam, text: &str, limit: usize) -> Result<(), Boot
         return Err(BootError::CommandLineZero);
     }
     ram.write_slice(text.as_bytes(), COMMAND_LINE)?;
-    let end = COMMAND_LINE.0 + text.len() as u64;
+    let end = COMMAND_LINE.0.saturating_add(text.len() as u64);
     ram.write_obj(0u8, vm_memory::GuestAddress(end))?;
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(super) fn load(
         .into_iter()
         .map(|(range, kind)| hvm_memmap_table_entry {
             addr: range.start,
-            size: range.end - range.start,
+            size: range.end.saturating_sub(range.start),
             type_: kind as u32,
             reserved: 0,
         })
@@ -65,7 +65,7 @@ pub(super) fn load(
         .iter()
         .map(|range| hvm_modlist_entry {
             paddr: range.start,
-            size: range.end - range.start,
+            size: range.end.saturating_sub(range.start),
             ..Default::default()
         })
         .collect();
@@ -139,9 +139,9 @@ fn segments_end(file: &File) -> Option<u64> {
     let mut end = 0;
     for index in 0..u64::from(u16::from_le_bytes(count)) {
         let mut header = [0; HEADER as usize];
-        file.read_exact_at(&mut header, table.checked_add(index * HEADER)?)
+        file.read_exact_at(&mut header, table.checked_add(index.checked_mul(HEADER)?)?)
             .ok()?;
-        let word = |at: usize| Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?));
+        let word = |at: usize| Some(u64::from_le_bytes(*header.get(at..)?.first_chunk()?));
         if header.starts_with(&LOAD.to_le_bytes()) {
             end = end.max(word(PADDR)?.saturating_add(word(MEMSZ)?));
         }

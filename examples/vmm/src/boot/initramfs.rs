@@ -20,12 +20,12 @@ pub(super) fn load(path: &Path, room: Range<u64>, ram: &GuestRam) -> Result<Rang
     // It fits in memory that is mapped, so its length is a `usize`.
     ram.read_exact_volatile_from(GuestAddress(start), &mut file, length as usize)
         .map_err(|error| unreadable(path.to_owned(), std::io::Error::other(error)))?;
-    Ok(start..start + length)
+    Ok(start..start.saturating_add(length))
 }
 
 /// The highest page that leaves `length` bytes of `room` behind it.
 fn place(length: u64, room: &Range<u64>) -> Option<u64> {
-    let start = room.end.checked_sub(length)? / PAGE * PAGE;
+    let start = room.end.checked_sub(length)? & !PAGE.saturating_sub(1);
     (start >= room.start).then_some(start)
 }
 

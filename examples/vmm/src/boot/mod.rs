@@ -9,6 +9,17 @@
 //!
 //! The Linux/x86 boot protocol is cited by section title; PVH is Xen's `docs/misc/pvh.pandoc`.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 mod bzimage;
 mod command_line;
 mod elf;
@@ -79,6 +90,7 @@ fn open(path: &Path) -> Result<Kernel, BootError> {
     /// "The Real-Mode Kernel Header": `header` at 0x202.
     const HDRS: [u8; 4] = *b"HdrS";
     const HDRS_AT: usize = 0x202;
+    const HDRS_END: usize = HDRS_AT + HDRS.len();
 
     let unreadable = |path, source| BootError::KernelFile { path, source };
     let (mut file, length) = open_file(path, unreadable)?;
@@ -86,9 +98,9 @@ fn open(path: &Path) -> Result<Kernel, BootError> {
         return Err(BootError::KernelEmpty(path.to_owned()));
     }
     let fail = |error| unreadable(path.to_owned(), error);
-    let mut start = Vec::with_capacity(HDRS_AT + HDRS.len());
+    let mut start = Vec::with_capacity(HDRS_END);
     Read::by_ref(&mut file)
-        .take((HDRS_AT + HDRS.len()) as u64)
+        .take(HDRS_END as u64)
         .read_to_end(&mut start)
         .map_err(fail)?;
     file.seek(SeekFrom::Start(0)).map_err(fail)?;

@@ -68,12 +68,14 @@ impl EntryState {
             ram.write_obj(descriptor, GuestAddress(at))?;
         }
         if let EntryState::Long { .. } = self {
-            let [root, pointers, directory] = [0, 0x1000, 0x2000].map(|at| PAGE_TABLES.0 + at);
+            let [root, pointers, directory] =
+                [0, 0x1000, 0x2000].map(|at| PAGE_TABLES.0.saturating_add(at));
             ram.write_obj(pointers | TABLE, GuestAddress(root))?;
             ram.write_obj(directory | TABLE, GuestAddress(pointers))?;
             for index in 0..ENTRIES {
-                let entry = (index * LARGE_PAGE_SIZE) | LARGE_PAGE;
-                ram.write_obj(entry, GuestAddress(directory + index * 8))?;
+                let entry = index.saturating_mul(LARGE_PAGE_SIZE) | LARGE_PAGE;
+                let at = directory.saturating_add(index.saturating_mul(8));
+                ram.write_obj(entry, GuestAddress(at))?;
             }
         }
         Ok(())
@@ -121,7 +123,10 @@ impl EntryState {
 
     fn system(&self, system: &mut kvm_sregs) {
         let descriptors = self.descriptors();
-        let segment = |selector: u16| segment(selector, descriptors[usize::from(selector / 8)]);
+        let segment = |selector: u16| {
+            let descriptor = descriptors.get(usize::from(selector / 8));
+            segment(selector, descriptor.copied().unwrap_or(0))
+        };
         system.cs = segment(CODE);
         let data = segment(DATA);
         (system.ds, system.es, system.ss) = (data, data, data);
@@ -129,7 +134,7 @@ impl EntryState {
         system.tr = segment(TASK);
         system.gdt = kvm_dtable {
             base: DESCRIPTORS.0,
-            limit: (descriptors.len() * 8 - 1) as u16,
+            limit: descriptors.len().saturating_mul(8).saturating_sub(1) as u16,
             ..Default::default()
         };
         system.idt = kvm_dtable::default();
@@ -146,7 +151,7 @@ impl EntryState {
 
 /// A descriptor as KVM wants it. SDM 3A, "Segment Descriptors".
 fn segment(selector: u16, descriptor: u64) -> kvm_segment {
-    let bits = |at: u32, width: u32| (descriptor >> at) & ((1 << width) - 1);
+    let bits = |at: u32, width: u32| (descriptor >> at) & (1u64 << width).saturating_sub(1);
     let granular = bits(55, 1) == 1;
     let limit = (bits(48, 4) << 16 | bits(0, 16)) as u32;
     kvm_segment {

@@ -65,8 +65,11 @@ impl Chipset {
         for (at, device) in self.devices.each() {
             let saved = device.save();
             let state = saved.map_err(|source| SnapshotError::Save { at, source })?;
-            let at = at.to_byte();
-            states.push(DeviceState { at, state });
+            states.push(DeviceState {
+                segment: at.segment(),
+                at: at.to_byte(),
+                state,
+            });
         }
         Ok(states)
     }
@@ -79,7 +82,7 @@ impl Chipset {
     pub fn restore_devices(&self, states: &[DeviceState]) -> Result<(), SnapshotError> {
         SnapshotError::unless_same("devices on the PCI bus", states.len(), self.devices.0.len())?;
         for (saved, (at, mut device)) in states.iter().zip(self.devices.each()) {
-            let place = FunctionAddress::from_byte(saved.at);
+            let place = FunctionAddress::from_byte(saved.at).in_segment(saved.segment);
             if place != at {
                 return Err(SnapshotError::Place {
                     saved: place,
@@ -123,23 +126,22 @@ impl Chipset {
         reset.keep(state.reset_control);
     }
 
-    /// The remapping unit, if there is one.
+    /// The remapping units, in the order of their numbers.
     #[must_use]
-    pub fn save_unit(&self) -> Option<UnitState> {
-        self.unit.as_ref().map(crate::viommu::RemappingUnit::save)
+    pub fn save_units(&self) -> Vec<UnitState> {
+        self.units.iter().map(|unit| unit.unit.save()).collect()
     }
 
-    /// Gives the unit the state that it was saved with.
+    /// Gives the units the states that they were saved with.
     ///
     /// # Errors
     ///
-    /// There is none, or it is another one.
-    pub fn restore_unit(&self, state: Option<&UnitState>) -> Result<(), SnapshotError> {
-        match (&self.unit, state) {
-            (Some(unit), Some(state)) => Ok(unit.restore(state)?),
-            (None, None) => Ok(()),
-            (Some(_), None) => Err(SnapshotError::only_here("a remapping unit")),
-            (None, Some(_)) => Err(SnapshotError::only_saved("a remapping unit")),
+    /// There are more or fewer, or one is another one.
+    pub fn restore_units(&self, states: &[UnitState]) -> Result<(), SnapshotError> {
+        SnapshotError::unless_same("remapping units", states.len(), self.units.len())?;
+        for (unit, state) in self.units.iter().zip(states) {
+            unit.unit.restore(state)?;
         }
+        Ok(())
     }
 }

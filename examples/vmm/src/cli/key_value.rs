@@ -139,12 +139,17 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 
 /// A number of bytes, with K, M, G or T for powers of 1024.
 pub(crate) fn size(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
-        b'K' => (&text[..text.len() - 1], 10),
-        b'M' => (&text[..text.len() - 1], 20),
-        b'G' => (&text[..text.len() - 1], 30),
-        b'T' => (&text[..text.len() - 1], 40),
-        _ => (text, 0),
+    let last = text.chars().next_back()?;
+    let shift = match last.to_ascii_uppercase() {
+        'K' => Some(10),
+        'M' => Some(20),
+        'G' => Some(30),
+        'T' => Some(40),
+        _ => None,
+    };
+    let (digits, shift) = match shift {
+        Some(shift) => (text.strip_suffix(last)?, shift),
+        None => (text, 0),
     };
     number::<u64>(digits)?.checked_mul(1 << shift)
 }

@@ -1,9 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line, in cloud-hypervisor's spelling.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 mod key_value;
 mod log;
 mod options;
+mod peer;
 mod serve;
 mod served;
 mod vtd;
@@ -18,8 +30,8 @@ use crate::machine::{Machine, MachineError};
 use crate::served::Served;
 use clap::{ArgAction, Parser, ValueEnum};
 use options::{
-    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, pmem, rng, terminal,
-    vsock,
+    RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, platform, pmem, rng,
+    terminal, vsock,
 };
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -63,6 +75,13 @@ struct Arguments {
     /// iommu=on|off
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
+
+    /// PCI device that another process serves (vfio-user); several may follow, and the option may be
+    /// repeated. Keys: socket=PATH, id=NAME, iommu=on|off, share=on|off (on: the process is given the
+    /// guest's memory; off: it asks for each transfer)
+    #[arg(long, value_name = "socket=PATH[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
+    user_device: Vec<String>,
+
     /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
     /// and the option may be repeated. Keys: tap=NAME or socket=PATH, mac=ADDRESS, mtu=BYTES,
     /// iommu=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
@@ -74,6 +93,12 @@ struct Arguments {
     /// option may be repeated. Keys: tag=NAME to mount it by, socket=PATH, num_queues=N, queue_size=N
     #[arg(long, value_name = "tag=NAME,socket=PATH", num_args = 1.., action = ArgAction::Append)]
     fs: Vec<String>,
+
+    /// Has the guest serve a device to another machine, whose VMM connects with --disk vhost_user=on,socket=PATH: the
+    /// device carries the protocol's back end into the guest. May be repeated. Keys: socket=PATH to listen at,
+    /// memory=BYTES of the other machine's for which there is room (4G if not given), iommu=on|off
+    #[arg(long, value_name = "socket=PATH[,memory=BYTES]")]
+    vhost_user_backend: Vec<String>,
 
     /// Source of random bytes. Keys: src=FILE, iommu=on|off
     #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
@@ -108,11 +133,22 @@ struct Arguments {
     #[arg(long, value_name = "off|null|tty|pty|file=PATH", default_value = "off")]
     console: String,
 
-    /// An emulated VT-d remapping unit, which devices with iommu=on are behind. Keys: aw=39|48|57 (bits
-    /// of address that it translates; 48 if not given), intremap=on|off (interrupts are remapped, too; on
-    /// if not given), caching=on|off (needed by --device), scalable=on|off
-    #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN)]
-    vtd: Option<String>,
+    /// An emulated VT-d remapping unit, which devices with iommu=on are behind; the option may be repeated.
+    /// Keys: aw=39|48|57 (bits of address that it translates; 48 if not given), intremap=on|off (interrupts
+    /// are remapped, too; on if not given), caching=on|off (needed by --device), scalable=on|off,
+    /// pci_segment=N (0 if not given), scope=segment|named (all devices of its segment, or those with
+    /// iommu=NAME; segment if not given), id=NAME
+    #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN, action = ArgAction::Append)]
+    vtd: Vec<String>,
+
+    /// The platform. Keys: num_pci_segments=N, 1 to 16. Disks, network cards, devices and so on are on
+    /// segment 0, or on that of their key pci_segment=N
+    #[arg(
+        long,
+        value_name = "num_pci_segments=N",
+        default_value = "num_pci_segments=1"
+    )]
+    platform: String,
 
     /// What virtio devices are on: PCI, or windows of registers in memory that ACPI tells of (LNRO0005)
     #[arg(long, value_name = "pci|mmio", default_value = "pci")]
@@ -128,7 +164,7 @@ struct Arguments {
     restore: Option<PathBuf>,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "net", "fs", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -291,7 +327,7 @@ fn served(arguments: &Arguments) -> Result<Vec<Served>, OptionError> {
 }
 
 fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> {
-    let (console, console_dma) = console(&arguments.console)?;
+    let (console, console_dma, console_place) = console(&arguments.console)?;
     let serial = terminal(arguments.serial.as_deref(), &console)?;
     let served = served(&arguments)?;
     Ok(Config {
@@ -308,10 +344,20 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .map(|text| disk(text))
             .collect::<Result<_, _>>()?,
         served,
+        back_ends: arguments
+            .vhost_user_backend
+            .iter()
+            .map(|text| peer::back_end(text))
+            .collect::<Result<_, _>>()?,
         devices: arguments
             .device
             .iter()
             .map(|text| device(text))
+            .collect::<Result<_, _>>()?,
+        user_devices: arguments
+            .user_device
+            .iter()
+            .map(|text| served::user_device(text))
             .collect::<Result<_, _>>()?,
         nets: arguments
             .net
@@ -322,7 +368,13 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         rng: arguments.rng.as_deref().map(rng).transpose()?,
         console,
         console_dma,
-        vtd: arguments.vtd.as_deref().map(vtd).transpose()?,
+        console_place,
+        vtds: arguments
+            .vtd
+            .iter()
+            .map(|text| vtd(text))
+            .collect::<Result<_, _>>()?,
+        segments: platform(&arguments.platform)?,
         balloon: arguments.balloon.as_deref().map(balloon).transpose()?,
         vsock: arguments.vsock.as_deref().map(vsock).transpose()?,
         pmems: arguments

@@ -3,9 +3,10 @@
 
 use super::key_value::{Keys, OptionError, number, size, switch};
 use crate::config::{
-    Access, Balloon, Confinement, Disk, Dma, Format, HostDevice, Net, NetWire, Pmem, Rng, Serial,
-    VirtioConsole, Vsock, Writes,
+    Access, Balloon, Confinement, Disk, Dma, Format, HostDevice, Net, NetWire, Place, Pmem, Rng,
+    Serial, VirtioConsole, Vsock, Writes,
 };
+use crate::machine::address_map::MOST_SEGMENTS;
 use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
 use std::num::NonZeroU64;
@@ -13,6 +14,9 @@ use std::path::PathBuf;
 
 /// Where random bytes come from, unless somebody says otherwise.
 pub(super) const RANDOM: &str = "/dev/urandom";
+
+/// What a number of a PCI segment looks like.
+pub(super) const SEGMENT: &str = "the number of a PCI segment";
 
 pub(super) fn cpus(text: &str) -> Result<u32, OptionError> {
     Keys::parse("cpus", &["boot"], text)?.required("boot", "a number of processors", number)
@@ -37,6 +41,7 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         "backing",
         "direct",
         "iommu",
+        "pci_segment",
         "bw_size",
         "bw_refill_time",
         "ops_size",
@@ -51,6 +56,7 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         _ => None,
     })?;
     let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
+    let (dma, place) = placed(&keys)?;
     Ok(Disk {
         access: match readonly {
             Some(true) => Access::ReadOnly,
@@ -65,17 +71,20 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         format: format.unwrap_or(Format::Raw),
         backing: on("backing")?,
         direct: on("direct")?,
-        dma: dma(&keys)?,
+        dma,
+        place,
         ..Disk::new(keys.required("path", "a file's name", file)?)
     })
 }
 
 pub(super) fn device(text: &str) -> Result<HostDevice, OptionError> {
-    let keys = Keys::parse("device", &["path", "id", "iommu"], text)?;
+    let keys = Keys::parse("device", &["path", "id", "iommu", "pci_segment"], text)?;
+    let (dma, place) = placed(&keys)?;
     Ok(HostDevice {
         path: keys.required("path", "a folder's name", file)?,
         id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
-        dma: dma(&keys)?,
+        dma,
+        place,
     })
 }
 
@@ -86,6 +95,7 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         "mac",
         "mtu",
         "iommu",
+        "pci_segment",
         "bw_size",
         "bw_refill_time",
         "ops_size",
@@ -110,12 +120,14 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
             });
         }
     };
+    let (dma, place) = placed(&keys)?;
     Ok(Net {
         wire,
         mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
         mtu: keys.optional("mtu", "a number of bytes", number)?,
         limits: limits(&keys)?,
-        dma: dma(&keys)?,
+        dma,
+        place,
     })
 }
 
@@ -128,13 +140,37 @@ pub(super) fn dma(keys: &Keys<'_>) -> Result<Dma, OptionError> {
     })
 }
 
+/// `iommu=on`: behind the remapping unit of its segment; `iommu=NAME`: behind that one. `pci_segment=N`: where it is.
+pub(super) fn placed(keys: &Keys<'_>) -> Result<(Dma, Place), OptionError> {
+    let behind = keys.optional("iommu", "on, off or the id of a --vtd", |text| {
+        match (switch(text), text) {
+            (Some(true), _) => Some((Dma::Translated, None)),
+            (Some(false), _) => Some((Dma::Direct, None)),
+            (None, "") => None,
+            (None, name) => Some((Dma::Translated, Some(name.to_owned()))),
+        }
+    })?;
+    let (dma, unit) = behind.unwrap_or_default();
+    let segment = keys.optional("pci_segment", SEGMENT, number)?;
+    let segment = segment.unwrap_or_default();
+    Ok((dma, Place { segment, unit }))
+}
+
+pub(super) fn platform(text: &str) -> Result<u16, OptionError> {
+    let keys = Keys::parse("platform", &["num_pci_segments"], text)?;
+    keys.required("num_pci_segments", "1 to 16", |text| {
+        number(text).filter(|count| (1..=MOST_SEGMENTS).contains(count))
+    })
+}
+
 /// A bucket of so many bytes or requests, refilled in so many milliseconds (1000 if not given).
 fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
     const TIME: &str = "a number of milliseconds above 0";
     let rate = |burst: Option<u64>, time: Option<NonZeroU64>| {
         let burst = burst?;
         let time = time.map_or(1000, NonZeroU64::get);
-        let per_second = u128::from(burst) * 1000 / u128::from(time);
+        let thousandfold = u128::from(burst).saturating_mul(1000);
+        let per_second = thousandfold.checked_div(time.into())?;
         Some(Rate {
             per_second: u64::try_from(per_second).unwrap_or(u64::MAX),
             burst,
@@ -161,11 +197,13 @@ pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
 }
 
 pub(super) fn rng(text: &str) -> Result<Rng, OptionError> {
-    let keys = Keys::parse("rng", &["src", "iommu"], text)?;
+    let keys = Keys::parse("rng", &["src", "iommu", "pci_segment"], text)?;
     let source = keys.optional("src", "a file's name", file)?;
+    let (dma, place) = placed(&keys)?;
     Ok(Rng {
         source: source.unwrap_or_else(|| RANDOM.into()),
-        dma: dma(&keys)?,
+        dma,
+        place,
     })
 }
 
@@ -193,16 +231,18 @@ pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
 }
 
 pub(super) fn vsock(text: &str) -> Result<Vsock, OptionError> {
-    let keys = Keys::parse("vsock", &["cid", "socket", "iommu"], text)?;
+    let keys = Keys::parse("vsock", &["cid", "socket", "iommu", "pci_segment"], text)?;
+    let (dma, place) = placed(&keys)?;
     Ok(Vsock {
         cid: keys.required("cid", "a number of 3 and more", number)?,
         socket: keys.required("socket", "a socket's name", file)?,
-        dma: dma(&keys)?,
+        dma,
+        place,
     })
 }
 
 pub(super) fn pmem(text: &str) -> Result<Pmem, OptionError> {
-    let keys = Keys::parse("pmem", &["path", "discard_writes"], text)?;
+    let keys = Keys::parse("pmem", &["path", "discard_writes", "pci_segment"], text)?;
     let discard = keys.optional("discard_writes", "on or off", switch)?;
     Ok(Pmem {
         path: keys.required("path", "a file's name", file)?,
@@ -210,12 +250,14 @@ pub(super) fn pmem(text: &str) -> Result<Pmem, OptionError> {
             Some(true) => Writes::Discarded,
             Some(false) | None => Writes::Kept,
         },
+        place: placed(&keys)?.1,
     })
 }
 
-pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma), OptionError> {
-    let keys = Keys::parse("console", &["mode", "file", "iommu"], text)?;
-    let dma = dma(&keys)?;
+pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma, Place), OptionError> {
+    const KEYS: &[&str] = &["mode", "file", "iommu", "pci_segment"];
+    let keys = Keys::parse("console", KEYS, text)?;
+    let (dma, place) = placed(&keys)?;
     let path = keys.optional("file", "a file's name", file)?;
     let console = match path {
         Some(path) => VirtioConsole::File(path),
@@ -231,7 +273,7 @@ pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma), OptionError> {
             },
         )?,
     };
-    Ok((console, dma))
+    Ok((console, dma, place))
 }
 
 pub(super) fn file(text: &str) -> Option<PathBuf> {

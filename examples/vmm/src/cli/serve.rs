@@ -5,7 +5,7 @@ use super::key_value::OptionError;
 use super::options::{confinement, disk};
 use super::{log, reported};
 use crate::exit_status::ExitStatus;
-use crate::served::serve::{ServingError, serve};
+use crate::served::serve::{Protocol, ServingError, serve, serve_by_device};
 use clap::{ArgAction, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// The word by which it is asked for.
 pub(super) const WORD: &str = "serve";
 
-/// Serves a disk to another VMM (vhost-user), until that hangs up.
+/// Serves a disk to another VMM (vhost-user, vfio-user), until that hangs up.
 #[derive(Debug, Parser)]
 #[command(name = "vmm serve", max_term_width = 100)]
 struct Arguments {
@@ -22,8 +22,21 @@ struct Arguments {
     disk: String,
 
     /// Where to listen, for one VMM: a socket that is not there yet
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "device")]
+    socket: Option<PathBuf>,
+
+    /// In a guest: serve another machine by this device (--vhost-user-backend), bound to vfio-pci
+    #[arg(long, value_name = "FOLDER", conflicts_with = "socket")]
+    device: Option<PathBuf>,
+
+    /// What the VMM speaks: vhost-user, and the device's registers are the VMM's; or vfio-user, and all of
+    /// it is here, as a PCI function
+    #[arg(
+        long,
+        value_name = "vhost-user|vfio-user",
+        default_value = "vhost-user"
+    )]
+    protocol: Protocol,
 
     /// Give up, while the VMM is served, all files and system calls that are not needed
     #[arg(long, value_name = "on|off", default_value = "on")]
@@ -56,10 +69,12 @@ pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             let status = match error {
                 Error::Option(_) => ExitStatus::Usage,
                 Error::Serving(ServingError::Disk(error)) => (&error).into(),
+                Error::Serving(ServingError::Function(_)) => ExitStatus::Host,
                 Error::Serving(ServingError::Confine(_)) => ExitStatus::Unconfined,
-                Error::Serving(ServingError::Socket { .. } | ServingError::Vmm(_)) => {
-                    ExitStatus::ServedUnusable
-                }
+                Error::Serving(ServingError::Carrying(_)) => ExitStatus::BackEndUnusable,
+                Error::Serving(
+                    ServingError::Socket { .. } | ServingError::Vmm(_) | ServingError::Client(_),
+                ) => ExitStatus::ServedUnusable,
             };
             status.code()
         }
@@ -69,5 +84,11 @@ pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn run(arguments: &Arguments) -> Result<(), Error> {
     let asked = disk(&arguments.disk)?;
     let confinement = confinement(&arguments.confine)?;
-    Ok(serve(&asked, &arguments.socket, confinement)?)
+    match (&arguments.socket, &arguments.device) {
+        (_, Some(device)) => serve_by_device(&asked, device, confinement)?,
+        (Some(socket), None) => serve(&asked, socket, arguments.protocol, confinement)?,
+        // One of them must be given.
+        (None, None) => {}
+    }
+    Ok(())
 }

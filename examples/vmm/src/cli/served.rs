@@ -2,8 +2,9 @@
 //! What the keys of devices mean that other processes serve.
 
 use super::key_value::{Keys, OptionError, number, switch};
-use super::options::{dma, file, mac};
+use super::options::{dma, file, mac, placed};
 use crate::served::{Served, What};
+use crate::vfio_user::{Given, UserDevice};
 
 /// Whether `text`, the value of `--disk` or `--net`, speaks of another process.
 pub(super) fn is_meant(text: &str) -> bool {
@@ -35,6 +36,26 @@ pub(super) fn fs(text: &str) -> Result<Served, OptionError> {
     served(&keys, What::FileSystem { tag })
 }
 
+pub(super) fn user_device(text: &str) -> Result<UserDevice, OptionError> {
+    let keys = Keys::parse(
+        "user-device",
+        &["socket", "id", "iommu", "share", "pci_segment"],
+        text,
+    )?;
+    let given = keys.optional("share", "on or off", switch)?;
+    let (dma, place) = placed(&keys)?;
+    Ok(UserDevice {
+        socket: keys.required("socket", "a socket's name", file)?,
+        id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
+        dma,
+        given: match given {
+            Some(false) => Given::Nothing,
+            Some(true) | None => Given::Files,
+        },
+        place,
+    })
+}
+
 fn served(keys: &Keys<'_>, what: What) -> Result<Served, OptionError> {
     // Who says off means an option of the VMM's own, which has no such key.
     keys.optional("vhost_user", "on", |text| switch(text).filter(|on| *on))?;
@@ -50,7 +71,7 @@ fn served(keys: &Keys<'_>, what: What) -> Result<Served, OptionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Dma;
+    use crate::config::{Dma, Place};
 
     fn error(result: Result<Served, OptionError>) -> String {
         result.unwrap_err().to_string()
@@ -87,6 +108,32 @@ mod tests {
             fs("tag=host,socket=/s"),
             Ok(plain(What::FileSystem { tag }))
         );
+    }
+
+    #[test]
+    fn pci_devices_of_other_processes() {
+        let plain = UserDevice {
+            socket: "/s".into(),
+            id: None,
+            dma: Dma::Direct,
+            given: Given::Files,
+            place: Place::default(),
+        };
+        assert_eq!(user_device("/s"), Ok(plain.clone()));
+        assert_eq!(user_device("socket=/s,share=on,iommu=off"), Ok(plain));
+        let device = user_device("socket=/s,id=edu,iommu=on,share=off").unwrap();
+        assert_eq!(
+            (device.dma, device.given),
+            (Dma::Translated, Given::Nothing)
+        );
+        assert_eq!(device.name(), "edu");
+        for (text, line) in [
+            ("id=a", "--user-device: key 'socket' is missing"),
+            ("/s,id=", "--user-device: id= is not a name"),
+            ("/s,share=no", "--user-device: share=no is not on or off"),
+        ] {
+            assert_eq!(user_device(text).unwrap_err().to_string(), line);
+        }
     }
 
     #[test]

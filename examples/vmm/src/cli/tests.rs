@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::config::{
-    Access, Balloon, Disk, Dma, Format, HostDevice, Net, NetWire, Pmem, Rng, Serial, VirtioConsole,
-    Vsock, Vtd, Writes,
+    Access, Balloon, Disk, Dma, Format, HostDevice, Net, NetWire, Place, Pmem, Rng, Scope, Serial,
+    VirtioConsole, Vsock, Vtd, Writes,
 };
 use clap::CommandFactory;
 use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -49,6 +49,7 @@ fn cloud_hypervisors_spelling_is_understood() {
         path: path.into(),
         id: id.map(str::to_owned),
         dma: Dma::Direct,
+        place: Place::default(),
     });
     assert_eq!(config.devices, devices);
     assert_eq!(config.serial, Serial::File("log".into()));
@@ -62,7 +63,7 @@ fn without_options_it_is_the_library_s_default() {
 
 #[test]
 fn a_device_has_a_path() {
-    for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=yes"] {
+    for wrong in ["id=a", "path=", "/a,id=", "/a,iommu="] {
         assert!(device(wrong).is_err(), "{wrong}");
     }
 }
@@ -114,11 +115,13 @@ fn devices_have_their_keys() {
             mtu: None,
             limits: Limits::default(),
             dma: Dma::Direct,
+            place: Place::default(),
         }]
     );
     let random = |source: &str, dma| Rng {
         source: source.into(),
         dma,
+        place: Place::default(),
     };
     assert_eq!(config.rng, Some(random("/dev/urandom", Dma::Direct)));
     assert_eq!(config.console, VirtioConsole::Pty);
@@ -126,13 +129,14 @@ fn devices_have_their_keys() {
     let config = parse("vmm --kernel k --rng src=/dev/hwrng --console file=log");
     assert_eq!(config.rng, Some(random("/dev/hwrng", Dma::Direct)));
     assert_eq!(config.console, VirtioConsole::File("log".into()));
-    assert_eq!(config.vtd, None);
+    assert_eq!(config.vtds, []);
+    assert_eq!(config.segments, 1);
 
     let config = parse(
         "vmm --kernel k --vtd --disk d,iommu=on e --rng iommu=on --console null,iommu=on \
          --net tap=t,iommu=on --device /dev,iommu=on",
     );
-    assert_eq!(config.vtd, Some(Vtd::default()));
+    assert_eq!(config.vtds, [Vtd::default()]);
     let dma = [
         config.disks[0].dma,
         config.disks[1].dma,
@@ -174,6 +178,48 @@ fn devices_have_their_keys() {
 }
 
 #[test]
+fn devices_say_on_which_segment_and_behind_which_unit_they_are() {
+    let config = parse(
+        "vmm --kernel k --platform num_pci_segments=3 --vtd --vtd id=b,pci_segment=2,scope=named \
+         --disk d,iommu=b,pci_segment=2 e,iommu=on --rng pci_segment=1 --console null,pci_segment=1,iommu=off \
+         --net tap=t,pci_segment=2 --device /dev,iommu=c --pmem p,pci_segment=1",
+    );
+    assert_eq!(config.segments, 3);
+    let named = Vtd {
+        id: Some("b".into()),
+        segment: 2,
+        scope: Scope::Named,
+        ..Vtd::default()
+    };
+    assert_eq!(config.vtds, [Vtd::default(), named]);
+    let place = |segment, unit: Option<&str>| Place {
+        segment,
+        unit: unit.map(str::to_owned),
+    };
+    assert_eq!(config.disks[0].place, place(2, Some("b")));
+    assert_eq!(config.disks[0].dma, Dma::Translated);
+    assert_eq!(config.disks[1].place, place(0, None));
+    assert_eq!(config.rng.unwrap().place, place(1, None));
+    assert_eq!(config.console_place, place(1, None));
+    assert_eq!(config.console_dma, Dma::Direct);
+    assert_eq!(config.nets[0].place, place(2, None));
+    assert_eq!(config.devices[0].place, place(0, Some("c")));
+    assert_eq!(config.pmems[0].place, place(1, None));
+    let text = |error: OptionError| error.to_string();
+    assert_eq!(
+        text(disk("d,iommu=").unwrap_err()),
+        "--disk: iommu= is not on, off or the id of a --vtd"
+    );
+    assert_eq!(
+        text(disk("d,pci_segment=-1").unwrap_err()),
+        "--disk: pci_segment=-1 is not the number of a PCI segment"
+    );
+    for wrong in ["num_pci_segments=0", "17", "segments=2", ""] {
+        assert!(platform(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn memory_devices_and_sockets_have_their_keys() {
     let config = parse(
         "vmm --kernel k --balloon size=64M,deflate_on_oom=on,free_page_hints=on,socket=b --vsock cid=3,socket=v \
@@ -187,12 +233,18 @@ fn memory_devices_and_sockets_have_their_keys() {
         socket: Some("b".into()),
     };
     assert_eq!(config.balloon, Some(balloon));
-    let (cid, socket, dma) = (3, "v".into(), Dma::Direct);
-    assert_eq!(config.vsock, Some(Vsock { cid, socket, dma }));
+    let vsock_of = Vsock {
+        cid: 3,
+        socket: "v".into(),
+        dma: Dma::Direct,
+        place: Place::default(),
+    };
+    assert_eq!(config.vsock, Some(vsock_of));
     let pmems = [("a", Writes::Kept), ("b", Writes::Discarded)];
     let pmems = pmems.map(|(path, writes)| Pmem {
         path: path.into(),
         writes,
+        place: Place::default(),
     });
     assert_eq!(config.pmems, pmems);
     assert_eq!(config.watchdog, Watchdog::Present);

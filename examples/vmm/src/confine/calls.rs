@@ -155,6 +155,7 @@ const FILES: &[c_long] = &[
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -312,6 +313,8 @@ pub fn of(kind: Kind) -> Vec<Call> {
                 // Ends vCPUs, and joins everything; sockets that were listened on are removed.
                 &[
                     libc::SYS_rt_sigaction,
+                    // A process that serves a device is told of the end.
+                    libc::SYS_sendmsg,
                     libc::SYS_shutdown,
                     libc::SYS_tgkill,
                     libc::SYS_unlink,
@@ -320,7 +323,8 @@ pub fn of(kind: Kind) -> Vec<Call> {
             &[KVM_MACHINE, KVM_MACHINE_STATE, VFIO, TAP, TERMINAL],
         ),
         Kind::Vcpu => (
-            &[FILES, WAITING],
+            // Registers of devices that other processes serve, and the end of one that is given up.
+            &[FILES, WAITING, &[libc::SYS_sendmsg, libc::SYS_shutdown]],
             &[KVM_MACHINE, KVM_VCPU, KVM_VCPU_STATE, VFIO, TAP],
         ),
         // Frames may come and go by a socket that is connected.

@@ -77,7 +77,7 @@ impl Kind {
     /// The kind of a device's thread of that name.
     #[must_use]
     pub fn of_device(name: &str) -> Kind {
-        if name.starts_with("vsock") {
+        if name.starts_with("vsock") || name == "vhost-guest" {
             Kind::Sockets
         } else {
             Kind::Device

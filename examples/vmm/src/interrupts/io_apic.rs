@@ -12,12 +12,12 @@
 //! Intel 82093AA I/O Advanced Programmable Interrupt Controller, "Register Description"; for the EOI register, I/O
 //! Controller Hub 9, "I/O Advanced Programmable Interrupt Controller"; VT-d, "I/OxAPIC Programming".
 
+use super::remapper::Source;
 use super::router::Router;
 use super::routing::Gsi;
 use crate::bus::BusDevice;
 use crate::machine::address_map::IO_APIC_PINS;
 use hvkit_virtio_devices::pci::{Level, MsiMessage};
-use hvkit_vtd_iommu::spec::RequesterId;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -92,6 +92,17 @@ struct State {
 }
 
 impl State {
+    /// What an input is set to; one that is not there is masked.
+    fn entry(&self, pin: usize) -> u64 {
+        self.entries.get(pin).copied().unwrap_or(MASKED)
+    }
+
+    fn set_entry(&mut self, pin: usize, entry: u64) {
+        if let Some(place) = self.entries.get_mut(pin) {
+            *place = entry;
+        }
+    }
+
     fn is_asserted(&self, pin: usize) -> bool {
         let held = || {
             self.held
@@ -116,7 +127,7 @@ pub struct IoApicState {
 
 /// The controller.
 pub struct IoApic {
-    source: RequesterId,
+    source: Source,
     router: OnceLock<Weak<Router>>,
     state: Mutex<State>,
 }
@@ -130,7 +141,7 @@ impl std::fmt::Debug for IoApic {
 impl IoApic {
     /// A controller after a reset, every input masked. It requests interrupts as `source`.
     #[must_use]
-    pub fn new(source: RequesterId) -> Self {
+    pub fn new(source: Source) -> Self {
         IoApic {
             source,
             router: OnceLock::new(),
@@ -175,7 +186,8 @@ impl IoApic {
         state.id = saved.id & ID_BITS;
         for (pin, &entry) in saved.entries.iter().enumerate() {
             // What hardware sets cannot be written, only kept.
-            state.entries[pin] |= entry & REMOTE_IRR;
+            let kept = state.entry(pin) | entry & REMOTE_IRR;
+            state.set_entry(pin, kept);
             self.entry_written(&mut state, pin, entry);
         }
     }
@@ -211,7 +223,7 @@ impl IoApic {
     pub fn hold(&self, gsi: Gsi, resample: EventFd) -> Option<u64> {
         let pin = Self::pin(gsi)?;
         let mut state = self.state();
-        state.last_key += 1;
+        state.last_key = state.last_key.wrapping_add(1);
         let key = state.last_key;
         state.held.push(Held {
             key,
@@ -225,12 +237,14 @@ impl IoApic {
     /// Asserts its input.
     pub fn assert(&self, key: u64) {
         let mut state = self.state();
-        let Some(at) = state.held.iter().position(|held| held.key == key) else {
+        let held = state.held.iter().find(|held| held.key == key);
+        let Some(pin) = held.map(|held| held.pin) else {
             return;
         };
-        let pin = state.held[at].pin;
         let before = state.is_asserted(pin);
-        state.held[at].asserted = true;
+        for held in state.held.iter_mut().filter(|held| held.key == key) {
+            held.asserted = true;
+        }
         if !before {
             self.service(&mut state, pin);
         }
@@ -245,10 +259,10 @@ impl IoApic {
     pub fn end_of_interrupt(&self, vector: u8) {
         let mut state = self.state();
         for pin in 0..PINS {
-            let entry = state.entries[pin];
+            let entry = state.entry(pin);
             let ends = entry & LEVEL != 0 && entry & REMOTE_IRR != 0;
             if ends && entry as u8 == vector {
-                state.entries[pin] &= !REMOTE_IRR;
+                state.set_entry(pin, entry & !REMOTE_IRR);
                 for held in &mut state.held {
                     if held.pin == pin && held.asserted {
                         held.asserted = false;
@@ -265,13 +279,13 @@ impl IoApic {
 
     /// An input is asserted: sends its message, unless that is masked or not ended yet.
     fn service(&self, state: &mut State, pin: usize) {
-        let entry = state.entries[pin];
+        let entry = state.entry(pin);
         let waits = entry & LEVEL != 0 && entry & REMOTE_IRR != 0;
         if entry & MASKED != 0 || waits {
             return;
         }
         if entry & LEVEL != 0 {
-            state.entries[pin] |= REMOTE_IRR;
+            state.set_entry(pin, entry | REMOTE_IRR);
         }
         if let Some(router) = self.router.get().and_then(Weak::upgrade) {
             router.request(self.source, message(entry));
@@ -279,12 +293,12 @@ impl IoApic {
     }
 
     fn entry_written(&self, state: &mut State, pin: usize, value: u64) {
-        let before = state.entries[pin];
+        let before = state.entry(pin);
         let mut entry = value & !(READ_ONLY | RESERVED) | before & READ_ONLY;
         if entry & LEVEL == 0 {
             entry &= !REMOTE_IRR;
         }
-        state.entries[pin] = entry;
+        state.set_entry(pin, entry);
         // KVM wants to know which interrupts have an end that matters.
         let announced = |entry| (entry & (LEVEL | MASKED) == LEVEL).then(|| message(entry));
         if announced(before) != announced(entry)
@@ -302,7 +316,7 @@ impl IoApic {
             ID | ARBITRATION => state.id,
             VERSION => VERSION_WORD,
             other => match entry_of(other) {
-                Some((pin, shift)) => (state.entries[pin] >> shift) as u32,
+                Some((pin, shift)) => (state.entry(pin) >> shift) as u32,
                 None => 0,
             },
         }
@@ -313,7 +327,7 @@ impl IoApic {
             ID => state.id = value & ID_BITS,
             other => {
                 if let Some((pin, shift)) = entry_of(other) {
-                    let kept = state.entries[pin] & !(0xffff_ffff << shift);
+                    let kept = state.entry(pin) & !(0xffff_ffff << shift);
                     self.entry_written(state, pin, kept | u64::from(value) << shift);
                 }
             }

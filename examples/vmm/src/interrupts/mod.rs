@@ -19,6 +19,17 @@
 //!
 //! KVM API, "KVM_SET_GSI_ROUTING" and "KVM_IRQFD".
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod io_apic;
@@ -38,7 +49,7 @@ pub use level_event::LevelEvent;
 pub use line::Line;
 pub use msi::KvmMsiVectors;
 pub use pin::{Pin, SharedLine};
-pub use remapper::Remapper;
+pub use remapper::{Remapper, Source, UnitNumber};
 pub use router::{InterruptError, Kernel, Router};
 pub use routing::{Gsi, Pins, Route, Target};
 pub use split::SplitKernel;

@@ -4,10 +4,10 @@
 //! A masked vector's event is not listened to, but keeps what is written to it: KVM looks at it
 //! again when the vector is unmasked, so nothing is delivered early and nothing is lost.
 
+use super::remapper::Source;
 use super::router::{InterruptError, Router};
 use super::routing::Gsi;
 use hvkit_virtio_devices::pci::{MsiError, MsiMessage, MsiVectors};
-use hvkit_vtd_iommu::spec::RequesterId;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// The vectors of one function, given back when dropped.
 pub struct KvmMsiVectors {
     router: Arc<Router>,
-    source: RequesterId,
+    source: Source,
     vectors: Vec<Vector>,
 }
 
@@ -38,7 +38,7 @@ impl KvmMsiVectors {
     pub fn new(router: Arc<Router>, count: u16) -> Result<Self, InterruptError> {
         let mut vectors = KvmMsiVectors {
             router,
-            source: RequesterId::default(),
+            source: Source::default(),
             vectors: Vec::with_capacity(count.into()),
         };
         for _ in 0..count {
@@ -49,9 +49,9 @@ impl KvmMsiVectors {
         Ok(vectors)
     }
 
-    /// The same, requested by the function `source`; a remapping unit asks who it is.
+    /// The same, requested by `source`; a remapping unit asks who it is.
     #[must_use]
-    pub fn requested_by(mut self, source: RequesterId) -> Self {
+    pub fn requested_by(mut self, source: Source) -> Self {
         self.source = source;
         self
     }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The owner of the machine's routing table.
 
-use super::remapper::Remapper;
+use super::remapper::{Remapper, Source};
 use super::routing::{FIRST_MESSAGE, Gsi, Pins, Route, RoutingTable, pins};
 use super::senders::Sender;
 use super::watcher::Watcher;
 use hvkit_virtio_devices::pci::{Level, MsiMessage};
-use hvkit_vtd_iommu::spec::RequesterId;
 use kvm_bindings::{KvmIrqRouting, kvm_irq_routing_entry, kvm_msi};
 use kvm_ioctls::VmFd;
 use std::collections::BTreeMap;
@@ -113,7 +112,7 @@ pub(super) struct State {
     pub(super) table: RoutingTable,
     pub(super) senders: BTreeMap<Gsi, Sender>,
     /// What pins of an I/O APIC of ours send.
-    pub(super) pins: BTreeMap<Gsi, (RequesterId, MsiMessage)>,
+    pub(super) pins: BTreeMap<Gsi, (Source, MsiMessage)>,
     free: IdAllocator,
 }
 

@@ -151,7 +151,7 @@ impl From<Route> for kvm_irq_routing_entry {
         };
         let (type_, u) = match route.target {
             Target::Pic(pin @ 0..8) => irqchip(KVM_IRQCHIP_PIC_MASTER, pin.into()),
-            Target::Pic(pin) => irqchip(KVM_IRQCHIP_PIC_SLAVE, u32::from(pin) - 8),
+            Target::Pic(pin) => irqchip(KVM_IRQCHIP_PIC_SLAVE, u32::from(pin).saturating_sub(8)),
             Target::IoApic(pin) => irqchip(KVM_IRQCHIP_IOAPIC, pin.into()),
             Target::Message(MsiMessage { address, data }) => {
                 let mut u = kvm_irq_routing_entry__bindgen_ty_1::default();

@@ -9,22 +9,31 @@
 //! KVM's routes go past the unit, so they are written anew whenever the unit says that interrupts may lead elsewhere:
 //! before the guest can know that its change is done.
 
+use super::remapper::Source;
 use super::router::{Router, State};
 use super::routing::Gsi;
 use super::watcher::Watched;
 use hvkit_virtio_devices::pci::MsiMessage;
-use hvkit_vtd_iommu::spec::RequesterId;
 use std::io;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Where a message leads now.
-pub type Now<'a> = &'a dyn Fn(RequesterId, MsiMessage) -> Option<MsiMessage>;
+/// Where a message leads now, or [`Leads::AsBefore`].
+pub type Now<'a> = &'a dyn Fn(Source, MsiMessage) -> Leads;
+
+/// What became of a message's way when a unit changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// Nothing: another unit's.
+    AsBefore,
+    /// It leads there; to nowhere if it is refused.
+    To(Option<MsiMessage>),
+}
 
 /// An event that stands for a message.
 #[derive(Debug)]
 pub(super) struct Sender {
-    source: RequesterId,
+    source: Source,
     message: MsiMessage,
     event: EventFd,
     end: End,
@@ -46,7 +55,7 @@ impl Router {
     pub(super) fn connect(
         self: &Arc<Self>,
         gsi: Gsi,
-        source: RequesterId,
+        source: Source,
         message: MsiMessage,
         event: &EventFd,
     ) -> io::Result<()> {
@@ -83,7 +92,7 @@ impl Router {
 
     /// Says what the pin `gsi` sends as `source` when it is asserted, to be looked at by KVM only: it tells which
     /// interrupts end there. None if it sends nothing of the kind.
-    pub(super) fn announce(&self, gsi: Gsi, source: RequesterId, message: Option<MsiMessage>) {
+    pub(super) fn announce(&self, gsi: Gsi, source: Source, message: Option<MsiMessage>) {
         let write = |target: Option<MsiMessage>| {
             let mut state = self.state();
             match message {
@@ -105,7 +114,7 @@ impl Router {
     }
 
     /// `source` sends `message` itself. Whether it went out.
-    pub(super) fn request(&self, source: RequesterId, message: MsiMessage) -> bool {
+    pub(super) fn request(&self, source: Source, message: MsiMessage) -> bool {
         let target = match self.remapping() {
             Some((remapper, _)) => remapper.request(source, message),
             None => Some(message),
@@ -118,17 +127,22 @@ impl Router {
         matches!(sent, Some(Ok(())))
     }
 
-    /// Interrupts may lead elsewhere: each is looked up by `now`. When this returns, none leads where it led before.
-    /// To be called with the unit's lock held.
+    /// Interrupts of one unit may lead elsewhere: each is looked up by `now`. When this returns, none leads where it led
+    /// before. To be called with that unit's lock held.
     pub fn refresh(self: &Arc<Self>, now: Now<'_>) {
         let mut state = self.state();
         let state = &mut *state;
         let mut changed = false;
-        for (&gsi, sender) in &state.senders {
-            changed |= state.table.change(gsi, now(sender.source, sender.message));
-        }
-        for (&gsi, &(source, message)) in &state.pins {
-            changed |= state.table.change(gsi, now(source, message));
+        let senders = state.senders.iter();
+        let senders = senders.map(|(&gsi, sender)| (gsi, sender.source, sender.message));
+        let pins = state
+            .pins
+            .iter()
+            .map(|(&gsi, &(source, message))| (gsi, source, message));
+        for (gsi, source, message) in senders.chain(pins) {
+            if let Leads::To(target) = now(source, message) {
+                changed |= state.table.change(gsi, target);
+            }
         }
         let installed = if changed {
             self.install(&state.table)

@@ -129,7 +129,7 @@ impl Watcher {
         let event = event.try_clone()?;
         let fd = event.as_raw_fd();
         let mut state = self.shared.state();
-        state.last += 1;
+        state.last = state.last.wrapping_add(1);
         let token = state.last;
         state.watched.insert(token, (event, Arc::new(action)));
         drop(state);

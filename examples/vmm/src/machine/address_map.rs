@@ -4,15 +4,17 @@
 //! ```text
 //!   0                                                        low RAM
 //!   LOW_RAM_LIMIT      0xc000_0000   PCI memory window below 4 GiB
-//!   ECAM_BASE          0xe000_0000   PCI configuration space, 1 MiB a bus
+//!   ECAM_BASE          0xe000_0000   PCI configuration space, 1 MiB a segment, which has one bus
 //!   VIRTIO_MMIO        0xfeb0_0000   registers of virtio devices that are not on PCI
 //!   IO_APIC_BASE       0xfec0_0000
-//!   VTD_BASE           0xfed9_0000   a remapping unit's registers, if there is one
+//!   VTD_BASE           0xfed9_0000   remapping units' registers, 4 KiB each, if there are any
 //!   LOCAL_APIC_BASE    0xfee0_0000   interrupt messages land here too
 //!   KVM_TSS            0xfffb_d000   three pages Intel's KVM wants for itself, and an identity map
 //!   HIGH_RAM_BASE    0x1_0000_0000   RAM that did not fit below
 //!                                    PCI memory window above 4 GiB, up to the processor's limit
 //! ```
+//!
+//! Segments of PCI have equal parts of both windows.
 
 use std::ops::Range;
 
@@ -23,12 +25,14 @@ pub const HIGH_RAM_BASE: u64 = 1 << 32;
 
 /// The window for memory BARs that must lie below 4 GiB.
 pub const PCI_MMIO32: Range<u64> = 0xc000_0000..0xe000_0000;
-/// PCI Express enhanced configuration space of segment 0.
+/// PCI Express enhanced configuration space.
 pub const ECAM_BASE: u64 = 0xe000_0000;
-/// Buses that the configuration space covers.
-pub const ECAM_BUSES: u16 = 256;
-/// Bytes of configuration space: 32 devices of 8 functions of 4 KiB, for each bus.
-pub const ECAM_LENGTH: u64 = (ECAM_BUSES as u64) << 20;
+/// Bytes of configuration space of a bus: 32 devices of 8 functions of 4 KiB.
+pub const ECAM_BUS: u64 = 1 << 20;
+/// Bytes for all configuration space.
+pub const ECAM_LENGTH: u64 = 256 * ECAM_BUS;
+/// Segments of PCI, of one bus each, that there may be.
+pub const MOST_SEGMENTS: u16 = 16;
 
 /// Registers of virtio devices that are not on PCI.
 pub const VIRTIO_MMIO: Range<u64> = 0xfeb0_0000..IO_APIC_BASE;
@@ -36,8 +40,10 @@ pub const VIRTIO_MMIO: Range<u64> = 0xfeb0_0000..IO_APIC_BASE;
 pub const IO_APIC_BASE: u64 = 0xfec0_0000;
 /// Interrupt inputs of the I/O APIC: global system interrupts 0 to 23.
 pub const IO_APIC_PINS: u32 = 24;
-/// The registers of the emulated VT-d unit.
+/// The registers of the first emulated VT-d unit; those of the others follow.
 pub const VTD_BASE: u64 = 0xfed9_0000;
+/// Emulated VT-d units that there may be.
+pub const MOST_UNITS: usize = 16;
 /// The local APIC's registers (in KVM).
 pub const LOCAL_APIC_BASE: u64 = 0xfee0_0000;
 /// Three pages for the task state segment that KVM needs on Intel processors without
@@ -79,6 +85,8 @@ const MMIO64_MAX: u64 = 1 << 36;
 const _: () = assert!(PCI_MMIO32.start >= LOW_RAM_LIMIT);
 const _: () = assert!(PCI_MMIO32.end <= ECAM_BASE);
 const _: () = assert!(ECAM_BASE + ECAM_LENGTH <= VIRTIO_MMIO.start);
+const _: () = assert!(MOST_SEGMENTS as u64 * ECAM_BUS <= ECAM_LENGTH);
+const _: () = assert!(VTD_BASE + ((MOST_UNITS as u64) << 12) <= LOCAL_APIC_BASE);
 
 /// The machine needs more physical addresses than the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +107,7 @@ pub struct AddressMap {
     high_ram: Range<u64>,
     pci_mmio64: Range<u64>,
     address_bits: u8,
+    segments: u16,
 }
 
 impl AddressMap {
@@ -124,7 +133,39 @@ impl AddressMap {
             high_ram: HIGH_RAM_BASE..high_end,
             pci_mmio64: window..limit.min(window + MMIO64_MAX),
             address_bits,
+            segments: 1,
         })
+    }
+
+    /// The same with so many segments of PCI, 1 to [`MOST_SEGMENTS`].
+    #[must_use]
+    pub fn with_segments(self, segments: u16) -> Self {
+        AddressMap {
+            segments: segments.clamp(1, MOST_SEGMENTS),
+            ..self
+        }
+    }
+
+    /// The segments of PCI.
+    pub fn segments(&self) -> Range<u16> {
+        0..self.segments
+    }
+
+    /// What `segment` has of the window for memory BARs below 4 GiB, and of the one above all RAM.
+    #[must_use]
+    pub fn pci_windows(&self, segment: u16) -> [Range<u64>; 2] {
+        [PCI_MMIO32, self.pci_mmio64()].map(|whole| self.part(&whole, segment))
+    }
+
+    fn part(&self, whole: &Range<u64>, segment: u16) -> Range<u64> {
+        if self.segments <= 1 {
+            return whole.clone();
+        }
+        // Powers of two, so that each part is aligned as the whole is.
+        let share = (whole.end - whole.start) / u64::from(self.segments);
+        let share = share.checked_ilog2().map_or(0, |bits| 1 << bits);
+        let start = whole.start + share * u64::from(segment);
+        start..start + share
     }
 
     /// Physical address width of the processor.
@@ -208,6 +249,31 @@ mod tests {
             assert_eq!(map.take_high(too_long), None);
         }
         assert_eq!(map.pci_mmio64(), 0x1_8000_0000..end);
+    }
+
+    #[test]
+    fn segments_have_equal_parts_of_the_windows() {
+        let map = AddressMap::new(512 << 20, 40).unwrap();
+        assert_eq!(map.segments(), 0..1);
+        assert_eq!(map.pci_windows(0), [PCI_MMIO32, map.pci_mmio64()]);
+        let map = map.with_segments(3);
+        assert_eq!(map.segments(), 0..3);
+        let share = 0x4_0000_0000;
+        for segment in map.segments() {
+            let number = u64::from(segment);
+            let low = 0xc000_0000 + 0x800_0000 * number;
+            let high = 0x1_0000_0000 + share * number;
+            assert_eq!(
+                map.pci_windows(segment),
+                [low..low + 0x800_0000, high..high + share]
+            );
+        }
+        // The least that there can be above memory, for the most segments.
+        let map = AddressMap::new(62 << 30, 36).unwrap().with_segments(99);
+        assert_eq!(map.segments(), 0..16);
+        let [low, high] = map.pci_windows(15);
+        assert_eq!(low, 0xde00_0000..0xe000_0000);
+        assert_eq!(high, (0x10_0000_0000 - 0x400_0000)..0x10_0000_0000);
     }
 
     #[test]

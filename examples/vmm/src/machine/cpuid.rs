@@ -56,7 +56,7 @@ impl Features {
 
     /// The leaves of vCPU `id` of `count`.
     #[must_use]
-    pub fn of_vcpu(&self, id: u8, count: u8) -> CpuId {
+    pub fn of_vcpu(&self, id: u32, count: u32) -> CpuId {
         let mut leaves: Vec<Entry> = self
             .supported
             .as_slice()
@@ -86,15 +86,15 @@ impl Features {
 const TOPOLOGY: RangeInclusive<u32> = 0xb..=0xb;
 
 /// The two levels of leaf 0xb.
-fn topology(id: u8, count: u8) -> [Entry; 2] {
-    let level = |index, eax, ebx: u8, ecx| Entry {
+fn topology(id: u32, count: u32) -> [Entry; 2] {
+    let level = |index, eax, ebx, ecx| Entry {
         function: *TOPOLOGY.start(),
         index,
         flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
         eax,
-        ebx: ebx.into(),
+        ebx,
         ecx: ecx | index,
-        edx: id.into(),
+        edx: id,
         ..Entry::default()
     };
     [
@@ -104,17 +104,17 @@ fn topology(id: u8, count: u8) -> [Entry; 2] {
 }
 
 /// Bits of an APIC id that number the cores of one package.
-fn id_bits(count: u8) -> u32 {
-    u8::BITS - count.saturating_sub(1).leading_zeros()
+fn id_bits(count: u32) -> u32 {
+    u32::BITS - count.saturating_sub(1).leading_zeros()
 }
 
 /// Sets what depends on the number of the vCPU and on how many there are.
-fn set_identity(entry: &mut Entry, id: u8, count: u8) {
-    let (id, count) = (u32::from(id), u32::from(count));
+fn set_identity(entry: &mut Entry, id: u32, count: u32) {
     let cores_less_one = count.saturating_sub(1);
     match entry.function {
         1 => {
-            entry.ebx = entry.ebx & 0x0000_ffff | id << 24 | count << 16;
+            // Bytes: of an id the low one, of a count what fits. Leaf 0xb has all of them.
+            entry.ebx = entry.ebx & 0x0000_ffff | id << 24 | count.min(0xff) << 16;
             entry.ecx |= HYPERVISOR | X2APIC;
             if count > 1 {
                 entry.edx |= HTT;
@@ -130,8 +130,8 @@ fn set_identity(entry: &mut Entry, id: u8, count: u8) {
         0x8000_0001 if count > 1 => entry.ecx |= CMP_LEGACY,
         0x8000_0001 => entry.ecx &= !CMP_LEGACY,
         0x8000_0008 => {
-            let bits = id_bits(count.to_le_bytes()[0]);
-            entry.ecx = entry.ecx & !0xf0ff | bits << 12 | cores_less_one;
+            let bits = id_bits(count);
+            entry.ecx = entry.ecx & !0xf0ff | bits << 12 | cores_less_one.min(0xff);
         }
         0x8000_001d => entry.eax &= 0x0000_3fff,
         // The APIC id, the core's number with one thread a core, and the node.
@@ -164,6 +164,8 @@ mod tests {
         assert_eq!(entry.ebx, 0x0308_0812);
         assert_eq!(entry.ecx, 0x8020_0000);
         assert_eq!(entry.edx, 0x1000_0000);
+        set_identity(&mut entry, 0x12b, 300);
+        assert_eq!(entry.ebx, 0x2bff_0812);
         entry.edx = u32::MAX;
         set_identity(&mut entry, 0, 1);
         assert_eq!(entry.edx, 0xefff_ffff);
@@ -178,7 +180,19 @@ mod tests {
         );
         // Six cores take three bits of the id.
         assert_eq!([core.eax, core.ebx, core.ecx, core.edx], [3, 6, 0x201, 5]);
-        for (count, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (254, 8)] {
+        let [_, core] = topology(0x12b, 300);
+        assert_eq!([core.eax, core.ebx, core.edx], [9, 300, 0x12b]);
+        for (count, bits) in [
+            (1, 0),
+            (2, 1),
+            (3, 2),
+            (4, 2),
+            (5, 3),
+            (8, 3),
+            (254, 8),
+            (300, 9),
+            (1024, 10),
+        ] {
             assert_eq!(id_bits(count), bits, "{count}");
         }
     }
@@ -190,6 +204,8 @@ mod tests {
         entry.ecx = 0x0003_f00f;
         set_identity(&mut entry, 1, 8);
         assert_eq!((entry.eax, entry.ecx), (0x3030, 0x0003_3007));
+        set_identity(&mut entry, 0x12b, 300);
+        assert_eq!((entry.eax, entry.ecx), (0x3030, 0x0003_90ff));
         let mut entry = leaf(0x8000_001e);
         entry.ebx = 0x100;
         set_identity(&mut entry, 7, 8);

@@ -2,11 +2,14 @@
 //! From the configuration to the virtio devices that it asks for.
 
 use super::balloon::{BalloonSocket, pages};
+use super::vm::Vm;
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, Dma, NetWire, VirtioConsole};
+use crate::config::{self, Access, Config, Dma, NetWire, Place, VirtioConsole};
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
+use crate::passthrough::KvmSlots;
+use crate::peer::{self, PeerBackEndError};
 use crate::served::{self, ServedError};
 use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::balloon::{self, Balloon};
@@ -90,6 +93,9 @@ pub enum DeviceError {
     /// A device that another process serves.
     #[error(transparent)]
     Served(#[from] ServedError),
+    /// A device by which the guest serves another machine.
+    #[error(transparent)]
+    BackEnd(#[from] PeerBackEndError),
 }
 
 /// What the host said, on the same line.
@@ -124,39 +130,51 @@ impl Opened {
     }
 }
 
-type Named = (&'static str, Opened);
+type Named = (&'static str, Place, Opened);
 
 /// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
 pub(super) fn open(
     config: &Config,
+    vm: &Vm,
     memory: &DeviceMemory,
+    slots: Option<&KvmSlots>,
     confiner: &Confiner,
     tty: Option<&TtyPort>,
 ) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
-        devices.push(("disk", Opened::new(disk.dma, self::disk(disk)?)));
+        let device = Opened::new(disk.dma, self::disk(disk)?);
+        devices.push(("disk", disk.place.clone(), device));
     }
     for net in &config.nets {
-        devices.push(("network card", Opened::new(net.dma, self::net(net)?)));
+        let device = Opened::new(net.dma, self::net(net)?);
+        devices.push(("network card", net.place.clone(), device));
     }
     for served in &config.served {
         let device = served::open(served, memory)?;
-        devices.push(("device of another process", Opened::new(served.dma, device)));
+        let device = Opened::new(served.dma, device);
+        devices.push(("device of another process", Place::default(), device));
+    }
+    for asked in &config.back_ends {
+        let device = peer::open(asked, config.transport, slots, vm.fd())?;
+        let device = Opened::new(asked.dma, device);
+        devices.push(("back end for another machine", Place::default(), device));
     }
     if let Some(rng) = &config.rng {
         let file = File::open(&rng.source).map_err(|source| DeviceError::Rng {
             path: rng.source.clone(),
             source,
         })?;
-        devices.push(("random bytes", Opened::new(rng.dma, Entropy::new(file))));
+        let device = Opened::new(rng.dma, Entropy::new(file));
+        devices.push(("random bytes", rng.place.clone(), device));
     }
     if let Some(port) = port(&config.console, tty)? {
         let console = Console::new(vec![port])?;
         if let Some(tty) = tty {
             tty.follow(console.terminal());
         }
-        devices.push(("console", Opened::new(config.console_dma, console)));
+        let device = Opened::new(config.console_dma, console);
+        devices.push(("console", config.console_place.clone(), device));
     }
     let mut socket = None;
     if let Some(balloon) = &config.balloon {
@@ -165,11 +183,13 @@ pub(super) fn open(
         }
         let (device, listening) = self::balloon(balloon, memory, confiner)?;
         socket = listening;
-        devices.push(("balloon", Opened::new(Dma::Direct, device)));
+        let device = Opened::new(Dma::Direct, device);
+        devices.push(("balloon", Place::default(), device));
     }
     if let Some(vsock) = &config.vsock {
         let device = Vsock::new(vsock.cid, &vsock.socket)?;
-        devices.push(("sockets", Opened::new(vsock.dma, device)));
+        let device = Opened::new(vsock.dma, device);
+        devices.push(("sockets", vsock.place.clone(), device));
     }
     Ok((devices, socket))
 }

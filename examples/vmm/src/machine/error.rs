@@ -15,6 +15,7 @@ use crate::confine::ConfineError;
 use crate::console::ConsoleError;
 use crate::passthrough::PassthroughError;
 use crate::snapshot::SnapshotError;
+use crate::vfio_user::UserDeviceError;
 use crate::viommu::UnitError;
 use std::io;
 use std::path::PathBuf;
@@ -49,6 +50,9 @@ pub enum MachineError {
     /// A device of the host cannot be passed through.
     #[error(transparent)]
     Passthrough(#[from] PassthroughError),
+    /// A device of another process cannot be had.
+    #[error(transparent)]
+    UserDevice(#[from] UserDeviceError),
     /// The remapping unit and the devices do not go together.
     #[error(transparent)]
     Unit(#[from] UnitError),

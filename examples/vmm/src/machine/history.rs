@@ -129,12 +129,12 @@ impl fmt::Display for Exits {
 /// The last exits of all vCPUs.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    vcpus: Vec<(u8, Arc<Exits>)>,
+    vcpus: Vec<(u32, Arc<Exits>)>,
 }
 
 impl History {
     /// Of these vCPUs.
-    pub(super) fn of(vcpus: impl Iterator<Item = (u8, Arc<Exits>)>) -> Self {
+    pub(super) fn of(vcpus: impl Iterator<Item = (u32, Arc<Exits>)>) -> Self {
         History {
             vcpus: vcpus.collect(),
         }

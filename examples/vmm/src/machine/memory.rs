@@ -5,6 +5,7 @@
 
 use super::address_map::AddressMap;
 use crate::config::Config;
+use crate::vfio_user::Given;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use std::fs::File;
 use std::io;
@@ -75,7 +76,9 @@ impl Sharing {
     /// What the devices of `config` need.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        if config.served.is_empty() {
+        let mut devices = config.user_devices.iter();
+        let given = devices.any(|device| device.given == Given::Files);
+        if config.served.is_empty() && !given {
             Sharing::Private
         } else {
             Sharing::Shared

@@ -28,6 +28,7 @@ mod saving;
 mod start_report;
 pub mod stop;
 pub mod threads;
+mod user_devices;
 pub mod vcpu;
 pub mod vm;
 pub mod watchdog;
@@ -44,6 +45,7 @@ use crate::console::tty::TtyPort;
 use crate::console::{Console, ConsoleError};
 use crate::passthrough;
 use crate::snapshot::{self, Description, Source};
+use crate::vfio_user;
 use crate::viommu;
 use address_map::AddressMap;
 use cpuid::Features;
@@ -117,10 +119,13 @@ impl Machine {
         snapshot::check(config)?;
         let source = config.restore.as_deref().map(Source::open).transpose()?;
         let devices = passthrough::select(&config.devices)?;
+        vfio_user::check(&config.user_devices)?;
         let kvm = kvm::open(&config.kvm)?;
-        let count = processors::count(config.cpus, &kvm)?;
+        let destinations = processors::Destinations::of(&config.vtds);
+        let count = processors::count(config.cpus, &kvm, destinations)?;
         let features = Features::of(&kvm)?;
-        let mut map = AddressMap::new(config.memory, features.address_bits())?;
+        let map = AddressMap::new(config.memory, features.address_bits())?;
+        let mut map = map.with_segments(config.segments);
         let pmems = pmem::place(&config.pmems, &mut map)?;
         let other = pmems
             .iter()
@@ -131,10 +136,9 @@ impl Machine {
             memory::reserve_as(&map, Sharing::of(config))?,
             other,
         )?);
-        if config.vtd.is_some_and(|vtd| vtd.interrupts) {
-            vm.add_local_apics()?;
-        } else {
-            vm.add_interrupt_controllers()?;
+        match destinations {
+            processors::Destinations::Wide => vm.add_local_apics()?,
+            processors::Destinations::Bytes => vm.add_interrupt_controllers()?,
         }
 
         let stop = Stop::new().map_err(MachineError::Event)?;
@@ -155,7 +159,7 @@ impl Machine {
             assigned: &devices,
         };
         let platform = Platform::new(&vm, &map, count, config, hosts, threads)?;
-        let mut vcpus = Vec::with_capacity(count.into());
+        let mut vcpus = Vec::with_capacity(count as usize);
         for id in 0..count {
             let fd = processors::create(&vm, id, count, &features)?;
             let buses = platform.buses().clone();
@@ -292,10 +296,14 @@ fn boot(
 fn made_in(config: &Config) -> Vec<PathBuf> {
     let balloon = config.balloon.iter().filter_map(|b| b.socket.as_deref());
     let vsock = config.vsock.iter().map(|vsock| vsock.socket.as_path());
-    let parents = balloon.chain(vsock).map(|socket| match socket.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    });
+    let back_ends = config.back_ends.iter().map(|asked| asked.socket.as_path());
+    let parents = balloon
+        .chain(vsock)
+        .chain(back_ends)
+        .map(|socket| match socket.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        });
     let snapshot = config.snapshot.as_deref();
     parents.chain(snapshot).map(Path::to_path_buf).collect()
 }

@@ -40,10 +40,10 @@ pub(super) enum Answer {
 /// The vCPU's side.
 #[derive(Debug)]
 pub(super) struct Gate {
-    vcpu: u8,
+    vcpu: u32,
     asked: Arc<AtomicU64>,
     orders: Receiver<(u64, Order)>,
-    answers: Sender<(u64, u8, Answer)>,
+    answers: Sender<(u64, u32, Answer)>,
 }
 
 /// Of [`Gates`]: nobody wants anything.
@@ -83,9 +83,9 @@ pub(super) struct Gates {
     asked: Arc<AtomicU64>,
     last: AtomicU64,
     orders: Vec<Sender<(u64, Order)>>,
-    answers: Receiver<(u64, u8, Answer)>,
+    answers: Receiver<(u64, u32, Answer)>,
     /// For the gates that are still to be made.
-    theirs: Sender<(u64, u8, Answer)>,
+    theirs: Sender<(u64, u32, Answer)>,
 }
 
 impl Gates {
@@ -102,7 +102,7 @@ impl Gates {
     }
 
     /// The gate of one more vCPU.
-    pub(super) fn add(&mut self, vcpu: u8) -> Gate {
+    pub(super) fn add(&mut self, vcpu: u32) -> Gate {
         let (order, orders) = channel();
         self.orders.push(order);
         Gate {
@@ -143,7 +143,7 @@ impl Gates {
     pub(super) fn answer(
         &self,
         patience: Duration,
-    ) -> Result<Option<(u8, Answer)>, RecvTimeoutError> {
+    ) -> Result<Option<(u32, Answer)>, RecvTimeoutError> {
         let (attempt, vcpu, answer) = self.answers.recv_timeout(patience)?;
         let now = attempt == self.last.load(Ordering::Acquire);
         Ok(now.then_some((vcpu, answer)))
@@ -182,7 +182,7 @@ mod tests {
             .collect();
         gates.shut();
         let answer = || gates.answer(PATIENCE).unwrap().unwrap().0;
-        let mut still: Vec<u8> = (0..gates.count()).map(|_| answer()).collect();
+        let mut still: Vec<u32> = (0..gates.count()).map(|_| answer()).collect();
         still.sort_unstable();
         assert_eq!(still, [0, 1, 2]);
         gates.tell(&Order::Save([].into()));

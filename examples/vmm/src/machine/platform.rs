@@ -9,14 +9,15 @@ use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
 use super::pmem::Placed;
 use super::stop::Stop;
+use super::user_devices;
 use super::vcpu::Buses;
 use super::vm::Vm;
 use super::watchdog;
 use crate::acpi::Tables;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
-use crate::chipset::{Chipset, ChipsetError};
-use crate::config::{Config, Transport, Watchdog};
+use crate::chipset::{Chipset, ChipsetError, Placement};
+use crate::config::{Config, Place, Transport, Watchdog};
 use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
@@ -25,6 +26,7 @@ use crate::interrupts::IoApic;
 use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
 use crate::snapshot::{SnapshotError, WatchdogState};
+use crate::viommu::plan::unit_of;
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -66,7 +68,7 @@ impl Platform {
     pub(super) fn new(
         vm: &Vm,
         map: &AddressMap,
-        cpus: u8,
+        cpus: u32,
         config: &Config,
         hosts: Hosts<'_>,
         threads: Threads<'_>,
@@ -78,9 +80,9 @@ impl Platform {
         };
         let nursery = Nursery::new(confiner, stop)?;
         let starter = nursery.starter();
-        let mut chipset = match &config.vtd {
-            Some(vtd) => Chipset::with_remapping_unit(vtd, vm, &buses, map, stop, starter)?,
-            None => Chipset::new(vm.fd(), &buses, map, stop, starter)?,
+        let mut chipset = match &config.vtds[..] {
+            [] => Chipset::new(vm.fd(), &buses, map, stop, starter)?,
+            vtds => Chipset::with_remapping_units(vtds, vm, &buses, map, stop, starter)?,
         };
         if let Some(console) = hosts.console {
             let interrupt = console
@@ -99,19 +101,34 @@ impl Platform {
         )?;
         port(&buses, PANIC_PORT, PanicPort::new(stop.clone()))?;
         let memory = Arc::new(vm.ram().clone());
-        let (mut opened, balloon) = devices::open(config, &memory, confiner, hosts.tty)?;
-        for placed in hosts.pmems {
-            opened.push(("persistent memory", Opened::Direct(Box::new(placed.device))));
+        let limit = u32::try_from(vm.fd().check_extension_int(Cap::NrMemslots)).unwrap_or(0);
+        let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit).map(Arc::new);
+        let slots = slots.as_ref();
+        let (mut opened, balloon) = devices::open(
+            config,
+            vm,
+            &memory,
+            slots.map(|slots| &**slots),
+            confiner,
+            hosts.tty,
+        )?;
+        for (placed, pmem) in hosts.pmems.into_iter().zip(&config.pmems) {
+            opened.push((
+                "persistent memory",
+                pmem.place.clone(),
+                Opened::Direct(Box::new(placed.device)),
+            ));
         }
-        for (name, device) in opened {
+        for (name, place, device) in opened {
+            let place = placement(config, &place);
             let memory = Arc::clone(&memory);
             // Not within the log's arguments: where nobody listens, those are not computed.
             let at = match (device, config.transport) {
                 (Opened::Direct(device), Transport::Pci) => {
-                    chipset.add_virtio(device, memory)?.to_string()
+                    chipset.add_virtio(place, device, memory)?.to_string()
                 }
                 (Opened::Translated(device), Transport::Pci) => {
-                    chipset.add_translated_virtio(device)?.to_string()
+                    chipset.add_translated_virtio(place, device)?.to_string()
                 }
                 (Opened::Direct(device), Transport::Mmio) => {
                     format!("{:#x}", chipset.add_mmio_virtio(device, memory)?)
@@ -122,7 +139,8 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, threads)?;
+        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, slots, threads)?;
+        user_devices::add(&mut chipset, vm.ram(), config, slots)?;
         let watchdog = match config.watchdog {
             Watchdog::Absent => None,
             Watchdog::Present => {
@@ -199,6 +217,7 @@ fn add_devices(
     vm: &Vm,
     config: &Config,
     devices: &[Selected],
+    slots: Option<&Arc<KvmSlots>>,
     threads: Threads<'_>,
 ) -> Result<Vec<Reclaim>, MachineError> {
     let Threads { stop, confiner } = threads;
@@ -206,34 +225,38 @@ fn add_devices(
     if devices.is_empty() {
         return Ok(reclaims);
     }
-    let limit = vm.fd().check_extension_int(Cap::NrMemslots);
-    let limit = u32::try_from(limit).unwrap_or(0);
-    let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit);
-    let slots = Arc::new(slots.ok_or(PassthroughError::Slots)?);
+    let slots = slots.ok_or(PassthroughError::Slots)?;
     let kvm = KvmVfio::new(vm.fd())?;
-    let shared = match config.vtd {
-        None => Some(DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?),
-        Some(_) => {
-            apart(devices)?;
-            None
-        }
-    };
-    for Selected { name, host } in devices {
-        let space = match &shared {
-            Some(shared) => Arc::clone(shared),
-            None => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
+    let places = config
+        .devices
+        .iter()
+        .map(|device| placement(config, &device.place));
+    let places: Vec<_> = devices.iter().zip(places).collect();
+    apart(&places)?;
+    // Of those that no unit of the guest's is in front of.
+    let mut shared = None;
+    for (Selected { name, host }, place) in places {
+        let unit = place.unit.and_then(|number| config.vtds.get(number.0));
+        let space = match (unit, &shared) {
+            (Some(_), _) => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
+            (None, Some(shared)) => Arc::clone(shared),
+            (None, None) => {
+                let space = DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?;
+                Arc::clone(shared.insert(space))
+            }
         };
         let physical = space.open(host)?;
         let reclaim =
             Reclaim::watch(name, stop.clone(), confiner.clone()).map_err(MachineError::Event)?;
         physical.tell_when_wanted(reclaim.event());
         reclaims.push(reclaim);
-        let (physical, slots) = (Box::new(physical), Arc::clone(&slots) as _);
-        let at = match &config.vtd {
-            None => chipset.add_passthrough(name, physical, slots)?,
+        let (physical, slots) = (Box::new(physical), Arc::clone(slots) as _);
+        let at = match unit {
+            None => chipset.add_passthrough(place, name, physical, slots)?,
             Some(vtd) => {
                 space.check_width(host, vtd.width.bits())?;
-                chipset.add_translated_passthrough(name, physical, slots, Box::new(space))?
+                let table = Box::new(space);
+                chipset.add_translated_passthrough(place, name, physical, slots, table)?
             }
         };
         log::info!("{name} ({}) passed through at {at}", host.address);
@@ -241,11 +264,21 @@ fn add_devices(
     Ok(reclaims)
 }
 
-/// Whether the host can tell each device's DMA from the others'.
-fn apart(devices: &[Selected]) -> Result<(), PassthroughError> {
-    for (index, Selected { host, .. }) in devices.iter().enumerate() {
-        let same = |other: &&Selected| other.host.group == host.group;
-        if let Some(other) = devices.iter().take(index).find(same) {
+/// Where the user has a device.
+pub(super) fn placement(config: &Config, place: &Place) -> Placement {
+    Placement {
+        segment: place.segment,
+        unit: unit_of(&config.vtds, place),
+    }
+}
+
+/// Whether the host can tell the DMA of each device that is behind a unit from the others'.
+fn apart(devices: &[(&Selected, Placement)]) -> Result<(), PassthroughError> {
+    for (index, (Selected { host, .. }, place)) in devices.iter().enumerate() {
+        let same = |(other, theirs): &&(&Selected, Placement)| {
+            other.host.group == host.group && (place.unit.is_some() || theirs.unit.is_some())
+        };
+        if let Some((other, _)) = devices.iter().take(index).find(same) {
             return Err(PassthroughError::OneSpace {
                 address: host.address.clone(),
                 other: other.host.address.clone(),

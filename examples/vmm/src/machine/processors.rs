@@ -4,12 +4,36 @@
 use super::cpuid::Features;
 use super::kvm::KvmError;
 use super::vm::Vm;
+use crate::config::Vtd;
 use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 use std::ffi::c_char;
 
 /// Local APIC ids are bytes, and 255 means all of them.
-const LARGEST_COUNT: usize = 254;
+const MOST_OF_BYTES: usize = 254;
+/// With ids of 32 bits: what one of our snapshots has room for, and KVM runs.
+const MOST: usize = 1024;
+
+/// Which processors interrupts can be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destinations {
+    /// Those whose id is a byte, as messages and the I/O APIC have it.
+    Bytes,
+    /// All: remapping units turn messages into such with destinations of 32 bits.
+    Wide,
+}
+
+impl Destinations {
+    /// Those in a machine with these remapping units.
+    #[must_use]
+    pub fn of(vtds: &[Vtd]) -> Self {
+        if vtds.iter().any(|vtd| vtd.interrupts) {
+            Destinations::Wide
+        } else {
+            Destinations::Bytes
+        }
+    }
+}
 
 /// The vCPUs cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +41,14 @@ pub enum CountError {
     /// None was asked for.
     #[error("a machine needs a processor: boot is 0")]
     Zero,
+    /// More than interrupts reach.
+    #[error(
+        "{asked} processors: interrupts reach {MOST_OF_BYTES} of them, unless a unit remaps them: add --vtd"
+    )]
+    NeedsRemapping {
+        /// Asked for.
+        asked: u32,
+    },
     /// More than KVM runs.
     #[error("{asked} processors are too many: {most} are possible")]
     TooMany {
@@ -28,12 +60,21 @@ pub enum CountError {
 }
 
 /// The number of vCPUs, if `kvm` can run so many.
-pub fn count(asked: u32, kvm: &Kvm) -> Result<u8, CountError> {
-    let most = kvm.get_max_vcpus().min(LARGEST_COUNT);
-    match u8::try_from(asked) {
-        Ok(0) => Err(CountError::Zero),
-        Ok(count) if usize::from(count) <= most => Ok(count),
-        _ => Err(CountError::TooMany { asked, most }),
+pub fn count(asked: u32, kvm: &Kvm, destinations: Destinations) -> Result<u32, CountError> {
+    // The ids are the numbers from 0 up.
+    let most = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id()).min(MOST);
+    checked(asked, most, destinations)
+}
+
+fn checked(asked: u32, most: usize, destinations: Destinations) -> Result<u32, CountError> {
+    let count = usize::try_from(asked).unwrap_or(usize::MAX);
+    match (count, destinations) {
+        (0, _) => Err(CountError::Zero),
+        _ if count > most => Err(CountError::TooMany { asked, most }),
+        (_, Destinations::Bytes) if count > MOST_OF_BYTES => {
+            Err(CountError::NeedsRemapping { asked })
+        }
+        _ => Ok(asked),
     }
 }
 
@@ -47,7 +88,7 @@ const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Makes vCPU `id` of `count`. Its registers are those after a reset; the first one still has to
 /// be given an entry point, the others wait for INIT and SIPI in KVM.
-pub fn create(vm: &Vm, id: u8, count: u8, features: &Features) -> Result<VcpuFd, KvmError> {
+pub fn create(vm: &Vm, id: u32, count: u32, features: &Features) -> Result<VcpuFd, KvmError> {
     let vcpu = vm
         .fd()
         .create_vcpu(id.into())
@@ -100,6 +141,29 @@ fn set_register(apic: &mut kvm_lapic_state, offset: usize, value: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_than_a_byte_numbers_need_remapped_interrupts() {
+        use Destinations::{Bytes, Wide};
+        assert_eq!(checked(0, 1024, Wide), Err(CountError::Zero));
+        assert_eq!(checked(254, 1024, Bytes), Ok(254));
+        assert_eq!(
+            checked(255, 1024, Bytes),
+            Err(CountError::NeedsRemapping { asked: 255 })
+        );
+        assert_eq!(checked(300, 1024, Wide), Ok(300));
+        let too_many = |asked, most| Err(CountError::TooMany { asked, most });
+        // Remapping would not help.
+        assert_eq!(checked(300, 288, Bytes), too_many(300, 288));
+        assert_eq!(checked(1025, 1024, Wide), too_many(1025, 1024));
+        let quiet = Vtd {
+            interrupts: false,
+            ..Vtd::default()
+        };
+        assert_eq!(Destinations::of(&[]), Bytes);
+        assert_eq!(Destinations::of(&[quiet]), Bytes);
+        assert_eq!(Destinations::of(&[Vtd::default()]), Wide);
+    }
 
     #[test]
     fn an_apic_register_is_four_bytes_in_place() {

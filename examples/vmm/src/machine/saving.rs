@@ -8,7 +8,8 @@ use super::vm::Vm;
 use crate::config::Config;
 use crate::console::Console;
 use crate::snapshot::{
-    Controllers, Description, Destination, Manifest, SnapshotError, Source, VERSION, refused,
+    Controllers, Description, Destination, Images, Manifest, SnapshotError, Source, VERSION,
+    refused,
 };
 use kvm_ioctls::{Cap, Kvm};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(super) struct Saving {
     /// The model-specific registers that this KVM can tell.
     listed: Arc<[u32]>,
     to: Option<Destination>,
+    images: Images,
 }
 
 impl Saving {
@@ -35,9 +37,13 @@ impl Saving {
     ) -> Result<Self, SnapshotError> {
         let to = config.snapshot.as_deref().map(Destination::create);
         let to = to.transpose()?;
-        if to.is_some() || config.restore.is_some() {
-            check_processor(vm)?;
-        }
+        let images = match to.is_some() || config.restore.is_some() {
+            true => {
+                check_processor(vm)?;
+                Images::open(config)?
+            }
+            false => Images::default(),
+        };
         let list = kvm
             .get_msr_index_list()
             .map_err(refused("list the model-specific registers"))?;
@@ -45,6 +51,7 @@ impl Saving {
             description,
             listed: list.as_slice().into(),
             to,
+            images,
         })
     }
 
@@ -94,9 +101,10 @@ impl Saving {
                 None => Controllers::of_kvm(vm.fd())?,
             },
             chipset: chipset.save(),
-            unit: chipset.save_unit(),
+            units: chipset.save_units(),
             serial: console.map(Console::save),
             watchdog: platform.save_watchdog(),
+            disks: self.images.save()?,
             devices,
         };
         to.save(&manifest, vm.ram())?;
@@ -119,6 +127,7 @@ impl Saving {
         source.read_memory(vm.ram())?;
         let saved = source.manifest;
         saved.machine.check(&self.description)?;
+        self.images.check(&saved.disks)?;
         SnapshotError::unless_same("vCPUs", saved.processors.len(), vcpus.len())?;
         // Local APICs come first, and I/O APICs next: what devices have to say is for them.
         for (state, vcpu) in saved.processors.iter().zip(vcpus) {
@@ -132,7 +141,7 @@ impl Saving {
             .set_clock(&clock)
             .map_err(refused("take its clock"))?;
         chipset.restore(&saved.chipset);
-        chipset.restore_unit(saved.unit.as_ref())?;
+        chipset.restore_units(&saved.units)?;
         match (saved.interrupts, chipset.io_apic()) {
             (Controllers::Ours(state), Some(io_apic)) => io_apic.restore(&state),
             (Controllers::Kvm(chips), None) => Controllers::restore_kvm(vm.fd(), *chips)?,

@@ -21,7 +21,7 @@ pub enum StopReason {
     /// A vCPU met an exception while delivering a double fault.
     TripleFault {
         /// Which vCPU.
-        vcpu: u8,
+        vcpu: u32,
     },
     /// The guest says that it panicked.
     GuestPanic,
@@ -36,12 +36,12 @@ pub enum StopReason {
     /// A vCPU halted, and the machine has no interrupt controller that could wake it.
     Halted {
         /// Which vCPU.
-        vcpu: u8,
+        vcpu: u32,
     },
     /// KVM could not go on running a vCPU.
     Internal {
         /// Which vCPU.
-        vcpu: u8,
+        vcpu: u32,
         /// What KVM said.
         error: RunError,
     },

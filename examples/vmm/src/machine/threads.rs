@@ -36,7 +36,7 @@ pub enum ThreadError {
     #[error("cannot start the thread of vCPU {vcpu}: {source}")]
     Start {
         /// Which vCPU.
-        vcpu: u8,
+        vcpu: u32,
         /// Why.
         source: io::Error,
     },
@@ -44,14 +44,14 @@ pub enum ThreadError {
     #[error("vCPU {vcpu} is stuck in the host and did not stop in {PATIENCE:?}")]
     Stuck {
         /// Which vCPU.
-        vcpu: u8,
+        vcpu: u32,
     },
 }
 
 /// Running vCPUs.
 #[derive(Debug)]
 pub struct VcpuThreads {
-    running: Vec<(u8, JoinHandle<Option<Box<Registers>>>)>,
+    running: Vec<(u32, JoinHandle<Option<Box<Registers>>>)>,
     gates: Gates,
     stop: Stop,
 }

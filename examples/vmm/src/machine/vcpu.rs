@@ -32,7 +32,7 @@ pub struct Buses {
 
 /// A virtual processor, ready to run.
 pub struct Vcpu {
-    id: u8,
+    id: u32,
     fd: VcpuFd,
     vm: Arc<Vm>,
     buses: Buses,
@@ -68,7 +68,7 @@ impl fmt::Debug for Vcpu {
 impl Vcpu {
     /// A processor of `vm` whose exits `buses` answer.
     #[must_use]
-    pub fn new(id: u8, fd: VcpuFd, vm: Arc<Vm>, buses: Buses, stop: Stop) -> Self {
+    pub fn new(id: u32, fd: VcpuFd, vm: Arc<Vm>, buses: Buses, stop: Stop) -> Self {
         Vcpu {
             id,
             fd,
@@ -101,7 +101,7 @@ impl Vcpu {
 
     /// Its number.
     #[must_use]
-    pub fn id(&self) -> u8 {
+    pub fn id(&self) -> u32 {
         self.id
     }
 

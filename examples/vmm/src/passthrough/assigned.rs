@@ -199,6 +199,11 @@ fn split_length(length: u64, data: usize) -> usize {
 
 impl PciFunction for Assigned {
     fn config_read(&mut self, offset: u16, data: &mut [u8]) {
+        if self.physical.is_gone() {
+            // As of a device that was pulled out. PCI Express, "Completion Status Field": all ones.
+            data.fill(0xff);
+            return;
+        }
         self.refresh(offset, data.len());
         self.config.read(offset, data);
         for range in &self.own {

@@ -60,6 +60,11 @@ pub trait PhysicalFunction: Send {
     /// From now on interrupts come so, and no other way.
     fn signal(&self, signals: Signals<'_>) -> io::Result<()>;
 
+    /// Whether it has been lost for ever: then the guest finds nothing at its place.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     /// Brings the function into the state after power-on.
     fn reset(&self) -> io::Result<()>;
 }

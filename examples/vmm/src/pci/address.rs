@@ -3,25 +3,40 @@
 
 use std::fmt;
 
-/// Device and function number on a bus. Every byte names one.
+/// Segment, and device and function number on its bus 0. Every pair of numbers names one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FunctionAddress(u8);
+pub struct FunctionAddress {
+    segment: u16,
+    byte: u8,
+}
 
 impl FunctionAddress {
-    /// Where the host bridge is.
-    pub const HOST_BRIDGE: FunctionAddress = FunctionAddress(0);
+    /// Where the host bridge of segment 0 is.
+    pub const HOST_BRIDGE: FunctionAddress = FunctionAddress::from_byte(0);
 
-    /// From the byte that requester IDs and configuration addresses carry: device in bits 7:3.
+    /// From the byte that requester IDs and configuration addresses carry: device in bits 7:3. In segment 0.
     #[must_use]
     pub const fn from_byte(byte: u8) -> Self {
-        FunctionAddress(byte)
+        FunctionAddress { segment: 0, byte }
     }
 
-    /// Function 0 of `device`; none from 32 up.
+    /// The same in another segment.
+    #[must_use]
+    pub const fn in_segment(self, segment: u16) -> Self {
+        FunctionAddress { segment, ..self }
+    }
+
+    /// The segment: a host bridge with buses of its own.
+    #[must_use]
+    pub const fn segment(self) -> u16 {
+        self.segment
+    }
+
+    /// Function 0 of `device` of segment 0; none from 32 up.
     #[must_use]
     pub const fn of_device(device: u8) -> Option<Self> {
         if device < 32 {
-            Some(FunctionAddress(device << 3))
+            Some(FunctionAddress::from_byte(device << 3))
         } else {
             None
         }
@@ -30,29 +45,32 @@ impl FunctionAddress {
     /// The byte that requester IDs carry; the bus is 0, so it is also the requester ID.
     #[must_use]
     pub const fn to_byte(self) -> u8 {
-        self.0
+        self.byte
     }
 
     /// Device number, 0 to 31.
     #[must_use]
     pub const fn device(self) -> u8 {
-        self.0 >> 3
+        self.byte >> 3
     }
 
     /// Function number, 0 to 7.
     #[must_use]
     pub const fn function(self) -> u8 {
-        self.0 & 7
+        self.byte & 7
     }
 }
 
 impl fmt::Display for FunctionAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.segment != 0 {
+            write!(f, "{:04x}:", self.segment)?;
+        }
         write!(f, "00:{:02x}.{}", self.device(), self.function())
     }
 }
 
-/// A byte of configuration space of any function of the segment.
+/// A byte of configuration space of any function of a segment.
 ///
 /// Bus in bits 27:20, device in 19:15, function in 14:12, register in 11:0: the offset into the
 /// enhanced window. PCI Express, "PCI Express Enhanced Configuration Access Mechanism (ECAM)".
@@ -78,10 +96,10 @@ impl ConfigAddress {
         self.0 >> 20
     }
 
-    /// Device and function.
+    /// Device and function, in segment 0.
     #[must_use]
     pub const fn function(self) -> FunctionAddress {
-        FunctionAddress((self.0 >> 12 & 0xff) as u8)
+        FunctionAddress::from_byte((self.0 >> 12 & 0xff) as u8)
     }
 
     /// Register, 0 to 4095.
@@ -100,6 +118,10 @@ mod tests {
         let at = FunctionAddress::from_byte(0xfb);
         assert_eq!((at.device(), at.function()), (31, 3));
         assert_eq!(at.to_string(), "00:1f.3");
+        let elsewhere = at.in_segment(0x12);
+        assert_eq!(elsewhere.to_string(), "0012:00:1f.3");
+        assert_eq!((elsewhere.segment(), elsewhere.to_byte()), (0x12, 0xfb));
+        assert_ne!(elsewhere, at);
         assert_eq!(FunctionAddress::of_device(31).unwrap().to_byte(), 0xf8);
         assert_eq!(FunctionAddress::of_device(32), None);
     }

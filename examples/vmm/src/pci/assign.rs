@@ -57,13 +57,18 @@ struct Request {
 }
 
 impl Root {
-    /// Gives each memory BAR of each function an address: 64-bit ones in `mmio64` as long as
+    /// Gives each memory BAR of each function of `segment` an address: 64-bit ones in `mmio64` as long as
     /// there is room, all others in `mmio32`. I/O BARs stay unassigned: nothing decodes them.
-    pub fn assign(&mut self, mmio32: Range<u64>, mmio64: Range<u64>) -> Result<(), AssignError> {
+    pub fn assign(
+        &mut self,
+        segment: u16,
+        mmio32: Range<u64>,
+        mmio64: Range<u64>,
+    ) -> Result<(), AssignError> {
         let mut low = allocator(&mmio32)?;
         let mut high = allocator(&mmio64)?;
         let mut requests = Vec::new();
-        for (at, function) in self.functions() {
+        for (at, function) in self.functions().filter(|(at, _)| at.segment() == segment) {
             let found = requests_of(&mut *lock(function));
             requests.extend(found.into_iter().map(|r| (at, function, r)));
         }
@@ -84,7 +89,7 @@ impl Root {
             write(&mut *function, bar, half);
             if wide {
                 let (_, half) = split(address);
-                write(&mut *function, bar + 1, half);
+                write(&mut *function, bar.saturating_add(1), half);
             }
         }
         Ok(())
@@ -110,9 +115,10 @@ fn requests_of(function: &mut dyn PciFunction) -> Vec<Request> {
     let mut bar = 0;
     while bar < BARS {
         let low = size(function, bar);
-        let wide = low & (IO | TYPE) == TYPE_64 && bar + 1 < BARS;
+        let next = bar.saturating_add(1);
+        let wide = low & (IO | TYPE) == TYPE_64 && next < BARS;
         let mask = match wide {
-            true => u64::from(size(function, bar + 1)) << 32 | u64::from(low),
+            true => u64::from(size(function, next)) << 32 | u64::from(low),
             false => 0xffff_ffff_0000_0000 | u64::from(low),
         };
         // The lowest address bit that can be set is the length.
@@ -122,7 +128,7 @@ fn requests_of(function: &mut dyn PciFunction) -> Vec<Request> {
             let length = address_bits & address_bits.wrapping_neg();
             found.push(Request { bar, length, wide });
         }
-        bar += if wide { 2 } else { 1 };
+        bar = next.saturating_add(wide.into());
     }
     found
 }
@@ -138,12 +144,17 @@ fn size(function: &mut dyn PciFunction, bar: u8) -> u32 {
 
 fn read(function: &mut dyn PciFunction, bar: u8) -> u32 {
     let mut data = [0; 4];
-    function.config_read(BAR_0 + 4 * u16::from(bar), &mut data);
+    function.config_read(register(bar), &mut data);
     u32::from_le_bytes(data)
 }
 
 fn write(function: &mut dyn PciFunction, bar: u8, value: u32) {
-    function.config_write(BAR_0 + 4 * u16::from(bar), &value.to_le_bytes());
+    function.config_write(register(bar), &value.to_le_bytes());
+}
+
+/// Offset of a base address register.
+fn register(bar: u8) -> u16 {
+    BAR_0.saturating_add(u16::from(bar).saturating_mul(4))
 }
 
 /// Low and high half.

@@ -157,10 +157,10 @@ impl Decoder {
             if doorbell.bar != bar || doorbell.offset >= window.length {
                 continue;
             }
-            match self
-                .doorbells
-                .attach(window.address + doorbell.offset, doorbell.event)
-            {
+            match self.doorbells.attach(
+                window.address.saturating_add(doorbell.offset),
+                doorbell.event,
+            ) {
                 Ok(()) => taken.push(doorbell.offset),
                 // Slower, not wrong: the write exits to us and reaches `bar_write`.
                 Err(error) => log::warn!("doorbell at {:#x}: {error}", doorbell.offset),
@@ -182,7 +182,7 @@ impl Decoder {
         lock(function).window_removed(window);
         for doorbell in lock(function).doorbells() {
             if doorbell.bar == window.bar && mapped.doorbells.contains(&doorbell.offset) {
-                let address = window.address + doorbell.offset;
+                let address = window.address.saturating_add(doorbell.offset);
                 if let Err(error) = self.doorbells.detach(address, doorbell.event) {
                     log::error!("the kernel keeps the doorbell at {address:#x}: {error}");
                 }

@@ -30,24 +30,26 @@ pub struct Route {
 /// The global system interrupt of `pin` (0 for INTA#) of a device.
 #[must_use]
 pub fn gsi(at: FunctionAddress, pin: u8) -> u32 {
-    FIRST_GSI + (u32::from(at.device()) + u32::from(pin & 3)) % GSIS
+    let line = u32::from(at.device()).saturating_add(u32::from(pin & 3)) % GSIS;
+    FIRST_GSI.saturating_add(line)
 }
 
 impl Root {
-    /// Writes each function's interrupt line register, and lists the pins in use; none twice.
-    pub fn route_intx(&mut self) -> Vec<Route> {
+    /// Writes the interrupt line register of each function of `segment`, and lists the pins in use; none twice.
+    pub fn route_intx(&mut self, segment: u16) -> Vec<Route> {
         let mut routes = Vec::new();
-        for (at, function) in self.functions() {
+        for (at, function) in self.functions().filter(|(at, _)| at.segment() == segment) {
             let mut function = lock(function);
             let mut pin = [0];
             function.config_read(INTERRUPT_PIN, &mut pin);
             let [pin @ 1..=4] = pin else {
                 continue;
             };
+            let pin = pin.saturating_sub(1);
             let route = Route {
                 device: at.device(),
-                pin: pin - 1,
-                gsi: gsi(at, pin - 1),
+                pin,
+                gsi: gsi(at, pin),
             };
             if let Ok(line) = u8::try_from(route.gsi) {
                 function.config_write(INTERRUPT_LINE, &[line]);
@@ -90,7 +92,7 @@ mod tests {
             root.insert(at, function.clone()).unwrap();
         }
         let route = |device, pin, gsi| Route { device, pin, gsi };
-        assert_eq!(root.route_intx(), [route(3, 0, 19), route(3, 3, 22)]);
+        assert_eq!(root.route_intx(0), [route(3, 0, 19), route(3, 3, 22)]);
         let line = |f: &std::sync::Mutex<FakeFunction>| f.lock().unwrap().config[0x3c];
         assert_eq!(
             [&quiet, &inta, &intd, &broken].map(|f| line(f)),

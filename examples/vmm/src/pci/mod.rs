@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! PCI: one root bus of up to 32 devices, and the two ways into configuration space.
+//! PCI: a root bus of up to 32 devices in each segment, and the two ways into configuration space.
 //!
 //! ```text
 //!   ports 0xcf8, 0xcfc -> ConfigPorts --.
@@ -16,6 +16,17 @@
 //!
 //! PCI Local Bus Specification 3.0 and PCI Express Base Specification 5.0; sections are cited by
 //! title.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod address;
 pub mod assign;

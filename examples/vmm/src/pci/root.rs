@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The functions of bus 0, found by configuration address.
+//! The functions of bus 0 of each segment, found by configuration address.
 
 use super::address::{ConfigAddress, FunctionAddress};
 use super::decode::{Decoded, Decoder};
@@ -32,11 +32,14 @@ pub enum RootError {
         at: FunctionAddress,
     },
     /// All 32 devices are there.
-    #[error("all 32 devices of the PCI bus are taken")]
-    Full,
+    #[error("all 32 devices of PCI segment {segment} are taken")]
+    Full {
+        /// The segment.
+        segment: u16,
+    },
 }
 
-/// Bus 0 and what is on it.
+/// Bus 0 of each segment and what is on it.
 pub struct Root {
     slots: BTreeMap<FunctionAddress, Slot>,
     decoder: Decoder,
@@ -56,7 +59,7 @@ impl fmt::Debug for Root {
 }
 
 impl Root {
-    /// An empty bus whose functions' registers appear by `decoder`.
+    /// Empty buses whose functions' registers appear by `decoder`.
     #[must_use]
     pub fn new(decoder: Decoder) -> Self {
         Root {
@@ -70,7 +73,7 @@ impl Root {
         if self.slots.contains_key(&at) {
             return Err(RootError::Taken { at });
         }
-        let zero = FunctionAddress::from_byte(at.to_byte() & !7);
+        let zero = FunctionAddress::from_byte(at.to_byte() & !7).in_segment(at.segment());
         if at != zero && !self.slots.contains_key(&zero) {
             return Err(RootError::NoFunctionZero { at });
         }
@@ -80,17 +83,18 @@ impl Root {
         Ok(())
     }
 
-    /// The first device that nothing is at.
-    pub fn free(&self) -> Result<FunctionAddress, RootError> {
+    /// The first device of `segment` that nothing is at.
+    pub fn free(&self, segment: u16) -> Result<FunctionAddress, RootError> {
         (0..32)
             .filter_map(FunctionAddress::of_device)
+            .map(|at| at.in_segment(segment))
             .find(|at| !self.slots.contains_key(at))
-            .ok_or(RootError::Full)
+            .ok_or(RootError::Full { segment })
     }
 
-    /// Puts `function` in the first free device and says where that is.
+    /// Puts `function` in the first free device of segment 0 and says where that is.
     pub fn append(&mut self, function: Function) -> Result<FunctionAddress, RootError> {
-        let at = self.free()?;
+        let at = self.free(0)?;
         self.insert(at, function)?;
         Ok(at)
     }
@@ -114,30 +118,40 @@ impl Root {
         slots.flat_map(|(&at, slot)| slot.decoded.windows().map(move |window| (at, window)))
     }
 
-    /// Reads configuration space, any length and alignment. What is absent reads all ones.
+    /// Reads configuration space of segment 0, any length and alignment. What is absent reads all ones.
     pub fn read(&mut self, address: ConfigAddress, data: &mut [u8]) {
+        self.read_in(0, address, data);
+    }
+
+    /// The same of any segment.
+    pub fn read_in(&mut self, segment: u16, address: ConfigAddress, data: &mut [u8]) {
         for (piece, data) in pieces_mut(address, data) {
-            let at = piece.function();
+            let at = piece.function().in_segment(segment);
             match self.slots.get_mut(&at) {
                 Some(slot) if piece.bus() == 0 => {
                     let mut function = lock(&slot.function);
                     function.config_read(piece.register(), data);
                     drop(function);
-                    self.mark_multi_function(piece, data);
+                    self.mark_multi_function(at, piece, data);
                 }
                 _ => data.fill(0xff),
             }
         }
     }
 
-    /// Writes configuration space, any length and alignment, and moves windows that the writes
+    /// Writes configuration space of segment 0, any length and alignment, and moves windows that the writes
     /// moved. What is absent takes nothing.
     pub fn write(&mut self, address: ConfigAddress, data: &[u8]) {
+        self.write_in(0, address, data);
+    }
+
+    /// The same of any segment.
+    pub fn write_in(&mut self, segment: u16, address: ConfigAddress, data: &[u8]) {
         let mut rest = data;
         for (piece, length) in pieces(address, data.len()) {
             let (data, after) = rest.split_at(length);
             rest = after;
-            let at = piece.function();
+            let at = piece.function().in_segment(segment);
             if piece.bus() == 0
                 && let Some(slot) = self.slots.get_mut(&at)
             {
@@ -152,12 +166,12 @@ impl Root {
         self.decode(at);
     }
 
-    fn mark_multi_function(&self, piece: ConfigAddress, data: &mut [u8]) {
-        let at = piece.function();
+    fn mark_multi_function(&self, at: FunctionAddress, piece: ConfigAddress, data: &mut [u8]) {
+        let device = |at: FunctionAddress| (at.segment(), at.device());
         if let Some(offset) = HEADER_TYPE.checked_sub(piece.register())
             && at.function() == 0
             && let Some(header) = data.get_mut(usize::from(offset))
-            && self.slots.range(at..).nth(1).map(|(next, _)| next.device()) == Some(at.device())
+            && self.slots.range(at..).nth(1).map(|(&next, _)| device(next)) == Some(device(at))
         {
             *header |= MULTI_FUNCTION;
         }
@@ -185,7 +199,7 @@ fn pieces(from: ConfigAddress, length: usize) -> impl Iterator<Item = (ConfigAdd
         let piece = ConfigAddress(address);
         // Behind the last address is nothing: it stays on a bus that is not there.
         address = address.saturating_add(u32::try_from(size).ok()?);
-        left -= size;
+        left = left.saturating_sub(size);
         Some((piece, size))
     })
 }

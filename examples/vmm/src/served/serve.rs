@@ -1,19 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vmm serve`: a disk of ours for another VMM, in a process of its own.
 //!
-//! It serves one VMM, and ends when that hangs up. Everything is opened before the VMM is heard; from then on the
-//! process has no files, and makes only the system calls that a disk needs.
+//! It serves one VMM, at a socket or by a device of this guest that carries the protocol, and ends when that hangs up.
+//! Everything is opened before the VMM is heard; from then on the process has no files, and makes only the system calls
+//! that a disk needs.
 
 use crate::config::{Confinement, Disk};
-use crate::confine::{ConfineError, Confiner, Kind, Nursery};
+use crate::confine::{ConfineError, Confiner, Kind, Nursery, Starter};
 use crate::machine::stop::Stop;
 use crate::machine::{DeviceError, disk};
+use crate::peer::program::{Bridge, Function, ProgramError};
+use crate::vfio_user;
+use crate::vfio_user::server::{Events, GivenMemory};
+use hvkit_virtio_devices::block::Block;
+use hvkit_virtio_devices::device::Device;
+use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::vhost_user::BackEnd;
 use hvkit_virtio_devices::vhost_user::back_end::ServeError;
-use hvkit_virtio_devices::worker::Threads;
+use hvkit_virtio_devices::worker::{Runner, Threads};
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// How long the device that carries the protocol may take to be given back.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a disk is not served.
 #[derive(Debug, thiserror::Error)]
@@ -29,16 +42,40 @@ pub enum ServingError {
         /// Why.
         source: io::Error,
     },
+    /// The device that carries the protocol.
+    #[error("serve: {0}")]
+    Carrying(#[from] ProgramError),
     /// The process cannot be confined.
     #[error(transparent)]
     Confine(#[from] ConfineError),
     /// The VMM.
     #[error("serve: {0}")]
     Vmm(#[from] ServeError),
+    /// The VMM, where it speaks vfio-user.
+    #[error("serve: {0}")]
+    Client(#[from] vfio_user::ServeError),
+    /// The disk cannot be a PCI function.
+    #[error("serve: {0}")]
+    Function(#[from] PciError),
+}
+
+/// What is spoken with the VMM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// Queues in shared memory; the VMM has the registers.
+    #[default]
+    VhostUser,
+    /// A whole PCI function.
+    VfioUser,
 }
 
 /// Serves `asked` to the first VMM that connects to `socket`, until it hangs up.
-pub fn serve(asked: &Disk, socket: &Path, confinement: Confinement) -> Result<(), ServingError> {
+pub fn serve(
+    asked: &Disk,
+    socket: &Path,
+    protocol: Protocol,
+    confinement: Confinement,
+) -> Result<(), ServingError> {
     let failed = |source| ServingError::Socket {
         socket: socket.to_path_buf(),
         source,
@@ -51,15 +88,99 @@ pub fn serve(asked: &Disk, socket: &Path, confinement: Confinement) -> Result<()
     // Nobody else is served. It may have been removed already.
     let _ = std::fs::remove_file(socket);
     let (stream, _) = accepted.map_err(failed)?;
+    match protocol {
+        Protocol::VhostUser => back_end(disk, stream, &confiner, |_| Ok(())),
+        Protocol::VfioUser => function_of(disk, stream, &confiner),
+    }
+}
+
+/// Serves `asked` to the first machine that connects to the device whose folder in sysfs is `device`, until it hangs up.
+pub fn serve_by_device(
+    asked: &Disk,
+    device: &Path,
+    confinement: Confinement,
+) -> Result<(), ServingError> {
+    let disk = disk(asked).map_err(DeviceError::Disk)?;
+    let confiner = Confiner::new(confinement)?;
+    let function = Function::open(device)?;
+    log::info!("{} is served by {}", asked.path.display(), device.display());
+    Bridge::wait(&function)?;
+    let (ours, theirs) = UnixStream::pair().map_err(ProgramError::Host)?;
+    let bridge = Bridge::new(function, ours)?;
+    let (done, is_done) = channel::<()>();
+    let served = back_end(disk, theirs, &confiner, |starter| {
+        let carry = move || {
+            if let Err(error) = bridge.run() {
+                log::error!("{error}");
+            }
+            drop(done);
+        };
+        let started = starter.start("bridge".to_owned(), Box::new(carry));
+        Ok(started.map_err(ProgramError::Host)?)
+    });
+    // The device is given back in order. Nothing is ever sent: this ends when the thread does.
+    let _ = is_done.recv_timeout(PATIENCE);
+    served
+}
+
+/// Serves `disk` to the VMM at the other end of `stream`, with whom `carry` starts threads.
+fn back_end(
+    disk: Block,
+    stream: UnixStream,
+    confiner: &Confiner,
+    carry: impl FnOnce(&Starter) -> Result<(), ServingError>,
+) -> Result<(), ServingError> {
+    let failed = |source| ServingError::Vmm(ServeError::Connection(source));
     let stop = Stop::new().map_err(failed)?;
-    let nursery = Nursery::new(&confiner, &stop)?;
+    let nursery = Nursery::new(confiner, &stop)?;
     let starter = nursery.starter();
-    let threads = Threads::new(move |name, body| starter.start(name, body));
+    let (threads, carrying) = (starter.clone(), starter);
+    let threads = Threads::new(move |name, body| threads.start(name, body));
     let report = |why: &dyn std::error::Error| log::error!("{why}");
     let back_end = BackEnd::new(stream, Box::new(disk), Box::new(threads), report);
     let back_end = back_end.map_err(failed)?;
     confiner.give_up_files(&[])?;
+    carry(&carrying)?;
     confiner.enter(Kind::Device)?;
     back_end.run()?;
     Ok(())
+}
+
+/// Serves `disk` as a PCI function to the VMM at the other end of `stream`.
+fn function_of(disk: Block, stream: UnixStream, confiner: &Confiner) -> Result<(), ServingError> {
+    let failed = |source| ServingError::Vmm(ServeError::Connection(source));
+    let stop = Stop::new().map_err(failed)?;
+    let nursery = Nursery::new(confiner, &stop)?;
+    let starter = nursery.starter();
+    let threads = Threads::new(move |name, body| starter.start(name, body));
+    let report = |why: &dyn std::error::Error| log::error!("{why}");
+    let (function, memory, events) = function(Box::new(disk), Box::new(threads), report)?;
+    let server = vfio_user::Server::new(stream, Box::new(function), memory, events);
+    let server = server.map_err(failed)?;
+    confiner.give_up_files(&[])?;
+    confiner.enter(Kind::Device)?;
+    server.run()?;
+    Ok(())
+}
+
+type Served = (VirtioPci<GivenMemory>, GivenMemory, Arc<Events>);
+
+/// `device` as a PCI function over memory that a client gives. Where it stands, addresses may be translated.
+fn function(
+    device: Box<dyn Device<GivenMemory>>,
+    threads: Box<dyn Runner>,
+    report: impl Fn(&dyn std::error::Error) + Copy + Send + Sync + 'static,
+) -> Result<Served, PciError> {
+    let memory = GivenMemory::default();
+    // A disk's transport asks for its vectors once.
+    let mut events = Arc::new(Events::new(0));
+    let vectors = |count| {
+        events = Arc::new(Events::new(count));
+        Ok::<_, PciError>(Arc::clone(&events) as _)
+    };
+    let function = VirtioPci::with_vectors(device, memory.clone(), threads, vectors)?
+        .with_access_platform()
+        .with_report(move |why| report(why))
+        .with_trouble_report(move |why| report(why));
+    Ok((function, memory, events))
 }

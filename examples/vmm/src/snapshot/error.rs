@@ -122,7 +122,7 @@ pub enum SnapshotError {
     #[error("vCPU {vcpu}: KVM would not {action}: {source}")]
     Processor {
         /// Which one.
-        vcpu: u8,
+        vcpu: u32,
         /// What was tried.
         action: &'static str,
         /// Why not.
@@ -134,7 +134,7 @@ pub enum SnapshotError {
     )]
     Register {
         /// Which vCPU.
-        vcpu: u8,
+        vcpu: u32,
         /// Which register.
         index: u32,
         /// In the snapshot.
@@ -155,6 +155,22 @@ pub enum SnapshotError {
         action: &'static str,
         /// Why not.
         source: io::Error,
+    },
+    /// A disk is shorter or longer than it was.
+    #[error("--restore: {} has {ours} bytes, and had {saved} when the machine was saved", path.display())]
+    DiskLength {
+        /// The image.
+        path: PathBuf,
+        /// As it was saved.
+        saved: u64,
+        /// As it is.
+        ours: u64,
+    },
+    /// A disk is another one, or was used since.
+    #[error("--restore: {} is not what it was when the machine was saved", path.display())]
+    DiskContent {
+        /// The image.
+        path: PathBuf,
     },
     /// The remapping unit.
     #[error("--restore: the remapping unit: {0}")]
@@ -195,7 +211,7 @@ pub enum SnapshotError {
     #[error("vCPU {vcpu} has ended")]
     Ended {
         /// Which one.
-        vcpu: u8,
+        vcpu: u32,
     },
     /// A vCPU did not stand still.
     #[error("a vCPU is in the host and did not stand still in {patience:?}")]

@@ -2,6 +2,7 @@
 //! All of a machine but its memory, as JSON. KVM's own structures are in it as bytes, in their order in memory.
 
 use super::controllers::Controllers;
+use super::disk::DiskState;
 use super::error::{ManifestError, SnapshotError};
 use super::features::{self, Leaf};
 use super::processor::Processor;
@@ -12,10 +13,10 @@ use kvm_bindings::kvm_clock_data;
 use serde::{Deserialize, Serialize};
 
 /// The version that is written and read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// Bytes of the largest manifest: 254 processors have some 8 MB.
-pub const LIMIT: u64 = 32 << 20;
+/// Bytes of the largest manifest: 1024 processors have some 32 MB.
+pub const LIMIT: u64 = 64 << 20;
 
 /// A machine that was saved.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,13 +34,15 @@ pub struct Manifest {
     pub interrupts: Controllers,
     /// What joins processors and devices.
     pub chipset: ChipsetState,
-    /// The remapping unit.
-    pub unit: Option<UnitState>,
+    /// The remapping units, in the order of their numbers.
+    pub units: Vec<UnitState>,
     /// The serial line.
     pub serial: Option<SerialState>,
     /// The watchdog.
     pub watchdog: Option<WatchdogState>,
-    /// The devices on the PCI bus, in the order of their addresses.
+    /// The images of disks, then files that are the guest's memory, in the options' order.
+    pub disks: Vec<DiskState>,
+    /// The devices on PCI, in the order of their addresses.
     pub devices: Vec<DeviceState>,
 }
 
@@ -50,7 +53,7 @@ pub struct Description {
     /// Bytes of RAM.
     pub memory: u64,
     /// Number of vCPUs.
-    pub processors: u8,
+    pub processors: u32,
     /// Bits of a physical address, by which windows are placed.
     pub address_bits: u8,
     /// The first vCPU's features.
@@ -81,6 +84,8 @@ pub struct WatchdogState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceState {
+    /// On which segment of PCI.
+    pub segment: u16,
     /// Where: device in bits 7:3, function in bits 2:0.
     pub at: u8,
     /// What it is in the middle of.

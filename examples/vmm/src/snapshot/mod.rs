@@ -10,13 +10,14 @@
 //! ```
 //!
 //! Nothing in a snapshot names a file of the host: disks, taps and sockets are the options', which must be those that the
-//! machine was saved with. And nothing in it is believed: what cannot be is refused, by name, before the guest runs.
+//! machine was saved with; of disks, [`Images`] tells. And nothing in it is believed: what cannot be is refused, by name, before the guest runs.
 //!
 //! What the host has of a device is not in it. So a device of the host cannot be saved, nor persistent memory whose writes
 //! are discarded: [`check`] says so before the guest runs.
 
 mod controllers;
 mod device;
+mod disk;
 mod error;
 mod features;
 mod folder;
@@ -28,6 +29,7 @@ mod serial;
 pub use controllers::Controllers;
 pub(crate) use controllers::refused;
 pub use device::Saveable;
+pub use disk::{DiskState, Images};
 pub use error::{ManifestError, SnapshotError};
 pub use features::{Leaf, leaves};
 pub use folder::{Destination, Source};
@@ -75,6 +77,18 @@ pub fn check(config: &Config) -> Result<(), SnapshotError> {
         return refuse(
             served.socket.display().to_string(),
             "another process serves it, whose state no one can read",
+        );
+    }
+    if let Some(device) = config.user_devices.first() {
+        return refuse(
+            device.name(),
+            "another process serves it, whose state no one can read",
+        );
+    }
+    if let Some(asked) = config.back_ends.first() {
+        return refuse(
+            asked.socket.display().to_string(),
+            "another machine is at the other end",
         );
     }
     let discarding = |pmem: &&crate::config::Pmem| pmem.writes == Writes::Discarded;

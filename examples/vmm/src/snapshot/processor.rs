@@ -50,7 +50,7 @@ pub struct Processor {
 }
 
 /// Names the vCPU and what was tried.
-fn refused(vcpu: u8, action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> SnapshotError {
+fn refused(vcpu: u32, action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> SnapshotError {
     move |error| SnapshotError::Processor {
         vcpu,
         action,
@@ -60,7 +60,7 @@ fn refused(vcpu: u8, action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> 
 
 impl Processor {
     /// vCPU number `vcpu` as it stands, with those of the model-specific registers `listed` that it has.
-    pub(crate) fn of(vcpu: u8, fd: &VcpuFd, listed: &[u32]) -> Result<Self, SnapshotError> {
+    pub(crate) fn of(vcpu: u32, fd: &VcpuFd, listed: &[u32]) -> Result<Self, SnapshotError> {
         let told = |what| refused(vcpu, what);
         Ok(Processor {
             multiprocessing: fd.get_mp_state().map_err(told("tell whether it runs"))?,
@@ -86,7 +86,7 @@ impl Processor {
     /// Gives a new vCPU, whose CPUID is set, this state.
     pub(crate) fn restore(
         &self,
-        vcpu: u8,
+        vcpu: u32,
         fd: &VcpuFd,
         listed: &[u32],
     ) -> Result<(), SnapshotError> {
@@ -134,7 +134,11 @@ impl Processor {
 
 /// Those of `listed` that the vCPU has. KVM stops at the first that it does not tell: it lists more than a vCPU of this
 /// CPUID has.
-fn model_specific(vcpu: u8, fd: &VcpuFd, listed: &[u32]) -> Result<Vec<(u32, u64)>, SnapshotError> {
+fn model_specific(
+    vcpu: u32,
+    fd: &VcpuFd,
+    listed: &[u32],
+) -> Result<Vec<(u32, u64)>, SnapshotError> {
     let mut found = Vec::with_capacity(listed.len());
     let mut rest = listed;
     while let [_, after @ ..] = rest {
@@ -169,7 +173,7 @@ fn expired_deadline(found: &mut [(u32, u64)]) {
 }
 
 /// One register at a time: a refusal has a name.
-fn set_one(vcpu: u8, fd: &VcpuFd, index: u32, value: u64) -> Result<(), SnapshotError> {
+fn set_one(vcpu: u32, fd: &VcpuFd, index: u32, value: u64) -> Result<(), SnapshotError> {
     let action = "take its model-specific registers";
     let msrs = wrapped(&[entry(index, value)]).map_err(refused(vcpu, action))?;
     if matches!(fd.set_msrs(&msrs), Ok(1)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a user can ask of the unit and not get: one line each.
+//! What a user can ask of units and segments and not get: one line each.
 
-use crate::config::{Config, Dma};
+use crate::machine::address_map::MOST_UNITS;
 use hvkit_vtd_iommu::dmar::BuildError;
 use hvkit_vtd_iommu::emulation::OptionsError;
 
@@ -9,21 +9,103 @@ use hvkit_vtd_iommu::emulation::OptionsError;
 #[derive(Debug, thiserror::Error)]
 pub enum UnitError {
     /// There is nothing that the device could be behind.
-    #[error("--{option}: {name} has iommu=on, and there is no remapping unit: add --vtd")]
+    #[error("--{option}: {name} has iommu=on, and there is no remapping unit: add --vtd{}", of(*segment))]
     NoUnit {
         /// The option.
         option: &'static str,
         /// The device.
         name: String,
+        /// Its segment.
+        segment: u16,
     },
+    /// Nothing has the name that the device says it is behind.
+    #[error("--{option}: {name} has iommu={id}, which is neither on nor off nor the id of a --vtd")]
+    UnknownUnit {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+        /// What it names.
+        id: String,
+    },
+    /// The unit is elsewhere.
+    #[error(
+        "--{option}: {name} is on PCI segment {segment}, and --vtd id={id} on segment {theirs}"
+    )]
+    OtherSegment {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+        /// Its segment.
+        segment: u16,
+        /// The unit.
+        id: String,
+        /// The unit's segment.
+        theirs: u16,
+    },
+    /// There is no such segment.
+    #[error(
+        "--{option}: {name} has pci_segment={segment}, and --platform num_pci_segments={count}"
+    )]
+    NoSegment {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+        /// Its segment.
+        segment: u16,
+        /// How many there are.
+        count: u16,
+    },
+    /// Virtio devices of windows of registers are on no segment.
+    #[error("--{option}: {name} has pci_segment={segment}, which --transport mmio has none of")]
+    NotOnPci {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+        /// Its segment.
+        segment: u16,
+    },
+    /// Two units of one name.
+    #[error("--vtd: id={0} is given twice")]
+    SameId(String),
+    /// Two units with one segment.
+    #[error(
+        "--vtd: two units have PCI segment {0}: give one of them scope=named and an id for devices to name, or another pci_segment"
+    )]
+    SameSegment(u16),
+    /// A unit that nothing can name.
+    #[error("--vtd: scope=named needs an id for devices to name")]
+    Nameless,
+    /// A unit that nothing names.
+    #[error("--vtd: id={0} has scope=named, and no device has iommu={0}")]
+    NamedByNone(String),
+    /// Interrupts are remapped by all units or by none.
+    #[error("--vtd: intremap=on and intremap=off: interrupts are remapped by all units or by none")]
+    SomeInterrupts,
+    /// More than fit.
+    #[error("--vtd: {0} units are too many: {MOST_UNITS} are possible")]
+    TooMany(usize),
     /// The device is not behind the unit, whose table says that it is.
     #[error(
-        "--device: {0}: with --vtd, the guest believes that the device's DMA is translated: add iommu=on"
+        "--{option}: {name}: with --vtd, the guest believes that the device's DMA is translated: add iommu=on"
     )]
-    Outside(String),
-    /// Nothing tells the unit what the guest maps for a device of the host.
-    #[error("--device: {0} has iommu=on, which needs --vtd caching=on")]
-    NotCaching(String),
+    Outside {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+    },
+    /// Nothing tells the unit what the guest maps for a device of the host, or of another process.
+    #[error("--{option}: {name} has iommu=on, which needs --vtd caching=on")]
+    NotCaching {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+    },
     /// No first stage.
     #[error("--vtd: aw={bits} is too narrow for scalable=on, whose tables have 48 bits or more")]
     NarrowScalable {
@@ -38,102 +120,9 @@ pub enum UnitError {
     Table(#[from] BuildError),
 }
 
-/// Whether the devices of `config` and its remapping unit go together.
-///
-/// # Errors
-///
-/// The first device that does not.
-pub fn check(config: &Config) -> Result<(), UnitError> {
-    let disks = config.disks.iter();
-    let nets = config.nets.iter();
-    let rng = config.rng.iter();
-    let devices = config.devices.iter();
-    let vsock = config.vsock.iter();
-    let name = |device: &crate::config::HostDevice| {
-        let path = || device.path.display().to_string();
-        device.id.clone().unwrap_or_else(path)
-    };
-    let Some(vtd) = &config.vtd else {
-        let behind = disks
-            .map(|disk| ("disk", disk.dma, disk.path.display().to_string()))
-            .chain(nets.map(|net| ("net", net.dma, net.wire.to_string())))
-            .chain(vsock.map(|vsock| ("vsock", vsock.dma, vsock.socket.display().to_string())))
-            .chain(rng.map(|rng| ("rng", rng.dma, rng.source.display().to_string())))
-            .chain([("console", config.console_dma, "the console".to_owned())])
-            .chain(devices.map(|device| ("device", device.dma, name(device))))
-            .find(|(_, dma, _)| *dma == Dma::Translated);
-        return match behind {
-            Some((option, _, name)) => Err(UnitError::NoUnit { option, name }),
-            None => Ok(()),
-        };
-    };
-    match config.devices.first() {
-        Some(device) if !vtd.caching => Err(UnitError::NotCaching(name(device))),
-        _ => match devices.into_iter().find(|device| device.dma == Dma::Direct) {
-            Some(device) => Err(UnitError::Outside(name(device))),
-            None => Ok(()),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Disk, HostDevice, Vtd};
-
-    fn device(dma: Dma) -> Config {
-        let device = HostDevice {
-            path: "/sys/x".into(),
-            id: None,
-            dma,
-        };
-        Config {
-            devices: vec![device],
-            ..Config::new("k".into())
-        }
-    }
-
-    fn with(config: Config, vtd: Vtd) -> Config {
-        Config {
-            vtd: Some(vtd),
-            ..config
-        }
-    }
-
-    fn line(config: &Config) -> String {
-        check(config).map_or_else(|error| error.to_string(), |()| "fine".to_owned())
-    }
-
-    #[test]
-    fn devices_behind_nothing_are_named() {
-        let disk = Disk {
-            dma: Dma::Translated,
-            ..Disk::new("a.img".into())
-        };
-        let config = Config {
-            disks: vec![Disk::new("b.img".into()), disk],
-            ..Config::new("k".into())
-        };
-        assert_eq!(
-            line(&config),
-            "--disk: a.img has iommu=on, and there is no remapping unit: add --vtd"
-        );
-        assert_eq!(line(&with(config, Vtd::default())), "fine");
-        assert_eq!(line(&device(Dma::Direct)), "fine");
-    }
-
-    #[test]
-    fn a_device_of_the_host_is_behind_a_unit_in_caching_mode_or_there_is_no_unit() {
-        let caching = Vtd {
-            caching: true,
-            ..Vtd::default()
-        };
-        let line = |dma, vtd| line(&with(device(dma), vtd));
-        assert_eq!(line(Dma::Translated, caching), "fine");
-        assert!(line(Dma::Direct, caching).ends_with("add iommu=on"));
-        assert_eq!(
-            line(Dma::Translated, Vtd::default()),
-            "--device: /sys/x has iommu=on, which needs --vtd caching=on"
-        );
+fn of(segment: u16) -> String {
+    match segment {
+        0 => String::new(),
+        other => format!(" pci_segment={other}"),
     }
 }

@@ -3,7 +3,8 @@
 
 use super::remapper::target;
 use super::shadow::{DmaTable, Shadow, pieces};
-use crate::interrupts::Router;
+use crate::interrupts::senders::Leads;
+use crate::interrupts::{Router, UnitNumber};
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::{Stop, StopReason};
 use hvkit_virtio_devices::pci::MsiMessage;
@@ -19,6 +20,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 /// The machine around the unit.
 pub struct UnitHost {
+    number: UnitNumber,
     /// Not held: the router asks the unit.
     router: Weak<Router>,
     /// Where there is memory.
@@ -34,12 +36,18 @@ impl fmt::Debug for UnitHost {
 }
 
 impl UnitHost {
-    pub(super) fn new(router: &Arc<Router>, ram: &GuestRam, stop: &Stop) -> Self {
+    pub(super) fn new(
+        number: UnitNumber,
+        router: &Arc<Router>,
+        ram: &GuestRam,
+        stop: &Stop,
+    ) -> Self {
         let regions = ram.iter().map(|region| {
             let start = region.start_addr().0;
-            start..start + region.len()
+            start..start.saturating_add(region.len())
         });
         UnitHost {
+            number,
             router: Arc::downgrade(router),
             ram: regions.collect(),
             shadows: Vec::new(),
@@ -111,8 +119,11 @@ impl Host for UnitHost {
     ) {
         if let Some(router) = self.router.upgrade() {
             router.refresh(&|source, MsiMessage { address, data }| {
+                if source.unit != Some(self.number) {
+                    return Leads::AsBefore;
+                }
                 let message = Message { address, data };
-                target(message, now(source, message))
+                Leads::To(target(message, now(source.id, message)))
             });
         }
     }

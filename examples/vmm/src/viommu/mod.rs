@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The guest's remapping unit: `hvkit-vtd-iommu`'s emulated unit on this machine's bus.
+//! The guest's remapping units: `hvkit-vtd-iommu`'s emulated unit on this machine's bus, once or several times.
 //!
 //! ```text
 //!   vCPU -- register window --.
@@ -12,13 +12,25 @@
 //!   Router, I/O APIC ----' by Remapper  <---------------------------------'
 //! ```
 //!
-//! The guest finds the unit by its [`table()`]. Every PCI function is in the unit's scope. A virtio device without
-//! `iommu=on` does its DMA by physical addresses all the same, and says so by not offering
+//! The guest finds the units by their [`table()`]. A unit has every PCI function of its segment that no other unit has, or
+//! those that name it ([`plan`]). A virtio device without `iommu=on` does its DMA by physical addresses all the same, and says so by not offering
 //! `VIRTIO_F_ACCESS_PLATFORM`, as virtio has it ("Reserved Feature Bits").
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod error;
 mod host;
 mod options;
+pub mod plan;
 mod remapper;
 mod shadow;
 mod table;
@@ -26,14 +38,15 @@ mod table;
 mod tests;
 mod window;
 
-pub use error::{UnitError, check};
+pub use error::UnitError;
 pub use host::UnitHost;
 pub use options::unit_options;
+pub use plan::check;
 pub use shadow::DmaTable;
-pub use table::{IO_APIC, table};
+pub use table::{Described, IO_APIC, registers, table};
 pub use window::Window;
 
-use crate::interrupts::{Router, Watcher};
+use crate::interrupts::{Router, UnitNumber, Watcher};
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
 use hvkit_vtd_iommu::emulation::{
@@ -52,7 +65,7 @@ pub type MachineUnit = SharedUnit<GuestRam, UnitHost>;
 /// the unit is told to forget anything.
 pub type TranslatedMemory = Arc<DeviceMemory<GuestRam, UnitHost>>;
 
-/// The remapping unit of one machine.
+/// A remapping unit of one machine.
 #[derive(Clone, Debug)]
 pub struct RemappingUnit {
     unit: Arc<MachineUnit>,
@@ -60,30 +73,25 @@ pub struct RemappingUnit {
 }
 
 impl RemappingUnit {
-    /// A unit after power-on, whose own interrupts go through `router`. It stops the machine by `stop` if the host keeps
+    /// The unit `number` after power-on, whose own interrupts go through `router`. It stops the machine by `stop` if the host keeps
     /// mapped what the guest does not.
     ///
     /// # Errors
     ///
     /// [`UnitError::Options`].
     pub fn new(
+        number: UnitNumber,
         options: Options,
         ram: &GuestRam,
         router: &Arc<Router>,
         stop: &Stop,
     ) -> Result<Self, UnitError> {
         let unit = Unit::new(options)?;
-        let host = UnitHost::new(router, ram, stop);
+        let host = UnitHost::new(number, router, ram, stop);
         Ok(RemappingUnit {
             unit: SharedUnit::new(unit, ram.clone(), host),
             options,
         })
-    }
-
-    /// Has the unit remap every interrupt of `router`; `watcher` waits for those that are refused.
-    pub fn remap(&self, router: &Router, watcher: &Arc<Watcher>) {
-        let remapper = remapper::UnitRemapper(Arc::clone(&self.unit));
-        router.remap_by(Arc::new(remapper), Arc::clone(watcher));
     }
 
     /// Has `table` follow what the device `source` reaches, which the user calls `name`. It is filled when this returns.
@@ -140,4 +148,11 @@ impl RemappingUnit {
         let device = DeviceIommu::new(Arc::clone(&self.unit), source);
         Arc::new(DeviceMemory::new(device))
     }
+}
+
+/// Has `units`, in the order of their numbers, remap the interrupts of `router`; `watcher` waits for those that are refused.
+pub fn remap(units: &[RemappingUnit], router: &Router, watcher: &Arc<Watcher>) {
+    let units = units.iter().map(|unit| Arc::clone(&unit.unit));
+    let remapper = remapper::UnitRemapper(units.collect());
+    router.remap_by(Arc::new(remapper), Arc::clone(watcher));
 }

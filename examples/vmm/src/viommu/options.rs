@@ -46,7 +46,7 @@ pub fn unit_options(vtd: &Vtd, address_bits: u8) -> Result<Options, UnitError> {
     options.capability = options
         .capability
         .with_sagaw(levels)
-        .with_mgaw(vtd.width.bits() - 1)
+        .with_mgaw(vtd.width.bits().saturating_sub(1))
         .with_first_stage_5_levels(first_stage && vtd.width == DmaWidth::Bits57);
     if !vtd.interrupts {
         options.extended = options
@@ -64,15 +64,15 @@ mod tests {
     use super::*;
     use crate::config::DmaWidth::{Bits39, Bits48, Bits57};
 
-    fn capability(vtd: Vtd) -> u64 {
-        unit_options(&vtd, 40).unwrap().capability.0
+    fn capability(vtd: &Vtd) -> u64 {
+        unit_options(vtd, 40).unwrap().capability.0
     }
 
     #[test]
     fn widths_are_in_the_capability_register() {
         // "Capability Register": SAGAW in 12:8, MGAW in 21:16.
         for (width, sagaw, mgaw) in [(Bits39, 2, 38), (Bits48, 6, 47), (Bits57, 14, 56)] {
-            let found = capability(Vtd {
+            let found = capability(&Vtd {
                 width,
                 ..Vtd::default()
             });
@@ -96,22 +96,22 @@ mod tests {
     fn caching_mode_and_scalable_mode_are_told() {
         // CM is bit 7; SMTS is bit 43 of the extended register.
         let vtd = Vtd::default();
-        assert_eq!(capability(vtd) >> 7 & 1, 0);
+        assert_eq!(capability(&vtd) >> 7 & 1, 0);
         let caching = Vtd {
             caching: true,
-            ..vtd
+            ..vtd.clone()
         };
-        assert_eq!(capability(caching) >> 7 & 1, 1);
+        assert_eq!(capability(&caching) >> 7 & 1, 1);
         let scalable = Vtd {
             scalable: true,
-            ..vtd
+            ..vtd.clone()
         };
         let extended = |vtd| unit_options(vtd, 40).unwrap().extended.0;
         assert_eq!([&vtd, &scalable].map(|vtd| extended(vtd) >> 43 & 1), [0, 1]);
         // NEST is bit 26, SSTS bit 46, FSTS bit 47: what a shadow cannot follow is not offered.
         let both = Vtd {
             caching: true,
-            ..scalable
+            ..scalable.clone()
         };
         let stages = |vtd| (extended(vtd) >> 26 & 1, extended(vtd) >> 46 & 3);
         assert_eq!((stages(&scalable), stages(&both)), ((1, 3), (0, 1)));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Interrupts of devices, as the unit lets them pass.
+//! Interrupts of devices, as the units let them pass.
 
 use super::{MachineUnit, UnitHost};
-use crate::interrupts::Remapper;
+use crate::interrupts::{Remapper, Source};
 use crate::machine::memory::GuestRam;
 use hvkit_page_table::GuestTables;
 use hvkit_virtio_devices::pci::MsiMessage;
@@ -33,33 +33,50 @@ pub(super) fn target(
     Some(MsiMessage { address, data })
 }
 
-/// The unit in front of the router.
+/// The units in front of the router, in the order of their numbers.
 #[derive(Debug)]
-pub(super) struct UnitRemapper(pub(super) Arc<MachineUnit>);
+pub(super) struct UnitRemapper(pub(super) Vec<Arc<MachineUnit>>);
+
+impl UnitRemapper {
+    fn of(&self, source: Source) -> Option<&Arc<MachineUnit>> {
+        self.0.get(source.unit?.0)
+    }
+}
+
+/// Where a message leads that no unit turns.
+fn unturned(message: MsiMessage) -> Option<MsiMessage> {
+    Message::is_interrupt(message.address).then_some(message)
+}
 
 impl Remapper for UnitRemapper {
     fn resolve(
         &self,
-        source: RequesterId,
+        source: Source,
         message: MsiMessage,
         then: &mut dyn FnMut(Option<MsiMessage>),
     ) {
+        let Some(unit) = self.of(source) else {
+            return then(unturned(message));
+        };
         let MsiMessage { address, data } = message;
         let message = Message { address, data };
-        self.0.with(|unit, memory, _| {
-            then(target(message, unit.remapped(memory, source, message)));
+        unit.with(|unit, memory, _| {
+            then(target(message, unit.remapped(memory, source.id, message)));
         });
     }
 
-    fn request(&self, source: RequesterId, message: MsiMessage) -> Option<MsiMessage> {
+    fn request(&self, source: Source, message: MsiMessage) -> Option<MsiMessage> {
+        let Some(unit) = self.of(source) else {
+            return unturned(message);
+        };
         let MsiMessage { address, data } = message;
         let message = Message { address, data };
-        self.0.with(|unit, memory, host| {
+        unit.with(|unit, memory, host| {
             if Message::is_interrupt(address) {
-                let delivered = unit.remap(memory, host, source, message);
+                let delivered = unit.remap(memory, host, source.id, message);
                 target(message, delivered.map_err(|refused| refused.reason))
             } else {
-                write(unit, memory, host, source, message);
+                write(unit, memory, host, source.id, message);
                 None
             }
         })

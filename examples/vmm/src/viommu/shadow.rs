@@ -56,14 +56,20 @@ impl fmt::Debug for Shadow {
 /// The parts of `mapping` that lead to memory, given where that is; a part has nothing of [`INTERRUPTS`].
 pub(super) fn pieces(mapping: Mapping, ram: &[Range<u64>]) -> impl Iterator<Item = Mapping> {
     let from_memory = ram.iter().filter_map(move |region| {
-        let last = mapping.target.saturating_add(mapping.last - mapping.first);
+        let length = mapping.last.saturating_sub(mapping.first);
+        let last = mapping.target.saturating_add(length);
+        let at = |target: u64| {
+            mapping
+                .first
+                .saturating_add(target.saturating_sub(mapping.target))
+        };
         let (start, end) = (
             mapping.target.max(region.start),
             last.min(region.end.checked_sub(1)?),
         );
         (start <= end).then(|| Mapping {
-            first: mapping.first + (start - mapping.target),
-            last: mapping.first + (end - mapping.target),
+            first: at(start),
+            last: at(end),
             target: start,
             ..mapping
         })
@@ -77,7 +83,9 @@ pub(super) fn pieces(mapping: Mapping, ram: &[Range<u64>]) -> impl Iterator<Item
             let first = piece.first.max(INTERRUPTS.end);
             Mapping {
                 first,
-                target: piece.target + (first - piece.first),
+                target: piece
+                    .target
+                    .saturating_add(first.saturating_sub(piece.first)),
                 ..piece
             }
         });

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::config::Vtd;
-use crate::interrupts::Remapper;
 use crate::interrupts::fake::FakeKernel;
+use crate::interrupts::{Remapper, Source};
 use crate::machine::address_map::AddressMap;
 use crate::machine::memory;
 use crate::machine::stop::StopReason;
@@ -69,7 +69,7 @@ impl Bench {
             ..Vtd::default()
         };
         let options = unit_options(&vtd, 40).unwrap();
-        let unit = RemappingUnit::new(options, &ram, &router, &stop).unwrap();
+        let unit = RemappingUnit::new(UnitNumber(0), options, &ram, &router, &stop).unwrap();
         Bench {
             unit,
             ram,
@@ -172,7 +172,11 @@ fn interrupts_reach_processors_beyond_255() {
     unit.write(0xb8, &0x6801u64.to_le_bytes());
     unit.write(0x18, &(1u32 << 24).to_le_bytes());
     unit.write(0x18, &(1u32 << 25).to_le_bytes());
-    let remapper = remapper::UnitRemapper(Arc::clone(unit));
+    let remapper = remapper::UnitRemapper(vec![Arc::clone(unit)]);
+    let source = Source {
+        id: DEVICE,
+        unit: Some(UnitNumber(0)),
+    };
     let leads = |handle: u64| {
         let message = MsiMessage {
             // Remappable format, handle in bits 19:5.
@@ -180,7 +184,7 @@ fn interrupts_reach_processors_beyond_255() {
             data: 0,
         };
         let mut to = None;
-        remapper.resolve(DEVICE, message, &mut |found| to = found);
+        remapper.resolve(source, message, &mut |found| to = found);
         to.map(|to| to.address)
     };
     assert_eq!(leads(0), Some(0x0001_2300_fee4_5000));

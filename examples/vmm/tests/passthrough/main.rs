@@ -5,6 +5,7 @@
 mod behind;
 #[path = "../support/evidence.rs"]
 mod evidence;
+mod kills;
 mod lab;
 
 use std::fs;

@@ -40,7 +40,7 @@ fn disk<'a>(
 
 impl Disk<OnBus> {
     /// What the queue's vector sends.
-    fn sends(&mut self, address: u64, data: u32) {
+    pub(crate) fn sends(&mut self, address: u64, data: u32) {
         let table = self.driver.table;
         self.driver.put(table, 16 + 12, 4, 1);
         self.driver.put(table, 16, 4, address & 0xffff_ffff);

@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 use hvkit_page_table::{Frames, GuestTables, OwnEntries, ReadEntry, UpdateEntry, Width};
 use hvkit_virtio_devices::block::{Block, Options};
 use hvkit_virtio_devices::fake::{Driver, TestFunction};
-use hvkit_vmm::chipset::Chipset;
+use hvkit_vmm::chipset::{Chipset, Placement};
 use hvkit_vmm::config::Vtd;
 use hvkit_vmm::confine::{Confiner, Nursery};
-use hvkit_vmm::machine::address_map::{AddressMap, ECAM_BASE, VTD_BASE};
+use hvkit_vmm::interrupts::UnitNumber;
+use hvkit_vmm::machine::address_map::{AddressMap, ECAM_BASE, ECAM_BUS};
+use hvkit_vmm::machine::cpuid::Features;
 use hvkit_vmm::machine::memory::GuestRam;
 use hvkit_vmm::machine::stop::Stop;
 use hvkit_vmm::machine::vcpu::Buses;
-use hvkit_vmm::machine::{kvm, memory, vm::Vm};
+use hvkit_vmm::machine::{kvm, memory, processors, vm::Vm};
+use hvkit_vmm::viommu::registers;
 use hvkit_vtd_iommu::driver::{self, Domain, Mmio};
 use hvkit_vtd_iommu::emulation::Memory;
 use hvkit_vtd_iommu::spec::RequesterId;
@@ -42,7 +45,7 @@ const REQUESTS: usize = 0x200;
 
 pub(crate) const RW: SecondStageAttributes = SecondStageAttributes::READ_WRITE;
 
-pub(crate) type OurUnit<'a> = driver::Unit<&'a Machine, &'a Machine, &'a Machine>;
+pub(crate) type OurUnit<'a> = driver::Unit<Registers<'a>, &'a Machine, &'a Machine>;
 pub(crate) type OurDomain<'a> = Domain<SecondStage, &'a Machine, &'a Machine>;
 
 pub(crate) struct Machine {
@@ -58,6 +61,11 @@ pub(crate) struct Machine {
 impl Machine {
     /// None where there is no usable `/dev/kvm`, which is said.
     pub(crate) fn new(vtd: Vtd) -> Option<Self> {
+        Machine::with(&[vtd])
+    }
+
+    /// The same with several units, each with a segment of its own.
+    pub(crate) fn with(vtds: &[Vtd]) -> Option<Self> {
         let kvm = match kvm::open(Path::new("/dev/kvm")) {
             Ok(kvm) => kvm,
             Err(error) => {
@@ -66,8 +74,9 @@ impl Machine {
             }
         };
         let map = AddressMap::new(MEMORY, ADDRESS_BITS).unwrap();
+        let map = map.with_segments(vtds.len() as u16);
         let vm = Vm::new(&kvm, memory::reserve(&map).unwrap(), Vec::new()).unwrap();
-        if vtd.interrupts {
+        if vtds[0].interrupts {
             vm.add_local_apics().unwrap();
         } else {
             vm.add_interrupt_controllers().unwrap();
@@ -79,12 +88,9 @@ impl Machine {
         let stop = Stop::new().unwrap();
         let nursery = Nursery::new(&Confiner::off(), &stop).unwrap();
         let starter = nursery.starter();
-        let chipset = Chipset::with_remapping_unit(&vtd, &vm, &buses, &map, &stop, starter);
+        let chipset = Chipset::with_remapping_units(vtds, &vm, &buses, &map, &stop, starter);
         let chipset = chipset.unwrap();
-        let vcpu = vm.fd().create_vcpu(0).unwrap();
-        let mut lapic = vcpu.get_lapic().unwrap();
-        lapic.regs[SPURIOUS..SPURIOUS + 2].copy_from_slice(&[-1, 1]);
-        vcpu.set_lapic(&lapic).unwrap();
+        let vcpu = processor(&vm, 0);
         Some(Machine {
             vcpu,
             chipset,
@@ -97,44 +103,72 @@ impl Machine {
 
     /// The vectors that processor 0 was ever asked to take: it runs nothing, and takes none.
     pub(crate) fn requested(&self) -> Vec<usize> {
-        let lapic = self.vcpu.get_lapic().unwrap();
-        let bit = |v: usize| {
-            let byte = lapic.regs[REQUESTS + v / 32 * 16 + v % 32 / 8];
-            byte.cast_unsigned() >> (v % 8) & 1 == 1
-        };
-        (0..256).filter(|&v| bit(v)).collect()
+        requested_of(&self.vcpu)
     }
 
-    /// Adds a disk behind the unit; its device number.
+    /// Adds a disk behind the first unit; its device number.
     pub(crate) fn translated_disk(&mut self, image: &NamedTempFile) -> u8 {
+        self.translated_disk_at(0, 0, image)
+    }
+
+    /// Adds a disk behind a unit, on a segment; its device number.
+    pub(crate) fn translated_disk_at(
+        &mut self,
+        segment: u16,
+        unit: usize,
+        image: &NamedTempFile,
+    ) -> u8 {
         let disk = Block::open(Options::new(image.path())).unwrap();
-        let at = self.chipset.add_translated_virtio(Box::new(disk)).unwrap();
-        at.device()
+        let place = Placement {
+            segment,
+            unit: Some(UnitNumber(unit)),
+        };
+        let at = self.chipset.add_translated_virtio(place, Box::new(disk));
+        at.unwrap().device()
     }
 
     /// Adds a disk that is not.
     pub(crate) fn direct_disk(&mut self, image: &NamedTempFile) -> u8 {
         let disk = Block::open(Options::new(image.path())).unwrap();
         let memory = Arc::new(self.vm.ram().clone());
-        let at = self.chipset.add_virtio(Box::new(disk), memory).unwrap();
-        at.device()
+        let place = Placement {
+            segment: 0,
+            unit: Some(UnitNumber(0)),
+        };
+        let at = self.chipset.add_virtio(place, Box::new(disk), memory);
+        at.unwrap().device()
     }
 
     pub(crate) fn ram(&self) -> &GuestRam {
         self.vm.ram()
     }
 
-    /// The unit, taken over and translating.
+    /// The first unit, taken over and translating.
     pub(crate) fn drive(&self, options: driver::Options) -> OurUnit<'_> {
-        let mut unit = driver::Unit::take(self, self, self, options).unwrap();
+        self.drive_unit(0, options)
+    }
+
+    /// The same of any unit.
+    pub(crate) fn drive_unit(&self, number: usize, options: driver::Options) -> OurUnit<'_> {
+        let registers = Registers {
+            machine: self,
+            base: registers(UnitNumber(number)),
+        };
+        let mut unit = driver::Unit::take(registers, self, self, options).unwrap();
         unit.enable().unwrap();
         unit
     }
 
     /// The driver of the virtio device `device`, with memory and bus mastering on.
     pub(crate) fn driver(&self, device: u8) -> Driver<OnBus> {
+        self.driver_at(0, device)
+    }
+
+    /// The same on any segment.
+    pub(crate) fn driver_at(&self, segment: u16, device: u8) -> Driver<OnBus> {
         Driver::probe(OnBus {
             buses: self.buses.clone(),
+            segment,
             device,
         })
     }
@@ -155,6 +189,41 @@ impl Machine {
         all.extend(self.bytes(except.end, (MEMORY - except.end) as usize));
         all
     }
+}
+
+/// A processor of `vm` whose local APIC is switched on.
+pub(crate) fn processor(vm: &Vm, id: u64) -> VcpuFd {
+    let vcpu = vm.fd().create_vcpu(id).unwrap();
+    switch_on(&vcpu);
+    vcpu
+}
+
+/// The same in x2APIC mode. SDM 3A, "Extended XAPIC (x2APIC)": bit 10 of IA32_APIC_BASE.
+pub(crate) fn x2apic_processor(vm: &Vm, id: u32) -> VcpuFd {
+    let kvm = kvm::open(Path::new("/dev/kvm")).unwrap();
+    let features = Features::of(&kvm).unwrap();
+    let vcpu = processors::create(vm, id, id + 1, &features).unwrap();
+    let mut system = vcpu.get_sregs().unwrap();
+    system.apic_base |= 1 << 10;
+    vcpu.set_sregs(&system).unwrap();
+    switch_on(&vcpu);
+    vcpu
+}
+
+fn switch_on(vcpu: &VcpuFd) {
+    let mut lapic = vcpu.get_lapic().unwrap();
+    lapic.regs[SPURIOUS..SPURIOUS + 2].copy_from_slice(&[-1, 1]);
+    vcpu.set_lapic(&lapic).unwrap();
+}
+
+/// The vectors that a processor was ever asked to take.
+pub(crate) fn requested_of(vcpu: &VcpuFd) -> Vec<usize> {
+    let lapic = vcpu.get_lapic().unwrap();
+    let bit = |v: usize| {
+        let byte = lapic.regs[REQUESTS + v / 32 * 16 + v % 32 / 8];
+        byte.cast_unsigned() >> (v % 8) & 1 == 1
+    };
+    (0..256).filter(|&v| bit(v)).collect()
 }
 
 /// As whom a device makes requests.
@@ -197,15 +266,17 @@ pub(crate) fn image() -> NamedTempFile {
     image
 }
 
-/// A function of bus 0, reached as a guest reaches it.
+/// A function of bus 0 of a segment, reached as a guest reaches it.
 pub(crate) struct OnBus {
     buses: Buses,
+    segment: u16,
     device: u8,
 }
 
 impl OnBus {
     fn config(&self, offset: u16) -> u64 {
-        ECAM_BASE + (u64::from(self.device) << 15) + u64::from(offset)
+        let segment = ECAM_BUS * u64::from(self.segment);
+        ECAM_BASE + segment + (u64::from(self.device) << 15) + u64::from(offset)
     }
 
     fn window(&mut self, bar: u8, offset: u64) -> u64 {
@@ -235,35 +306,44 @@ impl TestFunction for OnBus {
     }
 }
 
-impl Mmio for Machine {
+/// The registers of a unit.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers<'a> {
+    machine: &'a Machine,
+    base: u64,
+}
+
+impl Registers<'_> {
+    fn get(&self, offset: u32, data: &mut [u8]) {
+        let at = self.base + u64::from(offset);
+        assert!(self.machine.buses.memory.read(at, data));
+    }
+
+    fn set(&self, offset: u32, data: &[u8]) {
+        let at = self.base + u64::from(offset);
+        assert!(self.machine.buses.memory.write(at, data));
+    }
+}
+
+impl Mmio for Registers<'_> {
     fn read32(&self, offset: u32) -> u32 {
         let mut data = [0; 4];
-        assert!(
-            self.buses
-                .memory
-                .read(VTD_BASE + u64::from(offset), &mut data)
-        );
+        self.get(offset, &mut data);
         u32::from_le_bytes(data)
     }
 
     fn read64(&self, offset: u32) -> u64 {
         let mut data = [0; 8];
-        assert!(
-            self.buses
-                .memory
-                .read(VTD_BASE + u64::from(offset), &mut data)
-        );
+        self.get(offset, &mut data);
         u64::from_le_bytes(data)
     }
 
     fn write32(&self, offset: u32, value: u32) {
-        let at = VTD_BASE + u64::from(offset);
-        assert!(self.buses.memory.write(at, &value.to_le_bytes()));
+        self.set(offset, &value.to_le_bytes());
     }
 
     fn write64(&self, offset: u32, value: u64) {
-        let at = VTD_BASE + u64::from(offset);
-        assert!(self.buses.memory.write(at, &value.to_le_bytes()));
+        self.set(offset, &value.to_le_bytes());
     }
 
     fn keep_waiting(&self, asked: u32) -> bool {

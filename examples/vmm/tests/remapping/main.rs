@@ -6,3 +6,4 @@ mod disk;
 mod dma;
 mod interrupts;
 mod machine;
+mod units;

@@ -34,11 +34,11 @@ work() {
 }
 grep -qw do=work /proc/cmdline && work
 say enabled "$(dmesg | grep -c 'DMAR: Intel(R) Virtualization Technology for Directed')"
-say address "$(cat /sys/class/iommu/dmar0/intel-iommu/address)"
+say units $(for unit in /sys/class/iommu/dmar*; do echo "${unit##*/}=$(cat $unit/intel-iommu/address)"; done)
 say groups $(ls /sys/kernel/iommu_groups | wc -l)
 for at in /sys/bus/virtio/devices/*; do
     function=$(readlink -f $at/..)
-    say "$(cat $at/device)-$(basename $function)" "$(cut -c34 $at/features) $(cat $function/iommu_group/type)"
+    say "$(cat $at/device)-$(basename $function)" "$(cut -c34 $at/features) $(cat $function/iommu_group/type) $(basename $(readlink -f $function/iommu))"
 done
 for disk in vda vdb; do
     say $disk "$(dd if=/dev/$disk bs=64k iflag=direct 2>/dev/null | digest)"

@@ -88,11 +88,17 @@ echo "@host served $(sha256sum </files/data | cut -d' ' -f1)"
 "#;
 
 /// What was said under a mark, by word.
-fn said<'a>(text: &'a str, mark: &str) -> BTreeMap<&'a str, &'a str> {
+pub(crate) fn said<'a>(text: &'a str, mark: &str) -> BTreeMap<&'a str, &'a str> {
     text.lines()
         .filter_map(|line| line.trim_end().strip_prefix(mark))
         .map(|line| line.split_once(' ').unwrap_or((line, "")))
         .collect()
+}
+
+/// The digest of `bytes`, as a guest says it.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -112,10 +118,7 @@ fn linux_uses_what_other_processes_serve_and_outlives_them() {
         .unwrap();
     // No two equal blocks.
     let data: Vec<u8> = (0..1u32 << 20).flat_map(u32::to_le_bytes).collect();
-    let first_half: String = Sha256::digest(&data[..2 << 20])
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let first_half = hex(&data[..2 << 20]);
     let report = Host::new()
         .memory_mib(2048)
         .time_out(Duration::from_secs(300))

@@ -144,11 +144,9 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
             return Err(MmioError::Queues { count: sizes.len() });
         }
         let usable = |size: &u16| size.is_power_of_two() && *size <= MAX_SIZE;
-        if let Some(index) = sizes.iter().position(|size| !usable(size)) {
-            return Err(MmioError::QueueSize {
-                index,
-                size: sizes[index],
-            });
+        let mut numbered = sizes.iter().copied().enumerate();
+        if let Some((index, size)) = numbered.find(|(_, size)| !usable(size)) {
+            return Err(MmioError::QueueSize { index, size });
         }
         let session = Session::new(device, memory, runner, Features::NOTIFICATION_DATA)
             .map_err(MmioError::Event)?;

@@ -97,8 +97,9 @@ impl<A: GuestAddressSpace> Common<'_, A> {
     fn image(&mut self) -> [u8; COMMON as usize] {
         let mut image = [0; COMMON as usize];
         let mut put = |offset: u16, value: &[u8]| {
-            let start = usize::from(offset);
-            image[start..start + value.len()].copy_from_slice(value);
+            // Every field below is inside.
+            let there = image.iter_mut().skip(offset.into());
+            there.zip(value).for_each(|(byte, given)| *byte = *given);
         };
         let status = self.status();
         let queue = self.selectors.queue;
@@ -145,6 +146,11 @@ impl<A: GuestAddressSpace> Common<'_, A> {
         image
     }
 
+    /// Resets the device, as by the driver.
+    pub(super) fn reset(&mut self) {
+        self.set_status(0);
+    }
+
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         for (field, width) in WRITABLE {
             let start = u64::from(field)
@@ -153,7 +159,8 @@ impl<A: GuestAddressSpace> Common<'_, A> {
             let value = start.and_then(|s| data.get(s..s.checked_add(width.into())?));
             if let Some(value) = value {
                 let mut word = [0; 4];
-                word[..value.len()].copy_from_slice(value);
+                let there = word.iter_mut().zip(value);
+                there.for_each(|(byte, given)| *byte = *given);
                 self.set(field, u32::from_le_bytes(word));
             }
         }

@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) msix: Msix,
     config_vector: u16,
     queue_vectors: Vec<u16>,
+    /// Of the device's resources.
+    notification_vectors: Vec<u16>,
     isr: u8,
     generation: u8,
     pin_disabled: bool,
@@ -54,13 +56,19 @@ pub(super) struct State {
 }
 
 impl PciInterrupts {
-    pub(super) fn new(msix: Msix, queues: u16, status: Arc<SharedStatus>) -> Self {
+    pub(super) fn new(
+        msix: Msix,
+        queues: u16,
+        notifications: u16,
+        status: Arc<SharedStatus>,
+    ) -> Self {
         Self {
             status,
             state: Mutex::new(State {
                 msix,
                 config_vector: NO_VECTOR,
                 queue_vectors: vec![NO_VECTOR; queues.into()],
+                notification_vectors: vec![NO_VECTOR; notifications.into()],
                 isr: 0,
                 generation: 0,
                 pin_disabled: false,
@@ -116,6 +124,7 @@ impl State {
     pub(super) fn reset(&mut self) {
         self.config_vector = NO_VECTOR;
         self.queue_vectors.fill(NO_VECTOR);
+        self.notification_vectors.fill(NO_VECTOR);
         self.isr = 0;
         self.drive();
     }
@@ -138,6 +147,18 @@ impl State {
     pub(super) fn set_queue_vector(&mut self, queue: u16, vector: u16) {
         let vector = self.checked(vector);
         if let Some(place) = self.queue_vectors.get_mut(usize::from(queue)) {
+            *place = vector;
+        }
+    }
+
+    pub(super) fn notification_vector(&self, index: u16) -> u16 {
+        let vector = self.notification_vectors.get(usize::from(index));
+        vector.copied().unwrap_or(NO_VECTOR)
+    }
+
+    pub(super) fn set_notification_vector(&mut self, index: u16, vector: u16) {
+        let vector = self.checked(vector);
+        if let Some(place) = self.notification_vectors.get_mut(usize::from(index)) {
             *place = vector;
         }
     }
@@ -209,6 +230,13 @@ impl State {
 impl Interrupts for PciInterrupts {
     fn queue(&self, index: u16) {
         self.lock().queue_event(index);
+    }
+
+    fn notification(&self, index: u16) {
+        let mut state = self.lock();
+        // By messages only: the ISR status has no bit for it.
+        let vector = state.notification_vector(index);
+        state.msix.trigger(vector);
     }
 
     fn config(&self) {

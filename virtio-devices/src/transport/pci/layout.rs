@@ -26,7 +26,12 @@ pub(super) const COMMON: u64 = 0x40;
 const DEVICE: u64 = 0x1000;
 
 /// PCI's identifier of a vendor's own capability.
-const VENDOR_CAPABILITY: u8 = 0x09;
+pub(super) const VENDOR_CAPABILITY: u8 = 0x09;
+
+/// Offset of `pci_cfg_data` in the capability for access by configuration space.
+pub(super) const CFG_DATA: u16 = 16;
+/// Offset of Message Control in the MSI-X capability.
+const MSIX_CONTROL: u16 = 2;
 
 /// What is at an offset of the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,20 +63,19 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn new(queues: u16, msix: &Msix) -> Self {
-        let table = 4 * PAGE..4 * PAGE + msix.table_length();
+        // At most 2^16 queues and 2048 vectors: all is far below 4 GiB.
+        let place = |start: u64, length: u64| start..start.saturating_add(length);
+        let table = place(4 * PAGE, msix.table_length());
         let pending = table.end.next_multiple_of(PAGE);
-        let notify = 3 * PAGE;
+        let notify = NOTIFY_STRIDE.saturating_mul(queues.into());
         Self {
             places: [
                 (Structure::Common, 0..COMMON),
                 (Structure::Isr, PAGE..PAGE + 1),
                 (Structure::Device, 2 * PAGE..2 * PAGE + DEVICE),
-                (
-                    Structure::Notify,
-                    notify..notify + NOTIFY_STRIDE * u64::from(queues),
-                ),
+                (Structure::Notify, place(3 * PAGE, notify)),
                 (Structure::Table, table),
-                (Structure::Pending, pending..pending + msix.pending_length()),
+                (Structure::Pending, place(pending, msix.pending_length())),
             ],
         }
     }
@@ -83,8 +87,10 @@ impl Layout {
     }
 
     pub(super) fn place(&self, structure: Structure) -> &Range<u64> {
-        // The array has all of them, in order of declaration.
-        &self.places[structure as usize].1
+        // The array has all of them: the default is never used.
+        let mut places = self.places.iter();
+        let place = places.find(|(which, _)| *which == structure);
+        place.map_or(&(0..0), |(_, place)| place)
     }
 
     /// The structure that holds the byte at `offset`, the offset in it, and how many bytes it has from there.
@@ -93,8 +99,8 @@ impl Layout {
             .places
             .iter()
             .find(|(_, place)| place.contains(&offset))?;
-        let left = usize::try_from(place.end - offset).ok()?;
-        Some((*structure, offset - place.start, left))
+        let left = usize::try_from(place.end.checked_sub(offset)?).ok()?;
+        Some((*structure, offset.checked_sub(place.start)?, left))
     }
 
     /// Appends the capabilities that say so.
@@ -108,10 +114,11 @@ impl Layout {
             (CfgType::Isr, Structure::Isr),
             (CfgType::Device, Structure::Device),
         ] {
-            let body = capability(cfg_type, 16, self.place(structure));
+            let body = capability(cfg_type as u8, BAR, 16, self.place(structure));
             config.add_capability(VENDOR_CAPABILITY, &body, &[])?;
         }
-        let mut notify = capability(CfgType::Notify, 20, self.place(Structure::Notify)).to_vec();
+        let place = self.place(Structure::Notify);
+        let mut notify = capability(CfgType::Notify as u8, BAR, 20, place).to_vec();
         notify.extend((NOTIFY_STRIDE as u32).to_le_bytes());
         config.add_capability(VENDOR_CAPABILITY, &notify, &[])?;
         let at = |structure| Place {
@@ -121,7 +128,7 @@ impl Layout {
         let (body, writable) = msix.capability(at(Structure::Table), at(Structure::Pending));
         let msix = config.add_capability(msix::CAPABILITY, &body, &writable)?;
         // bar, offset, length and the data are the driver's to write (4.1.4.9).
-        let mut access = capability(CfgType::Pci, 20, &(0..0)).to_vec();
+        let mut access = capability(CfgType::Pci as u8, BAR, 20, &(0..0)).to_vec();
         access.extend([0; 4]);
         let mut writable = [0xff; 18];
         writable[..2].fill(0);
@@ -139,14 +146,22 @@ pub(super) struct Declared {
     pub(super) access: u16,
 }
 
+impl Declared {
+    /// Its "pci_cfg_data".
+    pub(super) fn access_data(self) -> u16 {
+        self.access.saturating_add(CFG_DATA)
+    }
+
+    /// MSI-X's message control.
+    pub(super) fn msix_control(self) -> u16 {
+        self.msix.saturating_add(MSIX_CONTROL)
+    }
+}
+
 /// "struct virtio_pci_cap" after its first two bytes.
-fn capability(cfg_type: CfgType, length: u8, place: &Range<u64>) -> [u8; 14] {
-    let mut body = [0; 14];
-    body[0] = length;
-    body[1] = cfg_type as u8;
-    body[2] = BAR;
-    // The window is far below 4 GiB.
-    body[6..10].copy_from_slice(&(place.start as u32).to_le_bytes());
-    body[10..].copy_from_slice(&((place.end - place.start) as u32).to_le_bytes());
-    body
+pub(super) fn capability(cfg_type: u8, bar: u8, length: u8, place: &Range<u64>) -> [u8; 14] {
+    // What is above 4 GiB goes into other fields, where there are any.
+    let [a, b, c, d] = (place.start as u32).to_le_bytes();
+    let [e, f, g, h] = (place.end.saturating_sub(place.start) as u32).to_le_bytes();
+    [length, cfg_type, bar, 0, 0, 0, a, b, c, d, e, f, g, h]
 }

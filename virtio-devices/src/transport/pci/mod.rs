@@ -5,6 +5,7 @@
 //!   configuration space   capabilities: where each structure is, MSI-X, access by configuration space
 //!   window 0              common configuration, ISR, device configuration, notify, MSI-X table, pending bits
 //!   doorbells             one a queue, in the notify structure
+//!   window 2              what a device has beside queues, if it has anything: doorbells, notifications, memory
 //! ```
 //!
 //! "Virtio Over PCI Bus" (4.1).
@@ -12,6 +13,7 @@
 mod common;
 mod interrupts;
 mod layout;
+mod resources;
 
 use std::sync::Arc;
 
@@ -20,7 +22,8 @@ use vm_memory::GuestAddressSpace;
 use self::common::{Common, Selectors};
 pub use self::interrupts::InterruptState;
 use self::interrupts::PciInterrupts;
-use self::layout::{BAR, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
+use self::layout::{BAR, CFG_DATA, Declared, Layout, MAX_QUEUES, NOTIFY_STRIDE, Structure};
+use self::resources::ResourceWindow;
 use super::session::{Holds, Session};
 use super::state::{RestoreError, SaveError, SessionState};
 use crate::device::{Device, Failure, Interrupts, Trouble};
@@ -35,11 +38,6 @@ use crate::worker::Runner;
 pub const VENDOR: u16 = 0x1af4;
 /// Device identifier of type 0; the others follow.
 pub const DEVICE_BASE: u16 = 0x1040;
-
-/// Offset of `pci_cfg_data` in the capability for access by configuration space.
-const CFG_DATA: u16 = 16;
-/// Offset of Message Control in the MSI-X capability.
-const MSIX_CONTROL: u16 = 2;
 
 /// Bytes of configuration space that are saved: what is behind them, no virtio function has.
 const CONFIG_SAVED: usize = 256;
@@ -94,13 +92,15 @@ pub enum PciError {
 
 /// A virtio device as a PCI function.
 ///
-/// It has one MSI-X vector for each queue and one for changes of configuration: [`vectors`](Self::vectors).
+/// It has one MSI-X vector for each queue, one for changes of configuration, and one for each notification of the device's
+/// [`Resources`](crate::resources::Resources): [`vectors`](Self::vectors).
 pub struct VirtioPci<A> {
     config: ConfigSpace,
     declared: Declared,
     layout: Layout,
     selectors: Selectors,
     session: Session<A>,
+    resources: Option<ResourceWindow>,
     interrupts: Arc<PciInterrupts>,
     /// The command register's Bus Master.
     master: bool,
@@ -124,29 +124,49 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         vectors: Arc<dyn MsiVectors>,
         runner: Box<dyn Runner>,
     ) -> Result<Self, PciError> {
-        let sizes = device.queue_sizes();
-        let queues = u16::try_from(sizes.len())
-            .ok()
-            .filter(|count| *count <= MAX_QUEUES)
-            .ok_or(PciError::Queues {
-                count: sizes.len(),
-                max: MAX_QUEUES,
-            })?;
-        let usable = |size: &u16| size.is_power_of_two() && *size <= crate::queue::MAX_SIZE;
-        if let Some(index) = sizes.iter().position(|size| !usable(size)) {
-            return Err(PciError::QueueSize {
-                index,
-                size: sizes[index],
-            });
-        }
-        let msix = Msix::new(queues + 1, vectors)?;
+        Self::with_vectors(device, memory, runner, |_| Ok(vectors))
+    }
+
+    /// As [`new`](Self::new), with vectors that `make` makes, as many as it is given.
+    pub fn with_vectors<E: From<PciError>>(
+        mut device: Box<dyn Device<A>>,
+        memory: A,
+        runner: Box<dyn Runner>,
+        make: impl FnOnce(u16) -> Result<Arc<dyn MsiVectors>, E>,
+    ) -> Result<Self, E> {
+        let resources = device.resources().map(ResourceWindow::new);
+        let notifications = resources.as_ref().map_or(0, ResourceWindow::notifications);
+        let queues = queues_of(&*device)?;
+        // Of both there are 1024 at most.
+        let vectors = make(queues.saturating_add(1).saturating_add(notifications))?;
+        Ok(Self::on_pci(device, memory, vectors, runner, resources)?)
+    }
+
+    fn on_pci(
+        device: Box<dyn Device<A>>,
+        memory: A,
+        vectors: Arc<dyn MsiVectors>,
+        runner: Box<dyn Runner>,
+        resources: Option<ResourceWindow>,
+    ) -> Result<Self, PciError> {
+        let queues = queues_of(&*device)?;
+        let notifications = resources.as_ref().map_or(0, ResourceWindow::notifications);
+        let msix = Msix::new(
+            queues.saturating_add(1).saturating_add(notifications),
+            vectors,
+        )?;
         let mut session = Session::new(device, memory, runner, Features::NOTIFICATION_DATA)
             .map_err(PciError::Event)?;
         let mut config = ConfigSpace::new(identity(session.device_type()));
         let layout = Layout::new(queues, &msix);
         config.add_bar(BAR, BarKind::Memory64, layout.length())?;
         let declared = layout.declare(&mut config, &msix)?;
-        let interrupts = Arc::new(PciInterrupts::new(msix, queues, session.shared_status()));
+        if let Some(resources) = &resources {
+            resources.declare(&mut config)?;
+        }
+        let status = session.shared_status();
+        let interrupts = PciInterrupts::new(msix, queues, notifications, status);
+        let interrupts = Arc::new(interrupts);
         // As after power-on: the function masters no bus.
         session.hold(Holds::BUS);
         Ok(Self {
@@ -155,14 +175,10 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
             layout,
             selectors: Selectors::default(),
             session,
+            resources,
             interrupts,
             master: false,
         })
-    }
-
-    /// How many MSI-X vectors a device of `queues` queues has: what the VMM must provide.
-    pub fn vectors_for(queues: u16) -> u16 {
-        queues.saturating_add(1)
     }
 
     /// Number of MSI-X vectors.
@@ -263,11 +279,11 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         self.selectors.restore(state.selectors);
         self.interrupts.lock().restore(&state.interrupts);
         // As if the guest wrote all of it, but for the word that acts on the window.
-        let data = usize::from(self.declared.access + CFG_DATA);
+        let data = usize::from(self.declared.access_data());
         let (before, rest) = state.config.split_at(data.min(CONFIG_SAVED));
         self.config_write(0, before);
         if let Some(after) = rest.get(4..) {
-            self.config_write(self.declared.access + CFG_DATA + 4, after);
+            self.config_write(self.declared.access_data().saturating_add(4), after);
         }
         Ok(())
     }
@@ -286,7 +302,7 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
             return;
         };
         let length = data.len().min(left);
-        let data = &mut data[..length];
+        let data = data.get_mut(..length).unwrap_or_default();
         match structure {
             Structure::Common => self.common().read(offset, data),
             Structure::Device => self.session.config_read(offset, data),
@@ -301,7 +317,7 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         let Some((structure, offset, left)) = self.layout.find(offset) else {
             return;
         };
-        let data = &data[..data.len().min(left)];
+        let data = data.get(..left).unwrap_or(data);
         match structure {
             Structure::Common => self.common().write(offset, data),
             Structure::Device => self.session.config_write(offset, data),
@@ -332,9 +348,9 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
     }
 
     fn touches_access_data(&self, offset: u16, data: &[u8]) -> bool {
-        let start = self.declared.access + CFG_DATA;
-        let end = usize::from(offset) + data.len();
-        offset < start + 4 && end > usize::from(start)
+        let start = self.declared.access_data();
+        let end = usize::from(offset).saturating_add(data.len());
+        offset < start.saturating_add(4) && end > usize::from(start)
     }
 
     fn show_interrupt_status(&mut self) {
@@ -349,9 +365,10 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
             && let Some((at, length)) = self.access()
         {
             let mut value = [0; 4];
-            self.window_read(at, &mut value[..length]);
-            self.config
-                .set(self.declared.access + CFG_DATA, &value[..length]);
+            // 1, 2 or 4.
+            let value = value.get_mut(..length).unwrap_or_default();
+            self.window_read(at, value);
+            self.config.set(self.declared.access_data(), value);
         }
         self.show_interrupt_status();
         self.config.read(offset, data);
@@ -359,7 +376,7 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
 
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         self.config.write(offset, data);
-        let control = self.config.u16(self.declared.msix + MSIX_CONTROL);
+        let control = self.config.u16(self.declared.msix_control());
         let command = self.config.command();
         let disabled = command.contains(Command::INTERRUPT_DISABLE);
         let master = command.contains(Command::BUS_MASTER);
@@ -385,9 +402,9 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
             && let Some((at, length)) = self.access()
         {
             let mut value = [0; 4];
-            self.config
-                .read(self.declared.access + CFG_DATA, &mut value);
-            self.window_write(at, &value[..length]);
+            self.config.read(self.declared.access_data(), &mut value);
+            // 1, 2 or 4.
+            self.window_write(at, value.get(..length).unwrap_or_default());
         }
     }
 
@@ -396,26 +413,53 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
     }
 
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
-        if bar == BAR {
-            self.window_read(offset, data);
-        } else {
-            data.fill(0);
+        match &self.resources {
+            _ if bar == BAR => self.window_read(offset, data),
+            Some(resources) if bar == resources::BAR => {
+                resources.read(&self.interrupts.lock(), offset, data);
+            }
+            _ => data.fill(0),
         }
     }
 
     fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
-        if bar == BAR {
-            self.window_write(offset, data);
+        match &mut self.resources {
+            _ if bar == BAR => self.window_write(offset, data),
+            Some(resources) if bar == resources::BAR => {
+                resources.write(&mut self.interrupts.lock(), offset, data);
+            }
+            _ => {}
         }
+    }
+
+    fn window_added(&mut self, window: Window) {
+        if let Some(resources) = &mut self.resources {
+            resources.added(window);
+        }
+    }
+
+    fn window_removed(&mut self, window: Window) {
+        if let Some(resources) = &mut self.resources {
+            resources.removed(window);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.selectors = Selectors::default();
+        self.common().reset();
+        self.interrupts.lock().msix.reset();
     }
 
     fn doorbells(&self) -> Vec<Doorbell<'_>> {
         let first = self.layout.place(Structure::Notify).start;
-        let offsets = (0..).map(|queue: u64| first + queue * NOTIFY_STRIDE);
+        // Inside the window.
+        let offset =
+            |queue: usize| first.saturating_add((queue as u64).saturating_mul(NOTIFY_STRIDE));
         self.session
             .kicks()
             .iter()
-            .zip(offsets)
+            .enumerate()
+            .map(|(queue, event)| (event, offset(queue)))
             .map(|(event, offset)| Doorbell {
                 bar: BAR,
                 offset,
@@ -423,6 +467,22 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
             })
             .collect()
     }
+}
+
+/// How many queues `device` has, of sizes that a driver can use.
+fn queues_of<A: GuestAddressSpace>(device: &dyn Device<A>) -> Result<u16, PciError> {
+    let sizes = device.queue_sizes();
+    let usable = |size: &u16| size.is_power_of_two() && *size <= crate::queue::MAX_SIZE;
+    if let Some((index, &size)) = (0..).zip(&sizes).find(|(_, size)| !usable(size)) {
+        return Err(PciError::QueueSize { index, size });
+    }
+    u16::try_from(sizes.len())
+        .ok()
+        .filter(|count| *count <= MAX_QUEUES)
+        .ok_or(PciError::Queues {
+            count: sizes.len(),
+            max: MAX_QUEUES,
+        })
 }
 
 /// "PCI Device Discovery" (4.1.2).

@@ -10,7 +10,7 @@
 //! memory that it shares shorter.
 
 mod memory;
-mod rings;
+pub(super) mod rings;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryMmap;
 
 use self::memory::Given;
-use self::rings::{Calls, Report, Ring, event};
+pub use self::rings::event;
+use self::rings::{Calls, Report, Ring};
 use super::channel::Channel;
 use super::message::{
     HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
@@ -44,7 +45,7 @@ const OFFERED: Protocol = Protocol::MQ
 /// VHOST_USER_SET_CONFIG.
 const SET_CONFIG: Request = Request(25);
 /// In the payload of SET_VRING_KICK and its like: there is no file.
-const NO_FILE: u64 = 1 << 8;
+pub(super) const NO_FILE: u64 = 1 << 8;
 
 /// Why a device is not served any more.
 #[non_exhaustive]

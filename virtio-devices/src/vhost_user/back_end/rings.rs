@@ -28,12 +28,13 @@ impl Ring {
     }
 }
 
-/// An event of the VMM's, which does not block whatever the file is.
+/// An event of the VMM's, made of the file that it sent: one that does not block, whatever the file is. None if the host
+/// does not let us see to that.
 #[expect(
     unsafe_code,
     reason = "an EventFd can be made of a descriptor in no other way"
 )]
-pub(super) fn event(file: OwnedFd) -> Option<EventFd> {
+pub fn event(file: OwnedFd) -> Option<EventFd> {
     let flags = fcntl_getfl(&file).ok()?;
     fcntl_setfl(&file, flags | OFlags::NONBLOCK).ok()?;
     // SAFETY: the descriptor is ours alone, and the event becomes its owner. That it may be no eventfd matters to

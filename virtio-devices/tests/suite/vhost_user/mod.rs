@@ -6,6 +6,7 @@ mod lost;
 mod ours;
 mod peer;
 mod served;
+mod to_guest;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

@@ -11,6 +11,13 @@ sink() {
         exec io-load sink 0.0.0.0:5000
     ) &
 }
+# The disk served by a process of its own, whose number is then in $server.
+served() {
+    disk
+    vmm serve --disk path=/dev/shm/disk --socket /tmp/disk &
+    server=$!
+    while [ ! -S /tmp/disk ]; do usleep 50000; done
+}
 # Gives device $1 to driver $2.
 give() {
     echo $2 >$sys/$1/driver_override

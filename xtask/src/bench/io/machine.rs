@@ -20,6 +20,8 @@ pub(super) struct Machine {
     pub(super) work: Work,
     /// Commands of the host before the VMM starts.
     pub(super) before: &'static str,
+    /// More words for the meter: the process that works for the VMM.
+    pub(super) meter: &'static str,
     vmm: Vmm,
     /// The VMM's options for the devices.
     options: &'static str,
@@ -55,14 +57,25 @@ pub(super) const OURS: Machine = Machine {
     name: "ours",
     work: DEVICES,
     before: "disk; sink",
+    meter: "",
     vmm: Vmm::Ours,
     options: "--disk path=/dev/shm/disk --net tap=t0",
+    kernel: "",
+};
+pub(super) const SERVED: Machine = Machine {
+    name: "ours, served by another process",
+    work: ELSEWHERE,
+    before: "served",
+    meter: "--also $server",
+    vmm: Vmm::Ours,
+    options: "--disk vhost_user=on,socket=/tmp/disk",
     kernel: "",
 };
 pub(super) const QEMU: Machine = Machine {
     name: "QEMU",
     work: DEVICES,
     before: "disk; sink",
+    meter: "",
     vmm: Vmm::Qemu { machine: "q35" },
     options: "-drive if=none,id=disk,format=raw,file=/dev/shm/disk \
               -device virtio-blk-pci,drive=disk,num-queues=1 \
@@ -74,6 +87,7 @@ pub(super) const OURS_BEHIND: Machine = Machine {
     name: "ours, behind the unit",
     work: BEHIND,
     before: "disk",
+    meter: "",
     vmm: Vmm::Ours,
     options: "--vtd --disk path=/dev/shm/disk,iommu=on",
     kernel: STRICT,
@@ -82,6 +96,7 @@ pub(super) const QEMU_BEHIND: Machine = Machine {
     name: "QEMU, behind its unit",
     work: BEHIND,
     before: "disk",
+    meter: "",
     vmm: Vmm::Qemu {
         machine: "q35,kernel-irqchip=split",
     },
@@ -97,6 +112,7 @@ pub(super) const PASSED: Machine = Machine {
         ..ELSEWHERE
     },
     before: "give 0000:00:05.0 vfio-pci",
+    meter: "",
     vmm: Vmm::Ours,
     options: "--device path=/sys/bus/pci/devices/0000:00:05.0",
     kernel: "",
@@ -109,8 +125,15 @@ pub(super) const PASSED_BEHIND: Machine = Machine {
 };
 
 /// All of them.
-pub(super) const MACHINES: &[Machine] =
-    &[OURS, QEMU, OURS_BEHIND, QEMU_BEHIND, PASSED, PASSED_BEHIND];
+pub(super) const MACHINES: &[Machine] = &[
+    OURS,
+    SERVED,
+    QEMU,
+    OURS_BEHIND,
+    QEMU_BEHIND,
+    PASSED,
+    PASSED_BEHIND,
+];
 
 impl Machine {
     /// The jobs that give figures.

@@ -99,7 +99,7 @@ const MODELS: &[Model] = &[
     },
     Model {
         name: "service process: vhost-user",
-        plain: Err("not run: this command has no machine for it yet"),
+        plain: Ok(machine::SERVED),
         behind: Err(
             "cannot be had: the other process has all of the guest's memory, and no translations",
         ),
@@ -284,6 +284,7 @@ pub(super) fn chart(results: &Results) -> String {
             "models",
             &[
                 ("in the VMM", &machine::OURS, "write"),
+                ("served", &machine::SERVED, "write"),
                 ("passed through", &machine::PASSED, "write"),
             ],
         ),
@@ -344,6 +345,7 @@ mod tests {
         );
         assert!(row("| pass-through: NVMe by VFIO | no |").contains("| the host hung |"));
         assert!(row("| pass-through: NVMe by VFIO | yes |").contains("| not run |"));
+        assert!(row("| service process: vhost-user | no |").contains("| not run |"));
         assert!(row("| service process: vhost-user | yes |").contains("| cannot be had: "));
         assert!(row("| TCP").contains("ours: not run; QEMU: not run"));
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask guards`: the guard against each known class of bugs is taken out, and the test that is named after the class must
-//! fail. What came of it is committed as `mutants/guards.txt`, for EVIDENCE.md: `COMMIT` and then a line `TEST` for each.
+//! fail. What came of it is committed as `mutants/guards.txt`, for EVIDENCE.md: a line `TEST COMMIT` for each that was seen to.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use lab_kit::paths;
 
 use super::tree::Tree;
@@ -22,26 +24,41 @@ const PATIENCE: &str = "240";
 /// The status of `timeout` if it had to end what it started.
 const TIMED_OUT: i32 = 124;
 
+/// What `cargo xtask guards` takes.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Only guards whose test has this in its name.
+    name: Option<String>,
+}
+
 /// Takes each guard out in a copy of the checkout, and runs its test there.
-pub fn guards() -> Result<()> {
+pub fn guards(options: &Options) -> Result<()> {
     let copy = Tree::copy("page-table", "guards")?;
-    let (mut noticed, mut wrong) = (Vec::new(), Vec::new());
-    for guard in GUARDS {
+    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let (mut noticed, mut wrong) = (noticed(), Vec::new());
+    let wanted = |guard: &&Guard| {
+        let name = options.name.as_deref();
+        name.is_none_or(|name| guard.test.contains(name))
+    };
+    for guard in GUARDS.iter().filter(wanted) {
         match take_out(&copy.beside(guard.package), guard) {
             Ok(()) => {
                 println!("{}: fails without its guard, as it must", guard.test);
-                noticed.push(guard.test);
+                noticed.insert(guard.test.to_owned(), commit.clone());
             }
             Err(error) => {
                 println!("{}: {error:#}", guard.test);
+                noticed.remove(guard.test);
                 wrong.push(guard.test);
             }
         }
     }
-    let commit = git(&["rev-parse", "--short", "HEAD"])?;
-    let text = format!("{commit}\n{}\n", noticed.join("\n"));
+    let lines = noticed
+        .iter()
+        .map(|(test, commit)| format!("{test} {commit}\n"));
     let path = record();
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(&path, lines.collect::<String>())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     ensure!(wrong.is_empty(), "not shown: {}", wrong.join(", "));
     Ok(())
 }
@@ -75,14 +92,13 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static str> {
     GUARDS.iter().map(|guard| guard.test)
 }
 
-/// The commit at which guards were taken out, and the tests that noticed; `None` if nobody tried.
-pub(crate) fn noticed() -> Option<(String, Vec<String>)> {
-    let text = fs::read_to_string(record()).ok()?;
-    let (commit, tests) = text.split_once('\n')?;
-    Some((
-        commit.to_owned(),
-        tests.lines().map(str::to_owned).collect(),
-    ))
+/// The tests that were seen to notice, with the commit at which they were.
+pub(crate) fn noticed() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(record()).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines
+        .map(|(test, commit)| (test.to_owned(), commit.to_owned()))
+        .collect()
 }
 
 /// Whether the test passes. It must compile; one that does not end does not pass.

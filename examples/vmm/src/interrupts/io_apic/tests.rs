@@ -4,8 +4,12 @@
 use super::super::fake::FakeKernel;
 use super::super::routing::{Pins, Target};
 use super::*;
+use hvkit_vtd_iommu::spec::RequesterId;
 
-const SOURCE: RequesterId = RequesterId(0xff00);
+const SOURCE: Source = Source {
+    id: RequesterId(0xff00),
+    unit: None,
+};
 
 struct Bench {
     kernel: Arc<FakeKernel>,
@@ -161,19 +165,19 @@ fn who_holds_a_level_is_told_of_its_end() {
 }
 
 /// A unit that turns messages into others, if they ask for what it has.
-struct Turning(Mutex<Vec<(RequesterId, MsiMessage)>>);
+struct Turning(Mutex<Vec<(Source, MsiMessage)>>);
 
 impl super::super::Remapper for Turning {
     fn resolve(
         &self,
-        source: RequesterId,
+        source: Source,
         message: MsiMessage,
         then: &mut dyn FnMut(Option<MsiMessage>),
     ) {
         then(self.request(source, message));
     }
 
-    fn request(&self, source: RequesterId, message: MsiMessage) -> Option<MsiMessage> {
+    fn request(&self, source: Source, message: MsiMessage) -> Option<MsiMessage> {
         self.0.lock().unwrap().push((source, message));
         (message.address & 0x10 != 0).then_some(MsiMessage {
             address: 0xfee0_5000,

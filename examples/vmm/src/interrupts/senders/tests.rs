@@ -3,15 +3,19 @@
 
 use super::super::fake::FakeKernel;
 use super::super::routing::{Gsi, Target};
-use super::super::{Remapper, Watcher};
+use super::super::{Remapper, UnitNumber, Watcher};
 use super::*;
 use crate::machine::stop::Stop;
+use hvkit_vtd_iommu::spec::RequesterId;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender as Told, channel};
 use std::time::Duration;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
-const SOURCE: RequesterId = RequesterId(0x18);
+const SOURCE: Source = Source {
+    id: RequesterId(0x18),
+    unit: Some(UnitNumber(0)),
+};
 const GSI: Gsi = Gsi(24);
 
 fn message(data: u32) -> MsiMessage {
@@ -24,15 +28,15 @@ fn message(data: u32) -> MsiMessage {
 /// Turns every message into one, or refuses it and says so.
 struct Unit {
     to: Mutex<Option<MsiMessage>>,
-    refused: Mutex<Told<(RequesterId, MsiMessage)>>,
+    refused: Mutex<Told<(Source, MsiMessage)>>,
 }
 
 impl Remapper for Unit {
-    fn resolve(&self, _: RequesterId, _: MsiMessage, then: &mut dyn FnMut(Option<MsiMessage>)) {
+    fn resolve(&self, _: Source, _: MsiMessage, then: &mut dyn FnMut(Option<MsiMessage>)) {
         then(*self.to.lock().unwrap());
     }
 
-    fn request(&self, source: RequesterId, message: MsiMessage) -> Option<MsiMessage> {
+    fn request(&self, source: Source, message: MsiMessage) -> Option<MsiMessage> {
         let to = *self.to.lock().unwrap();
         if to.is_none() {
             self.refused
@@ -49,7 +53,7 @@ struct Bench {
     kernel: Arc<FakeKernel>,
     router: Arc<Router>,
     unit: Arc<Unit>,
-    refused: Receiver<(RequesterId, MsiMessage)>,
+    refused: Receiver<(Source, MsiMessage)>,
     event: EventFd,
 }
 
@@ -83,7 +87,7 @@ impl Bench {
         *self.unit.to.lock().unwrap() = to;
         self.router.refresh(&|source, asked| {
             assert_eq!((source, asked), (SOURCE, message(0x11)));
-            to
+            Leads::To(to)
         });
     }
 
@@ -193,4 +197,15 @@ fn pins_of_ours_are_told_with_what_they_lead_to() {
     assert_eq!(routes(), before);
     bench.router.announce(Gsi(17), SOURCE, None);
     bench.router.refresh(&|_, _| panic!("nobody sends"));
+}
+
+#[test]
+fn what_another_unit_turns_leads_where_it_led() {
+    let bench = Bench::new(Some(message(0x22)));
+    bench.connect().unwrap();
+    let routes = bench.kernel.routes.lock().unwrap().clone();
+    bench.router.refresh(&|_, _| Leads::AsBefore);
+    assert_eq!(*bench.kernel.routes.lock().unwrap(), routes);
+    bench.event.write(1).unwrap();
+    assert_eq!(bench.kernel.delivered(), [Target::Message(message(0x22))]);
 }

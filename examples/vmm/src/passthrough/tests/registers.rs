@@ -122,7 +122,7 @@ fn the_machine_places_windows_before_the_guest_runs() {
     let (mut root, ..) = bus_bench();
     let at = FunctionAddress::from_byte(0x18);
     root.insert(at, Arc::new(Mutex::new(function))).unwrap();
-    root.assign(MMIO32, MMIO64).unwrap();
+    root.assign(0, MMIO32, MMIO64).unwrap();
     assert!(
         root.windows().next().is_none(),
         "decoding is the guest's to begin"

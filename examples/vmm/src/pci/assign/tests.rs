@@ -15,7 +15,7 @@ fn place<const N: usize>(
     for function in &functions {
         root.append(function.clone()).unwrap();
     }
-    root.assign(mmio32, mmio64).map(|()| functions)
+    root.assign(0, mmio32, mmio64).map(|()| functions)
 }
 
 fn bar(function: &Mutex<FakeFunction>, bar: usize) -> u32 {

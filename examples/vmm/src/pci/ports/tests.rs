@@ -38,7 +38,7 @@ fn one_function() -> Bench {
     let reset = Arc::new(Mutex::new(ResetFake(Arc::clone(&resets))));
     Bench {
         ports: ConfigPorts::new(Arc::clone(&root), reset),
-        ecam: Ecam::new(root),
+        ecam: Ecam::new(root, 0),
         function,
         resets,
     }

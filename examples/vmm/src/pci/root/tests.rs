@@ -136,5 +136,44 @@ fn what_cannot_be_on_the_bus_is_refused() {
     let places: Vec<_> = std::iter::from_fn(|| root.append(function()).ok()).collect();
     assert_eq!(places.len(), 31);
     assert_eq!(places[2..4], [at(0x10), at(0x20)]);
-    assert_eq!(root.append(function()), Err(RootError::Full));
+    assert_eq!(root.append(function()), Err(RootError::Full { segment: 0 }));
+}
+
+#[test]
+fn segments_are_apart() {
+    let (mut root, ..) = bench();
+    let [here, there] = [0xff, 0].map(|last| {
+        let function = FakeFunction::new().shared();
+        function.lock().unwrap().config[0xfff] = last;
+        function
+    });
+    root.insert(at(0x18), here).unwrap();
+    assert_eq!(root.free(1), Ok(at(0).in_segment(1)));
+    // Another function of the same number, and one that would be its second if it were of the same segment.
+    root.insert(at(0x18).in_segment(1), there).unwrap();
+    root.insert(at(0).in_segment(1), FakeFunction::new().shared())
+        .unwrap();
+    assert_eq!(root.free(1), Ok(at(8).in_segment(1)));
+    let mut byte = |segment, address| {
+        let mut data = [0x5a];
+        root.read_in(segment, ConfigAddress(address), &mut data);
+        data[0]
+    };
+    assert_eq!([0, 1, 2].map(|s| byte(s, 0x18fff)), [0xff, 0, 0xff]);
+    assert_eq!([0, 1].map(|s| byte(s, 0x1800e)), [0, 0]);
+    assert_eq!([0, 1].map(|s| byte(s, 0)), [0xff, 0xaf]);
+    // What is written to one is not the other's.
+    root.write_in(1, ConfigAddress(0x1803c), &[7]);
+    let mut byte = |segment| {
+        let mut data = [0x5a];
+        root.read_in(segment, ConfigAddress(0x1803c), &mut data);
+        data[0]
+    };
+    assert_eq!([0, 1].map(&mut byte), [0, 7]);
+    assert_eq!(
+        root.insert(at(0x19).in_segment(2), FakeFunction::new().shared()),
+        Err(RootError::NoFunctionZero {
+            at: at(0x19).in_segment(2)
+        })
+    );
 }

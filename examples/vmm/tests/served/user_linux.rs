@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Debian's kernel on the real `vmm`, in the laboratory's host: a disk that another process serves as a whole PCI
+//! function, by vfio-user, driven by the guest's own virtio drivers. First without a remapping unit, and the process is
+//! killed in the end; then behind one.
+
+use lab_kit::host::Host;
+use lab_kit::initramfs::Initramfs;
+use lab_kit::kernel::Kernel;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const INIT: &str = r#"#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+while read -r module; do insmod "$module" || echo "@test trouble $module"; done </lab/modules/order
+read -r line </proc/cmdline
+case "$line" in *run=unit*) run=unit;; *) run=plain;; esac
+say() { echo "@test $run-$*"; }
+digest() { sha256sum | cut -d' ' -f1; }
+say size "$(cat /sys/block/vda/size)"
+say vectors "$(grep -c virtio1 /proc/interrupts)"
+say groups "$(ls /sys/kernel/iommu_groups 2>/dev/null | wc -w)"
+say read "$(dd if=/dev/vda bs=64k count=16 2>/dev/null | digest)"
+dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
+say written "$(digest </tmp/data)"
+dd if=/tmp/data of=/dev/vda bs=64k seek=16 2>/dev/null
+sync
+echo 3 >/proc/sys/vm/drop_caches
+say reread "$(dd if=/dev/vda bs=64k skip=16 count=16 2>/dev/null | digest)"
+# By drivers bound anew, which is a reset.
+echo virtio1 >/sys/bus/virtio/drivers/virtio_blk/unbind
+echo virtio1 >/sys/bus/virtio/drivers/virtio_blk/bind
+say bound "$(dd if=/dev/vda bs=64k skip=16 count=16 2>/dev/null | digest)"
+if [ $run = plain ]; then
+    echo kill >/dev/hvc0
+    # Then its configuration space reads all ones, as of a device that was pulled out.
+    cd /sys/bus/pci/drivers/virtio-pci
+    for device in 0000:*; do
+        [ "$(cat $device/device)" = 0x1042 ] && break
+    done
+    tries=0
+    while [ "$(od -An -tx4 -N4 $device/config | tr -d ' ')" != ffffffff ] && [ $tries -lt 600 ]; do
+        tries=$((tries + 1))
+        usleep 100000
+    done
+    say identity "$(od -An -tx4 -N4 $device/config | tr -d ' ')"
+    say alive yes
+fi
+# Nothing is to be written any more.
+poweroff -n -f
+sleep 60
+"#;
+
+const HOST: &str = r#"
+rm -f /tmp/own /tmp/hvc; : >/tmp/hvc
+serve() {
+    rm -f /tmp/own
+    vmm serve --disk path=/disk --socket /tmp/own --protocol vfio-user -v 2>/tmp/served &
+    server=$!
+    while [ ! -S /tmp/own ]; do usleep 100000; done
+}
+run() {
+    vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory 256M --console file=/tmp/hvc \
+        --cmdline "console=ttyS0 quiet loglevel=1 panic=-1 $1" $2 -v 2>/tmp/said
+    echo "@host status-$3 $?"
+    cat /tmp/said
+}
+image() { dd if=/disk bs=64k skip=16 count=16 2>/dev/null | sha256sum | cut -d' ' -f1; }
+serve
+run "run=unit intel_iommu=on" "--vtd caching=on --user-device socket=/tmp/own,id=disk,iommu=on" unit
+wait $server
+echo "@host served-unit $?"
+cat /tmp/served
+echo "@host image-unit $(image)"
+serve
+(
+    while ! grep -q kill /tmp/hvc 2>/dev/null; do usleep 100000; done
+    kill -9 $server
+) &
+run run=plain "--user-device /tmp/own" plain
+echo "@host image-plain $(image)"
+"#;
+
+/// What was said under a mark, by word.
+fn said<'a>(text: &'a str, mark: &str) -> BTreeMap<&'a str, &'a str> {
+    text.lines()
+        .filter_map(|line| line.trim_end().strip_prefix(mark))
+        .map(|line| line.split_once(' ').unwrap_or((line, "")))
+        .collect()
+}
+
+#[test]
+fn linux_uses_a_pci_function_of_another_process_and_outlives_it() {
+    let kernel = Kernel::fetch().unwrap();
+    let mut initramfs = Initramfs::with_busybox().unwrap();
+    initramfs
+        .file("/init", 0o755, INIT)
+        .modules(&kernel, &["virtio_pci", "virtio_blk", "virtio_console"])
+        .unwrap();
+    // No two equal blocks.
+    let data: Vec<u8> = (0..1u32 << 19).flat_map(u32::to_le_bytes).collect();
+    let digest = Sha256::digest(&data[..1 << 20]);
+    let first_half: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let report = Host::new()
+        .memory_mib(2048)
+        .time_out(Duration::from_secs(300))
+        .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
+        .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
+        .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
+        .data(data, "/disk", 0o644)
+        .run(&[HOST])
+        .unwrap();
+    let text = report.commands[0].text();
+    let (guest, host) = (said(&text, "@test "), said(&text, "@host "));
+    let get = |key: &str| {
+        *guest
+            .get(key)
+            .unwrap_or_else(|| panic!("no {key} in\n{text}"))
+    };
+    assert!(!text.contains("trouble"), "{text}");
+    for run in ["unit", "plain"] {
+        let get = |key: &str| get(&format!("{run}-{key}"));
+        assert_eq!(host[&*format!("status-{run}")], "0", "{text}");
+        assert_eq!(get("size"), "4096", "{text}");
+        // One of the queue, one of the configuration: MSI-X.
+        assert_eq!(get("vectors"), "2", "{text}");
+        assert_eq!(get("read"), first_half, "{text}");
+        for again in ["reread", "bound"] {
+            assert_eq!(get(again), get("written"), "{again} {text}");
+        }
+        assert_eq!(host[&*format!("image-{run}")], get("written"), "{text}");
+    }
+    assert_ne!(get("unit-groups"), "0", "{text}");
+    assert_eq!(get("plain-groups"), "0", "{text}");
+    // It ends with its VMM.
+    assert_eq!(host["served-unit"], "0", "{text}");
+    assert_eq!(get("plain-identity"), "ffffffff", "{text}");
+    assert_eq!(get("plain-alive"), "yes", "{text}");
+    let gone = "the device /tmp/own is gone: the other process has hung up";
+    assert!(text.contains(gone), "{text}");
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The worker: connections, messages either way, and the kicks of the other machine's driver.
+//!
+//! Kick events are the other process's. They are watched for the change and never read, so that nothing here waits for
+//! what that process does with them.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use vm_memory::{GuestAddressSpace, GuestMemory};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::link::{Link, MOST, Meaning, Message, PeerError};
+use super::shared::{BACKEND_UP, FRONTEND_UP, Shared};
+use crate::device::{ActiveQueue, Failure, Interrupts};
+use crate::queue::{Chain, Notify, Position, QueueError};
+use crate::vhost_user::Request;
+use crate::worker::{Progress, Worker};
+
+/// Messages that are carried in one call, each way.
+const BATCH: usize = 16;
+/// What is watched beside kicks, which have the numbers of their queues.
+const OTHERS: u64 = u64::MAX;
+
+/// To whom the beginning and the end of a connection are told.
+pub(super) type Report = dyn Fn(Option<&PeerError>) + Send + Sync;
+
+/// A connection, and what of it has not reached the driver.
+struct Connected {
+    link: Link,
+    /// A message for which the driver has no room yet.
+    waiting: Option<Message>,
+    /// By queue.
+    kicks: Vec<Option<EventFd>>,
+}
+
+pub(super) struct Carrier<A> {
+    shared: Arc<Shared>,
+    listener: UnixListener,
+    report: Arc<Report>,
+    memory: A,
+    interrupts: Arc<dyn Interrupts>,
+    receive: ActiveQueue,
+    transmit: ActiveQueue,
+    /// Watches for changes: the listener, the status, the connection, kicks.
+    epoll: Epoll,
+    connected: Option<Connected>,
+    chain: Chain,
+}
+
+impl<A: GuestAddressSpace> Carrier<A> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        listener: UnixListener,
+        report: Arc<Report>,
+        memory: A,
+        interrupts: Arc<dyn Interrupts>,
+        [receive, transmit]: [ActiveQueue; 2],
+    ) -> std::io::Result<Self> {
+        let epoll = Epoll::new()?;
+        watch(&epoll, listener.as_raw_fd(), OTHERS)?;
+        watch(&epoll, shared.wake().as_raw_fd(), OTHERS)?;
+        Ok(Self {
+            shared,
+            listener,
+            report,
+            memory,
+            interrupts,
+            receive,
+            transmit,
+            epoll,
+            connected: None,
+            chain: Chain::new(),
+        })
+    }
+
+    /// Passes kicks on.
+    fn look(&mut self) {
+        // An error means that there was no change.
+        let _ = self.shared.wake().read();
+        let mut events = [EpollEvent::default(); BATCH];
+        // Each of them once: there are no more.
+        for _ in 0..=usize::from(self.shared.queues()) / BATCH + 1 {
+            let Ok(count @ 1..) = self.epoll.wait(0, &mut events) else {
+                return;
+            };
+            for event in events.iter().take(count) {
+                if let Ok(queue) = u16::try_from(event.data()) {
+                    self.interrupts.notification(queue);
+                }
+            }
+        }
+    }
+
+    /// Ends a connection that the driver does not want, and takes one that it does.
+    fn follow(&mut self) -> Result<(), PeerError> {
+        let status = self.shared.status();
+        if self.connected.is_some() {
+            return match self.shared.take_failure() {
+                Some(failure) => Err(failure.into()),
+                None if status & FRONTEND_UP == 0 => Err(PeerError::Driver),
+                None => Ok(()),
+            };
+        }
+        if status != BACKEND_UP {
+            return Ok(());
+        }
+        let socket = match self.listener.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let link = Link::new(socket)?;
+        watch(&self.epoll, link.fd(), OTHERS)?;
+        if self.shared.connected() {
+            self.connected = Some(Connected {
+                link,
+                waiting: None,
+                kicks: (0..self.shared.queues()).map(|_| None).collect(),
+            });
+            self.interrupts.config();
+            (self.report)(None);
+        }
+        Ok(())
+    }
+
+    fn hang_up(&mut self, why: &PeerError) -> Progress {
+        (self.report)(Some(why));
+        let Some(mut was) = self.connected.take() else {
+            // What the host refuses now it may grant when something else has changed.
+            return Progress::Wait;
+        };
+        for index in 0..self.shared.queues() {
+            was.forget_kick(&self.epoll, index);
+        }
+        drop(was);
+        self.shared.hung_up();
+        self.interrupts.config();
+        // Another may be waiting to be taken.
+        Progress::More
+    }
+
+    /// Carries messages to the driver. Whether there may be more.
+    fn carry_messages<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Result<Progress, Ended> {
+        let Some(connected) = &mut self.connected else {
+            return Ok(Progress::Wait);
+        };
+        let index = self.receive.index;
+        let mut queue = self.receive.queue.map(memory);
+        let mut progress = Progress::More;
+        for _ in 0..BATCH {
+            let message = match connected.waiting.take() {
+                Some(message) => message,
+                None => {
+                    let Some((message, files)) = connected.link.receive()? else {
+                        progress = Progress::Wait;
+                        break;
+                    };
+                    let meaning = Link::take(&message, files, &self.shared)?;
+                    if let Meaning::Kick { index, event } = meaning {
+                        connected.set_kick(&self.epoll, index, event)?;
+                    }
+                    message
+                }
+            };
+            let Some(head) = queue.pop(&mut self.chain).map_err(broken(index))? else {
+                connected.waiting = Some(message);
+                progress = Progress::Wait;
+                break;
+            };
+            let room = self.chain.writable();
+            if room.len() < message.len() as u64 {
+                let head = head.index();
+                queue.fail();
+                return Err(Ended::Device(Failure::Unanswerable { index, head }));
+            }
+            // Memory that is not there is the driver's own loss.
+            let written = room.write(queue.reach(), &message).unwrap_or(0);
+            queue
+                .complete(head, written as u32)
+                .map_err(broken(index))?;
+        }
+        if queue.publish().map_err(broken(index))? == Notify::Yes {
+            self.interrupts.queue(self.receive.index);
+        }
+        if connected.waiting.is_some() && queue.enable_kicks().map_err(broken(index))? {
+            progress = Progress::More;
+        }
+        Ok(progress)
+    }
+
+    /// Carries answers from the driver, or drops them where nobody waits for them. Whether there may be more.
+    fn carry_answers<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Result<Progress, Ended> {
+        let index = self.transmit.index;
+        let mut queue = self.transmit.queue.map(memory);
+        let mut progress = Progress::More;
+        let mut sent = Ok(());
+        for _ in 0..BATCH {
+            let Some(head) = queue.pop(&mut self.chain).map_err(broken(index))? else {
+                progress = Progress::Wait;
+                break;
+            };
+            let answer = self.chain.readable();
+            let length = usize::try_from(answer.len()).unwrap_or(usize::MAX);
+            if let Some(connected) = &self.connected {
+                let mut message = vec![0; length.min(MOST)];
+                let read = answer.read(queue.reach(), &mut message).ok();
+                let whole = length <= MOST && read == Some(length);
+                sent = match whole {
+                    true => connected.link.send(message, self.shared.queues()),
+                    false => Err(PeerError::Answer { length }),
+                };
+            }
+            queue.complete(head, 0).map_err(broken(index))?;
+            if sent.is_err() {
+                break;
+            }
+        }
+        if queue.publish().map_err(broken(index))? == Notify::Yes {
+            self.interrupts.queue(self.transmit.index);
+        }
+        sent?;
+        if progress == Progress::Wait && queue.enable_kicks().map_err(broken(index))? {
+            progress = Progress::More;
+        }
+        Ok(progress)
+    }
+
+    fn work(&mut self) -> Result<Progress, Ended> {
+        self.look();
+        self.follow()?;
+        let address_space = self.memory.clone();
+        let memory = address_space.memory();
+        let answers = self.carry_answers(&*memory)?;
+        let messages = self.carry_messages(&*memory)?;
+        Ok(match (answers, messages) {
+            (Progress::Wait, Progress::Wait) => Progress::Wait,
+            _ => Progress::More,
+        })
+    }
+}
+
+impl Connected {
+    fn set_kick(
+        &mut self,
+        epoll: &Epoll,
+        index: u16,
+        event: Option<EventFd>,
+    ) -> Result<(), PeerError> {
+        self.forget_kick(epoll, index);
+        if let (Some(event), Some(place)) = (event, self.kicks.get_mut(usize::from(index))) {
+            let asked = Request::SET_VRING_KICK;
+            watch(epoll, event.as_raw_fd(), index.into())
+                .map_err(|source| PeerError::Event { asked, source })?;
+            *place = Some(event);
+        }
+        Ok(())
+    }
+
+    /// Closing it is not enough: while the other process has it open, it would be watched still.
+    fn forget_kick(&mut self, epoll: &Epoll, index: u16) {
+        let place = self.kicks.get_mut(usize::from(index));
+        if let Some(event) = place.and_then(Option::take) {
+            let none = EpollEvent::default();
+            // It is there: it was added.
+            let _ = epoll.ctl(ControlOperation::Delete, event.as_raw_fd(), none);
+        }
+    }
+}
+
+/// What ends a connection, or the device.
+enum Ended {
+    Link(PeerError),
+    Device(Failure),
+}
+
+impl From<PeerError> for Ended {
+    fn from(why: PeerError) -> Self {
+        Self::Link(why)
+    }
+}
+
+/// What the driver did to queue `index` ends the device.
+fn broken(index: u16) -> impl Fn(QueueError) -> Ended {
+    move |source| Ended::Device(Failure::Queue { index, source })
+}
+
+fn watch(epoll: &Epoll, fd: RawFd, data: u64) -> std::io::Result<()> {
+    let changes = EventSet::IN | EventSet::EDGE_TRIGGERED;
+    epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(changes, data))
+}
+
+impl<A: GuestAddressSpace + Send> Worker for Carrier<A> {
+    fn name(&self) -> String {
+        "vhost-guest".to_owned()
+    }
+
+    fn sources(&self) -> Vec<RawFd> {
+        vec![
+            self.epoll.as_raw_fd(),
+            self.receive.kick.as_raw_fd(),
+            self.transmit.kick.as_raw_fd(),
+        ]
+    }
+
+    fn positions(&self) -> Vec<(u16, Position)> {
+        vec![self.receive.position(), self.transmit.position()]
+    }
+
+    fn ready(&mut self, _index: usize) -> Progress {
+        // Before looking, so that none is lost. An error means that there was none.
+        let _ = self.receive.kick.read();
+        let _ = self.transmit.kick.read();
+        if self.receive.queue.is_failed() || self.transmit.queue.is_failed() {
+            return Progress::Done;
+        }
+        match self.work() {
+            Ok(progress) => progress,
+            Err(Ended::Link(why)) => self.hang_up(&why),
+            Err(Ended::Device(why)) => {
+                self.interrupts.needs_reset(&why);
+                Progress::Done
+            }
+        }
+    }
+}
