@@ -75,7 +75,7 @@
 //! | frames on a stream | Debian's passt | `stream` |
 //! | qcow2 | images made and read by hand; QEMU's `qemu-img` | `formats`, the VMM's `tests/virtio.rs` |
 //! | vhost-user | rust-vmm's `vhost-user-backend`; a peer that lies; QEMU's storage daemon and virtiofsd | `vhost_user`, the VMM's `tests/served` |
-//! | all devices on PCI, by messages and by pins; some on MMIO | Debian's kernel 6.1, with ping, nc, socat, mkfs | the VMM's `tests/virtio.rs` |
+//! | all devices on PCI, by messages and by pins; some on MMIO | Debian's kernel 6.1, with fio (verifying), iperf3, ping, socat, mkfs | the VMM's `tests/virtio.rs` |
 //! | bytes of others | no panic: fuzz targets `virtio_queue`, `virtio_device`, and lints | `EVIDENCE.md` |
 //!
 //! Not checked against another's: the IOMMU device and persistent memory have the specification and Linux's drivers alone.

@@ -74,6 +74,26 @@ const NEEDS: &[Need] = &[
         shows: "/usr/bin/xz",
     },
     Need {
+        package: "e2fsprogs",
+        shows: "/usr/sbin/mke2fs",
+    },
+    Need {
+        package: "fio",
+        shows: "/usr/bin/fio",
+    },
+    Need {
+        package: "iperf3",
+        shows: "/usr/bin/iperf3",
+    },
+    Need {
+        package: "qemu-utils",
+        shows: "/usr/bin/qemu-img",
+    },
+    Need {
+        package: "socat",
+        shows: "/usr/bin/socat",
+    },
+    Need {
         package: "acpica-tools",
         shows: "/usr/bin/iasl",
     },
