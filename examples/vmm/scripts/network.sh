@@ -7,6 +7,8 @@
 #                                                    not there, and an uplink's own addresses move to it
 #   network.sh remove TAP                            takes the interface away again; a bridge stays
 #
+# With MULTI_QUEUE=1 before it, the interface is one for `--net tap=NAME,num_queue_pairs=N`.
+#
 # USER may then use the interface; without one, who runs this (through sudo: who called that).
 set -eu
 
@@ -24,7 +26,7 @@ is_there() { ip link show dev "$1" >/dev/null 2>&1; }
 
 tap() {
     is_there "$1" && fail "there is an interface $1 already"
-    ip tuntap add dev "$1" mode tap user "$2"
+    ip tuntap add dev "$1" mode tap ${MULTI_QUEUE:+multi_queue} user "$2"
     ip link set dev "$1" up
 }
 

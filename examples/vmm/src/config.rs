@@ -359,7 +359,12 @@ pub enum Watchdog {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetWire {
     /// A tap interface of the host, made if it is not there.
-    Tap(String),
+    Tap {
+        /// The interface.
+        name: String,
+        /// Pairs of queues, each a queue of the interface: not 0.
+        pairs: u16,
+    },
     /// A stream socket that passt listens at, say.
     Socket(PathBuf),
 }
@@ -367,7 +372,7 @@ pub enum NetWire {
 impl std::fmt::Display for NetWire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            NetWire::Tap(name) => f.write_str(name),
+            NetWire::Tap { name, .. } => f.write_str(name),
             NetWire::Socket(path) => path.display().fmt(f),
         }
     }

@@ -41,6 +41,8 @@ if [ -e /tools/usr/bin/fio ] && ! grep -q nomsi /proc/cmdline; then verify vda; 
 say disk "$(cat /sys/block/vda/serial) $(ls /sys/block/vda/mq | wc -w) $(cat /sys/block/vda/queue/nr_requests)"
 say hwrng "$(cat /sys/class/misc/hw_random/rng_current)" "$(dd if=/dev/hwrng bs=1000 count=1 2>/dev/null | wc -c)"
 say card "$(cat /sys/class/net/eth0/address) $(cat /sys/class/net/eth0/mtu) $(cat /sys/class/net/eth0/carrier_changes)"
+# A pair of queues for each processor.
+say pairs "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
 ifconfig lo 127.0.0.1 up
 ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up
 ping -c 3 -W 10 10.0.0.1 >/tmp/ping
@@ -135,6 +137,7 @@ ask() { echo "$1" | socat -t 30 - UNIX-CONNECT:/tmp/balloon; }
 memory() { sed -n "s/^Vm$1:[^0-9]*\([0-9]*\) kB/\1/p" /proc/$(pidof vmm)/status; }
 (
     wait_for ready-800
+    echo "@host queues $(ls -d /sys/class/net/t0/queues/rx-* | wc -l)"
     # Until the guest's end listens; nothing comes from one that does not.
     for _ in $(seq 100); do
         (printf 'CONNECT 800\n'; cat /served) | socat -t 20 - UNIX-CONNECT:/tmp/vsock >/tmp/echo
@@ -293,7 +296,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
             "--kernel /guest/vmlinux --initramfs /guest/initramfs --cpus 2 --memory 256M \
              --cmdline 'console=ttyS0 quiet panic=-1 {more}' \
              --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M path=/qcow2,image_type=qcow2 path=/tools,readonly=on \
-             --net tap=t0,mac=52:54:00:12:34:56,mtu=1400 --rng --console file=/tmp/hvc \
+             --net tap=t0,mac=52:54:00:12:34:56,mtu=1400,num_queue_pairs=2 --rng --console file=/tmp/hvc \
              --balloon deflate_on_oom=on,free_page_reporting=on,free_page_hints=on,socket=/tmp/balloon \
              --vsock cid=3,socket=/tmp/vsock --pmem path=/pmem --watchdog"
         );
@@ -355,8 +358,8 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
                 "{device}\n{text}"
             );
         }
-        // Checksums and segmentation, either way; merged buffers; MTU, MAC, STATUS.
-        for bit in [0, 1, 7, 8, 11, 12, 15, 3, 5, 16] {
+        // Checksums and segmentation, either way; merged buffers; MTU, MAC, STATUS; several pairs.
+        for bit in [0, 1, 7, 8, 11, 12, 15, 3, 5, 16, 17, 22] {
             assert!(
                 has(get("features-0x0001"), bit),
                 "bit {bit} of the card\n{text}"
@@ -365,6 +368,8 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         assert!(get("disk").starts_with("hvkit-disk 2 "), "{text}");
         assert_eq!(get("hwrng"), "virtio_rng.0 1000", "{text}");
         assert!(get("card").starts_with("52:54:00:12:34:56 1400 "), "{text}");
+        // The driver asked for both pairs, and the interface has two queues attached.
+        assert_eq!((get("pairs"), host["queues"]), ("2", "2"), "{text}");
         assert_eq!(get("ping"), "3", "{text}");
         assert_eq!(host["length"], "1048576", "guest to host\n{text}");
         assert_eq!(get("length"), "524288", "host to guest\n{text}");
@@ -414,7 +419,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         if by_messages {
             // A vector for each queue and each configuration, at least.
             assert!(
-                messages.parse::<u32>().unwrap() >= 8 && pins == "0",
+                messages.parse::<u32>().unwrap() >= 11 && pins == "0",
                 "{text}"
             );
         } else {

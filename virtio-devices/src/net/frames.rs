@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
+use super::pairs::{Attached, Line};
 use super::stream::{Came, FrameStream};
 use super::{Link, LinkState, Tap};
 use crate::bytes::put_at;
@@ -39,6 +40,14 @@ impl Wire {
         match self {
             Self::Tap(_) => Tap::FEATURES,
             Self::Frames(_) | Self::Stream(_) => Features::empty(),
+        }
+    }
+
+    /// Frames come from it from now on, or none do.
+    pub(super) fn attach(&self, attached: Attached) -> io::Result<()> {
+        match self {
+            Self::Tap(tap) => tap.attach(attached),
+            Self::Frames(_) | Self::Stream(_) => Ok(()),
         }
     }
 
@@ -106,7 +115,7 @@ pub(super) fn served(written: usize, moved: usize) -> Answer {
 
 /// Fills chains with what comes from the wire.
 pub(super) struct Receiver {
-    pub(super) wire: Arc<Wire>,
+    pub(super) line: Arc<Line>,
     pub(super) link: Link,
 }
 
@@ -116,7 +125,7 @@ impl<A> Handler<A> for Receiver {
     }
 
     fn source(&self) -> Option<RawFd> {
-        Some(self.wire.as_fd().as_raw_fd())
+        Some(self.line.wire.as_fd().as_raw_fd())
     }
 
     fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer {
@@ -124,12 +133,15 @@ impl<A> Handler<A> for Receiver {
         if room.len() <= HEADER {
             return Answer::Unanswerable;
         }
-        if let Wire::Stream(stream) = &*self.wire {
+        if !self.line.is_used() {
+            return Answer::Later;
+        }
+        if let Wire::Stream(stream) = &self.line.wire {
             return self.receive(stream, reach, room);
         }
         let segments = chain.writable_segments();
         let read = with_slices(reach, segments, Permissions::Write, |slices| {
-            vectored::read(self.wire.as_fd(), slices)
+            vectored::read(self.line.wire.as_fd(), slices)
         });
         match read {
             Ok(Ok(count)) if count as u64 > HEADER => {
@@ -192,7 +204,7 @@ impl Receiver {
 
 /// Puts what chains hold on the wire.
 pub(super) struct Sender {
-    pub(super) wire: Arc<Wire>,
+    pub(super) line: Arc<Line>,
     pub(super) link: Link,
 }
 
@@ -207,7 +219,7 @@ impl<A> Handler<A> for Sender {
         if length <= HEADER || length > LARGEST || self.link.state() == LinkState::Down {
             return served(0, 0);
         }
-        if let Wire::Stream(stream) = &*self.wire {
+        if let Wire::Stream(stream) = &self.line.wire {
             let frame = chain.readable().split_at(HEADER).1;
             // At most LARGEST.
             let mut bytes = vec![0; frame.len() as usize];
@@ -226,7 +238,7 @@ impl<A> Handler<A> for Sender {
         }
         let segments = chain.readable_segments();
         let sent = with_slices(reach, segments, Permissions::Read, |slices| {
-            vectored::write(self.wire.as_fd(), slices)
+            vectored::write(self.line.wire.as_fd(), slices)
         });
         match sent {
             Ok(Ok(count)) => served(0, count),

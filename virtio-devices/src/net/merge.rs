@@ -19,6 +19,7 @@ use std::sync::Arc;
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::frames::{HEADER, LARGEST, NUM_BUFFERS, Wire, served, with_slices};
+use super::pairs::Line;
 use super::stream::Came;
 use super::{Link, LinkState};
 use crate::queue::{Chain, Reach, Segment};
@@ -32,7 +33,7 @@ const PATIENCE: u32 = 1000;
 
 /// Fills chains with what comes from the wire, a frame in one or more.
 pub(super) struct Merger {
-    wire: Arc<Wire>,
+    line: Arc<Line>,
     link: Link,
     /// The chains of the next frame: their buffers, and the room in each.
     segments: Vec<Segment>,
@@ -69,9 +70,9 @@ enum Taken {
 }
 
 impl Merger {
-    pub(super) fn new(wire: Arc<Wire>, link: Link) -> Self {
+    pub(super) fn new(line: Arc<Line>, link: Link) -> Self {
         Self {
-            wire,
+            line,
             link,
             segments: Vec::new(),
             rooms: Vec::new(),
@@ -102,6 +103,11 @@ impl Merger {
 
     /// What to do with the chains so far.
     fn go_on<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, last: Last) -> Answer {
+        if !self.line.is_used() {
+            // A frame that waits for room does not come any more.
+            self.held = None;
+            return Answer::Later;
+        }
         let frame = match self.held.take() {
             Some(frame) => frame,
             None => {
@@ -167,7 +173,7 @@ impl Merger {
 
     /// Takes the next frame from the wire.
     fn take<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>) -> Taken {
-        let taken = match &*self.wire {
+        let taken = match &self.line.wire {
             Wire::Stream(stream) => match stream.take() {
                 Came::Frame(frame) => {
                     let mut whole = vec![0; HEADER as usize];
@@ -195,7 +201,7 @@ impl Merger {
     /// Reads a frame into the chains, and what they have no room for into the spare.
     fn read<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>) -> Taken {
         let Self {
-            wire,
+            line,
             segments,
             spare,
             room,
@@ -204,7 +210,7 @@ impl Merger {
         let needed = LARGEST.saturating_sub(*room) as usize;
         let rest = spare.get_mut(..needed).unwrap_or_default();
         let read = with_slices(reach, segments, Permissions::Write, |slices| {
-            vectored::read_with(wire.as_fd(), slices, rest)
+            vectored::read_with(line.wire.as_fd(), slices, rest)
         });
         let count = match read {
             Ok(Ok(count)) if count as u64 > HEADER => count,
@@ -243,7 +249,7 @@ impl<A> Handler<A> for Merger {
     }
 
     fn source(&self) -> Option<RawFd> {
-        Some(self.wire.as_fd().as_raw_fd())
+        Some(self.line.wire.as_fd().as_raw_fd())
     }
 
     fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer {

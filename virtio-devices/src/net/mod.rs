@@ -4,6 +4,8 @@
 //! ```text
 //!   queue 0  receive    wire --> header:12, frame --> chain      one frame a chain, or over several
 //!   queue 1  transmit   chain --> header:12, frame --> wire
+//!   ...                 as many pairs as there are wires; the driver says how many of them it uses
+//!   queue 2n control    class:8, command:8, data --> ack:8       where there are several
 //! ```
 //!
 //! The header goes through as it is: what it asks for (checksums, segmentation) is the host kernel's to do, which
@@ -22,8 +24,10 @@
 )]
 
 mod both_ways;
+mod control;
 mod frames;
 mod merge;
+mod pairs;
 mod stream;
 mod tap;
 
@@ -37,11 +41,15 @@ pub use stream::FrameStream;
 pub use tap::{Tap, TapError};
 
 use self::both_ways::BothWays;
+use self::control::Control;
 use self::frames::{Receiver, Sender};
 use self::merge::Merger;
+use self::pairs::{Line, Pairs};
 use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
+use crate::device::{
+    ActivateError, Activation, ActiveQueue, ConfigEvents, Device, Interrupts, StateError,
+};
 use crate::features::{DeviceType, Features};
 use crate::limit::{Limiter, Limits};
 use crate::serve::QueueServer;
@@ -71,11 +79,19 @@ pub mod feature {
     pub const MRG_RXBUF: Features = Features::from_bits_retain(1 << 15);
     /// VIRTIO_NET_F_STATUS: `status` says whether the link is up.
     pub const STATUS: Features = Features::from_bits_retain(1 << 16);
+    /// VIRTIO_NET_F_CTRL_VQ: there is a control queue.
+    pub const CTRL_VQ: Features = Features::from_bits_retain(1 << 17);
+    /// VIRTIO_NET_F_MQ: there are several pairs of queues.
+    pub const MQ: Features = Features::from_bits_retain(1 << 22);
 }
 
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
+/// The control queue of a driver that knows of one pair only.
+const CONTROL_OF_ONE: u16 = 2;
 const QUEUE_SIZE: u16 = 256;
+const CONTROL_SIZE: u16 = 64;
+
+/// The most pairs of queues that a card can have here.
+pub const MAX_PAIRS: u16 = 64;
 
 /// VIRTIO_NET_S_LINK_UP.
 const LINK_UP: u16 = 1;
@@ -110,6 +126,12 @@ pub enum OptionsError {
         /// Asked for.
         mtu: u16,
     },
+    /// No wire, or too many of them.
+    #[error("{pairs} pairs of queues; there may be 1 to {MAX_PAIRS}")]
+    Pairs {
+        /// As many wires were given.
+        pairs: usize,
+    },
 }
 
 impl Options {
@@ -136,7 +158,7 @@ impl Options {
         Ok(self)
     }
 
-    /// Limits each direction.
+    /// Limits each direction of each pair.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -147,7 +169,7 @@ impl Options {
 /// A network card.
 #[derive(Debug)]
 pub struct Net {
-    wire: Arc<Wire>,
+    pairs: Arc<Pairs>,
     options: Options,
     link: Link,
     counters: [Counters; 2],
@@ -188,10 +210,21 @@ impl Link {
 }
 
 impl Net {
-    /// A card at the end of `wire`.
+    /// A card at the end of `wire`, with one pair of queues.
     pub fn new(options: Options, wire: Wire) -> Self {
+        Self::with(options, Pairs::one(wire))
+    }
+
+    /// A card with a pair of queues for each of `wires`, which are [a tap's queues](Tap::open_queues), say. A driver
+    /// that knows of one pair only uses the first.
+    pub fn with_pairs(options: Options, wires: Vec<Wire>) -> Result<Self, OptionsError> {
+        let pairs = Pairs::new(wires).map_err(|pairs| OptionsError::Pairs { pairs })?;
+        Ok(Self::with(options, pairs))
+    }
+
+    fn with(options: Options, pairs: Pairs) -> Self {
         Self {
-            wire: Arc::new(wire),
+            pairs: Arc::new(pairs),
             options,
             link: Link::default(),
             counters: Default::default(),
@@ -203,9 +236,51 @@ impl Net {
         self.link.clone()
     }
 
-    /// The numbers of the receive and the transmit queue.
+    /// The numbers of what was received and of what was sent, all pairs together.
     pub fn counters(&self) -> &[Counters; 2] {
         &self.counters
+    }
+}
+
+impl Net {
+    /// The worker of one pair.
+    fn pair<A: GuestAddressSpace + Send + 'static>(
+        &self,
+        memory: A,
+        features: Features,
+        interrupts: &Arc<dyn Interrupts>,
+        line: &Arc<Line>,
+        receive: ActiveQueue,
+        transmit: ActiveQueue,
+    ) -> Result<Box<dyn Worker>, ActivateError> {
+        let limiter = || Limiter::new(self.options.limits);
+        let [received, sent] = &self.counters;
+        let (line, link) = (|| Arc::clone(line), || self.link.clone());
+        let sender = Sender {
+            line: line(),
+            link: link(),
+        };
+        let transmit = QueueServer::new(memory.clone(), transmit, Arc::clone(interrupts), sender)
+            .with_limiter(limiter()?)
+            .with_counters(sent.clone());
+        let (limiter, received) = (limiter()?, received.clone());
+        let interrupts = Arc::clone(interrupts);
+        Ok(if features.contains(feature::MRG_RXBUF) {
+            let merger = Merger::new(line(), link());
+            let receive = QueueServer::new(memory, receive, interrupts, merger)
+                .with_limiter(limiter)
+                .with_counters(received);
+            Box::new(BothWays { transmit, receive })
+        } else {
+            let receiver = Receiver {
+                line: line(),
+                link: link(),
+            };
+            let receive = QueueServer::new(memory, receive, interrupts, receiver)
+                .with_limiter(limiter)
+                .with_counters(received);
+            Box::new(BothWays { transmit, receive })
+        })
     }
 }
 
@@ -215,7 +290,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn features(&self) -> Features {
-        let mut features = feature::STATUS | feature::MRG_RXBUF | self.wire.features();
+        let mut features = feature::STATUS | feature::MRG_RXBUF | self.pairs.features();
+        if self.pairs.most() > 1 {
+            features |= feature::CTRL_VQ | feature::MQ;
+        }
         if self.options.mac.is_some() {
             features |= feature::MAC;
         }
@@ -226,7 +304,11 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE; 2]
+        let mut sizes = vec![QUEUE_SIZE; usize::from(self.pairs.most()).saturating_mul(2)];
+        if self.pairs.most() > 1 {
+            sizes.push(CONTROL_SIZE);
+        }
+        sizes
     }
 
     /// Reads "struct virtio_net_config".
@@ -239,7 +321,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
             LinkState::Down => 0,
         };
         config[6..8].copy_from_slice(&status.to_le_bytes());
-        // One pair of queues: max_virtqueue_pairs is for those with more.
+        // max_virtqueue_pairs is for those with more than one.
+        if self.pairs.most() > 1 {
+            config[8..10].copy_from_slice(&self.pairs.most().to_le_bytes());
+        }
         let mtu = self.options.mtu.unwrap_or(0);
         config[10..].copy_from_slice(&mtu.to_le_bytes());
         read_at(&config, offset, data);
@@ -259,53 +344,76 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
             mut queues,
             interrupts,
         } = activation;
-        let receive = ActiveQueue::take(&mut queues, RECEIVE)?;
-        let transmit = ActiveQueue::take(&mut queues, TRANSMIT)?;
-        self.wire.negotiated(features)?;
+        self.pairs.negotiated(features)?;
+        let several = features.contains(feature::MQ);
+        let known = if several { self.pairs.most() } else { 1 };
+        self.pairs.set(self.pairs.used().min(known))?;
         self.link.events.connect(Some(Arc::clone(&interrupts)));
-        let limiter = || Limiter::new(self.options.limits);
-        let [received, sent] = &self.counters;
-        let sender = Sender {
-            wire: Arc::clone(&self.wire),
-            link: self.link.clone(),
-        };
-        let transmit = QueueServer::new(memory.clone(), transmit, interrupts.clone(), sender)
-            .with_limiter(limiter()?)
-            .with_counters(sent.clone());
-        let (wire, link) = (Arc::clone(&self.wire), self.link.clone());
-        let (limiter, received) = (limiter()?, received.clone());
-        Ok(vec![if features.contains(feature::MRG_RXBUF) {
-            let merger = Merger::new(wire, link);
-            let receive = QueueServer::new(memory, receive, interrupts, merger)
-                .with_limiter(limiter)
-                .with_counters(received);
-            Box::new(BothWays { transmit, receive })
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        let mut wake = Vec::new();
+        for (line, receive) in self
+            .pairs
+            .lines()
+            .zip((0u16..).step_by(2))
+            .take(known.into())
+        {
+            let transmit = ActiveQueue::take(&mut queues, receive.saturating_add(1));
+            let (receive, transmit) = match (ActiveQueue::take(&mut queues, receive), transmit) {
+                (Ok(receive), Ok(transmit)) => (receive, transmit),
+                // A driver need not set up those that it does not use, but for the first.
+                (Err(missing), _) | (_, Err(missing)) if receive == 0 => return Err(missing),
+                _ => continue,
+            };
+            wake.push(receive.kick.try_clone()?);
+            let memory = memory.clone();
+            workers.push(self.pair(memory, features, &interrupts, line, receive, transmit)?);
+        }
+        let control = if several {
+            known.saturating_mul(2)
         } else {
-            let receive = QueueServer::new(memory, receive, interrupts, Receiver { wire, link })
-                .with_limiter(limiter)
-                .with_counters(received);
-            Box::new(BothWays { transmit, receive })
-        }])
+            CONTROL_OF_ONE
+        };
+        if features.contains(feature::CTRL_VQ)
+            && let Ok(queue) = ActiveQueue::take(&mut queues, control)
+        {
+            let handler = Control::new(Arc::clone(&self.pairs), known, wake);
+            workers.push(Box::new(QueueServer::new(
+                memory, queue, interrupts, handler,
+            )));
+        }
+        Ok(workers)
     }
 
     fn reset(&mut self) {
         self.link.events.connect(None);
         // The next driver may know less. If the wire is gone, its next activation says so.
-        let _ = self.wire.negotiated(Features::empty());
+        let _ = self.pairs.negotiated(Features::empty());
+        let _ = self.pairs.set(1);
     }
 
-    /// The link: 1 if it is up.
+    /// The link: 1 if it is up. Then, of a card with several pairs, how many are used (16 bits).
     fn save(&self) -> Result<Vec<u8>, StateError> {
-        Ok(vec![u8::from(self.link.state() == LinkState::Up)])
+        let mut state = vec![u8::from(self.link.state() == LinkState::Up)];
+        if self.pairs.most() > 1 {
+            state.extend(self.pairs.used().to_le_bytes());
+        }
+        Ok(state)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
-        let [up] = state else {
-            return Err(StateError::Length {
-                saved: state.len(),
-                expected: 1,
-            });
+        let (up, used) = match (state, self.pairs.most()) {
+            ([up], 1) => (up, 1),
+            ([up, low, high], 2..) => (up, u16::from_le_bytes([*low, *high])),
+            (_, most) => {
+                return Err(StateError::Length {
+                    saved: state.len(),
+                    expected: if most > 1 { 3 } else { 1 },
+                });
+            }
         };
+        if !self.pairs.plan(used) {
+            return Err(StateError::Content { at: 1 });
+        }
         self.link.set(match up {
             0 => LinkState::Down,
             _ => LinkState::Up,

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use super::feature;
 use super::frames::HEADER;
+use super::pairs::Attached;
 use crate::bytes::put_at;
 use crate::features::Features;
 
@@ -20,8 +21,12 @@ const DEVICE: &str = "/dev/net/tun";
 /// Requests, flags and offloads of the kernel's `if_tun.h`.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 const IFF_TAP: u16 = 0x0002;
+const IFF_MULTI_QUEUE: u16 = 0x0100;
+const IFF_ATTACH_QUEUE: u16 = 0x0200;
+const IFF_DETACH_QUEUE: u16 = 0x0400;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const TUN_F_CSUM: libc::c_ulong = 1;
@@ -68,6 +73,14 @@ pub enum TapError {
         /// As given.
         name: String,
     },
+    /// It is there, and was made for one queue and is to have several, or the other way round.
+    #[error(
+        "tap {name}: made for one queue, or for several (ip tuntap add ... multi_queue), and not for as many as are asked for"
+    )]
+    Queues {
+        /// As given.
+        name: String,
+    },
     /// The host refused for another reason.
     #[error("tap {name}: cannot be opened")]
     Host {
@@ -94,6 +107,17 @@ impl Tap {
 
     /// Opens the interface `name`, or makes it if there is none. Bringing it up is the host's affair.
     pub fn open(name: &str) -> Result<Self, TapError> {
+        Self::open_as(name, 0)
+    }
+
+    /// Opens `queues` queues of the interface `name`, over which the host spreads what comes by its connections; or
+    /// makes it if there is none. An interface that was made before must have been made for several queues.
+    pub fn open_queues(name: &str, queues: u16) -> Result<Vec<Self>, TapError> {
+        let open = |_| Self::open_as(name, IFF_MULTI_QUEUE);
+        (0..queues).map(open).collect()
+    }
+
+    fn open_as(name: &str, queues: u16) -> Result<Self, TapError> {
         let bad = |byte: u8| !byte.is_ascii_graphic() || byte == b'/';
         if name.is_empty() || name.len() >= NAME || name.bytes().any(bad) {
             return Err(TapError::Name { name: name.into() });
@@ -101,6 +125,7 @@ impl Tap {
         let host = |source: io::Error| match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted { name: name.into() },
             Some(libc::EBUSY) => TapError::Busy { name: name.into() },
+            Some(libc::EINVAL) => TapError::Queues { name: name.into() },
             _ => TapError::Host {
                 name: name.into(),
                 source,
@@ -117,7 +142,7 @@ impl Tap {
             })?;
         let mut request = Request {
             name: [0; NAME],
-            flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
+            flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | queues,
             rest: [0; 22],
         };
         put_at(&mut request.name, 0, name.as_bytes());
@@ -131,6 +156,21 @@ impl Tap {
         let tap = Self(file);
         tap.set_offloads(Features::empty()).map_err(host)?;
         Ok(tap)
+    }
+
+    /// Has the host send frames to this queue of several, or to the others only.
+    pub(super) fn attach(&self, attached: Attached) -> io::Result<()> {
+        let flags = match attached {
+            Attached::Yes => IFF_ATTACH_QUEUE,
+            Attached::No => IFF_DETACH_QUEUE,
+        };
+        let request = Request {
+            name: [0; NAME],
+            flags,
+            rest: [0; 22],
+        };
+        // SAFETY: TUNSETQUEUE reads a `struct ifreq`, which `request` is; the file is open.
+        checked(unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETQUEUE, &request) })
     }
 
     /// Tells the kernel which frames the driver can take as they are.

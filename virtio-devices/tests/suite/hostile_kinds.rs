@@ -51,7 +51,7 @@ pub(crate) struct Kind {
     honest: fn(&mut Subject) -> bool,
 }
 
-pub(crate) const KINDS: [Kind; 7] = [
+pub(crate) const KINDS: [Kind; 8] = [
     Kind {
         name: "disk",
         make: || {
@@ -100,19 +100,34 @@ pub(crate) const KINDS: [Kind; 7] = [
             (Box::new(net), Box::new(ours))
         },
         queues: &[0, 1],
+        honest: |subject| sends(subject, 1, |end| end.downcast_ref().unwrap()),
+    },
+    Kind {
+        name: "net of two pairs",
+        make: || {
+            let (ends, wires): (Vec<_>, Vec<_>) = (0..2)
+                .map(|_| {
+                    let (ours, theirs) = UnixDatagram::pair().unwrap();
+                    ours.set_nonblocking(true).unwrap();
+                    theirs.set_nonblocking(true).unwrap();
+                    (ours, Wire::Frames(OwnedFd::from(theirs)))
+                })
+                .unzip();
+            let options = hvkit_virtio_devices::net::Options::new();
+            let net = Net::with_pairs(options, wires).unwrap();
+            (Box::new(net), Box::new(ends))
+        },
+        queues: &[0, 1, 2, 3, 4],
         honest: |subject| {
-            subject.guest.write(DATA, &[7; 100]);
-            subject.rings[1].submit(&[Readable(DATA, 100)]);
-            subject.guest.kick(1);
-            let settled = subject.settle();
-            let wire: &UnixDatagram = subject.other_end.downcast_ref().unwrap();
-            // What the attack sent comes first.
-            let mut frame = [0; 200];
-            let mut last = false;
-            while let Ok(count) = wire.recv(&mut frame) {
-                last = frame[..count] == [7; 100];
-            }
-            settled && last && subject.rings[1].take().is_some()
+            // VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET to two, then a frame on the second wire.
+            subject.guest.write(DATA, &[4, 0, 2, 0]);
+            subject.guest.write(STATUS, &[0xee]);
+            subject.rings[4].submit(&[Readable(DATA, 4), Writable(STATUS, 1)]);
+            subject.guest.kick(4);
+            let obeyed = subject.settle()
+                && subject.rings[4].take().is_some()
+                && subject.guest.read(STATUS, 1) == [0];
+            obeyed && sends(subject, 3, |end| &end.downcast_ref::<Vec<_>>().unwrap()[1])
         },
     },
     Kind {
@@ -232,6 +247,20 @@ pub(crate) const KINDS: [Kind; 7] = [
         },
     },
 ];
+
+/// Whether a frame in queue `queue` comes out of a wire.
+fn sends(subject: &mut Subject, queue: u16, wire: fn(&dyn Any) -> &UnixDatagram) -> bool {
+    subject.guest.write(DATA, &[7; 100]);
+    subject.rings[usize::from(queue)].submit(&[Readable(DATA, 100)]);
+    subject.guest.kick(queue);
+    let settled = subject.settle();
+    // What the attack sent comes first.
+    let (mut frame, mut last) = ([0; 200], false);
+    while let Ok(count) = wire(&*subject.other_end).recv(&mut frame) {
+        last = frame[..count] == [7; 100];
+    }
+    settled && last && subject.rings[usize::from(queue)].take().is_some()
+}
 
 /// Remembers what it is given.
 #[derive(Clone, Default)]

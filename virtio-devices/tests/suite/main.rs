@@ -20,6 +20,7 @@ mod moved;
 mod msi;
 mod msix;
 mod net;
+mod net_pairs;
 mod packed;
 mod packed_random;
 mod pause;

@@ -57,7 +57,7 @@ fn restore(guest: &mut Guest, state: &State) -> Result<(), RestoreError> {
 }
 
 /// A new device over the memory of `guest`, which was paused and saved, with all that it had.
-fn moved(guest: &mut Guest, device: Box<dyn Device<Memory>>) -> Guest {
+pub(crate) fn moved(guest: &mut Guest, device: Box<dyn Device<Memory>>) -> Guest {
     guest.pause();
     let state = save(guest).unwrap();
     let transport = match guest.bus {

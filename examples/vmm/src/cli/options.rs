@@ -9,6 +9,7 @@ use crate::config::{
 use crate::machine::address_map::MOST_SEGMENTS;
 use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
+use hvkit_virtio_devices::net::MAX_PAIRS;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -92,6 +93,7 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
     const KEYS: &[&str] = &[
         "tap",
         "socket",
+        "num_queue_pairs",
         "mac",
         "mtu",
         "iommu",
@@ -106,8 +108,17 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         (!text.is_empty()).then(|| text.to_owned())
     })?;
     let socket = keys.optional("socket", "a socket's name", file)?;
+    const WANTED: &str = "a number of pairs from 1 to 64; a socket has 1";
+    const _: () = assert!(MAX_PAIRS == 64);
+    let most = if socket.is_some() { 1 } else { MAX_PAIRS };
+    let pairs = keys.optional("num_queue_pairs", WANTED, |text| {
+        number(text).filter(|pairs| (1..=most).contains(pairs))
+    })?;
     let wire = match (tap, socket) {
-        (Some(tap), None) => NetWire::Tap(tap),
+        (Some(name), None) => NetWire::Tap {
+            name,
+            pairs: pairs.unwrap_or(1),
+        },
         (None, Some(socket)) => NetWire::Socket(socket),
         (tap, _) => {
             return Err(OptionError::OneOf {

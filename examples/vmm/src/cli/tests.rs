@@ -110,7 +110,10 @@ fn devices_have_their_keys() {
     assert_eq!(
         config.nets,
         [Net {
-            wire: NetWire::Tap("t0".into()),
+            wire: NetWire::Tap {
+                name: "t0".into(),
+                pairs: 1
+            },
             mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
             mtu: None,
             limits: Limits::default(),
@@ -293,6 +296,20 @@ fn devices_that_make_no_sense_are_told_by_key() {
     );
     let socket = net("socket=/run/passt").unwrap();
     assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
+    let several = net("tap=t,num_queue_pairs=64").unwrap();
+    let expected = NetWire::Tap {
+        name: "t".into(),
+        pairs: 64,
+    };
+    assert_eq!(several.wire, expected);
+    for wrong in [
+        "tap=t,num_queue_pairs=0",
+        "tap=t,num_queue_pairs=65",
+        "socket=s,num_queue_pairs=2",
+    ] {
+        let error = text(net(wrong).unwrap_err());
+        assert!(error.contains("is not a number of pairs from 1 to 64; a socket has 1"));
+    }
     assert!(text(console("vga").unwrap_err()).contains("off, null, tty, pty"));
 }
 

@@ -183,8 +183,12 @@ const RINGS: &[c_long] = &[libc::SYS_io_uring_enter];
 /// How large the user's terminal is.
 const TERMINAL: &[Call] = &[request(libc::TIOCGWINSZ)];
 
-/// A tap interface's offloads follow what the driver can.
-const TAP: &[Call] = &[request(0x4004_54d0), request(0x4004_54d8)];
+/// A tap interface's offloads, and how many queues it has, follow what the driver can.
+const TAP: &[Call] = &[
+    request(0x4004_54d0),
+    request(0x4004_54d8),
+    request(0x4004_54d9),
+];
 
 /// Discarding blocks of a block device, and zeroing them.
 const BLOCK_DEVICES: &[Call] = &[request(0x1277), request(0x127f)];

@@ -272,8 +272,14 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
         options = options.with_mtu(mtu)?;
     }
     let wire = match &net.wire {
-        NetWire::Tap(name) => {
+        NetWire::Tap { name, pairs: 1 } => {
             Wire::Tap(Tap::open(name).map_err(|error| DeviceError::Tap { error })?)
+        }
+        NetWire::Tap { name, pairs } => {
+            let queues = Tap::open_queues(name, *pairs);
+            let queues = queues.map_err(|error| DeviceError::Tap { error })?;
+            let wires = queues.into_iter().map(Wire::Tap).collect();
+            return Ok(Net::with_pairs(options, wires)?);
         }
         NetWire::Socket(path) => {
             let connected = UnixStream::connect(path).and_then(FrameStream::new);
