@@ -71,7 +71,8 @@ impl Subject {
             Self::PciEntropy | Self::PciConsole | Self::MmioEntropy | Self::MmioConsole => 1,
             Self::PciPmem | Self::MmioPmem => 1,
             Self::PciVsock | Self::MmioVsock => 3,
-            Self::PciNet | Self::MmioNet => 2,
+            // Two pairs and the control queue.
+            Self::PciNet | Self::MmioNet => 5,
             // Without statistics, whose feature is not accepted either: hints and reports follow.
             Self::PciBalloon | Self::MmioBalloon => 4,
         }
@@ -81,8 +82,8 @@ impl Subject {
 /// What is around a device.
 #[derive(Default)]
 struct World {
-    /// The other end of a network card's wire.
-    wire: Option<UnixDatagram>,
+    /// The other ends of a network card's wires.
+    wires: Vec<UnixDatagram>,
     balloon: Option<Control>,
     sockets: Option<Sockets>,
 }
@@ -93,7 +94,7 @@ impl World {
         if let Some(sockets) = &mut self.sockets {
             sockets.happen();
         }
-        if let Some(wire) = &self.wire {
+        for wire in &self.wires {
             // A wire that is full takes no more.
             let _ = wire.send(&[0x5a; 76]);
         }
@@ -245,12 +246,16 @@ impl Bus {
                 Box::new(balloon)
             }
             Subject::PciNet | Subject::MmioNet => {
-                let (ours, theirs) = UnixDatagram::pair().expect("a pair of sockets");
-                for end in [&ours, &theirs] {
-                    end.set_nonblocking(true).expect("a socket");
-                }
-                world.wire = Some(theirs);
-                Box::new(Net::new(net::Options::new(), Wire::Frames(ours.into())))
+                let mut wire = || {
+                    let (ours, theirs) = UnixDatagram::pair().expect("a pair of sockets");
+                    for end in [&ours, &theirs] {
+                        end.set_nonblocking(true).expect("a socket");
+                    }
+                    world.wires.push(theirs);
+                    Wire::Frames(ours.into())
+                };
+                let wires = vec![wire(), wire()];
+                Box::new(Net::with_pairs(net::Options::new(), wires).expect("two pairs"))
             }
             Subject::PciVsock | Subject::MmioVsock => {
                 let sockets = Sockets::new();
@@ -363,6 +368,16 @@ pub fn run(data: &[u8]) {
                         .write_slice(&packet(words), GuestAddress(at))
                         .expect("inside");
                     rings[1].submit(&[Readable(at, 44), Readable(0x8000, read_length.into())]);
+                    continue;
+                }
+                if !world.wires.is_empty() && ring == 4 {
+                    // So is what is said to a card: how many pairs of queues are used.
+                    let at = u64::from(read).min(MEMORY as u64 - 4);
+                    let command = [4, 0, write_length.to_le_bytes()[0] % 4, 0];
+                    memory
+                        .write_slice(&command, GuestAddress(at))
+                        .expect("inside");
+                    rings[4].submit(&[Readable(at, 4), Writable(write.into(), 1)]);
                     continue;
                 }
                 rings[ring].submit(&[
