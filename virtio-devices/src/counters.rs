@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a queue has done, in numbers.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +66,8 @@ impl Counters {
 
     /// Counts an error and returns how many there were.
     pub(crate) fn failed(&self) -> u64 {
-        self.0.errors.fetch_add(1, Ordering::Relaxed) + 1
+        let before = self.0.errors.fetch_add(1, Ordering::Relaxed);
+        before.wrapping_add(1)
     }
 
     pub(crate) fn waited(&self) {

@@ -11,6 +11,16 @@
 //!
 //! A device knows no bus, no address and no thread. The transport owns negotiation, queue registers and
 //! status; it hands over only what the driver has settled, and never changes it afterwards.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::sync::{Arc, Mutex, PoisonError};
 

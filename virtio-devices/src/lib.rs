@@ -101,6 +101,7 @@ pub mod iommu;
 pub mod limit;
 mod listener;
 pub mod net;
+pub mod patience;
 pub mod pci;
 pub mod pmem;
 pub mod queue;

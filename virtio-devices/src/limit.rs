@@ -4,6 +4,16 @@
 //! A bucket holds at most its burst and is refilled at its rate. A request is let in while the bucket is not empty,
 //! and pays what it turns out to cost; the debt is waited for by those after it. So a request larger than the
 //! burst passes too, and over any stretch of time no more passes than burst, rate times time, and one request.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
@@ -49,6 +59,11 @@ pub struct TokenBucket {
 
 const PARTS: i128 = 1_000_000_000;
 
+/// So many tokens in parts: at most 2^94.
+fn parts(tokens: u64) -> i128 {
+    i128::from(tokens).saturating_mul(PARTS)
+}
+
 impl TokenBucket {
     /// A full bucket at time `now`. A rate or burst of 0 counts as 1.
     pub fn new(rate: Rate, now: Duration) -> Self {
@@ -58,7 +73,7 @@ impl TokenBucket {
         };
         Self {
             rate,
-            level: i128::from(rate.burst) * PARTS,
+            level: parts(rate.burst),
             at: now,
         }
     }
@@ -66,28 +81,30 @@ impl TokenBucket {
     /// How long until the bucket is not empty; zero if it is not.
     pub fn wait(&mut self, now: Duration) -> Duration {
         self.refill(now);
-        let missing = PARTS - self.level;
         if self.level > 0 {
             return Duration::ZERO;
         }
-        let rate = i128::from(self.rate.per_second);
-        // Rounded up: at the end of it the bucket is not empty.
-        let nanoseconds = (missing + rate - 1) / rate;
+        // How much it lacks of the first token, which is more than 0: it is empty.
+        let missing = PARTS.saturating_sub(self.level).unsigned_abs();
+        // Rounded up: at the end of it the bucket is not empty. The rate is not 0.
+        let nanoseconds = missing.div_ceil(self.rate.per_second.into());
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
     /// Pays `tokens`, into debt if need be.
     pub fn pay(&mut self, tokens: u64) {
-        self.level -= i128::from(tokens) * PARTS;
+        // A debt that no number says is the largest that one does.
+        self.level = self.level.saturating_sub(parts(tokens));
     }
 
     fn refill(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.at);
         self.at = self.at.max(now);
-        // At most 2^64 tokens a second in 2^94 nanoseconds, and never above the burst: no overflow.
+        // At most 2^64 tokens a second in 2^60 nanoseconds, and never above the burst: nothing saturates.
         let passed = i128::try_from(passed.as_nanos().min(1 << 60)).unwrap_or(0);
-        let full = i128::from(self.rate.burst) * PARTS;
-        self.level = (self.level + passed * i128::from(self.rate.per_second)).min(full);
+        let brought = passed.saturating_mul(self.rate.per_second.into());
+        let full = parts(self.rate.burst);
+        self.level = self.level.saturating_add(brought).min(full);
     }
 }
 

@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Pages of guest memory that go back to the host.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 #![expect(unsafe_code, reason = "advice about guest memory takes a pointer")]
 
 use std::io;
@@ -80,7 +90,8 @@ where
                 Some(_) => libc::MADV_REMOVE,
                 None => libc::MADV_DONTNEED,
             };
-            let here = usize::try_from(after.0 - at.0).map_err(|_| nowhere())?;
+            let here = after.checked_offset_from(at).ok_or_else(nowhere)?;
+            let here = usize::try_from(here).map_err(|_| nowhere())?;
             discard(&*memory, at, here, advice).map_err(|source| ReclaimError::Host {
                 address,
                 length,

@@ -9,6 +9,16 @@
 //!
 //! They are the "additional device resources" of the proposal for a "vhost-user device backend" (S. Hajnoczi,
 //! virtio-dev, 2018; N. Dragazis, 2020); shared memory became the specification's "Shared Memory Regions" (2.10).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 /// Where the driver finds what a device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,6 +9,16 @@
 //!
 //! A [`Worker`] has no thread of its own and never waits. A [`Runner`] is the VMM's choice: one thread
 //! per worker ([`Threads`], whose threads the VMM spawns), an event loop, or a test that calls it by hand.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -132,7 +142,7 @@ fn watch(worker: &mut dyn Worker, stop: &EventFd) -> io::Result<()> {
         watch(*fd, changes, index)?;
     }
     let mut wanted = vec![true; sources.len()];
-    let mut events = vec![EpollEvent::default(); sources.len() + 1];
+    let mut events = vec![EpollEvent::default(); sources.len().saturating_add(1)];
     loop {
         let timeout = if wanted.contains(&true) { 0 } else { -1 };
         let count = match epoll.wait(timeout, &mut events) {

@@ -3,6 +3,16 @@
 //!
 //! A device sees offsets into its own range, never an address, so it can be moved. Reads that
 //! nothing answers are all ones, as on a PC; writes that nothing takes are dropped.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -67,7 +77,7 @@ impl Bus {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
         // The neighbour below or inside is the only one that can overlap.
         if let Some((&other, &(other_length, _))) = ranges.range(..=last).next_back()
-            && other + (other_length - 1) >= base
+            && other.saturating_add(other_length.saturating_sub(1)) >= base
         {
             return Err(BusError::Overlap {
                 base,
@@ -121,9 +131,10 @@ impl Bus {
     fn find(&self, address: u64, size: usize) -> Option<(u64, Shared)> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
         let (base, (length, device)) = ranges.range(..=address).next_back()?;
-        let offset = address - base;
+        let offset = address.checked_sub(*base)?;
+        let left = length.checked_sub(offset).filter(|left| *left > 0)?;
         let size = u64::try_from(size).ok()?;
-        (offset < *length && size <= length - offset).then(|| (offset, Arc::clone(device)))
+        (size <= left).then(|| (offset, Arc::clone(device)))
     }
 }
 

@@ -6,6 +6,16 @@
 //!   add_...    devices, each with its interrupts
 //!   describe   addresses for BARs, then ACPI tables; the guest may run
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod mmio;
 mod saving;
@@ -214,7 +224,8 @@ impl Chipset {
             .insert(SLEEP_CONTROL_PORT.into(), SLEEP_PORTS, sleep)?;
         for segment in map.segments() {
             let ecam = Ecam::new(Arc::clone(&root), segment);
-            let base = ECAM_BASE + ECAM_LENGTH * u64::from(segment);
+            let offset = ECAM_LENGTH.saturating_mul(segment.into());
+            let base = ECAM_BASE.saturating_add(offset);
             buses
                 .memory
                 .insert(base, ECAM_LENGTH, Arc::new(Mutex::new(ecam)))?;
@@ -313,7 +324,7 @@ impl Chipset {
             .has_pin()
             .then(|| LevelEvent::new(Arc::clone(router), Gsi(intx::gsi(at, 0))))
             .transpose()?;
-        let length = |window: &std::ops::Range<u64>| window.end - window.start;
+        let length = |window: &std::ops::Range<u64>| window.end.saturating_sub(window.start);
         let wiring = Wiring {
             vectors: &mut |count| {
                 let vectors = KvmMsiVectors::new(Arc::clone(router), count)?;

@@ -38,6 +38,16 @@ impl<T: Worker, R: Worker> Worker for BothWays<T, R> {
         positions
     }
 
+    fn started(&mut self) {
+        self.transmit.started();
+        self.receive.started();
+    }
+
+    fn stopping(&mut self) {
+        self.transmit.stopping();
+        self.receive.stopping();
+    }
+
     fn ready(&mut self, index: usize) -> Progress {
         match index.checked_sub(self.transmit.sources().len()) {
             None => self.transmit.ready(index),
@@ -57,6 +67,8 @@ mod tests {
         number: u16,
         sources: Vec<OwnedFd>,
         called: Vec<usize>,
+        /// How often it was told that it is started, and stopping.
+        told: [u32; 2],
         next: Progress,
     }
 
@@ -67,6 +79,7 @@ mod tests {
                 number,
                 sources: (0..sources).map(|_| open()).collect(),
                 called: Vec::new(),
+                told: [0; 2],
                 next,
             }
         }
@@ -85,10 +98,31 @@ mod tests {
             vec![(self.number, Position::default())]
         }
 
+        fn started(&mut self) {
+            self.told[0] += 1;
+        }
+
+        fn stopping(&mut self) {
+            self.told[1] += 1;
+        }
+
         fn ready(&mut self, index: usize) -> Progress {
             self.called.push(index);
             self.next
         }
+    }
+
+    /// A direction may have requests under way that only `stopping` waits for.
+    #[test]
+    fn both_directions_are_told_of_a_start_and_a_stop_once() {
+        let mut both = BothWays {
+            transmit: Direction::new(1, 1, Progress::Wait),
+            receive: Direction::new(0, 1, Progress::Wait),
+        };
+        both.started();
+        assert_eq!([both.transmit.told, both.receive.told], [[1, 0]; 2]);
+        both.stopping();
+        assert_eq!([both.transmit.told, both.receive.told], [[1, 1]; 2]);
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl VhostUser {
         Ok(Self {
             shared: Arc::new(shared),
             features,
-            queue_features: offered & (Features::QUEUES - Features::RING_PACKED),
+            queue_features: offered & (Features::QUEUES.difference(Features::RING_PACKED)),
             queues,
             queue_size: options.queue_size,
         })

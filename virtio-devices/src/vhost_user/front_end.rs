@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -24,6 +24,7 @@ use super::message::{
 };
 use super::own;
 use crate::features::Features;
+use crate::patience::end_of;
 use crate::queue::QueueConfig;
 
 /// What a back end can do that we make use of.
@@ -173,7 +174,8 @@ impl FrontEnd {
         if !self.protocol.contains(Protocol::INFLIGHT_SHMFD) {
             return Ok(None);
         }
-        let queues = rings.iter().map(|ring| ring.index + 1).max().unwrap_or(0);
+        let queues = rings.iter().map(|ring| ring.index.saturating_add(1)).max();
+        let queues = queues.unwrap_or(0);
         let size = rings.iter().map(|ring| ring.config.size).max();
         let size = size.unwrap_or(0);
         let about = Payload::default()
@@ -265,7 +267,7 @@ impl FrontEnd {
             // It may do without that channel.
             Waiting::End => return Ok(None),
         }
-        let end = Instant::now() + self.patience;
+        let end = end_of(self.patience);
         own::answer(own, end)
             .map_err(|_| self.end(BackEndError::Unasked))
             .map(Some)
@@ -339,7 +341,7 @@ impl FrontEnd {
             size: payload.as_slice().len() as u32,
         };
         let message = [&header.bytes(), payload.as_slice()].concat();
-        let end = Instant::now() + self.patience;
+        let end = end_of(self.patience);
         let sent = self.channel.send(&message, files, end);
         sent.map_err(|source| self.end(self.failed(asked, source)))
     }
@@ -350,7 +352,7 @@ impl FrontEnd {
         length: usize,
         expected: usize,
     ) -> Result<(Vec<u8>, Vec<OwnedFd>), BackEndError> {
-        let end = Instant::now() + self.patience;
+        let end = end_of(self.patience);
         let (mut head, mut files) = ([0; HEADER], Vec::new());
         let fill = |bytes: &mut [u8], files: &mut Vec<OwnedFd>| {
             let received = self.channel.receive(bytes, files, end);

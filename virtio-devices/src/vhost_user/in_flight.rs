@@ -16,6 +16,11 @@ use std::os::unix::fs::FileExt;
 const HEAD: usize = 16;
 const DESCRIPTOR: usize = 16;
 
+/// Bytes of a queue of `size` descriptors: a mebibyte at most.
+fn bytes(size: u16) -> usize {
+    DESCRIPTOR.saturating_mul(size.into()).saturating_add(HEAD)
+}
+
 /// The memory in which a back end notes what it has begun.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -35,7 +40,7 @@ impl InFlight {
         let told = rest.get(..4)?;
         let stride = length.checked_div(queues.into())?;
         offset.checked_add(length)?;
-        let room = (HEAD + DESCRIPTOR * usize::from(size)) as u64;
+        let room = bytes(size) as u64;
         let ours = [queues.to_ne_bytes(), size.to_ne_bytes()].concat();
         (stride >= room && told == ours).then_some(Self {
             file,
@@ -51,7 +56,7 @@ impl InFlight {
     /// The chains of queue `index`, of `size` descriptors, that were begun and not finished when the used ring's index
     /// was `used`, in the order in which they were begun; nothing if that cannot be said.
     pub(super) fn begun(&self, index: u16, size: u16, used: u16) -> Option<Vec<u16>> {
-        let mut area = vec![0; HEAD + DESCRIPTOR * usize::from(size)];
+        let mut area = vec![0; bytes(size)];
         let at = self
             .offset
             .checked_add(self.stride.checked_mul(index.into())?)?;

@@ -93,7 +93,7 @@ impl Kind {
     pub(super) fn features(&self, offered: Features, queues: u16) -> Features {
         match self {
             Self::Block if queues > 1 => offered & BLOCK,
-            Self::Block => offered & (BLOCK - block::MQ),
+            Self::Block => offered & BLOCK.difference(block::MQ),
             Self::FileSystem { .. } => Features::empty(),
             Self::Net { mac, mtu } => {
                 let mac = mac.map_or(Features::empty(), |_| net::MAC);

@@ -92,17 +92,23 @@ impl Ledger {
             let count = end.wrapping_sub(first);
             (count < size).then(|| (0..count).map(move |at| first.wrapping_add(at)))
         };
-        let place = |index: u16, bytes: u64| PLACES + bytes * u64::from(index % size);
+        // A queue of no descriptors has no places.
+        let place = |index: u16, bytes: u64| {
+            let at = u64::from(index.checked_rem(size)?);
+            Some(bytes.saturating_mul(at).saturating_add(PLACES))
+        };
         // A head may come back within one look, so the sum is what counts.
-        let mut sums = vec![0i32; heads.len()];
+        let mut sums = vec![0i32; heads.len()]; // each of at most `size`
         for index in span(self.available, available)? {
-            let head = word(reach, driver_area, place(index, 2))?;
-            *sums.get_mut(usize::from(head))? += 1;
+            let head = word(reach, driver_area, place(index, 2)?)?;
+            let sum = sums.get_mut(usize::from(head))?;
+            *sum = sum.saturating_add(1);
         }
         for index in span(self.used, used)? {
             // 32 bits, of which a head has 16.
-            let head = word(reach, device_area, place(index, 8))?;
-            *sums.get_mut(usize::from(head))? -= 1;
+            let head = word(reach, device_area, place(index, 8)?)?;
+            let sum = sums.get_mut(usize::from(head))?;
+            *sum = sum.saturating_sub(1);
         }
         for (flies, sum) in heads.iter_mut().zip(sums) {
             *flies = match (*flies, sum) {

@@ -40,6 +40,16 @@
 //! that half into a guest, so that another machine serves the device.
 //!
 //! "The protocol" is QEMU's documentation "Vhost-user Protocol" (version 1); its sections are cited by title.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod back_end;
 pub mod channel;

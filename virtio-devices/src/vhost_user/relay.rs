@@ -27,6 +27,7 @@ use super::ledger::Ledger;
 use super::stand_in::{StandIn, used_index};
 use crate::device::{Activation, ActiveQueue, Failure, Interrupts, Trouble};
 use crate::features::Features;
+use crate::patience::end_of;
 use crate::queue::{Position, Queue, Reach};
 use crate::worker::{Progress, Worker};
 
@@ -154,9 +155,11 @@ impl<A: GuestAddressSpace> Relay<A> {
     /// Has the back end stop, and finds where each queue goes on.
     fn stop(&mut self) -> Result<(), BackEndError> {
         for at in 0..self.queues.len() {
-            let (index, used_ring) = self.queues[at].place();
+            let Some((index, used_ring)) = self.queues.get(at).map(Served::place) else {
+                break;
+            };
             let base = self.shared.front().stop(index)?;
-            let end = Instant::now() + self.shared.patience();
+            let end = end_of(self.shared.patience());
             // A back end may answer before the last requests that it has begun are done.
             loop {
                 let used = used_index(&*self.memory.memory(), used_ring).unwrap_or(base);
@@ -169,7 +172,9 @@ impl<A: GuestAddressSpace> Relay<A> {
                 }
                 std::thread::sleep(INTERVAL);
             }
-            self.queues[at].base = base;
+            if let Some(queue) = self.queues.get_mut(at) {
+                queue.base = base;
+            }
             self.pass_on(at);
         }
         Ok(())
@@ -270,7 +275,7 @@ impl<A: GuestAddressSpace> Relay<A> {
         for stand_in in standing {
             let kind = &self.shared.kind;
             let (count, after) = stand_in.work(kind, &self.memory, &self.interrupts);
-            all += count;
+            all = count.saturating_add(all);
             if after == Progress::More {
                 progress = after;
             }

@@ -12,7 +12,7 @@ use crate::queue::{Chain, Notify, Position, Queue, QueueError, Reach};
 use crate::worker::Progress;
 
 /// Chains that are answered in one call.
-const BATCH: usize = 64;
+const BATCH: u64 = 64;
 
 /// Serves one queue.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl StandIn {
         let mut queue = self.queue.map(memory);
         let mut count = 0;
         let mut rest = Progress::More;
-        for _ in 0..BATCH {
+        for served in 1..=BATCH {
             let head = match self.begun.pop() {
                 Some(head) => Some(queue.retake(head, &mut self.chain)?),
                 None => queue.pop(&mut self.chain)?,
@@ -88,7 +88,7 @@ impl StandIn {
             };
             let written = kind.refuse(queue.reach(), &self.chain);
             queue.complete(head, written)?;
-            count += 1;
+            count = served;
         }
         if queue.publish()? == Notify::Yes {
             interrupts.queue(self.index);

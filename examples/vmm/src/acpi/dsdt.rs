@@ -70,10 +70,8 @@ fn pci_root((number, segment): (u16, &Segment)) -> Result<Encoded, AcpiError> {
     let mut windows: Vec<Box<dyn Aml>> = Vec::new();
     for window in &segment.windows {
         let (start, end) = (window.start, window.end);
-        let last = match window.is_empty() {
-            true => return Err(AcpiError::Window { start, end }),
-            false => end - 1,
-        };
+        let last = end.checked_sub(1).filter(|last| start <= *last);
+        let last = last.ok_or(AcpiError::Window { start, end })?;
         // A prefetchable window would keep out BARs that are not.
         let cacheable = AddressSpaceCacheable::NotCacheable;
         windows.push(match (u32::try_from(start), u32::try_from(last)) {
@@ -129,8 +127,8 @@ fn interrupt_routes(segment: &Segment) -> Option<Encoded> {
 fn board(platform: &Platform) -> Encoded {
     let base = (ECAM_BASE & 0xffff_ffff) as u32;
     // At most 256 MiB.
-    let buses = platform.segments.len() as u64 * u64::from(BUSES);
-    let ecam = Memory32Fixed::new(true, base, (buses * ECAM_BUS) as u32);
+    let buses = (platform.segments.len() as u64).saturating_mul(BUSES.into());
+    let ecam = Memory32Fixed::new(true, base, buses.saturating_mul(ECAM_BUS) as u32);
     encoded(&Device::new(
         "MBRD".into(),
         vec![

@@ -13,6 +13,16 @@
 //! emulate and less for a guest to set up. Sleep and reset are byte registers on ports.
 //!
 //! ACPI Specification 6.5; sections are cited by title.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod dsdt;
 mod fadt;
@@ -163,8 +173,11 @@ pub fn build(platform: &Platform, area: Range<u64>) -> Result<Tables, AcpiError>
     }
     let xsdt = layout.append(&bytes_of(&xsdt));
     let mut bytes = layout.bytes;
-    bytes[..RSDP_LENGTH].copy_from_slice(&bytes_of(&Rsdp::new(OEM_ID, xsdt)));
-    let (length, room) = (bytes.len() as u64, end - start);
+    // Room was left for it in front.
+    for (to, from) in bytes.iter_mut().zip(bytes_of(&Rsdp::new(OEM_ID, xsdt))) {
+        *to = from;
+    }
+    let (length, room) = (bytes.len() as u64, end.saturating_sub(start));
     if length > room {
         return Err(AcpiError::TooLarge { length, room });
     }
@@ -204,7 +217,12 @@ fn mcfg(platform: &Platform) -> MCFG {
 
 /// Where the configuration spaces of segments are, one behind the other.
 fn ecams() -> impl Iterator<Item = u64> {
-    (0..).map(|number| address_map::ECAM_BASE + number * u64::from(BUSES) * address_map::ECAM_BUS)
+    let length = u64::from(BUSES).saturating_mul(address_map::ECAM_BUS);
+    (0u64..).map(move |number| {
+        length
+            .saturating_mul(number)
+            .saturating_add(address_map::ECAM_BASE)
+    })
 }
 
 /// A table of `signature` with a header and no contents yet.

@@ -67,7 +67,7 @@ pub(super) fn build(port: u16) -> Sdt {
         body.extend([action as u8, instruction as u8, 0, 0]);
         // "Generic Address Structure": a port, 32 bits from bit 0, in one access of four bytes.
         body.extend([1, 32, 0, 3]);
-        body.extend(u64::from(port + register).to_le_bytes());
+        body.extend(u64::from(port.saturating_add(register)).to_le_bytes());
         body.extend(value.to_le_bytes());
         body.extend(mask.to_le_bytes());
     }

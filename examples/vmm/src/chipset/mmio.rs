@@ -34,11 +34,13 @@ impl BusDevice for Registers {
 /// Where the device with this number is, the first being 0; none behind the last window.
 fn window(number: usize) -> Option<VirtioWindow> {
     let number = u32::try_from(number).ok()?;
-    let base = VIRTIO_MMIO.start + u64::from(number) * LENGTH;
-    (base + LENGTH <= VIRTIO_MMIO.end).then(|| VirtioWindow {
+    let base = LENGTH
+        .checked_mul(number.into())?
+        .checked_add(VIRTIO_MMIO.start)?;
+    (base.checked_add(LENGTH)? <= VIRTIO_MMIO.end).then(|| VirtioWindow {
         base,
         length: LENGTH,
-        gsi: intx::FIRST_GSI + number % intx::GSIS,
+        gsi: intx::FIRST_GSI.saturating_add(number % intx::GSIS),
     })
 }
 
@@ -62,7 +64,7 @@ impl Chipset {
             .with_report(move |why| log::warn!("virtio device at {base:#x} stopped: {why}"))
             .with_trouble_report(move |why| log::error!("virtio device at {base:#x}: {why}"));
         for (event, queue) in device.doorbells().iter().zip(0u32..) {
-            let address = IoEventAddress::Mmio(base + NOTIFY);
+            let address = IoEventAddress::Mmio(base.saturating_add(NOTIFY));
             self.vm
                 .register_ioevent(event, &address, queue)
                 .map_err(|error| ChipsetError::Doorbell(error.into()))?;

@@ -180,16 +180,17 @@ impl Typing {
         let mut bytes = [0; READ];
         // An escape pair that turns out not to be one grows by the byte that was held back.
         let room = self.to.capacity().saturating_sub(1).clamp(1, bytes.len());
-        let count = rustix::io::read(stdin(), &mut bytes[..room])?;
+        let room = bytes.get_mut(..room).unwrap_or_default();
+        let count = rustix::io::read(stdin(), room)?;
         if count == 0 {
             self.ended = true;
         }
-        let typed = &bytes[..count];
+        let typed = bytes.get(..count).unwrap_or_default();
         let Some(escape) = &mut self.escape else {
             self.to.give(typed);
             return Ok(Typed::Input);
         };
-        let mut input = Vec::with_capacity(count + 1);
+        let mut input = Vec::with_capacity(count.saturating_add(1));
         let asked = escape.feed(typed, &mut input);
         self.to.give(&input);
         Ok(asked)

@@ -35,9 +35,10 @@ impl RawTerminal {
         let found = tcgetattr(stdin())?;
         FOUND.get_or_init(|| found.clone());
         let mut raw = found.clone();
-        raw.local_modes -=
-            LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;
-        raw.input_modes -= InputModes::ICRNL | InputModes::IXON | InputModes::ISTRIP;
+        let cooked = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;
+        raw.local_modes.remove(cooked);
+        let changed = InputModes::ICRNL | InputModes::IXON | InputModes::ISTRIP;
+        raw.input_modes.remove(changed);
         tcsetattr(stdin(), OptionalActions::Now, &raw)?;
         Ok(Some(RawTerminal { found }))
     }

@@ -119,7 +119,7 @@ impl AddressMap {
         };
         let low = memory.min(LOW_RAM_LIMIT);
         let high_end = HIGH_RAM_BASE
-            .checked_add(memory - low)
+            .checked_add(memory.saturating_sub(low))
             .ok_or(does_not_fit)?;
         let limit = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
         let window = high_end
@@ -131,7 +131,7 @@ impl AddressMap {
         Ok(AddressMap {
             low_ram: 0..low,
             high_ram: HIGH_RAM_BASE..high_end,
-            pci_mmio64: window..limit.min(window + MMIO64_MAX),
+            pci_mmio64: window..limit.min(window.saturating_add(MMIO64_MAX)),
             address_bits,
             segments: 1,
         })
@@ -162,10 +162,12 @@ impl AddressMap {
             return whole.clone();
         }
         // Powers of two, so that each part is aligned as the whole is.
-        let share = (whole.end - whole.start) / u64::from(self.segments);
-        let share = share.checked_ilog2().map_or(0, |bits| 1 << bits);
-        let start = whole.start + share * u64::from(segment);
-        start..start + share
+        let length = whole.end.saturating_sub(whole.start);
+        let share = length.checked_div(self.segments.into()).unwrap_or(0);
+        let share = share.checked_ilog2().map_or(0, |bits| 1u64 << bits);
+        let start = share.saturating_mul(segment.into());
+        let start = start.saturating_add(whole.start);
+        start..start.saturating_add(share)
     }
 
     /// Physical address width of the processor.

@@ -12,6 +12,7 @@ use crate::cli::size;
 use crate::confine::{Confiner, Kind};
 use crate::wake::Wake;
 use hvkit_virtio_devices::balloon::{Control, Hints, Round, Statistics};
+use hvkit_virtio_devices::patience::end_of;
 use hvkit_virtio_devices::reclaim::PAGE;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, BufRead, BufReader, Write};
@@ -158,7 +159,7 @@ fn hinted(control: &Control) -> Option<Hints> {
 
 /// What `look` finds before the guest's time is over, or its driver gone.
 fn within_patience<T>(control: &Control, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + GUEST_PATIENCE;
+    let end = end_of(GUEST_PATIENCE);
     loop {
         match look() {
             None if control.has_driver() && Instant::now() < end => {

@@ -105,7 +105,7 @@ fn topology(id: u32, count: u32) -> [Entry; 2] {
 
 /// Bits of an APIC id that number the cores of one package.
 fn id_bits(count: u32) -> u32 {
-    u32::BITS - count.saturating_sub(1).leading_zeros()
+    u32::BITS.saturating_sub(count.saturating_sub(1).leading_zeros())
 }
 
 /// Sets what depends on the number of the vCPU and on how many there are.

@@ -81,15 +81,20 @@ impl Exits {
         }
     }
 
+    /// Where exit `number` is noted: there always is such a place.
+    fn slot(&self, number: u64) -> Option<&Slot> {
+        let index = number.checked_rem(KEPT as u64)?;
+        self.slots.get(usize::try_from(index).ok()?)
+    }
+
     fn put(&self, kind: Kind, address: u64, length: usize, written: &[u8]) {
         let mut data = [0; 8];
         for (to, from) in data.iter_mut().zip(written) {
             *to = *from;
         }
         let count = self.count.load(Ordering::Relaxed);
-        // The vCPU's thread alone writes, and the remainder is below `KEPT`.
-        let slot = usize::try_from(count % KEPT as u64).ok();
-        if let Some(slot) = slot.and_then(|index| self.slots.get(index)) {
+        // The vCPU's thread alone writes.
+        if let Some(slot) = self.slot(count) {
             let what = (length as u64) << 8 | kind as u64;
             slot.what.store(what, Ordering::Relaxed);
             slot.address.store(address, Ordering::Relaxed);
@@ -103,8 +108,7 @@ impl fmt::Display for Exits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.count.load(Ordering::Acquire);
         for number in count.saturating_sub(KEPT as u64)..count {
-            let slot = usize::try_from(number % KEPT as u64).ok();
-            let Some(slot) = slot.and_then(|index| self.slots.get(index)) else {
+            let Some(slot) = self.slot(number) else {
                 continue;
             };
             let what = slot.what.load(Ordering::Relaxed);

@@ -97,7 +97,7 @@ pub fn reserve_as(map: &AddressMap, sharing: Sharing) -> Result<GuestRam, Memory
         .ram()
         .map(|range| {
             // The target is 64-bit: a `usize` holds any length below 2^52.
-            let length = (range.end - range.start) as usize;
+            let length = range.end.saturating_sub(range.start) as usize;
             let mapping = huge_page_aligned(length, sharing)?;
             ask_for_huge_pages(&mapping);
             GuestRegionMmap::new(mapping, GuestAddress(range.start))

@@ -7,6 +7,16 @@
 //!              devices on two buses                 main thread: console, signals
 //!              kernel, boot data, first registers   every thread joined, terminal restored
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod address_map;
 pub mod balloon;

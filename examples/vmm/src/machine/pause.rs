@@ -120,7 +120,7 @@ impl Gates {
 
     /// From now on each vCPU stands still when it next leaves the guest.
     pub(super) fn shut(&self) {
-        let attempt = self.last.fetch_add(1, Ordering::AcqRel) + 1;
+        let attempt = self.last.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         self.asked.store(attempt, Ordering::Release);
     }
 

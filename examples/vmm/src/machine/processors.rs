@@ -133,7 +133,8 @@ fn connect_local_interrupts(vcpu: &VcpuFd) -> Result<(), KvmError> {
 }
 
 fn set_register(apic: &mut kvm_lapic_state, offset: usize, value: u32) {
-    for (byte, value) in apic.regs[offset..].iter_mut().zip(value.to_le_bytes()) {
+    let register = apic.regs.iter_mut().skip(offset);
+    for (byte, value) in register.zip(value.to_le_bytes()) {
         *byte = value as c_char;
     }
 }

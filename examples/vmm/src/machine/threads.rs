@@ -11,6 +11,7 @@ use super::stop::{Stop, StopReason};
 use super::vcpu::Vcpu;
 use crate::confine::{Confiner, Kind};
 use crate::snapshot::{Processor, SnapshotError};
+use hvkit_virtio_devices::patience::end_of;
 use std::io;
 use std::os::raw::c_int;
 use std::sync::Arc;
@@ -89,8 +90,8 @@ impl VcpuThreads {
     /// [`go_on`](Self::go_on) lets them run again.
     pub(super) fn pause(&self) -> Result<(), SnapshotError> {
         self.gates.shut();
-        let deadline = Instant::now() + PATIENCE;
-        let mut still = 0;
+        let deadline = end_of(PATIENCE);
+        let mut still = 0usize;
         while still < self.gates.count() {
             for (vcpu, thread) in &self.running {
                 if thread.is_finished() {
@@ -101,7 +102,7 @@ impl VcpuThreads {
                 }
             }
             match self.gates.answer(KICK_INTERVAL) {
-                Ok(Some((_, Answer::Still))) => still += 1,
+                Ok(Some((_, Answer::Still))) => still = still.saturating_add(1),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(_) => return Err(SnapshotError::Stuck { patience: PATIENCE }),
@@ -134,7 +135,7 @@ impl VcpuThreads {
     /// to stop. The result is the registers of the vCPU that ended it, if they tell why.
     pub fn join(mut self) -> Result<Option<Box<Registers>>, ThreadError> {
         debug_assert!(self.stop.is_asked(), "running vCPUs would never end");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = end_of(PATIENCE);
         let mut registers = None;
         for (vcpu, thread) in self.running.drain(..) {
             while !thread.is_finished() {

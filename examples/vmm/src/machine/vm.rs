@@ -108,7 +108,7 @@ impl Vm {
     #[must_use]
     pub fn slots(&self) -> u32 {
         // One for each region, counted in `u32` when they were made.
-        (self.ram.num_regions() + self.other.len()) as u32
+        self.ram.num_regions().saturating_add(self.other.len()) as u32
     }
 
     /// The machine's memory.

@@ -48,7 +48,12 @@ struct Countdown {
 
 impl Countdown {
     fn full(&self) -> Duration {
-        Duration::from_millis(u64::from(self.count) * u64::from(PERIOD_MS))
+        Duration::from_millis(u64::from(self.count).saturating_mul(PERIOD_MS.into()))
+    }
+
+    /// Runs from now on, for two hours at most, of which every clock of the host's has more left.
+    fn start(&mut self, now: Instant) {
+        self.deadline = now.checked_add(self.full());
     }
 
     fn save(&self, now: Instant) -> WatchdogState {
@@ -63,12 +68,12 @@ impl Countdown {
 
     /// With no more left than the largest count has, whoever says so.
     fn restored(state: &WatchdogState, now: Instant) -> Self {
-        let most = u64::from(MAX_COUNT) * u64::from(PERIOD_MS);
+        let most = u64::from(MAX_COUNT).saturating_mul(PERIOD_MS.into());
         Countdown {
             count: state.count.clamp(1, MAX_COUNT),
             deadline: state
                 .left
-                .map(|left| now + Duration::from_millis(left.min(most))),
+                .and_then(|left| now.checked_add(Duration::from_millis(left.min(most)))),
         }
     }
 
@@ -77,7 +82,9 @@ impl Countdown {
             Ok(COUNT) => match self.deadline {
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(now).as_millis();
-                    u32::try_from(left / u128::from(PERIOD_MS)).unwrap_or(MAX_COUNT)
+                    let periods = left.checked_div(PERIOD_MS.into());
+                    let periods = periods.and_then(|periods| u32::try_from(periods).ok());
+                    periods.unwrap_or(MAX_COUNT)
                 }
                 None => self.count,
             },
@@ -90,10 +97,8 @@ impl Countdown {
         match u16::try_from(offset) {
             Ok(COUNT) => self.count = value.clamp(1, MAX_COUNT),
             Ok(CONTROL) if value & RUNNING == 0 => self.deadline = None,
-            Ok(CONTROL) if self.deadline.is_none() => self.deadline = Some(now + self.full()),
-            Ok(RESET) if value == 1 && self.deadline.is_some() => {
-                self.deadline = Some(now + self.full());
-            }
+            Ok(CONTROL) if self.deadline.is_none() => self.start(now),
+            Ok(RESET) if value == 1 && self.deadline.is_some() => self.start(now),
             _ => {}
         }
     }
@@ -153,8 +158,9 @@ impl BusDevice for Registers {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let value = self.0.lock().0.read(offset, Instant::now()).to_le_bytes();
         data.fill(0);
-        let length = data.len().min(value.len());
-        data[..length].copy_from_slice(&value[..length]);
+        for (to, from) in data.iter_mut().zip(value) {
+            *to = from;
+        }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {

@@ -154,11 +154,12 @@ impl Assigned {
     fn sync(&mut self) {
         self.tell_command();
         if let Some(part) = &mut self.interrupts.msix {
-            part.state.set_control(self.config.u16(part.offset + 2));
+            part.state
+                .set_control(self.config.u16(part.offset.saturating_add(2)));
         }
         if let Some(part) = &mut self.interrupts.msi {
             let mut body = [0; 12];
-            self.config.read(part.offset + 2, &mut body);
+            self.config.read(part.offset.saturating_add(2), &mut body);
             part.state.set(&body);
         }
         self.interrupts.settle(&*self.physical);
@@ -171,7 +172,7 @@ impl Assigned {
             self.physical.config_read(at, &mut byte);
             byte[0]
         };
-        let touches = |at| overlap(&(at..at + 1), offset, length).is_some();
+        let touches = |at: u16| overlap(&(at..at.saturating_add(1)), offset, length).is_some();
         if touches(register::STATUS) {
             let level = match byte(register::STATUS) & STATUS_INTERRUPT {
                 0 => Level::Deasserted,
@@ -179,7 +180,9 @@ impl Assigned {
             };
             self.config.set_interrupt_status(level);
         }
-        if let Some(status) = self.express.map(|express| express + DEVICE_STATUS)
+        if let Some(status) = self
+            .express
+            .and_then(|express| express.checked_add(DEVICE_STATUS))
             && touches(status)
         {
             let pending = byte(status) & TRANSACTIONS_PENDING;
@@ -190,6 +193,12 @@ impl Assigned {
     fn run(&self, bar: u8, offset: u64) -> Option<Run> {
         self.bars.get(usize::from(bar))?.run(offset)
     }
+}
+
+/// Which bytes of an access at `offset` are those of `common`.
+fn within(common: &Range<u16>, offset: u16) -> Range<usize> {
+    let start = usize::from(common.start.saturating_sub(offset));
+    start..start.saturating_add(common.len())
 }
 
 /// Cuts an access at `length`, the bytes until something else begins.
@@ -207,9 +216,9 @@ impl PciFunction for Assigned {
         self.refresh(offset, data.len());
         self.config.read(offset, data);
         for range in &self.own {
-            if let Some(common) = overlap(range, offset, data.len()) {
-                let start = usize::from(common.start - offset);
-                let bytes = &mut data[start..start + common.len()];
+            if let Some(common) = overlap(range, offset, data.len())
+                && let Some(bytes) = data.get_mut(within(&common, offset))
+            {
                 self.physical.config_read(common.start, bytes);
             }
         }
@@ -217,17 +226,16 @@ impl PciFunction for Assigned {
 
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         let reset = self.express.is_some_and(|express| {
-            let at = express + DEVICE_CONTROL_HIGH;
-            let byte = at
-                .checked_sub(offset)
-                .and_then(|i| data.get(usize::from(i)));
+            let at = express.checked_add(DEVICE_CONTROL_HIGH);
+            let index = at.and_then(|at| at.checked_sub(offset));
+            let byte = index.and_then(|index| data.get(usize::from(index)));
             byte.is_some_and(|byte| byte & RESET != 0)
         });
         self.config.write(offset, data);
         for range in &self.own {
-            if let Some(common) = overlap(range, offset, data.len()) {
-                let start = usize::from(common.start - offset);
-                let bytes = &data[start..start + common.len()];
+            if let Some(common) = overlap(range, offset, data.len())
+                && let Some(bytes) = data.get(within(&common, offset))
+            {
                 self.physical.config_write(common.start, bytes);
             }
         }
@@ -256,7 +264,7 @@ impl PciFunction for Assigned {
                 // MSI-X is hidden: so is what belongs to it.
                 (Part::Table | Part::Pending, None) => {}
             }
-            at += now.len() as u64;
+            at = at.saturating_add(now.len() as u64);
             rest = later;
         }
     }
@@ -273,7 +281,7 @@ impl PciFunction for Assigned {
                 (Part::Registers, _) => self.physical.bar_write(bar, at, now),
                 (Part::Pending, _) | (Part::Table, None) => {}
             }
-            at += now.len() as u64;
+            at = at.saturating_add(now.len() as u64);
             rest = later;
         }
     }
@@ -360,8 +368,12 @@ fn capabilities(view: &mut View, make: MakeVectors<'_>) -> Result<Capabilities, 
             _ if !shown && id == msix::CAPABILITY => found.msix = None,
             _ if !shown => {}
             EXPRESS => found.express = Some(offset),
-            // At most 255 bytes.
-            VENDOR => found.own.push(offset + 2..offset + 2 + body.len() as u16),
+            VENDOR => {
+                // At most 255 bytes, behind identifier and link.
+                let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
+                let first = offset.saturating_add(2);
+                found.own.push(first..first.saturating_add(length));
+            }
             _ => {}
         }
     }
@@ -370,7 +382,10 @@ fn capabilities(view: &mut View, make: MakeVectors<'_>) -> Result<Capabilities, 
 
 /// Maps the pages of `bar` that the guest may reach without us.
 fn map_direct(physical: &dyn PhysicalFunction, view: &View, bar: usize) -> Vec<(u64, Arc<Pages>)> {
-    let ranges = view.bars[bar].direct(&view.regions[bar]);
+    let (Some(layout), Some(region)) = (view.bars.get(bar), view.regions.get(bar)) else {
+        return Vec::new();
+    };
+    let ranges = layout.direct(region);
     let map = |range: Range<u64>| match physical.pages(bar as u8, range.clone()) {
         Ok(pages) => Some((range.start, Arc::new(pages))),
         Err(error) => {

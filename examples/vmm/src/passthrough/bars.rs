@@ -64,10 +64,10 @@ impl BarLayout {
     /// What is at `offset`, and for how long; none outside.
     pub(super) fn run(&self, offset: u64) -> Option<Run> {
         let inside = |part, range: &Range<u64>| {
-            range.contains(&offset).then(|| Run {
+            Some(Run {
                 part,
-                offset: offset - range.start,
-                length: range.end - offset,
+                offset: offset.checked_sub(range.start)?,
+                length: range.end.checked_sub(offset).filter(|left| *left > 0)?,
             })
         };
         let next = [self.table.start, self.pending.start, self.length]
@@ -79,7 +79,7 @@ impl BarLayout {
             .or(Some(Run {
                 part: Part::Registers,
                 offset,
-                length: next - offset,
+                length: next.saturating_sub(offset),
             }))
     }
 
@@ -88,12 +88,18 @@ impl BarLayout {
     pub(super) fn direct(&self, region: &Region) -> Vec<Range<u64>> {
         let mut found = Vec::new();
         for range in &region.mappable {
-            let mut start = range.start.next_multiple_of(PAGE);
-            let end = range.end.min(self.length) / PAGE * PAGE;
+            // Behind the last page there is nothing to map.
+            let Some(mut start) = range.start.checked_next_multiple_of(PAGE) else {
+                continue;
+            };
+            let end = page(range.end.min(self.length));
             let mut trapped: Vec<_> = [&self.table, &self.pending]
                 .into_iter()
                 .filter(|hole| !hole.is_empty())
-                .map(|hole| hole.start / PAGE * PAGE..hole.end.next_multiple_of(PAGE))
+                .map(|hole| {
+                    let behind = hole.end.checked_next_multiple_of(PAGE);
+                    page(hole.start)..behind.unwrap_or(u64::MAX)
+                })
                 .collect();
             trapped.sort_by_key(|hole| hole.start);
             for hole in trapped {
@@ -109,6 +115,11 @@ impl BarLayout {
         found.sort_by_key(|range| range.start);
         found
     }
+}
+
+/// The page that `offset` is in.
+fn page(offset: u64) -> u64 {
+    offset & !(PAGE - 1)
 }
 
 fn place(range: &mut Range<u64>, limit: u64, offset: u64, length: u64) -> bool {

@@ -31,10 +31,12 @@ pub(super) fn list(config: &[u8; 256]) -> Vec<Capability> {
     }
     let mut offset = config[FIRST] & !3;
     while offset >= HEADER_END && found.iter().all(|c| c.offset != offset) {
-        let at = usize::from(offset);
-        let id = config[at];
+        let behind = config.get(usize::from(offset)..).unwrap_or_default();
+        let [id, next, ..] = *behind else {
+            break;
+        };
         found.push(Capability { offset, id });
-        offset = config[at + 1] & !3;
+        offset = next & !3;
     }
     found.sort_by_key(|capability| capability.offset);
     found

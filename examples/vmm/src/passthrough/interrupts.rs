@@ -154,7 +154,7 @@ impl Interrupts {
         let msi = self.msi.as_ref().map_or(&[][..], |m| &m.events);
         let signals = match (way, &self.pin) {
             (Way::Msix, _) => Signals::Msix(msix),
-            (Way::Msi(count), _) => Signals::Msi(&msi[..msi.len().min(count.into())]),
+            (Way::Msi(count), _) => Signals::Msi(msi.get(..count.into()).unwrap_or(msi)),
             (Way::Pin, Some(pin)) => Signals::Pin {
                 trigger: pin.trigger(),
                 resample: pin.resample(),

@@ -20,7 +20,7 @@ use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 
 const fn command(number: u32) -> c_ulong {
-    (VFIO_TYPE as c_ulong) << 8 | (VFIO_BASE + number) as c_ulong
+    (VFIO_TYPE as c_ulong) << 8 | VFIO_BASE.saturating_add(number) as c_ulong
 }
 
 const GET_INFO: c_ulong = command(12);
@@ -34,9 +34,20 @@ fn done(result: i32) -> io::Result<()> {
     }
 }
 
+/// How many bytes `piece` has.
+///
+/// # Errors
+///
+/// `InvalidInput`: it ends before it begins, or has 2^64 bytes, which no request of VFIO's can say.
+pub(crate) fn size(piece: Mapping) -> io::Result<u64> {
+    let size = piece.last.checked_sub(piece.first);
+    let size = size.and_then(|less_one| less_one.checked_add(1));
+    size.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
 /// Maps the memory of the guest that `piece` leads to.
 pub(super) fn map(container: &VfioContainer, ram: &GuestRam, piece: Mapping) -> io::Result<()> {
-    let size = piece.last - piece.first + 1;
+    let size = size(piece)?;
     let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
     let length = usize::try_from(size).map_err(|_| wrong())?;
     // In one region of memory: else there is no such slice.
@@ -73,7 +84,7 @@ pub(super) fn unmap(container: &VfioContainer, piece: Mapping) -> io::Result<()>
         argsz: size_of::<vfio_iommu_type1_dma_unmap>() as u32,
         flags: 0,
         iova: piece.first,
-        size: piece.last - piece.first + 1,
+        size: size(piece)?,
         ..Default::default()
     };
     // SAFETY: the kernel reads and writes the structure only, whose size it is told. What it unmaps is the devices' view
@@ -117,12 +128,12 @@ fn last_of(info: &[u8]) -> Option<u64> {
             return None;
         }
         if word(at)? & 0xffff == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE {
-            let count = (word(at + 8)? as usize).min(info.len() / 16);
+            let count = (word(at.checked_add(8)?)? as usize).min(info.len() / 16);
             return (0..count)
-                .filter_map(|range| long(at + 24 + 16 * range))
+                .filter_map(|range| long(range.checked_mul(16)?.checked_add(24)?.checked_add(at)?))
                 .max();
         }
-        at = word(at + 4)? as usize;
+        at = word(at.checked_add(4)?)? as usize;
     }
     None
 }
@@ -164,6 +175,22 @@ mod tests {
             0xffff,
         ];
         assert_eq!(last_of(&info(&words)), Some((1 << 48) - 1));
+    }
+
+    #[test]
+    fn pieces_that_no_request_can_say_are_refused() {
+        let piece = |first, last| Mapping {
+            first,
+            last,
+            target: 0,
+            reads: true,
+            writes: true,
+        };
+        let bytes = |first, last| size(piece(first, last)).map_err(|error| error.kind());
+        assert_eq!(bytes(0x1000, 0x1fff), Ok(0x1000));
+        assert_eq!(bytes(1, u64::MAX), Ok(u64::MAX));
+        assert_eq!(bytes(0, u64::MAX), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(bytes(0x2000, 0x1fff), Err(io::ErrorKind::InvalidInput));
     }
 
     #[test]

@@ -21,6 +21,16 @@
 //!
 //! Linux, "VFIO - Virtual Function I/O" and `include/uapi/linux/vfio.h`; PCI Local Bus 3.0; PCI Express
 //! Base 5.0.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod assigned;
 mod bars;
@@ -45,6 +55,7 @@ pub use assigned::Assigned;
 pub use error::PassthroughError;
 pub use hardware::PhysicalFunction;
 pub use host::{HostError, HostFunction};
+pub(crate) use iommu::size;
 pub use reclaim::Reclaim;
 pub use selection::{Selected, select};
 pub use slots::{KvmSlots, Slots};

@@ -120,7 +120,9 @@ impl DmaSpace {
                 address: address(),
                 source,
             })?;
-        let has = last.map_or(u64::BITS, |last| u64::BITS - last.leading_zeros());
+        let has = last.map_or(u64::BITS, |last| {
+            u64::BITS.saturating_sub(last.leading_zeros())
+        });
         if has < bits.into() {
             return Err(PassthroughError::Narrow {
                 address: address(),

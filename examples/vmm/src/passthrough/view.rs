@@ -119,7 +119,8 @@ impl View {
         let mut bar = 0;
         while bar < BARS {
             let index = usize::from(bar);
-            let flags = self.raw[BAR_0 + 4 * index] & 0xf;
+            let at = index.saturating_mul(4).saturating_add(BAR_0);
+            let flags = self.raw.get(at).map_or(0, |low| low & 0xf);
             let wide = flags & (IO | TYPE) == TYPE_64;
             let region = physical.region(bar);
             let length = region.length;
@@ -138,13 +139,16 @@ impl View {
                 }
                 match self.config.add_bar(bar, kind, length) {
                     Ok(()) => {
-                        self.bars[index] = BarLayout::new(length);
-                        self.regions[index] = region;
+                        let mut places = self.bars.iter_mut().zip(&mut self.regions);
+                        if let Some((layout, there)) = places.nth(index) {
+                            *layout = BarLayout::new(length);
+                            *there = region;
+                        }
                     }
                     Err(error) => log::warn!("BAR {bar} is hidden: {error}"),
                 }
             }
-            bar += if wide { 2 } else { 1 };
+            bar = bar.saturating_add(if wide { 2 } else { 1 });
         }
         Ok(())
     }
@@ -157,7 +161,7 @@ impl View {
     /// Up to four bytes of the function's own configuration space; 0 beyond its end.
     fn word(&self, offset: u8, bytes: u8) -> u32 {
         (0..bytes).rev().fold(0, |word, i| {
-            let byte = self.raw.get(usize::from(offset) + usize::from(i));
+            let byte = self.raw.get(usize::from(offset).saturating_add(i.into()));
             word << 8 | u32::from(byte.copied().unwrap_or(0))
         })
     }
@@ -183,11 +187,12 @@ impl View {
             bar: (word & 7) as u8,
             offset: word & !7,
         };
-        let count = (self.word(offset.checked_add(2)?, 2) & 0x7ff) as u16 + 1;
+        let last = (self.word(offset.checked_add(2)?, 2) & 0x7ff) as u16;
+        let count = last.saturating_add(1);
         let table = place(self.word(offset.checked_add(4)?, 4));
         let pending = place(self.word(offset.checked_add(8)?, 4));
         let table_length = u64::from(count) * msix::ENTRY;
-        let pending_length = u64::from(count).div_ceil(64) * 8;
+        let pending_length = u64::from(count).div_ceil(64).saturating_mul(8);
         let mut bars = self.bars.clone();
         let there = bars
             .get_mut(usize::from(table.bar))
@@ -227,8 +232,9 @@ impl View {
         // Device Control, but not Initiate Function Level Reset, which reads 0.
         let writable = vec![0, 0, 0, 0, 0, 0, 0xff, 0x7f];
         // Device Status; from version 2 all registers are there, those of absent links and slots too.
-        let length = if version >= 2 { 0x3c } else { 0x0c };
-        body.resize(length - 2, 0);
+        let length: usize = if version >= 2 { 0x3c } else { 0x0c };
+        // Without identifier and link.
+        body.resize(length.saturating_sub(2), 0);
         Some((offset, body, writable))
     }
 
@@ -266,7 +272,10 @@ pub(super) fn overlap(range: &Range<u16>, offset: u16, length: usize) -> Option<
 }
 
 fn identity(raw: &[u8; 256]) -> Identity {
-    let half = |at: usize| u16::from_le_bytes([raw[at], raw[at + 1]]);
+    let half = |at: usize| {
+        let bytes = raw.get(at..).and_then(<[u8]>::first_chunk);
+        bytes.map_or(0, |bytes| u16::from_le_bytes(*bytes))
+    };
     Identity {
         vendor: half(0x00),
         device: half(0x02),

@@ -9,6 +9,16 @@
 //!
 //! What the other machine's VMM sends is checked by the device ([`hvkit_virtio_devices::vhost_user::to_guest`]); here is
 //! what KVM does for it. A region is mapped into this process too, as KVM wants it, and nothing here reads or writes it.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod program;
 

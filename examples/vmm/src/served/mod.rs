@@ -9,6 +9,16 @@
 //! Where there is such a device, the guest's RAM is in files (memfd, sealed against shrinking), one for each of its
 //! regions, and the other process is given all of them: it reads rings and buffers wherever the guest puts them.
 //! Nothing else is shared: no register, no persistent memory, no firmware table outside RAM.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod serve;
 

@@ -5,17 +5,6 @@
 //! time and not always: 64 places of 4 KiB are compared, spread over all of it. Of a qcow2 image only the guest's size is: its own
 //! tables may still be written when the machine ends.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
-
 use super::error::SnapshotError;
 use crate::config::{Config, Disk, Format, Pmem};
 use serde::{Deserialize, Serialize};

@@ -44,8 +44,10 @@ pub fn leaves(entries: &[kvm_cpuid_entry2]) -> Vec<Leaf> {
         let entry = entries
             .iter()
             .find(|entry| entry.function == leaf && entry.index == subleaf);
-        let registers = entry.map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
-        let registers = std::array::from_fn(|i| registers[i] & masks[i]);
+        let mut registers = entry.map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
+        for (register, mask) in registers.iter_mut().zip(masks) {
+            *register &= mask;
+        }
         Leaf {
             leaf,
             subleaf,

@@ -20,21 +20,21 @@ pub(super) fn length(ram: &GuestRam) -> u64 {
 pub(super) fn write(ram: &GuestRam, file: &File) -> io::Result<()> {
     file.set_len(length(ram))?;
     let mut buffer = vec![0; CHUNK];
-    let mut base = 0;
+    let mut base = 0u64;
     for region in ram.iter() {
-        let mut offset = 0;
+        let mut offset = 0u64;
         while offset < region.len() {
-            let bytes = piece(&mut buffer, region.len() - offset);
+            let bytes = piece(&mut buffer, region.len().saturating_sub(offset));
             region
                 .read_slice(bytes, MemoryRegionAddress(offset))
                 .map_err(io::Error::other)?;
             let pages = bytes
                 .chunks(PAGE as usize)
-                .zip((base + offset..).step_by(PAGE as usize));
+                .zip((base.saturating_add(offset)..).step_by(PAGE as usize));
             write_runs(file, pages)?;
-            offset += bytes.len() as u64;
+            offset = offset.saturating_add(bytes.len() as u64);
         }
-        base += region.len();
+        base = base.saturating_add(region.len());
     }
     Ok(())
 }
@@ -63,35 +63,37 @@ fn write_runs<'a>(file: &File, pages: impl Iterator<Item = (&'a [u8], u64)>) -> 
 /// Fills `ram`, which is zero where nothing was written yet, from `file`, of the same length.
 pub(super) fn read(ram: &GuestRam, file: &File) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
-    let mut base = 0;
+    let mut base = 0u64;
     for region in ram.iter() {
-        let mut offset = 0;
-        while let Some(found) = next_data(file, base + offset)? {
+        let mut offset = 0u64;
+        while let Some(found) = next_data(file, base.saturating_add(offset))? {
             // To the page that it is in; what lies before it there is zero.
-            let start = found - found % PAGE;
-            if start >= base + region.len() {
+            let start = found & !(PAGE - 1);
+            if start >= base.saturating_add(region.len()) {
                 break;
             }
             offset = start.saturating_sub(base).max(offset);
-            let bytes = piece(&mut buffer, region.len() - offset);
-            file.read_exact_at(bytes, base + offset)?;
+            let bytes = piece(&mut buffer, region.len().saturating_sub(offset));
+            file.read_exact_at(bytes, base.saturating_add(offset))?;
             region
                 .write_slice(bytes, MemoryRegionAddress(offset))
                 .map_err(io::Error::other)?;
-            offset += bytes.len() as u64;
+            offset = offset.saturating_add(bytes.len() as u64);
             if offset >= region.len() {
                 break;
             }
         }
-        base += region.len();
+        base = base.saturating_add(region.len());
     }
     Ok(())
 }
 
 /// The front of `buffer`, no longer than `left`.
 fn piece(buffer: &mut [u8], left: u64) -> &mut [u8] {
-    let length = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-    &mut buffer[..length]
+    match usize::try_from(left) {
+        Ok(left) if left < buffer.len() => buffer.get_mut(..left).unwrap_or_default(),
+        _ => buffer,
+    }
 }
 
 /// Where `file` has something from `offset` on.

@@ -14,6 +14,16 @@
 //!
 //! What the host has of a device is not in it. So a device of the host cannot be saved, nor persistent memory whose writes
 //! are discarded: [`check`] says so before the guest runs.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod controllers;
 mod device;

@@ -125,7 +125,8 @@ impl Processor {
     /// The rate of the time-stamp counter, if this host's is another one.
     fn set_rate(&self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
         let (saved, ours) = (u64::from(self.tsc_khz), u64::from(fd.get_tsc_khz()?));
-        if saved.abs_diff(ours) * 1_000_000 <= ours * TOLERANCE {
+        let apart = saved.abs_diff(ours).saturating_mul(1_000_000);
+        if apart <= ours.saturating_mul(TOLERANCE) {
             return Ok(());
         }
         fd.set_tsc_khz(self.tsc_khz)
@@ -150,7 +151,7 @@ fn model_specific(
             .map_err(refused(vcpu, "tell its model-specific registers"))?;
         let told = msrs.as_slice().iter().take(count);
         found.extend(told.map(|entry| (entry.index, entry.data)));
-        rest = rest.get(count + 1..).unwrap_or_default();
+        rest = rest.get(count.saturating_add(1)..).unwrap_or_default();
         if count == 0 {
             rest = after;
         }

@@ -12,6 +12,7 @@
 use super::dma::{Access, Astray, Dma};
 use super::message::{Command, Header, MOST_DATA, Wanted, Words, command, receive, refusal, reply};
 use super::version::Limits;
+use hvkit_virtio_devices::patience::end_of;
 use hvkit_virtio_devices::vhost_user::channel::Channel;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -116,7 +117,7 @@ impl Connection {
         payload: &[u8],
         files: &[BorrowedFd<'_>],
     ) -> Result<Reply, CallError> {
-        let end = Instant::now() + self.patience;
+        let end = end_of(self.patience);
         let id = {
             let mut calls = self.calls();
             let id = calls.free_id()?;
@@ -179,9 +180,7 @@ impl Connection {
 
     fn send(&self, message: &[u8], files: &[BorrowedFd<'_>]) {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = self
-            .channel
-            .send(message, files, Instant::now() + self.patience);
+        let sent = self.channel.send(message, files, end_of(self.patience));
         drop(turn);
         if let Err(error) = sent {
             self.give_up(&match error.kind() {
@@ -238,8 +237,7 @@ impl Connection {
     pub(super) fn listen(self: &Arc<Self>) {
         loop {
             let heard = self.channel.wait_for_more().and_then(|()| {
-                let (header, payload, files) =
-                    receive(&self.channel, Instant::now() + self.patience)?;
+                let (header, payload, files) = receive(&self.channel, end_of(self.patience))?;
                 if header.is_reply() {
                     self.answer(header, payload, files);
                 } else {

@@ -149,14 +149,16 @@ impl Dma {
                 Access::Read => piece.reads,
                 Access::Write => piece.writes,
             };
-            if piece.last < address || !allowed {
+            if !allowed {
                 return Err(astray);
             }
-            let now = (piece.last - address).saturating_add(1).min(left);
-            let target = piece.target.wrapping_add(address - piece.first);
+            let behind = piece.last.checked_sub(address).ok_or(astray)?;
+            let now = behind.saturating_add(1).min(left);
+            let into = address.wrapping_sub(piece.first);
+            let target = piece.target.wrapping_add(into);
             // At most `length`.
             with(target, now as usize).ok_or(astray)?;
-            left -= now;
+            left = left.saturating_sub(now);
             address = address.wrapping_add(now);
             if left != 0 && address == 0 {
                 return Err(Astray { address, access });

@@ -81,13 +81,13 @@ impl UserFunction {
         for (bar, index) in bars.iter_mut().zip(0..) {
             *bar = UserRegion::ask(&connection, index)?;
         }
-        let mut messages = 0;
+        let mut messages = false;
         for index in [VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX] {
             if index < irqs {
-                messages += vectors(&connection, index)?;
+                messages |= vectors(&connection, index)? != 0;
             }
         }
-        if messages == 0 {
+        if !messages {
             return Err(FunctionError::NoMessages);
         }
         let function = UserFunction {
@@ -139,7 +139,7 @@ impl UserFunction {
     }
 
     fn set(&self, index: u32, flags: u32, range: Range<u32>, events: &[EventFd]) -> io::Result<()> {
-        let count = range.end - range.start;
+        let count = range.end.saturating_sub(range.start);
         let payload = words(&[20, flags, index, range.start, count]);
         let files: Vec<BorrowedFd<'_>> = events.iter().map(borrowed).collect();
         self.connection.ask(Command::SET_IRQS, &payload, &files)?;
@@ -152,7 +152,7 @@ impl UserFunction {
         let mut start = 0;
         for events in events.chunks(self.connection.limits.files) {
             // At most 2048 in all.
-            let end = start + events.len() as u32;
+            let end = u32::saturating_add(start, events.len() as u32);
             self.set(index, flags, start..end, events)?;
             start = end;
         }

@@ -174,7 +174,7 @@ fn message(id: u16, command: Command, payload: &[u8], flags: u32, error: u32) ->
         id,
         command,
         // Nobody here sends more than `MOST_PAYLOAD`.
-        size: (HEADER + payload.len()) as u32,
+        size: HEADER.saturating_add(payload.len()) as u32,
         flags,
         error,
     };
@@ -234,7 +234,8 @@ pub(super) fn words(words: &[u32]) -> Vec<u8> {
 /// `argsz`, which says how long it and what follows is, and then `flags` and longer words: the body of DMA_MAP and its
 /// like.
 pub(super) fn sized(flags: u32, longs: &[u64]) -> Vec<u8> {
-    let mut bytes = words(&[(8 + 8 * longs.len()) as u32, flags]);
+    let size = size_of_val(longs).saturating_add(8);
+    let mut bytes = words(&[size as u32, flags]);
     bytes.extend(longs.iter().flat_map(|long| long.to_ne_bytes()));
     bytes
 }

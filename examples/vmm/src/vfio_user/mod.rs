@@ -22,6 +22,16 @@
 //!
 //! "vfio-user Protocol Specification", version 0.1 (in libvfio-user's documentation); Linux,
 //! `include/uapi/linux/vfio.h`.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod connection;
 mod dma;

@@ -9,12 +9,12 @@ use super::version::{Limits, VersionError, offer, theirs};
 use super::{Given, UserDevice};
 use crate::confine::Starter;
 use crate::machine::memory::GuestRam;
+use hvkit_virtio_devices::patience::end_of;
 use hvkit_virtio_devices::vhost_user::channel::Channel;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Why a device cannot be had: one line each.
 #[derive(Debug, thiserror::Error)]
@@ -144,7 +144,7 @@ fn connect(
 
 /// Tells our version, and hears theirs.
 pub(super) fn greet(channel: &Channel) -> io::Result<Vec<u8>> {
-    let end = Instant::now() + PATIENCE;
+    let end = end_of(PATIENCE);
     let message = command(0, Command::VERSION, &offer(), Wanted::Reply);
     channel.send(&message, &[], end)?;
     let (header, payload, _) = receive(channel, end).map_err(|error| match error.kind() {

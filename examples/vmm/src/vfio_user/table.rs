@@ -3,6 +3,7 @@
 
 use super::connection::Connection;
 use super::message::{Command, sized};
+use crate::passthrough::size;
 use crate::viommu::DmaTable;
 use hvkit_vtd_iommu::emulation::Mapping;
 use std::io::{self, ErrorKind};
@@ -38,8 +39,7 @@ impl UserTable {
     pub(super) fn map_piece(&mut self, piece: Mapping) -> io::Result<()> {
         let dma = &self.connection.dma;
         let rights = if piece.reads { READ } else { 0 } | if piece.writes { WRITE } else { 0 };
-        let size = (piece.last - piece.first).checked_add(1);
-        let size = size.ok_or(ErrorKind::InvalidInput)?;
+        let size = size(piece)?;
         dma.add(piece);
         let told = match self.given {
             Given::Files => match dma.file(piece) {
@@ -73,7 +73,7 @@ impl DmaTable for UserTable {
 
     fn unmap(&mut self, piece: Mapping) -> io::Result<()> {
         self.connection.dma.remove(piece);
-        let size = (piece.last - piece.first).saturating_add(1);
+        let size = size(piece)?;
         let payload = sized(0, &[piece.first, size]);
         // A server that is gone was told of, and one that refuses is not believed to have the memory still: of one that
         // was given files, nobody but itself could say. What it asks for from now on is refused.

@@ -70,9 +70,10 @@ pub(super) fn theirs(payload: &[u8]) -> Result<(u16, Limits), VersionError> {
         text => serde_json::from_slice(text).map_err(|_| VersionError::Capabilities)?,
     };
     // "Capabilities": the defaults of what is not said.
-    let number = |key: &str, default: u64| match &said["capabilities"][key] {
-        Value::Null => Ok(default),
-        value => value.as_u64().ok_or(VersionError::Capabilities),
+    let capabilities = said.get("capabilities");
+    let number = |key: &str, default: u64| match capabilities.and_then(|all| all.get(key)) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => value.as_u64().ok_or(VersionError::Capabilities),
     };
     let files = number("max_msg_fds", 1)?.clamp(1, MOST_FILES as u64);
     let data = number("max_data_xfer_size", 1 << 20)?.min(MOST_DATA.into());

@@ -250,6 +250,17 @@ fn servers_that_do_not_begin_as_they_should() {
     );
     let none = "it has neither MSI nor MSI-X, and pins are not supported";
     assert_eq!(said(4, info(&[16, 2, 9, 1])), line(none));
+    // More vectors, of both kinds, than a number can add up.
+    let many = |body: &[u8]| {
+        let answer = [
+            &16u32.to_ne_bytes(),
+            &1u32.to_ne_bytes(),
+            &body[8..12],
+            &[0xff; 4],
+        ];
+        Some((7, REPLY, 0, answer.concat()))
+    };
+    assert_eq!(said(7, many), "fine");
     // One vector of another kind than was asked for.
     let senseless = line("the answer to DEVICE_GET_IRQ_INFO makes no sense");
     assert_eq!(said(7, reply(7, &words(&[16, 1, 4, 1]))), senseless);

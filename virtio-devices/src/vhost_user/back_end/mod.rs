@@ -30,6 +30,7 @@ use super::message::{
 };
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts};
 use crate::features::Features;
+use crate::patience::end_of;
 use crate::queue::{Position, Queue};
 use crate::worker::{Runner, Running, Stopped};
 
@@ -101,7 +102,7 @@ impl BackEnd {
         Ok(Self {
             channel: Channel::new(socket)?,
             calls: Calls::new(queues, report),
-            offered: ours - Features::RING_PACKED,
+            offered: ours.difference(Features::RING_PACKED),
             accepted: Features::empty(),
             acknowledges: false,
             given: None,
@@ -123,7 +124,7 @@ impl BackEnd {
     fn serve(&mut self) -> Result<(), ServeError> {
         loop {
             self.channel.wait_for_more()?;
-            let end = Instant::now() + PATIENCE;
+            let end = end_of(PATIENCE);
             let (mut head, mut files) = ([0; HEADER], Vec::new());
             match self.channel.receive(&mut head, &mut files, end) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
@@ -149,8 +150,7 @@ impl BackEnd {
                     size: answer.len() as u32,
                 };
                 let message = [&header.bytes()[..], &answer].concat();
-                self.channel
-                    .send(&message, &[], Instant::now() + PATIENCE)?;
+                self.channel.send(&message, &[], end_of(PATIENCE))?;
             }
         }
     }
@@ -346,7 +346,7 @@ impl BackEnd {
         for worker in &mut self.running {
             worker.request_stop();
         }
-        let end = Instant::now() + PATIENCE;
+        let end = end_of(PATIENCE);
         let ran = !self.running.is_empty();
         for mut worker in self.running.drain(..) {
             let left = end.saturating_duration_since(Instant::now());

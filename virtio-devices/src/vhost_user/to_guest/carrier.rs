@@ -83,7 +83,8 @@ impl<A: GuestAddressSpace> Carrier<A> {
         let _ = self.shared.wake().read();
         let mut events = [EpollEvent::default(); BATCH];
         // Each of them once: there are no more.
-        for _ in 0..=usize::from(self.shared.queues()) / BATCH + 1 {
+        let calls = usize::from(self.shared.queues()).div_ceil(BATCH);
+        for _ in 0..=calls.saturating_add(1) {
             let Ok(count @ 1..) = self.epoll.wait(0, &mut events) else {
                 return;
             };

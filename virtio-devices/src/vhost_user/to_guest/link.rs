@@ -4,10 +4,11 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::shared::Shared;
 use super::table;
+use crate::patience::end_of;
 use crate::vhost_user::back_end::NO_FILE;
 use crate::vhost_user::back_end::rings::event;
 use crate::vhost_user::channel::Channel;
@@ -182,7 +183,7 @@ impl Link {
             let header = self.begun.first_chunk().map(|head| Header::of(*head));
             let whole = match header {
                 None => HEADER,
-                Some(header) => HEADER + length(&header)?,
+                Some(header) => HEADER.saturating_add(length(&header)?),
             };
             let have = self.begun.len();
             if header.is_some() && have == whole {
@@ -193,7 +194,8 @@ impl Link {
             self.begun.resize(whole, 0);
             let room = self.begun.get_mut(have..).unwrap_or_default();
             let got = self.channel.receive_some(room, &mut self.files);
-            self.begun.truncate(have + *got.as_ref().unwrap_or(&0));
+            let got_bytes = *got.as_ref().unwrap_or(&0);
+            self.begun.truncate(have.saturating_add(got_bytes));
             match got {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
@@ -267,7 +269,7 @@ impl Link {
     /// Sends the program's answer.
     pub(super) fn send(&self, mut answer: Message, queues: u16) -> Result<(), PeerError> {
         limit(&mut answer, queues)?;
-        let end = Instant::now() + PATIENCE;
+        let end = end_of(PATIENCE);
         match self.channel.send(&answer, &[], end) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(PeerError::Gone),
             sent => Ok(sent?),

@@ -210,7 +210,9 @@ impl Region {
 
 impl Call {
     fn hang(&mut self, host: &dyn Host, index: u16, place: Place) -> io::Result<()> {
-        let address = place.doorbells + u64::from(index) * DOORBELL_STRIDE;
+        // Inside the window, as in `show`.
+        let offset = DOORBELL_STRIDE.saturating_mul(index.into());
+        let address = place.doorbells.saturating_add(offset);
         self.held = Some(host.ring(address, &self.event)?);
         Ok(())
     }

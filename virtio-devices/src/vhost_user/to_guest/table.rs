@@ -68,14 +68,14 @@ pub(super) fn parse(
         let file = File::from(file);
         check(&file, end).map_err(wrong)?;
         let behind = free.checked_add(end).filter(|behind| *behind <= memory);
-        let Some(behind) = behind else {
+        let (Some(behind), Some(place)) = (behind, free.checked_add(offset)) else {
             return Err(wrong(RegionError::NoRoom { memory }));
         };
         parsed.push(Region {
             file,
             offset,
             length,
-            place: free + offset,
+            place,
         });
         free = behind;
     }

@@ -160,21 +160,23 @@ impl Bridge {
 
     /// Carries an answer to the other machine. Whether there was one, and not the end.
     fn answer(&mut self) -> Result<bool, ProgramError> {
-        let mut message = vec![0; HEADER];
-        if self.socket.read(&mut message[..1])? == 0 {
+        let mut head = [0; HEADER];
+        let [first, rest @ ..] = &mut head;
+        if self.socket.read(std::slice::from_mut(first))? == 0 {
             return Ok(false);
         }
         // The back end is in this process, and sends messages in whole.
-        self.socket.read_exact(&mut message[1..])?;
-        let [.., s0, s1, s2, s3] = message[..] else {
-            return Ok(false);
-        };
+        self.socket.read_exact(rest)?;
+        let [.., s0, s1, s2, s3] = head;
         let size = u32::from_ne_bytes([s0, s1, s2, s3]) as usize;
-        if size > BUFFER as usize - HEADER {
+        let whole = HEADER.saturating_add(size);
+        if whole > BUFFER as usize {
             return Err(ProgramError::Wrong("is given an answer that is too long"));
         }
-        message.resize(HEADER + size, 0);
-        self.socket.read_exact(&mut message[HEADER..])?;
+        let mut message = head.to_vec();
+        message.resize(whole, 0);
+        self.socket
+            .read_exact(message.get_mut(HEADER..).unwrap_or_default())?;
         self.function.send(&message)?;
         Ok(true)
     }

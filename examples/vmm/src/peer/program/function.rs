@@ -4,6 +4,7 @@
 use super::ring::{LENGTH, Ring, SIZE, Writer};
 use super::{ProgramError, watch};
 use crate::passthrough::HostFunction;
+use hvkit_virtio_devices::patience::end_of;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
@@ -71,7 +72,6 @@ struct Structure {
 /// Finds the structures in configuration space.
 fn structures(config: &[u8]) -> impl Fn(u8) -> Option<Structure> + '_ {
     let byte = |at: usize| config.get(at).copied();
-    let word = move |at: usize| Some(u32::from_le_bytes(*config.get(at..)?.first_chunk()?));
     move |cfg_type| {
         let mut at = usize::from(byte(0x34)?);
         // As many as there is room for.
@@ -79,14 +79,22 @@ fn structures(config: &[u8]) -> impl Fn(u8) -> Option<Structure> + '_ {
             if at == 0 {
                 return None;
             }
-            if byte(at)? == 9 && byte(at + 3)? == cfg_type {
+            let capability = config.get(at..)?;
+            let word = |at: usize| {
+                let bytes = capability.get(at..)?.first_chunk()?;
+                Some(u64::from(u32::from_le_bytes(*bytes)))
+            };
+            let [id, next, rest @ ..] = capability else {
+                return None;
+            };
+            if *id == 9 && *rest.get(1)? == cfg_type {
                 return Some(Structure {
-                    bar: byte(at + 4)?,
-                    offset: word(at + 8)?.into(),
-                    stride: word(at + 16)?.into(),
+                    bar: *rest.get(2)?,
+                    offset: word(8)?,
+                    stride: word(16)?,
                 });
             }
-            at = byte(at + 1)?.into();
+            at = (*next).into();
         }
         None
     }
@@ -182,13 +190,13 @@ impl Function {
 
     fn read<const N: usize>(&self, structure: Structure, offset: u64) -> [u8; N] {
         let mut raw = [0; N];
-        let at = structure.offset + offset;
+        let at = structure.offset.saturating_add(offset);
         self.device.region_read(structure.bar.into(), &mut raw, at);
         raw
     }
 
     fn write(&self, structure: Structure, offset: u64, raw: &[u8]) {
-        let at = structure.offset + offset;
+        let at = structure.offset.saturating_add(offset);
         self.device.region_write(structure.bar.into(), raw, at);
     }
 
@@ -202,7 +210,7 @@ impl Function {
             function.write(common, 0x14, &[status]);
             function.read::<1>(common, 0x14)[0]
         };
-        let end = Instant::now() + PATIENCE;
+        let end = end_of(PATIENCE);
         while status(self, 0) != 0 {
             if Instant::now() > end {
                 return Err(ProgramError::Wrong("is not reset"));
@@ -229,17 +237,19 @@ impl Function {
             self.write(common, 0x16, &queue.to_le_bytes());
             self.write(common, 0x18, &SIZE.to_le_bytes());
             self.write(common, 0x1a, &(vector as u16).to_le_bytes());
-            for (offset, area) in [0x20, 0x28, 0x30].into_iter().zip(areas) {
+            for (offset, area) in [0x20u64, 0x28, 0x30].into_iter().zip(areas) {
                 self.write(common, offset, &(area as u32).to_le_bytes());
-                self.write(common, offset + 4, &((area >> 32) as u32).to_le_bytes());
+                let high = ((area >> 32) as u32).to_le_bytes();
+                self.write(common, offset.saturating_add(4), &high);
             }
             self.write(common, 0x1c, &1u16.to_le_bytes());
         }
         status(self, ready | DRIVER_OK);
         for index in 0..self.queues() {
-            self.set_register(self.notifications.offset, index)?;
-            let vector = index + NOTIFICATION_VECTORS as u16;
-            self.set_register(self.notifications.offset + 2, vector)?;
+            let selector = self.notifications.offset;
+            self.set_register(selector, index)?;
+            let vector = index.saturating_add(NOTIFICATION_VECTORS as u16);
+            self.set_register(selector.saturating_add(2), vector)?;
         }
         for index in 0..SIZE {
             self.receive.offer(index, &[])?;
@@ -264,7 +274,7 @@ impl Function {
         watch(&epoll, taken, 0)?;
         self.transmit.offer(0, message)?;
         self.notify(TRANSMIT);
-        let end = Instant::now() + PATIENCE;
+        let end = end_of(PATIENCE);
         while self.transmit.take()?.is_none() {
             if self.read::<1>(self.common, 0x14)[0] & NEEDS_RESET != 0 {
                 return Err(ProgramError::Wrong("has failed, and needs a reset"));
@@ -318,14 +328,14 @@ impl Function {
 
     /// Notifies the device of a queue.
     pub(super) fn notify(&self, queue: u16) {
-        let at = u64::from(queue) * self.notify.stride;
+        let at = u64::from(queue).saturating_mul(self.notify.stride);
         self.write(self.notify, at, &queue.to_le_bytes());
     }
 
     /// Tells the other machine's driver of its queue `index`.
     pub(super) fn ring(&self, index: u16) -> Result<(), ProgramError> {
-        let at = u64::from(index) * self.doorbells.stride;
-        self.set_register(self.doorbells.offset + at, index)
+        let at = u64::from(index).saturating_mul(self.doorbells.stride);
+        self.set_register(self.doorbells.offset.saturating_add(at), index)
     }
 
     /// A vector's event.
@@ -337,7 +347,7 @@ impl Function {
 
     /// The event of notification `index`.
     pub(super) fn notification(&self, index: u16) -> Result<&EventFd, ProgramError> {
-        self.vector(NOTIFICATION_VECTORS + usize::from(index))
+        self.vector(NOTIFICATION_VECTORS.saturating_add(index.into()))
     }
 }
 

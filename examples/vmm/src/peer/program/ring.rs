@@ -48,11 +48,22 @@ impl Ring {
 
     /// Where descriptors, available ring and used ring are.
     pub(super) fn areas(&self) -> [u64; 3] {
-        [self.base, self.base + AVAILABLE, self.base + USED]
+        [self.base, self.place(AVAILABLE), self.place(USED)]
     }
 
     fn buffer(&self, index: u16) -> GuestAddress {
-        GuestAddress(self.base + 0x1000 + u64::from(index % SIZE) * BUFFER)
+        GuestAddress(self.element(0x1000, BUFFER, index))
+    }
+
+    /// The address `offset` bytes behind the queue's.
+    fn place(&self, offset: u64) -> u64 {
+        self.base.saturating_add(offset)
+    }
+
+    /// Of elements of `bytes` bytes that begin at `first`, where that with this index is, of [`SIZE`].
+    fn element(&self, first: u64, bytes: u64, index: u16) -> u64 {
+        let behind = u64::from(index % SIZE).saturating_mul(bytes);
+        self.place(first.saturating_add(behind))
     }
 
     /// Makes buffer `index` available: empty, or holding `data`, which fits.
@@ -71,14 +82,14 @@ impl Ring {
             }
         };
         let descriptor = u128::from(buffer.0) | u128::from(length) << 64 | u128::from(flags) << 96;
-        let at = self.base + 16 * u64::from(index);
+        let at = self.element(0, 16, index);
         self.memory
             .write_slice(&descriptor.to_le_bytes(), GuestAddress(at))?;
-        let slot = self.base + AVAILABLE + 4 + 2 * u64::from(self.offered % SIZE);
+        let slot = self.element(AVAILABLE + 4, 2, self.offered);
         self.memory
             .write_slice(&index.to_le_bytes(), GuestAddress(slot))?;
         self.offered = self.offered.wrapping_add(1);
-        let place = GuestAddress(self.base + AVAILABLE + 2);
+        let place = GuestAddress(self.place(AVAILABLE + 2));
         self.memory
             .store(self.offered.to_le(), place, Ordering::Release)?;
         Ok(())
@@ -86,12 +97,12 @@ impl Ring {
 
     /// The next buffer that the device has used, and what it wrote there.
     pub(super) fn take(&mut self) -> Result<Option<(u16, Vec<u8>)>, ProgramError> {
-        let place = GuestAddress(self.base + USED + 2);
+        let place = GuestAddress(self.place(USED + 2));
         let index = u16::from_le(self.memory.load(place, Ordering::Acquire)?);
         if index == self.seen {
             return Ok(None);
         }
-        let slot = self.base + USED + 4 + 8 * u64::from(self.seen % SIZE);
+        let slot = self.element(USED + 4, 8, self.seen);
         let mut element = [0; 8];
         self.memory.read_slice(&mut element, GuestAddress(slot))?;
         let element = u64::from_le_bytes(element);

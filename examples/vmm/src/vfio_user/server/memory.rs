@@ -186,12 +186,13 @@ impl Mapped {
     ) -> Result<VolatileSlice<'_, ()>, GuestMemoryError> {
         let nowhere = || GuestMemoryError::InvalidGuestAddress(GuestAddress(address));
         let (first, piece) = self.before(address).ok_or_else(nowhere)?;
-        if piece.last < address || !piece.rights.allow(access) {
+        let behind = piece.last.checked_sub(address).ok_or_else(nowhere)?;
+        if !piece.rights.allow(access) {
             return Err(nowhere());
         }
-        let there =
-            usize::try_from(piece.last - address).map_or(usize::MAX, |l| l.saturating_add(1));
-        let at = MemoryRegionAddress(piece.offset.wrapping_add(address - first));
+        let there = usize::try_from(behind).map_or(usize::MAX, |l| l.saturating_add(1));
+        let into = address.wrapping_sub(first);
+        let at = MemoryRegionAddress(piece.offset.wrapping_add(into));
         piece.file.region.get_slice(at, length.min(there))
     }
 }

@@ -25,6 +25,7 @@ use self::shape::{BARS, MsixPlace, bar_lengths, msix_place};
 use super::connection::PATIENCE;
 use super::message::{Command, Header, MOST_DATA, Words, receive, refusal, reply, sized, words};
 use super::version::{VersionError, ours, theirs};
+use hvkit_virtio_devices::patience::end_of;
 use hvkit_virtio_devices::pci::config::register;
 use hvkit_virtio_devices::pci::{MsiVectors, PciFunction, msix};
 use hvkit_virtio_devices::vhost_user::back_end::event;
@@ -34,7 +35,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
@@ -123,7 +123,8 @@ impl Server {
     fn unmask(&mut self) {
         if let Some(place) = self.msix {
             for vector in 0..u64::from(self.events.count()) {
-                let control = place.table + vector * msix::ENTRY + 12;
+                let entry = vector.saturating_mul(msix::ENTRY);
+                let control = entry.saturating_add(place.table).saturating_add(12);
                 self.function.bar_write(place.bar, control, &[0; 4]);
             }
         }
@@ -147,7 +148,7 @@ impl Server {
         let mut greeted = false;
         loop {
             self.channel.wait_for_more()?;
-            let (header, payload, files) = match receive(&self.channel, Instant::now() + PATIENCE) {
+            let (header, payload, files) = match receive(&self.channel, end_of(PATIENCE)) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
                 received => received?,
             };
@@ -173,7 +174,7 @@ impl Server {
             Ok(payload) => reply(header, &payload),
             Err(error) => refusal(header, error),
         };
-        self.channel.send(&message, &[], Instant::now() + PATIENCE)
+        self.channel.send(&message, &[], end_of(PATIENCE))
     }
 
     fn handle(&mut self, command: Command, payload: &[u8], files: Vec<OwnedFd>) -> Answer {
@@ -320,7 +321,7 @@ impl Server {
 
     fn enable_msix(&mut self, control: u16) {
         if let Some(place) = self.msix {
-            let at = place.capability + MSIX_CONTROL;
+            let at = place.capability.saturating_add(MSIX_CONTROL);
             self.function.config_write(at, &control.to_le_bytes());
         }
     }
@@ -389,16 +390,16 @@ impl Server {
 
 /// An access to configuration space, in the shapes that a function takes: one, two or four bytes, aligned.
 fn pieces(offset: u64, count: usize) -> impl Iterator<Item = (u16, std::ops::Range<usize>)> {
-    let mut done = 0;
+    let mut done = 0usize;
     std::iter::from_fn(move || {
-        let left = count - done;
+        let left = count.checked_sub(done)?;
         // Below `CONFIG`.
-        let at = offset as usize + done;
+        let at = (offset as usize).checked_add(done)?;
         let length = [4, 2, 1]
             .into_iter()
             .find(|length| at.is_multiple_of(*length) && *length <= left)?;
-        let piece = done..done + length;
-        done += length;
+        let piece = done..done.checked_add(length)?;
+        done = piece.end;
         Some((at as u16, piece))
     })
 }

@@ -27,18 +27,21 @@ pub(super) fn bar_lengths(function: &mut dyn PciFunction) -> [u64; BARS] {
     let mut lengths = [0; BARS];
     let mut bar = 0;
     while bar < BARS {
-        let at = |bar: usize| register::BARS + 4 * bar as u16;
+        let at = |bar: usize| register::BARS.saturating_add((bar as u16).saturating_mul(4));
         let (low, mask) = size(function, at(bar));
-        let wide = low & (IO | TYPE) == TYPE_64 && bar + 1 < BARS;
+        let next = bar.saturating_add(1);
+        let wide = low & (IO | TYPE) == TYPE_64 && next < BARS;
         let high = match wide {
-            true => size(function, at(bar + 1)).1,
+            true => size(function, at(next)).1,
             false => u32::MAX,
         };
         let mask = u64::from(high) << 32 | u64::from(mask & !0xf);
-        if low & IO == 0 && mask & 0xffff_ffff != 0 || wide && high != 0 && high != u32::MAX {
-            lengths[bar] = (!mask).wrapping_add(1);
+        let is_there =
+            low & IO == 0 && mask & 0xffff_ffff != 0 || wide && high != 0 && high != u32::MAX;
+        if let Some(length) = lengths.get_mut(bar).filter(|_| is_there) {
+            *length = (!mask).wrapping_add(1);
         }
-        bar += if wide { 2 } else { 1 };
+        bar = bar.saturating_add(if wide { 2 } else { 1 });
     }
     lengths
 }
@@ -67,7 +70,7 @@ pub(super) fn msix_place(function: &mut dyn PciFunction) -> Option<MsixPlace> {
         }
         let head = word(function, at);
         if head & 0xff == u32::from(msix::CAPABILITY) {
-            let table = word(function, at + 4);
+            let table = word(function, at.saturating_add(4));
             return Some(MsixPlace {
                 capability: at,
                 bar: (table & 7) as u8,
