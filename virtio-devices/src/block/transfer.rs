@@ -13,7 +13,7 @@ use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 
 use crate::queue::{Buffers, Reach};
-use crate::vectored::with_pieces;
+use crate::vectored::{Pieces, with_pieces};
 
 /// Pieces for one system call; the host takes no more than 1024.
 const PIECES: usize = 64;
@@ -48,7 +48,7 @@ pub(super) fn transfer<M: GuestMemory + ?Sized>(
         Direction::Read => Permissions::Write,
         Direction::Write => Permissions::Read,
     };
-    let mut slices = Vec::with_capacity(PIECES);
+    let mut slices = Pieces::new();
     for piece in buffers.pieces() {
         reach.for_each(piece, access, |slice| {
             slices.push(slice);
@@ -74,7 +74,7 @@ fn move_all<B: BitmapSlice>(
     file: &File,
     offset: u64,
     direction: Direction,
-    slices: &mut Vec<VolatileSlice<'_, B>>,
+    slices: &mut Pieces<VolatileSlice<'_, B>>,
 ) -> Result<u64, TransferError> {
     let mut moved = 0u64;
     let mut first = 0usize;

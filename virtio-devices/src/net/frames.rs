@@ -14,7 +14,7 @@ use crate::bytes::put_at;
 use crate::features::Features;
 use crate::queue::{Buffers, Chain, Reach, Segment};
 use crate::serve::{Answer, Handler, Served};
-use crate::vectored;
+use crate::vectored::{self, Pieces};
 
 /// Bytes of "struct virtio_net_hdr", `num_buffers` included.
 pub(super) const HEADER: u64 = 12;
@@ -91,7 +91,7 @@ pub(super) fn with_slices<M: GuestMemory + ?Sized, R>(
     access: Permissions,
     call: impl FnOnce(&[crate::queue::Slice<'_, M>]) -> R,
 ) -> Result<R, Refused> {
-    let mut slices = Vec::with_capacity(segments.len());
+    let mut slices = Pieces::new();
     for segment in segments {
         reach.for_each(*segment, access, |slice| {
             if slices.len() == vectored::MAX_PIECES {
