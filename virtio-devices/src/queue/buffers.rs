@@ -76,6 +76,16 @@ impl<'c> Buffers<'c> {
         })
     }
 
+    /// Where the first `length` bytes are, if they are in one piece: a header, a status.
+    #[inline(always)]
+    fn whole(&self, length: usize) -> Option<u64> {
+        let first = self.segments.first()?;
+        // What is skipped is inside the first segment, which does not wrap.
+        let here = u64::from(first.length.wrapping_sub(self.skip)).min(self.length);
+        let fits = length > 0 && length as u64 <= here;
+        fits.then_some(first.address.wrapping_add(self.skip.into()))
+    }
+
     /// Copies bytes out of guest memory until `data` is full or there are no more; returns how many.
     pub fn read<M: GuestMemory + ?Sized>(
         self,
@@ -83,6 +93,10 @@ impl<'c> Buffers<'c> {
         data: &mut [u8],
     ) -> Result<usize, GuestMemoryError> {
         let whole = data.len();
+        if let Some(address) = self.whole(whole) {
+            reach.read(data, address)?;
+            return Ok(whole);
+        }
         let mut rest = data;
         for piece in self.pieces() {
             let length = rest.len().min(piece.length as usize);
@@ -100,6 +114,10 @@ impl<'c> Buffers<'c> {
         reach: &Reach<'_, M>,
         data: &[u8],
     ) -> Result<usize, GuestMemoryError> {
+        if let Some(address) = self.whole(data.len()) {
+            reach.write(data, address)?;
+            return Ok(data.len());
+        }
         let mut rest = data;
         for piece in self.pieces() {
             let length = rest.len().min(piece.length as usize);
@@ -116,6 +134,7 @@ impl<'c> Buffers<'c> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     /// The same run as a list of single addresses.
     fn bytes(buffers: Buffers<'_>) -> Vec<u64> {
@@ -154,6 +173,43 @@ mod tests {
             let next = (cut + second as usize).min(all.len());
             prop_assert_eq!(bytes(b), all[cut..next].to_vec());
             prop_assert_eq!(bytes(c), all[next..].to_vec());
+        }
+
+        /// In one piece or over several, the bytes that are copied are those of the first addresses, and no others.
+        #[test]
+        fn a_copy_is_of_the_first_bytes(
+            lengths in prop::collection::vec(0u32..5, 0..6),
+            first in 0u64..20,
+            count in 0usize..24,
+        ) {
+            let segments: Vec<_> = lengths
+                .iter()
+                .zip(1u64..)
+                .map(|(&length, i)| Segment { address: i << 8, length })
+                .collect();
+            let all = lengths.iter().map(|length| u64::from(*length)).sum();
+            let rest = Buffers::new(&segments, all).split_at(first).1;
+            let places = bytes(rest);
+            let copied = count.min(places.len());
+
+            let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+            for &place in &places {
+                memory.write_obj(place as u8 ^ 0x5a, GuestAddress(place)).unwrap();
+            }
+            let mut data = vec![0xee; count];
+            prop_assert_eq!(rest.read(&Reach::new(&memory), &mut data).unwrap(), copied);
+            let expected = places.iter().take(copied).map(|place| *place as u8 ^ 0x5a);
+            prop_assert!(data[..copied].iter().copied().eq(expected));
+            prop_assert!(data[copied..].iter().all(|byte| *byte == 0xee));
+
+            let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+            let data: Vec<u8> = (1..).take(count).collect();
+            prop_assert_eq!(rest.write(&Reach::new(&memory), &data).unwrap(), copied);
+            for address in 0..0x1000 {
+                let byte: u8 = memory.read_obj(GuestAddress(address)).unwrap();
+                let at = places.iter().take(copied).position(|place| *place == address);
+                prop_assert_eq!(byte, at.map_or(0, |at| at as u8 + 1));
+            }
         }
     }
 }
