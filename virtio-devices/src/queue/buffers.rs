@@ -144,18 +144,26 @@ mod tests {
             .collect()
     }
 
+    /// A few, far apart, some of them empty.
+    fn segments() -> impl Strategy<Value = Vec<Segment>> {
+        let segments = |lengths: Vec<u32>| {
+            let placed = lengths.into_iter().zip(1u64..);
+            let segment = |(length, i)| Segment {
+                address: i << 8,
+                length,
+            };
+            placed.map(segment).collect()
+        };
+        prop::collection::vec(0u32..5, 0..6).prop_map(segments)
+    }
+
     proptest! {
         #[test]
         fn a_split_loses_and_repeats_nothing(
-            lengths in prop::collection::vec(0u32..5, 0..6),
+            segments in segments(),
             first in 0u64..20,
             second in 0u64..20,
         ) {
-            let segments: Vec<_> = lengths
-                .iter()
-                .zip(1u64..)
-                .map(|(&length, i)| Segment { address: i << 8, length })
-                .collect();
             let all: Vec<u64> = segments
                 .iter()
                 .flat_map(|s| (0..u64::from(s.length)).map(move |i| s.address + i))
@@ -178,16 +186,11 @@ mod tests {
         /// In one piece or over several, the bytes that are copied are those of the first addresses, and no others.
         #[test]
         fn a_copy_is_of_the_first_bytes(
-            lengths in prop::collection::vec(0u32..5, 0..6),
+            segments in segments(),
             first in 0u64..20,
             count in 0usize..24,
         ) {
-            let segments: Vec<_> = lengths
-                .iter()
-                .zip(1u64..)
-                .map(|(&length, i)| Segment { address: i << 8, length })
-                .collect();
-            let all = lengths.iter().map(|length| u64::from(*length)).sum();
+            let all = segments.iter().map(|segment| u64::from(segment.length)).sum();
             let rest = Buffers::new(&segments, all).split_at(first).1;
             let places = bytes(rest);
             let copied = count.min(places.len());
