@@ -19,8 +19,9 @@ use lab_kit::models::Fetched;
 
 /// How long one host may take on this machine's clock, and how often it is tried. A machine that others use gives an emulated
 /// host a fraction of what an idle one does.
-const PATIENCE: Duration = Duration::from_secs(900);
-const TRIES: u32 = 2;
+/// One that hangs does so for ever, so it is better tried again than waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
+const TRIES: u32 = 5;
 /// How long a VMM may take on the host's clock, in seconds.
 const LIMIT: u32 = 300;
 /// The guest's modules.
