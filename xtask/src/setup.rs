@@ -2,7 +2,7 @@
 //! Installs what the laboratory and the demo need and the machine lacks.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -10,13 +10,13 @@ use anyhow::{Result, bail};
 use crate::step;
 
 /// A Debian package, and a file that shows it is there.
-struct Need {
-    package: &'static str,
-    shows: &'static str,
+struct Need<'a> {
+    package: &'a str,
+    shows: &'a str,
 }
 
 /// Everything the commands use beyond Rust and Debian's base.
-const NEEDS: &[Need] = &[
+const NEEDS: &[Need<'_>] = &[
     Need {
         package: "gcc",
         shows: "/usr/bin/gcc",
@@ -104,7 +104,7 @@ const NEEDS: &[Need] = &[
 ];
 
 /// What `cargo xtask type1 iso` uses besides.
-const IMAGE_NEEDS: &[Need] = &[
+const IMAGE_NEEDS: &[Need<'_>] = &[
     Need {
         package: "grub-common",
         shows: "/usr/bin/grub-mkrescue",
@@ -133,7 +133,25 @@ pub(crate) fn for_images() -> Result<()> {
     install(IMAGE_NEEDS)
 }
 
-fn install(needs: &[Need]) -> Result<()> {
+/// Installs what modules for the kernel `release` are built with: its headers, in the folder that is returned.
+pub(crate) fn for_modules(release: &str) -> Result<PathBuf> {
+    let package = format!("linux-headers-{release}");
+    let folder = format!("/usr/src/{package}");
+    let shows = format!("{folder}/Makefile");
+    install(&[
+        Need {
+            package: "make",
+            shows: "/usr/bin/make",
+        },
+        Need {
+            package: &package,
+            shows: &shows,
+        },
+    ])?;
+    Ok(PathBuf::from(folder))
+}
+
+fn install(needs: &[Need<'_>]) -> Result<()> {
     let missing: Vec<&str> = needs
         .iter()
         .filter(|n| !Path::new(n.shows).exists())

@@ -7,18 +7,21 @@
 //! io-load sink ADDRESS                                         takes such a stream, then ends
 //! io-load take NAME ADDRESS CHUNKS                             the same stream the other way
 //! io-load source ADDRESS                                       gives such a stream, then ends
+//! io-load map NAME PARAMETER PAIRS                             has lab/map-load map and unmap: PARAMETER is its file
 //! ```
 //!
-//! `disk`, `send` and `take` print a line before and after what is measured, under NAME; whoever runs the guest's VMM reads them
+//! `disk`, `send`, `take` and `map` print a line before and after what is measured, under NAME; whoever runs the guest's VMM reads them
 //! (`lab/meter`). What they do is the same in every run: no clock decides anything, and chance has a seed.
 
 mod aio;
 mod disk;
+mod map;
 mod mark;
 mod stream;
 
 use std::io::{Error, Result};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["sink", address] => stream::sink(&TcpListener::bind(address)?),
         ["take", name, address, chunks] => stream::take(name, address, number(chunks)?),
         ["source", address] => stream::source(&TcpListener::bind(address)?),
+        ["map", name, parameter, pairs] => map::run(name, Path::new(parameter), number(pairs)?),
         _ => Err(wrong("see the first lines of its source")),
     }
 }

@@ -251,6 +251,20 @@ fn translated_memory_needs_a_driver_that_knows() {
     assert_eq!(bench.driver.set_status(0xb), 0xb);
 }
 
+#[test]
+fn tables_of_descriptors_can_be_left_out() {
+    const V1: u64 = 1 << 32;
+    let mut bench = Bench::with(|function| function);
+    let all = bench.driver.offered();
+    assert_ne!(all & 1 << 28, 0);
+    let mut bench = Bench::with(VirtioPci::without_indirect_tables);
+    assert_eq!(bench.driver.offered(), all & !(1 << 28));
+    // Who accepts it all the same is refused.
+    bench.driver.set_status(3);
+    bench.driver.accept(V1 | 1 << 28);
+    assert_eq!(bench.driver.set_status(0xb), 0x3);
+}
+
 /// The rules of 2.1 and 3.1.1 as a table: what a write of `value` makes of `status`, when the features are
 /// acceptable and no queue is set up.
 fn next_status(status: u8, value: u8) -> u8 {

@@ -30,6 +30,8 @@ pub enum Bench {
     Boot(boot::Options),
     /// Devices beside QEMU's; three ways to have a disk; what a remapping unit costs.
     Io(io::Options),
+    /// A guest's driver that maps and unmaps behind the emulated VT-d unit, ours and QEMU's.
+    Map(io::map::Options),
     /// Page tables beside six published crates and what the machine can do at all.
     PageTable(Forwarded),
     /// The shadow MMU beside a two-dimensional walk, on synthetic guests.
@@ -98,6 +100,7 @@ pub fn bench(which: &Bench) -> Result<()> {
     match which {
         Bench::Boot(options) => boot::boot(options),
         Bench::Io(options) => io::io(options),
+        Bench::Map(options) => io::map::map(options),
         Bench::PageTable(forwarded) => forwarded.run_apart("page-table"),
         Bench::Shadow(forwarded) => forwarded.run_apart("shadow"),
         Bench::Virtio(forwarded) => forwarded.run_apart("virtio"),

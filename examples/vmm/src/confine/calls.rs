@@ -329,7 +329,8 @@ pub fn of(kind: Kind) -> Vec<Call> {
         Kind::Vcpu => (
             // Registers of devices that other processes serve, and the end of one that is given up.
             &[FILES, WAITING, &[libc::SYS_sendmsg, libc::SYS_shutdown]],
-            &[KVM_MACHINE, KVM_VCPU, KVM_VCPU_STATE, VFIO, TAP],
+            // The kernel tries one after another: what every entry into the guest asks is first.
+            &[KVM_VCPU, KVM_MACHINE, KVM_VCPU_STATE, VFIO, TAP],
         ),
         // Frames may come and go by a socket that is connected.
         Kind::Device => (

@@ -15,9 +15,10 @@ use std::os::raw::c_long;
 pub(super) struct Filters {
     /// In the order of [`Kind::ALL`].
     lists: Vec<BpfProgram>,
-    /// What libraries ask for and do without.
+    /// What libraries ask for and do without: in the main thread, and in all others. One program for each, because the kernel
+    /// runs every program of a thread at each entry into the guest.
     refused: BpfProgram,
-    links: BpfProgram,
+    refused_elsewhere: BpfProgram,
     /// What the nursery's C library is to believe absent.
     absent: BpfProgram,
 }
@@ -27,9 +28,9 @@ impl Filters {
         let lists = Kind::ALL.map(|kind| list(&calls::of(kind)));
         Ok(Filters {
             lists: lists.into_iter().collect::<Result<_, _>>()?,
-            refused: answer(calls::REFUSED, libc::EACCES)?,
-            links: answer(calls::LINKS, libc::EACCES)?,
-            absent: answer(calls::ABSENT, libc::ENOSYS)?,
+            refused: answer(&[calls::REFUSED], libc::EACCES)?,
+            refused_elsewhere: answer(&[calls::REFUSED, calls::LINKS], libc::EACCES)?,
+            absent: answer(&[calls::ABSENT], libc::ENOSYS)?,
         })
     }
 
@@ -39,10 +40,10 @@ impl Filters {
         if kind == Kind::Nursery {
             apply_filter(&self.absent)?;
         }
-        apply_filter(&self.refused)?;
-        if kind != Kind::Main {
-            apply_filter(&self.links)?;
-        }
+        apply_filter(match kind {
+            Kind::Main => &self.refused,
+            _ => &self.refused_elsewhere,
+        })?;
         for (program, of) in self.lists.iter().zip(Kind::ALL) {
             if of == kind {
                 apply_filter(program)?;
@@ -76,9 +77,10 @@ fn list(calls: &[Call]) -> Result<BpfProgram, BackendError> {
     filter(rules, SeccompAction::Trap, SeccompAction::Allow)
 }
 
-/// Answers `calls` with an error, and lets all others through.
-fn answer(calls: &[c_long], errno: i32) -> Result<BpfProgram, BackendError> {
-    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+/// Answers all of `calls` with an error, and lets all others through.
+fn answer(calls: &[&[c_long]], errno: i32) -> Result<BpfProgram, BackendError> {
+    let rules = calls.iter().copied().flatten();
+    let rules = rules.map(|call| (*call, Vec::new())).collect();
     let errno = SeccompAction::Errno(errno.unsigned_abs());
     filter(rules, SeccompAction::Allow, errno)
 }

@@ -95,6 +95,11 @@ impl Fetched {
         self.folder.join("run")
     }
 
+    /// All of it, the program included.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// For a Bochs: the folder of its BIOS images.
     pub fn bochs_share(&self) -> PathBuf {
         self.folder.join("root/usr/share/bochs")

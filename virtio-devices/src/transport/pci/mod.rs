@@ -171,6 +171,14 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         self
     }
 
+    /// Does not offer VIRTIO_F_INDIRECT_DESC: where a driver maps what it tells the device of, each table of descriptors is one more
+    /// piece to map and to take back for a request. A request then has no more pieces than a queue has descriptors. Before the guest runs.
+    #[must_use]
+    pub fn without_indirect_tables(mut self) -> Self {
+        self.session.withdraw(Features::INDIRECT_DESC);
+        self
+    }
+
     /// Calls `report` with what made the device stop until it is reset; the guest sees only that it did.
     /// It must not call back into the function. A guest can cause it as often as it resets the device.
     #[must_use]

@@ -11,13 +11,16 @@ for word in $(cat /proc/cmdline); do
         jobs=*) jobs=${word#*=} ;;
         requests=*) requests=${word#*=} ;;
         chunks=*) chunks=${word#*=} ;;
+        pairs=*) pairs=${word#*=} ;;
     esac
 done
 for _ in $(seq 100); do [ -b /dev/$disk ] && break; usleep 50000; done
 echo none >/sys/block/$disk/queue/scheduler
 # A virtio disk stands below its PCI function; one of NVMe names it.
 for function in /sys/block/$disk/device/.. /sys/block/$disk/device/device; do
-    [ -e $function/iommu_group ] && group=$function/iommu_group
+    [ -e $function/iommu_group ] || continue
+    group=$function/iommu_group
+    device=$(basename $(readlink -f $function))
 done
 say() { echo "@say $*"; }
 say "kernel $(uname -r)"
@@ -32,6 +35,10 @@ for job in $(echo $jobs | tr , ' '); do
         lazy)
             echo DMA-FQ >$group/type
             say "group $(cat $group/type)"
+            ;;
+        map | map-lazy)
+            [ -d /sys/module/map_load ] || insmod /map_load.ko device=$device
+            io-load map $job /sys/module/map_load/parameters/pairs $pairs
             ;;
         *) io-load disk $job /dev/$disk ${job%%-*} 16 $requests ;;
     esac || say "trouble $job"

@@ -33,6 +33,7 @@ pub(super) struct Machine {
 enum Vmm {
     Ours,
     Qemu { machine: &'static str },
+    Newer { machine: &'static str },
 }
 
 /// Work for a disk and a network card.
@@ -124,7 +125,50 @@ pub(super) const PASSED_BEHIND: Machine = Machine {
     ..PASSED
 };
 
-/// All of them.
+/// Where QEMU of a later Debian is in the host.
+pub(super) const NEWER: &str = "/newer";
+
+/// Work for the guest's kernel alone: a page is mapped for the disk and taken back at once, then in batches.
+const PAIRS: Work = Work {
+    disk: "vda",
+    jobs: "map,lazy,map-lazy",
+};
+pub(super) const OURS_MAPS: Machine = Machine {
+    name: "ours",
+    work: PAIRS,
+    ..OURS_BEHIND
+};
+pub(super) const QEMU_MAPS: Machine = Machine {
+    name: "QEMU 7.2",
+    work: PAIRS,
+    ..QEMU_BEHIND
+};
+pub(super) const NEWER_MAPS: Machine = Machine {
+    name: "QEMU 11",
+    vmm: Vmm::Newer {
+        machine: "q35,kernel-irqchip=split",
+    },
+    ..QEMU_MAPS
+};
+pub(super) const OURS_TELLS: Machine = Machine {
+    name: "ours, caching mode",
+    options: "--vtd caching=on --disk path=/dev/shm/disk,iommu=on",
+    ..OURS_MAPS
+};
+pub(super) const QEMU_TELLS: Machine = Machine {
+    name: "QEMU 7.2, caching mode",
+    options: "-device intel-iommu,intremap=on,caching-mode=on \
+              -drive if=none,id=disk,format=raw,file=/dev/shm/disk \
+              -device virtio-blk-pci,drive=disk,num-queues=1,iommu_platform=on,disable-legacy=on",
+    ..QEMU_MAPS
+};
+pub(super) const NEWER_TELLS: Machine = Machine {
+    name: "QEMU 11, caching mode",
+    options: QEMU_TELLS.options,
+    ..NEWER_MAPS
+};
+
+/// All that are compared by requests.
 pub(super) const MACHINES: &[Machine] = &[
     OURS,
     SERVED,
@@ -150,13 +194,18 @@ impl Machine {
             self.kernel
         );
         let options = self.options;
+        let (program, machine) = match self.vmm {
+            Vmm::Ours => ("vmm".to_owned(), ""),
+            Vmm::Qemu { machine } => ("qemu-system-x86_64".to_owned(), machine),
+            Vmm::Newer { machine } => (format!("{NEWER}/run"), machine),
+        };
         match self.vmm {
             Vmm::Ours => format!(
-                "vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --cmdline '{cmdline}' \
+                "{program} --kernel /guest/vmlinux --initramfs /guest/initramfs --cmdline '{cmdline}' \
                  --cpus boot=1 --memory size={MEMORY_MIB}M --serial tty {options}"
             ),
-            Vmm::Qemu { machine } => format!(
-                "qemu-system-x86_64 -M {machine} -enable-kvm -cpu host -m {MEMORY_MIB} -smp 1 \
+            Vmm::Qemu { .. } | Vmm::Newer { .. } => format!(
+                "{program} -M {machine} -enable-kvm -cpu host -m {MEMORY_MIB} -smp 1 \
                  -name guest,debug-threads=on -nodefaults -no-user-config -no-reboot -display none -serial stdio \
                  -kernel /guest/vmlinux -initrd /guest/initramfs -append '{cmdline}' {options}"
             ),

@@ -6,10 +6,13 @@
 //!   machine.rs   what is compared      guest.sh   what the guest does (lab/io-load)      host.sh   what the host prepares
 //!   lab.rs       one machine, one boot of the host, measured from outside by lab/meter
 //!   report.rs    what came out         page.rs    tables and a chart
+//!   map.rs       a guest's kernel that maps and unmaps, and nothing else         module.rs   builds what it does so by
 //! ```
 
 mod lab;
 mod machine;
+pub(super) mod map;
+mod module;
 mod page;
 mod report;
 
@@ -21,7 +24,7 @@ use clap::Args;
 
 use crate::setup;
 use crate::step::Step;
-use lab::Lab;
+use lab::{Lab, Talk};
 use machine::MACHINES;
 use page::Results;
 
@@ -38,6 +41,9 @@ pub struct Options {
     /// Only machines whose name has this in it; the page is printed and not written.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// Show what the machines say while they run.
+    #[arg(long)]
+    show: bool,
     /// Write the page and the chart into this folder.
     #[arg(long, value_name = "FOLDER", default_value = FOLDER)]
     folder: PathBuf,
@@ -46,7 +52,12 @@ pub struct Options {
 /// Runs the machines one by one, prints what came, and writes it down if all were run.
 pub(super) fn io(options: &Options) -> Result<()> {
     setup::setup()?;
-    let lab = Lab::prepare()?;
+    let talk = if options.show {
+        Talk::Shown
+    } else {
+        Talk::Kept
+    };
+    let lab = Lab::prepare(talk)?;
     let mut results = Results::default();
     let mut failed = Vec::new();
     let wanted = |name: &str| match &options.only {
@@ -65,7 +76,14 @@ pub(super) fn io(options: &Options) -> Result<()> {
         }
         results.add(machine, report.map_err(|_| "failed".to_owned()));
     }
-    let about = lab.about(options.requests);
+    let mut about = lab.about();
+    about.insert(
+        0,
+        format!(
+            "Written by `cargo xtask bench io --requests {}`.",
+            options.requests
+        ),
+    );
     let page = page::page(&about, &results);
     println!("{page}");
     if !failed.is_empty() {
