@@ -115,14 +115,8 @@ pub(crate) struct Served {
 pub(crate) struct QueueServer<A, H> {
     memory: A,
     active: ActiveQueue,
-    interrupts: Arc<dyn Interrupts>,
-    handler: H,
-    limiter: Option<Limiter>,
-    counters: Counters,
     chain: Chain,
-    held: Vec<Held>,
-    /// Chains under way, by number.
-    heads: Vec<Option<Head>>,
+    serving: Serving<H>,
 }
 
 /// A chain that was popped and not answered yet, and the room in it.
@@ -150,24 +144,27 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
     ) -> Self {
         Self {
             memory,
-            active,
-            interrupts,
-            handler,
-            limiter: None,
-            counters: Counters::default(),
             chain: Chain::new(),
-            held: Vec::new(),
-            heads: Vec::new(),
+            serving: Serving {
+                index: active.index,
+                handler,
+                limiter: None,
+                counters: Counters::default(),
+                interrupts,
+                held: Vec::new(),
+                heads: Vec::new(),
+            },
+            active,
         }
     }
 
     pub(crate) fn with_limiter(mut self, limiter: Option<Limiter>) -> Self {
-        self.limiter = limiter;
+        self.serving.limiter = limiter;
         self
     }
 
     pub(crate) fn with_counters(mut self, counters: Counters) -> Self {
-        self.counters = counters;
+        self.serving.counters = counters;
         self
     }
 
@@ -177,15 +174,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
         let broken = |source| Failure::Queue { index, source };
         let mut queue = self.active.queue.map(&*memory);
         queue.disable_kicks().map_err(broken)?;
-        let mut serving = Serving {
-            index,
-            handler: &mut self.handler,
-            limiter: &mut self.limiter,
-            counters: &self.counters,
-            interrupts: &*self.interrupts,
-            held: &mut self.held,
-            heads: &mut self.heads,
-        };
+        let serving = &mut self.serving;
         let finished = serving.finish(&mut queue);
         let batch = finished.and_then(|()| serving.batch(&mut queue, &mut self.chain));
         let told = serving.handler.submit();
@@ -197,8 +186,8 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
         // What was done before something went wrong is done, and the driver is to know.
         let notify = queue.publish().map_err(broken)?;
         if notify == Notify::Yes {
-            self.counters.interrupted();
-            self.interrupts.queue(index);
+            serving.counters.interrupted();
+            serving.interrupts.queue(index);
         }
         // Nothing more can be served: what is under way would wait for ever.
         let told = told.map_err(ActivateError::from)?;
@@ -220,37 +209,30 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
         let index = self.active.index;
         let broken = |source| Failure::Queue { index, source };
         let mut queue = self.active.queue.map(&*memory);
-        let mut serving = Serving {
-            index,
-            handler: &mut self.handler,
-            limiter: &mut self.limiter,
-            counters: &self.counters,
-            interrupts: &*self.interrupts,
-            held: &mut self.held,
-            heads: &mut self.heads,
-        };
+        let serving = &mut self.serving;
         serving.finish(&mut queue)?;
         if queue.publish().map_err(broken)? == Notify::Yes {
-            self.counters.interrupted();
-            self.interrupts.queue(index);
+            serving.counters.interrupted();
+            serving.interrupts.queue(index);
         }
         Ok(())
     }
 }
 
 /// What a batch needs besides the queue.
-struct Serving<'s, H> {
+struct Serving<H> {
     index: u16,
-    handler: &'s mut H,
-    limiter: &'s mut Option<Limiter>,
-    counters: &'s Counters,
-    interrupts: &'s dyn Interrupts,
+    handler: H,
+    limiter: Option<Limiter>,
+    counters: Counters,
+    interrupts: Arc<dyn Interrupts>,
     /// Those that were popped and not answered yet.
-    held: &'s mut Vec<Held>,
-    heads: &'s mut Vec<Option<Head>>,
+    held: Vec<Held>,
+    /// Chains under way, by number.
+    heads: Vec<Option<Head>>,
 }
 
-impl<H> Serving<'_, H> {
+impl<H> Serving<H> {
     /// Tells of the first failure, then ever more seldom: a guest can cause as many as it likes.
     fn trouble(&self, source: io::Error) {
         let (index, count) = (self.index, self.counters.failed());
@@ -280,7 +262,7 @@ impl<H> Serving<'_, H> {
     /// Counts what some chains came to.
     fn count(&mut self, chains: u64, served: Served) {
         self.counters.served(chains, served.moved);
-        if let Some(limiter) = self.limiter {
+        if let Some(limiter) = &mut self.limiter {
             limiter.pay(served.moved);
         }
         if let Some(source) = served.trouble {
@@ -318,7 +300,7 @@ impl<H> Serving<'_, H> {
         let (mut bytes, mut answers) = (0u64, 0u32);
         while answers < BATCH_CHAINS && bytes < BATCH_BYTES {
             if self.held.is_empty()
-                && let Some(limiter) = self.limiter
+                && let Some(limiter) = &mut self.limiter
                 && !limiter.allows()
             {
                 self.counters.waited();
@@ -418,14 +400,14 @@ impl<H> Serving<'_, H> {
 
 impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
     fn name(&self) -> String {
-        self.handler.name()
+        self.serving.handler.name()
     }
 
     fn sources(&self) -> Vec<RawFd> {
-        let timer = self.limiter.as_ref().map(Limiter::source);
+        let timer = self.serving.limiter.as_ref().map(Limiter::source);
         [
             Some(self.active.kick.as_raw_fd()),
-            self.handler.source(),
+            self.serving.handler.source(),
             timer,
         ]
         .into_iter()
@@ -440,11 +422,11 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
     /// Waits for what is under way, as a call that does not return would: who has asked has patience of its own, and
     /// the device is not reset before.
     fn stopping(&mut self) {
-        while self.handler.under_way() {
-            self.handler.wait(PATIENCE);
+        while self.serving.handler.under_way() {
+            self.serving.handler.wait(PATIENCE);
             if let Err(why) = self.settle() {
                 // Only this once: the queue is at its end.
-                self.interrupts.needs_reset(&why);
+                self.serving.interrupts.needs_reset(&why);
             }
         }
     }
@@ -456,7 +438,7 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
             return Progress::Done;
         }
         self.work().unwrap_or_else(|why| {
-            self.interrupts.needs_reset(&why);
+            self.serving.interrupts.needs_reset(&why);
             Progress::Done
         })
     }

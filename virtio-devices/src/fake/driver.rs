@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
+use super::slots::{Slots, packed, split};
 use super::{PackedRing, Ring};
 use crate::pci::PciFunction;
 
@@ -221,10 +222,7 @@ impl<F: TestFunction> Driver<F> {
         base: u64,
         size: u16,
     ) -> Ring {
-        let max = self.queue_max(queue);
-        let ring = Ring::new(Arc::clone(memory), base, size.min(max));
-        self.place(queue, ring.size, [ring.table, ring.available, ring.used]);
-        ring
+        split(self, queue, memory, base, size)
     }
 
     /// As [`queue`](Self::queue), for a packed queue.
@@ -235,32 +233,7 @@ impl<F: TestFunction> Driver<F> {
         base: u64,
         size: u16,
     ) -> PackedRing {
-        let max = self.queue_max(queue);
-        let ring = PackedRing::new(Arc::clone(memory), base, size.min(max));
-        self.place(queue, ring.size, [ring.ring, ring.driver, ring.device]);
-        ring
-    }
-
-    fn queue_max(&mut self, queue: u16) -> u16 {
-        self.put(self.common, 0x16, 2, queue.into());
-        let max = self.get(self.common, 0x18, 2) as u16;
-        assert_ne!(max, 0, "queue {queue} does not exist");
-        max
-    }
-
-    fn place(&mut self, queue: u16, size: u16, areas: [u64; 3]) {
-        self.put(self.common, 0x18, 2, size.into());
-        self.put(self.common, 0x1a, 2, u64::from(queue) + 1);
-        for (offset, address) in [0x20, 0x28, 0x30].into_iter().zip(areas) {
-            self.put(self.common, offset, 4, address & 0xffff_ffff);
-            self.put(self.common, offset + 4, 4, address >> 32);
-        }
-        self.put(self.common, 0x1c, 2, 1);
-        assert_eq!(
-            self.get(self.common, 0x1c, 2),
-            1,
-            "queue {queue} was not enabled"
-        );
+        packed(self, queue, memory, base, size)
     }
 
     /// Enables MSI-X and unmasks every vector, with the address 0xfee00000 and the vector's number as data.
@@ -282,5 +255,29 @@ impl<F: TestFunction> Driver<F> {
         self.put(self.common, 0x16, 2, queue.into());
         let offset = self.get(self.common, 0x1e, 2) * u64::from(self.notify_stride);
         self.put(self.notify, offset, 2, queue.into());
+    }
+}
+
+impl<F: TestFunction> Slots for Driver<F> {
+    fn queue_max(&mut self, queue: u16) -> u16 {
+        self.put(self.common, 0x16, 2, queue.into());
+        let max = self.get(self.common, 0x18, 2) as u16;
+        assert_ne!(max, 0, "queue {queue} does not exist");
+        max
+    }
+
+    fn place(&mut self, queue: u16, size: u16, areas: [u64; 3]) {
+        self.put(self.common, 0x18, 2, size.into());
+        self.put(self.common, 0x1a, 2, u64::from(queue) + 1);
+        for (offset, address) in [0x20, 0x28, 0x30].into_iter().zip(areas) {
+            self.put(self.common, offset, 4, address & 0xffff_ffff);
+            self.put(self.common, offset + 4, 4, address >> 32);
+        }
+        self.put(self.common, 0x1c, 2, 1);
+        assert_eq!(
+            self.get(self.common, 0x1c, 2),
+            1,
+            "queue {queue} was not enabled"
+        );
     }
 }

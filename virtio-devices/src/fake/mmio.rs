@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 
 use super::driver::RING_PACKED;
+use super::slots::{Slots, packed, split};
 use super::{PackedRing, Ring};
 use crate::transport::mmio::VirtioMmio;
 
@@ -89,10 +90,7 @@ impl<A: GuestAddressSpace> MmioDriver<A> {
         base: u64,
         size: u16,
     ) -> Ring {
-        let max = self.queue_max(queue);
-        let ring = Ring::new(Arc::clone(memory), base, size.min(max));
-        self.place(queue, ring.size, [ring.table, ring.available, ring.used]);
-        ring
+        split(self, queue, memory, base, size)
     }
 
     /// As [`queue`](Self::queue), for a packed queue.
@@ -103,12 +101,16 @@ impl<A: GuestAddressSpace> MmioDriver<A> {
         base: u64,
         size: u16,
     ) -> PackedRing {
-        let max = self.queue_max(queue);
-        let ring = PackedRing::new(Arc::clone(memory), base, size.min(max));
-        self.place(queue, ring.size, [ring.ring, ring.driver, ring.device]);
-        ring
+        packed(self, queue, memory, base, size)
     }
 
+    /// Notifies the device of a queue.
+    pub fn kick(&mut self, queue: u16) {
+        self.put(0x050, queue.into());
+    }
+}
+
+impl<A: GuestAddressSpace> Slots for MmioDriver<A> {
     fn queue_max(&mut self, queue: u16) -> u16 {
         self.put(0x030, queue.into());
         assert_eq!(self.get(0x044), 0, "queue {queue} is in use");
@@ -125,10 +127,5 @@ impl<A: GuestAddressSpace> MmioDriver<A> {
         }
         self.put(0x044, 1);
         assert_eq!(self.get(0x044), 1, "queue {queue} was not made ready");
-    }
-
-    /// Notifies the device of a queue.
-    pub fn kick(&mut self, queue: u16) {
-        self.put(0x050, queue.into());
     }
 }

@@ -11,6 +11,7 @@ mod interrupts;
 mod mmio;
 mod packed;
 mod ring;
+mod slots;
 
 pub use by_hand::ByHand;
 pub use driver::{Driver, Region, TestFunction};
