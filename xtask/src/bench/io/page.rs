@@ -12,8 +12,8 @@ use crate::chart::{self, Bar, Group};
 pub(super) const CHART: &str = "io.svg";
 
 const LEGEND: [&str; 2] = [
-    "processor time a request: the guest's threads",
-    "all others; the first bar of a group is 1",
+    "the guest's threads",
+    "all others (time a request, as part of the first)",
 ];
 
 /// What was measured, by machine; a machine that was not run has a reason.
@@ -290,7 +290,7 @@ pub(super) fn chart(results: &Results) -> String {
             ],
         ),
         group(
-            "behind the unit",
+            "with a unit",
             &[
                 ("in the VMM", &machine::OURS_BEHIND, "write"),
                 ("passed through", &machine::PASSED_BEHIND, "write"),
