@@ -6,10 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::FOLDER;
@@ -69,7 +68,7 @@ const JOBS: &[(&str, &str)] = &[("map", "strict"), ("map-lazy", "lazy (flush que
 /// The figures of a machine's job.
 type Results = BTreeMap<(&'static str, &'static str), Figures>;
 
-/// Runs the machines one by one, ours beside its peers, prints what came, and writes it down if all were run.
+/// Runs the machines one by one, ours beside its peers, prints what came, and writes it down if none was left out.
 pub(in crate::bench) fn map(options: &Options) -> Result<()> {
     setup::setup()?;
     let newer = Model::Qemu11.fetch()?;
@@ -113,13 +112,11 @@ pub(in crate::bench) fn map(options: &Options) -> Result<()> {
     about.push(format!("QEMU 11 is: {}.", version.trim()));
     let page = page(&about, &results);
     println!("{page}");
+    if options.only.is_none() {
+        super::write(&options.folder, &[(PAGE, page)])?;
+    }
     if !failed.is_empty() {
         bail!("no figures for {}", failed.join(", "));
-    }
-    if options.only.is_none() {
-        let (folder, path) = (&options.folder, options.folder.join(PAGE));
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

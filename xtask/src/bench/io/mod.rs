@@ -17,7 +17,7 @@ mod page;
 mod report;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -49,7 +49,7 @@ pub struct Options {
     folder: PathBuf,
 }
 
-/// Runs the machines one by one, prints what came, and writes it down if all were run.
+/// Runs the machines one by one, prints what came, and writes it down if none was left out; one that failed is said in its rows.
 pub(super) fn io(options: &Options) -> Result<()> {
     setup::setup()?;
     let talk = if options.show {
@@ -74,7 +74,10 @@ pub(super) fn io(options: &Options) -> Result<()> {
                 failed.push(machine.name);
             }
         }
-        results.add(machine, report.map_err(|_| "failed".to_owned()));
+        results.add(
+            machine,
+            report.map_err(|_| "it came to no end here".to_owned()),
+        );
     }
     let mut about = lab.about();
     about.insert(
@@ -86,16 +89,22 @@ pub(super) fn io(options: &Options) -> Result<()> {
     );
     let page = page::page(&about, &results);
     println!("{page}");
+    if options.only.is_none() {
+        let files = [(PAGE, page), (page::CHART, page::chart(&results))];
+        write(&options.folder, &files)?;
+    }
     if !failed.is_empty() {
         bail!("no figures for {}", failed.join(", "));
     }
-    if options.only.is_none() {
-        let folder = &options.folder;
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        for (name, text) in [(PAGE, page), (page::CHART, page::chart(&results))] {
-            let path = folder.join(name);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+    Ok(())
+}
+
+/// Writes `files`, names and texts, into `folder`.
+fn write(folder: &Path, files: &[(&str, String)]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (name, text) in files {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
