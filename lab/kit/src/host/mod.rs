@@ -51,6 +51,10 @@ const KERNEL_ARGS: &[&str] = &[
     "no_timer_check",
     "quiet",
 ];
+/// Where time is this machine's, the timer ticks whatever the kernel wants of it. QEMU now and then forgets to interrupt
+/// a nested guest for its host. If that was the only interrupt to come, a guest that spins until another of
+/// its processors runs spins for ever, and the host with it; the next tick wakes both.
+const TICKS: &[&str] = &["nohz=off", "highres=off"];
 /// Below this the kernel and its own data do not fit.
 const KERNEL_MIB: u64 = 160;
 
@@ -317,7 +321,11 @@ impl Host {
                 memory_mib: self.memory_mib,
             });
         }
-        let own = KERNEL_ARGS.iter().copied();
+        let ticks = match self.clock {
+            Clock::Wall => TICKS,
+            Clock::Instructions => &[],
+        };
+        let own = KERNEL_ARGS.iter().chain(ticks).copied();
         let kernel_args: Vec<&str> = own
             .chain(self.kernel_args.iter().map(String::as_str))
             .collect();
