@@ -3,6 +3,7 @@
 
 use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::{Instruction, Outcome};
+use hvkit_shadow_paging::guest::cr4;
 
 use crate::support::{
     DIRECTORY, LINEAR, OTHER_ROOT, PAGES, PDPT, ROOT, TABLE, USED, board, faults, load, registers,
@@ -47,6 +48,22 @@ fn tables_that_a_root_does_not_lead_to_wait_for_their_own() {
     board.intercept(Instruction::Cr3(ROOT));
     assert_eq!(board.audit().stale, 0);
     assert_eq!(load(&mut board, LINEAR), Outcome::Done(0), "the new page");
+}
+
+/// SDM Vol. 3A, "Operations that Invalidate TLBs and Paging-Structure Caches": bit 63 of what is moved to CR3.
+#[test]
+fn a_load_that_keeps_the_tlb_compares_nothing() {
+    let mut board = unstarted(64);
+    let mut registers = registers();
+    registers.cr4 |= cr4::PCIDE;
+    board.start(registers);
+    store(&mut board, LINEAR, 1);
+    board.edit(TABLE, Width::Eight, (PAGES + 0x2_0000) | USED);
+    assert_eq!(board.audit().stale, 1);
+    board.intercept(Instruction::Cr3(1 << 63 | ROOT));
+    assert_eq!(board.audit().stale, 1, "it may be in the TLB as it was");
+    board.intercept(Instruction::Cr3(ROOT));
+    assert_eq!(board.audit().stale, 0);
 }
 
 /// Maps two pages; writes their table while it is linked nowhere, the entry at `unlinked` being absent; then stores `linked` behind that
