@@ -32,7 +32,7 @@ fn a_restored_unit_goes_on() {
 fn states_that_no_unit_has() {
     let options = Options::new(39);
     let good = Machine::legacy(options).unit.save();
-    let refused = |change: fn(&mut hvkit_vtd_iommu::emulation::State)| {
+    let refused = |change: fn(&mut State)| {
         let mut state = good.clone();
         change(&mut state);
         Unit::try_from((options, &state)).unwrap_err()
