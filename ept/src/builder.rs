@@ -185,8 +185,12 @@ pub fn build<M: OwnEntries, P: Frames>(
     map: &[Region],
     policy: Policy<'_>,
 ) -> Result<Mapper<Ept, M, P>, BuildError> {
-    for (i, first) in map.iter().enumerate() {
-        if let Some(&second) = map.iter().skip(i + 1).find(|second| first.overlaps(second)) {
+    for (behind, first) in (1..).zip(map) {
+        if let Some(&second) = map
+            .iter()
+            .skip(behind)
+            .find(|second| first.overlaps(second))
+        {
             return Err(BuildError::Overlap {
                 first: *first,
                 second,
@@ -228,19 +232,22 @@ fn add<M: OwnEntries, P: Frames>(
         (_, Types::Host(mtrrs)) => (mtrrs, host),
         (_, Types::Guest(mtrrs)) => (mtrrs, guest),
     };
-    let mut done = 0;
+    let mut done = 0u64;
     while done < length {
         // Beyond what MTRRs reach, the mapper refuses the address or the default has no meaning.
         let run = mtrrs.run(first.saturating_add(done));
-        let left = length - done;
+        let left = length.saturating_sub(done);
         let (piece, memory_type) = match run {
-            Some(run) => (left.min(run.end - run.start), run.effect.or_uncacheable()),
+            Some(run) => {
+                let here = run.end.saturating_sub(run.start);
+                (left.min(here), run.effect.or_uncacheable())
+            }
             None => (left, MemoryType::Uncacheable),
         };
         let span = Span::new(guest.saturating_add(done), piece);
         let attributes = attributes.with_memory_type(memory_type);
         mapper.map(span, host.saturating_add(done), attributes)?;
-        done += piece;
+        done = done.saturating_add(piece);
     }
     if length == 0 {
         mapper.map(whole, host, attributes)

@@ -94,7 +94,7 @@ impl Ept {
     ) -> Result<Self, EptpError> {
         eptp.check(capability, physical_bits)?;
         let here = Controls::ACCESSED_DIRTY | Controls::SUPERVISOR_SHADOW_STACK;
-        let controls = (controls - here) | eptp.controls();
+        let controls = controls.difference(here) | eptp.controls();
         Ok(Self::new(
             capability,
             physical_bits,

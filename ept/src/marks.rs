@@ -112,7 +112,7 @@ impl Updates {
             known.logged = known.logged.or(mark.logged);
         } else if let Some(slot) = self.marks.get_mut(self.used) {
             *slot = mark;
-            self.used += 1;
+            self.used = self.used.saturating_add(1);
         }
     }
 

@@ -138,7 +138,7 @@ impl<'a> Mtrrs<'a> {
                 MemoryType::from_bits(encoding).ok_or(bad)?;
             }
         }
-        let address = (1u64 << physical_bits) - 0x1000;
+        let address = address_bits(physical_bits);
         for &Variable { base, mask } in variable.iter().filter(|v| v.mask & MASK_VALID != 0) {
             checked(base, address | 0xff)?;
             let reserved = mask & !(address | MASK_VALID);
@@ -149,7 +149,7 @@ impl<'a> Mtrrs<'a> {
                 });
             }
             let holes = !mask & address;
-            if holes & (holes + 0x1000) & address != 0 {
+            if holes & holes.wrapping_add(0x1000) & address != 0 {
                 return Err(MtrrError::Discontiguous { mask });
             }
         }
@@ -247,12 +247,13 @@ impl<'a> Mtrrs<'a> {
         let fixed = self.fixed.as_ref().filter(|_| address < MIB)?;
         let (register, shift) = match address {
             0..0x8_0000 => (0, 16),
-            0x8_0000..0xc_0000 => (1 + ((address - 0x8_0000) >> 17), 14),
-            _ => (3 + ((address - 0xc_0000) >> 15), 12),
+            // Two registers of 128 KiB, then eight of 32 KiB.
+            0x8_0000..0xc_0000 => ((address >> 17).wrapping_sub(3), 14),
+            _ => ((address >> 15).wrapping_sub(21), 12),
         };
         let value = fixed.get(usize::try_from(register).ok()?)?;
-        let byte = (value >> (8 * (address >> shift & 7))) as u8;
-        let end = ((address >> shift) + 1) << shift;
+        let byte = (value >> ((address >> shift & 7) << 3)) as u8;
+        let end = (address >> shift).saturating_add(1) << shift;
         Some((MemoryType::from_bits(byte)?, end))
     }
 
@@ -260,15 +261,22 @@ impl<'a> Mtrrs<'a> {
     fn ranges_of_variables(
         &self,
     ) -> impl Iterator<Item = (core::ops::Range<u64>, MemoryType)> + use<'a> {
-        let address = (1u64 << self.physical_bits) - 0x1000;
+        let address = address_bits(self.physical_bits);
         let valid = self.variable.iter().filter(|v| v.mask & MASK_VALID != 0);
         valid.filter_map(move |v| {
             let mask = v.mask & address;
             let start = v.base & mask;
-            let length = (!mask & address) + 0x1000;
-            Some((start..start + length, MemoryType::from_bits(v.base as u8)?))
+            let length = (!mask & address).saturating_add(0x1000);
+            let end = start.saturating_add(length);
+            Some((start..end, MemoryType::from_bits(v.base as u8)?))
         })
     }
+}
+
+/// The bits of a page's address, of 12 to 63.
+fn address_bits(physical_bits: u32) -> u64 {
+    let behind = 1u64.checked_shl(physical_bits).unwrap_or(0);
+    behind.wrapping_sub(0x1000)
 }
 
 /// The type in bits 7:0 of a register that has only the bits `known`.

@@ -16,6 +16,8 @@ thread_local! {
     /// Allocations until one fails; `None`: none does.
     static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
     static FAILED: Cell<bool> = const { Cell::new(false) };
+    /// Bytes allocated and not given back by this thread.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Failing;
@@ -40,11 +42,13 @@ unsafe impl GlobalAlloc for Failing {
         if fails == Ok(true) {
             return std::ptr::null_mut();
         }
+        let _ = LIVE.try_with(|live| live.set(live.get().wrapping_add(layout.size())));
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        let _ = LIVE.try_with(|live| live.set(live.get().wrapping_sub(layout.size())));
         // SAFETY: the caller's promise; `at` came from the system's allocator.
         unsafe { System.dealloc(at, layout) }
     }
@@ -155,6 +159,7 @@ fn play(fail: Option<u64>, prefetch: u8) -> (u64, usize) {
     };
     let mut failed = 0;
     LEFT.set(fail);
+    let before = LIVE.get();
     let mut mmu: Mmu<Linear, _, _> = Mmu::new(&memory, &memory, 16, tuning).unwrap();
     let vcpu = loop {
         let like = Processor::like(&features);
@@ -198,7 +203,10 @@ fn play(fail: Option<u64>, prefetch: u8) -> (u64, usize) {
     LEFT.set(None);
     let audit = mmu.audit(machine, |finding| panic!("{finding:x?}"));
     assert_eq!(audit.leaves, 48);
-    let tables = mmu.usage().tables;
+    let usage = mmu.usage();
+    // What it says it takes, and what it took from the heap.
+    assert_eq!(usage.heap, LIVE.get() - before);
+    let tables = usage.tables;
     vcpu.retire(&mut mmu);
     (failed, tables)
 }

@@ -4,7 +4,7 @@
 //! With `--since`, each crate's interface is compared with what it was then, by cargo-semver-checks: while nothing is on the
 //! registry, a revision is what there is to compare with.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::cargo::{cargo, install, packages};
@@ -27,8 +27,10 @@ pub fn publish(options: &Options) -> Result<()> {
     let names: Vec<String> = published.map(|package| package.name).collect();
     if let Some(revision) = &options.since {
         install("semver-checks", SEMVER_CHECKS)?;
+        // All of them are looked at, whatever the first one says.
+        let mut changed = Vec::new();
         for name in &names {
-            step::run(
+            let compared = step::run(
                 &format!("interface of {name} since {revision}"),
                 &mut cargo(&[
                     "semver-checks",
@@ -38,8 +40,16 @@ pub fn publish(options: &Options) -> Result<()> {
                     "--package",
                     name,
                 ]),
-            )?;
+            );
+            if compared.is_err() {
+                changed.push(name.as_str());
+            }
         }
+        ensure!(
+            changed.is_empty(),
+            "no user of {revision} can take these as they are, or they were not there: {}",
+            changed.join(", ")
+        );
     }
     // `cargo xtask check` builds them from their archives.
     let mut dry = cargo(&["publish", "--dry-run", "--no-verify"]);

@@ -388,8 +388,8 @@ impl<'a, M: ReadEntry> GuestSpace<'a, M> {
         note: &mut impl Note,
     ) {
         let marks = self.ept.marks();
-        for (i, step) in steps.iter().enumerate() {
-            let last = i + 1 == steps.len();
+        for (i, step) in (1..).zip(steps) {
+            let last = i == steps.len();
             let dirty = last && access.accesses.contains(Accesses::WRITE);
             let wanted = marks.accessed | if dirty { marks.dirty } else { 0 };
             let set = wanted & !step.entry;

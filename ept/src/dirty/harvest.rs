@@ -45,7 +45,7 @@ pub fn dirty_round<M: OwnEntries, P: Frames, I: Invalidate>(
     let mut count = 0;
     let stale = mapper
         .harvest(span, Collect::Dirty, |marked| {
-            count += 1;
+            count = u64::saturating_add(count, 1);
             found(marked);
         })
         .map_err(HarvestError::Refused)?;

@@ -39,7 +39,7 @@ impl PmlIndex {
     /// [`BadIndex`].
     pub const fn written(self) -> Result<u16, BadIndex> {
         match self.0 {
-            index @ 0..ENTRIES => Ok(ENTRIES - 1 - index),
+            index @ 0..ENTRIES => Ok(Self::EMPTY.0.saturating_sub(index)),
             u16::MAX => Ok(ENTRIES),
             index => Err(BadIndex(index)),
         }
@@ -72,7 +72,7 @@ pub fn drain<M: ReadEntry>(
 ) -> Result<impl Iterator<Item = Result<u64, M::Error>> + '_, BadIndex> {
     let oldest = ENTRIES - 1;
     let entries = (0..index.written()?).map(move |i| {
-        let at = log.wrapping_add(u64::from(oldest - i) * 8);
+        let at = log.wrapping_add(u64::from(oldest.saturating_sub(i)) << 3);
         memory.read(at, Width::Eight).map(|entry| entry & !0xfff)
     });
     Ok(entries)

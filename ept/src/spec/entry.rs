@@ -223,7 +223,7 @@ impl EntryRules {
             execute_only: capability.contains(EptVpidCap::EXECUTE_ONLY),
             physical_bits: physical_bits as u8,
             leaf_levels: capability.leaf_levels(),
-            too_wide: EptEntry::ADDRESS & !((1 << physical_bits) - 1),
+            too_wide: EptEntry::ADDRESS & !(1u64 << physical_bits).wrapping_sub(1),
             present,
             meaningful,
         }
@@ -332,13 +332,14 @@ impl EntryRules {
             return Ok(Use::Absent);
         }
         let large = level > 1 && level <= 3 && bits & EptEntry::LARGE != 0;
-        let page = level <= 1 || large && self.leaf_levels >> (level - 1) & 1 != 0;
+        let page = level <= 1 || large && self.leaf_levels >> level.wrapping_sub(1) & 1 != 0;
         let reserved = if !page {
             self.too_wide | NOT_IN_TABLES
         } else if level <= 1 {
             self.too_wide
         } else {
-            self.too_wide | ((1 << (12 + 9 * (level as u32 - 1))) - 0x1000)
+            let size: u64 = if level == 2 { 1 << 21 } else { 1 << 30 };
+            self.too_wide | size.wrapping_sub(0x1000)
         };
         if bits & reserved != 0 {
             return Err(Misconfiguration::Reserved {

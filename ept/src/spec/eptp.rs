@@ -91,7 +91,8 @@ impl Eptp {
         if root & 0xfff != 0 {
             return Err(EptpError::Unaligned(root));
         }
-        let mut bits = root | u64::from(structures.bits()) | (u64::from(length.levels()) - 1) << 3;
+        let mut bits =
+            root | u64::from(structures.bits()) | u64::from(length.levels().saturating_sub(1)) << 3;
         if controls.contains(Controls::ACCESSED_DIRTY) {
             bits |= Self::ACCESSED_DIRTY;
         }

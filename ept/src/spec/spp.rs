@@ -57,10 +57,10 @@ impl SppEntry {
         let address = if physical_bits >= 64 {
             u64::MAX
         } else {
-            (1 << physical_bits) - 1
+            (1u64 << physical_bits).wrapping_sub(1)
         };
         match self.0 & (!address | 0xffe) {
-            0 => Ok(self.0 - 1),
+            0 => Ok(self.0 & !1),
             bits => Err(SppFault::Misconfiguration { bits }),
         }
     }
@@ -74,20 +74,20 @@ impl SppVector {
     /// The same, with sub-page `sub_page` (modulo 32) writable.
     #[must_use]
     pub const fn with(self, sub_page: u8) -> Self {
-        Self(self.0 | 1 << (2 * (sub_page % Self::SUB_PAGES)))
+        Self(self.0 | 1 << ((sub_page % Self::SUB_PAGES) << 1))
     }
 
     /// The same, with sub-page `sub_page` (modulo 32) not writable.
     #[must_use]
     pub const fn without(self, sub_page: u8) -> Self {
-        Self(self.0 & !(1 << (2 * (sub_page % Self::SUB_PAGES))))
+        Self(self.0 & !(1 << ((sub_page % Self::SUB_PAGES) << 1)))
     }
 
     /// Whether the sub-page of `address` (its bits 11:7) is writable.
     #[inline]
     #[must_use]
     pub const fn allows(self, address: u64) -> bool {
-        self.0 >> (2 * (address >> 7 & 31)) & 1 != 0
+        self.0 >> ((address >> 7 & 31) << 1) & 1 != 0
     }
 
     /// Looks for reserved bits.

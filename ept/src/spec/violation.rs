@@ -175,7 +175,7 @@ impl Violation {
         }
         let mut flags = self.flags;
         if !controls.contains(Controls::SUPERVISOR_SHADOW_STACK) {
-            flags -= ViolationFlags::SUPERVISOR_SHADOW_STACK_PAGE;
+            flags.remove(ViolationFlags::SUPERVISOR_SHADOW_STACK_PAGE);
         }
         q | Q::from_bits_retain(flags.bits())
     }

@@ -200,3 +200,38 @@ impl<F: Format> FakeTlb<F> {
         self.tlb.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hvkit_page_table::{Frames, Width};
+
+    use super::*;
+    use crate::x86::{ShadowFormat, ShadowLayout};
+
+    /// Speculation keeps what it finds, and nothing makes the cache forget but a flush.
+    #[test]
+    fn what_was_read_ahead_is_used_when_the_tables_say_something_else() {
+        let host = FakeHost::new(0x1_0000);
+        let format = ShadowFormat::new(ShadowLayout::Pae, 40, 2).unwrap();
+        let [root, directory, table] = [(); 3].map(|()| host.allocate().unwrap());
+        let entry = |at, value| host.store(at, Width::Eight, value);
+        entry(root, directory | 1);
+        entry(directory, table | 7);
+        entry(table + 8, 0x55_5007);
+        let mut tlb = FakeTlb::default();
+        assert!(tlb.is_empty());
+        // Not present: nothing to keep.
+        tlb.speculate(&host, &format, root, 0x2000);
+        assert!(tlb.is_empty());
+        tlb.speculate(&host, &format, root, 0x1000);
+        assert_eq!((tlb.len(), tlb.is_empty()), (1, false));
+        entry(table + 8, 0);
+        let leads = |tlb: &mut FakeTlb<_>| {
+            let found = tlb.translate(&host, &format, root, 0x1234);
+            found.map(|(target, _)| target)
+        };
+        assert_eq!(leads(&mut tlb), Some(0x55_5234));
+        tlb.flush(Flush::Span(Span::new(0x1000, 0x1000)));
+        assert_eq!(leads(&mut tlb), None);
+    }
+}

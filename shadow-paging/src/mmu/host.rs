@@ -132,6 +132,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_reference_to_a_map_is_that_map() {
+        struct Holes;
+        impl HostMap for Holes {
+            fn backing(&self, _: u64) -> Backing {
+                Backing::Mmio
+            }
+
+            fn memory_from(&self, guest: u64) -> Option<u64> {
+                guest.checked_next_multiple_of(0x10_0000)
+            }
+        }
+        fn asked(map: impl HostMap) -> (bool, Option<u64>) {
+            (map.backing(0) == Backing::Mmio, map.memory_from(0x1000))
+        }
+        assert_eq!(asked(&Holes), (true, Some(0x10_0000)));
+    }
+
+    #[test]
     fn a_large_page_needs_the_whole_span_and_alignment_on_both_sides() {
         let backing = |start, length, host| Backing::Memory {
             guest: Span::new(start, length),

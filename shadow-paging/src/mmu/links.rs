@@ -274,6 +274,35 @@ fn smaller(class: usize, left: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// A list that shrinks does not move into the block that another reserved.
+    #[test]
+    fn a_reserved_block_is_there_when_it_is_taken() {
+        let mut lists = Lists::default();
+        let link = |i| Link::new(i, 0);
+        let add = |lists: &mut Lists, head: &mut Head, i| {
+            lists.reserve(*head).unwrap();
+            lists.push(head, link(i));
+        };
+        let (mut long, mut short) = (Head::EMPTY, Head::EMPTY);
+        // In a block of the third class, which is four times as large as one of the first.
+        for i in 0..=CLASSES[1] as u32 {
+            add(&mut lists, &mut long, i);
+        }
+        add(&mut lists, &mut short, 0);
+        lists.reserve(short).unwrap();
+        while lists.slabs[0].spare() > 1 {
+            let mut pair = Head::EMPTY;
+            add(&mut lists, &mut pair, 0);
+            add(&mut lists, &mut pair, 1);
+        }
+        for i in (CLASSES[0] as u32..=CLASSES[1] as u32).rev() {
+            assert!(lists.remove(&mut long, link(i)));
+            assert_eq!(lists.slabs[0].spare(), 1);
+        }
+        lists.push(&mut short, link(1));
+        assert_eq!((lists.len(long), lists.len(short)), (CLASSES[0], 2));
+    }
+
     #[test]
     fn a_list_grows_shrinks_and_is_used_again() {
         let mut lists = Lists::default();

@@ -279,3 +279,47 @@ fn stopped<R, E>(fault: Fault<R, E>) -> Stopped<Refused<R>, E> {
         _ => Stopped::Refused(Refused::Beyond),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory that cannot be read is not the guest's fault: nothing is reflected.
+    #[test]
+    fn what_stops_a_walk_is_told_apart() {
+        type Stops = Stopped<Refused<u8>, u16>;
+        let stopped = |fault: Fault<u8, u16>| -> Stops { stopped(fault) };
+        let (level, entry, at) = (2, 0x77, 0x1008);
+        assert!(matches!(
+            stopped(Fault::Unreadable {
+                level,
+                at,
+                error: 5
+            }),
+            Stopped::Memory {
+                level: 2,
+                at: 0x1008,
+                error: 5
+            }
+        ));
+        assert!(matches!(
+            stopped(Fault::NotPresent { level, entry }),
+            Stopped::Refused(Refused::Absent {
+                level: 2,
+                entry: 0x77
+            })
+        ));
+        assert!(matches!(
+            stopped(Fault::Malformed {
+                level,
+                entry,
+                rule: 9
+            }),
+            Stopped::Refused(Refused::Malformed {
+                level: 2,
+                entry: 0x77,
+                rule: 9
+            })
+        ));
+    }
+}

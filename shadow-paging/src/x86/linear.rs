@@ -336,3 +336,96 @@ fn stopped<E>(fault: GuestFault<E>) -> Stopped<GuestFault<Infallible>, E> {
         GuestFault::Contended { .. } => Stopped::Contended,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::{Features, Registers, cr0, cr4, efer};
+
+    /// What one leaf permits: user mode, supervisor mode; each reading, writing, fetching.
+    type Permits = [[bool; 3]; 2];
+
+    /// Of a page of these rights. SDM Vol. 3A, "Determination of Access Rights".
+    fn permits(write: bool, user: bool, execute: bool, [wp, smep, smap]: [bool; 3]) -> Permits {
+        let reaches = !(user && smap);
+        let fetches = execute && !(user && smep);
+        [
+            [user, user && write, user && execute],
+            [reaches, reaches && (write || !wp), fetches],
+        ]
+    }
+
+    fn mode(wp: bool, smep: bool, smap: bool) -> Linear {
+        let features = Features::all(40);
+        let bit = |bit, set| if set { bit } else { 0 };
+        let registers = Registers {
+            cr0: cr0::PG | cr0::PE | bit(cr0::WP, wp),
+            cr4: cr4::PAE | bit(cr4::SMEP, smep) | bit(cr4::SMAP, smap),
+            efer: efer::LME | efer::NXE,
+            ..Registers::default()
+        };
+        let mode = PagingMode::with_pdptes(&registers, &features, [0; 4]).unwrap();
+        Linear::new(&mode, Processor::like(&features)).unwrap()
+    }
+
+    /// Of every right in every mode: no leaf that is taken for right grants what guest or host refuse, and each access that
+    /// both grant is granted by some such leaf. The real processor has WP set, and the guest's SMEP and SMAP.
+    #[test]
+    fn leaves_grant_what_guest_and_host_do_and_no_more() {
+        let all = || (0u32..1 << 9).map(|bits| move |bit: u32| bits >> bit & 1 == 1);
+        for is in all() {
+            let (wp, smep, smap) = (is(0), is(1), is(2));
+            let linear = mode(wp, smep, smap);
+            let (write, user, execute, dirty) = (is(3), is(4), is(5), is(6));
+            let host = HostRights {
+                write: is(7),
+                execute: is(8),
+            };
+            let bit = |bit, set| if set { bit } else { 0 };
+            let rights = Rights(
+                bit(WRITE, write) | bit(USER, user) | bit(EXECUTE, execute) | bit(WRITTEN, dirty),
+            );
+            let mut granted = permits(write, user, execute, [wp, smep, smap]);
+            for mode in &mut granted {
+                // A write to a page whose dirty flag is clear has to be seen.
+                mode[1] &= host.write && dirty;
+                mode[2] &= host.execute;
+            }
+            let mut reached: Permits = Default::default();
+            for (w, u, x) in (0u8..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0)) {
+                let mut leaf = ShadowAttributes::read_only(0);
+                if w {
+                    leaf = leaf.writable();
+                }
+                if u {
+                    leaf = leaf.of_user();
+                }
+                if x {
+                    leaf = leaf.executable();
+                }
+                if !linear.admits(leaf, rights, host) {
+                    continue;
+                }
+                let there = permits(w, u, x, [true, smep, smap]);
+                for (mode, kind) in (0..6).map(|at| (at / 3, at % 3)) {
+                    assert!(
+                        granted[mode][kind] || !there[mode][kind],
+                        "{rights:?}, {host:?}, {:?}: {leaf:?} grants {mode}/{kind}",
+                        [wp, smep, smap]
+                    );
+                    reached[mode][kind] |= there[mode][kind];
+                }
+            }
+            // Under SMAP no leaf lends a user's page to a supervisor.
+            let lends = granted[1][1] && user && !write;
+            if !(lends && smap) {
+                assert_eq!(
+                    reached,
+                    granted,
+                    "{rights:?}, {host:?}, {:?}",
+                    [wp, smep, smap]
+                );
+            }
+        }
+    }
+}

@@ -91,6 +91,57 @@ fn every_bit_that_paging_reads_or_that_empties_the_tlb_exits() {
     assert_eq!(Hardware::CR4_MASK & !Hardware::CR4_EXITS, 0);
 }
 
+/// A VMM that is not told of a new root leaves the processor on the old one.
+#[test]
+fn a_change_of_the_real_root_is_told_and_nothing_else_is() {
+    let host = FakeHost::new(0x10_0000);
+    let mut mmu: Mmu<Linear, _, _> = Mmu::new(&host, &host, 32, Tuning::default()).unwrap();
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let features = Features::all(40);
+    let registers = Registers {
+        cr0: cr0::PE | cr0::PG,
+        cr3: 0x1000,
+        cr4: cr4::PAE,
+        efer: efer::LME,
+        ..Registers::default()
+    };
+    let like = Processor::like(&features);
+    let made = Vcpu::new(&mut mmu, machine, registers, features, like);
+    let (mut vcpu, owed) = made.unwrap();
+    assert!(owed.is_empty());
+    let settle = |mmu: &mut Mmu<_, _, _>, owed| mmu.settle(owed, |_| Ok::<(), ()>(())).unwrap();
+    for (cr3, changes) in [
+        (0x1000, false),
+        (0x2000, true),
+        (0x2000, false),
+        (0x1000, true),
+    ] {
+        let before = vcpu.hardware().cr3;
+        let control = vcpu.write_cr3(&mut mmu, machine, cr3).unwrap();
+        assert_eq!(control.root_changed, changes, "{cr3:#x}");
+        assert_eq!(vcpu.hardware().cr3 != before, changes, "{cr3:#x}");
+        settle(&mut mmu, control.owed);
+    }
+    // PGE changes no table's meaning, SMEP does: other shadows.
+    for (bits, changes) in [
+        (cr4::PGE, false),
+        (cr4::SMEP, true),
+        (cr4::SMEP, false),
+        (0, true),
+    ] {
+        let before = vcpu.hardware().cr3;
+        let control = vcpu.write_cr4(&mut mmu, machine, cr4::PAE | bits).unwrap();
+        assert_eq!(control.root_changed, changes, "{bits:#x}");
+        assert_eq!(vcpu.hardware().cr3 != before, changes, "{bits:#x}");
+        settle(&mut mmu, control.owed);
+    }
+    vcpu.retire(&mut mmu);
+}
+
 #[test]
 fn a_fault_says_what_was_accessed() {
     let access = |code, cpl, rflags| {

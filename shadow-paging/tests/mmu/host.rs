@@ -3,10 +3,11 @@
 
 use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::{Doing, FakeHost, Outcome};
-use hvkit_shadow_paging::mmu::HostRights;
+use hvkit_shadow_paging::mmu::{HostRights, Tuning};
 
 use crate::support::{
-    DIRECTORY, KERNEL_READ, KERNEL_WRITE, LINEAR, TABLE, USED, board, faults, load, store,
+    DIRECTORY, KERNEL_READ, KERNEL_WRITE, LINEAR, TABLE, USED, board, faults, load, registers,
+    store, unstarted,
 };
 
 /// A 2 MiB page of the guest's, away from its tables.
@@ -24,6 +25,25 @@ fn a_large_page_is_one_entry_where_the_host_has_it_whole() {
     };
     assert_eq!(faults(&mut board, all), 1);
     assert_eq!(board.get(DIRECTORY + 8, Width::Eight), TARGET | 0xe7);
+    board.audit();
+}
+
+#[test]
+fn a_large_page_is_small_ones_where_large_ones_are_not_wanted() {
+    let mut board = unstarted(64);
+    board.tune(Tuning {
+        largest: 1,
+        prefetch: 1,
+        ..Tuning::default()
+    });
+    board.start(registers());
+    board.set(DIRECTORY + 8, Width::Eight, TARGET | 0x87);
+    let some = |board: &mut hvkit_shadow_paging::fake::Board| {
+        for page in 0..8 {
+            assert_eq!(store(board, LARGE + (page << 12), 1), Outcome::Done(0));
+        }
+    };
+    assert_eq!(faults(&mut board, some), 8);
     board.audit();
 }
 

@@ -2,7 +2,8 @@
 //! Which tables are compared when the guest loads a root, and which stay unsync: what Linux made worth knowing.
 
 use hvkit_page_table::Width;
-use hvkit_shadow_paging::fake::{Instruction, Outcome};
+use hvkit_shadow_paging::fake::{Board, Instruction, Outcome};
+use hvkit_shadow_paging::guest::{Features, Registers, cr0, cr4};
 
 use crate::support::{
     DIRECTORY, LINEAR, OTHER_ROOT, PAGES, PDPT, ROOT, TABLE, USED, board, faults, load, registers,
@@ -49,6 +50,22 @@ fn tables_that_a_root_does_not_lead_to_wait_for_their_own() {
     assert_eq!(load(&mut board, LINEAR), Outcome::Done(0), "the new page");
 }
 
+/// SDM Vol. 3A, "Operations that Invalidate TLBs and Paging-Structure Caches": bit 63 of what is moved to CR3.
+#[test]
+fn a_load_that_keeps_the_tlb_compares_nothing() {
+    let mut board = unstarted(64);
+    let mut registers = registers();
+    registers.cr4 |= cr4::PCIDE;
+    board.start(registers);
+    store(&mut board, LINEAR, 1);
+    board.edit(TABLE, Width::Eight, (PAGES + 0x2_0000) | USED);
+    assert_eq!(board.audit().stale, 1);
+    board.intercept(Instruction::Cr3(1 << 63 | ROOT));
+    assert_eq!(board.audit().stale, 1, "it may be in the TLB as it was");
+    board.intercept(Instruction::Cr3(ROOT));
+    assert_eq!(board.audit().stale, 0);
+}
+
 /// Maps two pages; writes their table while it is linked nowhere, the entry at `unlinked` being absent; then stores `linked` behind that
 /// entry. The pages are the new ones, `further` up.
 ///
@@ -80,6 +97,32 @@ fn a_stale_table_is_compared_before_it_is_linked_again() {
 #[test]
 fn a_stale_table_is_compared_before_a_table_above_it_is_linked_again() {
     written_while_it_was_linked_nowhere(PDPT, DIRECTORY | 7, 0x4000_0000);
+}
+
+/// A 32-bit guest's table has two shadows: a page of its upper half is compared with its own entry, not with one of the lower half,
+/// each of which still says what that one said.
+#[test]
+fn each_half_of_a_32_bit_table_is_compared_with_itself() {
+    let mut board = Board::new(64, Features::all(40));
+    // The first 4 MiB to themselves, then the table.
+    board.set(0x1000, Width::Four, 0xe3);
+    board.set(0x1004, Width::Four, 0x2067);
+    for index in 0..513 {
+        board.set(0x2000 + 4 * index, Width::Four, PAGES | USED);
+    }
+    board.start(Registers {
+        cr0: cr0::PG | cr0::PE | cr0::WP,
+        cr3: 0x1000,
+        cr4: cr4::PSE,
+        ..Registers::default()
+    });
+    let upper = 0x60_0000;
+    store(&mut board, upper, 1);
+    board.edit(0x2000 + 4 * 512, Width::Four, (PAGES + 0x1000) | USED);
+    assert_eq!(board.audit().unsync, 1);
+    board.intercept(Instruction::Cr3(0x1000));
+    assert_eq!(load(&mut board, upper), Outcome::Done(0), "the new page");
+    board.audit();
 }
 
 /// What was compared once is right as long as both entries are the same, not only the guest's.

@@ -5,7 +5,7 @@ use hvkit_page_table::{Frames, Width};
 use hvkit_shadow_paging::fake::{FakeHost, FakeProcessor, GuestView};
 use hvkit_shadow_paging::guest::{Access, Features, Kind, Privilege, Registers, cr0};
 use hvkit_shadow_paging::mmu::{
-    Cause, Flush, Machine, Mmu, Owed, Tuning, UnsettledCause, Verdict, leaked,
+    Backed, Cause, Flush, Machine, Mmu, Owed, Tuning, UnsettledCause, Verdict, leaked,
 };
 use hvkit_shadow_paging::x86::{ControlError, Linear, Processor, Vcpu};
 
@@ -44,6 +44,31 @@ fn running<'a>(mmu: &mut TestMmu<'a>, machine: Machine<'_, GuestView<'a>, FakeHo
     assert!(matches!(answer.verdict, Verdict::Repaired(_)));
     mmu.settle(answer.owed, |_| Ok::<(), ()>(())).unwrap();
     vcpu
+}
+
+/// The table at 0x2000 goes with the memory it is in, and not with none.
+#[test]
+fn what_is_taken_back_takes_its_tables_along_and_no_other() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut mmu = mmu(&host);
+    let vcpu = running(&mut mmu, machine);
+    let before = mmu.usage().tables;
+    for (length, gone) in [(0, 0), (0x1000, 1)] {
+        let owed = mmu.host_unmap(Backed {
+            guest: 0x2000,
+            host: host.host(0x2000).unwrap(),
+            length,
+        });
+        mmu.settle(owed, ok).unwrap();
+        // A 32-bit page table is two of ours, of which the one was made.
+        assert_eq!(before - mmu.usage().tables, gone, "{length:#x}");
+    }
+    vcpu.retire(&mut mmu);
 }
 
 fn ok(_: Flush) -> Result<(), ()> {

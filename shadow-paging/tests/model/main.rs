@@ -19,11 +19,17 @@ const LAYOUTS: [Layout; 4] = [
     Layout::FiveLevel,
 ];
 
-/// Plays `count` programs of each layout.
+/// Programs of each layout: `HVKIT_CASES`, or `usual`, which fits CI.
+fn cases(usual: u64) -> u64 {
+    let asked = std::env::var("HVKIT_CASES").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+/// Plays `count` programs of each layout, or as many as are asked for.
 fn play(name: &str, count: u64, plan: Plan) {
     let mut all = Play::default();
     for layout in LAYOUTS {
-        for seed in 0..count {
+        for seed in 0..cases(count) {
             all.add(&program::play(layout, seed, &plan));
         }
     }

@@ -94,6 +94,22 @@ mod tests {
         assert_eq!(kept.get(1, 5, READ), None);
     }
 
+    #[test]
+    fn a_place_that_another_is_at_is_left_alone() {
+        let kept = Kept::new();
+        kept.put(1, 5, 0x9000 | READ);
+        let place = kept.place(5).unwrap();
+        let version = place.version.load(Ordering::Relaxed);
+        // The other has begun.
+        place.version.store(version + 1, Ordering::Relaxed);
+        kept.put(1, 5, 0xa000 | READ);
+        assert_eq!(kept.get(1, 5, READ), None, "it may be half written");
+        assert_eq!(place.version.load(Ordering::Relaxed), version + 1);
+        assert_eq!(place.target.load(Ordering::Relaxed), 0x9000 | READ);
+        place.version.store(version + 2, Ordering::Relaxed);
+        assert_eq!(kept.get(1, 5, READ), Some(0x9000 | READ));
+    }
+
     /// Writers of pages that share a place: a reader finds a page's own target or nothing.
     #[test]
     fn nobody_reads_halves() {

@@ -50,3 +50,14 @@ impl FirstStageEntry {
         self.0 & Self::ADDRESS
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_bits_51_to_12() {
+        assert_eq!(FirstStageEntry(u64::MAX).address(), 0x000f_ffff_ffff_f000);
+        assert_eq!(FirstStageEntry(0xfff0_0000_0000_0fff).address(), 0);
+    }
+}

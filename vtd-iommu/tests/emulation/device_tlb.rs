@@ -157,5 +157,10 @@ fn page_requests_wait_in_their_queue() {
     machine.write64(0x20, ROOT | 1 << 10);
     machine.write32(0x18, 0xc400_0000);
     assert_eq!(ask(&mut machine, asked(false)), Err(0x47));
+    assert_eq!(
+        machine.unit.read64(0x220),
+        0x5000,
+        "the record has the page"
+    );
     assert_eq!(ask(&mut legacy(1), asked(false)), Err(0x32));
 }

@@ -3,7 +3,7 @@
 
 use hvkit_vtd_iommu::emulation::Options;
 use hvkit_vtd_iommu::emulation::fake::Event;
-use hvkit_vtd_iommu::spec::registers::{CCMD, GSTS, ICS, IECTL, IQERCD, IQH};
+use hvkit_vtd_iommu::spec::registers::{CCMD, GCMD, GSTS, ICS, IECTL, IQERCD, IQH};
 
 use super::machine::*;
 
@@ -39,6 +39,38 @@ fn the_queue_goes_round() {
         assert_eq!(machine.ram.get(STATUS), round);
     }
     assert_eq!(machine.unit.register(IQH).offset(), 600 * 16 % 0x1000);
+}
+
+/// "IOTLB Invalidate Descriptor": bits 11:7 of the second half are reserved, and 63:32, 15:12 and 8 of the first.
+#[test]
+fn every_reserved_bit_of_a_page_selective_invalidation_stops_it() {
+    let low = (32..64).chain(12..16).chain([8]).map(|bit| [1 << bit, 0]);
+    let high = (7..12).map(|bit| [0, 1 << bit]);
+    let plain = [0x7_0032, 0x1000];
+    for [low, high] in low.chain(high) {
+        let mut machine = Machine::legacy(Options::new(39));
+        machine.queue_on(0);
+        machine.submit(&[plain, [plain[0] | low, plain[1] | high]]);
+        let found = (
+            machine.unit.register(IQH).offset(),
+            machine.unit.register(IQERCD).iqei(),
+        );
+        assert_eq!(found, (16, 4), "{low:#x} {high:#x}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_off_does_nothing() {
+    let mut machine = Machine::legacy(Options::new(39));
+    machine.queue_on(0);
+    machine.submit(&[[0x1_0000_0025, STATUS]]);
+    assert_eq!(machine.ram.get(STATUS), 1);
+    // QIE off; translation stays on.
+    machine.write32(GCMD.offset(), machine.unit.read32(0x1c) & 0x9280_0000);
+    assert!(!machine.unit.register(GSTS).queued_invalidation());
+    machine.submit(&[[0x2_0000_0025, STATUS]]);
+    assert_eq!(machine.ram.get(STATUS), 1);
+    assert_eq!(machine.unit.read32(FSTS), 0);
 }
 
 #[test]

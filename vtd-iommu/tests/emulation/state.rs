@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A unit that goes on elsewhere, and states that no unit has.
 
-use hvkit_vtd_iommu::emulation::{Options, OptionsError, StateError, Unit};
+use hvkit_vtd_iommu::emulation::{Options, OptionsError, State, StateError, Unit};
 
 use super::machine::*;
 
@@ -32,7 +32,7 @@ fn a_restored_unit_goes_on() {
 fn states_that_no_unit_has() {
     let options = Options::new(39);
     let good = Machine::legacy(options).unit.save();
-    let refused = |change: fn(&mut hvkit_vtd_iommu::emulation::State)| {
+    let refused = |change: fn(&mut State)| {
         let mut state = good.clone();
         change(&mut state);
         Unit::try_from((options, &state)).unwrap_err()
@@ -52,6 +52,13 @@ fn states_that_no_unit_has() {
     ));
     assert_eq!(refused(|s| s.root |= 1), StateError::Pointer(0x1001));
     assert_eq!(refused(|s| s.next_record = 8), StateError::Record(8));
+    // Eight of them, and the last is one.
+    assert_eq!(options.capability.0 >> 40 & 0xff, 7);
+    let last = State {
+        next_record: 7,
+        ..good.clone()
+    };
+    assert_eq!(Unit::try_from((options, &last)).unwrap().save(), last);
     let other = Options {
         host_bits: 5,
         ..options

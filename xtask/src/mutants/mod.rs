@@ -5,6 +5,8 @@
 //! (`weave`) and switch one mutant on at a time: minutes instead of days. Constants, which are computed
 //! before a switch could be turned, are left out; and a mutant in a `const fn` is on when the function runs, not in constants: it
 //! may survive here where cargo-mutants would not let it, never the other way round.
+//!
+//! `HVKIT_CASES=6` in the environment has tests that take so many random cases be quick: what a few cases catch, many do.
 
 use std::time::Duration;
 
@@ -103,7 +105,10 @@ pub fn mutants(options: &Options) -> Result<()> {
     }
     let without = options.without.join("+");
     let tried = run.tried() + run.unviable;
-    let sample = format!("{tried}of{count},seed={seed},without={without}");
+    // Random tests may be told to try fewer cases than CI does.
+    let cases = std::env::var("HVKIT_CASES").map(|cases| format!(",cases={cases}"));
+    let cases = cases.unwrap_or_default();
+    let sample = format!("{tried}of{count},seed={seed},without={without}{cases}");
     let path = run.write(package, &sample)?;
     println!(
         "{package}: {} of {} caught; {} survive, in {}",

@@ -2,7 +2,7 @@
 //! The committed record of a crate's mutants: `mutants/CRATE`, that EVIDENCE.md is made from.
 //!
 //! A record's first line is `DATE COMMIT SAMPLE CAUGHT MISSED TIMEOUT UNVIABLE`, then a line for each survivor. The sample is
-//! `DRAWNofALL,seed=SEED,without=TEST+TEST`: tests that were left out. Why a survivor may live is in `mutants/CRATE.reasons`, written by hand: lines `SURVIVOR: REASON`.
+//! `DRAWNofALL,seed=SEED,without=TEST+TEST`: tests that were left out; `,cases=N` where random ones had so many cases. Why a survivor may live is in `mutants/CRATE.reasons`, written by hand: lines `SURVIVOR: REASON`.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -17,9 +18,12 @@ use super::tree::Binary;
 /// What a test may map: a loop that a mutant made endless may allocate, too.
 const MEMORY: &str = "--as=8589934592";
 
-/// A test may take this many times as long as without a mutant, and this many seconds more.
+/// A test may compute this many times as long as it takes without a mutant, and this many seconds more: of the processor's
+/// time, so that no mutant counts as noticed because the machine did something else.
 const TIMES: u32 = 8;
 const MORE: Duration = Duration::from_secs(60);
+/// A test that computes nothing for so long waits for what will not come.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A test binary, and what is known of it.
 pub(super) struct Test {
@@ -141,7 +145,7 @@ pub(super) fn try_all(
     ends.into_inner().context("a worker panicked")
 }
 
-/// Whether it passed, `None` if it did not end in time; and how long it took.
+/// Whether it passed, `None` if it did not end within `patience` of the processor's time; and how long it took.
 fn run(
     binary: &Binary,
     folder: &Path,
@@ -149,8 +153,12 @@ fn run(
     patience: Option<Duration>,
 ) -> Result<(Option<bool>, Duration)> {
     let start = Instant::now();
-    let mut child = Command::new("nice")
-        .args(["-n", "19", "prlimit", MEMORY])
+    // Limits are in seconds: a signal at the first, an end at the second.
+    let soft = patience.map(|patience| patience.as_secs().saturating_add(1));
+    let limit = soft.map(|soft| format!("--cpu={soft}:{}", soft.saturating_add(5)));
+    let mut child = Command::new("prlimit")
+        .arg(MEMORY)
+        .args(limit)
         .arg(&binary.path)
         .arg("-q")
         .current_dir(folder)
@@ -162,15 +170,70 @@ fn run(
         .stderr(Stdio::null())
         .spawn()
         .with_context(|| format!("cannot start {}", binary.path.display()))?;
+    let (mut computed, mut since) = (None, Instant::now());
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok((Some(status.success()), start.elapsed()));
+            let passed = (status.signal() != Some(SIGXCPU)).then(|| status.success());
+            return Ok((passed, start.elapsed()));
         }
-        if patience.is_some_and(|patience| start.elapsed() > patience) {
+        let now = ticks(child.id());
+        if now != computed {
+            (computed, since) = (now, Instant::now());
+        }
+        if patience.is_some() && since.elapsed() > IDLE {
             child.kill()?;
             child.wait()?;
             return Ok((None, start.elapsed()));
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The signal for more processor time than was allowed.
+const SIGXCPU: i32 = 24;
+
+/// How long a process has computed, in the kernel's ticks. `proc(5)`: `utime` and `stime`.
+fn ticks(process: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    ticks_of(&stat)
+}
+
+/// From such a line: the name in parentheses may have anything in it.
+fn ticks_of(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11);
+    let mut next = || times.next()?.parse::<u64>().ok();
+    next()?.checked_add(next()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn shell(script: &str, patience: Duration) -> Option<bool> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let name = "shell".to_owned();
+        let binary = Binary { name, path };
+        run(&binary, folder.path(), &[], Some(patience)).unwrap().0
+    }
+
+    #[test]
+    fn a_test_passes_fails_or_computes_too_long() {
+        let second = Duration::from_secs(1);
+        assert_eq!(shell("exit 0", second), Some(true));
+        assert_eq!(shell("exit 1", second), Some(false));
+        assert_eq!(shell("while :; do :; done", second), None);
+    }
+
+    #[test]
+    fn what_a_process_computed_is_told_behind_its_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194304 1 0 0 0 20 22 0 0 20 0 1 0 5 6 7";
+        assert_eq!(ticks_of(stat), Some(42));
+        assert_eq!(ticks_of("7 (a) S 1"), None);
     }
 }

@@ -38,6 +38,7 @@ const FACING: &[&str] = &[
     "examples/vmm/src/snapshot/mod.rs",
     "examples/vmm/src/vfio_user/mod.rs",
     "examples/vmm/src/viommu/mod.rs",
+    "ept/src/lib.rs",
     "page-table/src/batch.rs",
     "page-table/src/cache.rs",
     "page-table/src/walk.rs",
