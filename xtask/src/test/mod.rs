@@ -22,6 +22,9 @@ use crate::{check, demo, setup, step};
 /// How many failed tests are worth another try.
 const FEW: usize = 3;
 
+/// How much less what runs beside the tests is worth, as nice(2) counts it: a tenth of the time of two that want it.
+const BESIDE: i32 = 10;
+
 /// What is tested, as cargo names it.
 const ALL: [&str; 3] = ["test", "--workspace", "--all-features"];
 
@@ -51,6 +54,10 @@ pub fn test() -> Result<()> {
     outcome.note(check::sources());
     let built = step::run("build tests", cargo(&ALL).arg("--no-run"));
     let beside = || {
+        // Of this thread and what it starts. An emulator that has to share its processor takes several times as long.
+        if let Err(error) = rustix::process::nice(BESIDE) {
+            eprintln!("what runs beside the tests has their priority: {error}");
+        }
         let mut outcome = Outcome::default();
         outcome.note(check::builds());
         oracles(&mut outcome, newer.is_ok());
