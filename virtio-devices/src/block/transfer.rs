@@ -122,11 +122,14 @@ fn move_some<B: BitmapSlice>(
         if let [piece] = pieces {
             // The host has less to look at.
             return Ok(match direction {
-                // SAFETY: as below, of one piece.
+                // SAFETY: `with_pieces` keeps the piece mapped and writable for its length while this runs, and no
+                // reference to guest memory exists that the kernel's writes could alias. The descriptor is open for as
+                // long as `file` is borrowed.
                 Direction::Read => unsafe {
                     libc::pread(file.as_raw_fd(), piece.iov_base, piece.iov_len, offset)
                 },
-                // SAFETY: as below, of one piece.
+                // SAFETY: `with_pieces` keeps the piece mapped for its length while this runs, and the kernel only reads
+                // it. The descriptor is open for as long as `file` is borrowed.
                 Direction::Write => unsafe {
                     libc::pwrite(file.as_raw_fd(), piece.iov_base, piece.iov_len, offset)
                 },
