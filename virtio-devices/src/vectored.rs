@@ -26,8 +26,7 @@ use vm_memory::volatile_memory::PtrGuardMut;
 /// The host takes no more pieces at once.
 pub(crate) const MAX_PIECES: usize = 1024;
 
-/// One for each piece. Most requests have few: to ask the allocator for lists of them took a quarter of what a disk's
-/// worker does itself.
+/// One for each piece. Most requests have few, which need no allocator.
 pub(crate) type Pieces<T> = SmallVec<[T; 8]>;
 
 /// Calls `call` with `slices` as `struct iovec`s, valid for as long as it runs.

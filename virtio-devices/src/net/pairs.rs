@@ -64,8 +64,13 @@ pub(super) struct Pairs {
 
 impl Pairs {
     pub(super) fn one(wire: Wire) -> Self {
+        Self::of(vec![wire])
+    }
+
+    fn of(wires: Vec<Wire>) -> Self {
+        let lines = wires.into_iter().map(|wire| Arc::new(Line::new(wire)));
         Self {
-            lines: vec![Arc::new(Line::new(wire))],
+            lines: lines.collect(),
             used: AtomicU16::new(1),
         }
     }
@@ -76,11 +81,7 @@ impl Pairs {
         if wires.is_empty() || wires.len() > most {
             return Err(wires.len());
         }
-        let lines = wires.into_iter().map(|wire| Arc::new(Line::new(wire)));
-        Ok(Self {
-            lines: lines.collect(),
-            used: AtomicU16::new(1),
-        })
+        Ok(Self::of(wires))
     }
 
     /// How many there are.

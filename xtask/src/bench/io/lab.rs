@@ -84,8 +84,9 @@ impl Lab {
     }
 
     /// What was measured with, in sentences.
-    pub(super) fn about(&self) -> Vec<String> {
+    pub(super) fn about(&self, command: &str) -> Vec<String> {
         vec![
+            format!("Written by `cargo xtask bench {command}`."),
             format!(
                 "Debian's kernel {}, in guest and host; one processor for both, so that a rate is the inverse of all work for a \
                  request, the guest's included.",

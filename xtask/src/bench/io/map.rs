@@ -73,10 +73,9 @@ pub(in crate::bench) fn map(options: &Options) -> Result<()> {
     setup::setup()?;
     let newer = Model::Qemu11.fetch()?;
     let version = newer.version().to_owned();
-    let talk = if options.show {
-        Talk::Shown
-    } else {
-        Talk::Kept
+    let talk = match options.show {
+        true => Talk::Shown,
+        false => Talk::Kept,
     };
     let lab = Lab::with(talk, &[MODULE], Some(newer))?;
     let mut results = Results::new();
@@ -101,14 +100,7 @@ pub(in crate::bench) fn map(options: &Options) -> Result<()> {
             }
         }
     }
-    let mut about = lab.about();
-    about.insert(
-        0,
-        format!(
-            "Written by `cargo xtask bench map --pairs {}`.",
-            options.pairs
-        ),
-    );
+    let mut about = lab.about(&format!("map --pairs {}", options.pairs));
     about.push(format!("QEMU 11 is: {}.", version.trim()));
     let page = page(&about, &results);
     println!("{page}");

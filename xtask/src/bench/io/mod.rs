@@ -52,10 +52,9 @@ pub struct Options {
 /// Runs the machines one by one, prints what came, and writes it down if none was left out; one that failed is said in its rows.
 pub(super) fn io(options: &Options) -> Result<()> {
     setup::setup()?;
-    let talk = if options.show {
-        Talk::Shown
-    } else {
-        Talk::Kept
+    let talk = match options.show {
+        true => Talk::Shown,
+        false => Talk::Kept,
     };
     let lab = Lab::prepare(talk)?;
     let mut results = Results::default();
@@ -79,14 +78,7 @@ pub(super) fn io(options: &Options) -> Result<()> {
             report.map_err(|_| "it came to no end here".to_owned()),
         );
     }
-    let mut about = lab.about();
-    about.insert(
-        0,
-        format!(
-            "Written by `cargo xtask bench io --requests {}`.",
-            options.requests
-        ),
-    );
+    let about = lab.about(&format!("io --requests {}", options.requests));
     let page = page::page(&about, &results);
     println!("{page}");
     if options.only.is_none() {
