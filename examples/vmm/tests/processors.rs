@@ -18,8 +18,11 @@ const OTHERS: usize = 0x80;
 /// Processors.
 const COUNT: u32 = 300;
 
-/// The first processor switches to x2APIC mode, sends INIT and SIPI to each identifier from 1 up, waits until all have
-/// counted, and powers off if the identifiers add up; if not, it panics.
+/// The first processor is in x2APIC mode, sends INIT and SIPI to each identifier from 1 up, waits until that one has
+/// counted, and powers off if each has counted once and the identifiers add up; if not, it panics.
+///
+/// One after the other, so that those which run see what is sent to the others: identifier 255 is a broadcast to every
+/// local APIC that is not in x2APIC mode.
 ///
 /// SDM 3A, "Extended XAPIC (x2APIC)": IA32_APIC_BASE is 0x1b, its bit 10 the mode; the interrupt command register is 0x830,
 /// with the destination in EDX; 0x4500 is INIT, 0x4608 SIPI to 0x8000.
@@ -31,8 +34,8 @@ fn first() -> Vec<u8> {
         0xf3, 0xa4, // REP MOVSB
         0xb9, 0x1b, 0x00, 0x00, 0x00, // MOV ECX, 0x1b
         0x0f, 0x32, // RDMSR
-        0x0d, 0x00, 0x0c, 0x00, 0x00, // OR EAX, 0xc00
-        0x0f, 0x30, // WRMSR
+        0xf6, 0xc4, 0x04, // TEST AH, 4
+        0x74, 0x4c, // JZ Wrong
         0xbb, 0x01, 0x00, 0x00, 0x00, // MOV EBX, 1
         // Next:
         0x89, 0xda, // MOV EDX, EBX
@@ -41,21 +44,25 @@ fn first() -> Vec<u8> {
         0x0f, 0x30, // WRMSR
         0xb8, 0x08, 0x46, 0x00, 0x00, // MOV EAX, 0x4608
         0x0f, 0x30, // WRMSR
+        // Wait:
+        0xf3, 0x90, // PAUSE
+        0x39, 0x1d, 0x00, 0x90, 0x00, 0x00, // CMP [0x9000], EBX
+        0x72, 0xf6, // JB Wait
         0x43, // INC EBX
         0x81, 0xfb, // CMP EBX, COUNT
     ];
     code.extend(COUNT.to_le_bytes());
-    code.extend([0x75, 0xe2]); // JNE Next
-    code.extend([0xf3, 0x90]); // Wait: PAUSE
+    code.extend([0x75, 0xd8]); // JNE Next
     code.extend([0x81, 0x3d, 0x00, 0x90, 0x00, 0x00]); // CMP [0x9000], all others
     code.extend((COUNT - 1).to_le_bytes());
-    code.extend([0x75, 0xf2]); // JNE Wait
+    code.extend([0x75, 0x13]); // JNE Wrong
     code.extend([0x81, 0x3d, 0x04, 0x90, 0x00, 0x00]); // CMP [0x9004], 1 + 2 + ...
     code.extend((COUNT * (COUNT - 1) / 2).to_le_bytes());
     code.extend([0x75, 0x07]); // JNE Wrong
     code.extend([0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee]); // OUT 0x600, 0x34: power off
     code.extend([0x66, 0xba, 0x05, 0x05, 0xb0, 0x01, 0xee]); // Wrong: OUT 0x505, 1: panic
     code.extend([0xeb, 0xfe]); // a jump to itself
+    assert!(code.len() <= OTHERS, "the others' code begins there");
     code.resize(OTHERS, 0);
     code
 }

@@ -47,9 +47,12 @@ pub(super) fn failures(log: &str) -> Vec<Failure> {
     while let Some(line) = lines.next() {
         let Some(name) = heading(line) else { continue };
         let mut said = Vec::new();
+        // Where the panic came from is in its first line; the calls before it would crowd out what it said.
+        let mut calls = false;
         while let Some(line) = lines.next_if(|line| *line != "failures:" && heading(line).is_none())
         {
-            if !line.trim().is_empty() {
+            calls |= line == "stack backtrace:";
+            if !calls && !line.trim().is_empty() {
                 said.push(format!("    | {line}"));
             }
         }
@@ -72,6 +75,7 @@ mod tests {
         \n\
         thread 'queue::reset' panicked at src/queue.rs:7:\n\
         left is not right\n\
+        stack backtrace:\n   0: rust_begin_unwind\n\
         \n\
         ---- ring stdout ----\n\
         Error: it is broken\n\

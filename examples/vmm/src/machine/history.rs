@@ -147,11 +147,19 @@ impl History {
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut silent = 0usize;
         for (id, exits) in &self.vcpus {
-            writeln!(f, "the last exits of vCPU {id}, newest last:")?;
-            write!(f, "{exits}")?;
+            let told = exits.to_string();
+            if told.is_empty() {
+                silent = silent.saturating_add(1);
+            } else {
+                write!(f, "the last exits of vCPU {id}, newest last:\n{told}")?;
+            }
         }
-        Ok(())
+        match silent {
+            0 => Ok(()),
+            _ => writeln!(f, "vCPUs without an exit: {silent}"),
+        }
     }
 }
 
@@ -199,7 +207,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_of_a_vcpu_that_never_ran() {
-        assert_eq!(Exits::default().to_string(), "");
+    fn vcpus_that_never_left_the_guest_are_counted() {
+        let exits = Arc::new(Exits::default());
+        exits.note(&VcpuExit::Hlt);
+        let vcpus = [
+            (0, Arc::default()),
+            (1, Arc::default()),
+            (2, exits),
+            (3, Arc::default()),
+        ];
+        assert_eq!(
+            History::of(vcpus.into_iter()).to_string(),
+            "the last exits of vCPU 2, newest last:\n  0: another exit\nvCPUs without an exit: 3\n"
+        );
     }
 }

@@ -86,6 +86,24 @@ const FAST_STRINGS: u64 = 1;
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
+/// SDM 4: IA32_APIC_BASE, and in it the first processor's mark, the x2APIC mode, and that the local APIC is on, where it
+/// is after a reset.
+const APIC_BASE: u32 = 0x1b;
+const FIRST: u64 = 1 << 8;
+const X2APIC: u64 = 1 << 10;
+const ON: u64 = 1 << 11;
+const AT: u64 = 0xfee0_0000;
+
+/// What IA32_APIC_BASE of vCPU `id` of `count` is, if it is not that of a reset.
+///
+/// With an id beyond [`MOST_OF_BYTES`] all local APICs are in x2APIC mode from the start, as a BIOS hands them over (SDM 3A,
+/// "Extended XAPIC (x2APIC)"): those in the older mode would take what is sent to id 255 for themselves.
+fn apic_base(id: u32, count: u32) -> Option<u64> {
+    let wide = usize::try_from(count).map_or(true, |count| count > MOST_OF_BYTES.saturating_add(1));
+    let first = if id == 0 { FIRST } else { 0 };
+    wide.then_some(AT | ON | X2APIC | first)
+}
+
 /// Makes vCPU `id` of `count`. Its registers are those after a reset; the first one still has to
 /// be given an entry point, the others wait for INIT and SIPI in KVM.
 pub fn create(vm: &Vm, id: u32, count: u32, features: &Features) -> Result<VcpuFd, KvmError> {
@@ -95,15 +113,19 @@ pub fn create(vm: &Vm, id: u32, count: u32, features: &Features) -> Result<VcpuF
         .map_err(KvmError::refused("create a vCPU"))?;
     vcpu.set_cpuid2(&features.of_vcpu(id, count))
         .map_err(KvmError::refused("set the processor features"))?;
-    let msrs = [
+    let mut msrs = vec![
         (MISC_ENABLE, FAST_STRINGS),
         (MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
-    ]
-    .map(|(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    });
+    ];
+    msrs.extend(apic_base(id, count).map(|base| (APIC_BASE, base)));
+    let msrs: Vec<_> = msrs
+        .into_iter()
+        .map(|(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        })
+        .collect();
     let refused = || KvmError::refused("set the model-specific registers");
     let msrs =
         Msrs::from_entries(&msrs).map_err(|_| refused()(kvm_ioctls::Error::new(libc::E2BIG)))?;
@@ -164,6 +186,17 @@ mod tests {
         assert_eq!(Destinations::of(&[]), Bytes);
         assert_eq!(Destinations::of(&[quiet]), Bytes);
         assert_eq!(Destinations::of(&[Vtd::default()]), Wide);
+    }
+
+    /// SDM 4: what IA32_APIC_BASE is, bit by bit.
+    #[test]
+    fn local_apics_start_in_x2apic_mode_if_an_id_is_255_or_more() {
+        for id in [0, 1, 254] {
+            assert_eq!(apic_base(id, 255), None, "{id}");
+        }
+        assert_eq!(apic_base(0, 256), Some(0xfee0_0d00));
+        assert_eq!(apic_base(1, 256), Some(0xfee0_0c00));
+        assert_eq!(apic_base(255, 256), Some(0xfee0_0c00));
     }
 
     #[test]
