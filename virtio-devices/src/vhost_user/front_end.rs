@@ -192,13 +192,14 @@ impl FrontEnd {
         let (table, files) = memory.table();
         self.tell(Request::SET_MEM_TABLE, &table, &files)?;
         let in_flight = self.in_flight(rings)?;
-        if translated {
-            self.tell_space(memory)?;
-        }
         for ring in rings {
             // A queue is where the driver says, in the addresses that the device has.
             let memory = (!translated).then_some(memory);
             self.place(ring, memory)?;
+        }
+        // Back ends keep translations queue by queue: DPDK's forgets what it hears before it has the queues.
+        if translated {
+            self.tell_space(memory)?;
         }
         Ok(in_flight)
     }
