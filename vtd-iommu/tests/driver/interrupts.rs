@@ -39,9 +39,7 @@ fn raw(puppet: &Puppet, index: u64) -> [u64; 2] {
 fn a_table_of_used_memory_begins_empty_and_ends_where_it_should() {
     let puppet = puppet();
     let mut unit = puppet.legacy();
-    let frames: Vec<u64> = (0..3)
-        .map(|_| (&puppet.memory).allocate().unwrap())
-        .collect();
+    let frames: Vec<u64> = (0..3).map(|_| puppet.memory.allocate().unwrap()).collect();
     assert_eq!(frames[2], frames[0] + 0x2000);
     for at in (frames[0]..frames[0] + 0x3000).step_by(8) {
         puppet.memory.tamper(at, Width::Eight, !0);

@@ -21,8 +21,8 @@ fn with(address: u64, size: u8) -> Options {
 #[test]
 fn a_ring_of_two_pages_goes_round_behind_its_last_descriptor() {
     let puppet = Puppet::new(cap(), ecap());
-    let ring = (&puppet.memory).allocate().unwrap();
-    let second = (&puppet.memory).allocate().unwrap();
+    let ring = puppet.memory.allocate().unwrap();
+    let second = puppet.memory.allocate().unwrap();
     assert_eq!(second, ring + 0x1000);
     let mut unit = Unit::take(&puppet, &puppet.memory, &puppet.memory, with(ring, 1)).unwrap();
     assert_eq!(puppet.read64(IQA), ring | 1);
