@@ -72,6 +72,7 @@ const FACING: &[&str] = &[
     "vmcs/src/controls/mod.rs",
     "vmcs/src/dump.rs",
     "vmcs/src/exit/mod.rs",
+    "vmcs/src/fields/mod.rs",
     "vmcs/src/store/mod.rs",
     "vtd-iommu/src/dmar/parse.rs",
     "vtd-iommu/src/dmar/scope.rs",
