@@ -68,6 +68,8 @@ fn attributes_are_the_words_they_become() {
     assert_eq!(leaf(options, 1), 0x8400_0000_4000_0005);
     assert_eq!(options.options(u64::MAX), 0x8400_0000_0000_0000);
     assert_eq!(options.without_options(u64::MAX), rx);
+    let twice = options.with_options(EptEntry::SUPPRESS_VE);
+    assert_eq!(twice, options, "what is set stays set");
     assert_eq!(rx.with_options(!0).options(!0), 0xb600_0000_0000_0000);
     assert_eq!((rx.software(), rx.with_software(9).software()), (0, 9));
     // Tables forbid nothing, of either mode where there are two.
@@ -80,6 +82,26 @@ fn attributes_are_the_words_they_become() {
         text.contains("WriteBack") && text.contains("0x10000000000000"),
         "{text}"
     );
+}
+
+/// SDM 3C, "EPT Translation Mechanism": rights are the AND of those of all entries; everything else is the leaf's.
+#[test]
+fn what_is_above_a_leaf_takes_rights_away_and_nothing_else() {
+    let ept = ept(Controls::all());
+    let read = Attributes::new(Rights::READ, MemoryType::WriteBack);
+    let options = Attributes::RAM
+        .with_pat(Pat::Ignored)
+        .with_options(!0)
+        .with_software(0x1f);
+    for (above, rights) in [
+        (options, Attributes::RAM.rights()),
+        (read.with_options(!0).with_software(0x1f), Rights::READ),
+    ] {
+        let folded = ept.fold(above, options);
+        let word = ept.leaf(0x4000_0000, options, 1);
+        let kept = word & !0x407 | rights.bits();
+        assert_eq!(ept.leaf(0x4000_0000, folded, 1), kept, "{above:?}");
+    }
 }
 
 #[test]

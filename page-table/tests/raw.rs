@@ -418,6 +418,7 @@ fn a_corrupt_slot_that_a_merge_meets_is_named_by_its_address() {
     mapper.set_sizes(Sizes::ANY);
     // The second of the leaf tables makes way for a large page that is not aligned.
     let slot = mapper.walk(GIB + (2 << 20)).steps()[2].at.unwrap();
+    let was = memory.load(slot, E);
     let bad = 0x1083;
     memory.tamper(slot, E, bad);
     let corrupt = MapError::Corrupt {
@@ -425,6 +426,17 @@ fn a_corrupt_slot_that_a_merge_meets_is_named_by_its_address() {
         level: 2,
         entry: bad,
         rule: Some(Rule::Misaligned),
+    };
+    assert_eq!(mapper.merge(GIB..2 * GIB).unwrap_err(), corrupt);
+    // The leaf table is there again, and its entry 5 is beyond the width of addresses.
+    memory.tamper(slot, E, was);
+    let bad = 1 << 46 | 1;
+    memory.tamper((was & !0xfff) + 5 * 8, E, bad);
+    let corrupt = MapError::Corrupt {
+        address: GIB + (2 << 20) + 0x5000,
+        level: 1,
+        entry: bad,
+        rule: Some(Rule::ReservedAddress),
     };
     assert_eq!(mapper.merge(GIB..2 * GIB).unwrap_err(), corrupt);
 }

@@ -5,5 +5,6 @@ mod devices;
 mod ept;
 mod history;
 mod scripted;
+mod sizes;
 mod unseen;
 mod vtd;

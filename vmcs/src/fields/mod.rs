@@ -7,18 +7,31 @@
 //! The manual of 2025 renamed some fields: "VM-entry interruption information" is its "injected-event identification",
 //! "VM-exit interruption information" its "exiting-event identification", "IDT-vectoring information" its
 //! "original-event identification". The constants carry the new names, the descriptions both.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 mod control;
 mod exists;
 mod exit_information;
 mod guest;
 mod host;
+mod slots;
 
 pub use control::*;
 pub use exists::Exists;
 pub use exit_information::*;
 pub use guest::*;
 pub use host::*;
+use slots::POSITIONS;
+pub(crate) use slots::{SLOTS, slot};
 
 use crate::encoding::{Class, Encoding, Width};
 
@@ -77,6 +90,10 @@ use fields;
 const PARTS: [&[Info]; 4] = [CONTROL, EXIT_INFORMATION, GUEST, HOST];
 
 /// How many fields there are.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a constant: what is out of range stops the compiler"
+)]
 pub const COUNT: usize = {
     let mut count = 0;
     let mut part = 0;
@@ -88,6 +105,10 @@ pub const COUNT: usize = {
 };
 
 /// Every field: controls, exit information, guest state, host state.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a constant: what is out of range stops the compiler"
+)]
 pub static ALL: [Info; COUNT] = {
     let mut all = [PARTS[0][0]; COUNT];
     let (mut part, mut to) = (0, 0);
@@ -101,82 +122,6 @@ pub static ALL: [Info; COUNT] = {
         part += 1;
     }
     all
-};
-
-/// Where the slots of one width and class begin, and which indices have a field.
-#[derive(Clone, Copy)]
-struct Group {
-    first_slot: u16,
-    declared: u64,
-}
-
-/// Slots are numbered by width and class, then by index, so that a constant encoding becomes a
-/// constant slot and neighbouring fields share cache lines.
-const GROUPS: [Group; 16] = {
-    let mut groups = [Group {
-        first_slot: 0,
-        declared: 0,
-    }; 16];
-    let mut part = 0;
-    while part < PARTS.len() {
-        let mut at = 0;
-        while at < PARTS[part].len() {
-            let encoding = PARTS[part][at].encoding;
-            groups[group(encoding)].declared |= 1 << encoding.index();
-            at += 1;
-        }
-        part += 1;
-    }
-    let mut at = 1;
-    while at < 16 {
-        let before = groups[at - 1];
-        groups[at].first_slot = before.first_slot + (64 - before.declared.leading_zeros()) as u16;
-        at += 1;
-    }
-    groups
-};
-
-/// How many slots a store with one place per field needs: a few more than there are fields, as the
-/// manual's numbering has holes.
-pub(crate) const SLOTS: usize =
-    GROUPS[15].first_slot as usize + (64 - GROUPS[15].declared.leading_zeros()) as usize;
-
-const fn group(encoding: Encoding) -> usize {
-    (encoding.width() as usize) << 2 | encoding.class() as usize
-}
-
-/// The slot of a field, for either access type; `None` where the manual defines no field.
-#[inline(always)]
-pub(crate) const fn slot(encoding: Encoding) -> Option<usize> {
-    let Group {
-        first_slot,
-        declared,
-    } = GROUPS[group(encoding)];
-    let index = encoding.index();
-    if encoding.is_well_formed() && index < 64 && declared >> index & 1 != 0 {
-        Some(first_slot as usize + index as usize)
-    } else {
-        None
-    }
-}
-
-/// From a slot to the position in [`ALL`].
-const POSITIONS: [u8; SLOTS] = {
-    let mut positions = [u8::MAX; SLOTS];
-    let (mut part, mut position) = (0, 0);
-    while part < PARTS.len() {
-        let mut at = 0;
-        while at < PARTS[part].len() {
-            match slot(PARTS[part][at].encoding) {
-                Some(slot) => positions[slot] = position,
-                None => panic!("a declared field has a slot"),
-            }
-            position += 1;
-            at += 1;
-        }
-        part += 1;
-    }
-    positions
 };
 
 /// What is known of the field with this encoding (full or high access), if the manual defines one.

@@ -203,16 +203,16 @@ impl Builder {
         body: Vec<u8>,
         scopes: &[NewScope<'_>],
     ) {
-        let mut bytes = vec![0; 4];
-        bytes.extend(body);
+        let mut rest = body;
         for scope in scopes {
             let steps = scope.path.len();
-            let length = u8::try_from(SCOPE_HEADER + 2 * steps);
+            let length = steps.saturating_mul(2).saturating_add(SCOPE_HEADER);
+            let length = u8::try_from(length);
             let (Ok(length), true) = (length, steps > 0) else {
                 self.fail(BuildError::Path { steps });
                 return;
             };
-            bytes.extend([
+            rest.extend([
                 scope.kind.0,
                 length,
                 scope.flags,
@@ -220,17 +220,19 @@ impl Builder {
                 scope.enumeration_id,
                 scope.start_bus,
             ]);
-            bytes.extend(scope.path_bytes());
+            rest.extend(scope.path_bytes());
         }
-        let Ok(length) = u16::try_from(bytes.len()) else {
-            self.fail(BuildError::TooLong {
-                kind: kind.0,
-                bytes: bytes.len(),
-            });
+        // With the type and the length before it.
+        let bytes = rest.len().saturating_add(4);
+        let Ok(length) = u16::try_from(bytes) else {
+            let kind = kind.0;
+            self.fail(BuildError::TooLong { kind, bytes });
             return;
         };
-        bytes[..2].copy_from_slice(&kind.0.to_le_bytes());
-        bytes[2..4].copy_from_slice(&length.to_le_bytes());
+        let mut bytes = Vec::with_capacity(bytes);
+        bytes.extend(kind.0.to_le_bytes());
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(rest);
         self.structures.push((kind, last, bytes));
     }
 
@@ -248,25 +250,28 @@ impl Builder {
         let width = width.ok_or(BuildError::HostAddressBits(bits))?;
         self.structures
             .sort_by_key(|(kind, last, _)| (*kind, last.bits()));
-        let mut table = Vec::with_capacity(HEADER);
-        table.extend(b"DMAR");
-        table.extend([0; 4]);
-        table.extend([1, 0]);
-        table.extend(oem.id);
-        table.extend(oem.table_id);
-        table.extend(oem.revision.to_le_bytes());
-        table.extend(oem.creator);
-        table.extend(oem.creator_revision.to_le_bytes());
-        table.extend([width, self.flags.bits()]);
-        table.extend([0; 10]);
-        for (_, _, bytes) in &self.structures {
-            table.extend(bytes);
-        }
-        let bytes = table.len();
+        let structures = self.structures.iter().map(|(_, _, bytes)| bytes);
+        let sizes = structures.clone().map(Vec::len);
+        let bytes = sizes.fold(HEADER, usize::saturating_add);
         let length = u32::try_from(bytes).map_err(|_| BuildError::Table { bytes })?;
-        table[4..8].copy_from_slice(&length.to_le_bytes());
-        let sum = table.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
-        table[9] = sum.wrapping_neg();
+        // The checksum stands between the two.
+        let mut table = Vec::with_capacity(bytes);
+        table.extend(b"DMAR");
+        table.extend(length.to_le_bytes());
+        table.push(1);
+        let mut rest = Vec::with_capacity(bytes);
+        rest.extend(oem.id);
+        rest.extend(oem.table_id);
+        rest.extend(oem.revision.to_le_bytes());
+        rest.extend(oem.creator);
+        rest.extend(oem.creator_revision.to_le_bytes());
+        rest.extend([width, self.flags.bits()]);
+        rest.extend([0; 10]);
+        rest.extend(structures.flatten());
+        let all = table.iter().chain(&rest);
+        let sum = all.fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+        table.push(sum.wrapping_neg());
+        table.extend(rest);
         Ok(table)
     }
 }

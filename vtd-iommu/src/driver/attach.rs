@@ -259,12 +259,10 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         source: RequesterId,
         pasid: Option<Pasid>,
     ) -> Result<(), DriverError> {
-        let found = domain
-            .attached
-            .iter()
-            .position(|at| at.source == source && at.pasid == pasid);
+        let mut all = domain.attached.iter().enumerate();
+        let found = all.find(|(_, at)| at.source == source && at.pasid == pasid);
         let here = self.domain_of_device(source, pasid) == Some(domain.id);
-        let (Some(index), true) = (found, here && domain.unit == self.root) else {
+        let (Some((index, attached)), true) = (found, here && domain.unit == self.root) else {
             return Err(DriverError::NotAttached {
                 source_id: source,
                 pasid,
@@ -273,7 +271,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         let gone = Gone {
             domain: domain.id,
             kind: Some(F::KIND),
-            tlb: domain.attached[index].tlb,
+            tlb: attached.tlb,
         };
         self.leave(source, pasid, gone)?;
         domain.attached.swap_remove(index);
@@ -324,7 +322,8 @@ fn is_identity<F: Stage, M: OwnEntries, P: Frames>(domain: &Domain<F, M, P>, spa
             return false;
         }
         let size = domain.mapper.format().shape().size(there.level);
-        match (at | (size - 1)).checked_add(1) {
+        // A size is a power of two.
+        match (at | size.wrapping_sub(1)).checked_add(1) {
             Some(next) if next <= span.last() => at = next,
             _ => return true,
         }

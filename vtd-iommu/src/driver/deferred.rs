@@ -71,7 +71,7 @@ impl Deferred {
                 stale,
             }));
         }
-        self.owed += 1;
+        self.owed = self.owed.saturating_add(1);
         if self.owed < self.limit {
             return Ok(Flushed::NotYet);
         }

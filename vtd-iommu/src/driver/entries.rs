@@ -3,7 +3,7 @@
 
 use hvkit_page_table::{Frames, OwnEntries, Width};
 
-use super::memory::{store_first_word_last, zeroed};
+use super::memory::{store_first_word_last, word_at, zeroed};
 use super::{DriverError, Mmio, Mode, Unit};
 use crate::spec::context::{ContextEntry, ScalableContextEntry};
 use crate::spec::invalidation::{ContextScope, Descriptor, DeviceTlb};
@@ -19,8 +19,12 @@ pub(super) const PASID_BITS: u32 = 15;
 /// A context entry or a PASID table entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    words: [u64; 8],
-    used: usize,
+    /// Word 0: the present bit and the table's address.
+    table: u64,
+    /// Word 1: the domain-id.
+    id: u64,
+    /// The other words, if there are any.
+    rest: Option<[u64; 6]>,
 }
 
 /// Where a device comes from.
@@ -34,44 +38,53 @@ pub(super) enum Moved {
 
 impl Entry {
     pub(super) fn context(entry: ContextEntry) -> Self {
-        let [low, high] = entry.0;
+        let [table, id] = entry.0;
         Self {
-            words: [low, high, 0, 0, 0, 0, 0, 0],
-            used: 2,
+            table,
+            id,
+            rest: None,
         }
     }
 
     pub(super) const fn pasid(entry: PasidEntry) -> Self {
+        let [table, id, rest @ ..] = entry.0;
         Self {
-            words: entry.0,
-            used: 8,
+            table,
+            id,
+            rest: Some(rest),
         }
     }
 
-    /// Stores the entry, a word at a time. Word 0 has the present bit and the table's address, word 1 the
-    /// domain-id.
+    /// Stores the entry, a word at a time.
     ///
     /// Over an absent entry word 0 comes last. Over a present one, that of a device's holding domain, no moment
     /// is to be without a translation, and none may cache translations of this device under an id that other
     /// devices have: going in, the table changes before the id; going out, the id before the table. The id in
     /// between is the holding domain's, which is this device's alone.
     pub(super) fn store(&self, memory: &impl OwnEntries, at: u64, moved: Moved) {
-        let words = &self.words[..self.used];
-        let put = |i: usize| memory.write(at + 8 * i as u64, Width::Eight, words[i]);
-        if memory.load(at, Width::Eight) & 1 == 0 {
-            store_first_word_last(memory, at, words);
-            return;
-        }
+        let put = |index, word| memory.write(word_at(at, index), Width::Eight, word);
+        let (put_table, put_id) = (|| put(0, self.table), || put(1, self.id));
+        let put_rest = || {
+            let rest = self.rest.iter().flatten();
+            (2..).zip(rest).for_each(|(index, &word)| put(index, word));
+        };
+        let present = memory.load(at, Width::Eight) & 1 != 0;
         match moved {
-            Moved::In => {
-                (2..self.used).rev().for_each(put);
-                put(0);
-                put(1);
+            _ if !present => {
+                put_rest();
+                put_id();
+                put_table();
             }
-            Moved::Out => (1..self.used.min(2))
-                .chain(0..1)
-                .chain(2..self.used)
-                .for_each(put),
+            Moved::In => {
+                put_rest();
+                put_table();
+                put_id();
+            }
+            Moved::Out => {
+                put_id();
+                put_table();
+                put_rest();
+            }
         }
     }
 }
@@ -92,8 +105,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
                 Ok(ContextEntry::address(table, source))
             }
             Mode::Scalable => {
-                let half = if source.device() < 16 { 0 } else { 8 };
-                let at = RootEntry::address(self.root, source) + half;
+                let half = u64::from(source.device() >= 16);
+                let at = word_at(RootEntry::address(self.root, source), half);
                 let contexts = self.table_at(at, |table| RootHalf::new(table).0)?;
                 let at = ScalableContextEntry::address(contexts, source);
                 let directory = self.directory(at, source, tlb)?;

@@ -3,6 +3,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Numbers below a limit, each free or taken.
 #[derive(Clone, Debug)]
@@ -64,21 +65,23 @@ impl Ids {
         if !length.is_power_of_two() || length > self.count {
             return None;
         }
-        let blocks = self.count / length;
-        let first = self.next.div_ceil(length) % blocks;
-        let block = (0..blocks)
-            .map(|i| (first + i) % blocks)
-            .find(|block| (0..length).all(|i| !self.is_taken((block * length + i) as u16)))?;
-        let start = block * length;
-        (start..start + length).for_each(|id| self.set(id, true));
-        self.next = (start + length) % self.count;
+        // No multiple of `length` is above 2^17: neither sum is more than it says.
+        let block = |start: u32| start..start.saturating_add(length);
+        let later = self.next.checked_next_multiple_of(length)?;
+        let starts = |among: Range<u32>| among.step_by(length as usize);
+        let start = starts(later..self.count)
+            .chain(starts(0..later.min(self.count)))
+            .find(|&start| block(start).all(|id| !self.is_taken(id as u16)))?;
+        block(start).for_each(|id| self.set(id, true));
+        let behind = block(start).end;
+        self.next = if behind < self.count { behind } else { 0 };
         Some(start as u16)
     }
 
     /// Frees `length` numbers from `start`.
     pub(super) fn free(&mut self, start: u16, length: u32) {
         let start = u32::from(start);
-        (start..(start + length).min(self.count)).for_each(|id| self.set(id, false));
+        (start..start.saturating_add(length).min(self.count)).for_each(|id| self.set(id, false));
     }
 }
 

@@ -9,15 +9,15 @@ use hvkit_page_table::{Frames, OwnEntries, Width};
 
 use super::command::{self, Switch};
 use super::ids::Ids;
-use super::memory::zeroed;
+use super::memory::{word_at, zeroed};
 use super::queue::RingMemory;
 use super::{Ability, DriverError, Mmio, Unit};
 use crate::spec::interrupt::{Irte, Message};
 use crate::spec::invalidation::{Descriptor, InterruptScope};
 use crate::spec::registers::InterruptTableAddress;
 
-/// Entries of a table in one frame.
-const FRAME_ENTRIES: u32 = 256;
+/// Field S for a table in one frame: 2^(7 + 1) entries of 16 bytes.
+const FRAME_SIZE: u8 = 7;
 
 /// How processors are named in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,44 +94,42 @@ impl<M: OwnEntries> InterruptTable<M> {
     /// The entry with `index`.
     #[must_use]
     pub fn entry(&self, index: u16) -> Irte {
-        let word = |i: u64| match self.place(index) {
-            Some(at) => self.memory.load(at + 8 * i, Width::Eight),
-            None => 0,
-        };
-        Irte([word(0), word(1)])
+        let words = self.place(index);
+        Irte(words.map_or([0; 2], |at| at.map(|at| self.memory.load(at, Width::Eight))))
     }
 
-    fn place(&self, index: u16) -> Option<u64> {
-        self.entries
-            .holds(index)
-            .then(|| self.base + 16 * u64::from(index))
+    /// Where the two words of the entry are.
+    fn place(&self, index: u16) -> Option<[u64; 2]> {
+        let low = word_at(self.base, u64::from(index) << 1);
+        self.entries.holds(index).then(|| [low, word_at(low, 1)])
     }
 
     /// Stores `new` over the entry with `index`, which `block` has.
     fn store(&self, block: Block, index: u16, new: Irte) -> Result<(), DriverError> {
         let missing = DriverError::NoInterruptEntries { index, count: 1 };
-        let inside = index >= block.first && index - block.first < block.count;
-        let at = self.place(index).filter(|_| inside).ok_or(missing)?;
+        let inside = index.checked_sub(block.first);
+        let inside = inside.is_some_and(|number| number < block.count);
+        let [low_at, high_at] = self.place(index).filter(|_| inside).ok_or(missing)?;
         let old = self.entry(index);
         let [low, high] = new.0;
         if !old.present() || !new.present() {
             // Absent before or after: only word 0 has the present bit.
             if new.present() {
-                self.memory.write(at + 8, Width::Eight, high);
-                self.memory.write(at, Width::Eight, low);
+                self.memory.write(high_at, Width::Eight, high);
+                self.memory.write(low_at, Width::Eight, low);
             } else {
-                self.memory.write(at, Width::Eight, low);
-                self.memory.write(at + 8, Width::Eight, high);
+                self.memory.write(low_at, Width::Eight, low);
+                self.memory.write(high_at, Width::Eight, high);
             }
         } else if old.0[1] == high {
-            self.memory.write(at, Width::Eight, low);
+            self.memory.write(low_at, Width::Eight, low);
         } else if old.0[0] == low {
-            self.memory.write(at + 8, Width::Eight, high);
+            self.memory.write(high_at, Width::Eight, high);
         } else {
             let pair = self
                 .pair_store
                 .ok_or(DriverError::NotInOneStore { index })?;
-            pair(&self.memory, at, new.0);
+            pair(&self.memory, low_at, new.0);
         }
         Ok(())
     }
@@ -170,13 +168,13 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }
             None => (zeroed(&self.memory, &self.frames)?, 0),
         };
-        let entries = FRAME_ENTRIES << pages;
-        self.memory
-            .fill(base, Width::Eight, u64::from(entries) * 2, |_| 0);
         let address = InterruptTableAddress(0)
             .with_table(base)
             .with_extended_interrupt_mode(mode == DestinationMode::X2Apic)
-            .with_size(entries.ilog2() as u8 - 1);
+            .with_size(FRAME_SIZE.saturating_add(pages));
+        let entries = address.entries();
+        let words = u64::from(entries) << 1;
+        self.memory.fill(base, Width::Eight, words, |_| 0);
         command::set_interrupt_table(&self.registers, address)?;
         self.ask(Descriptor::Interrupt(InterruptScope::Global))?;
         self.wait()?;
@@ -257,7 +255,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         table: &mut InterruptTable<M>,
         block: Block,
     ) -> Result<(), DriverError> {
-        for index in block.first..=block.first + (block.count - 1) {
+        for index in (block.first..=u16::MAX).take(block.count.into()) {
             table.store(block, index, Irte([0, 0]))?;
         }
         let order = block.count.ilog2() as u8;

@@ -22,10 +22,16 @@ pub(super) fn zeroed(memory: &impl OwnEntries, frames: &impl Frames) -> Result<u
     Ok(frame)
 }
 
+/// Where word `index` is of what begins at `at`. A table's words are all in its memory, which does not go round.
+#[inline]
+pub(super) const fn word_at(at: u64, index: u64) -> u64 {
+    at.wrapping_add(index << 3)
+}
+
 /// Stores an entry of several words, of which the first holds the present bit: that one last.
 pub(super) fn store_first_word_last(memory: &impl OwnEntries, at: u64, words: &[u64]) {
     for (i, &word) in words.iter().enumerate().rev() {
-        memory.write(at + 8 * i as u64, Width::Eight, word);
+        memory.write(word_at(at, i as u64), Width::Eight, word);
     }
 }
 

@@ -9,16 +9,6 @@
 //!
 //! A refused descriptor stops the queue at it. It is then replaced by a wait that does nothing, the error is
 //! cleared, the queue goes on, and whoever asked is told that it was not done.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
 
 use hvkit_page_table::{Frames, OwnEntries, Width};
 

@@ -13,6 +13,7 @@ use hvkit_page_table::{Frames, OwnEntries, Width};
 use super::attach::Gone;
 use super::command::{self, Switch};
 use super::domain::StageKind;
+use super::memory::word_at;
 use super::{DriverError, Mmio, Mode, Reach, Registers, Unit};
 use crate::spec::registers::GSTS;
 use crate::spec::{Pasid, RequesterId};
@@ -147,7 +148,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     fn linked(&self, table: u64, words: usize) -> impl Iterator<Item = u64> {
         (0..WORDS)
             .step_by(words)
-            .map(move |word| self.memory.load(table + 8 * word, Width::Eight))
+            .map(move |word| self.memory.load(word_at(table, word), Width::Eight))
             .filter(|entry| entry & 1 != 0)
             .map(|entry| entry & !0xfff)
     }

@@ -22,6 +22,7 @@ use super::memory::zeroed;
 use super::queue::{DescriptorWidth, InvalidationQueue, RingMemory};
 use super::{Ability, DriverError, Mmio, Registers, Waiting};
 use crate::spec::RequesterId;
+use crate::spec::context::AddressWidth;
 use crate::spec::invalidation::{ContextScope, Descriptor, Drain, IotlbScope, PasidCacheScope};
 use crate::spec::registers::{
     CAP, Capability, ECAP, ExtendedCapability, GSTS, PMEN, ProtectedMemoryEnable, RootTableAddress,
@@ -311,7 +312,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     /// The unit supports none.
     pub fn second_stage_levels(&self) -> Result<u8, DriverError> {
         let has = |levels: &u8| self.cap.second_stage_levels(*levels);
-        let reaches = |levels: &u8| 12 + 9 * u32::from(*levels) >= self.cap.guest_address_bits();
+        let bits = |levels: &u8| AddressWidth::of_levels(*levels)?.bits();
+        let reaches = |levels: &u8| bits(levels) >= Some(self.cap.guest_address_bits());
         (3..=5)
             .find(|levels| has(levels) && reaches(levels))
             .or_else(|| (3..=5).rev().find(has))

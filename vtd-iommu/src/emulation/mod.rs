@@ -46,16 +46,6 @@
 //! assert_eq!(refused.reason.0, 5); // no write permission
 //! assert!(unit.register(FSTS).pending());
 //! ```
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
 
 mod caches;
 mod device;

@@ -27,16 +27,6 @@
 //! assert_eq!(why.verdict.unwrap_err().0, 6);
 //! println!("{why}");
 //! ```
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
 
 use alloc::vec::Vec;
 use core::fmt::{self, Write};

@@ -13,16 +13,6 @@
 //! assert_eq!(mapper.translate(0x20_1234)?.target, 0x1_0000_1234);
 //! # Ok(()) }
 //! ```
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
 
 mod first_stage;
 mod reserved;

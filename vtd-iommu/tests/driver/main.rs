@@ -4,8 +4,10 @@
 
 mod devices;
 mod failures;
+mod interrupts;
 mod moments;
 mod page_requests;
 mod puppet;
 mod release;
 mod requests;
+mod ring;

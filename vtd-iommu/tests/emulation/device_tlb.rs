@@ -106,8 +106,8 @@ fn asked(last: bool) -> PageRequest {
     }
 }
 
-#[test]
-fn page_requests_wait_in_their_queue() {
+/// A machine whose device may ask for pages.
+fn asking() -> Machine {
     let options = Options::new(39).with_scalable_mode().with_device_tlbs();
     let mut machine = Machine::new(options);
     machine.ram.set(ROOT, CONTEXT | 1);
@@ -116,6 +116,12 @@ fn page_requests_wait_in_their_queue() {
     machine.ram.set(0x8000, 0x9001);
     machine.ram.set_all(0x9000, &[0x105, 7]);
     machine.turn_on(ROOT | 1 << 10);
+    machine
+}
+
+#[test]
+fn page_requests_wait_in_their_queue() {
+    let mut machine = asking();
     machine.write64(0xd0, REQUESTS);
     machine.write32(0xe0, 0);
     let ask = |machine: &mut Machine, request| {
@@ -163,4 +169,29 @@ fn page_requests_wait_in_their_queue() {
         "the record has the page"
     );
     assert_eq!(ask(&mut legacy(1), asked(false)), Err(0x32));
+}
+
+/// "Page Request Event Control Register", IP: it goes when the message is sent, or when software clears all of
+/// "Page Request Status Register"; with one of two conditions left the message still comes.
+#[test]
+fn only_clearing_every_condition_withdraws_the_page_requests_event() {
+    for (written, sent) in [(0, 1), (1, 1), (2, 1), (3, 0)] {
+        let mut machine = asking();
+        machine.write64(0xd0, REQUESTS);
+        assert_eq!(machine.unit.read32(0xe0), 1 << 31);
+        let ask = |machine: &mut Machine| {
+            let (ram, host) = (&machine.ram, &mut machine.host);
+            machine.unit.page_request(ram, host, asked(false)).unwrap()
+        };
+        for _ in 0..127 {
+            assert_eq!(ask(&mut machine), Queued::Waiting);
+        }
+        assert_eq!(ask(&mut machine), Queued::Discarded);
+        assert_eq!(machine.unit.read32(0xdc), 3);
+        assert_eq!(machine.unit.read32(0xe0), 3 << 30);
+        machine.write32(0xdc, written);
+        machine.write32(0xd8, !0);
+        machine.write32(0xe0, 0);
+        assert_eq!(machine.host.take().len(), sent, "{written}");
+    }
 }

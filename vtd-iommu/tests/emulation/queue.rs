@@ -30,6 +30,24 @@ fn a_wait_writes_its_status_and_interrupts() {
     assert_eq!(machine.host.take().len(), 1);
 }
 
+/// "Invalidation Event Control Register", IP: it goes when the message is sent, or when software clears IWC; a write
+/// that clears nothing is no service, and the message still comes.
+#[test]
+fn only_clearing_the_completion_withdraws_its_event() {
+    for (written, sent) in [(0, 1), (2, 1), (1, 0)] {
+        let mut machine = Machine::legacy(Options::new(39));
+        machine.queue_on(0);
+        machine.write32(IECTL.offset(), 1 << 31);
+        machine.submit(&[[0x15, 0]]);
+        assert_eq!(machine.unit.read32(IECTL.offset()), 3 << 30);
+        machine.write32(ICS.offset(), written);
+        // The half of the same word that is another register's, or none.
+        machine.write32(ICS.offset() - 4, !0);
+        machine.write32(IECTL.offset(), 0);
+        assert_eq!(machine.host.take().len(), sent, "{written}");
+    }
+}
+
 #[test]
 fn the_queue_goes_round() {
     let mut machine = Machine::legacy(Options::new(39));

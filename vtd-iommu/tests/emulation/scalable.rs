@@ -341,3 +341,33 @@ fn five_levels() {
     assert_eq!(machine.dma_with(1, 1 << 47, Access::Read), Err(0x71));
     assert_eq!(machine.dma_with(1, 1 << 56, Access::Read), Err(0x80));
 }
+
+/// A kept page is found by 57 bits of its address at most: what lies above must be looked at too, and differently by
+/// each stage.
+#[test]
+fn a_kept_page_is_not_found_by_addresses_that_have_none() {
+    let mut machine = machine(options().with_caching(Caching::UntilInvalidated));
+    // Second stage: bits above the width are 0.
+    for access in [Access::Read, Access::Write] {
+        assert_eq!(machine.dma_with(0, 0x1008, access), Ok(DATA + 0x1008));
+        for bit in 57..64 {
+            assert_eq!(machine.dma_with(0, 0x1008 | 1 << bit, access), Err(0x83));
+        }
+    }
+    // First stage and nested: bits 63:47 are alike. Entry 256 of the first table leads the way of entry 0.
+    machine.ram.set(FIRST + 8 * 256, (FIRST + 0x1000) | 7);
+    let low = 0x2008;
+    let high = 0xffff_8000_0000_2008;
+    for (pasid, to) in [(1, low), (2, DATA + low)] {
+        for access in [Access::Read, Access::Write] {
+            for good in [low, high] {
+                assert_eq!(machine.dma_with(pasid, good, access), Ok(to), "{good:#x}");
+                for bit in 57..64 {
+                    let bad = good ^ 1 << bit;
+                    assert_eq!(machine.dma_with(pasid, bad, access), Err(0x80), "{bad:#x}");
+                }
+                assert_eq!(machine.dma_with(pasid, good, access), Ok(to), "{good:#x}");
+            }
+        }
+    }
+}
