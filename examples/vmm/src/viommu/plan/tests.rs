@@ -2,7 +2,7 @@
 //! Lines that a user sees.
 
 use super::*;
-use crate::config::{Disk, HostDevice};
+use crate::config::{Disk, HostDevice, Iommufd};
 
 fn line(config: &Config) -> String {
     check(config).map_or_else(|error| error.to_string(), |()| "fine".to_owned())
@@ -12,6 +12,7 @@ fn device(dma: Dma) -> Config {
     let device = HostDevice {
         path: "/sys/x".into(),
         id: None,
+        iommufd: Iommufd::Auto,
         dma,
         place: Place::default(),
     };
