@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use lab_kit::paths;
 
@@ -34,12 +34,34 @@ pub struct Options {
     /// The longest input, in bytes; 0 lets libFuzzer choose.
     #[arg(long, default_value_t = 0)]
     max_len: u32,
+    /// What the program is built with beside libFuzzer.
+    #[arg(long, value_enum, default_value_t = Sanitizer::Address)]
+    sanitizer: Sanitizer,
     /// Afterwards, make fuzz/seeds/TARGET the fewest inputs that reach all that was reached.
     #[arg(long)]
     seeds: bool,
     /// Afterwards, note the executions in fuzz/record/TARGET, for EVIDENCE.md.
     #[arg(long)]
     record: bool,
+}
+
+/// What finds faults that are no panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sanitizer {
+    /// AddressSanitizer, for what unsafe code does.
+    Address,
+    /// Nothing. Several times as fast, and as good where all code under test is safe.
+    None,
+}
+
+impl Sanitizer {
+    /// What cargo-fuzz takes. Builds of different kinds lie apart, so that none undoes another.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Sanitizer::Address => &[],
+            Sanitizer::None => &["--sanitizer", "none", "--target-dir", "target/fuzz-plain"],
+        }
+    }
 }
 
 /// Fuzzes one target for a while. Fails if it found something; the input is then in fuzz/artifacts.
@@ -56,14 +78,15 @@ pub fn fuzz(options: &Options) -> Result<()> {
     install()?;
     let (seeds, corpus) = (folder("seeds", target)?, folder("corpus", target)?);
     // What is found goes to the first folder; git ignores it.
-    let run = run(target, &[&corpus, &seeds], &limits(options)).with_context(|| {
+    let sanitizer = options.sanitizer;
+    let run = run(target, sanitizer, &[&corpus, &seeds], &limits(options)).with_context(|| {
         format!("{target} found something, or could not run; inputs it found are in fuzz/artifacts/{target}")
     })?;
     if options.record {
         run.append(target)?;
     }
     if options.seeds {
-        distil(target, &corpus, &seeds)?;
+        distil(target, sanitizer, &corpus, &seeds)?;
     }
     Ok(())
 }
@@ -84,7 +107,7 @@ fn limits(options: &Options) -> Vec<String> {
 /// Replaces the seeds by the fewest inputs that cover as much as seeds and corpus together.
 ///
 /// A seed with a name somebody gave it stays: it was a finding once.
-fn distil(target: &str, corpus: &Path, seeds: &Path) -> Result<()> {
+fn distil(target: &str, sanitizer: Sanitizer, corpus: &Path, seeds: &Path) -> Result<()> {
     let fresh = folder("seeds.new", target)?;
     for seed in files(seeds)? {
         if !is_hash(&seed) {
@@ -94,6 +117,7 @@ fn distil(target: &str, corpus: &Path, seeds: &Path) -> Result<()> {
     }
     let merged = run(
         target,
+        sanitizer,
         &[&fresh, seeds, corpus],
         &["-set_cover_merge=1".into()],
     );
@@ -158,8 +182,10 @@ fn install() -> Result<()> {
 }
 
 /// Runs libFuzzer, and counts. Its own output is the progress: executions, coverage, the finding if there is one.
-fn run(target: &str, folders: &[&Path], arguments: &[String]) -> Result<Run> {
-    let mut child = nightly(&["fuzz", "run", target])
+fn run(target: &str, sanitizer: Sanitizer, folders: &[&Path], arguments: &[String]) -> Result<Run> {
+    let mut child = nightly(&["fuzz", "run"])
+        .args(sanitizer.arguments())
+        .arg(target)
         .args(folders)
         .arg("--")
         .args(arguments)

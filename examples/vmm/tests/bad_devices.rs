@@ -120,8 +120,8 @@ fn processes_that_do_not_serve_a_device() {
         refused(&folder, &[&format!("--{option}"), &value], 74, &[&said]);
     }
     let value = format!("vhost_user=on,socket={absent},iommu=on");
-    let parts = ["iommu=on cannot be had with vhost_user", absent];
-    refused(&folder, &["--disk", &value, "--vtd"], 74, &parts);
+    let line = "iommu=on, which needs --vtd caching=on";
+    refused(&folder, &["--disk", &value, "--vtd"], 2, &[line, absent]);
     // One that hangs up at once.
     let path = folder.path("socket");
     let listener = UnixListener::bind(&path).unwrap();

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The device as its transport sees it.
 
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vm_memory::GuestAddressSpace;
 
+use super::address_space::AddressSpace;
 use super::error::{BackEndError, VhostUserError};
 use super::front_end::FrontEnd;
 use super::kind::{Config, Kind, TAG};
@@ -30,6 +32,16 @@ pub struct Options {
     queues: u16,
     queue_size: u16,
     patience: Duration,
+    addresses: Addresses,
+}
+
+/// What the device's addresses are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Addresses {
+    /// The guest's.
+    Guest,
+    /// Those of an IOMMU of the guest's.
+    Translated,
 }
 
 impl Options {
@@ -39,6 +51,7 @@ impl Options {
             queues: 1,
             queue_size: QUEUE_SIZE,
             patience: PATIENCE,
+            addresses: Addresses::Guest,
         }
     }
 
@@ -86,6 +99,14 @@ impl Options {
         self
     }
 
+    /// The device is behind an IOMMU of the guest's: whoever knows it tells [`VhostUser::address_space`] where its addresses
+    /// lead.
+    #[must_use]
+    pub fn with_translations(mut self) -> Self {
+        self.addresses = Addresses::Translated;
+        self
+    }
+
     fn check(&self) -> Result<(), VhostUserError> {
         let (queues, most) = (self.queues, self.kind.most());
         if !(1..=most).contains(&queues) {
@@ -112,6 +133,7 @@ pub struct VhostUser {
     queue_features: Features,
     queues: u16,
     queue_size: u16,
+    addresses: Addresses,
 }
 
 /// What the device and its worker have together.
@@ -171,6 +193,9 @@ impl VhostUser {
         {
             return Err(BackEndError::Queues { asked, has }.into());
         }
+        if options.addresses == Addresses::Translated {
+            front.check_translations()?;
+        }
         let offered = front.features();
         let features = options.kind.features(offered, queues);
         let shared = Shared {
@@ -186,7 +211,15 @@ impl VhostUser {
             queue_features: offered & (Features::QUEUES.difference(Features::RING_PACKED)),
             queues,
             queue_size: options.queue_size,
+            addresses: options.addresses,
         })
+    }
+
+    /// Where the device's addresses lead, to be told by whoever translates them; nothing if the device is not made
+    /// [`with_translations`](Options::with_translations).
+    pub fn address_space(&self) -> Option<AddressSpace> {
+        let translated = self.addresses == Addresses::Translated;
+        translated.then(|| AddressSpace::new(Arc::clone(&self.shared)))
     }
 
     /// What the other process can read and write.
@@ -229,6 +262,11 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
     ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
         if activation.queues.is_empty() {
             return Err(ActivateError::QueueMissing { index: 0 });
+        }
+        let translated = activation.features.contains(Features::ACCESS_PLATFORM);
+        if translated != (self.addresses == Addresses::Translated) {
+            // The back end would take addresses for what they are not.
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
         }
         Ok(vec![Box::new(Relay::new(
             Arc::clone(&self.shared),

@@ -2,6 +2,7 @@
 //! What can be wrong with a back end, each with what it was asked.
 
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::message::Request;
@@ -120,6 +121,22 @@ pub enum BackEndError {
     /// It reports an error on a queue.
     #[error("the back end reports an error on a queue")]
     Ring,
+}
+
+/// Addresses that a back end cannot be told of.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TranslationError {
+    /// They lead to what it does not have.
+    #[error(
+        "device addresses {addresses:#x?} lead to {target:#x}, which is in no region that the back end shares"
+    )]
+    NotShared {
+        /// The device's.
+        addresses: Range<u64>,
+        /// Where the first leads.
+        target: u64,
+    },
 }
 
 fn when(asked: &Option<Request>) -> String {

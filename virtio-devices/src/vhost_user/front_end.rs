@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::address_space::{Astray, Space};
 use super::channel::{Channel, Waiting};
 use super::error::BackEndError;
 use super::in_flight::InFlight;
@@ -22,7 +23,7 @@ use super::message::{
     HEADER, Header, NEED_REPLY, PROTOCOL_FEATURES, Payload, Protocol, REPLY, Request, VERSION,
     VERSION_MASK, halves,
 };
-use super::own;
+use super::own::{self, Outcome, What};
 use crate::features::Features;
 use crate::patience::end_of;
 use crate::queue::QueueConfig;
@@ -33,6 +34,17 @@ const WANTED: Protocol = Protocol::MQ
     .union(Protocol::BACKEND_REQ)
     .union(Protocol::CONFIG)
     .union(Protocol::INFLIGHT_SHMFD);
+
+/// What became of a request of the back end's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// The configuration has changed.
+    ConfigChanged,
+    /// An access leads nowhere.
+    Astray(Astray),
+    /// It was answered, and that is all.
+    Answered,
+}
 
 /// A queue for the back end to serve.
 #[derive(Debug)]
@@ -55,6 +67,8 @@ pub(super) struct FrontEnd {
     patience: Duration,
     features: u64,
     protocol: Protocol,
+    /// Where the device's addresses lead, where they are translated.
+    space: Space,
     over: bool,
 }
 
@@ -72,6 +86,7 @@ impl FrontEnd {
             patience,
             features: 0,
             protocol: Protocol::empty(),
+            space: Space::default(),
             over: false,
         };
         front.features = front.number(Request::GET_FEATURES)?;
@@ -112,6 +127,29 @@ impl FrontEnd {
         Features::from_bits_retain(self.features & !PROTOCOL_FEATURES)
     }
 
+    /// Whether it can be told where a device's addresses lead.
+    pub(super) fn check_translations(&self) -> Result<(), BackEndError> {
+        let lacks = |what| Err(BackEndError::Lacks { what });
+        if !self.features().contains(Features::ACCESS_PLATFORM) {
+            return lacks("translated addresses (VIRTIO_F_ACCESS_PLATFORM)");
+        }
+        if !self.protocol.contains(Protocol::REPLY_ACK) {
+            return lacks(
+                "acknowledgement (VHOST_USER_PROTOCOL_F_REPLY_ACK), which translated addresses need",
+            );
+        }
+        if self.own.is_none() {
+            return lacks(
+                "channel of its own (VHOST_USER_PROTOCOL_F_BACKEND_REQ), which translated addresses need",
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn space_mut(&mut self) -> &mut Space {
+        &mut self.space
+    }
+
     /// How many queues it has, if it says.
     pub(super) fn queues(&mut self) -> Result<Option<u64>, BackEndError> {
         if !self.protocol.contains(Protocol::MQ) {
@@ -148,12 +186,18 @@ impl FrontEnd {
         rings: &[Ring<'_>],
     ) -> Result<Option<InFlight>, BackEndError> {
         let protocol = self.features & PROTOCOL_FEATURES;
+        let translated = features.contains(Features::ACCESS_PLATFORM);
         let features = features.bits() & self.features | protocol;
         self.tell(Request::SET_FEATURES, &Payload::of(features), &[])?;
         let (table, files) = memory.table();
         self.tell(Request::SET_MEM_TABLE, &table, &files)?;
         let in_flight = self.in_flight(rings)?;
+        if translated {
+            self.tell_space(memory)?;
+        }
         for ring in rings {
+            // A queue is where the driver says, in the addresses that the device has.
+            let memory = (!translated).then_some(memory);
             self.place(ring, memory)?;
         }
         Ok(in_flight)
@@ -197,7 +241,12 @@ impl FrontEnd {
         Ok(Some(region))
     }
 
-    fn place(&mut self, ring: &Ring<'_>, memory: &SharedMemory) -> Result<(), BackEndError> {
+    /// Says where a queue is: in this process where `memory` is given, or else in the device's own addresses.
+    fn place(
+        &mut self,
+        ring: &Ring<'_>,
+        memory: Option<&SharedMemory>,
+    ) -> Result<(), BackEndError> {
         let Ring { index, config, .. } = ring;
         let state = |value: u16| Payload::default().u32((*index).into()).u32(value.into());
         self.tell(Request::SET_VRING_NUM, &state(config.size), &[])?;
@@ -205,7 +254,7 @@ impl FrontEnd {
         let [table, available, used] = config.lengths();
         let ours = |address, length| {
             let index = *index;
-            let ours = memory.ours(address, length);
+            let ours = memory.map_or(Some(address), |memory| memory.ours(address, length));
             ours.ok_or(BackEndError::Torn { index, address })
         };
         // Queue and flags; descriptors, used ring, available ring; and no log.
@@ -255,22 +304,34 @@ impl FrontEnd {
         }
     }
 
-    /// Takes the next of the back end's own requests: whether the configuration has changed, or nothing if there is
-    /// no request.
-    pub(super) fn own_request(&mut self) -> Result<Option<bool>, BackEndError> {
-        let Some(own) = &self.own else {
-            return Ok(None);
-        };
-        match own.look() {
-            Waiting::Nothing => return Ok(None),
-            Waiting::Something => {}
+    /// Takes the next of the back end's own requests, if there is one.
+    pub(super) fn own_request(
+        &mut self,
+        memory: &SharedMemory,
+    ) -> Result<Option<Own>, BackEndError> {
+        let heard = match &self.own {
+            Some(own) if own.look() == Waiting::Something => own::hear(own, end_of(self.patience)),
             // It may do without that channel.
-            Waiting::End => return Ok(None),
-        }
+            _ => return Ok(None),
+        };
+        let Ok(asked) = heard else {
+            return Err(self.end(BackEndError::Unasked));
+        };
+        let (outcome, own) = match asked.what {
+            What::Config => (Outcome::Done, Own::ConfigChanged),
+            What::Miss(message) => match self.missed(message, memory)? {
+                None => (Outcome::Done, Own::Answered),
+                Some(astray) => (Outcome::Refused, Own::Astray(astray)),
+            },
+            What::AccessFail(message) => (Outcome::Done, Own::Astray(message.into())),
+            What::Other => (Outcome::Refused, Own::Answered),
+        };
         let end = end_of(self.patience);
-        own::answer(own, end)
-            .map_err(|_| self.end(BackEndError::Unasked))
-            .map(Some)
+        let channel = self.own.as_ref();
+        match channel.map_or(Ok(()), |channel| asked.answer(channel, outcome, end)) {
+            Ok(()) => Ok(Some(own)),
+            Err(_) => Err(self.end(BackEndError::Unasked)),
+        }
     }
 
     /// What becomes readable when the back end has gone, and when it has a request of its own.
@@ -307,7 +368,7 @@ impl FrontEnd {
     }
 
     /// Tells something, and waits until it was heard, if the back end says so.
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         asked: Request,
         payload: &Payload,

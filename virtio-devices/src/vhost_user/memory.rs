@@ -13,6 +13,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, bitmap::
 
 use super::error::VhostUserError;
 use super::message::{MOST_REGIONS, Payload};
+use super::translation::Mapped;
 
 /// Memory shared with a back end.
 #[derive(Clone, Debug)]
@@ -77,6 +78,24 @@ impl SharedMemory {
         }
         let files = self.regions.iter().map(|region| region.file.as_fd());
         (payload, files.collect())
+    }
+
+    /// The parts of `mapped` that lead into one region each; what leads into none is left out.
+    pub(super) fn within_regions(&self, mapped: &Mapped) -> impl Iterator<Item = Mapped> {
+        let length = mapped.range.end.saturating_sub(mapped.range.start);
+        let end = mapped.target.saturating_add(length);
+        let (start, target, access) = (mapped.range.start, mapped.target, mapped.access);
+        self.regions.iter().filter_map(move |region| {
+            let first = target.max(region.guest);
+            let last = end.min(region.guest.saturating_add(region.length));
+            let at = |to: u64| start.checked_add(to.checked_sub(target)?);
+            (first < last).then_some(())?;
+            Some(Mapped {
+                range: at(first)?..at(last)?,
+                target: first,
+                access,
+            })
+        })
     }
 
     /// This process's address of `length` bytes at the guest's `address`, if one region has them.

@@ -83,6 +83,8 @@ impl Request {
     pub const SET_VRING_ENABLE: Self = Self(18);
     /// The channel for the back end's own requests.
     pub const SET_BACKEND_REQ_FD: Self = Self(21);
+    /// Where a device's addresses lead, behind an IOMMU.
+    pub const IOTLB_MSG: Self = Self(22);
     /// Reads configuration space.
     pub const GET_CONFIG: Self = Self(24);
     /// Memory to note in what is in flight.
@@ -108,6 +110,7 @@ impl Request {
             Self::GET_QUEUE_NUM => "GET_QUEUE_NUM",
             Self::SET_VRING_ENABLE => "SET_VRING_ENABLE",
             Self::SET_BACKEND_REQ_FD => "SET_BACKEND_REQ_FD",
+            Self::IOTLB_MSG => "IOTLB_MSG",
             Self::GET_CONFIG => "GET_CONFIG",
             Self::GET_INFLIGHT_FD => "GET_INFLIGHT_FD",
             Self::SET_INFLIGHT_FD => "SET_INFLIGHT_FD",

@@ -20,8 +20,11 @@
 //! rings, which is exact or void and knows which. Where nobody knows, the driver sees DEVICE_NEEDS_RESET, and after its
 //! reset those errors.
 //!
-//! Split queues only. Not behind an IOMMU of the guest's: none of the back ends that we could try asks for
-//! translations. A device is saved only while it is paused, which has the back end finish what it has begun; a file
+//! Behind an IOMMU of the guest's ([`Options::with_translations`]) the back end is told where the device's addresses lead
+//! ([`AddressSpace`]), and of each change before the guest goes on. It is trusted with that: all of the memory stays mapped in its
+//! process, so the IOMMU bounds a driver that errs, and not a back end that means ill.
+//!
+//! Split queues only. A device is saved only while it is paused, which has the back end finish what it has begun; a file
 //! system cannot be saved.
 //!
 //! ```no_run
@@ -51,6 +54,7 @@
     )
 )]
 
+mod address_space;
 pub mod back_end;
 pub mod channel;
 mod device;
@@ -65,10 +69,12 @@ mod own;
 mod relay;
 mod stand_in;
 pub mod to_guest;
+mod translation;
 
+pub use address_space::AddressSpace;
 pub use back_end::BackEnd;
 pub use device::{Options, VhostUser};
-pub use error::{BackEndError, VhostUserError};
+pub use error::{BackEndError, TranslationError, VhostUserError};
 pub use memory::SharedMemory;
 pub use message::Request;
 pub use to_guest::GuestBackEnd;

@@ -15,13 +15,14 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_memory::GuestAddressSpace;
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::address_space::Astray;
 use super::device::Shared;
 use super::error::BackEndError;
-use super::front_end::Ring;
+use super::front_end::{Own, Ring};
 use super::in_flight::InFlight;
 use super::ledger::Ledger;
 use super::stand_in::{StandIn, used_index};
@@ -286,12 +287,23 @@ impl<A: GuestAddressSpace> Relay<A> {
     /// Takes requests of the back end's own.
     fn own_requests(&mut self) -> Result<Progress, BackEndError> {
         for _ in 0..OWN_REQUESTS {
-            let Some(changed) = self.shared.front().own_request()? else {
-                return Ok(Progress::Wait);
-            };
-            if changed {
-                self.shared.read_config()?;
-                self.interrupts.config();
+            let asked = self.shared.front().own_request(&self.shared.memory)?;
+            match asked {
+                None => return Ok(Progress::Wait),
+                Some(Own::Answered) => {}
+                Some(Own::ConfigChanged) => {
+                    self.shared.read_config()?;
+                    self.interrupts.config();
+                }
+                Some(Own::Astray(Astray { address, access })) => {
+                    // So that whoever translates records the fault; not with the connection in hand, of which it may have to
+                    // tell a change. Should the driver have mapped it meanwhile, there is none.
+                    // vm-memory's own translation table does not look whether the end is one.
+                    if address < u64::MAX {
+                        let memory = self.memory.memory();
+                        let _ = memory.check_range(GuestAddress(address), 1, access);
+                    }
+                }
             }
         }
         Ok(Progress::More)

@@ -345,8 +345,13 @@ pub fn of(kind: Kind) -> Vec<Call> {
             ],
         ),
         Kind::Vcpu => (
-            // Registers of devices that other processes serve, and the end of one that is given up.
-            &[FILES, WAITING, &[libc::SYS_sendmsg, libc::SYS_shutdown]],
+            // Registers of devices that other processes serve, what the guest maps for them, which they acknowledge, and the
+            // end of one that is given up.
+            &[
+                FILES,
+                WAITING,
+                &[libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_shutdown],
+            ],
             // The kernel tries one after another: what every entry into the guest asks is first.
             &[KVM_VCPU, KVM_MACHINE, KVM_VCPU_STATE, VFIO, TAP],
         ),

@@ -10,7 +10,7 @@ use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
 use crate::passthrough::KvmSlots;
 use crate::peer::{self, PeerBackEndError};
-use crate::served::{self, ServedError};
+use crate::served::{self, Served, ServedError, Told};
 use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, OpenError};
@@ -116,6 +116,8 @@ pub(super) enum Opened {
     Direct(Box<dyn Device<DeviceMemory>>),
     /// Behind the remapping unit.
     Translated(Box<dyn Device<TranslatedMemory>>),
+    /// Behind the remapping unit, in another process, which is told.
+    Told(Box<dyn Device<TranslatedMemory>>, Told, Served),
 }
 
 impl Opened {
@@ -152,7 +154,10 @@ pub(super) fn open(
     }
     for served in &config.served {
         let device = served::open(served, memory)?;
-        let device = Opened::new(served.dma, device);
+        let device = match Told::of(&device) {
+            Some(told) => Opened::Told(Box::new(device), told, served.clone()),
+            None => Opened::new(served.dma, device),
+        };
         devices.push(("device of another process", Place::default(), device));
     }
     for asked in &config.back_ends {

@@ -3,7 +3,7 @@
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT, WATCHDOG_PORT};
 use super::balloon::BalloonSocket;
-use super::devices::{self, Opened};
+use super::devices::{self, DeviceError, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
 use super::panic_port::PanicPort;
@@ -25,6 +25,7 @@ use crate::console::tty::TtyPort;
 use crate::interrupts::IoApic;
 use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{Interface, KvmSlots, PassthroughError, Reclaim, Selected};
+use crate::served::ServedError;
 use crate::snapshot::{SnapshotError, WatchdogState};
 use crate::viommu::plan::unit_of;
 use kvm_ioctls::Cap;
@@ -130,10 +131,24 @@ impl Platform {
                 (Opened::Translated(device), Transport::Pci) => {
                     chipset.add_translated_virtio(place, device)?.to_string()
                 }
+                (Opened::Told(device, table, served), Transport::Pci) => {
+                    let at = chipset.add_translated_virtio(place, device)?;
+                    let option = served.what.option();
+                    let socket = served.socket;
+                    chipset
+                        .follow(place, at, &socket.display().to_string(), Box::new(table))?
+                        .map_err(|source| ServedError::Memory {
+                            option,
+                            socket,
+                            source,
+                        })
+                        .map_err(DeviceError::Served)?;
+                    at.to_string()
+                }
                 (Opened::Direct(device), Transport::Mmio) => {
                     format!("{:#x}", chipset.add_mmio_virtio(device, memory)?)
                 }
-                (Opened::Translated(_), Transport::Mmio) => {
+                (Opened::Translated(_) | Opened::Told(..), Transport::Mmio) => {
                     return Err(ChipsetError::NotOnPci { name }.into());
                 }
             };

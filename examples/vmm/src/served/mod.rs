@@ -8,7 +8,8 @@
 //!
 //! Where there is such a device, the guest's RAM is in files (memfd, sealed against shrinking), one for each of its
 //! regions, and the other process is given all of them: it reads rings and buffers wherever the guest puts them.
-//! Nothing else is shared: no register, no persistent memory, no firmware table outside RAM.
+//! Nothing else is shared: no register, no persistent memory, no firmware table outside RAM. Behind the remapping unit (`iommu=on`) the
+//! process is told where the device's addresses lead ([`Told`]); that bounds the guest's driver, and not the process.
 #![cfg_attr(
     not(test),
     deny(
@@ -23,12 +24,17 @@
 pub mod serve;
 
 use crate::config::Dma;
+use crate::viommu::DmaTable;
 use hvkit_virtio_devices::net::MacAddress;
-use hvkit_virtio_devices::vhost_user::{Options, SharedMemory, VhostUser, VhostUserError};
+use hvkit_virtio_devices::vhost_user::{
+    AddressSpace, Options, SharedMemory, VhostUser, VhostUserError,
+};
+use hvkit_vtd_iommu::emulation::Mapping;
 use std::io;
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestMemoryMmap, Permissions};
 
 /// A device that another process serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,27 +105,58 @@ pub enum ServedError {
         /// Why.
         source: VhostUserError,
     },
-    /// Behind the remapping unit.
-    #[error(
-        "--{option}: socket {}: iommu=on cannot be had with vhost_user: the other process has all of the guest's memory, and no translations",
-        socket.display()
-    )]
-    Translated {
+    /// The back end cannot be told what the device reaches behind the remapping unit.
+    #[error("--{option}: socket {}: {source}", socket.display())]
+    Memory {
         /// The option.
         option: &'static str,
         /// The socket.
         socket: PathBuf,
+        /// Why.
+        source: io::Error,
     },
+}
+
+/// A device behind the remapping unit: its back end is told what the guest maps for it, and of each change before the
+/// guest goes on.
+#[derive(Debug)]
+pub struct Told(AddressSpace);
+
+impl Told {
+    /// That of `device`, if it is behind a unit.
+    #[must_use]
+    pub fn of(device: &VhostUser) -> Option<Self> {
+        device.address_space().map(Told)
+    }
+}
+
+impl DmaTable for Told {
+    fn map(&mut self, piece: Mapping) -> io::Result<()> {
+        let access = match (piece.reads, piece.writes) {
+            (true, true) => Permissions::ReadWrite,
+            (true, false) => Permissions::Read,
+            (false, true) => Permissions::Write,
+            (false, false) => return Ok(()),
+        };
+        let mapped = self.0.map(addresses(&piece), piece.target, access);
+        mapped.map_err(io::Error::other)
+    }
+
+    fn unmap(&mut self, piece: Mapping) -> io::Result<()> {
+        self.0.unmap(addresses(&piece));
+        Ok(())
+    }
+}
+
+/// The last byte of all is left out; the unit's address widths end far below.
+fn addresses(piece: &Mapping) -> Range<u64> {
+    piece.first..piece.last.saturating_add(1)
 }
 
 /// Connects to who serves it, and gives them `memory`.
 pub fn open(served: &Served, memory: &GuestMemoryMmap) -> Result<VhostUser, ServedError> {
     let option = served.what.option();
     let socket = || served.socket.clone();
-    if served.dma == Dma::Translated {
-        let socket = socket();
-        return Err(ServedError::Translated { option, socket });
-    }
     let failed = |source| ServedError::Device {
         option,
         socket: socket(),
@@ -135,6 +172,9 @@ pub fn open(served: &Served, memory: &GuestMemoryMmap) -> Result<VhostUser, Serv
     }
     if let Some(size) = served.queue_size {
         options = options.with_queue_size(size);
+    }
+    if served.dma == Dma::Translated {
+        options = options.with_translations();
     }
     let memory = SharedMemory::of(memory).map_err(failed)?;
     let stream = UnixStream::connect(&served.socket).map_err(|source| ServedError::Connect {

@@ -32,8 +32,18 @@ struct Device<'a> {
     name: String,
     dma: Dma,
     place: &'a Place,
-    /// The host's or another process's, not a virtio device of ours.
-    physical: bool,
+    kind: Kind,
+}
+
+/// By whom a device is served, and what that asks of its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A virtio device of ours: it asks the unit each time.
+    Ours,
+    /// A virtio device of another process, which has to be told of each change.
+    Served,
+    /// The host's, or another process's PCI device: likewise, and it has no memory but through its unit.
+    Physical,
 }
 
 /// Where devices are that do not say.
@@ -49,7 +59,7 @@ fn devices(config: &Config) -> Vec<Device<'_>> {
         name,
         dma,
         place,
-        physical: false,
+        kind: Kind::Ours,
     };
     let file = |path: &std::path::Path| path.display().to_string();
     let mut devices = Vec::new();
@@ -69,6 +79,15 @@ fn devices(config: &Config) -> Vec<Device<'_>> {
     }
     if let Some(rng) = &config.rng {
         devices.push(virtio("rng", file(&rng.source), rng.dma, &rng.place));
+    }
+    for served in &config.served {
+        devices.push(Device {
+            option: served.what.option(),
+            name: file(&served.socket),
+            dma: served.dma,
+            place: &ANYWHERE,
+            kind: Kind::Served,
+        });
     }
     for asked in &config.back_ends {
         let name = file(&asked.socket);
@@ -90,7 +109,7 @@ fn devices(config: &Config) -> Vec<Device<'_>> {
             name: device.id.clone().unwrap_or_else(|| file(&device.path)),
             dma: device.dma,
             place: &device.place,
-            physical: true,
+            kind: Kind::Physical,
         });
     }
     for device in &config.user_devices {
@@ -99,7 +118,7 @@ fn devices(config: &Config) -> Vec<Device<'_>> {
             name: device.name(),
             dma: device.dma,
             place: &device.place,
-            physical: true,
+            kind: Kind::Physical,
         });
     }
     devices
@@ -173,7 +192,7 @@ fn check_device(config: &Config, device: &Device<'_>) -> Result<(), UnitError> {
             count: config.segments,
         });
     }
-    if segment > 0 && config.transport == Transport::Mmio && !device.physical {
+    if segment > 0 && config.transport == Transport::Mmio && device.kind != Kind::Physical {
         let name = name();
         return Err(UnitError::NotOnPci {
             option,
@@ -209,15 +228,21 @@ fn check_device(config: &Config, device: &Device<'_>) -> Result<(), UnitError> {
         }
         _ => {}
     }
-    match unit {
-        Some(vtd) if device.physical && !vtd.caching => {
-            let name = name();
-            Err(UnitError::NotCaching { option, name })
-        }
-        Some(_) if device.physical && device.dma == Dma::Direct => {
-            let name = name();
-            Err(UnitError::Outside { option, name })
-        }
+    let Some(vtd) = unit else { return Ok(()) };
+    let told = match device.kind {
+        Kind::Ours => false,
+        Kind::Served => device.dma == Dma::Translated,
+        Kind::Physical => true,
+    };
+    match (told, device.kind, device.dma) {
+        (true, ..) if !vtd.caching => Err(UnitError::NotCaching {
+            option,
+            name: name(),
+        }),
+        (_, Kind::Physical, Dma::Direct) => Err(UnitError::Outside {
+            option,
+            name: name(),
+        }),
         _ => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Debian's kernel on the real `vmm`, in the laboratory's host: a disk that another process serves as a whole PCI
 //! function, by vfio-user, driven by the guest's own virtio drivers. First without a remapping unit, and the process is
-//! killed in the end; then behind one.
+//! killed in the end; then behind one, beside a virtio disk that another process serves behind the same unit, by vhost-user.
 
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
@@ -21,16 +21,35 @@ read -r line </proc/cmdline
 case "$line" in *run=unit*) run=unit;; *) run=plain;; esac
 say() { echo "@test $run-$*"; }
 digest() { sha256sum | cut -d' ' -f1; }
-say size "$(cat /sys/block/vda/size)"
-say vectors "$(grep -c virtio1 /proc/interrupts)"
+main=none other=none
+for disk in vda vdb; do
+    case "$(cat /sys/block/$disk/size 2>/dev/null)" in 4096) main=$disk ;; 2048) other=$disk ;; esac
+done
+say size "$(cat /sys/block/$main/size)"
+name=$(basename "$(readlink -f /sys/block/$main/device)")
+say vectors "$(grep -c "$name" /proc/interrupts)"
 say groups "$(ls /sys/kernel/iommu_groups 2>/dev/null | wc -w)"
-say read "$(dd if=/dev/vda bs=64k count=16 2>/dev/null | digest)"
+say read "$(dd if=/dev/$main bs=64k count=16 2>/dev/null | digest)"
 dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
 say written "$(digest </tmp/data)"
-dd if=/tmp/data of=/dev/vda bs=64k seek=16 2>/dev/null
+dd if=/tmp/data of=/dev/$main bs=64k seek=16 2>/dev/null
 sync
 echo 3 >/proc/sys/vm/drop_caches
-say reread "$(dd if=/dev/vda bs=64k skip=16 count=16 2>/dev/null | digest)"
+say reread "$(dd if=/dev/$main bs=64k skip=16 count=16 2>/dev/null | digest)"
+if [ $run = unit ]; then
+    say told-read "$(dd if=/dev/$other bs=64k count=8 2>/dev/null | digest)"
+    dd if=/tmp/data of=/dev/$other bs=64k seek=8 count=8 2>/dev/null
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    say told-reread "$(dd if=/dev/$other bs=64k skip=8 count=8 2>/dev/null | digest)"
+    say told-written "$(dd if=/tmp/data bs=64k count=8 2>/dev/null | digest)"
+    # A driver that is bound anew: a reset, and other addresses.
+    name=$(basename "$(readlink -f /sys/block/$other/device)")
+    echo "$name" >/sys/bus/virtio/drivers/virtio_blk/unbind
+    echo "$name" >/sys/bus/virtio/drivers/virtio_blk/bind
+    say told-again "$(dd if=/dev/$other bs=64k skip=8 count=8 2>/dev/null | digest)"
+    say faults "$(dmesg | grep -c 'DMAR.*fault')"
+fi
 if [ $run = plain ]; then
     echo kill >/dev/hvc0
     # Then its configuration space reads all ones, as of a device that was pulled out.
@@ -69,7 +88,14 @@ run() {
 }
 image() { dd if=/disk bs=64k skip=16 count=16 2>/dev/null | sha256sum | cut -d' ' -f1; }
 serve
-run "run=unit intel_iommu=on" "--vtd caching=on --user-device socket=/tmp/own,id=disk,iommu=on" unit
+vmm serve --disk path=/second --socket /tmp/told -v 2>/tmp/served-told &
+told=$!
+while [ ! -S /tmp/told ]; do usleep 100000; done
+run "run=unit intel_iommu=on" "--vtd caching=on --user-device socket=/tmp/own,id=disk,iommu=on \
+    --disk vhost_user=on,socket=/tmp/told,iommu=on" unit
+wait $told
+echo "@host served-told $?"
+echo "@host image-told $(dd if=/second bs=64k skip=8 count=8 2>/dev/null | sha256sum | cut -d' ' -f1)"
 wait $server
 echo "@host served-unit $?"
 cat /tmp/served
@@ -109,7 +135,8 @@ fn linux_uses_a_pci_function_of_another_process_and_outlives_it() {
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
-        .data(data, "/disk", 0o644)
+        .data(&data[..], "/disk", 0o644)
+        .data(&data[1 << 20..], "/second", 0o644)
         .run(&[HOST])
         .unwrap();
     let text = report.commands[0].text();
@@ -134,6 +161,18 @@ fn linux_uses_a_pci_function_of_another_process_and_outlives_it() {
     }
     assert_ne!(get("unit-groups"), "0", "{text}");
     assert_eq!(get("plain-groups"), "0", "{text}");
+    // By vhost-user, of a process that is told what the guest maps.
+    let second: String = Sha256::digest(&data[1 << 20..][..512 << 10])
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(get("unit-told-read"), second, "{text}");
+    for what in ["unit-told-reread", "unit-told-again"] {
+        assert_eq!(get(what), get("unit-told-written"), "{what}\n{text}");
+    }
+    assert_eq!(host["image-told"], get("unit-told-written"), "{text}");
+    assert_eq!(host["served-told"], "0", "{text}");
+    assert_eq!(get("unit-faults"), "0", "{text}");
     // It ends with its VMM.
     assert_eq!(host["served-unit"], "0", "{text}");
     assert_eq!(get("plain-identity"), "ffffffff", "{text}");

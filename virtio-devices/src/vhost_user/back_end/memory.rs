@@ -3,11 +3,9 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
-use super::Memory;
 use crate::vhost_user::message::MOST_REGIONS;
 
 /// Words of a region in a table.
@@ -16,7 +14,7 @@ const REGION: usize = 32;
 /// Memory that is mapped here.
 #[derive(Debug)]
 pub(super) struct Given {
-    pub(super) memory: Memory,
+    pub(super) memory: GuestMemoryMmap,
     /// The VMM's first address, the guest's, and bytes.
     places: Vec<(u64, u64, u64)>,
 }
@@ -49,17 +47,20 @@ impl Given {
         }
         ranges.sort_by_key(|(start, ..)| start.0);
         let memory = GuestMemoryMmap::from_ranges_with_files(ranges).ok()?;
-        Some(Self {
-            memory: Arc::new(memory),
-            places,
-        })
+        Some(Self { memory, places })
     }
 
     /// The guest's address of what is at the VMM's `address`.
     pub(super) fn guest(&self, address: u64) -> Option<u64> {
+        self.guest_range(address, 1)
+    }
+
+    /// The guest's address of the `size` bytes at the VMM's `address`, if one region has them.
+    pub(super) fn guest_range(&self, address: u64, size: u64) -> Option<u64> {
         self.places.iter().find_map(|(theirs, guest, length)| {
             let offset = address.checked_sub(*theirs)?;
-            (offset < *length).then(|| guest.wrapping_add(offset))
+            let end = offset.checked_add(size)?;
+            (end <= *length).then(|| guest.wrapping_add(offset))
         })
     }
 }
@@ -96,6 +97,9 @@ mod tests {
         assert_eq!(given.guest(0x5000_0010), Some(0x10));
         assert_eq!(given.guest(0x7000_2000), None);
         assert_eq!(given.guest(0x10), None);
+        assert_eq!(given.guest_range(0x7000_1000, 0x1000), Some(0x10_1000));
+        assert_eq!(given.guest_range(0x7000_1000, 0x1001), None);
+        assert_eq!(given.guest_range(0x7000_1000, u64::MAX), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 mod memory;
 pub(super) mod rings;
+mod translator;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -18,30 +19,34 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestMemoryMmap, IommuMemory, Permissions};
 
 use self::memory::Given;
 pub use self::rings::event;
 use self::rings::{Calls, Report, Ring};
+pub use self::translator::Translator;
 use super::channel::Channel;
 use super::message::{
     HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
     VERSION_MASK, halves,
 };
+use super::translation::{Kind, Mapped, Message};
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts};
 use crate::features::Features;
 use crate::patience::end_of;
 use crate::queue::{Position, Queue};
 use crate::worker::{Runner, Running, Stopped};
 
-/// The memory that a device of a [`BackEnd`] is over.
-pub type Memory = Arc<GuestMemoryMmap>;
+/// The memory that a device of a [`BackEnd`] is over: the guest's, by the guest's addresses or by those of an IOMMU of the
+/// guest's.
+pub type Memory = Arc<IommuMemory<GuestMemoryMmap, Translator>>;
 
 /// How long a request may take to come, once it has begun, and a worker to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What we can do of the protocol.
 const OFFERED: Protocol = Protocol::MQ
     .union(Protocol::REPLY_ACK)
+    .union(Protocol::BACKEND_REQ)
     .union(Protocol::CONFIG);
 /// VHOST_USER_SET_CONFIG.
 const SET_CONFIG: Request = Request(25);
@@ -74,6 +79,8 @@ pub struct BackEnd {
     offered: Features,
     accepted: Features,
     acknowledges: bool,
+    /// Where the device's addresses lead, if they are translated.
+    translator: Translator,
     given: Option<Given>,
     rings: Vec<Ring>,
     running: Vec<Box<dyn Running>>,
@@ -99,12 +106,14 @@ impl BackEnd {
         let queues = device.queue_sizes().len();
         let report: Report = Box::new(report);
         let ours = device.features() | device.queue_features() | Features::VERSION_1;
+        let ours = ours | Features::ACCESS_PLATFORM;
         Ok(Self {
             channel: Channel::new(socket)?,
             calls: Calls::new(queues, report),
             offered: ours.difference(Features::RING_PACKED),
             accepted: Features::empty(),
             acknowledges: false,
+            translator: Translator::default(),
             given: None,
             rings: (0..queues).map(|_| Ring::default()).collect(),
             running: Vec::new(),
@@ -167,7 +176,17 @@ impl BackEnd {
             Request::SET_MEM_TABLE => {
                 self.stop()?;
                 self.given = Some(Given::map(payload, files)?);
+                // What they led to was in the old table's terms.
+                self.translator.clear();
                 self.start()?;
+                return Some(None);
+            }
+            Request::SET_BACKEND_REQ_FD => {
+                let Ok([file]) = <[OwnedFd; 1]>::try_from(files) else {
+                    return None;
+                };
+                let own = Channel::new(UnixStream::from(file)).ok()?;
+                self.translator.ask_by(own);
                 return Some(None);
             }
             Request::SET_VRING_KICK | Request::SET_VRING_CALL | Request::SET_VRING_ERR => {
@@ -200,6 +219,11 @@ impl BackEnd {
             }
             Request::GET_CONFIG | SET_CONFIG => return self.config(asked, payload),
             Request::SET_VRING_ADDR => self.place(payload)?,
+            Request::IOTLB_MSG => {
+                self.translate(Message::of(payload)?)?;
+                // It is acknowledged whatever was settled.
+                return number(0);
+            }
             _ => return self.set_state(asked, payload),
         }
         Some(None)
@@ -229,7 +253,14 @@ impl BackEnd {
         };
         let (index, flags) = halves(u64::from_ne_bytes(about));
         let given = self.given.as_ref()?;
-        let guest = |bytes| given.guest(u64::from_ne_bytes(bytes));
+        let translated = self.translated();
+        let guest = |bytes| {
+            let address = u64::from_ne_bytes(bytes);
+            if translated {
+                return Some(address);
+            }
+            given.guest(address)
+        };
         let places = [guest(table)?, guest(available)?, guest(used)?];
         let ring = self.rings.get_mut(index as usize)?;
         if flags != 0 || !rest.is_empty() || ring.kick.is_some() {
@@ -241,6 +272,61 @@ impl BackEnd {
             ring.config.device_area,
         ] = places;
         Some(())
+    }
+
+    /// Whether the device's addresses are those of an IOMMU of the guest's.
+    fn translated(&self) -> bool {
+        self.accepted.contains(Features::ACCESS_PLATFORM)
+    }
+
+    /// What the VMM says of the device's addresses.
+    fn translate(&mut self, message: Message) -> Option<()> {
+        let Message {
+            address,
+            size,
+            theirs,
+            access,
+            kind,
+        } = message;
+        let range = address..address.checked_add(size)?;
+        match kind {
+            Kind::Update => {
+                let target = self.given.as_ref()?.guest_range(theirs, size)?;
+                self.translator.update(Mapped {
+                    range,
+                    target,
+                    access,
+                });
+                // A queue may have waited for that.
+                if self.running.is_empty() {
+                    self.start()?;
+                }
+                Some(())
+            }
+            Kind::Invalidate => {
+                self.translator.invalidate(range);
+                Some(())
+            }
+            // Those are ours to say.
+            Kind::Miss | Kind::AccessFail => None,
+        }
+    }
+
+    /// Whether all that a queue consists of can be reached; if not, the VMM has been asked for it.
+    fn foresee(&self, ring: &Ring) -> bool {
+        let config = &ring.config;
+        let [table, available, used] = config.lengths();
+        [
+            (config.descriptor_area, table, Permissions::Read),
+            (config.driver_area, available, Permissions::Read),
+            (config.device_area, used, Permissions::Write),
+        ]
+        .into_iter()
+        // What wraps is refused where the queue is made.
+        .all(|(start, length, access)| {
+            let end = start.saturating_add(length);
+            self.translator.foresee(start..end, access)
+        })
     }
 
     /// What is said of a queue by its index and one number.
@@ -303,24 +389,31 @@ impl BackEnd {
 
     /// Has the device serve all queues that are live; nothing if one of them makes no sense.
     fn start(&mut self) -> Option<()> {
+        let live = || self.rings.iter().filter(|ring| ring.is_live());
+        let translated = self.translated();
+        // Without a queue nothing is served, and one that lies nowhere is when the VMM says where.
+        if live().next().is_none() || translated && !live().all(|ring| self.foresee(ring)) {
+            return Some(());
+        }
         let mut queues = Vec::new();
+        let memory = self.given.as_ref().map(|given| {
+            let (memory, translator) = (given.memory.clone(), self.translator.clone());
+            Arc::new(IommuMemory::new(memory, translator, translated, ()))
+        });
         for (ring, index) in self.rings.iter().zip(0..) {
             if ring.is_live() {
                 let position = Position {
                     available: ring.base,
                     used: ring.base,
                 };
-                let memory = &*self.given.as_ref()?.memory;
+                let memory = memory.as_deref()?;
                 let queue = Queue::restored(&ring.config, self.accepted, memory, position).ok()?;
                 let kick = ring.kick.as_ref()?.try_clone().ok()?;
                 queues.push(ActiveQueue { index, queue, kick });
             }
         }
-        if queues.is_empty() {
-            return Some(());
-        }
         let workers = self.device.activate(Activation {
-            memory: self.given.as_ref()?.memory.clone(),
+            memory: memory?,
             features: self.accepted,
             queues,
             interrupts: Arc::clone(&self.calls) as Arc<dyn Interrupts>,

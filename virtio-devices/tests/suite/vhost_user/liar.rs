@@ -24,7 +24,7 @@ const NEEDS_RESET: u8 = 0x40;
 
 /// What it does when it is asked for a certain request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lie {
+pub(super) enum Lie {
     Silence,
     HalfAnAnswer,
     HangUp,
@@ -40,21 +40,21 @@ enum Lie {
 }
 
 /// A number and a payload.
-type Message = (u32, Vec<u8>);
+pub(super) type Message = (u32, Vec<u8>);
 
-struct Liar {
-    features: u64,
+pub(super) struct Liar {
+    pub(super) features: u64,
     at: u32,
     lie: Lie,
     /// Numbers and payloads of what it was told.
-    heard: Arc<Mutex<Vec<Message>>>,
+    pub(super) heard: Arc<Mutex<Vec<Message>>>,
     in_flight: File,
     /// The channel for requests of its own.
-    own: Arc<Mutex<Option<UnixStream>>>,
+    pub(super) own: Arc<Mutex<Option<UnixStream>>>,
 }
 
 impl Liar {
-    fn new(at: u32, lie: Lie) -> Self {
+    pub(super) fn new(at: u32, lie: Lie) -> Self {
         Self {
             features: 1 << 32 | 1 << 30 | IN_ORDER,
             at,
@@ -65,7 +65,7 @@ impl Liar {
         }
     }
 
-    fn serve(self) -> UnixStream {
+    pub(super) fn serve(self) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || self.run(theirs));
         ours

@@ -7,6 +7,7 @@ mod ours;
 mod peer;
 mod served;
 mod to_guest;
+mod translated;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::Ring;
 use hvkit_virtio_devices::net::{self, FrameStream, MacAddress, Net, Wire};
-use hvkit_virtio_devices::vhost_user::{BackEnd, Options};
+use hvkit_virtio_devices::vhost_user::{BackEnd, Options, back_end};
 use hvkit_virtio_devices::worker::Threads;
 use tempfile::NamedTempFile;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
@@ -25,13 +25,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{DATA, HEADER, PATIENCE, STATUS, guest, request, shared_memory};
-use crate::support::guest::Memory;
 use crate::support::{header, image, pattern};
 
 const ALL: u64 = u64::MAX;
 
 /// A device of ours, served to the socket that is returned; the thread ends with how serving ended.
-fn serve_device(device: Box<dyn Device<Memory>>) -> (UnixStream, JoinHandle<String>) {
+fn serve_device(device: Box<dyn Device<back_end::Memory>>) -> (UnixStream, JoinHandle<String>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let threads =
         Threads::new(|name, body| thread::Builder::new().name(name).spawn(body).map(drop));
@@ -49,7 +48,7 @@ fn serve_device(device: Box<dyn Device<Memory>>) -> (UnixStream, JoinHandle<Stri
 }
 
 /// A disk of ours, served to the socket that is returned; the thread ends with how serving ended.
-fn serve(image: &NamedTempFile) -> (UnixStream, JoinHandle<String>) {
+pub(super) fn serve(image: &NamedTempFile) -> (UnixStream, JoinHandle<String>) {
     let options = block::Options::new(image.path()).with_queues(2);
     serve_device(Box::new(Block::open(options).unwrap()))
 }
@@ -147,7 +146,7 @@ fn our_disk_for_rust_vmms_front_end() {
     );
     front.set_owner().unwrap();
     let protocol = front.get_protocol_features().unwrap();
-    assert_eq!(protocol.bits(), 0b10_0000_1001);
+    assert_eq!(protocol.bits(), 0b10_0010_1001);
     front
         .set_protocol_features(protocol & VhostUserProtocolFeatures::all())
         .unwrap();

@@ -72,6 +72,12 @@ pub(super) const SERVED: Machine = Machine {
     options: "--disk vhost_user=on,socket=/tmp/disk",
     kernel: "",
 };
+pub(super) const SERVED_BEHIND: Machine = Machine {
+    name: "ours, served by another process, behind the unit",
+    options: "--vtd caching=on --disk vhost_user=on,socket=/tmp/disk,iommu=on",
+    kernel: STRICT,
+    ..SERVED
+};
 pub(super) const QEMU: Machine = Machine {
     name: "QEMU",
     work: DEVICES,
@@ -174,6 +180,7 @@ pub(super) const MACHINES: &[Machine] = &[
     SERVED,
     QEMU,
     OURS_BEHIND,
+    SERVED_BEHIND,
     QEMU_BEHIND,
     PASSED,
     PASSED_BEHIND,

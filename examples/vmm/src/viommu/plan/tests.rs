@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::config::{Disk, HostDevice, Iommufd};
+use crate::served::{Served, What};
 
 fn line(config: &Config) -> String {
     check(config).map_or_else(|error| error.to_string(), |()| "fine".to_owned())
@@ -99,6 +100,39 @@ fn a_device_of_the_host_is_behind_a_unit_in_caching_mode_or_there_is_no_unit() {
         ..with(device(Dma::Direct), &[unit(None, 1, Scope::Segment)])
     };
     assert!(check(&elsewhere).is_ok());
+}
+
+#[test]
+fn a_device_of_another_process_is_told_by_a_unit_in_caching_mode() {
+    let served = |dma, vtds: &[Vtd]| {
+        let served = Served {
+            what: What::Disk,
+            socket: "/s".into(),
+            queues: None,
+            queue_size: None,
+            dma,
+        };
+        let config = Config {
+            served: vec![served],
+            ..Config::new("k".into())
+        };
+        line(&with(config, vtds))
+    };
+    let caching = Vtd {
+        caching: true,
+        ..Vtd::default()
+    };
+    assert_eq!(served(Dma::Translated, &[caching]), "fine");
+    assert_eq!(
+        served(Dma::Translated, &[Vtd::default()]),
+        "--disk: /s has iommu=on, which needs --vtd caching=on"
+    );
+    assert_eq!(
+        served(Dma::Translated, &[]),
+        "--disk: /s has iommu=on, and there is no remapping unit: add --vtd"
+    );
+    // Outside, it is as any virtio device without iommu=on.
+    assert_eq!(served(Dma::Direct, &[Vtd::default()]), "fine");
 }
 
 #[test]
