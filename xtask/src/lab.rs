@@ -13,7 +13,7 @@ use lab_kit::bochs::{Bochs, Exit, UnknownMsrs};
 use lab_kit::host::{Clock, Host};
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
-use lab_kit::models::Model;
+use lab_kit::models::{Model, with_iommufd};
 use lab_kit::payload::build_payload;
 use lab_kit::probe::probe;
 use lab_kit::qtest::QtestOptions;
@@ -91,6 +91,9 @@ pub struct HostArgs {
     /// Show the host kernel's console at the end.
     #[arg(long)]
     console: bool,
+    /// A newer kernel, with iommufd and VFIO's character devices, on QEMU 11: both fetched if need be.
+    #[arg(long)]
+    iommufd: bool,
     /// A shell on this terminal instead of a command.
     #[arg(long, conflicts_with = "command")]
     shell: bool,
@@ -288,6 +291,10 @@ fn host(args: HostArgs) -> Result<ExitCode> {
         .time_out(Duration::from_secs(args.time_out));
     if args.icount {
         host = host.clock(Clock::Instructions);
+    }
+    if args.iommufd {
+        let qemu = Model::Qemu11.fetch()?;
+        host = host.kernel(with_iommufd()?).qemu(qemu.program());
     }
     for (from, path) in &args.files {
         host = host.file(from, path, 0o755);

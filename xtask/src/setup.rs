@@ -26,6 +26,22 @@ const NEEDS: &[Need<'_>] = &[
         shows: "/usr/bin/g++",
     },
     Need {
+        package: "gcc-12",
+        shows: "/usr/bin/x86_64-linux-gnu-gcc-12",
+    },
+    Need {
+        package: "make",
+        shows: "/usr/bin/make",
+    },
+    Need {
+        package: "libelf1",
+        shows: "/usr/lib/x86_64-linux-gnu/libelf.so.1",
+    },
+    Need {
+        package: "zstd",
+        shows: "/usr/bin/zstd",
+    },
+    Need {
         package: "libc6-dev",
         shows: "/usr/lib/x86_64-linux-gnu/libc.a",
     },

@@ -402,6 +402,18 @@ pub enum Access {
     ReadWrite,
 }
 
+/// Whether a device of the host is had by iommufd and VFIO's character device, or by VFIO's container and group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Iommufd {
+    /// By iommufd where the host has it.
+    #[default]
+    Auto,
+    /// By iommufd, or not at all.
+    On,
+    /// By container and group.
+    Off,
+}
+
 /// A PCI device of the host that becomes the guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostDevice {
@@ -409,6 +421,8 @@ pub struct HostDevice {
     pub path: PathBuf,
     /// By which name messages call it; its address if none is given.
     pub id: Option<String>,
+    /// By which interface of the host's it is had.
+    pub iommufd: Iommufd,
     /// How it reaches the guest's memory.
     pub dma: Dma,
     /// Where it is.

@@ -190,6 +190,7 @@ impl From<&PassthroughError> for ExitStatus {
             PassthroughError::NoInterruptRemapping { .. } => ExitStatus::DeviceNoIommu,
             PassthroughError::NoReset { .. } => ExitStatus::DeviceNoReset,
             PassthroughError::Twice(_)
+            | PassthroughError::NotBindable { .. }
             | PassthroughError::SameName(_)
             | PassthroughError::Busy { .. } => ExitStatus::DeviceInUse,
             _ => ExitStatus::DeviceUnusable,

@@ -179,6 +179,27 @@ fn a_group_that_the_host_uses() {
 }
 
 #[test]
+fn iommufd_where_the_host_has_none() {
+    let sysfs = Sysfs::new();
+    let device = sysfs.device(ADDRESS, 0);
+    sysfs.driver(&device, "vfio-pci");
+    sysfs.group(&device, 7);
+    let parts = [
+        ADDRESS,
+        "iommufd=on",
+        "no /dev/vfio/devices/vfioN",
+        "from 6.6 on",
+        "CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV",
+    ];
+    refused(&[format!("{},iommufd=on", path(&device))], 67, &parts);
+    refused(
+        &[format!("{},iommufd=1", path(&device))],
+        2,
+        &["iommufd=1 is not auto, on or off"],
+    );
+}
+
+#[test]
 fn the_same_device_or_name_twice() {
     let sysfs = Sysfs::new();
     let device = sysfs.device(ADDRESS, 0);

@@ -13,7 +13,7 @@ use clap::Parser;
 
 use crate::cargo::cargo;
 use crate::oracle::{self, Oracle};
-use lab_kit::models::Model;
+use lab_kit::models::{Model, with_iommufd};
 use lab_kit::paths;
 
 use self::outcome::{Count, Outcome};
@@ -48,6 +48,11 @@ pub fn test() -> Result<()> {
     let newer = Model::Qemu11.fetch();
     if let Err(error) = &newer {
         eprintln!("no QEMU 11: {error:#}");
+    }
+
+    // The same of a newer host. Made before the tests, whose time is their own.
+    if let Err(error) = with_iommufd() {
+        eprintln!("no kernel with iommufd: {error:#}");
     }
 
     let mut outcome = Outcome::default();

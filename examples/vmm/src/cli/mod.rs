@@ -72,7 +72,8 @@ struct Arguments {
 
     /// PCI device of the host to pass through, bound to vfio-pci; several may follow, and the option
     /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME,
-    /// iommu=on|off
+    /// iommu=on|off, iommufd=auto|on|off (by VFIO's character device and iommufd, where the host has them;
+    /// auto if not given)
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
 

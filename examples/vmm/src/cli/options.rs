@@ -3,8 +3,8 @@
 
 use super::key_value::{Keys, OptionError, number, size, switch};
 use crate::config::{
-    Access, Balloon, Confinement, Disk, Dma, Format, HostDevice, Net, NetWire, Place, Pmem, Rng,
-    Serial, VirtioConsole, Vsock, Writes,
+    Access, Balloon, Confinement, Disk, Dma, Format, HostDevice, Iommufd, Net, NetWire, Place,
+    Pmem, Rng, Serial, VirtioConsole, Vsock, Writes,
 };
 use crate::machine::address_map::MOST_SEGMENTS;
 use crate::machine::balloon::pages;
@@ -79,11 +79,19 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
 }
 
 pub(super) fn device(text: &str) -> Result<HostDevice, OptionError> {
-    let keys = Keys::parse("device", &["path", "id", "iommu", "pci_segment"], text)?;
+    const KEYS: &[&str] = &["path", "id", "iommu", "iommufd", "pci_segment"];
+    let keys = Keys::parse("device", KEYS, text)?;
     let (dma, place) = placed(&keys)?;
+    let iommufd = keys.optional("iommufd", "auto, on or off", |text| match text {
+        "auto" => Some(Iommufd::Auto),
+        "on" => Some(Iommufd::On),
+        "off" => Some(Iommufd::Off),
+        _ => None,
+    })?;
     Ok(HostDevice {
         path: keys.required("path", "a folder's name", file)?,
         id: keys.optional("id", "a name", |id| (!id.is_empty()).then(|| id.to_owned()))?,
+        iommufd: iommufd.unwrap_or_default(),
         dma,
         place,
     })

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::config::{
-    Access, Balloon, Disk, Dma, Format, HostDevice, Net, NetWire, Place, Pmem, Rng, Scope, Serial,
-    VirtioConsole, Vsock, Vtd, Writes,
+    Access, Balloon, Disk, Dma, Format, HostDevice, Iommufd, Net, NetWire, Place, Pmem, Rng, Scope,
+    Serial, VirtioConsole, Vsock, Vtd, Writes,
 };
 use clap::CommandFactory;
 use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -48,6 +48,7 @@ fn cloud_hypervisors_spelling_is_understood() {
     let devices = devices.map(|(path, id)| HostDevice {
         path: path.into(),
         id: id.map(str::to_owned),
+        iommufd: Iommufd::Auto,
         dma: Dma::Direct,
         place: Place::default(),
     });
@@ -63,8 +64,16 @@ fn without_options_it_is_the_library_s_default() {
 
 #[test]
 fn a_device_has_a_path() {
-    for wrong in ["id=a", "path=", "/a,id=", "/a,iommu="] {
+    for wrong in ["id=a", "path=", "/a,id=", "/a,iommu=", "/a,iommufd=yes"] {
         assert!(device(wrong).is_err(), "{wrong}");
+    }
+    for (text, iommufd) in [
+        ("/a", Iommufd::Auto),
+        ("/a,iommufd=auto", Iommufd::Auto),
+        ("/a,iommufd=on", Iommufd::On),
+        ("/a,iommufd=off", Iommufd::Off),
+    ] {
+        assert_eq!(device(text).unwrap().iommufd, iommufd, "{text}");
     }
 }
 

@@ -2,16 +2,19 @@
 //! Which system calls a kind of thread makes, glibc's and musl's ways to the same end alike.
 //!
 //! A call is here because somebody makes it: `strace -f` of the demo, of the tests of devices and of pass-through; and
-//! what an error path, a panic or a larger heap adds. A request of `ioctl` is listed by number where its file could do
-//! more, and by its driver's letter for VFIO, whose files are open for the guest's use only.
+//! what an error path, a panic or a larger heap adds. A request of `ioctl` is listed by number.
 
 use super::Kind;
+use iommufd_bindings::iommufd::{
+    IOMMUFD_CMD_DESTROY, IOMMUFD_CMD_IOAS_MAP, IOMMUFD_CMD_IOAS_UNMAP,
+};
 use kvm_bindings::{
     kvm_clock_data, kvm_debugregs, kvm_device_attr, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing,
     kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msrs, kvm_regs, kvm_sregs,
     kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use std::os::raw::c_long;
+use vfio_bindings::bindings::vfio::{VFIO_BASE, VFIO_TYPE};
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 
 /// A system call that is allowed.
@@ -249,15 +252,23 @@ const KVM_MACHINE_STATE: &[Call] = &[
     told::<kvm_clock_data>(0x7c), // KVM_GET_CLOCK
 ];
 
-/// VFIO and iommufd: interrupts, resets, DMA mappings of devices that are the guest's.
-const VFIO: &[Call] = &[call(
-    libc::SYS_ioctl,
-    Arguments::Masked {
-        index: 1,
-        mask: 0xff00,
-        value: (b';' as u32) << 8,
-    },
-)];
+/// VFIO's and iommufd's requests, which share a letter: interrupts, resets and DMA mappings of devices that are the guest's.
+/// Opening a device, and joining it to another's tables, is not among them.
+const VFIO: &[Call] = &[
+    vfio(VFIO_BASE + 10),         // VFIO_DEVICE_SET_IRQS
+    vfio(VFIO_BASE + 11),         // VFIO_DEVICE_RESET
+    vfio(VFIO_BASE + 13),         // VFIO_IOMMU_MAP_DMA
+    vfio(VFIO_BASE + 14),         // VFIO_IOMMU_UNMAP_DMA
+    vfio(IOMMUFD_CMD_IOAS_MAP),   // IOMMU_IOAS_MAP
+    vfio(IOMMUFD_CMD_IOAS_UNMAP), // IOMMU_IOAS_UNMAP
+];
+
+/// Giving a device back, and its tables.
+const VFIO_END: &[Call] = &[
+    vfio(VFIO_BASE + 5),       // VFIO_GROUP_UNSET_CONTAINER
+    vfio(VFIO_BASE + 20),      // VFIO_DEVICE_DETACH_IOMMUFD_PT
+    vfio(IOMMUFD_CMD_DESTROY), // IOMMU_DESTROY
+];
 
 /// Local sockets, of the kind that has a path: for Landlock and the protocol family see to it that there is no other.
 const SOCKETS: &[c_long] = &[
@@ -324,7 +335,14 @@ pub fn of(kind: Kind) -> Vec<Call> {
                     libc::SYS_unlink,
                 ],
             ],
-            &[KVM_MACHINE, KVM_MACHINE_STATE, VFIO, TAP, TERMINAL],
+            &[
+                KVM_MACHINE,
+                KVM_MACHINE_STATE,
+                VFIO,
+                VFIO_END,
+                TAP,
+                TERMINAL,
+            ],
         ),
         Kind::Vcpu => (
             // Registers of devices that other processes serve, what the guest maps for them, which they acknowledge, and the
@@ -388,6 +406,11 @@ const fn request(number: u64) -> Call {
     call(libc::SYS_ioctl, Arguments::exactly(1, number as u32))
 }
 
+/// A request of VFIO's or iommufd's, by its number.
+const fn vfio(number: u32) -> Call {
+    request(ioctl_expr(_IOC_NONE, VFIO_TYPE as u32, number, 0))
+}
+
 /// A request of KVM's that tells a `T`.
 const fn told<T>(number: u32) -> Call {
     request(ioctl_expr(_IOC_READ, KVM, number, size_of::<T>() as u32))
@@ -399,91 +422,4 @@ const fn kvm<T>(number: u32) -> Call {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_spelled_as_the_kernel_api_has_them() {
-        // linux/kvm.h, computed by the macros of asm-generic/ioctl.h.
-        let expected = [
-            0xae03,
-            0x4020_ae46,
-            0x4008_ae61,
-            0x4008_ae6a,
-            0x4020_ae76,
-            0x4040_ae79,
-            0x4020_aea5,
-            0x4018_aee1,
-        ];
-        let requests: Vec<_> = KVM_MACHINE.iter().map(|call| call.arguments).collect();
-        assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
-        let expected = [0xae80, 0x8090_ae81, 0x8138_ae83];
-        let requests: Vec<_> = KVM_VCPU.iter().map(|call| call.arguments).collect();
-        assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
-        let expected = [
-            0xc008_ae88,
-            0x8400_ae8e,
-            0x8004_ae98,
-            0x8040_ae9f,
-            0x8080_aea1,
-            0xaea3,
-            0x9000_aea4,
-            0x8188_aea6,
-            0xc208_ae62,
-            0x8030_ae7c,
-        ];
-        let requests = KVM_VCPU_STATE.iter().chain(KVM_MACHINE_STATE);
-        let requests: Vec<_> = requests.map(|call| call.arguments).collect();
-        assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
-    }
-
-    #[test]
-    fn nobody_may_do_what_nobody_does() {
-        let never = [
-            libc::SYS_execve,
-            libc::SYS_execveat,
-            libc::SYS_fork,
-            libc::SYS_vfork,
-            libc::SYS_ptrace,
-            libc::SYS_process_vm_writev,
-            libc::SYS_mount,
-            libc::SYS_setns,
-            libc::SYS_unshare,
-            libc::SYS_setuid,
-            libc::SYS_capset,
-            libc::SYS_bpf,
-            libc::SYS_kill,
-            libc::SYS_init_module,
-            libc::SYS_pidfd_getfd,
-            libc::SYS_open_by_handle_at,
-            libc::SYS_io_uring_setup,
-            libc::SYS_prlimit64,
-            libc::SYS_userfaultfd,
-        ];
-        for kind in Kind::ALL {
-            let calls = of(kind);
-            for number in never {
-                let found = calls.iter().find(|call| call.number == number);
-                assert_eq!(found, None, "{kind:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_vcpu_starts_no_thread_and_has_no_socket() {
-        let calls = of(Kind::Vcpu);
-        for number in [libc::SYS_clone, libc::SYS_clone3, libc::SYS_socket] {
-            assert!(calls.iter().all(|call| call.number != number));
-        }
-    }
-
-    #[test]
-    fn the_nursery_may_do_what_those_it_starts_may() {
-        let nursery = of(Kind::Nursery);
-        for kind in [Kind::Device, Kind::Sockets] {
-            for call in of(kind) {
-                assert!(nursery.contains(&call), "{kind:?} {call:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ use crate::console::serial;
 use crate::console::tty::TtyPort;
 use crate::interrupts::IoApic;
 use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
-use crate::passthrough::{KvmSlots, PassthroughError, Reclaim, Selected};
+use crate::passthrough::{Interface, KvmSlots, PassthroughError, Reclaim, Selected};
 use crate::served::ServedError;
 use crate::snapshot::{SnapshotError, WatchdogState};
 use crate::viommu::plan::unit_of;
@@ -249,15 +249,22 @@ fn add_devices(
     let places: Vec<_> = devices.iter().zip(places).collect();
     apart(&places)?;
     // Of those that no unit of the guest's is in front of.
-    let mut shared = None;
-    for (Selected { name, host }, place) in places {
+    let mut shared: Vec<(Interface, Arc<DmaSpace>)> = Vec::new();
+    for (selected, place) in places {
+        let Selected {
+            name,
+            host,
+            interface,
+        } = selected;
         let unit = place.unit.and_then(|number| config.vtds.get(number.0));
-        let space = match (unit, &shared) {
-            (Some(_), _) => DmaSpace::new(&kvm, vm.ram(), Contents::Followed)?,
-            (None, Some(shared)) => Arc::clone(shared),
+        let joined = shared.iter().find(|(of, _)| of == interface);
+        let space = match (unit, joined) {
+            (Some(_), _) => DmaSpace::new(&kvm, vm.ram(), Contents::Followed, *interface)?,
+            (None, Some((_, shared))) => Arc::clone(shared),
             (None, None) => {
-                let space = DmaSpace::new(&kvm, vm.ram(), Contents::Everything)?;
-                Arc::clone(shared.insert(space))
+                let space = DmaSpace::new(&kvm, vm.ram(), Contents::Everything, *interface)?;
+                shared.push((*interface, Arc::clone(&space)));
+                space
             }
         };
         let physical = space.open(host)?;
@@ -274,7 +281,10 @@ fn add_devices(
                 chipset.add_translated_passthrough(place, name, physical, slots, table)?
             }
         };
-        log::info!("{name} ({}) passed through at {at}", host.address);
+        log::info!(
+            "{name} ({}) passed through at {at}, by {interface}",
+            host.address
+        );
     }
     Ok(reclaims)
 }

@@ -3,6 +3,7 @@
 
 use super::host::HostError;
 use std::io;
+use std::path::PathBuf;
 use vfio_ioctls::VfioError;
 
 /// A device that is not passed through.
@@ -17,6 +18,45 @@ pub enum PassthroughError {
     /// The same name twice.
     #[error("--device: id={0} is given twice")]
     SameName(String),
+    /// The host has no character devices of VFIO's.
+    #[error(
+        "--device: {address} cannot be had by iommufd=on: there is no {}; it takes a host kernel from 6.6 on with \
+         CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV, and the module iommufd",
+        missing.display()
+    )]
+    NoCdev {
+        /// The device.
+        address: String,
+        /// The file that is not there.
+        missing: PathBuf,
+    },
+    /// Two devices that the host cannot tell apart, by two interfaces.
+    #[error(
+        "--device: {address} and {other} share IOMMU group {group}: both need the same iommufd=, and the host both \
+         character devices or none"
+    )]
+    TwoInterfaces {
+        /// The device.
+        address: String,
+        /// The one before it.
+        other: String,
+        /// Their group.
+        group: u32,
+    },
+    /// iommufd is not there, or not for this user.
+    #[error("--device: cannot open /dev/iommu: {0}; iommufd=off does without")]
+    OpenIommu(io::Error),
+    /// iommufd does not take the device.
+    #[error(
+        "--device: {address} is in use by another process, or its IOMMU leaves caches as they are, which iommufd does not take \
+         (iommufd=off may): {source}"
+    )]
+    NotBindable {
+        /// The device.
+        address: String,
+        /// Why.
+        source: VfioError,
+    },
     /// VFIO is not there.
     #[error("--device: cannot open /dev/vfio/vfio: {0}; is the module vfio-pci loaded?")]
     NoVfio(io::Error),
@@ -29,12 +69,12 @@ pub enum PassthroughError {
         group: u32,
     },
     /// The user may not.
-    #[error("--device: no permission to open /dev/vfio/{group}, which {address} is in")]
+    #[error("--device: no permission to open {}, by which {address} is had", file.display())]
     Denied {
         /// The device.
         address: String,
-        /// Its group.
-        group: u32,
+        /// The file.
+        file: PathBuf,
     },
     /// A guest could make the device interrupt the host.
     #[error(
@@ -75,10 +115,10 @@ pub enum PassthroughError {
         "--device: the guest's memory cannot be pinned for the device: {0}; is the limit on locked \
          memory (ulimit -l) below the guest's size?"
     )]
-    Pin(VfioError),
+    Pin(io::Error),
     /// The host's IOMMU cannot map it.
     #[error("--device: the host's IOMMU does not map the guest's memory: {0}")]
-    Map(VfioError),
+    Map(io::Error),
     /// The host's IOMMU cannot follow the guest's tables.
     #[error(
         "--device: the host's IOMMU translates {has} bits of address for {address}, fewer than --vtd aw={asked}: use a \

@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Where VFIO's files are.
+pub(super) const VFIO: &str = "/dev/vfio";
 /// The driver that holds a device on behalf of user space, and the end of the names of its variants.
 const VFIO_PCI: &str = "vfio-pci";
 /// Drivers that leave a group usable: they do no DMA of their own. VFIO, "IOMMU groups".
@@ -118,6 +120,8 @@ pub struct HostFunction {
     pub path: PathBuf,
     /// Its IOMMU group.
     pub group: u32,
+    /// Its character device, `/dev/vfio/devices/vfioN`, if the host has made one.
+    pub cdev: Option<PathBuf>,
 }
 
 impl HostFunction {
@@ -170,6 +174,7 @@ impl HostFunction {
         }
         Ok(HostFunction {
             address,
+            cdev: cdev(&path).filter(|file| file.exists()),
             path,
             group,
         })
@@ -195,6 +200,13 @@ fn in_the_way(path: &Path, address: &str) -> Vec<Held> {
         .collect();
     others.sort_by(|a, b| a.address.cmp(&b.address));
     others
+}
+
+/// The name that VFIO has for the character device of the device at `path`. Linux, "VFIO Device cdev Example".
+fn cdev(path: &Path) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(path.join("vfio-dev")).ok()?;
+    let name = entries.next()?.ok()?.file_name();
+    Some(Path::new(VFIO).join("devices").join(name))
 }
 
 fn is_vfio(driver: &str) -> bool {
@@ -237,6 +249,14 @@ mod tests {
         ] {
             assert!(!is_address(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_character_device_has_the_name_that_sysfs_says() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(cdev(folder.path()), None, "a kernel without them");
+        fs::create_dir_all(folder.path().join("vfio-dev/vfio17")).unwrap();
+        assert_eq!(cdev(folder.path()), Some("/dev/vfio/devices/vfio17".into()));
     }
 
     #[test]

@@ -57,6 +57,6 @@ pub use hardware::PhysicalFunction;
 pub use host::{HostError, HostFunction};
 pub(crate) use iommu::size;
 pub use reclaim::Reclaim;
-pub use selection::{Selected, select};
+pub use selection::{Interface, Selected, select};
 pub use slots::{KvmSlots, Slots};
 pub use view::{ViewError, Windows};

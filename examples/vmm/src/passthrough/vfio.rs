@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The function in the host, by VFIO's container, group and device files.
+//! The function in the host, by VFIO's files.
 //!
-//! A machine without a remapping unit has one container: one set of tables in the host's IOMMU, in which the guest's
+//! A machine without a remapping unit has one space: one set of tables in the host's IOMMU, in which the guest's
 //! memory is where the guest sees it, and nothing else is. It is filled when the first device joins, before any
 //! device may master the bus, and the kernel empties it when the last one has left. The memory is
-//! kept until then. A device behind the guest's remapping unit has a container of its own, which follows that unit.
+//! kept until then. A device behind the guest's remapping unit has a space of its own, which follows that unit.
+//!
+//! A space is VFIO's container, whose devices are opened by their group, or one of iommufd's, whose devices are opened by their
+//! character device: see [`Interface`]. What is said to a device once it is open is the same.
 
 use super::error::PassthroughError;
 use super::hardware::{PhysicalFunction, Region, Signals};
-use super::host::HostFunction;
-use super::iommu;
+use super::host::{HostFunction, VFIO};
+use super::iommu::Tables;
 use super::pages::Pages;
+use super::selection::Interface;
 use crate::machine::memory::GuestRam;
 use crate::viommu::DmaTable;
 use hvkit_vtd_iommu::emulation::Mapping;
@@ -20,6 +24,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use vfio_bindings::bindings::vfio::{
@@ -27,7 +32,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
     VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioOps, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioDeviceFd, VfioError, VfioRegionInfoCap};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl;
@@ -71,7 +76,7 @@ pub enum Contents {
 /// What devices reach of the host's memory: the guest's, or less.
 pub struct DmaSpace {
     // Dropped before the memory that it maps.
-    container: Arc<VfioContainer>,
+    tables: Tables,
     ram: GuestRam,
     contents: Contents,
     filled: OnceLock<()>,
@@ -80,28 +85,22 @@ pub struct DmaSpace {
 impl fmt::Debug for DmaSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DmaSpace")
+            .field("tables", &self.tables)
             .field("filled", &self.filled.get().is_some())
             .finish_non_exhaustive()
     }
 }
 
 impl DmaSpace {
-    /// A space of a machine with memory `ram`, empty until a device joins.
+    /// A space of a machine with memory `ram` for devices that are opened by `interface`, empty until one joins.
     pub fn new(
         kvm: &KvmVfio,
         ram: &GuestRam,
         contents: Contents,
+        interface: Interface,
     ) -> Result<Arc<Self>, PassthroughError> {
-        let kvm = Arc::clone(&kvm.0);
-        let container = VfioContainer::new(Some(kvm)).map_err(|error| match error {
-            VfioError::OpenContainer(error) => PassthroughError::NoVfio(error),
-            source => PassthroughError::Refused {
-                address: "this host".to_owned(),
-                source,
-            },
-        })?;
         Ok(Arc::new(DmaSpace {
-            container: Arc::new(container),
+            tables: Tables::new(interface, Arc::clone(&kvm.0))?,
             ram: ram.clone(),
             contents,
             filled: OnceLock::new(),
@@ -115,11 +114,11 @@ impl DmaSpace {
     /// [`PassthroughError::Narrow`], or VFIO does not say.
     pub fn check_width(&self, host: &HostFunction, bits: u8) -> Result<(), PassthroughError> {
         let address = || host.address.clone();
-        let last =
-            iommu::last_address(&self.container).map_err(|source| PassthroughError::Addresses {
-                address: address(),
-                source,
-            })?;
+        let last = self.tables.last_address();
+        let last = last.map_err(|source| PassthroughError::Addresses {
+            address: address(),
+            source,
+        })?;
         let has = last.map_or(u64::BITS, |last| {
             u64::BITS.saturating_sub(last.leading_zeros())
         });
@@ -136,8 +135,8 @@ impl DmaSpace {
     /// Lets a device in, and resets it.
     pub fn open(self: &Arc<Self>, host: &HostFunction) -> Result<VfioFunction, PassthroughError> {
         let refused = |source| refused(host, source);
-        let ops: Arc<dyn VfioOps> = Arc::clone(&self.container) as _;
-        let device = VfioDevice::new(&host.path, ops, false).map_err(refused)?;
+        let device =
+            VfioDevice::new(&host.path, self.tables.operations(), true).map_err(refused)?;
         let function = VfioFunction {
             device,
             index: AtomicU32::new(NO_INDEX),
@@ -162,27 +161,16 @@ impl DmaSpace {
     }
 
     /// Maps the guest's memory, once, when there is an IOMMU to do it.
-    #[expect(
-        unsafe_code,
-        reason = "a device is given a range of this process's memory"
-    )]
     fn fill(&self) -> Result<(), PassthroughError> {
         if self.filled.get().is_some() {
             return Ok(());
         }
-        // SAFETY: 1. `ram` owns the mappings, and is dropped after `container`, whose end is the end
-        // of what was mapped in it. A `VfioDevice` keeps the container, too, and every
-        // `VfioFunction` keeps this `DmaSpace` until after its device. 2. The memory is anonymous,
-        // used for nothing but the guest's RAM, and reached by vm-memory's volatile accesses only, so
-        // no reference of ours is broken by what a device writes.
-        unsafe { self.container.vfio_map_guest_memory(&self.ram) }.map_err(
-            |error| match &error {
-                VfioError::IommuDmaMap(why) if why.errno() == libc::ENOMEM => {
-                    PassthroughError::Pin(error)
-                }
+        self.tables
+            .map_all(&self.ram)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOMEM) => PassthroughError::Pin(error),
                 _ => PassthroughError::Map(error),
-            },
-        )?;
+            })?;
         let _ = self.filled.set(());
         Ok(())
     }
@@ -190,26 +178,42 @@ impl DmaSpace {
 
 impl DmaTable for Arc<DmaSpace> {
     fn map(&mut self, piece: Mapping) -> io::Result<()> {
-        iommu::map(&self.container, &self.ram, piece)
+        self.tables.map(&self.ram, piece)
     }
 
     fn unmap(&mut self, piece: Mapping) -> io::Result<()> {
-        iommu::unmap(&self.container, piece)
+        self.tables.unmap(piece)
     }
 }
 
 fn refused(host: &HostFunction, source: VfioError) -> PassthroughError {
     let address = host.address.clone();
     let group = host.group;
+    let denied = |file: PathBuf| PassthroughError::Denied {
+        address: host.address.clone(),
+        file,
+    };
     match &source {
         VfioError::OpenGroup(error, _) if error.raw_os_error() == Some(libc::EBUSY) => {
             PassthroughError::Busy { address, group }
         }
+        VfioError::VfioDeviceBindIommufd(error) if error.errno() == libc::EBUSY => {
+            PassthroughError::Busy { address, group }
+        }
+        // What the kernel says to the second who opens a character device, among others.
+        VfioError::VfioDeviceBindIommufd(error) if error.errno() == libc::EINVAL => {
+            PassthroughError::NotBindable { address, source }
+        }
         VfioError::OpenGroup(error, _) if error.kind() == io::ErrorKind::PermissionDenied => {
-            PassthroughError::Denied { address, group }
+            denied(Path::new(VFIO).join(group.to_string()))
+        }
+        VfioError::OpenDeviceCdev(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            denied(host.cdev.clone().unwrap_or_default())
         }
         // What the kernel says to a group whose interrupts are not isolated.
-        VfioError::ContainerSetIOMMU(error) if error.errno() == libc::EPERM => {
+        VfioError::ContainerSetIOMMU(error) | VfioError::VfioDeviceBindIommufd(error)
+            if error.errno() == libc::EPERM =>
+        {
             PassthroughError::NoInterruptRemapping { address }
         }
         _ => PassthroughError::Refused { address, source },

@@ -35,6 +35,8 @@ nvme() {
     say vector $(interrupts nvme0q)
     say capabilities $(od -A n -t x1 -j 52 -N 1 $at/config) $(od -A n -t x4 -j 256 -N 4 $at/config)
     echo 0000:00:01.0 >/sys/bus/pci/drivers/nvme/unbind
+    # The one that its driver finds when it comes back.
+    [ -e $at/iommu_group ] && echo DMA >$at/iommu_group/type && say domain "$(cat $at/iommu_group/type)"
     say methods $(cat $at/reset_method)
     echo 1 >$at/reset && say reset done
     echo 0000:00:01.0 >/sys/bus/pci/drivers/nvme/bind
@@ -104,7 +106,7 @@ edu() {
 switch() {
     edu
     type=$at/iommu_group/type
-    say rogue $(dmesg | grep -c 'INTR-REMAP.*00:01.0.*fault reason 0x25')
+    say rogue $(dmesg | grep -c "INTR-REMAP.*${at##*/0000:}.*fault reason 0x25")
     say first $(cat $type)
     # Pattern in its buffer, then to memory: to be stopped, and then not.
     dma 0xf000000 0x40000 64 1
@@ -120,7 +122,16 @@ switch() {
     say back $(devmem 0xf006000 64)
 }
 
+# A disk, and edu after it.
+both() {
+    nvme
+    at=/sys/bus/pci/devices/0000:00:02.0
+    $1
+}
+
 case "$(cat /proc/cmdline)" in
+*do=both_switch*) both switch ;;
+*do=both*) both edu ;;
 *do=switch*) switch ;;
 *do=nvme*) nvme ;;
 *do=busy*) busy ;;

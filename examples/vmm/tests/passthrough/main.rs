@@ -3,6 +3,7 @@
 //! real VFIO, QEMU's VT-d unit, and QEMU's NVMe disk and `edu` behind it.
 
 mod behind;
+mod cdev;
 #[path = "../support/evidence.rs"]
 mod evidence;
 mod kills;

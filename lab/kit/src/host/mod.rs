@@ -99,6 +99,8 @@ pub struct Host {
     clock: Clock,
     patience: Duration,
     watcher: Option<Watcher>,
+    kernel: Option<Kernel>,
+    qemu: PathBuf,
 }
 
 impl std::fmt::Debug for Host {
@@ -131,7 +133,23 @@ impl Host {
             clock: Clock::Wall,
             patience: Duration::from_secs(120),
             watcher: None,
+            kernel: None,
+            qemu: "qemu-system-x86_64".into(),
         }
+    }
+
+    /// Another kernel than this Debian's, such as [`with_iommufd`](crate::models::with_iommufd).
+    #[must_use]
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
+    /// Another QEMU than this machine's: a newer model's program.
+    #[must_use]
+    pub fn qemu(mut self, program: impl Into<PathBuf>) -> Self {
+        self.qemu = program.into();
+        self
     }
 
     /// A file of this machine at `path` in the host, with permission bits `mode`.
@@ -240,7 +258,7 @@ impl Host {
             let path = format!("{}/{index}", init::COMMANDS);
             image.file(&path, 0o644, command.as_ref());
         }
-        let mut qemu = tether("qemu-system-x86_64");
+        let mut qemu = tether(&self.qemu);
         self.machine(&mut qemu, &image, folder.path())?;
         qemu.args(["-display", "none", "-nodefaults"])
             .args(["-device", "virtio-serial-pci"])
@@ -278,12 +296,12 @@ impl Host {
         let mut image = self.image()?;
         image.file("/init", 0o755, init::on_terminal());
         image.file(&format!("{}/0", init::COMMANDS), 0o644, command);
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = Command::new(&self.qemu);
         self.machine(&mut qemu, &image, folder.path())?;
         let status = qemu
             .arg("-nographic")
             .status()
-            .context("cannot start qemu-system-x86_64")?;
+            .with_context(|| format!("cannot start {}", self.qemu.display()))?;
         Ok(if status.success() {
             ExitCode::SUCCESS
         } else {
@@ -291,11 +309,15 @@ impl Host {
         })
     }
 
+    fn chosen_kernel(&self) -> Result<Kernel> {
+        self.kernel.clone().map_or_else(Kernel::fetch, Ok)
+    }
+
     /// The initramfs with all but the init.
     fn image(&self) -> Result<Initramfs> {
         let mut image = Initramfs::with_busybox()?;
         let modules: Vec<&str> = self.modules.iter().map(String::as_str).collect();
-        image.modules(&Kernel::fetch()?, &modules)?;
+        image.modules(&self.chosen_kernel()?, &modules)?;
         for (path, payload) in &self.payloads {
             match payload {
                 Payload::Copy(from, mode) => image.copy(from, path, *mode)?,
@@ -339,7 +361,7 @@ impl Host {
                 "intel-iommu,intremap=on,caching-mode=on,device-iotlb=on,aw-bits=48",
             ])
             .arg("-kernel")
-            .arg(Kernel::fetch()?.vmlinux()?)
+            .arg(self.chosen_kernel()?.vmlinux()?)
             .arg("-initrd")
             .arg(&initramfs)
             .args(["-append", &kernel_args]);

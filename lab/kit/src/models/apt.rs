@@ -18,35 +18,12 @@ const NOT_NEEDED: &[&str] = &["doc", "man", "locale", "icons", "info", "bash-com
 /// Unpacks `packages` of `suite` with their dependencies into `root`. `work` is for what is only
 /// needed meanwhile.
 pub(super) fn unpack(suite: &str, packages: &[&str], work: &Path, root: &Path) -> Result<()> {
-    ensure!(
-        Path::new(KEYRING).exists(),
-        "no {KEYRING}: models are fetched on Debian (package debian-archive-keyring)"
-    );
-    for folder in ["state/lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(work.join(folder))?;
-    }
-    fs::create_dir_all(root)?;
-    fs::write(work.join("status"), "")?;
-    let source = format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n");
-    fs::write(work.join("sources.list"), source)?;
-    run(apt(work).arg("update"))?;
+    prepare(suite, work)?;
     run(apt(work)
         .args(["install", "--yes", "--download-only"])
         .arg("--no-install-recommends")
         .args(packages))?;
-    let mut archives = Vec::new();
-    for entry in fs::read_dir(work.join("cache/archives"))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "deb") {
-            archives.push(path);
-        }
-    }
-    ensure!(!archives.is_empty(), "apt downloaded nothing of {suite}");
-    for archive in &archives {
-        run(Command::new("dpkg")
-            .arg("-x")
-            .args([archive, &root.to_path_buf()]))?;
-    }
+    extract(&work.join("cache/archives"), root)?;
     for folder in NOT_NEEDED {
         let folder = root.join("usr/share").join(folder);
         if folder.exists() {
@@ -56,11 +33,71 @@ pub(super) fn unpack(suite: &str, packages: &[&str], work: &Path, root: &Path) -
     Ok(())
 }
 
+/// Unpacks `packages`, and nothing that they depend on, into `root`. `work` was [`prepare`]d.
+pub(super) fn unpack_alone(packages: &[String], work: &Path, root: &Path) -> Result<()> {
+    let archives = work.join("cache/archives");
+    run(apt(work)
+        .arg("download")
+        .args(packages)
+        .current_dir(&archives))?;
+    extract(&archives, root)
+}
+
+/// The names of packages that start with `start`. `work` was [`prepare`]d.
+pub(super) fn names(start: &str, work: &Path) -> Result<Vec<String>> {
+    let mut command = in_own_world("apt-cache", work);
+    let output = command
+        .args(["pkgnames", start])
+        .output()
+        .context("cannot start apt-cache")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Makes `work` a world of apt's own that knows `suite`.
+pub(super) fn prepare(suite: &str, work: &Path) -> Result<()> {
+    ensure!(
+        Path::new(KEYRING).exists(),
+        "no {KEYRING}: models are fetched on Debian (package debian-archive-keyring)"
+    );
+    for folder in ["state/lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(work.join(folder))?;
+    }
+    fs::write(work.join("status"), "")?;
+    let source = format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n");
+    fs::write(work.join("sources.list"), source)?;
+    run(apt(work).arg("update"))
+}
+
+/// Unpacks the packages in `folder` into `root`.
+fn extract(folder: &Path, root: &Path) -> Result<()> {
+    fs::create_dir_all(root)?;
+    let mut archives = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "deb") {
+            archives.push(path);
+        }
+    }
+    ensure!(!archives.is_empty(), "apt downloaded nothing");
+    for archive in &archives {
+        run(Command::new("dpkg")
+            .arg("-x")
+            .args([archive, &root.to_path_buf()]))?;
+    }
+    Ok(())
+}
+
 /// apt-get in a world of its own.
 fn apt(work: &Path) -> Command {
-    let option = |name: &str, path: PathBuf| format!("{name}={}", path.display());
-    let mut command = Command::new("apt-get");
+    let mut command = in_own_world("apt-get", work);
     command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
+    command
+}
+
+fn in_own_world(program: &str, work: &Path) -> Command {
+    let option = |name: &str, path: PathBuf| format!("{name}={}", path.display());
+    let mut command = Command::new(program);
     for setting in [
         option("Dir::Etc::sourcelist", work.join("sources.list")),
         option("Dir::Etc::sourceparts", "/dev/null".into()),
@@ -79,7 +116,7 @@ fn apt(work: &Path) -> Command {
     command
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(super) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()

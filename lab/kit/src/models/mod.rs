@@ -13,6 +13,7 @@
 //! ```
 
 mod apt;
+mod kernel;
 pub mod self_test;
 
 use std::fs::{self, File};
@@ -23,6 +24,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bochs::Bochs;
 use crate::paths;
+
+pub use kernel::with_iommufd;
 
 /// A model that can be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -2,7 +2,7 @@
 //! Lines that a user sees.
 
 use super::*;
-use crate::config::{Disk, HostDevice};
+use crate::config::{Disk, HostDevice, Iommufd};
 use crate::served::{Served, What};
 
 fn line(config: &Config) -> String {
@@ -13,6 +13,7 @@ fn device(dma: Dma) -> Config {
     let device = HostDevice {
         path: "/sys/x".into(),
         id: None,
+        iommufd: Iommufd::Auto,
         dma,
         place: Place::default(),
     };
