@@ -38,6 +38,10 @@ const NEEDS: &[Need<'_>] = &[
         shows: "/usr/lib/x86_64-linux-gnu/libelf.so.1",
     },
     Need {
+        package: "xz-utils",
+        shows: "/usr/bin/xz",
+    },
+    Need {
         package: "zstd",
         shows: "/usr/bin/zstd",
     },
