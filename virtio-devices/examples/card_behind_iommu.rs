@@ -12,15 +12,14 @@
 
 use std::error::Error;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
-use hvkit_virtio_devices::fake::{ByHand, Driver, Ring, Vectors};
+use hvkit_virtio_devices::fake::{ByHand, Driver, Tables, Vectors};
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::vhost_user::{Options, SharedMemory, VhostUser};
-use vm_memory::iommu::{Error as IommuError, Iommu, IommuMemory, Iotlb, IotlbIterator, IovaRange};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, Permissions};
 
 /// What the device's addresses are above the guest's.
@@ -36,31 +35,6 @@ const FRAMES: u64 = 256;
 /// From one buffer to the next. A page lies between two: DPDK 22.11 forgets the neighbours of what is taken back, too, and drops a
 /// frame rather than wait until it knows again.
 const STRIDE: u64 = 2 * PAGE;
-
-/// The guest's tables, as the IOMMU has them.
-#[derive(Debug, Default)]
-struct Tables(RwLock<Iotlb>);
-
-impl Iommu for Tables {
-    type IotlbGuard<'a> = RwLockReadGuard<'a, Iotlb>;
-
-    fn translate(
-        &self,
-        iova: GuestAddress,
-        length: usize,
-        access: Permissions,
-    ) -> Result<IotlbIterator<Self::IotlbGuard<'_>>, IommuError> {
-        let tables = self.0.read().map_err(|_| refused(iova, length))?;
-        Iotlb::lookup(tables, iova, length, access).map_err(|_| refused(iova, length))
-    }
-}
-
-fn refused(base: GuestAddress, length: usize) -> IommuError {
-    IommuError::CannotResolve {
-        iova_range: IovaRange { base, length },
-        reason: "the guest has not mapped it".to_owned(),
-    }
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args()
@@ -81,19 +55,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         SharedMemory::of(&*memory)?,
     )?;
     let space = card.address_space().ok_or("no translations")?;
-    let tables = Tables::default();
-    let view = IommuMemory::new(GuestMemoryMmap::clone(&memory), tables, true, ());
-    let view = Arc::new(view);
-    let map = |address: u64, target: u64, access| -> Result<(), Box<dyn Error>> {
-        let mut tables = view.iommu().0.write().map_err(|_| "poisoned")?;
-        tables.set_mapping(
-            GuestAddress(address),
-            GuestAddress(target),
-            PAGE as usize,
-            access,
-        )?;
-        drop(tables);
-        Ok(space.map(address..address + PAGE, target, access)?)
+    let view = Tables::before(&memory);
+    let map = |address: u64, target: u64, access| {
+        view.iommu().map(address, PAGE, target, access);
+        space.map(address..address + PAGE, target, access)
     };
     // The queues where they are, but for the distance; a buffer where its neighbour would be.
     for ring in RINGS {
@@ -123,27 +88,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut driver = Driver::probe(function.with_access_platform());
     // VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM.
     driver.negotiate(1 << 32 | 1 << 33);
-    let mut rings: Vec<Ring> = Vec::new();
-    for (queue, base) in (0u64..).zip(RINGS) {
-        let ring = Ring::new(memory.clone(), base, 256);
-        driver.put(driver.common, 0x16, 2, queue);
-        driver.put(driver.common, 0x18, 2, 256);
-        for (offset, at) in [
-            (0x20, ring.table),
-            (0x28, ring.available),
-            (0x30, ring.used),
-        ] {
-            driver.put(driver.common, offset, 4, (AWAY + at) & 0xffff_ffff);
-            driver.put(driver.common, offset + 4, 4, (AWAY + at) >> 32);
-        }
-        driver.put(driver.common, 0x1c, 2, 1);
-        rings.push(ring);
-    }
-    driver.set_status(0xf);
-
-    let [receive, send] = &mut rings[..] else {
+    let mut rings = (0..)
+        .zip(RINGS)
+        .map(|(queue, base)| driver.queue_behind(queue, &memory, base, 256, AWAY));
+    let (Some(mut receive), Some(mut send)) = (rings.next(), rings.next()) else {
         return Err("two queues".into());
     };
+    drop(rings);
+    driver.set_status(0xf);
+
     let end = Instant::now() + Duration::from_secs(60);
     let frame = |number: u64| -> Vec<u8> {
         let mut frame = vec![0x52, 0x54, 0, 1, 2, 3, 0x52, 0x54, 0, 4, 5, 6, 0x88, 0xb5];
@@ -178,11 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         back += 1;
         // Taken back, as a driver does it.
         for address in [AWAY + RECEIVE + at, AWAY + SEND + at] {
-            view.iommu()
-                .0
-                .write()
-                .map_err(|_| "poisoned")?
-                .invalidate_mapping(GuestAddress(address), PAGE as usize);
+            view.iommu().unmap(address, PAGE);
             space.unmap(address..address + PAGE);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::slots::{Slots, packed, split};
+use super::slots::{Slots, behind, packed, split};
 use super::{PackedRing, Ring};
 use crate::pci::PciFunction;
 
@@ -223,6 +223,18 @@ impl<F: TestFunction> Driver<F> {
         size: u16,
     ) -> Ring {
         split(self, queue, memory, base, size)
+    }
+
+    /// As [`queue`](Self::queue), for a device behind an IOMMU, which has all of the ring `distance` further up than memory.
+    pub fn queue_behind(
+        &mut self,
+        queue: u16,
+        memory: &Arc<GuestMemoryMmap>,
+        base: u64,
+        size: u16,
+        distance: u64,
+    ) -> Ring {
+        behind(self, queue, memory, base, size, distance)
     }
 
     /// As [`queue`](Self::queue), for a packed queue.

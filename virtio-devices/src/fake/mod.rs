@@ -12,6 +12,7 @@ mod mmio;
 mod packed;
 mod ring;
 mod slots;
+mod tables;
 
 pub use by_hand::ByHand;
 pub use driver::{Driver, Region, TestFunction};
@@ -19,3 +20,4 @@ pub use interrupts::{Event, Line, Refuse, Vectors};
 pub use mmio::MmioDriver;
 pub use packed::PackedRing;
 pub use ring::{Buffer, Ring, Used};
+pub use tables::{Behind, Tables};

@@ -24,9 +24,22 @@ pub(super) fn split(
     base: u64,
     size: u16,
 ) -> Ring {
+    behind(driver, queue, memory, base, size, 0)
+}
+
+/// The same, for a device that has each address `distance` further up.
+pub(super) fn behind(
+    driver: &mut impl Slots,
+    queue: u16,
+    memory: &Arc<GuestMemoryMmap>,
+    base: u64,
+    size: u16,
+    distance: u64,
+) -> Ring {
     let max = driver.queue_max(queue);
     let ring = Ring::new(Arc::clone(memory), base, size.min(max));
-    driver.place(queue, ring.size, [ring.table, ring.available, ring.used]);
+    let areas = [ring.table, ring.available, ring.used].map(|area| area + distance);
+    driver.place(queue, ring.size, areas);
     ring
 }
 

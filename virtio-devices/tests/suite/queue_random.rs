@@ -2,14 +2,13 @@
 //! The split virtqueue over memory that nobody wrote with care, against a model of the specification's
 //! text, against virtio-queue, and through an IOMMU.
 
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
-use hvkit_virtio_devices::fake::{Buffer, Ring};
+use hvkit_virtio_devices::fake::{Behind, Buffer, Ring, Tables};
 use hvkit_virtio_devices::features::Features;
 use hvkit_virtio_devices::queue::{Chain, Notify, Queue, QueueConfig, QueueError};
 use proptest::prelude::*;
 use virtio_queue::QueueT;
-use vm_memory::iommu::{Error as IommuError, Iommu, IommuMemory, Iotlb, IotlbIterator, IovaRange};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
 
 use Buffer::{Readable, Writable};
@@ -228,50 +227,20 @@ proptest! {
     }
 }
 
-/// An IOMMU with a fixed table of pages, each mapped elsewhere, or not, or for reading only.
-#[derive(Debug)]
-struct Pages(RwLock<Iotlb>);
-
-impl Iommu for Pages {
-    type IotlbGuard<'a> = RwLockReadGuard<'a, Iotlb>;
-
-    fn translate(
-        &self,
-        iova: GuestAddress,
-        length: usize,
-        access: Permissions,
-    ) -> Result<IotlbIterator<Self::IotlbGuard<'_>>, IommuError> {
-        Iotlb::lookup(self.0.read().unwrap(), iova, length, access).map_err(|_| {
-            let iova_range = IovaRange { base: iova, length };
-            IommuError::CannotResolve {
-                iova_range,
-                reason: String::new(),
-            }
-        })
-    }
-}
-
 /// A view of `memory` in which page `n` of a device's address space is page `15 - n`: readable and writable
 /// for even `n`, readable for odd `n`, and nothing from page 12 on.
-fn behind_iommu(memory: &Arc<GuestMemoryMmap>) -> IommuMemory<GuestMemoryMmap, Pages> {
-    let mut iotlb = Iotlb::new();
+fn behind_iommu(memory: &Arc<GuestMemoryMmap>) -> Behind {
+    let view = Tables::before(memory);
     for page in 0..12u64 {
         let access = if page % 2 == 0 {
             Permissions::ReadWrite
         } else {
             Permissions::Read
         };
-        let target = GuestAddress((15 - page) << 12);
-        iotlb
-            .set_mapping(GuestAddress(page << 12), target, 4096, access)
-            .unwrap();
+        let target = (15 - page) << 12;
+        view.iommu().map(page << 12, 4096, target, access);
     }
-    IommuMemory::new(
-        GuestMemoryMmap::clone(memory),
-        Pages(RwLock::new(iotlb)),
-        true,
-        (),
-    )
+    view
 }
 
 #[test]
@@ -294,12 +263,12 @@ fn a_queue_may_lie_behind_an_iommu() {
     ring.descriptor(11 << 12, 0, (0x222, 2, 2, 0));
     ring.offer(0);
 
-    let mut queue = Queue::new(&config, BOTH, &view).unwrap();
+    let mut queue = Queue::new(&config, BOTH, &*view).unwrap();
     let mut chain = Chain::new();
-    let head = queue.map(&view).pop(&mut chain).unwrap().unwrap();
+    let head = queue.map(&*view).pop(&mut chain).unwrap().unwrap();
     assert_eq!(popped(&chain), [Readable(0x111, 1), Writable(0x222, 2)]);
-    queue.map(&view).complete(head, 2).unwrap();
-    assert_eq!(queue.map(&view).publish().unwrap(), Notify::Yes);
+    queue.map(&*view).complete(head, 2).unwrap();
+    assert_eq!(queue.map(&*view).publish().unwrap(), Notify::Yes);
     assert_eq!(ring.take().map(|used| used.length), Some(2));
 }
 
@@ -313,7 +282,7 @@ fn an_iommu_decides_where_a_queue_may_be() {
         driver_area: (1 << 12) + 512,
         device_area: 2 << 12,
     };
-    Queue::new(&good, BOTH, &view).unwrap();
+    Queue::new(&good, BOTH, &*view).unwrap();
     for bad in [
         QueueConfig {
             descriptor_area: 12 << 12,
@@ -333,7 +302,7 @@ fn an_iommu_decides_where_a_queue_may_be() {
             ..good
         },
     ] {
-        let error = Queue::new(&bad, BOTH, &view).unwrap_err();
+        let error = Queue::new(&bad, BOTH, &*view).unwrap_err();
         assert!(
             matches!(error, QueueError::Unmapped { .. }),
             "{bad:?}: {error:?}"

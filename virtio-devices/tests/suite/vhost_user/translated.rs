@@ -5,15 +5,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
-use hvkit_virtio_devices::fake::{ByHand, Driver, Ring, Vectors};
+use hvkit_virtio_devices::fake::{Behind, ByHand, Driver, Ring, Tables, Vectors};
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::vhost_user::{AddressSpace, Options, SharedMemory, VhostUser};
-use vm_memory::iommu::{Error, Iommu, IommuMemory, Iotlb, IotlbIterator, IovaRange};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, Permissions};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -30,52 +29,23 @@ const PAGE: u64 = 0x1000;
 const TRANSLATED: u64 = 1 << 33;
 const IO_ERROR: u8 = 1;
 
-/// The guest's IOMMU, which notes the accesses that it did not let through.
-#[derive(Debug, Default)]
-struct Unit {
-    iotlb: RwLock<Iotlb>,
-    faults: Mutex<Vec<(u64, u8)>>,
-}
-
-impl Iommu for Unit {
-    type IotlbGuard<'a> = RwLockReadGuard<'a, Iotlb>;
-
-    fn translate(
-        &self,
-        iova: GuestAddress,
-        length: usize,
-        access: Permissions,
-    ) -> Result<IotlbIterator<Self::IotlbGuard<'_>>, Error> {
-        Iotlb::lookup(self.iotlb.read().unwrap(), iova, length, access).map_err(|_| {
-            self.faults.lock().unwrap().push((iova.0, access as u8));
-            Error::CannotResolve {
-                iova_range: IovaRange { base: iova, length },
-                reason: String::new(),
-            }
-        })
-    }
-}
-
-type View = Arc<IommuMemory<GuestMemoryMmap, Unit>>;
-
 /// A guest with a disk behind its IOMMU.
-struct Behind {
+struct Translated {
     memory: Memory,
-    view: View,
+    view: Behind,
     space: AddressSpace,
     workers: ByHand,
-    driver: Driver<VirtioPci<View>>,
+    driver: Driver<VirtioPci<Behind>>,
 }
 
-impl Behind {
+impl Translated {
     fn new(socket: UnixStream) -> Self {
         let memory = shared_memory();
         let options = Options::block().with_patience(PATIENCE).with_translations();
         let shared = SharedMemory::of(&*memory).unwrap();
         let device = VhostUser::new(socket, options, shared).unwrap();
         let space = device.address_space().unwrap();
-        let view = GuestMemoryMmap::clone(&memory);
-        let view = Arc::new(IommuMemory::new(view, Unit::default(), true, ()));
+        let view = Tables::before(&memory);
         let workers = ByHand::default();
         let vectors = Arc::new(Vectors::default());
         let runner = Box::new(workers.clone());
@@ -92,20 +62,13 @@ impl Behind {
 
     /// As a guest does it: in the tables, and the device is told.
     fn map(&self, address: u64, length: u64, target: u64, access: Permissions) {
-        let mut iotlb = self.view.iommu().iotlb.write().unwrap();
-        let (from, to) = (GuestAddress(address), GuestAddress(target));
-        iotlb
-            .set_mapping(from, to, length as usize, access)
-            .unwrap();
-        drop(iotlb);
+        self.view.iommu().map(address, length, target, access);
         let range = address..address + length;
         self.space.map(range, target, access).unwrap();
     }
 
     fn unmap(&self, address: u64, length: u64) {
-        let mut iotlb = self.view.iommu().iotlb.write().unwrap();
-        iotlb.invalidate_mapping(GuestAddress(address), length as usize);
-        drop(iotlb);
+        self.view.iommu().unmap(address, length);
         self.space.unmap(address..address + length);
     }
 
@@ -122,18 +85,7 @@ impl Behind {
     fn start(&mut self) -> Ring {
         let driver = &mut self.driver;
         assert_ne!(driver.negotiate(u64::MAX) & TRANSLATED, 0);
-        let ring = Ring::new(Arc::clone(&self.memory), RING, 16);
-        driver.put(driver.common, 0x16, 2, 0);
-        driver.put(driver.common, 0x18, 2, 16);
-        for (offset, at) in [
-            (0x20, ring.table),
-            (0x28, ring.available),
-            (0x30, ring.used),
-        ] {
-            driver.put(driver.common, offset, 4, (AWAY + at) & 0xffff_ffff);
-            driver.put(driver.common, offset + 4, 4, (AWAY + at) >> 32);
-        }
-        driver.put(driver.common, 0x1c, 2, 1);
+        let ring = driver.queue_behind(0, &self.memory, RING, 16, AWAY);
         assert_eq!(driver.set_status(0xf), 0xf);
         ring
     }
@@ -175,8 +127,8 @@ impl Behind {
         bytes
     }
 
-    fn faults(&self) -> Vec<(u64, u8)> {
-        std::mem::take(&mut *self.view.iommu().faults.lock().unwrap())
+    fn faults(&self) -> Vec<(u64, Permissions)> {
+        self.view.iommu().take_faults()
     }
 }
 
@@ -184,7 +136,7 @@ impl Behind {
 fn our_disk_reaches_what_the_guest_maps_and_no_longer() {
     let image = image(128);
     let (socket, serving) = serve(&image);
-    let mut guest = Behind::new(socket);
+    let mut guest = Translated::new(socket);
     guest.map_the_usual();
     // Two pages side by side for the device, and not in memory.
     guest.map(AWAY, PAGE, DATA + 0x5000, Permissions::ReadWrite);
@@ -203,7 +155,7 @@ fn our_disk_reaches_what_the_guest_maps_and_no_longer() {
     assert_eq!(guest.read(&mut ring, 7, AWAY, 512), IO_ERROR);
     assert_eq!(guest.bytes(DATA + 0x5000, 512), [0; 512]);
     guest.until("fault", |guest| {
-        guest.faults() == [(AWAY, Permissions::Write as u8)]
+        guest.faults() == [(AWAY, Permissions::Write)]
     });
     // One that may not be written.
     guest.map(AWAY, PAGE, DATA + 0x5000, Permissions::Read);
@@ -255,7 +207,7 @@ fn a_back_end_that_cannot_translate_is_refused() {
 fn what_is_not_shared_cannot_be_mapped() {
     let mut liar = Liar::new(99, Lie::HangUp);
     liar.features |= TRANSLATED;
-    let guest = Behind::new(liar.serve());
+    let guest = Translated::new(liar.serve());
     // Beyond the end, around it, and over the border of two regions, which lie side by side.
     for (target, length) in [
         (0x20_0000, 1),
@@ -284,7 +236,7 @@ fn a_back_end_is_told_word_by_word() {
     let mut liar = Liar::new(99, Lie::HangUp);
     liar.features |= TRANSLATED;
     let (heard, own) = (liar.heard.clone(), liar.own.clone());
-    let mut guest = Behind::new(liar.serve());
+    let mut guest = Translated::new(liar.serve());
     let host = |address| {
         let address = GuestAddress(address);
         guest.memory.get_host_address(address).unwrap() as u64
@@ -341,7 +293,7 @@ fn a_back_end_is_told_word_by_word() {
     // What it has forgotten, and what nobody knows: VHOST_USER_BACKEND_IOTLB_MSG is 1, VHOST_IOTLB_MISS is 1.
     let mut channel = own.lock().unwrap().take().expect("no channel");
     channel.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut ask = |guest: &mut Behind, address: u64, access: u64, kind: u64| {
+    let mut ask = |guest: &mut Translated, address: u64, access: u64, kind: u64| {
         let head = [1u32, 1 | 8, 32].map(u32::to_ne_bytes).concat();
         let body = [address, 0, 0, access | kind << 8].map(u64::to_ne_bytes);
         channel.write_all(&[head, body.concat()].concat()).unwrap();
@@ -368,10 +320,16 @@ fn a_back_end_is_told_word_by_word() {
     // VHOST_IOTLB_ACCESS_FAIL is 4: heard, and the unit's to report.
     assert_eq!(ask(&mut guest, AWAY + 0x8000, 3, 4), 0);
     assert_eq!(told(&heard), expected);
+    let mut faults = Vec::new();
     guest.until("faults", |guest| {
-        guest.view.iommu().faults.lock().unwrap().len() == 2
+        faults.extend(guest.faults());
+        faults.len() == 2
     });
-    assert_eq!(guest.faults(), [(AWAY + 0x9000, 2), (AWAY + 0x8000, 3)]);
+    let expected = [
+        (AWAY + 0x9000, Permissions::Write),
+        (AWAY + 0x8000, Permissions::ReadWrite),
+    ];
+    assert_eq!(faults, expected);
     assert_eq!(guest.driver.status() & 0x40, 0);
 }
 
@@ -380,7 +338,7 @@ fn a_back_end_that_does_not_acknowledge_is_lost() {
     for lie in [Lie::HangUp, Lie::Shorter, Lie::Value(1)] {
         let mut liar = Liar::new(22, lie);
         liar.features |= TRANSLATED;
-        let mut guest = Behind::new(liar.serve());
+        let mut guest = Translated::new(liar.serve());
         guest.map_the_usual();
         guest.map(AWAY, PAGE, DATA, Permissions::ReadWrite);
         let mut ring = guest.start();
