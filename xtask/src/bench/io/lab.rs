@@ -12,10 +12,10 @@ use super::module;
 use super::report::{self, Report};
 use crate::bench::FIRMWARE;
 use crate::demo;
-use lab_kit::host::{Clock, Host, HostError};
+use lab_kit::host::{Clock, Host};
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
-use lab_kit::models::Fetched;
+use lab_kit::models::{Fetched, Model};
 
 /// How long one host may take on this machine's clock, and how often it is tried. A machine that others use gives an emulated
 /// host a fraction of what an idle one does.
@@ -45,6 +45,8 @@ pub(super) struct Lab {
     vmlinux: PathBuf,
     initramfs: Vec<u8>,
     kernel: Kernel,
+    /// Emulates the host: QEMU 7.2 errs now and then where guests are nested.
+    emulator: Fetched,
     /// QEMU of a later Debian, for machines that are of it.
     newer: Option<Fetched>,
 }
@@ -79,6 +81,7 @@ impl Lab {
             vmlinux: kernel.vmlinux()?,
             initramfs: initramfs.build()?,
             kernel,
+            emulator: Model::Qemu11.fetch()?,
             newer,
         })
     }
@@ -92,7 +95,10 @@ impl Lab {
                  request, the guest's included.",
                 self.kernel.release()
             ),
-            "Time is virtual: the emulated host counts its instructions, two nanoseconds each (icount shift=1).".to_owned(),
+            format!(
+                "Time is virtual: the host that {} emulates counts its instructions, two nanoseconds each (icount shift=1).",
+                self.emulator.version()
+            ),
             "Each machine has a boot of the host of its own; an eighth of the work is done before the count begins.".to_owned(),
         ]
     }
@@ -100,6 +106,7 @@ impl Lab {
     fn host(&self) -> Host {
         let mut host = Host::new()
             .memory_mib(3072)
+            .qemu(self.emulator.program())
             .clock(Clock::Instructions)
             .time_out(PATIENCE)
             .module("tun")
@@ -130,8 +137,8 @@ impl Lab {
         host
     }
 
-    /// Runs a machine in a host of its own, with as many requests or pairs of each job. A host that does not come to its end is given up, said, and tried again:
-    /// nested virtualization under QEMU's emulator hangs now and then.
+    /// Runs a machine in a host of its own, with as many requests or pairs of each job. What does not come to its end is given up, said, and tried again:
+    /// hosts and guests under QEMU's nested virtualization hang and crash now and then, ours and QEMU's.
     pub(super) fn run(&self, machine: &Machine, requests: u32) -> Result<Report> {
         let words = format!(
             "requests={requests} pairs={requests} chunks={}",
@@ -144,27 +151,28 @@ impl Lab {
             machine.command(&words)
         );
         let mut tries = TRIES;
-        let said = loop {
+        loop {
             tries -= 1;
-            match self.host().run(&[&command]) {
-                Err(error) if tries > 0 && timed_out(&error) => {
-                    eprintln!("once more, because {error}");
+            match self.once(machine, &command) {
+                Err(error) if tries > 0 => {
+                    // A host's last words are long: the first of them say what it was.
+                    let error = format!("{error:#}");
+                    let first = error.lines().take(3).collect::<Vec<_>>().join(" | ");
+                    eprintln!("once more, because {first}");
                 }
-                result => break result?,
+                result => return result,
             }
-        };
+        }
+    }
+
+    fn once(&self, machine: &Machine, command: &str) -> Result<Report> {
+        let said = self.host().run(&[command])?;
         let text = said
             .commands
             .first()
             .context("the host ran nothing")?
             .text();
-        let jobs = machine.jobs();
-        report::read(&text, &jobs)
+        report::read(&text, &machine.jobs())
             .with_context(|| format!("{}:\n{}", machine.name, text.trim_end()))
     }
-}
-
-/// Whether it is that the host did not come to its end.
-fn timed_out(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(HostError::TimedOut { .. }))
 }
