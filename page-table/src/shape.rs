@@ -91,10 +91,10 @@ pub struct Shape {
     width: Width,
     upper: Upper,
     leaves: u8,
-    /// Index bits.
-    index_bits: PerLevel,
-    /// Lowest address bit of the index.
-    shifts: PerLevel,
+    /// Index bits: 12 at most.
+    index_bits: PerLevel<4>,
+    /// Lowest address bit of the index: 63 at most.
+    shifts: PerLevel<6>,
     address_bits: u8,
     /// Whether it is one of [`nines`](Self::nines): then indices can be cut with constants.
     nines: bool,
@@ -102,30 +102,35 @@ pub struct Shape {
     mask: u64,
 }
 
-/// A small number for each level, the level's byte of a word; 0 for a level that is not there.
+/// A number of `BITS` bits for each level, in one word; 0 for a level that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct PerLevel(u64);
+struct PerLevel<const BITS: u32>(u32);
 
-impl PerLevel {
+impl<const BITS: u32> PerLevel<BITS> {
+    const ALL_FIT: () = assert!(MAX_LEVELS as u32 * BITS <= 32);
+
+    /// Where the number of `level` begins; behind the word for level 0.
+    const fn place(level: u8) -> u32 {
+        (level.wrapping_sub(1) as u32).wrapping_mul(BITS)
+    }
+
     #[inline(always)]
     const fn get(self, level: u8) -> u32 {
-        match self.0.checked_shr((level as u32) << 3) {
-            Some(word) => (word & 0xff) as u32,
+        match self.0.checked_shr(Self::place(level)) {
+            Some(word) => word & (1u32 << BITS).wrapping_sub(1),
             None => 0,
         }
     }
 
-    /// The same with `number` for `level`, which had none.
+    /// The same with `number`, which fits, for `level`, which had none.
     const fn with(self, level: u8, number: u8) -> Self {
-        match (number as u64).checked_shl((level as u32) << 3) {
-            Some(byte) => Self(self.0 | byte),
+        let () = Self::ALL_FIT;
+        match (number as u32).checked_shl(Self::place(level)) {
+            Some(bits) => Self(self.0 | bits),
             None => self,
         }
     }
 }
-
-// Level 0 is not there, and has a byte too.
-const _: () = assert!(MAX_LEVELS < 8);
 
 impl Shape {
     /// A shape from its numbers.

@@ -40,7 +40,7 @@ const FACING: &[&str] = &[
     "examples/vmm/src/viommu/mod.rs",
     "ept/src/lib.rs",
     "page-table/src/lib.rs",
-    "shadow-paging/src/guest/mod.rs",
+    "shadow-paging/src/lib.rs",
     "virtio-devices/src/balloon/mod.rs",
     "virtio-devices/src/block/mod.rs",
     "virtio-devices/src/bytes.rs",
