@@ -43,13 +43,14 @@ impl<'a> Arbitrary<'a> for Shape {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let levels = u.int_in_range(2..=MAX_LEVELS)?;
         let mut index_bits = [0; MAX_LEVELS];
-        for bits in &mut index_bits[..levels] {
+        for bits in index_bits.iter_mut().take(levels) {
             *bits = u.int_in_range(1..=10)?;
         }
-        let leaves = 1 | (u.arbitrary::<u8>()? & ((1 << levels) - 1));
+        let leaves = 1 | (u.arbitrary::<u8>()? & (1u8 << levels).wrapping_sub(1));
         let width = *u.choose(&[Width::Four, Width::Eight])?;
         let upper = *u.choose(&[Upper::Zero, Upper::SignExtended])?;
-        Self::new(12, &index_bits[..levels], leaves, width, upper)
+        let index_bits = index_bits.get(..levels).unwrap_or(&index_bits);
+        Self::new(12, index_bits, leaves, width, upper)
             .map_err(|_| arbitrary::Error::IncorrectFormat)
     }
 }

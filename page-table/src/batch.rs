@@ -9,13 +9,6 @@
 //! Upper tables are few, and near: 256 KiB of them translate 64 GiB. Leaf tables are 128 MiB then. A
 //! processor goes on past a read it waits for, but only by some hundred instructions; so the leaf reads
 //! of all walks are put next to each other, and what is made of them comes after.
-#![deny(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
 
 use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;

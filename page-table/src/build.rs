@@ -118,13 +118,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             let entry = self.memory().load(at, shape.width());
             match self.format().decode(entry, level) {
                 Entry::Table { frame, .. } if level > 1 => {
-                    self.mark_subtree(
-                        Subtree {
-                            frame,
-                            level: level - 1,
-                        },
-                        marks,
-                    );
+                    self.mark_subtree(Subtree::under(level, frame), marks);
                 }
                 Entry::Leaf { .. } => self.memory().write(at, shape.width(), entry | marks),
                 _ => (),
@@ -142,16 +136,17 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     ) -> Result<(), Refused<F>> {
         let shape = self.shape();
         let (shift, count) = (shape.shift(site.level), shape.entries(site.level));
-        let size = 1u64 << shift;
         if site.level > 1 {
             let empty = self.format().empty();
             self.memory()
                 .fill(site.table, shape.width(), count, |_| empty);
         }
-        let (low, high) = (lo - site.base, hi - site.base);
+        // In the table: of 63 bits at most.
+        let (low, high) = (lo.wrapping_sub(site.base), hi.wrapping_sub(site.base));
+        let up = |offset: u64| offset.wrapping_add(shape.below(site.level)) >> shift;
         // Slots that the range touches, and those that it covers.
-        let touched = low >> shift..(high + size - 1) >> shift;
-        let whole = (low + size - 1) >> shift..high >> shift;
+        let touched = low >> shift..up(high);
+        let whole = up(low)..high >> shift;
 
         let outside = |slots: Range<u64>| {
             let block = before.skip(slots.start << shift);
@@ -162,8 +157,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             self.fill_cut(change, site, touched.start, (lo, hi), before)?;
         }
         if whole.start < whole.end {
-            let at = site.base + (whole.start << shift);
-            let here = before.skip(at - site.base);
+            let offset = whole.start << shift;
+            let at = site.base.wrapping_add(offset);
+            let here = before.skip(offset);
             let Some(after) = change.after(at, here) else {
                 let address = shape.extend(at);
                 let entry = self.word(here, site.level);
@@ -195,11 +191,12 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         before: Block<F::Attributes>,
     ) -> Result<(), Refused<F>> {
         let shape = self.shape();
-        let size = shape.size(site.level);
-        let base = site.base + slot * size;
-        let range = (lo.max(base), hi.min(base + size));
-        let before = before.skip(base - site.base);
-        let frame = self.build(change, site.level - 1, base, range, before)?;
+        let offset = slot << shape.shift(site.level);
+        let base = site.base.wrapping_add(offset);
+        let range = (lo.max(base), hi.min(shape.behind(base, site.level)));
+        let before = before.skip(offset);
+        let below = site.level.saturating_sub(1);
+        let frame = self.build(change, below, base, range, before)?;
         let entry = self.format().table(frame, site.level);
         self.memory()
             .write(shape.slot_at(site.table, slot), shape.width(), entry);
@@ -220,7 +217,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         let (shape, format, level) = (self.shape(), self.format(), site.level);
         let (width, shift) = (shape.width(), shape.shift(level));
         let at = shape.slot_at(site.table, slots.start);
-        let count = slots.end - slots.start;
+        let count = slots.end.saturating_sub(slots.start);
         match block {
             Block::Hole if level > 1 => (),
             Block::Hole => {
@@ -240,15 +237,16 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             Block::Leaf {
                 target, attributes, ..
             } if level == 1 => {
-                let last = target.wrapping_add((count << shift) - 1);
+                let last = target.wrapping_add((count << shift).wrapping_sub(1));
                 return Err(self.misfit(last, attributes));
             }
             Block::Leaf { .. } => {
-                for i in 0..count {
-                    let offset = i << shift;
-                    let base = site.base + ((slots.start + i) << shift);
-                    let frame = self.build_uniform(level - 1, base, block.skip(offset), largest)?;
-                    let at = shape.slot_at(site.table, slots.start + i);
+                let below = level.saturating_sub(1);
+                for (i, slot) in (0u64..).zip(slots) {
+                    let base = site.base.wrapping_add(slot << shift);
+                    let here = block.skip(i << shift);
+                    let frame = self.build_uniform(below, base, here, largest)?;
+                    let at = shape.slot_at(site.table, slot);
                     self.memory().write(at, width, format.table(frame, level));
                 }
             }

@@ -5,13 +5,6 @@
 //! and reads the leaf itself every time. So changes of leaves are seen at once, as if nothing were
 //! cached; changes of upper entries are seen after [`flush`](LeafCache::flush), as a processor sees
 //! them after an invalidation. Large pages are not cached.
-#![deny(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
 
 use core::cell::Cell;
 

@@ -27,16 +27,23 @@ pub(crate) struct Subtree {
 }
 
 impl Subtree {
-    /// As one word: what a link holds.
+    /// The one at `frame`, to which an entry at `level` leads.
+    #[inline]
+    pub(crate) const fn under(level: u8, frame: u64) -> Self {
+        let level = level.saturating_sub(1);
+        Self { frame, level }
+    }
+
+    /// As one word: what a link holds. Levels are 1 to 4: no subtree is a root.
     const fn pack(self) -> u64 {
-        self.frame | (self.level as u64 - 1) << LEVEL_SHIFT
+        self.frame | (self.level.wrapping_sub(1) as u64 & LEVEL_BITS) << LEVEL_SHIFT
     }
 
     /// Of a word from which everything but frame and level was masked off.
     const fn unpack(word: u64) -> Self {
         Self {
             frame: word & !0xfff,
-            level: (word >> LEVEL_SHIFT & LEVEL_BITS) as u8 + 1,
+            level: ((word >> LEVEL_SHIFT & LEVEL_BITS) as u8).wrapping_add(1),
         }
     }
 }
@@ -46,6 +53,7 @@ impl Subtree {
 pub(crate) struct Chain {
     head: u64,
     tail: u64,
+    /// Each is a frame of its own: never more than 2^52.
     count: u64,
 }
 
@@ -83,7 +91,7 @@ impl Chain {
             link(format, memory, subtree, self.head);
         }
         self.head = subtree.pack();
-        self.count += 1;
+        self.count = self.count.wrapping_add(1);
     }
 
     /// Takes the front one. Where its link lay, and the level of that table, come with it if there was
@@ -104,7 +112,7 @@ impl Chain {
                 let (at, level) = link_slot(format, memory, subtree);
                 let word = memory.load(at, format.shape().width());
                 self.head = word & (frame_mask(format) | LEVEL_BITS << LEVEL_SHIFT);
-                self.count -= 1;
+                self.count = self.count.wrapping_sub(1);
                 Some((subtree, Some((at, level))))
             }
         }
@@ -121,13 +129,13 @@ impl Chain {
         }
         link(format, memory, Subtree::unpack(self.tail), other.head);
         self.tail = other.tail;
-        self.count += other.count;
+        self.count = self.count.wrapping_add(other.count);
     }
 }
 
 /// Bits of a frame's address in an entry.
 pub(crate) fn frame_mask<F: Encode>(format: &F) -> u64 {
-    (1u64 << format.frame_bits().min(52)) - 0x1000
+    (1u64 << format.frame_bits().min(52)).wrapping_sub(0x1000)
 }
 
 /// Writes, into `from`, that the packed `to` is next.
@@ -147,7 +155,7 @@ fn link_slot<F: Encode, M: OwnEntries>(format: &F, memory: &M, subtree: Subtree)
             Entry::Table { frame, .. } => table = frame,
             _ => break,
         }
-        level -= 1;
+        level = level.saturating_sub(1);
     }
     (table, level)
 }

@@ -151,15 +151,13 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
     pub(crate) fn slot(&self, table: u64, level: u8, lo: u64, hi: u64) -> Slot {
         let shape = self.mapper.shape();
         let at = shape.entry_at(table, lo, level);
-        let size = shape.size(level);
-        let base = lo & !(size - 1);
         let entry = self.mapper.memory().load(at, shape.width());
         Slot {
             at,
             level,
-            base,
+            base: shape.base(lo, level),
             lo,
-            hi: hi.min(base + size),
+            hi: hi.min(shape.behind(lo, level)),
             entry,
         }
     }
@@ -298,14 +296,7 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
             Action::Discard(frame) => {
                 memory.write(slot.at, width, format.empty());
                 debt.add(self.span(slot.lo, slot.hi));
-                debt.take(
-                    format,
-                    memory,
-                    Subtree {
-                        frame,
-                        level: slot.level - 1,
-                    },
-                );
+                debt.take(format, memory, Subtree::under(slot.level, frame));
                 true
             }
             Action::Descend(_) | Action::Build(_) => false,

@@ -17,6 +17,7 @@ use crate::error::{MapError, Refused};
 use crate::format::{Encode, Entry};
 use crate::map::Mapper;
 use crate::memory::{Frames, OwnEntries};
+use crate::shape::Shape;
 use crate::span::Span;
 
 /// How often a slot is tried again that keeps changing and stays empty. Faulting in never does that to
@@ -80,7 +81,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         };
         let leaf_level = self.leaf_level(&change, lo, hi)?;
         let (format, shape, memory) = (self.format(), self.shape(), self.memory());
-        if leaf_level < shape.levels() && (lo ^ (hi - 1)) & !(shape.size(leaf_level + 1) - 1) != 0 {
+        let table_level = leaf_level.saturating_add(1);
+        let last = hi.wrapping_sub(1);
+        if leaf_level < shape.levels() && (lo ^ last) & !shape.below(table_level) != 0 {
             let Span { start, length } = span;
             return Err(MapError::Straddles {
                 start,
@@ -94,14 +97,14 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             let entry = memory.load(at, shape.width());
             if let Entry::Table { frame, .. } = format.decode(entry, level) {
                 table = frame;
-                level -= 1;
+                level = level.saturating_sub(1);
                 continue;
             }
             match self.fault_in_at(&change, at, level, (lo, hi))? {
                 Link::Filled(filled) => return Ok(filled),
                 Link::Table(frame) => {
                     table = frame;
-                    level -= 1;
+                    level = level.saturating_sub(1);
                 }
             }
         }
@@ -117,36 +120,36 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         (lo, hi): (u64, u64),
     ) -> Result<Link, Refused<F>> {
         let (format, shape, memory) = (self.format(), self.shape(), self.memory());
-        let base = lo & !(shape.size(level) - 1);
+        let base = shape.base(lo, level);
+        let bytes = hi.saturating_sub(lo);
         let mut entry = memory.load(at, shape.width());
         for _ in 0..PATIENCE {
             match format.decode(entry, level) {
                 Entry::Table { frame, .. } => return Ok(Link::Table(frame)),
                 Entry::Leaf { target, attributes } => {
-                    let target = target.wrapping_add(lo - base);
+                    let target = target.wrapping_add(lo.wrapping_sub(base));
                     let same = target == change.target && attributes == change.attributes;
-                    return Ok(Link::Filled(Filled::found(same, hi - lo)));
+                    return Ok(Link::Filled(Filled::found(same, bytes)));
                 }
                 Entry::Malformed(rule) => {
                     return Err(self.corrupt(lo, level, entry, Some(rule)));
                 }
                 Entry::Empty => {
-                    let frame = self.build(change, level - 1, base, (lo, hi), Block::Hole)?;
+                    let subtree = Subtree::under(level, 0);
+                    let frame = self.build(change, subtree.level, base, (lo, hi), Block::Hole)?;
+                    let subtree = Subtree { frame, ..subtree };
                     let link = format.table(frame, level);
                     match memory.exchange(at, shape.width(), entry, link) {
                         Ok(()) => {
                             let filled = Filled {
-                                added: hi - lo,
+                                added: bytes,
                                 ..Filled::default()
                             };
                             return Ok(Link::Filled(filled));
                         }
                         Err(found) => entry = found,
                     }
-                    self.free_subtree(Subtree {
-                        frame,
-                        level: level - 1,
-                    });
+                    self.free_subtree(subtree);
                 }
             }
         }
@@ -172,8 +175,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// Refuses slots that are malformed.
     fn check_slots(&self, table: u64, level: u8, (lo, hi): (u64, u64)) -> Result<(), Refused<F>> {
         let (format, shape) = (self.format(), self.shape());
-        let size = shape.size(level);
-        for base in (lo..hi).step_by(size as usize) {
+        for (base, end) in slots(shape, level, (lo, hi)) {
             let at = shape.entry_at(table, base, level);
             let entry = self.memory().load(at, shape.width());
             match format.decode(entry, level) {
@@ -181,7 +183,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
                     return Err(self.corrupt(base, level, entry, Some(rule)));
                 }
                 Entry::Table { frame, .. } if level > 1 => {
-                    self.check_slots(frame, level - 1, (base, base + size))?;
+                    self.check_slots(frame, level.saturating_sub(1), (base, end))?;
                 }
                 _ => (),
             }
@@ -201,23 +203,23 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     ) {
         let (format, shape, memory) = (self.format(), self.shape(), self.memory());
         let size = shape.size(level);
-        let count = (hi - lo) >> shape.shift(level);
+        let count = hi.saturating_sub(lo) >> shape.shift(level);
         let leaves = self.fits(level, level, count, target, attributes);
-        for base in (lo..hi).step_by(size as usize) {
+        for (base, end) in slots(shape, level, (lo, hi)) {
             let at = shape.entry_at(table, base, level);
-            let target = target.wrapping_add(base - lo);
+            let target = target.wrapping_add(base.wrapping_sub(lo));
             let leaf = format.leaf(target, attributes, level);
             let mut entry = memory.load(at, shape.width());
             let mut patience = if leaves { PATIENCE } else { 0 };
             while let (Entry::Empty, 1..) = (format.decode(entry, level), patience) {
                 match memory.exchange(at, shape.width(), entry, leaf) {
                     Ok(()) => {
-                        filled.added += size;
+                        filled.added = filled.added.saturating_add(size);
                         break;
                     }
                     Err(found) => entry = found,
                 }
-                patience -= 1;
+                patience = patience.saturating_sub(1);
             }
             match format.decode(entry, level) {
                 Entry::Empty if leaves => (),
@@ -225,13 +227,13 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
                     target: there,
                     attributes: theirs,
                 } if there == target && theirs == attributes => {
-                    filled.same += size;
+                    filled.same = filled.same.saturating_add(size);
                 }
                 Entry::Table { frame, .. } if level > 1 => {
-                    let range = (base, base + size);
-                    self.fill_checked(frame, level - 1, range, target, attributes, filled);
+                    let below = level.saturating_sub(1);
+                    self.fill_checked(frame, below, (base, end), target, attributes, filled);
                 }
-                _ => filled.other += size,
+                _ => filled.other = filled.other.saturating_add(size),
             }
         }
     }
@@ -242,18 +244,14 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             target, attributes, ..
         } = *change;
         let shape = self.shape();
+        let bytes = hi.saturating_sub(lo);
         let largest = self.largest(change, attributes);
         let fits = |level| {
-            self.fits(
-                level,
-                largest,
-                (hi - lo) >> shape.shift(level),
-                target,
-                attributes,
-            )
+            let count = bytes >> shape.shift(level);
+            self.fits(level, largest, count, target, attributes)
         };
         // Sizes are multiples of each other: what is not aligned for one is not for the next.
-        let aligned = |level: &u8| (lo | hi) & (shape.size(*level) - 1) == 0;
+        let aligned = |level: &u8| (lo | hi) & shape.below(*level) == 0;
         let larger = (2..=shape.levels())
             .take_while(aligned)
             .filter(|&level| fits(level))
@@ -261,9 +259,22 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         match larger {
             Some(level) => Ok(level),
             None if fits(1) => Ok(1),
-            None => Err(self.misfit(target.wrapping_add(hi - lo - 1), attributes)),
+            None => Err(self.misfit(target.wrapping_add(bytes.wrapping_sub(1)), attributes)),
         }
     }
+}
+
+/// The slots at `level` that `lo..hi` is made of: where each begins and ends.
+fn slots(
+    shape: &Shape,
+    level: u8,
+    (lo, hi): (u64, u64),
+) -> impl Iterator<Item = (u64, u64)> + use<'_> {
+    let shift = shape.shift(level);
+    (0..hi.saturating_sub(lo) >> shift).map(move |slot| {
+        let base = lo.wrapping_add(slot << shift);
+        (base, shape.behind(base, level))
+    })
 }
 
 /// What a slot without a table came to.

@@ -85,7 +85,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
                 dirty: cleared & dirty != 0,
             };
             match &mut held {
-                Some(held) if held.is_continued_by(&next) => held.span.length += span.length,
+                Some(held) if held.is_continued_by(&next) => {
+                    held.span.length = held.span.length.saturating_add(span.length);
+                }
                 _ => {
                     if let Some(done) = held.replace(next) {
                         found(done);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What is mapped in a range, as the longest stretches that are linear and alike.
 
+use crate::by_level::ByLevel;
 use crate::error::{MapError, Refused};
 use crate::format::{Encode, Entry};
 use crate::map::Mapper;
 use crate::memory::{Frames, OwnEntries};
-use crate::shape::{MAX_LEVELS, Shape};
+use crate::shape::Shape;
 use crate::span::Span;
 
 /// A stretch of addresses that is mapped linearly with the same attributes, whatever its page sizes.
@@ -51,21 +52,30 @@ pub(crate) struct Cursor<A> {
     next: u64,
     end: u64,
     level: u8,
-    /// The table at each level on the path, and the attributes folded above it.
-    tables: [u64; MAX_LEVELS],
-    above: [Option<A>; MAX_LEVELS],
+    /// The table at each level on the path.
+    path: ByLevel<Above<A>>,
+}
+
+/// A table on the path.
+#[derive(Clone, Copy, Debug)]
+struct Above<A> {
+    table: u64,
+    /// Folded above it; `None` above the root.
+    attributes: Option<A>,
 }
 
 impl<A: Copy> Cursor<A> {
     pub(crate) fn new(root: u64, levels: u8, (lo, hi): (u64, u64)) -> Self {
-        let mut tables = [0; MAX_LEVELS];
-        tables[usize::from(levels) - 1] = root;
+        // Those below are filled in on the way down.
+        let root = Above {
+            table: root,
+            attributes: None,
+        };
         Self {
             next: lo,
             end: hi,
             level: levels,
-            tables,
-            above: [None; MAX_LEVELS],
+            path: ByLevel::all(root),
         }
     }
 
@@ -82,19 +92,29 @@ impl<A: Copy> Cursor<A> {
         let (format, shape) = (mapper.format(), mapper.shape());
         while self.next < self.end {
             let level = self.level;
-            let i = usize::from(level) - 1;
-            let at = shape.entry_at(self.tables[i], self.next, level);
+            // The path goes from a shape's levels down to 1.
+            let Some(Above {
+                table,
+                attributes: above,
+            }) = self.path.get(level)
+            else {
+                return Err(mapper.corrupt(self.next, level, 0, None));
+            };
+            let at = shape.entry_at(table, self.next, level);
             let entry = mapper.memory().load(at, shape.width());
-            let above = self.above[i];
             let fold = |here| above.map_or(here, |above| format.fold(above, here));
             match format.decode(entry, level) {
                 Entry::Table { frame, attributes } if level > 1 => {
-                    self.tables[i - 1] = frame;
-                    self.above[i - 1] = Some(fold(attributes));
-                    self.level -= 1;
+                    self.level = level.saturating_sub(1);
+                    if let Some(below) = self.path.get_mut(self.level) {
+                        *below = Above {
+                            table: frame,
+                            attributes: Some(fold(attributes)),
+                        };
+                    }
                 }
                 Entry::Leaf { target, attributes } => {
-                    let base = self.next & !(shape.size(level) - 1);
+                    let base = shape.base(self.next, level);
                     let attributes = fold(attributes);
                     self.step(shape);
                     return Ok(Some(Piece {
@@ -123,10 +143,11 @@ impl<A: Copy> Cursor<A> {
     /// Goes behind the current slot, and up wherever that leaves a table.
     #[inline]
     pub(crate) fn step(&mut self, shape: &Shape) {
-        let size = shape.size(self.level);
-        self.next = (self.next & !(size - 1)) + size;
-        while self.level < shape.levels() && self.next & (shape.size(self.level + 1) - 1) == 0 {
-            self.level += 1;
+        self.next = shape.behind(self.next, self.level);
+        while self.level < shape.levels()
+            && self.next & shape.below(self.level.saturating_add(1)) == 0
+        {
+            self.level = self.level.saturating_add(1);
         }
     }
 }
@@ -169,16 +190,16 @@ impl<F: Encode, M: OwnEntries, P: Frames> Iterator for Mappings<'_, F, M, P> {
             };
             // The range may begin or end inside a page.
             let lo = piece.base.max(from);
-            let hi = (piece.base + shape.size(piece.level)).min(self.cursor.end);
+            let hi = shape.behind(piece.base, piece.level).min(self.cursor.end);
             let found = Mapped {
-                span: Span::new(shape.extend(lo), hi - lo),
-                target: piece.target + (lo - piece.base),
+                span: Span::new(shape.extend(lo), hi.saturating_sub(lo)),
+                target: piece.target.wrapping_add(lo.wrapping_sub(piece.base)),
                 attributes: piece.attributes,
             };
             match &mut self.held {
                 None => self.held = Some(found),
                 Some(held) if held.is_continued_by(&found) => {
-                    held.span.length += found.span.length;
+                    held.span.length = held.span.length.saturating_add(found.span.length);
                 }
                 Some(held) => return Some(Ok(core::mem::replace(held, found))),
             }

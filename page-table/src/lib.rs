@@ -2,6 +2,16 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
 #![cfg_attr(not(feature = "identity"), forbid(unsafe_code))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(feature = "fake", test))]
@@ -15,12 +25,20 @@ mod adapters;
 mod arbitrary;
 mod batch;
 mod build;
+mod by_level;
 mod cache;
 mod chain;
 mod change;
 mod decide;
 mod error;
 #[cfg(any(feature = "fake", test))]
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::arithmetic_side_effects,
+        reason = "a test's memory: what cannot be is the test's mistake, and is shouted"
+    )
+)]
 pub mod fake;
 mod fault_in;
 mod format;

@@ -263,7 +263,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     pub fn destroy<I: Invalidate>(self, by: &mut I) -> Result<(), (Self, I::Error)> {
         let mut all = Stale::new(self.root);
         let shape = self.format.shape();
-        let half = 1u64 << (shape.address_bits() - 1);
+        let half = 1u64 << shape.address_bits().saturating_sub(1);
         for low in [0, half] {
             all.add(Span::new(shape.extend(low), half));
         }
@@ -291,17 +291,20 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         if length == 0 {
             return Err(MapError::EmptyRange { start });
         }
-        if (start | length) & (granule - 1) != 0 {
-            let value = if start & (granule - 1) != 0 {
+        let unaligned = shape.below(1);
+        if (start | length) & unaligned != 0 {
+            let value = if start & unaligned != 0 {
                 start
             } else {
                 length
             };
             return Err(MapError::Unaligned { value, granule });
         }
-        let ends = start.checked_add(length - 1).and_then(|last| {
+        // The length is not 0, and what is stripped has 63 bits at most.
+        let to_last = length.wrapping_sub(1);
+        let ends = start.checked_add(to_last).and_then(|last| {
             let (low, last) = (shape.strip(start)?, shape.strip(last)?);
-            (last.wrapping_sub(low) == length - 1).then_some((low, last + 1))
+            (last.wrapping_sub(low) == to_last).then_some((low, last.wrapping_add(1)))
         });
         ends.ok_or(MapError::OutOfReach {
             start,
@@ -314,14 +317,15 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     #[inline(always)]
     pub(crate) fn target_range(&self, span: Span, target: u64) -> Result<(u64, u64), Refused<F>> {
         let range = self.range(span)?;
-        let granule = self.format.shape().size(1);
-        if target & (granule - 1) != 0 {
+        let shape = self.format.shape();
+        if target & shape.below(1) != 0 {
             return Err(MapError::Unaligned {
                 value: target,
-                granule,
+                granule: shape.size(1),
             });
         }
-        match target.checked_add(span.length - 1) {
+        // Not 0, or the range was refused.
+        match target.checked_add(span.length.wrapping_sub(1)) {
             Some(last) if last >> 52 == 0 => Ok(range),
             last => {
                 let target = last.unwrap_or(u64::MAX);
@@ -358,12 +362,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
                 match self.format.decode(entry, level) {
                     // Most tables are leaf tables: nothing in them need be read.
                     Entry::Table { frame, .. } if level == 2 => self.frames.free(frame),
-                    Entry::Table { frame, .. } => {
-                        self.free_subtree(Subtree {
-                            frame,
-                            level: level - 1,
-                        });
-                    }
+                    Entry::Table { frame, .. } => self.free_subtree(Subtree::under(level, frame)),
                     Entry::Empty | Entry::Leaf { .. } | Entry::Malformed(_) => (),
                 }
             }

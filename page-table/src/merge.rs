@@ -11,6 +11,7 @@
 //! token's chain run through it. It is listed in a *ledger* instead: a frame that nobody walks,
 //! spelled like a table of those tables, which the chain can run through.
 
+use crate::by_level::ByLevel;
 use crate::chain::{Chain, Subtree};
 use crate::change::Block;
 use crate::error::Refused;
@@ -34,11 +35,11 @@ struct Merge<'a, F, M, P> {
     mapper: &'a Mapper<F, M, P>,
     stale: Stale,
     /// Tables that become leaves, by the level of the leaf.
-    leaves: [u64; MAX_LEVELS],
+    leaves: ByLevel<u64>,
     /// Frames for ledgers.
     blank: Chain,
     /// The ledger being filled at each level: its frame and next slot.
-    open: [Option<(u64, u64)>; MAX_LEVELS],
+    open: ByLevel<Option<(u64, u64)>>,
 }
 
 impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
@@ -58,14 +59,16 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         let mut merge = Merge {
             mapper: self,
             stale: Stale::new(self.root()),
-            leaves: [0; MAX_LEVELS],
+            leaves: ByLevel::all(0),
             blank: Chain::EMPTY,
-            open: [None; MAX_LEVELS],
+            open: ByLevel::all(None),
         };
         let (root, levels) = (self.root(), self.shape().levels());
         merge.visit(root, levels, lo, hi, &mut |merge, slot| {
-            if let Block::Leaf { .. } = slot.block {
-                merge.leaves[usize::from(slot.level) - 1] += 1;
+            if let (Block::Leaf { .. }, Some(leaves)) =
+                (slot.block, merge.leaves.get_mut(slot.level))
+            {
+                *leaves = leaves.saturating_add(1);
             }
         })?;
         merge.reserve()?;
@@ -99,16 +102,17 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
     ) -> Result<(), Refused<F>> {
         let mapper = self.mapper;
         let shape = mapper.shape();
-        let size = shape.size(level);
+        let below = level.saturating_sub(1);
         let mut start = lo;
         while start < hi && level > 1 {
-            let base = start & !(size - 1);
-            let end = hi.min(base + size);
+            let base = shape.base(start, level);
+            let behind = shape.behind(start, level);
+            let end = hi.min(behind);
             let at = shape.entry_at(table, start, level);
             let entry = mapper.memory().load(at, shape.width());
             match mapper.format().decode(entry, level) {
                 Entry::Table { frame, .. } => {
-                    let whole = end - start == size;
+                    let whole = (start, end) == (base, behind);
                     let verdict = if whole {
                         self.judge(frame, level, base)?
                     } else {
@@ -127,7 +131,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
                                 },
                             );
                         }
-                        Verdict::Stays => self.visit(frame, level - 1, start, end, each)?,
+                        Verdict::Stays => self.visit(frame, below, start, end, each)?,
                     }
                 }
                 Entry::Malformed(rule) => {
@@ -147,7 +151,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
         level: u8,
         base: u64,
     ) -> Result<Verdict<F::Attributes>, Refused<F>> {
-        Ok(match self.summary(frame, level - 1, base)? {
+        Ok(match self.summary(Subtree::under(level, frame), base)? {
             Some(Block::Hole) => Verdict::Becomes(Block::Hole),
             Some(
                 block @ Block::Leaf {
@@ -170,10 +174,13 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
     /// The one block that all of a table is; `None` if it is not one.
     fn summary(
         &self,
-        table: u64,
-        level: u8,
+        table: Subtree,
         base: u64,
     ) -> Result<Option<Block<F::Attributes>>, Refused<F>> {
+        let Subtree {
+            frame: table,
+            level,
+        } = table;
         let mapper = self.mapper;
         let (format, shape) = (mapper.format(), mapper.shape());
         let mut all = None;
@@ -182,6 +189,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
                 .memory()
                 .load(shape.slot_at(table, index), shape.width());
             let offset = index << shape.shift(level);
+            let first = base.wrapping_add(offset);
             let here = match format.decode(entry, level) {
                 Entry::Empty => Block::Hole,
                 Entry::Leaf { target, attributes } => Block::Leaf {
@@ -190,20 +198,20 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
                     marks: 0,
                 },
                 Entry::Table { frame, .. } if level > 1 => {
-                    match self.summary(frame, level - 1, base + offset)? {
+                    match self.summary(Subtree::under(level, frame), first)? {
                         Some(block) => block,
                         None => return Ok(None),
                     }
                 }
                 Entry::Table { .. } => {
-                    return Err(mapper.corrupt(base + offset, level, entry, None));
+                    return Err(mapper.corrupt(first, level, entry, None));
                 }
                 Entry::Malformed(rule) => {
-                    return Err(mapper.corrupt(base + offset, level, entry, Some(rule)));
+                    return Err(mapper.corrupt(first, level, entry, Some(rule)));
                 }
             };
-            let first = *all.get_or_insert(here);
-            if first.skip(offset) != here {
+            let whole = *all.get_or_insert(here);
+            if whole.skip(offset) != here {
                 return Ok(None);
             }
         }
@@ -212,18 +220,18 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
 
     /// Tables that one ledger of `level` lists. Slot 0 is for the chain.
     fn capacity(&self, level: u8) -> u64 {
-        self.mapper.shape().entries(level) - 1
+        self.mapper.shape().entries(level).saturating_sub(1)
     }
 
     /// Takes all the frames for ledgers, or none.
     fn reserve(&mut self) -> Result<(), Refused<F>> {
         let (format, memory) = (self.mapper.format(), self.mapper.memory());
         for level in 1..=self.mapper.shape().levels() {
-            let tables = self.leaves[usize::from(level) - 1];
+            let tables = self.leaves.get(level).unwrap_or(0);
             if tables == 0 {
                 continue;
             }
-            for _ in 0..tables.div_ceil(self.capacity(level)) {
+            for _ in 0..tables.div_ceil(self.capacity(level).max(1)) {
                 match self.mapper.allocate() {
                     Ok(frame) => self.blank.push(format, memory, Subtree { frame, level: 1 }),
                     Err(refused) => {
@@ -245,10 +253,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
             self.mapper.memory(),
             self.mapper.shape(),
         );
-        let table = Subtree {
-            frame: slot.frame,
-            level: slot.level - 1,
-        };
+        let table = Subtree::under(slot.level, slot.frame);
         let size = shape.size(slot.level);
         let span = Span::new(shape.extend(slot.base), size);
         match slot.block {
@@ -277,8 +282,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
             self.mapper.memory(),
             self.mapper.shape(),
         );
-        let i = usize::from(level) - 1;
-        let (ledger, slot) = match self.open[i] {
+        let (ledger, slot) = match self.open.get(level).flatten() {
             Some(open) => open,
             None => {
                 let Some((blank, _)) = self.blank.pop(format, memory) else {
@@ -291,7 +295,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
         };
         let entry = format.table(table.frame, level);
         memory.write(shape.slot_at(ledger, slot), shape.width(), entry);
-        self.open[i] = Some((ledger, slot + 1));
+        if let Some(open) = self.open.get_mut(level) {
+            *open = Some((ledger, slot.saturating_add(1)));
+        }
         if slot == self.capacity(level) {
             self.hand_over(level);
         }
@@ -300,7 +306,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
 
     /// Gives the open ledger of `level` to the token.
     fn hand_over(&mut self, level: u8) {
-        if let Some((frame, _)) = self.open[usize::from(level) - 1].take() {
+        if let Some((frame, _)) = self.open.get_mut(level).and_then(Option::take) {
             let (format, memory) = (self.mapper.format(), self.mapper.memory());
             self.stale.take(format, memory, Subtree { frame, level });
         }

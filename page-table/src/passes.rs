@@ -64,25 +64,21 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
         lo: u64,
         hi: u64,
     ) -> Result<(), Refused<F>> {
-        let size = self.mapper.shape().size(level);
+        let shape = self.mapper.shape();
+        let below = level.saturating_sub(1);
         let mut end = hi;
         while end > lo {
-            let start = lo.max((end - 1) & !(size - 1));
+            let start = lo.max(shape.base(end.wrapping_sub(1), level));
             let slot = self.slot(table, level, start, end);
             let decision = self.decide(&slot)?;
             passes.found |= decision.found;
             match decision.action {
-                Action::Descend(frame) => self.plan(passes, frame, level - 1, start, end)?,
+                Action::Descend(frame) => self.plan(passes, frame, below, start, end)?,
                 Action::Build(before) => {
                     let range = (start, end);
                     let base = slot.base;
-                    let frame = self
-                        .mapper
-                        .build(self.change, level - 1, base, range, before)?;
-                    let subtree = Subtree {
-                        frame,
-                        level: level - 1,
-                    };
+                    let frame = self.mapper.build(self.change, below, base, range, before)?;
+                    let subtree = Subtree::under(level, frame);
                     passes
                         .pending
                         .push(self.mapper.format(), self.mapper.memory(), subtree);
@@ -105,7 +101,8 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
             {
                 match action {
                     Action::Descend(frame) => {
-                        self.apply(passes, frame, slot.level - 1, slot.lo, slot.hi);
+                        let below = slot.level.saturating_sub(1);
+                        self.apply(passes, frame, below, slot.lo, slot.hi);
                     }
                     Action::Build(before) => self.link(passes, &slot, before),
                     Action::Keep | Action::Store { .. } | Action::Discard(_) => (),
@@ -145,7 +142,7 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
             },
         );
         if let Block::Leaf { .. } = before {
-            let end = slot.base + self.mapper.shape().size(slot.level);
+            let end = self.mapper.shape().behind(slot.base, slot.level);
             passes.debt.note_tables();
             passes.debt.add(self.span(slot.base, end));
         }

@@ -39,13 +39,15 @@ impl Recent {
     /// The leaf table for the addresses with this tag, if it is remembered.
     #[inline(always)]
     pub(crate) fn get(&self, tag: u64) -> Option<u64> {
-        let slot = &self.slots[tag as usize % SLOTS];
+        let slot = self.slots.get(tag as usize % SLOTS)?;
         (slot.tag == tag).then_some(slot.table)
     }
 
     /// Remembers a leaf table.
-    pub(crate) const fn note(&mut self, tag: u64, table: u64) {
-        self.slots[tag as usize % SLOTS] = Slot { tag, table };
+    pub(crate) fn note(&mut self, tag: u64, table: u64) {
+        if let Some(slot) = self.slots.get_mut(tag as usize % SLOTS) {
+            *slot = Slot { tag, table };
+        }
     }
 
     /// Forgets every table: some may be unlinked now.

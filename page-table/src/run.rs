@@ -29,7 +29,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         let Some(run) = self.run(span) else {
             return false;
         };
-        let Some(last) = target.checked_add(span.length - self.shape().size(1)) else {
+        let offset = span.length.saturating_sub(self.shape().size(1));
+        let Some(last) = target.checked_add(offset) else {
             return false;
         };
         let may = self.may_lead_to(target, attributes) && self.may_lead_to(last, attributes);
@@ -63,15 +64,18 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     /// The slots of `span`, if they are some, but not all, of one leaf table's.
     #[inline]
     fn run(&mut self, Span { start, length }: Span) -> Option<Run> {
-        let (size, whole) = (self.shape().size(1), self.shape().size(2));
-        let aligned = (start | length) & (size - 1) == 0;
-        let within = length != 0 && length < whole && (start & (whole - 1)) <= whole - length;
+        let shape = self.shape();
+        let aligned = (start | length) & shape.below(1) == 0;
+        let room = shape.size(2).checked_sub(length);
+        let within =
+            length != 0 && room.is_some_and(|room| room != 0 && (start & shape.below(2)) <= room);
+        let count = length >> shape.shift(1);
         if !aligned || !within {
             return None;
         }
         Some(Run {
             at: self.entry_again(start)?,
-            count: length / size,
+            count,
         })
     }
 

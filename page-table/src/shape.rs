@@ -28,7 +28,7 @@ impl Width {
 
     /// log2 of [`bytes`](Self::bytes).
     #[inline]
-    const fn shift(self) -> u32 {
+    pub(crate) const fn shift(self) -> u32 {
         match self {
             Self::Four => 2,
             Self::Eight => 3,
@@ -91,14 +91,45 @@ pub struct Shape {
     width: Width,
     upper: Upper,
     leaves: u8,
-    /// Index bits of level `i + 1`.
-    index_bits: [u8; MAX_LEVELS],
-    /// Lowest address bit of the index of level `i + 1`; one past the last is the address width.
-    shifts: [u8; MAX_LEVELS + 1],
+    /// Index bits: 12 at most.
+    index_bits: PerLevel<4>,
+    /// Lowest address bit of the index: 63 at most.
+    shifts: PerLevel<6>,
+    address_bits: u8,
     /// Whether it is one of [`nines`](Self::nines): then indices can be cut with constants.
     nines: bool,
     /// One bit for each address bit that the table translates.
     mask: u64,
+}
+
+/// A number of `BITS` bits for each level, in one word; 0 for a level that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PerLevel<const BITS: u32>(u32);
+
+impl<const BITS: u32> PerLevel<BITS> {
+    const ALL_FIT: () = assert!(MAX_LEVELS as u32 * BITS <= 32);
+
+    /// Where the number of `level` begins; behind the word for level 0.
+    const fn place(level: u8) -> u32 {
+        (level.wrapping_sub(1) as u32).wrapping_mul(BITS)
+    }
+
+    #[inline(always)]
+    const fn get(self, level: u8) -> u32 {
+        match self.0.checked_shr(Self::place(level)) {
+            Some(word) => word & (1u32 << BITS).wrapping_sub(1),
+            None => 0,
+        }
+    }
+
+    /// The same with `number`, which fits, for `level`, which had none.
+    const fn with(self, level: u8, number: u8) -> Self {
+        let () = Self::ALL_FIT;
+        match (number as u32).checked_shl(Self::place(level)) {
+            Some(bits) => Self(self.0 | bits),
+            None => self,
+        }
+    }
 }
 
 impl Shape {
@@ -132,38 +163,34 @@ impl Shape {
             width,
             upper,
             leaves: leaf_levels,
-            index_bits: [0; MAX_LEVELS],
-            shifts: [0; MAX_LEVELS + 1],
+            index_bits: PerLevel(0),
+            shifts: PerLevel(0),
+            address_bits: page_bits,
             nines: page_bits == 12 && matches!(width, Width::Eight),
             mask: 0,
         };
-        let mut shift = page_bits;
-        let mut i = 0;
-        while i < levels {
-            let bits = index_bits[i];
+        let (mut level, mut rest) = (1u8, index_bits);
+        while let [bits, above @ ..] = rest {
+            let (bits, shift) = (*bits, shape.address_bits);
             if bits == 0 || bits > 12 {
-                return Err(ShapeError::IndexBits {
-                    level: i as u8 + 1,
-                    bits,
-                });
+                return Err(ShapeError::IndexBits { level, bits });
             }
-            if page_bits < 12 || shift > 63 - bits {
+            // 63 bits at most, and 12 more: far from what a byte holds, if `page_bits` is not.
+            let next = shift.saturating_add(bits);
+            if page_bits < 12 || next > 63 {
                 return Err(ShapeError::AddressBits {
-                    bits: shift as u32 + bits as u32,
+                    bits: (shift as u32).saturating_add(bits as u32),
                     page_bits,
                 });
             }
             shape.nines = shape.nines && bits == 9;
-            shape.index_bits[i] = bits;
-            shape.shifts[i] = shift;
-            shift += bits;
-            i += 1;
+            shape.index_bits = shape.index_bits.with(level, bits);
+            shape.shifts = shape.shifts.with(level, shift);
+            shape.address_bits = next;
+            level = level.saturating_add(1);
+            rest = above;
         }
-        while i <= MAX_LEVELS {
-            shape.shifts[i] = shift;
-            i += 1;
-        }
-        shape.mask = (1 << shift) - 1;
+        shape.mask = (1u64 << shape.address_bits).wrapping_sub(1);
         Ok(shape)
     }
 
@@ -201,26 +228,23 @@ impl Shape {
     #[inline]
     #[must_use]
     pub const fn leaf_at(&self, level: u8) -> bool {
-        level != 0 && level <= self.levels && self.leaves.wrapping_shr(level as u32 - 1) & 1 != 0
+        level != 0
+            && level <= self.levels
+            && self.leaves.wrapping_shr((level as u32).wrapping_sub(1)) & 1 != 0
     }
 
     /// Bits of an address that the table translates.
     #[inline]
     #[must_use]
     pub const fn address_bits(&self) -> u32 {
-        self.shifts[MAX_LEVELS] as u32
+        self.address_bits as u32
     }
 
     /// log2 of the bytes that one entry of a table at `level` covers. 0 for a level that is not there.
     #[inline]
     #[must_use]
     pub const fn shift(&self, level: u8) -> u32 {
-        let i = level.wrapping_sub(1) as usize;
-        if i < MAX_LEVELS {
-            self.shifts[i] as u32
-        } else {
-            0
-        }
+        self.shifts.get(level)
     }
 
     /// Bytes that one entry of a table at `level` covers.
@@ -230,16 +254,32 @@ impl Shape {
         1u64.wrapping_shl(self.shift(level))
     }
 
+    /// The address bits below those that select an entry at `level`.
+    #[inline]
+    #[must_use]
+    pub const fn below(&self, level: u8) -> u64 {
+        // A size is a power of two.
+        self.size(level).wrapping_sub(1)
+    }
+
+    /// The first address that the same entry at `level` covers as `address`.
+    #[inline]
+    pub(crate) const fn base(&self, address: u64, level: u8) -> u64 {
+        address & !self.below(level)
+    }
+
+    /// The first address behind those that the same entry at `level` covers as `address`, which is stripped: of 63
+    /// bits at most, so nothing wraps.
+    #[inline]
+    pub(crate) const fn behind(&self, address: u64, level: u8) -> u64 {
+        (address | self.below(level)).wrapping_add(1)
+    }
+
     /// Entries of a table at `level`. 1 for a level that is not there.
     #[inline]
     #[must_use]
     pub const fn entries(&self, level: u8) -> u64 {
-        let i = level.wrapping_sub(1) as usize;
-        1u64.wrapping_shl(if i < MAX_LEVELS {
-            self.index_bits[i] as u32
-        } else {
-            0
-        })
+        1u64.wrapping_shl(self.index_bits.get(level))
     }
 
     /// Which entry of a table at `level` translates `address`.

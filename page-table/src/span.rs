@@ -44,7 +44,7 @@ impl Span {
         let last = self.last().max(other.last());
         Self {
             start,
-            length: (last - start).saturating_add(1),
+            length: last.saturating_sub(start).saturating_add(1),
         }
     }
 

@@ -163,7 +163,8 @@ impl Stale {
     /// The addresses whose old translation may be in use: at least those that changed.
     #[must_use]
     pub fn spans(&self) -> &[Span] {
-        &self.spans[..self.used]
+        // To name too many would never be wrong.
+        self.spans.get(..self.used).unwrap_or(&self.spans)
     }
 
     /// Whether tables were linked or unlinked, so that caches of upper entries are stale too. If not,
@@ -182,15 +183,16 @@ impl Stale {
     /// Adds a span that does not continue the last one.
     #[cold]
     fn add_apart(&mut self, span: Span) {
-        let used = self.used;
-        let nearest = (0..used).min_by_key(|&i| self.spans[i].gap(span));
+        let used = self.spans.iter_mut().take(self.used);
+        let nearest = used.min_by_key(|there| there.gap(span));
         match nearest {
-            Some(i) if used == SPANS || self.spans[i].gap(span) == 0 => {
-                self.spans[i] = self.spans[i].hull(span);
-            }
+            Some(near) if self.used >= SPANS || near.gap(span) == 0 => *near = near.hull(span),
             _ => {
-                self.spans[used] = span;
-                self.used += 1;
+                // There is room, or all would be in use and one of them the nearest.
+                if let Some(free) = self.spans.get_mut(self.used) {
+                    *free = span;
+                    self.used = self.used.saturating_add(1);
+                }
             }
         }
     }
@@ -205,16 +207,16 @@ impl Stale {
 impl Debt for Stale {
     #[inline(always)]
     fn add(&mut self, span: Span) {
-        if self.used == 0 {
+        let Some(last) = self.used.checked_sub(1) else {
             self.spans[0] = span;
             self.used = 1;
             return;
-        }
-        let last = &mut self.spans[self.used - 1];
-        if last.start.wrapping_add(last.length) == span.start {
-            last.length = last.length.saturating_add(span.length);
-        } else {
-            self.add_apart(span);
+        };
+        match self.spans.get_mut(last) {
+            Some(last) if last.start.wrapping_add(last.length) == span.start => {
+                last.length = last.length.saturating_add(span.length);
+            }
+            _ => self.add_apart(span),
         }
     }
 

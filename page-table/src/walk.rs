@@ -24,13 +24,6 @@
 //!
 //! A walk sets no accessed or dirty bits. Who must (an x86 or EPT processor model) has the path in
 //! [`Walk::steps`] and [`UpdateEntry`](crate::UpdateEntry) to do it with.
-#![deny(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
 
 use crate::format::{Entry, Format};
 use crate::memory::ReadEntry;

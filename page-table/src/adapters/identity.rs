@@ -77,7 +77,7 @@ impl PhysicalWindow {
     fn pointers(&self, at: u64, width: Width, count: u64) -> *mut u8 {
         let offset = at.wrapping_sub(self.start);
         let room = self.eights.wrapping_mul(8).saturating_sub(offset);
-        assert!(count <= room / width.bytes(), "entries outside the window");
+        assert!(count <= room >> width.shift(), "entries outside the window");
         let first = if count == 0 { self.start } else { at };
         self.pointer(first, width)
     }
@@ -221,7 +221,7 @@ fn store_pairs(slots: &[AtomicU64], entry: &impl Fn(u64) -> u64) -> usize {
         unsafe { _mm_set_epi64x(entry(i.wrapping_add(1)) as i64, entry(i) as i64) }
     };
     let blocks = slots.chunks_exact(BLOCK);
-    let done = slots.len() - blocks.remainder().len();
+    let done = slots.len().saturating_sub(blocks.remainder().len());
     for (block, i) in blocks.zip((0..).step_by(BLOCK)) {
         // SAFETY: `block` is eight atomics, 64 bytes, and its address is a multiple of 16: the first is,
         // and each block is 64 bytes. Each of the four instructions stores 16 of them. To the language

@@ -129,3 +129,19 @@ fn a_level_that_is_not_there_is_harmless() {
     }
     assert!(shape.leaf_at(3) && !shape.leaf_at(4));
 }
+
+#[test]
+fn what_is_below_an_entry_is_the_rest_of_the_address() {
+    let shape = Shape::nines(4, 0b111, Upper::Zero).unwrap();
+    let below = [1, 2, 3, 4].map(|level| shape.below(level));
+    assert_eq!(below, [0xfff, 0x1f_ffff, 0x3fff_ffff, 0x7f_ffff_ffff]);
+    assert_eq!(shape.base(0x1234_5678_9abc, 2), 0x1234_5660_0000);
+    assert_eq!(shape.behind(0x1234_5678_9abc, 2), 0x1234_5680_0000);
+    // The last entry of the widest table: what is behind it needs the 64th bit.
+    let widest = Shape::new(12, &[12, 12, 12, 12, 3], 1, Width::Eight, Upper::Zero).unwrap();
+    assert_eq!(widest.address_bits(), 63);
+    assert_eq!(widest.behind((1 << 63) - 1, 5), 1 << 63);
+    let wider = Shape::new(255, &[12, 12], 1, Width::Eight, Upper::Zero).unwrap_err();
+    let (bits, page_bits) = (267, 255);
+    assert_eq!(wider, ShapeError::AddressBits { bits, page_bits });
+}

@@ -18,13 +18,6 @@
 //!
 //! What a processor remembers between accesses (TLBs, paging-structure caches) is not here: each call
 //! reads the tables anew.
-#![deny(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
 
 mod access;
 mod attributes;

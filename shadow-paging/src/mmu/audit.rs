@@ -136,9 +136,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             return;
         };
         let table = page.frame;
-        audit.tables += 1;
+        audit.tables = audit.tables.saturating_add(1);
         let unsync = page.sync != Sync::Guarded;
-        audit.unsync += usize::from(unsync);
+        audit.unsync = audit.unsync.saturating_add(usize::from(unsync));
         let shadows = matches!(page.key.base, Base::Table(_));
         if unsync != self.unsync.contains(&id) || unsync && !shadows {
             found(Finding::Unlisted { table });
@@ -158,13 +158,13 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             let (link, slot) = (Link::new(id, index), row.decode(word));
             match slot {
                 Entry::Leaf { target, .. } => {
-                    audit.leaves += 1;
+                    audit.leaves = audit.leaves.saturating_add(1);
                     if !self.knows_leaf(page.key.level, target, link) {
                         found(Finding::LostLeaf { table, index });
                     }
                 }
                 Entry::Table { frame, .. } => {
-                    audit.links += 1;
+                    audit.links = audit.links.saturating_add(1);
                     if !self.knows_link(frame, link) {
                         found(Finding::LostLink { table, index });
                     }
@@ -187,9 +187,11 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             match wrong {
                 // What a guest may see of it, it may see of a TLB. What the host relies on holds.
                 Some(Wrong::NothingExpected | Wrong::OtherTable | Wrong::TooMuch) if unsync => {
-                    audit.stale += 1;
+                    audit.stale = audit.stale.saturating_add(1);
                 }
-                Some(Wrong::OtherTarget) if unsync => audit.stale += 1,
+                Some(Wrong::OtherTarget) if unsync => {
+                    audit.stale = audit.stale.saturating_add(1);
+                }
                 Some(wrong) => found(Finding::Entry {
                     table,
                     index,

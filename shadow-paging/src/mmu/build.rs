@@ -33,7 +33,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let mut id = space.root;
         for below in (level..shape.levels()).rev() {
             let key = key_on_path(&space.stage, space.number, path, bits, below);
-            let link = Link::new(id, shape.index(bits, below + 1) as usize);
+            let here = below.saturating_add(1);
+            let link = Link::new(id, shape.index(bits, here) as usize);
             id = match self.linked(link, &key) {
                 Some(child) => child,
                 None => {
@@ -52,7 +53,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     fn quick(&mut self, space: &Space<S>, path: &Path, bits: u64, level: u8) -> Option<u32> {
         let (format, shape) = (space.stage.shadow(), space.stage.shadow().shape());
         let mut table = space.frame;
-        for above in (level + 1..=shape.levels()).rev() {
+        for above in (level.saturating_add(1)..=shape.levels()).rev() {
             let at = shape.entry_at(table, bits, above);
             match format.decode(self.tables.load(at, Width::Eight), above) {
                 Entry::Table { frame, .. } => table = frame,
@@ -147,7 +148,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 
     /// A frame for a table with `key`, filled with empty entries.
     fn allocate<E>(&mut self, key: &Key) -> Result<u64, Cause<E>> {
-        let stage = &self.stages[usize::from(key.stage)];
+        // Only a key of another MMU names a stage that this one has not.
+        let stage = self.stages.get(usize::from(key.stage));
+        let stage = stage.ok_or(Cause::Foreign)?;
         let format = *stage.shadow();
         if self.held >= self.budget {
             return Err(Cause::OutOfFrames);
@@ -162,7 +165,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             self.pool.free(frame);
             return Err(Cause::BadFrame { frame });
         }
-        self.held += 1;
+        self.held = self.held.saturating_add(1);
         // A whole frame, however few entries the table has: its frame may serve another format next.
         let empty = format.empty();
         self.tables.fill(frame, Width::Eight, 512, |_| empty);

@@ -188,8 +188,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 .pages
                 .get(link.page())
                 .is_some_and(|page| page.key.level == 1)
+            && let Some(stage) = self.stages.get(usize::from(stage))
         {
-            let stage = &self.stages[usize::from(stage)];
             let page = near.backing(guest).page(guest, 4096);
             let less = page.and_then(|page| self.usual(stage, rights, page.rights, guest));
             if let Some(less) = less {

@@ -65,7 +65,7 @@ impl<S: Stage> Row<'_, S> {
         let shadow = stage.shadow().shape();
         match (&key.base, stage.guest()) {
             (Base::Direct(start), _) => Ok(Expected::Page {
-                target: start + ((index as u64) << shadow.shift(key.level)),
+                target: start.wrapping_add((index as u64) << shadow.shift(key.level)),
                 rights: key.rights,
             }),
             (Base::Above(_), Some(guest)) if index as u64 >= parts_of_root(guest, shadow) => {
@@ -73,7 +73,7 @@ impl<S: Stage> Row<'_, S> {
             }
             (Base::Above(frame), _) => Ok(Expected::Child(Key {
                 base: Base::Table(*frame),
-                level: key.level - 1,
+                level: key.level.saturating_sub(1),
                 part: index as u8,
                 ..*key
             })),
@@ -99,7 +99,7 @@ impl<S: Stage> Row<'_, S> {
         };
         let width = guest.width();
         let (at, inside) = if let Some(first) = self.first_behind {
-            (first + index as u64 * width.bytes(), 0)
+            (guest.slot_at(first, index as u64), 0)
         } else if let Some(origin) = self.key.origin(guest, self.stage.shadow(), index) {
             (origin.at, origin.inside)
         } else {
@@ -157,7 +157,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                         let there = child.key;
                         let key = Key {
                             base: Base::Direct(target),
-                            level: level - 1,
+                            level: level.saturating_sub(1),
                             part: 0,
                             stage: row.key.stage,
                             rights: there.rights,
@@ -220,7 +220,7 @@ fn below<S: Stage>(stage: &S, key: &Key, entry: u64, inside: u64) -> Expected {
     match stage.meaning(entry, key.level, key.rights) {
         Meaning::Nothing => Expected::Nothing,
         Meaning::Table(Table { frame, above }) => {
-            let level = key.level - 1;
+            let level = key.level.saturating_sub(1);
             let part = inside >> coverage(stage.shadow().shape(), level);
             Expected::Child(Key {
                 base: Base::Table(frame),
@@ -231,7 +231,7 @@ fn below<S: Stage>(stage: &S, key: &Key, entry: u64, inside: u64) -> Expected {
             })
         }
         Meaning::Page { target, rights } => Expected::Page {
-            target: target + inside,
+            target: target.wrapping_add(inside),
             rights,
         },
     }

@@ -184,12 +184,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let link = self.leaf_slot(space, machine, path, address, level)?;
         // Only now: a table on the way may be the very page.
-        if level > 1
-            && self.guards_in(
-                physical & !(self.size(level, space) - 1),
-                self.size(level, space),
-            )
-        {
+        let size = self.size(level, space);
+        if level > 1 && self.guards_in(physical & !size.wrapping_sub(1), size) {
             // A table on the way lies in this large page: the next fault takes smaller ones.
             return Ok(Verdict::Repaired(Repair::Spurious));
         }
@@ -256,7 +252,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             .find_map(|level| {
                 let size = shape.size(level);
                 let page = backing.page(path.target, size)?;
-                let free = !self.guards_in(path.target & !(size - 1), size);
+                let free = !self.guards_in(path.target & !shape.below(level), size);
                 (free && page.host >> format.target_bits(level).min(52) == 0)
                     .then_some((level, page))
             });
@@ -273,7 +269,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let (mut lowest, mut pinned, mut writes) = (true, false, 0);
         let mut seen = 0;
         while let Some(id) = self.pages.shadow_of(frame, seen) {
-            seen += 1;
+            seen = seen.saturating_add(1);
             if let Some(page) = self.pages.get_mut(id) {
                 lowest &= Self::may_be_unsync(page);
                 pinned |= page.roots > 0;
@@ -316,7 +312,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             if self.pages.get(id).is_some_and(|page| which(self, page)) {
                 self.remove_table(id);
             } else {
-                kept += 1;
+                kept = kept.saturating_add(1);
             }
         }
     }

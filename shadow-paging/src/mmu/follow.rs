@@ -26,6 +26,11 @@ use super::space::Space;
 use super::stage::{Rights, Stage};
 use super::{Cause, Failed, Mmu, Owed, Reclaim};
 
+/// The last of 2^`bits` addresses from 0 on; no table has more than 63 bits.
+const fn last_of(bits: u32) -> u64 {
+    1u64.wrapping_shl(bits).wrapping_sub(1)
+}
+
 /// A table that is passed over, and the part of it: addresses from its first byte on.
 #[derive(Clone, Copy)]
 struct Part {
@@ -38,12 +43,12 @@ struct Part {
 impl Part {
     /// What of the part lies under entry `index`, as a part of the table `id` there.
     fn below(self, id: u32, index: usize, shift: u32) -> Self {
-        let (start, size) = ((index as u64) << shift, 1u64 << shift);
+        let start = (index as u64) << shift;
         Self {
             id,
-            level: self.level - 1,
+            level: self.level.saturating_sub(1),
             first: self.first.saturating_sub(start),
-            last: (self.last - start).min(size - 1),
+            last: self.last.saturating_sub(start).min(last_of(shift)),
         }
     }
 
@@ -93,7 +98,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
         let shape = space.stage.shadow().shape();
         let level = shape.levels();
-        let reach = (1u64 << coverage(shape, level)) - 1;
+        let reach = last_of(coverage(shape, level));
         if span.length == 0 || span.start > reach {
             return Ok(());
         }
@@ -115,15 +120,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         id: u32,
         pass: Option<Pass>,
     ) -> Result<(), Cause<M::Error>> {
-        let Some(page) = self.pages.get(id) else {
+        let Some(row) = self.row(id) else {
             return Ok(());
         };
-        let shape = self.stages[usize::from(page.key.stage)].shadow().shape();
+        let level = row.key.level;
         let whole = Part {
             id,
-            level: page.key.level,
+            level,
             first: 0,
-            last: (1 << coverage(shape, page.key.level)) - 1,
+            last: last_of(coverage(row.stage.shadow().shape(), level)),
         };
         let pass = pass.unwrap_or_else(|| self.pages.begin_pass());
         self.drop_wrong(machine, whole, pass)
@@ -132,21 +137,18 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// Whether there is nothing more to see in `part`: it is a whole table, and `pass` has been there, which
     /// `stamp` tells.
     fn done(&mut self, part: Part, pass: Pass, stamp: impl Fn(&mut Page) -> &mut Pass) -> bool {
-        let shift = self.shift(part);
-        let Some(page) = self.pages.get_mut(part.id) else {
+        let Some(row) = self.row(part.id) else {
             return true;
         };
-        let stage = &self.stages[usize::from(page.key.stage)];
-        let size = Self::entries(stage, part.level) << shift;
-        let whole = part.first == 0 && part.last == size - 1;
-        whole && core::mem::replace(stamp(page), pass) == pass
+        let last = last_of(coverage(row.stage.shadow().shape(), part.level));
+        let whole = part.first == 0 && part.last == last;
+        let page = self.pages.get_mut(part.id).filter(|_| whole);
+        page.is_some_and(|page| core::mem::replace(stamp(page), pass) == pass)
     }
 
     fn shift(&self, part: Part) -> u32 {
-        self.pages.get(part.id).map_or(0, |page| {
-            let stage = &self.stages[usize::from(page.key.stage)];
-            stage.shadow().shape().shift(part.level)
-        })
+        let row = self.row(part.id);
+        row.map_or(0, |row| row.stage.shadow().shape().shift(part.level))
     }
 
     /// Entries that cannot be read are dropped; the first is told of when everything has been seen.
@@ -227,7 +229,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 };
                 Key {
                     base: Base::Direct(target),
-                    level: part.level - 1,
+                    level: part.level.saturating_sub(1),
                     part: 0,
                     stage,
                     rights,
@@ -243,9 +245,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 // use.
                 Part {
                     id: child,
-                    level: part.level - 1,
+                    level: part.level.saturating_sub(1),
                     first: 0,
-                    last: (1 << shift) - 1,
+                    last: last_of(shift),
                 }
             }
         };

@@ -12,6 +12,7 @@ use super::entry::Attributes;
 use super::host::{HostMap, HostRights, Machine};
 use super::links::Link;
 use super::pages::{Page, Sync};
+use super::reverse_map::page_size;
 use super::stage::{Rights, Stage};
 
 /// Whether any leaf could write.
@@ -28,7 +29,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     pub(super) fn write_protect(&mut self, host: u64) -> Was {
         let mut was = Was::ReadOnly;
         for level in 1..=3 {
-            let page = host & !((1 << (12 + 9 * (u32::from(level) - 1))) - 1);
+            let page = host & !page_size(level).wrapping_sub(1);
             let mut at = 0;
             while let Some(place) = self.reverse.place(level, page)
                 && let Some(link) = self.reverse.link(place, at)
@@ -37,7 +38,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                     was = Was::Writable;
                 }
                 // A leaf that was dropped left its place to another.
-                at += usize::from(self.maps(link, page));
+                at = at.saturating_add(usize::from(self.maps(link, page)));
             }
         }
         was

@@ -117,10 +117,12 @@ impl Backing {
         else {
             return None;
         };
-        let base = guest & !(size - 1);
-        let last = base.checked_add(size - 1)?;
+        // A size is a power of two.
+        let offset = size.wrapping_sub(1);
+        let base = guest & !offset;
+        let last = base.checked_add(offset)?;
         let target = host.checked_add(base.checked_sub(span.start)?)?;
-        (last <= span.last() && span.length != 0 && target & (size - 1) == 0).then_some(HostPage {
+        (last <= span.last() && span.length != 0 && target & offset == 0).then_some(HostPage {
             host: target,
             rights,
         })

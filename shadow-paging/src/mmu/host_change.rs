@@ -4,6 +4,7 @@
 use hvkit_page_table::{Entry, Frames, OwnEntries};
 
 use super::links::Link;
+use super::reverse_map::page_size;
 use super::row::Scan;
 use super::stage::Stage;
 use super::{Backed, Mmu, Owed};
@@ -70,15 +71,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let last = memory.host.saturating_add(more);
         for level in 1..=3u8 {
-            let page = 1u64 << (12 + 9 * (u32::from(level) - 1));
-            let mut at = memory.host & !(page - 1);
+            let page = page_size(level);
+            let mut at = memory.host & !page.wrapping_sub(1);
             while at <= last {
                 let (mapped, chunk) = self.reverse.chunk_around(level, at);
                 let step = if mapped {
                     self.change_leaves(level, at, change);
                     page
                 } else {
-                    chunk - (at & (chunk - 1))
+                    chunk.wrapping_sub(at & chunk.wrapping_sub(1))
                 };
                 let Some(next) = at.checked_add(step) else {
                     break;
@@ -103,7 +104,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 }
             }
             // A leaf that was dropped left its place to another.
-            at += usize::from(self.maps(link, host));
+            at = at.saturating_add(usize::from(self.maps(link, host)));
         }
     }
 

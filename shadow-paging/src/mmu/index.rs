@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 
 use super::error::OutOfMemory;
+use super::pages::bytes_of;
 
 /// Numbers by hash: open addressing, linear probing, at most half full. Things of equal hash may be
 /// many; whoever asks tells them apart.
@@ -45,7 +46,7 @@ impl Index {
         if self.used < self.slots.len() / 2 {
             return Ok(());
         }
-        let mut larger = Self::with_room(self.used.max(4) * 2)?;
+        let mut larger = Self::with_room(self.used.max(4).saturating_mul(2))?;
         for number in self.slots.iter().filter_map(|slot| slot.checked_sub(1)) {
             larger.insert(hash_of(number), number);
         }
@@ -53,8 +54,19 @@ impl Index {
         Ok(())
     }
 
+    /// Where a number with `hash` is if it is alone. There is a power of two of slots, or none.
     fn home(&self, hash: u64) -> usize {
-        hash as usize & (self.slots.len() - 1)
+        hash as usize & self.last()
+    }
+
+    fn last(&self) -> usize {
+        self.slots.len().wrapping_sub(1)
+    }
+
+    /// The number in a slot; `None` if there is none, or no such slot.
+    #[inline]
+    fn at(&self, slot: usize) -> Option<u32> {
+        self.slots.get(slot)?.checked_sub(1)
     }
 
     /// Every number that may have `hash`, and some that have not.
@@ -73,61 +85,70 @@ impl Index {
     /// The first number that may have `hash` and is what is looked for.
     #[inline]
     pub(crate) fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
-        let last = self.slots.len().checked_sub(1)?;
         let mut at = self.home(hash);
         // Half of them are 0.
         loop {
-            let number = self.slots[at].checked_sub(1)?;
+            let number = self.at(at)?;
             if is(number) {
                 return Some(number);
             }
-            at = (at + 1) & last;
+            at = at.wrapping_add(1) & self.last();
         }
     }
 
     /// Adds `number`, for which there is room.
     pub(crate) fn insert(&mut self, hash: u64, number: u32) {
         debug_assert!(self.used < self.slots.len() / 2, "room was made");
-        let last = self.slots.len() - 1;
         let mut at = self.home(hash);
-        while self.slots[at] != 0 {
-            at = (at + 1) & last;
+        while self.at(at).is_some() {
+            at = at.wrapping_add(1) & self.last();
         }
-        self.slots[at] = number + 1;
-        self.used += 1;
+        self.put(at, Some(number));
+        self.used = self.used.saturating_add(1);
+    }
+
+    /// Slot `at`, which is there, gets `number`, or becomes empty.
+    fn put(&mut self, at: usize, number: Option<u32>) {
+        match self.slots.get_mut(at) {
+            Some(slot) => *slot = number.map_or(0, |number| number.wrapping_add(1)),
+            None => debug_assert!(false, "no room was made"),
+        }
     }
 
     /// Takes `number` out and closes the gap.
     pub(crate) fn remove(&mut self, hash: u64, number: u32, hash_of: impl Fn(u32) -> u64) {
-        let last = self.slots.len() - 1;
+        let last = self.last();
         let mut gap = self.home(hash);
-        while self.slots[gap] != number + 1 {
-            if self.slots[gap] == 0 {
-                debug_assert!(false, "{number} is not in the index");
-                return;
+        loop {
+            match self.at(gap) {
+                Some(there) if there == number => break,
+                Some(_) => gap = gap.wrapping_add(1) & last,
+                None => {
+                    debug_assert!(false, "{number} is not in the index");
+                    return;
+                }
             }
-            gap = (gap + 1) & last;
         }
-        self.used -= 1;
+        self.used = self.used.saturating_sub(1);
         let mut at = gap;
         loop {
-            at = (at + 1) & last;
-            let Some(moved) = self.slots[at].checked_sub(1) else {
+            at = at.wrapping_add(1) & last;
+            let Some(moved) = self.at(at) else {
                 break;
             };
             // It may move to the gap unless its home lies cyclically after the gap.
             let home = self.home(hash_of(moved));
             if (at.wrapping_sub(home) & last) >= (at.wrapping_sub(gap) & last) {
-                self.slots[gap] = self.slots[at];
+                self.put(gap, Some(moved));
                 gap = at;
             }
         }
-        self.slots[gap] = 0;
+        self.put(gap, None);
     }
 
     /// Bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<u32>()
+        bytes_of(&self.slots)
     }
 }
 

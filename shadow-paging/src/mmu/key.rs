@@ -60,7 +60,8 @@ impl Base {
 
 /// log2 of the bytes that a table at `level` covers.
 pub(crate) const fn coverage(shape: &Shape, level: u8) -> u32 {
-    shape.shift(level) + shape.entries(level).trailing_zeros()
+    let index_bits = shape.entries(level).trailing_zeros();
+    shape.shift(level).saturating_add(index_bits)
 }
 
 /// How many parts of the guest's root the shadow's root, one level higher, leads to.
@@ -101,14 +102,14 @@ pub(crate) fn key_on_path<S: Stage>(
     level: u8,
 ) -> Key {
     let shadow = coverage(stage.shadow().shape(), level);
-    match stage.guest() {
-        Some(shape) if level >= path.level => {
-            let table = path.tables[usize::from(level) - 1];
-            let parts = 1u64 << (coverage(shape, level) - shadow);
+    let table = path.tables.get(usize::from(level).wrapping_sub(1));
+    match (stage.guest(), table) {
+        (Some(shape), Some(table)) if level >= path.level => {
+            let parts = 1u64 << coverage(shape, level).saturating_sub(shadow);
             Key {
                 base: Base::Table(table.frame),
                 level,
-                part: (address >> shadow & (parts - 1)) as u8,
+                part: (address >> shadow & parts.wrapping_sub(1)) as u8,
                 stage: number,
                 rights: table.above,
             }
@@ -148,7 +149,7 @@ impl Key {
             | (index as u64) << shape.shift(self.level);
         Some(Origin {
             at: guest.slot_at(frame, offset >> guest.shift(self.level)),
-            inside: offset & (guest.size(self.level) - 1),
+            inside: offset & guest.below(self.level),
         })
     }
 
@@ -158,10 +159,8 @@ impl Key {
         let Base::Table(frame) = self.base else {
             return None;
         };
-        let entries =
-            u64::from(self.part) << (coverage(shadow, self.level) - shadow.shift(self.level));
-        (guest.shift(self.level) == shadow.shift(self.level))
-            .then(|| frame + entries * guest.width().bytes())
+        let index = u64::from(self.part).saturating_mul(shadow.entries(self.level));
+        (guest.shift(self.level) == shadow.shift(self.level)).then(|| guest.slot_at(frame, index))
     }
 
     /// The entries of this table whose guest entries have a byte in `length` bytes at `at`.
@@ -176,16 +175,16 @@ impl Key {
             return 0..0;
         };
         let shape = shadow.shape();
-        let end = frame + 0xfff;
+        let end = frame.saturating_add(0xfff);
         let (from, to) = (at.max(frame), at.saturating_add(last).min(end));
         if from > to {
             return 0..0;
         }
-        let width = guest.width().bytes();
+        let slot = |at: u64| at.saturating_sub(frame) >> guest.width().bytes().trailing_zeros();
         let part = u64::from(self.part) << coverage(shape, self.level);
         // Addresses under the first entry written and past the last, from the table's first on.
-        let low = ((from - frame) / width) << guest.shift(self.level);
-        let high = ((to - frame) / width + 1) << guest.shift(self.level);
+        let low = slot(from) << guest.shift(self.level);
+        let high = slot(to).saturating_add(1) << guest.shift(self.level);
         let count = shape.entries(self.level);
         let index = |address: u64| {
             (address.saturating_sub(part) >> shape.shift(self.level)).min(count) as usize

@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 
 use super::error::OutOfMemory;
+use super::pages::bytes_of;
 use super::slab::{CLASSES, Slab};
 
 /// Which entry of which shadow table.
@@ -20,6 +21,16 @@ impl Link {
 
     pub(crate) const fn new(page: u32, index: usize) -> Self {
         Self(page << INDEX_BITS | index as u32)
+    }
+
+    /// As a word that is not 0: [`MOST_PAGES`](Self::MOST_PAGES) leaves the highest bit free.
+    const fn word(self) -> u32 {
+        self.0.wrapping_add(1)
+    }
+
+    /// Of a [word](Self::word), not 0.
+    const fn from_word(word: u32) -> Self {
+        Self(word.wrapping_sub(1))
     }
 
     pub(crate) const fn page(self) -> u32 {
@@ -51,11 +62,17 @@ const MORE: u32 = 1 << 31;
 const MANY: u32 = 1 << 30;
 const CLASS_SHIFT: u32 = 25;
 
+/// Links that a vector has room for at first: twice as many as the largest block.
+const FIRST_ROOM: usize = {
+    let [.., largest] = CLASSES;
+    largest * 2
+};
+
 impl Head {
     pub(crate) const EMPTY: Self = Self(0);
 
     const fn one(link: Link) -> Self {
-        Self(link.0 + 1)
+        Self(link.word())
     }
 
     const fn few(class: usize, block: u32) -> Self {
@@ -69,7 +86,7 @@ impl Head {
     const fn kind(self) -> Kind {
         match self.0 {
             0 => Kind::None,
-            word if word & MORE == 0 => Kind::One(Link(word - 1)),
+            word if word & MORE == 0 => Kind::One(Link::from_word(word)),
             word if word & MANY != 0 => Kind::Many((word & !(MORE | MANY)) as usize),
             word => Kind::Few {
                 class: (word >> CLASS_SHIFT & 0x1f) as usize,
@@ -105,16 +122,22 @@ impl Lists {
             Kind::None => Ok(()),
             Kind::One(_) => self.slabs[0].reserve(),
             Kind::Few { class, block } => {
-                let slab = &self.slabs[class];
-                if slab.used(block) < slab.links() {
+                let full = self
+                    .slabs
+                    .get(class)
+                    .is_none_or(|slab| slab.used(block) >= slab.links());
+                if !full {
                     Ok(())
-                } else if let Some(next) = self.slabs.get_mut(class + 1) {
+                } else if let Some(next) = self.slabs.get_mut(class.saturating_add(1)) {
                     next.reserve()
                 } else {
                     self.reserve_vector()
                 }
             }
-            Kind::Many(list) => self.many[list].try_reserve(1).map_err(|_| OutOfMemory),
+            Kind::Many(list) => {
+                let list = self.many.get_mut(list).ok_or(OutOfMemory)?;
+                list.try_reserve(1).map_err(|_| OutOfMemory)
+            }
         }
     }
 
@@ -125,14 +148,14 @@ impl Lists {
                 return Err(OutOfMemory);
             }
             self.many.try_reserve(1).map_err(|_| OutOfMemory)?;
-            let room = self.many.len() + 1;
+            let room = self.many.len().saturating_add(1);
             self.free.try_reserve(room).map_err(|_| OutOfMemory)?;
+            self.free.push(self.many.len() as u32);
             self.many.push(Vec::new());
-            self.free.push(self.many.len() as u32 - 1);
         }
         let next = self.free.last().map_or(0, |&number| number as usize);
-        let links = CLASSES[CLASSES.len() - 1] * 2;
-        self.many[next].try_reserve(links).map_err(|_| OutOfMemory)
+        let next = self.many.get_mut(next).ok_or(OutOfMemory)?;
+        next.try_reserve(FIRST_ROOM).map_err(|_| OutOfMemory)
     }
 
     /// Adds `link`, for which there is room.
@@ -141,39 +164,50 @@ impl Lists {
             Kind::None => *head = Head::one(link),
             Kind::One(first) => {
                 let block = self.slabs[0].take();
-                self.slabs[0].block_mut(block)[..2].copy_from_slice(&[first.0 + 1, link.0 + 1]);
+                let words = self.slabs[0].block_mut(block).iter_mut();
+                for (place, link) in words.zip([first, link]) {
+                    *place = link.word();
+                }
                 *head = Head::few(0, block);
             }
             Kind::Few { class, block } => {
-                let slab = &mut self.slabs[class];
-                let used = slab.used(block);
-                if let Some(slot) = slab.block_mut(block).get_mut(used) {
-                    *slot = link.0 + 1;
-                } else if class + 1 < CLASSES.len() {
-                    *head = self.rehouse(class, block, class + 1);
+                let next = class.saturating_add(1);
+                if let Some(slab) = self.slabs.get_mut(class)
+                    && let Some(place) = slab.next(block)
+                {
+                    *place = link.word();
+                } else if let Some(to) = self.rehouse(class, block, next) {
+                    *head = to;
                     self.push(head, link);
-                } else if let Some(number) = self.free.pop() {
-                    let list = &mut self.many[number as usize];
-                    let words = self.slabs[class].block(block).iter();
-                    list.extend(words.map(|word| Link(word - 1)));
+                } else if let Some(slab) = self.slabs.get_mut(class)
+                    && let Some(number) = self.free.pop()
+                    && let Some(list) = self.many.get_mut(number as usize)
+                {
+                    list.extend(slab.block(block).iter().map(|&word| Link::from_word(word)));
                     list.push(link);
-                    self.slabs[class].give(block);
+                    slab.give(block);
                     *head = Head::many(number);
+                } else {
+                    debug_assert!(false, "room was made");
                 }
             }
-            Kind::Many(list) => self.many[list].push(link),
+            Kind::Many(list) => match self.many.get_mut(list) {
+                Some(list) => list.push(link),
+                None => debug_assert!(false, "a list that is not there"),
+            },
         }
     }
 
-    /// Moves a list to a block of another class, in which it has room.
-    fn rehouse(&mut self, class: usize, block: u32, to: usize) -> Head {
-        let new = self.slabs[to].take();
-        for at in 0..self.slabs[class].used(block) {
-            let word = self.slabs[class].block(block)[at];
-            self.slabs[to].block_mut(new)[at] = word;
+    /// Moves a list to a block of another class, in which it has room. `None` if there is no such class.
+    fn rehouse(&mut self, class: usize, block: u32, to: usize) -> Option<Head> {
+        let [old, new] = self.slabs.get_disjoint_mut([class, to]).ok()?;
+        let moved = new.take();
+        let words = old.block(block).iter().take_while(|&&word| word != 0);
+        for (place, word) in new.block_mut(moved).iter_mut().zip(words) {
+            *place = *word;
         }
-        self.slabs[class].give(block);
-        Head::few(to, new)
+        old.give(block);
+        Some(Head::few(to, moved))
     }
 
     /// Takes `link` out. Whether it was there.
@@ -189,7 +223,9 @@ impl Lists {
             }
             Kind::Few { class, block } => self.remove_few(head, class, block, link),
             Kind::Many(number) => {
-                let list = &mut self.many[number];
+                let Some(list) = self.many.get_mut(number) else {
+                    return false;
+                };
                 // What came last goes first, mostly.
                 let Some(at) = list.iter().rposition(|&there| there == link) else {
                     return false;
@@ -206,22 +242,31 @@ impl Lists {
     }
 
     fn remove_few(&mut self, head: &mut Head, class: usize, block: u32, link: Link) -> bool {
-        let used = self.slabs[class].used(block);
-        let words = self.slabs[class].block_mut(block);
-        let Some(at) = words.iter().rposition(|&word| word == link.0 + 1) else {
+        let Some(slab) = self.slabs.get_mut(class) else {
             return false;
         };
-        words[at] = words[used - 1];
-        words[used - 1] = 0;
-        let left = used - 1;
-        if left == 1 {
-            *head = Head::one(Link(words[0] - 1));
-            self.slabs[class].give(block);
-        } else if let Some(to) = smaller(class, left)
+        let used = slab.used(block);
+        let words = slab.block_mut(block).get_mut(..used);
+        let Some((last, rest)) = words.and_then(<[u32]>::split_last_mut) else {
+            return false;
+        };
+        // The last takes the place of the one that goes, if that is another.
+        if *last != link.word() {
+            let Some(place) = rest.iter_mut().rfind(|word| **word == link.word()) else {
+                return false;
+            };
+            *place = *last;
+        }
+        *last = 0;
+        if let &mut [only] = rest {
+            *head = Head::one(Link::from_word(only));
+            slab.give(block);
+        } else if let Some(to) = smaller(class, rest.len())
             // One block stays: someone may have reserved it.
-            && self.slabs[to].spare() > 1
+            && self.slabs.get(to).is_some_and(|slab| slab.spare() > 1)
+            && let Some(moved) = self.rehouse(class, block, to)
         {
-            *head = self.rehouse(class, block, to);
+            *head = moved;
         }
         true
     }
@@ -231,8 +276,8 @@ impl Lists {
         match head.kind() {
             Kind::None => 0,
             Kind::One(_) => 1,
-            Kind::Few { class, block } => self.slabs[class].used(block),
-            Kind::Many(list) => self.many[list].len(),
+            Kind::Few { class, block } => self.slabs.get(class).map_or(0, |slab| slab.used(block)),
+            Kind::Many(list) => self.many.get(list).map_or(0, Vec::len),
         }
     }
 
@@ -242,10 +287,10 @@ impl Lists {
             Kind::None => None,
             Kind::One(one) => (at == 0).then_some(one),
             Kind::Few { class, block } => {
-                let word = self.slabs[class].block(block).get(at);
-                word.and_then(|word| word.checked_sub(1)).map(Link)
+                let word = self.slabs.get(class)?.block(block).get(at)?;
+                word.checked_sub(1).map(Link)
             }
-            Kind::Many(list) => self.many[list].get(at).copied(),
+            Kind::Many(list) => self.many.get(list)?.get(at).copied(),
         }
     }
 
@@ -256,18 +301,21 @@ impl Lists {
 
     /// Bytes of memory they take.
     pub(crate) fn bytes(&self) -> usize {
-        let links: usize = self.many.iter().map(Vec::capacity).sum();
-        links * size_of::<Link>()
-            + self.slabs.iter().map(Slab::bytes).sum::<usize>()
-            + self.many.capacity() * size_of::<Vec<Link>>()
-            + self.free.capacity() * size_of::<u32>()
+        let lists = self.many.iter().map(bytes_of);
+        let slabs = self.slabs.iter().map(Slab::bytes);
+        let rest = [bytes_of(&self.many), bytes_of(&self.free)];
+        lists
+            .chain(slabs)
+            .chain(rest)
+            .fold(0, usize::saturating_add)
     }
 }
 
 /// A class for a list of `left` links that is half as large as `class` or smaller.
 fn smaller(class: usize, left: usize) -> Option<usize> {
     let to = CLASSES.iter().position(|&links| links >= left)?;
-    (CLASSES[to] * 2 <= CLASSES[class]).then_some(to)
+    let (small, large) = (CLASSES.get(to)?, CLASSES.get(class)?);
+    (*small <= large / 2).then_some(to)
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub use space::{Load, Space};
 pub use stage::{Meaning, Path, Rights, Stage, Stopped, Table, Top};
 
 use links::Link;
-use pages::Pages;
+use pages::{Pages, bytes_of};
 use reverse_map::ReverseMap;
 
 /// What a caller may choose. [`Default`] is a good start.
@@ -234,11 +234,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         Usage {
             tables: self.pages.live(),
             frames: self.held,
-            heap: self.pages.bytes()
-                + self.reverse.bytes()
-                + self.unsync.capacity() * size_of::<u32>()
-                + self.remembered() * seen::Seen::BYTES
-                + self.stages.capacity() * size_of::<S>(),
+            heap: [
+                self.pages.bytes(),
+                self.reverse.bytes(),
+                bytes_of(&self.unsync),
+                self.remembered().saturating_mul(seen::Seen::BYTES),
+                bytes_of(&self.stages),
+            ]
+            .into_iter()
+            .fold(0, usize::saturating_add),
         }
     }
 
@@ -257,8 +261,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             return Err(OutOfMemory);
         }
         self.stages.try_reserve(1).map_err(|_| OutOfMemory)?;
+        let number = self.stages.len() as u8;
         self.stages.push(*stage);
-        Ok(self.stages.len() as u8 - 1)
+        Ok(number)
     }
 
     /// The same for a step after which someone relies on old translations being gone: a processor that

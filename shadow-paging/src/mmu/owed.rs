@@ -38,7 +38,7 @@ impl Flush {
             (Self::Span(a), Self::Span(b)) => {
                 let start = a.start.min(b.start);
                 let last = a.last().max(b.last());
-                match (last - start).checked_add(1) {
+                match last.saturating_sub(start).checked_add(1) {
                     Some(length) if length <= NEAR || length <= a.length.max(b.length) => {
                         Self::Span(Span::new(start, length))
                     }
@@ -142,7 +142,7 @@ impl Owed {
             tables.write(frame, format.shape().width(), format.empty() | self.head);
         }
         self.head = frame;
-        self.frames += 1;
+        self.frames = self.frames.saturating_add(1);
         self.flush = Flush::Everything;
     }
 
@@ -152,7 +152,7 @@ impl Owed {
         self.frames = self.frames.checked_sub(1)?;
         if self.frames > 0 {
             let word = tables.load(frame, format.shape().width());
-            let address = (1u64 << format.frame_bits().min(52)) - 0x1000;
+            let address = (1u64 << format.frame_bits().min(52)).wrapping_sub(0x1000);
             self.head = word & address;
         }
         Some(frame)
@@ -200,7 +200,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if let Some(format) = self.stages.first().map(|stage| *stage.shadow()) {
             while let Some(frame) = owed.pop(&format, &self.tables) {
                 self.pool.free(frame);
-                self.held -= 1;
+                self.held = self.held.saturating_sub(1);
             }
         }
         owed.flush = Flush::Nothing;
@@ -209,7 +209,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     }
 
     fn one_less(&mut self) {
-        self.unsettled -= 1;
+        self.unsettled = self.unsettled.saturating_sub(1);
         if self.unsettled == 0 {
             self.outstanding = Flush::Nothing;
         }
@@ -250,7 +250,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// The token of a step that is over.
     pub(crate) fn owe(&mut self) -> Owed {
         if !self.debt.is_empty() {
-            self.unsettled += 1;
+            // One for each token there is: memory ends before.
+            self.unsettled = self.unsettled.saturating_add(1);
             self.outstanding = self.outstanding.and(self.debt.flush());
         }
         self.debt.take_all()

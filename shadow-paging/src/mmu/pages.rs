@@ -73,7 +73,7 @@ const MOST_PATIENCE: u8 = 8;
 impl Heat {
     /// It was guarded, and is to be written.
     pub(crate) fn written(&mut self) {
-        self.patience = (2 * self.patience).clamp(1, MOST_PATIENCE);
+        self.patience = self.patience.saturating_mul(2).clamp(1, MOST_PATIENCE);
         self.quiet = 0;
     }
 
@@ -84,7 +84,7 @@ impl Heat {
 
     /// It was compared while unsync, and did not differ. Whether it is time to guard it.
     pub(crate) fn same(&mut self) -> bool {
-        self.quiet += 1;
+        self.quiet = self.quiet.saturating_add(1);
         let enough = self.quiet >= self.patience;
         if enough {
             self.quiet = 0;
@@ -115,13 +115,25 @@ fn frame_hash(frame: u64) -> u64 {
 
 const REGION: u32 = 21;
 
+fn region_hash(regions: &[(u64, u32)], number: u32) -> u64 {
+    regions
+        .get(number as usize)
+        .map_or(0, |&(region, _)| mix(region))
+}
+
 /// Room for `count` elements, and for an eighth more: an MMU has about as many tables for long.
 pub(crate) fn room<T>(vec: &mut Vec<T>, count: usize) -> Result<(), OutOfMemory> {
     if count <= vec.capacity() {
         return Ok(());
     }
-    let more = count + count / 8 + 8 - vec.len();
+    let more = count.saturating_add(count / 8).saturating_add(8);
+    let more = more.saturating_sub(vec.len());
     vec.try_reserve_exact(more).map_err(|_| OutOfMemory)
+}
+
+/// Bytes of the heap that `vec` has.
+pub(crate) fn bytes_of<T>(vec: &Vec<T>) -> usize {
+    vec.capacity().saturating_mul(size_of::<T>())
 }
 
 impl Pages {
@@ -149,22 +161,24 @@ impl Pages {
             ..
         } = self;
         if free.is_empty() {
-            room(slots, slots.len() + 1)?;
+            room(slots, slots.len().saturating_add(1))?;
         }
         // Each number may come back.
-        room(free, slots.len() + 1)?;
+        let one_more = slots.len().saturating_add(1);
+        room(free, one_more)?;
+        let one_more_region = regions.len().saturating_add(1);
         if self.free_regions.is_empty() {
-            room(regions, regions.len() + 1)?;
+            room(regions, one_more_region)?;
         }
-        room(&mut self.free_regions, regions.len() + 1)?;
-        let page = |id: u32| slots[id as usize].as_ref();
+        room(&mut self.free_regions, one_more_region)?;
+        let page = |id: u32| slots.get(id as usize)?.as_ref();
         self.by_base
             .reserve(|id| page(id).map_or(0, |page| page.key.base.hash()))?;
         self.by_frame
             .reserve(|id| page(id).map_or(0, |page| frame_hash(page.frame)))?;
         self.by_region
-            .reserve(|number| mix(regions[number as usize].0))?;
-        Ok(slots.len() + 1)
+            .reserve(|number| region_hash(regions, number))?;
+        Ok(one_more)
     }
 
     /// How many there are.
@@ -230,7 +244,7 @@ impl Pages {
     /// Whether the guest's memory of `length` bytes (a power of two) at `start` has a table that is
     /// shadowed.
     pub(crate) fn tables_in(&self, start: u64, length: u64) -> bool {
-        (start >> REGION..=start.saturating_add(length - 1) >> REGION)
+        (start >> REGION..=start.saturating_add(length.saturating_sub(1)) >> REGION)
             .any(|region| self.region(region).is_some())
     }
 
@@ -244,34 +258,54 @@ impl Pages {
     /// Adds a table, for which there is room.
     pub(crate) fn insert(&mut self, page: Page) -> u32 {
         let (base, frame) = (page.key.base, page.frame);
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.slots[id as usize] = Some(page);
-                id
-            }
+        let id = self.free.pop().unwrap_or(self.slots.len() as u32);
+        match self.slots.get_mut(id as usize) {
+            Some(free) => *free = Some(page),
             None => {
                 debug_assert!(self.slots.len() < self.slots.capacity(), "room was made");
                 self.slots.push(Some(page));
-                self.slots.len() as u32 - 1
-            }
-        };
-        self.by_base.insert(base.hash(), id);
-        self.by_frame.insert(frame_hash(frame), id);
-        self.live += 1;
-        if let Base::Table(frame) = base {
-            let region = frame >> REGION;
-            if let Some(number) = self.region(region) {
-                self.regions[number as usize].1 += 1;
-            } else {
-                let number = self.free_regions.pop().unwrap_or_else(|| {
-                    self.regions.push((0, 0));
-                    self.regions.len() as u32 - 1
-                });
-                self.regions[number as usize] = (region, 1);
-                self.by_region.insert(mix(region), number);
             }
         }
+        self.by_base.insert(base.hash(), id);
+        self.by_frame.insert(frame_hash(frame), id);
+        self.live = self.live.saturating_add(1);
+        if let Base::Table(frame) = base {
+            self.count_in(frame >> REGION);
+        }
         id
+    }
+
+    /// A guest's table more in `region`.
+    fn count_in(&mut self, region: u64) {
+        let known = self.region(region);
+        if let Some((_, count)) = known.and_then(|number| self.regions.get_mut(number as usize)) {
+            *count = count.saturating_add(1);
+            return;
+        }
+        let new = self.free_regions.pop();
+        let number = new.unwrap_or(self.regions.len() as u32);
+        match self.regions.get_mut(number as usize) {
+            Some(free) => *free = (region, 1),
+            None => self.regions.push((region, 1)),
+        }
+        self.by_region.insert(mix(region), number);
+    }
+
+    /// One less.
+    fn discount_in(&mut self, region: u64) {
+        let Some(number) = self.region(region) else {
+            return;
+        };
+        let Some((_, count)) = self.regions.get_mut(number as usize) else {
+            return;
+        };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            let regions = &self.regions;
+            self.by_region
+                .remove(mix(region), number, |number| region_hash(regions, number));
+            self.free_regions.push(number);
+        }
     }
 
     /// Takes a table out.
@@ -284,42 +318,28 @@ impl Pages {
             by_frame,
             ..
         } = self;
-        let page = |id: u32| slots[id as usize].as_ref();
+        let page = |id: u32| slots.get(id as usize)?.as_ref();
         by_base.remove(base.hash(), id, |id| {
             page(id).map_or(0, |page| page.key.base.hash())
         });
         by_frame.remove(frame_hash(frame), id, |id| {
             page(id).map_or(0, |page| frame_hash(page.frame))
         });
-        if let Base::Table(frame) = base
-            && let Some(number) = self.region(frame >> REGION)
-        {
-            let count = &mut self.regions[number as usize].1;
-            *count -= 1;
-            if *count == 0 {
-                let regions = &self.regions;
-                self.by_region
-                    .remove(mix(frame >> REGION), number, |number| {
-                        mix(regions[number as usize].0)
-                    });
-                self.free_regions.push(number);
-            }
+        if let Base::Table(frame) = base {
+            self.discount_in(frame >> REGION);
         }
-        self.live -= 1;
+        self.live = self.live.saturating_sub(1);
         self.free.push(id);
-        self.slots[id as usize].take()
+        self.slots.get_mut(id as usize)?.take()
     }
 
     /// A table that was not used for a while and that `spare` lets go; what was used gets another
     /// round.
     pub(crate) fn victim(&mut self, spare: impl Fn(&Page) -> bool) -> Option<u32> {
         let count = self.slots.len() as u32;
-        for _ in 0..2 * count {
-            self.hand = if self.hand + 1 < count {
-                self.hand + 1
-            } else {
-                0
-            };
+        for _ in 0..count.saturating_mul(2) {
+            let next = self.hand.saturating_add(1);
+            self.hand = if next < count { next } else { 0 };
             let hand = self.hand;
             if let Some(page) = self.get_mut(hand)
                 && !core::mem::take(&mut page.used)
@@ -346,11 +366,16 @@ impl Pages {
 
     /// Bytes of memory they take, the tables themselves apart.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Option<Page>>()
-            + (self.free.capacity() + self.free_regions.capacity()) * size_of::<u32>()
-            + self.regions.capacity() * size_of::<(u64, u32)>()
-            + self.by_base.bytes()
-            + self.by_frame.bytes()
-            + self.by_region.bytes()
+        [
+            bytes_of(&self.slots),
+            bytes_of(&self.free),
+            bytes_of(&self.free_regions),
+            bytes_of(&self.regions),
+            self.by_base.bytes(),
+            self.by_frame.bytes(),
+            self.by_region.bytes(),
+        ]
+        .into_iter()
+        .fold(0, usize::saturating_add)
     }
 }

@@ -23,8 +23,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         link: Link,
     ) {
         let count = usize::from(self.tuning.prefetch).next_power_of_two();
-        let first = link.index() & !(count - 1);
-        let mut rest = first..first + count;
+        let first = link.index() & !count.wrapping_sub(1);
+        let mut rest = first..first.saturating_add(count);
         while let Some(row) = self.row(link.page()).map(Row::beside)
             && let Some((index, new)) = self.next_ready(&row, memory, near, &mut rest)
         {

@@ -28,7 +28,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// Gives tables up ahead of need: their frames come back when the token is settled, so the next
     /// fault need not be tried twice.
     pub(super) fn keep_some_free(&mut self) {
-        if self.held + RESERVE > self.budget && self.unsettled == 0 && self.debt.frames() == 0 {
+        if self.held.saturating_add(RESERVE) > self.budget
+            && self.unsettled == 0
+            && self.debt.frames() == 0
+        {
             self.reclaim(self.batch());
         }
     }
@@ -59,7 +62,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if page.sync != Sync::Guarded {
             self.unsync.retain(|&other| other != id);
         }
-        let format = *self.stages[usize::from(page.key.stage)].shadow();
-        self.debt.take(&format, &self.tables, page.frame);
+        // Without its format the frame could only be lost.
+        if let Some(stage) = self.stages.get(usize::from(page.key.stage)) {
+            self.debt.take(stage.shadow(), &self.tables, page.frame);
+        }
     }
 }

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use super::error::OutOfMemory;
 use super::index::{Index, mix};
 use super::links::{Head, Link, Lists};
+use super::pages::bytes_of;
 
 /// Lists for 128 neighbouring pages of one size.
 #[derive(Debug)]
@@ -35,25 +36,43 @@ pub(crate) struct ReverseMap {
     pub(crate) lists: Lists,
 }
 
-const PAGE: u32 = 12;
 const CHUNK: u32 = 7;
 
-/// A chunk's pages and their size in one word: pages of `level` from a multiple of 128 of them.
-fn chunk_key(level: u8, host: u64) -> u64 {
-    let size = PAGE + 9 * (u32::from(level) - 1);
-    host >> (size + CHUNK) << 2 | u64::from(level)
+/// log2 of the bytes of a page of `level`, 1 to 3: 12 and 9 more for each above the first.
+const fn page_bits(level: u8) -> u32 {
+    (level as u32).wrapping_mul(9).wrapping_add(3)
 }
 
-fn index_in_chunk(level: u8, host: u64) -> usize {
-    let size = PAGE + 9 * (u32::from(level) - 1);
-    (host >> size & ((1 << CHUNK) - 1)) as usize
+/// log2 of the bytes of a chunk of such pages.
+const fn chunk_bits(level: u8) -> u32 {
+    page_bits(level).wrapping_add(CHUNK)
+}
+
+/// Bytes of a page of `level`.
+pub(crate) const fn page_size(level: u8) -> u64 {
+    1u64.wrapping_shl(page_bits(level))
+}
+
+/// A chunk's pages and their size in one word: pages of `level` from a multiple of 128 of them.
+const fn chunk_key(level: u8, host: u64) -> u64 {
+    host.wrapping_shr(chunk_bits(level)) << 2 | level as u64
+}
+
+const fn index_in_chunk(level: u8, host: u64) -> usize {
+    (host.wrapping_shr(page_bits(level)) & ((1 << CHUNK) - 1)) as usize
+}
+
+/// The key of chunk `number`.
+#[inline]
+fn key_of(chunks: &[Chunk], number: u32) -> Option<u64> {
+    chunks.get(number as usize).map(|chunk| chunk.key)
 }
 
 impl ReverseMap {
     #[inline]
     fn chunk(&self, key: u64) -> Option<u32> {
         self.index
-            .find(mix(key), |chunk| self.chunks[chunk as usize].key == key)
+            .find(mix(key), |chunk| key_of(&self.chunks, chunk) == Some(key))
     }
 
     /// The list of the page at `host`, if there is one.
@@ -67,7 +86,7 @@ impl ReverseMap {
 
     /// Whether any page of `level` in the chunk of `host` is mapped, and the bytes a chunk covers.
     pub(crate) fn chunk_around(&self, level: u8, host: u64) -> (bool, u64) {
-        let size = 1 << (PAGE + 9 * (u32::from(level) - 1) + CHUNK);
+        let size = 1u64.wrapping_shl(chunk_bits(level));
         (self.chunk(chunk_key(level, host)).is_some(), size)
     }
 
@@ -87,10 +106,10 @@ impl ReverseMap {
     fn add_chunk(&mut self, key: u64) -> Result<u32, OutOfMemory> {
         let chunks = &self.chunks;
         self.index
-            .reserve(|chunk| mix(chunks[chunk as usize].key))?;
+            .reserve(|chunk| key_of(chunks, chunk).map_or(0, mix))?;
         if self.free.is_empty() {
             self.chunks.try_reserve(1).map_err(|_| OutOfMemory)?;
-            let room = self.chunks.len() + 1;
+            let room = self.chunks.len().saturating_add(1);
             self.free.try_reserve(room).map_err(|_| OutOfMemory)?;
         }
         let mut heads = Vec::new();
@@ -103,22 +122,19 @@ impl ReverseMap {
             live: 0,
             heads,
         };
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.chunks[number as usize] = made;
-                number
-            }
-            None => {
-                self.chunks.push(made);
-                self.chunks.len() as u32 - 1
-            }
-        };
+        let number = self.free.pop().unwrap_or(self.chunks.len() as u32);
+        match self.chunks.get_mut(number as usize) {
+            Some(free) => *free = made,
+            None => self.chunks.push(made),
+        }
         self.index.insert(mix(key), number);
         Ok(number)
     }
 
     fn head(&self, place: Place) -> Head {
-        self.chunks[place.chunk as usize].heads[place.index]
+        let chunk = self.chunks.get(place.chunk as usize);
+        let head = chunk.and_then(|chunk| chunk.heads.get(place.index));
+        head.copied().unwrap_or(Head::EMPTY)
     }
 
     /// How many leaves lead to the page.
@@ -133,9 +149,14 @@ impl ReverseMap {
 
     /// Adds a link, for which there is room.
     pub(crate) fn push(&mut self, place: Place, link: Link) {
-        let chunk = &mut self.chunks[place.chunk as usize];
-        self.lists.push(&mut chunk.heads[place.index], link);
-        chunk.live += 1;
+        if let Some(chunk) = self.chunks.get_mut(place.chunk as usize)
+            && let Some(head) = chunk.heads.get_mut(place.index)
+        {
+            self.lists.push(head, link);
+            chunk.live = chunk.live.saturating_add(1);
+        } else {
+            debug_assert!(false, "{place:?} was reserved");
+        }
     }
 
     /// Takes the link of a leaf to the page at `host` out. Whether it was there.
@@ -147,16 +168,22 @@ impl ReverseMap {
         else {
             return false;
         };
-        let chunk = &mut self.chunks[number as usize];
-        let found = self.lists.remove(&mut chunk.heads[index], link);
+        let Some(chunk) = self.chunks.get_mut(number as usize) else {
+            return false;
+        };
+        let Some(head) = chunk.heads.get_mut(index) else {
+            return false;
+        };
+        let found = self.lists.remove(head, link);
         if found {
-            chunk.live -= 1;
+            chunk.live = chunk.live.saturating_sub(1);
             if chunk.live == 0 {
                 let key = chunk.key;
                 chunk.heads = Vec::new();
                 let chunks = &self.chunks;
-                self.index
-                    .remove(mix(key), number, |chunk| mix(chunks[chunk as usize].key));
+                self.index.remove(mix(key), number, |chunk| {
+                    key_of(chunks, chunk).map_or(0, mix)
+                });
                 self.free.push(number);
             }
         }
@@ -170,12 +197,14 @@ impl ReverseMap {
 
     /// Bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        let heads: usize = self.chunks.iter().map(|chunk| chunk.heads.capacity()).sum();
-        heads * size_of::<Head>()
-            + self.chunks.capacity() * size_of::<Chunk>()
-            + self.free.capacity() * size_of::<u32>()
-            + self.index.bytes()
-            + self.lists.bytes()
+        let heads = self.chunks.iter().map(|chunk| bytes_of(&chunk.heads));
+        let rest = [
+            bytes_of(&self.chunks),
+            bytes_of(&self.free),
+            self.index.bytes(),
+            self.lists.bytes(),
+        ];
+        heads.chain(rest).fold(0, usize::saturating_add)
     }
 }
 

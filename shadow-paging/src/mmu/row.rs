@@ -37,7 +37,7 @@ pub(super) struct Row<'a, S: Stage> {
 impl<S: Stage> Row<'_, S> {
     /// Where entry `index` is.
     pub(super) const fn at(&self, index: usize) -> u64 {
-        self.frame + index as u64 * Width::Eight.bytes()
+        self.frame.wrapping_add((index as u64) << 3)
     }
 
     /// The same for whoever goes along the entries of both tables.
@@ -99,10 +99,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     #[inline]
     pub(super) fn next_filled(&self, row: &Row<'_, S>, scan: &mut Scan) -> Option<(usize, u64)> {
         while scan.lines != 0 {
-            let first = scan.lines.trailing_zeros() as usize * LINE;
+            let first = (scan.lines.trailing_zeros() as usize).wrapping_mul(LINE);
             while scan.next < LINE {
-                let index = first + scan.next;
-                scan.next += 1;
+                let index = first.wrapping_add(scan.next);
+                scan.next = scan.next.wrapping_add(1);
                 let word = self.word(row, index);
                 if word != row.empty {
                     scan.kept |= line_of(index);
@@ -110,7 +110,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 }
             }
             scan.next = 0;
-            scan.lines &= scan.lines - 1;
+            scan.lines &= scan.lines.wrapping_sub(1);
         }
         None
     }

@@ -3,9 +3,10 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::error::OutOfMemory;
-use super::pages::room;
+use super::pages::{bytes_of, room};
 
 /// Words of the blocks there are: each class wastes little of the next.
 pub(crate) const CLASSES: [usize; 19] = [
@@ -47,13 +48,18 @@ impl Slab {
         self.words
     }
 
+    /// Blocks of a piece: one at least, as every class has 2 to 64 words.
     const fn in_piece(&self) -> usize {
-        PIECE / self.words
+        match PIECE.checked_div(self.words) {
+            Some(blocks) => blocks,
+            None => 1,
+        }
     }
 
     /// How many blocks can be [taken](Self::take) without memory.
     pub(crate) fn spare(&self) -> usize {
-        self.pieces.len() * self.in_piece() - self.in_use as usize
+        let all = self.pieces.len().saturating_mul(self.in_piece());
+        all.saturating_sub(self.in_use as usize)
     }
 
     /// Sees to it that there is a block to take.
@@ -61,7 +67,7 @@ impl Slab {
         if self.spare() > 0 {
             return Ok(());
         }
-        let count = self.pieces.len() + 1;
+        let count = self.pieces.len().saturating_add(1);
         room(&mut self.pieces, count)?;
         let mut piece = Vec::new();
         piece.try_reserve_exact(PIECE).map_err(|_| OutOfMemory)?;
@@ -74,12 +80,13 @@ impl Slab {
     /// A block of zeros, of those that are spare.
     pub(crate) fn take(&mut self) -> u32 {
         debug_assert!(self.spare() > 0, "one was reserved");
-        self.in_use += 1;
+        self.in_use = self.in_use.saturating_add(1);
         let Some(block) = self.free.checked_sub(1) else {
-            self.begun += 1;
-            return self.begun - 1;
+            let block = self.begun;
+            self.begun = block.saturating_add(1);
+            return block;
         };
-        self.free = core::mem::take(&mut self.block_mut(block)[0]);
+        self.free = self.block_mut(block).first_mut().map_or(0, core::mem::take);
         block
     }
 
@@ -88,9 +95,11 @@ impl Slab {
         let next = self.free;
         let words = self.block_mut(block);
         words.fill(0);
-        words[0] = next;
-        self.free = block + 1;
-        self.in_use -= 1;
+        if let Some(first) = words.first_mut() {
+            *first = next;
+            self.free = block.saturating_add(1);
+        }
+        self.in_use = self.in_use.saturating_sub(1);
         if self.in_use == 0 {
             // But for one piece: someone may have reserved a block.
             self.pieces.truncate(1);
@@ -99,22 +108,35 @@ impl Slab {
         }
     }
 
-    fn place(&self, block: u32) -> (usize, usize) {
-        let (piece, at) = (
-            block as usize / self.in_piece(),
-            block as usize % self.in_piece(),
-        );
-        (piece, at * self.words)
+    fn place(&self, block: u32) -> (usize, Range<usize>) {
+        let in_piece = self.in_piece();
+        let piece = (block as usize).checked_div(in_piece).unwrap_or(0);
+        let at = (block as usize).wrapping_sub(piece.wrapping_mul(in_piece));
+        let start = at.wrapping_mul(self.words);
+        (piece, start..start.wrapping_add(self.words))
     }
 
+    /// A block's words. One that was never begun has none.
     pub(crate) fn block(&self, block: u32) -> &[u32] {
-        let (piece, at) = self.place(block);
-        &self.pieces[piece][at..at + self.words]
+        let (piece, words) = self.place(block);
+        let piece = self.pieces.get(piece);
+        let found = piece.and_then(|piece| piece.get(words));
+        debug_assert!(found.is_some(), "block {block} was not begun");
+        found.unwrap_or_default()
     }
 
+    /// The same, to be changed.
     pub(crate) fn block_mut(&mut self, block: u32) -> &mut [u32] {
-        let (piece, at) = self.place(block);
-        &mut self.pieces[piece][at..at + self.words]
+        let (piece, words) = self.place(block);
+        let piece = self.pieces.get_mut(piece);
+        let found = piece.and_then(|piece| piece.get_mut(words));
+        debug_assert!(found.is_some(), "block {block} was not begun");
+        found.unwrap_or_default()
+    }
+
+    /// The first word of a block that is not in use.
+    pub(crate) fn next(&mut self, block: u32) -> Option<&mut u32> {
+        self.block_mut(block).iter_mut().find(|word| **word == 0)
     }
 
     /// How many words of a block are in use.
@@ -128,7 +150,7 @@ impl Slab {
 
     /// Bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.pieces.len() * PIECE * size_of::<u32>()
-            + self.pieces.capacity() * size_of::<Box<[u32; PIECE]>>()
+        let words = self.pieces.len().saturating_mul(size_of::<[u32; PIECE]>());
+        words.saturating_add(bytes_of(&self.pieces))
     }
 }

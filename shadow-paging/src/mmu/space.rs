@@ -220,7 +220,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// `root` is in use once more: its frame.
     fn hold_root<E>(&mut self, root: u32) -> Result<u64, Cause<E>> {
         let page = self.pages.get_mut(root).ok_or(Cause::OutOfFrames)?;
-        page.roots += 1;
+        page.roots = page.roots.checked_add(1).ok_or(Cause::OutOfFrames)?;
         Ok(page.frame)
     }
 }

@@ -50,8 +50,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         // In every table that may be stale, wherever it is linked now: a global translation goes for all spaces. One that
         // is linked nowhere is refreshed before it is linked again.
         let mut result = Ok(());
-        for at in 0..self.unsync.len() {
-            let id = self.unsync[at];
+        let mut at = 0;
+        while let Some(&id) = self.unsync.get(at) {
+            at = at.saturating_add(1);
             let Some(page) = self.pages.get(id).filter(|page| page.in_use()) else {
                 continue;
             };
@@ -123,8 +124,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         }
         // Few are: upwards from those.
         let mut result = Ok(());
-        for at in 0..self.unsync.len() {
-            let id = self.unsync[at];
+        let mut at = 0;
+        while let Some(&id) = self.unsync.get(at) {
+            at = at.saturating_add(1);
             if self.is_below(id, top) {
                 let synced = self.sync_table(machine, id);
                 result = result.and(synced.map(|_| ()));
@@ -140,8 +142,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ) -> Result<(), Cause<M::Error>> {
         let mut result = Ok(());
         let mut kept = 0;
-        for at in 0..self.unsync.len() {
-            let id = self.unsync[at];
+        let mut at = 0;
+        while let Some(&id) = self.unsync.get(at) {
+            at = at.saturating_add(1);
             let mut done = false;
             if which(self, id) {
                 let state = match self.sync_and_guard(machine, id) {
@@ -160,8 +163,11 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 }
             }
             if !done {
-                self.unsync[kept] = id;
-                kept += 1;
+                // Never more than were looked at.
+                if let Some(place) = self.unsync.get_mut(kept) {
+                    *place = id;
+                }
+                kept = kept.saturating_add(1);
             }
         }
         self.unsync.truncate(kept);
@@ -239,11 +245,11 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let (first, last) = (at >> 12, at.saturating_add(more) >> 12);
         // Dropping entries takes no table away, so the numbers stay.
-        if last - first < self.pages.live() as u64 {
+        if last.saturating_sub(first) < self.pages.live() as u64 {
             for frame in first..=last {
                 let mut seen = 0;
                 while let Some(id) = self.pages.shadow_of(frame << 12, seen) {
-                    seen += 1;
+                    seen = seen.saturating_add(1);
                     self.drop_behind(id, at, length);
                 }
             }
@@ -257,14 +263,14 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
 
     /// Drops the entries of table `id` that come from `length` bytes at guest-physical `at`.
     fn drop_behind(&mut self, id: u32, at: u64, length: u64) {
-        let Some(page) = self.pages.get(id) else {
+        let Some(row) = self.row(id) else {
             return;
         };
-        let stage = &self.stages[usize::from(page.key.stage)];
-        let Some(guest) = stage.guest() else {
+        let Some(guest) = row.stage.guest() else {
             return;
         };
-        let entries = page.key.entries_behind(guest, stage.shadow(), at, length);
+        let shadow = row.stage.shadow();
+        let entries = row.key.entries_behind(guest, shadow, at, length);
         for index in entries {
             self.drop_entry(Link::new(id, index));
         }

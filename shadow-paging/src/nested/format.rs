@@ -36,6 +36,13 @@ impl Grants {
     pub const fn when(self, condition: bool) -> Self {
         if condition { self } else { Self::NONE }
     }
+
+    /// It without what is in `other`.
+    #[inline]
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
 }
 
 impl BitOr for Grants {
@@ -58,7 +65,7 @@ impl Sub for Grants {
     type Output = Self;
 
     fn sub(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
+        self.without(other)
     }
 }
 

@@ -84,7 +84,7 @@ impl<F: SecondStage> Nested<F> {
     /// See [`Unsupported`].
     pub fn new(guest: F, shadow: F) -> Result<Self, Unsupported> {
         let levels = (guest.shape().levels(), shadow.shape().levels());
-        if levels.1 != levels.0 && levels.1 != levels.0 + 1 {
+        if levels.1 != levels.0 && levels.1.checked_sub(1) != Some(levels.0) {
             let (guest, shadow) = levels;
             return Err(Unsupported::Levels { guest, shadow });
         }
@@ -233,7 +233,7 @@ impl<F: SecondStage> Stage for Nested<F> {
         let execute = Grants::EXECUTE | Grants::USER_EXECUTE;
         let withheld = Grants::WRITE.when(!host.write || rights.0 & WRITTEN == 0)
             | execute.when(!host.execute);
-        let allowed = granted(rights) - withheld;
+        let allowed = granted(rights).without(withheld);
         allowed
             .contains(access.unwrap_or_default())
             .then(|| self.shadow.spelled(allowed, rights.0 >> OTHER_SHIFT))
@@ -259,7 +259,7 @@ impl<F: SecondStage> Stage for Nested<F> {
         if !grants.contains(Grants::WRITE) {
             return Some(attributes);
         }
-        shadow.spelled(grants - Grants::WRITE, shadow.other(attributes))
+        shadow.spelled(grants.without(Grants::WRITE), shadow.other(attributes))
     }
 
     #[inline]

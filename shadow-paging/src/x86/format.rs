@@ -109,7 +109,7 @@ impl Format for ShadowFormat {
         if !self.shape.leaf_at(level) {
             return Entry::Malformed(ShadowRule::PageSize);
         }
-        if address & (self.shape.size(level) - 1) != 0 {
+        if address & self.shape.below(level) != 0 {
             return Entry::Malformed(ShadowRule::Alignment);
         }
         let pat = entry & if large { LARGE_PAT } else { SMALL_PAT };

@@ -10,8 +10,8 @@ const TAGS: usize = 16;
 /// loaded with that PCID last, and from none that was there before.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tags {
+    /// The newest first.
     held: [Option<(u64, u64)>; TAGS],
-    next: usize,
 }
 
 impl Tags {
@@ -27,8 +27,8 @@ impl Tags {
             *held = Some((pcid, root));
             return;
         }
-        self.held[self.next] = Some((pcid, root));
-        self.next = (self.next + 1) % TAGS;
+        self.held.rotate_right(1);
+        self.held[0] = Some((pcid, root));
     }
 }
 

@@ -244,6 +244,14 @@ mod tests {
         ] {
             assert_eq!(options.check(), Ok(()));
         }
+        // Right behind the last fixed register, and up to the window's last byte.
+        let mut options = Options::new(48);
+        options.capability = options.capability.with_fro(0x0f);
+        options.extended = options.extended.with_iro(0xff);
+        assert_eq!(options.check(), Ok(()));
+        options.capability = options.capability.with_fro(0x0e);
+        let place = OptionsError::Place { offset: 0xe0 };
+        assert_eq!(options.check(), Err(place));
     }
 
     #[test]

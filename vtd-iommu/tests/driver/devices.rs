@@ -216,3 +216,26 @@ fn a_device_tlb_is_let_through_when_it_comes() {
     let refused = unit.attach_pass_through(DEVICE).unwrap_err();
     assert_eq!(refused, DriverError::Unsupported(Ability::PassThrough));
 }
+
+/// First-stage addresses are canonical: the upper half is as good as the lower one, though all its bits are set.
+#[test]
+fn a_first_stage_has_an_upper_half() {
+    let puppet = Puppet::new(cap(), scalable_ecap());
+    let mut unit = puppet.scalable();
+    let mut first = unit.new_first_stage_domain(4).unwrap();
+    let high = 0xffff_8000_0000_0000;
+    let _ = first
+        .map(
+            high..high + 0x1000,
+            0x5000,
+            FirstStageAttributes::READ_WRITE,
+        )
+        .unwrap();
+    assert_eq!(first.translate(high + 8).unwrap().target, 0x5008);
+    let beyond = 0x8000_0000_0000..0x8000_0000_1000;
+    assert!(
+        first
+            .map(beyond, 0x5000, FirstStageAttributes::READ_WRITE)
+            .is_err()
+    );
+}

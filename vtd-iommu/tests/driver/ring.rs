@@ -2,7 +2,10 @@
 //! An invalidation queue in memory that the caller gives.
 
 use hvkit_page_table::{Frames, ReadEntry, Width};
-use hvkit_vtd_iommu::driver::{Attachment, DriverError, Mmio, Options, RingMemory, Unit};
+use hvkit_vtd_iommu::driver::{
+    Attachment, DescriptorWidth, DriverError, InvalidationQueue, Mmio, Options, RingMemory, Unit,
+};
+use hvkit_vtd_iommu::spec::invalidation::{ContextScope, Descriptor};
 
 use crate::puppet::{DEVICE, Puppet, cap, ecap};
 
@@ -42,6 +45,19 @@ fn a_ring_of_two_pages_goes_round_behind_its_last_descriptor() {
         let Ok(word) = puppet.memory.words().read(at, Width::Eight);
         assert!(matches!(word & 0xf, 1 | 2 | 5), "{word:#x} at {at:#x}");
     }
+}
+
+/// One slot stays free: 255 descriptors fit into a page. More go in as they are done, and all are, in order.
+#[test]
+fn more_descriptors_than_the_ring_has_room_for_wait_for_it() {
+    let puppet = Puppet::new(cap(), ecap());
+    let (memory, width) = (&puppet.memory, DescriptorWidth::Narrow);
+    let queue = InvalidationQueue::enable(&&puppet, memory, &memory, width, None);
+    let mut queue = queue.unwrap();
+    assert_eq!(queue.capacity(), 255);
+    let domain = |domain| Descriptor::Context(ContextScope::Domain { domain });
+    queue.run(&&puppet, (0..600).map(domain)).unwrap();
+    assert!(puppet.take_asked().into_iter().eq((0..600).map(domain)));
 }
 
 #[test]

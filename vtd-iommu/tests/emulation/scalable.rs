@@ -371,3 +371,48 @@ fn a_kept_page_is_not_found_by_addresses_that_have_none() {
         }
     }
 }
+
+/// What is kept of a page says nothing of fetches, nor of supervisors under SMEP.
+#[test]
+fn a_kept_page_is_not_enough_for_code() {
+    let pasid = Pasid::new(1).unwrap();
+    // NXE and an XD page for users; SMEP and a user's page for supervisors.
+    for (controls, leaf, privilege) in [
+        (0x23, 1 << 63 | 0x1007, Privilege::User),
+        (0x43, 0x1007, Privilege::Supervisor),
+    ] {
+        let mut machine = machine(options().with_caching(Caching::UntilInvalidated));
+        machine.ram.set(PASIDS + 64 + 16, FIRST | controls);
+        machine.ram.set(FIRST_LEAVES + 8, leaf);
+        let mut ask = |privilege, fetch| {
+            let process = Process {
+                pasid,
+                privilege,
+                fetch,
+            };
+            let request = Request::new(DEVICE, 0x1000, Access::Read).with_process(process);
+            let done = machine.request(request);
+            done.map(|to| to.address).map_err(|r| r.reason.0)
+        };
+        for _ in 0..2 {
+            assert_eq!(ask(Privilege::User, Fetch::Data), Ok(0x1000));
+            assert_eq!(ask(privilege, Fetch::Code), Err(0x82), "{privilege:?}");
+        }
+    }
+}
+
+/// "IOTLB Invalidate": a global one goes for every PASID of every domain.
+#[test]
+fn a_global_invalidation_forgets_what_each_pasid_had() {
+    let mut machine = machine(options().with_caching(Caching::UntilInvalidated));
+    machine.queue_on(1);
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Ok(0x1000));
+    assert_eq!(machine.dma_with(2, 0x1000, Access::Read), Ok(DATA + 0x1000));
+    machine.ram.set(FIRST_LEAVES + 8, 0x2007);
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Ok(0x1000));
+    machine.ram.set_all(QUEUE, &[0x12, 0, 0, 0]);
+    machine.write64(0x88, 0x20);
+    assert_eq!(machine.unit.read64(0x80), 0x20, "it was done");
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Ok(0x2000));
+    assert_eq!(machine.dma_with(2, 0x1000, Access::Read), Ok(DATA + 0x2000));
+}

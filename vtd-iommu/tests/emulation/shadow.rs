@@ -152,6 +152,11 @@ fn a_guest_cannot_make_it_remember_more_than_the_limit() {
         .watch(&machine.ram, &mut machine.host, DEVICE, 100);
     assert_eq!(covered, Coverage::Limited);
     assert_eq!(machine.host.take().len(), 100);
+    // One page is looked at, all of it: of the others that says nothing.
+    machine.write64(0x500, 0);
+    machine.write64(0x508, 0xb000_0007_0000_0000);
+    assert_eq!(machine.unit.coverage(DEVICE), Some(Coverage::Limited));
+    assert!(machine.host.take().is_empty());
     // And a table of nothing but holes and errors ends too.
     for at in (LEAVES..LEAVES + 0x1000).step_by(8) {
         machine.ram.set(at, !0);
@@ -159,4 +164,9 @@ fn a_guest_cannot_make_it_remember_more_than_the_limit() {
     machine.write64(0x508, 0x9000_0000_0000_0000);
     assert_eq!(machine.unit.coverage(DEVICE), Some(Coverage::Limited));
     assert_eq!(machine.host.take().len(), 100);
+    // With nothing left it is whole again.
+    machine.ram.set(ENTRY, 0);
+    machine.write64(0x28, 0xa000_0000_0000_0000);
+    machine.write64(0x508, 0x9000_0000_0000_0000);
+    assert_eq!(machine.unit.coverage(DEVICE), Some(Coverage::Whole));
 }
