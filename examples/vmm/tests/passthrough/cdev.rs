@@ -3,6 +3,7 @@
 //! modules built anew, on QEMU 11.
 
 use std::fs;
+use std::time::Duration;
 
 use lab_kit::host::Host;
 use lab_kit::kernel::Kernel;
@@ -18,6 +19,8 @@ fn newer(kernel: &Kernel, written: &[u8]) -> Result<impl Fn() -> Host, Box<dyn s
     let (qemu, newer) = (Model::Qemu11.fetch()?, with_iommufd()?);
     Ok(move || {
         host(kernel, written)
+            // Five machines in one boot: half a minute, and several times that beside other emulators.
+            .time_out(Duration::from_secs(600))
             .qemu(qemu.program())
             .kernel(newer.clone())
     })
