@@ -55,7 +55,7 @@ use hvkit_vtd_iommu::spec::RequesterId;
 use kvm_ioctls::{Cap, VmFd};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use units::Unit;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
@@ -166,6 +166,8 @@ pub struct Chipset {
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
     units: Vec<Unit>,
+    /// Functions of the host; the bus has them.
+    assigned: BTreeMap<FunctionAddress, Weak<Mutex<Assigned>>>,
     /// The unit that has the I/O APIC.
     io_apic_unit: Option<UnitNumber>,
     /// The I/O APIC, where it is not KVM's.
@@ -231,6 +233,7 @@ impl Chipset {
                 .insert(base, ECAM_LENGTH, Arc::new(Mutex::new(ecam)))?;
         }
         Ok(Chipset {
+            assigned: BTreeMap::new(),
             router,
             root,
             vm: Arc::clone(vm),
@@ -341,8 +344,23 @@ impl Chipset {
             name: name.to_owned(),
             source,
         })?;
-        self.root().insert(at, Arc::new(Mutex::new(function)))?;
+        let function = Arc::new(Mutex::new(function));
+        self.assigned.insert(at, Arc::downgrade(&function));
+        self.root().insert(at, function)?;
         Ok(at)
+    }
+
+    /// Takes the function of the host at `at` from the guest, as if it had been pulled out.
+    pub fn take_away(&mut self, at: FunctionAddress) {
+        let function = self.assigned.remove(&at).and_then(|f| f.upgrade());
+        // First its place on the buses: who comes later finds nothing.
+        self.root().remove(at);
+        if let Some(function) = function {
+            function
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .give_up();
+        }
     }
 
     /// The interrupt pin INTA# of the function at `at`.

@@ -51,7 +51,6 @@ exit_statuses! {
     Quit = 6 "the user quit from the console",
     Internal = 7 "KVM could not go on running the guest",
     WrongAnswer = 8 "the built-in guest did something wrong",
-    Reclaimed = 9 "the host wanted a passed-through device back",
     KvmMissing = 10 "there is no KVM device",
     KvmDenied = 11 "no permission to use KVM",
     KvmUnusable = 12 "KVM lacks something, or refused it",
@@ -120,7 +119,6 @@ impl ExitStatus {
             StopReason::Saved => ExitStatus::Saved,
             StopReason::Quit => ExitStatus::Quit,
             StopReason::Internal { .. } => ExitStatus::Internal,
-            StopReason::Reclaimed { .. } => ExitStatus::Reclaimed,
             StopReason::Unbounded { .. } | StopReason::Defect { .. } => ExitStatus::Host,
             StopReason::Signal(signal) => {
                 return u8::try_from(*signal).map_or(u8::MAX, |signal| 128 | signal);

@@ -310,7 +310,7 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     } else if outcome.is_failure() {
         eprintln!("vmm: {}", outcome.reason);
     }
-    if outcome.is_crash() {
+    if outcome.is_failure() {
         eprint!("{}", outcome.history);
     }
     Ok(ExitStatus::code_of(&outcome.reason))

@@ -43,7 +43,7 @@ pub enum Kind {
     Device,
     /// Serves a device that makes connections: local sockets.
     Sockets,
-    /// Waits for one thing, a device that the host wants back or a watchdog that nobody feeds, and ends the machine.
+    /// Waits for one thing, a watchdog that nobody feeds, and ends the machine.
     Watch,
     /// Answers at a local socket that was opened before.
     Control,

@@ -292,21 +292,25 @@ pub enum Waited {
     Stop,
     /// Save it.
     Save,
+    /// Give devices back to the host.
+    Wanted,
 }
 
 /// Waits until the machine is asked to stop, by anybody, and asks it itself for signals and the
-/// escape key; or until it is to be saved.
+/// escape key; or until it is to be saved, or the host wants what `wanted` is readable for.
 pub fn wait(
     stop: &Stop,
     signals: &Signals,
+    wanted: &impl AsFd,
     mut session: Option<&mut Session<'_>>,
 ) -> io::Result<Waited> {
     while !stop.is_asked() {
         let sources = session.as_deref().map(Session::sources);
         let [deadline, input, room] = sources.unwrap_or([None; 3]);
-        let [_, signalled, deadline, input, room] = ready([
+        let [_, signalled, is_wanted, deadline, input, room] = ready([
             readable(stop.event()),
             readable(&signals.woken),
+            readable(wanted),
             deadline,
             input,
             room,
@@ -324,6 +328,9 @@ pub fn wait(
             stop.ask(StopReason::Signal(signal));
         } else if signals.asked_to_save() {
             return Ok(Waited::Save);
+        }
+        if is_wanted {
+            return Ok(Waited::Wanted);
         }
         if let Some(session) = &mut session
             && session.serve([deadline, input, room]) == Typed::Quit
@@ -369,7 +376,8 @@ mod tests {
         let signals = Signals::catch().unwrap();
         let elsewhere = stop.clone();
         let guest = thread::spawn(move || elsewhere.ask(StopReason::PowerOff));
-        assert_eq!(wait(&stop, &signals, None).unwrap(), Waited::Stop);
+        let wanted = Wake::new().unwrap();
+        assert_eq!(wait(&stop, &signals, &wanted, None).unwrap(), Waited::Stop);
         guest.join().unwrap();
         assert_eq!(stop.reason(), Some(&StopReason::PowerOff));
     }

@@ -112,12 +112,6 @@ impl Outcome {
                 | StopReason::Signal(_)
         )
     }
-
-    /// Whether what the guest did last helps to understand this end.
-    #[must_use]
-    pub fn is_crash(&self) -> bool {
-        self.is_failure() && !matches!(self.reason, StopReason::Reclaimed { .. })
-    }
 }
 
 impl Machine {
@@ -216,7 +210,7 @@ impl Machine {
     pub fn run(self) -> Result<Outcome, MachineError> {
         let Machine {
             vcpus,
-            platform,
+            mut platform,
             vm,
             mut saving,
             made_in,
@@ -243,16 +237,19 @@ impl Machine {
         let confined = confiner.enter(Kind::Main);
         let mut waited = Ok(Waited::Stop);
         while confined.is_ok() {
-            waited = wait(&stop, &signals, session.as_mut());
-            if !matches!(waited, Ok(Waited::Save)) {
-                break;
-            }
-            match saving.save(&vm, &threads, &platform, console.as_ref()) {
-                Ok(()) => {
-                    stop.ask(StopReason::Saved);
-                    threads.go_on();
-                }
-                Err(error) => log::error!("the machine was not saved, and goes on: {error}"),
+            waited = wait(&stop, &signals, platform.reclaim(), session.as_mut());
+            match waited {
+                Ok(Waited::Wanted) => platform.give_back(),
+                Ok(Waited::Save) => match saving.save(&vm, &threads, &platform, console.as_ref()) {
+                    Ok(()) => {
+                        stop.ask(StopReason::Saved);
+                        threads.go_on();
+                    }
+                    Err(error) => {
+                        log::error!("the machine was not saved, and goes on: {error}");
+                    }
+                },
+                Ok(Waited::Stop) | Err(_) => break,
             }
         }
         drop(session);

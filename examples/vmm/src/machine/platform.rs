@@ -31,6 +31,7 @@ use crate::viommu::plan::unit_of;
 use kvm_ioctls::Cap;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// What answers the guest.
 #[derive(Debug)]
@@ -38,8 +39,7 @@ pub(super) struct Platform {
     buses: Buses,
     /// Its interrupts end with it.
     chipset: Chipset,
-    /// Held for what they listen to.
-    _reclaims: Vec<Reclaim>,
+    reclaim: Reclaim,
     _balloon: Option<BalloonSocket>,
     watchdog: Option<watchdog::Timer>,
     /// Dropped after the chipset, whose devices' threads it starts.
@@ -154,7 +154,7 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        let reclaims = add_devices(&mut chipset, vm, config, hosts.assigned, slots, threads)?;
+        let reclaim = add_devices(&mut chipset, vm, config, hosts.assigned, slots)?;
         user_devices::add(&mut chipset, vm.ram(), config, slots)?;
         let watchdog = match config.watchdog {
             Watchdog::Absent => None,
@@ -172,7 +172,7 @@ impl Platform {
         Ok(Platform {
             buses,
             chipset,
-            _reclaims: reclaims,
+            reclaim,
             _balloon: balloon,
             watchdog,
             _nursery: nursery,
@@ -206,6 +206,21 @@ impl Platform {
         Ok(*address)
     }
 
+    /// Readable when the host wants a device back.
+    pub(super) fn reclaim(&self) -> &Reclaim {
+        &self.reclaim
+    }
+
+    /// Gives the host the devices that it wants back, and the guest no other for them.
+    pub(super) fn give_back(&mut self) {
+        while let Some((name, at)) = self.reclaim.wanted() {
+            self.chipset.take_away(at);
+            log::warn!(
+                "the host wanted {name} back: there is nothing at {at} of the guest's any more"
+            );
+        }
+    }
+
     /// The watchdog's state, if there is one.
     pub(super) fn save_watchdog(&self) -> Option<WatchdogState> {
         self.watchdog.as_ref().map(watchdog::Timer::save)
@@ -233,12 +248,10 @@ fn add_devices(
     config: &Config,
     devices: &[Selected],
     slots: Option<&Arc<KvmSlots>>,
-    threads: Threads<'_>,
-) -> Result<Vec<Reclaim>, MachineError> {
-    let Threads { stop, confiner } = threads;
-    let mut reclaims = Vec::with_capacity(devices.len());
+) -> Result<Reclaim, MachineError> {
+    let mut reclaim = Reclaim::new().map_err(MachineError::Event)?;
     if devices.is_empty() {
-        return Ok(reclaims);
+        return Ok(reclaim);
     }
     let slots = slots.ok_or(PassthroughError::Slots)?;
     let kvm = KvmVfio::new(vm.fd())?;
@@ -268,10 +281,8 @@ fn add_devices(
             }
         };
         let physical = space.open(host)?;
-        let reclaim =
-            Reclaim::watch(name, stop.clone(), confiner.clone()).map_err(MachineError::Event)?;
-        physical.tell_when_wanted(reclaim.event());
-        reclaims.push(reclaim);
+        let wanted = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(MachineError::Event)?;
+        physical.tell_when_wanted(&wanted);
         let (physical, slots) = (Box::new(physical), Arc::clone(slots) as _);
         let at = match unit {
             None => chipset.add_passthrough(place, name, physical, slots)?,
@@ -281,12 +292,15 @@ fn add_devices(
                 chipset.add_translated_passthrough(place, name, physical, slots, table)?
             }
         };
+        reclaim
+            .lend(name, at, wanted)
+            .map_err(MachineError::Event)?;
         log::info!(
             "{name} ({}) passed through at {at}, by {interface}",
             host.address
         );
     }
-    Ok(reclaims)
+    Ok(reclaim)
 }
 
 /// Where the user has a device.

@@ -45,11 +45,6 @@ pub enum StopReason {
         /// What KVM said.
         error: RunError,
     },
-    /// The host wants a device back that was passed through.
-    Reclaimed {
-        /// What the user calls it.
-        device: String,
-    },
     /// The host still lets a device reach memory that the guest took from it.
     Unbounded {
         /// What the user calls it.
@@ -113,7 +108,6 @@ impl fmt::Display for StopReason {
             StopReason::Signal(signal) => write!(f, "ended by signal {signal}"),
             StopReason::Halted { vcpu } => write!(f, "vCPU {vcpu} halted"),
             StopReason::Internal { vcpu, error } => write!(f, "vCPU {vcpu}: {error}"),
-            StopReason::Reclaimed { device } => write!(f, "the host wants {device} back"),
             StopReason::Unbounded { device } => {
                 write!(f, "the host does not take {device}'s memory from it")
             }

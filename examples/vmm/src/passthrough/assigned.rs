@@ -3,6 +3,7 @@
 
 use super::bars::{BarLayout, Part, Run};
 use super::capabilities::{EXPRESS, VENDOR};
+use super::gone::Gone;
 use super::hardware::PhysicalFunction;
 use super::interrupts::{Interrupts, MsiPart, MsixPart};
 use super::pages::Pages;
@@ -63,7 +64,6 @@ pub enum AssignedError {
 
 /// A passed-through function.
 pub struct Assigned {
-    // Dropped in this order: the guest's way to the registers first, the function last.
     mapped: Vec<(Window, Vec<Slot>)>,
     pages: [Vec<(u64, Arc<Pages>)>; 6],
     interrupts: Interrupts,
@@ -190,6 +190,18 @@ impl Assigned {
         }
     }
 
+    /// Gives the function up while the guest runs, as if it had been pulled out: the guest's way to its registers goes first, the
+    /// function last, and from then on all that is here reads all ones.
+    pub fn give_up(&mut self) {
+        self.mapped.clear();
+        self.pages = Default::default();
+        // It must not write the guest's memory when nobody is there for it.
+        self.interrupts.off(&*self.physical);
+        self.physical.config_write(register::COMMAND, &[0, 0]);
+        self.interrupts = Interrupts::new(None, None, None);
+        std::mem::replace(&mut self.physical, Box::new(Gone)).close();
+    }
+
     fn run(&self, bar: u8, offset: u64) -> Option<Run> {
         self.bars.get(usize::from(bar))?.run(offset)
     }
@@ -225,6 +237,9 @@ impl PciFunction for Assigned {
     }
 
     fn config_write(&mut self, offset: u16, data: &[u8]) {
+        if self.physical.is_gone() {
+            return;
+        }
         let reset = self.express.is_some_and(|express| {
             let at = express.checked_add(DEVICE_CONTROL_HIGH);
             let index = at.and_then(|at| at.checked_sub(offset));
@@ -309,9 +324,7 @@ impl PciFunction for Assigned {
 
 impl Drop for Assigned {
     fn drop(&mut self) {
-        // It must not write the guest's memory when there is no guest.
-        self.interrupts.off(&*self.physical);
-        self.physical.config_write(register::COMMAND, &[0, 0]);
+        self.give_up();
     }
 }
 

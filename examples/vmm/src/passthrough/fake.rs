@@ -64,6 +64,11 @@ impl FakePhysical {
         })))
     }
 
+    /// Who else has it.
+    pub(super) fn others(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
+
     pub(super) fn device(&self) -> MutexGuard<'_, Device> {
         self.0.lock().unwrap()
     }

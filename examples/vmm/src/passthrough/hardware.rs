@@ -67,4 +67,7 @@ pub trait PhysicalFunction: Send {
 
     /// Brings the function into the state after power-on.
     fn reset(&self) -> io::Result<()>;
+
+    /// Gives it back to whom it is from. When this returns, it reaches none of the guest's memory.
+    fn close(self: Box<Self>) {}
 }

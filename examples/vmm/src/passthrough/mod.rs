@@ -38,6 +38,7 @@ mod capabilities;
 mod error;
 #[cfg(test)]
 mod fake;
+mod gone;
 pub mod hardware;
 pub mod host;
 mod interrupts;

@@ -2,6 +2,7 @@
 //! A function of bytes on the guest's bus, and guests of every kind: with raw words, not with what
 //! the code under test would make of them.
 
+mod given_up;
 mod hostile;
 mod interrupts;
 mod registers;

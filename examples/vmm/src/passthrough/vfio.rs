@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
     VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
@@ -75,8 +75,8 @@ pub enum Contents {
 
 /// What devices reach of the host's memory: the guest's, or less.
 pub struct DmaSpace {
-    // Dropped before the memory that it maps.
-    tables: Tables,
+    // Dropped before the memory that it maps. None when the device that it followed the guest's unit for is gone.
+    tables: Mutex<Option<Tables>>,
     ram: GuestRam,
     contents: Contents,
     filled: OnceLock<()>,
@@ -85,7 +85,7 @@ pub struct DmaSpace {
 impl fmt::Debug for DmaSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DmaSpace")
-            .field("tables", &self.tables)
+            .field("tables", &*self.tables())
             .field("filled", &self.filled.get().is_some())
             .finish_non_exhaustive()
     }
@@ -100,7 +100,7 @@ impl DmaSpace {
         interface: Interface,
     ) -> Result<Arc<Self>, PassthroughError> {
         Ok(Arc::new(DmaSpace {
-            tables: Tables::new(interface, Arc::clone(&kvm.0))?,
+            tables: Mutex::new(Some(Tables::new(interface, Arc::clone(&kvm.0))?)),
             ram: ram.clone(),
             contents,
             filled: OnceLock::new(),
@@ -114,7 +114,7 @@ impl DmaSpace {
     /// [`PassthroughError::Narrow`], or VFIO does not say.
     pub fn check_width(&self, host: &HostFunction, bits: u8) -> Result<(), PassthroughError> {
         let address = || host.address.clone();
-        let last = self.tables.last_address();
+        let last = self.with(Tables::last_address);
         let last = last.map_err(|source| PassthroughError::Addresses {
             address: address(),
             source,
@@ -135,12 +135,13 @@ impl DmaSpace {
     /// Lets a device in, and resets it.
     pub fn open(self: &Arc<Self>, host: &HostFunction) -> Result<VfioFunction, PassthroughError> {
         let refused = |source| refused(host, source);
-        let device =
-            VfioDevice::new(&host.path, self.tables.operations(), true).map_err(refused)?;
+        let operations = self.with(|tables| Ok(tables.operations()));
+        let operations = operations.map_err(PassthroughError::Map)?;
+        let device = VfioDevice::new(&host.path, operations, true).map_err(refused)?;
         let function = VfioFunction {
             device,
             index: AtomicU32::new(NO_INDEX),
-            _space: Arc::clone(self),
+            space: Arc::clone(self),
         };
         function
             .reset()
@@ -160,13 +161,33 @@ impl DmaSpace {
         Ok(function)
     }
 
+    fn tables(&self) -> MutexGuard<'_, Option<Tables>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, what: impl FnOnce(&Tables) -> io::Result<T>) -> io::Result<T> {
+        match &*self.tables() {
+            Some(tables) => what(tables),
+            None => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+        }
+    }
+
+    /// Closes `device`. The guest's unit may take back what was mapped at any time: it does so before, and the device loses it, or
+    /// after, when there is nothing to lose.
+    fn end(&self, device: VfioDevice) {
+        let mut tables = self.tables();
+        drop(device);
+        if self.contents == Contents::Followed {
+            *tables = None;
+        }
+    }
+
     /// Maps the guest's memory, once, when there is an IOMMU to do it.
     fn fill(&self) -> Result<(), PassthroughError> {
         if self.filled.get().is_some() {
             return Ok(());
         }
-        self.tables
-            .map_all(&self.ram)
+        self.with(|tables| tables.map_all(&self.ram))
             .map_err(|error| match error.raw_os_error() {
                 Some(libc::ENOMEM) => PassthroughError::Pin(error),
                 _ => PassthroughError::Map(error),
@@ -178,11 +199,14 @@ impl DmaSpace {
 
 impl DmaTable for Arc<DmaSpace> {
     fn map(&mut self, piece: Mapping) -> io::Result<()> {
-        self.tables.map(&self.ram, piece)
+        self.with(|tables| tables.map(&self.ram, piece))
     }
 
     fn unmap(&mut self, piece: Mapping) -> io::Result<()> {
-        self.tables.unmap(piece)
+        match &*self.tables() {
+            Some(tables) => tables.unmap(piece),
+            None => Ok(()),
+        }
     }
 }
 
@@ -222,11 +246,11 @@ fn refused(host: &HostFunction, source: VfioError) -> PassthroughError {
 
 /// An open device.
 pub struct VfioFunction {
-    // Dropped before the space in which its DMA goes.
+    // Closed before the space in which its DMA goes.
     device: VfioDevice,
     /// VFIO's index of the interrupts in use.
     index: AtomicU32,
-    _space: Arc<DmaSpace>,
+    space: Arc<DmaSpace>,
 }
 
 impl fmt::Debug for VfioFunction {
@@ -346,6 +370,11 @@ impl PhysicalFunction for VfioFunction {
             0 => Ok(()),
             _ => Err(errno::Error::last().into()),
         }
+    }
+
+    fn close(self: Box<Self>) {
+        let VfioFunction { device, space, .. } = *self;
+        space.end(device);
     }
 }
 

@@ -99,6 +99,14 @@ impl Root {
         Ok(at)
     }
 
+    /// Takes the function at `at` off the bus, where there is then nothing.
+    pub fn remove(&mut self, at: FunctionAddress) {
+        if let Some(mut slot) = self.slots.remove(&at) {
+            self.decoder.remove(&slot.function, &mut slot.decoded);
+            self.retry();
+        }
+    }
+
     /// Takes all functions off the bus. The bus's ranges lead back here, so that functions would
     /// otherwise keep themselves alive.
     pub fn clear(&mut self) {
@@ -183,9 +191,14 @@ impl Root {
             return;
         };
         if self.decoder.update(at, &slot.function, &mut slot.decoded) {
-            for (&other, slot) in &mut self.slots {
-                self.decoder.retry(other, &slot.function, &mut slot.decoded);
-            }
+            self.retry();
+        }
+    }
+
+    /// Lets others move in where there is room now.
+    fn retry(&mut self) {
+        for (&other, slot) in &mut self.slots {
+            self.decoder.retry(other, &slot.function, &mut slot.decoded);
         }
     }
 }

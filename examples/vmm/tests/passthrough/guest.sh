@@ -52,6 +52,19 @@ busy() {
     while :; do digest 0 8 >/dev/null; done
 }
 
+# Reads until the disk is pulled out, and is well.
+lost() {
+    await $disk
+    read -r bar _ <$at/resource
+    say ready
+    # The driver gives up what it waits for when it finds nothing in the registers.
+    while dd if=$disk of=/dev/null bs=1M count=8 iflag=direct 2>/dev/null; do :; done
+    say nothing $(od -A n -t x4 -N 8 $at/config) $(devmem $((bar)) 32)
+    for _ in $(seq 100); do [ -e $disk ] || break; usleep 100000; done
+    say disks $(ls /sys/class/nvme)
+    say well "$(sha256sum </written | cut -d' ' -f1)"
+}
+
 # edu: identification at 0, its complement at 4, raise at 0x60; DMA at 0x80 source, 0x88 destination,
 # 0x90 count, 0x98 command (1 start, 2 to memory); a buffer at 0x40000. A QEMU specification.
 poke() { devmem $((bar + $1)) ${3:-64} $2; }
@@ -135,6 +148,7 @@ case "$(cat /proc/cmdline)" in
 *do=switch*) switch ;;
 *do=nvme*) nvme ;;
 *do=busy*) busy ;;
+*do=lost*) lost ;;
 *do=edu*) edu ;;
 esac
 poweroff -f

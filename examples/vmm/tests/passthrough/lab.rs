@@ -7,6 +7,8 @@ use lab_kit::host::{Host, HostError, HostReport};
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
 
+use crate::evidence::{hex, said};
+
 /// Memory of the host that nothing uses, at an address where the guest has no memory.
 pub(crate) const VICTIM: u64 = 0x6000_0000;
 pub(crate) const NVME: &str = "0000:00:05.0";
@@ -27,6 +29,17 @@ give() {
 digest() {
     for _ in $(seq 100); do [ -b $1 ] && break; sleep 0.1; done
     dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1
+}
+# Runs a guest that reads until the disk $1 is unbound under it. The host has that at once, and the guest goes on without.
+unplug() {
+    disk=$1; shift
+    run 'lost nvme_core.io_timeout=2 intel_iommu=on' "$@" >/log 2>&1 &
+    for _ in $(seq 600); do grep -q 'test ready' /log && break; sleep 0.1; done
+    give $disk nvme
+    digest /dev/nvme0n1 0 8
+    kill -0 $! && echo runs
+    wait $!; echo "ended $?"
+    cat /log
 }
 run() {
     what=$1; shift
@@ -80,4 +93,18 @@ pub(crate) fn run(machine: impl Fn() -> Host, commands: &[&str]) -> HostReport {
 /// Whether it is that the host did not come to its end.
 pub(crate) fn timed_out(error: Option<&HostError>) -> bool {
     matches!(error, Some(HostError::TimedOut { .. }))
+}
+
+/// What `unplug` has to have said: the host has its disk with the digest `known`, and the guest is well without.
+pub(crate) fn unplugged(text: &str, known: &str, written: &[u8]) {
+    let start = format!("nvme\n{known}\nruns\nended 0\n");
+    assert!(text.starts_with(&start), "{text}");
+    assert!(
+        text.contains("vmm: warn: the host wanted disk back"),
+        "{text}"
+    );
+    let said = said(text);
+    assert_eq!(said["nothing"], "ffffffff ffffffff 0xFFFFFFFF", "{text}");
+    assert_eq!(said["disks"], "", "{text}");
+    assert_eq!(said["well"], hex(written), "{text}");
 }
