@@ -122,6 +122,14 @@ impl BackEnd {
         })
     }
 
+    /// Chooses how long the VMM has to say where an address of the device's leads, 0.7 s if this is not called. The request whose
+    /// address it is fails then.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.translator = Translator::with_patience(patience);
+        self
+    }
+
     /// Serves until the VMM hangs up.
     pub fn run(mut self) -> Result<(), ServeError> {
         let served = self.serve();

@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -22,20 +23,28 @@ use crate::vhost_user::translation::{BACKEND_IOTLB, Kind, Mapped, Message, Range
 
 /// Ranges that are kept. One more, and all are forgotten: the VMM knows them.
 const MOST: usize = 65_536;
-/// How long the VMM has to say where an address leads: less than a worker has to stop.
+/// How long the VMM has to say where an address leads, if nobody says otherwise: less than a worker has to stop.
 const PATIENCE: Duration = Duration::from_millis(700);
+/// Questions that may be open before nobody is asked any more: each costs a worker its patience.
+const OPEN: u32 = 4;
 /// Ranges that one access may consist of.
 const FRAGMENTS: usize = 1024;
 
 /// Where the device's addresses lead in the guest's memory.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Translator(Arc<Known>);
 
-#[derive(Default)]
 struct Known {
+    patience: Duration,
     ranges: RwLock<Ranges>,
-    /// The channel for requests of our own.
-    own: Mutex<Option<Channel>>,
+    own: Mutex<Option<Own>>,
+}
+
+/// The channel for requests of our own.
+struct Own {
+    channel: Channel,
+    /// Questions whose answers have not come.
+    open: u32,
 }
 
 impl fmt::Debug for Translator {
@@ -67,9 +76,25 @@ impl Unknown {
     }
 }
 
+impl Default for Translator {
+    fn default() -> Self {
+        Self::with_patience(PATIENCE)
+    }
+}
+
 impl Translator {
+    /// One that waits so long for each answer.
+    pub(super) fn with_patience(patience: Duration) -> Self {
+        Self(Arc::new(Known {
+            patience,
+            ranges: RwLock::default(),
+            own: Mutex::default(),
+        }))
+    }
+
     /// Asks by `own` from now on.
-    pub(super) fn ask_by(&self, own: Channel) {
+    pub(super) fn ask_by(&self, channel: Channel) {
+        let own = Own { channel, open: 0 };
         *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
     }
 
@@ -144,22 +169,43 @@ impl Translator {
 
     /// Asks the VMM, and waits for its answer, before which it has told what it knows. Nothing if there is none in time.
     fn ask(&self, address: u64, access: Permissions) -> Option<()> {
-        let end = end_of(PATIENCE);
-        // One at a time, so that an answer is to this question.
+        let end = end_of(self.0.patience);
+        // One at a time, so that the last answer is to this question.
         let mut own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = own.as_ref()?;
-        let answered =
-            miss(channel, address, access, NEED_REPLY, end).and_then(|()| answer(channel, end));
-        if answered.is_none() {
-            // The next answer would be one to an old question.
+        let asked = own.as_mut()?;
+        let answered = asked.ask(address, access, end);
+        let over = match &answered {
+            Err(error) => error.kind() != ErrorKind::TimedOut || asked.open >= OPEN,
+            Ok(()) => false,
+        };
+        if over {
             *own = None;
         }
-        answered
+        answered.ok()
     }
 
     fn say(&self, address: u64, access: Permissions, flags: u32) -> Option<()> {
         let own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
-        miss(own.as_ref()?, address, access, flags, end_of(PATIENCE))
+        let channel = &own.as_ref()?.channel;
+        miss(channel, address, access, flags, end_of(self.0.patience))
+    }
+}
+
+impl Own {
+    /// Asks, and waits for this answer and those that are still to come before it.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, and the question is open; any other, and nothing that comes can be understood any more.
+    fn ask(&mut self, address: u64, access: Permissions, end: Instant) -> io::Result<()> {
+        // Half a question may be under way.
+        miss(&self.channel, address, access, NEED_REPLY, end).ok_or(ErrorKind::BrokenPipe)?;
+        self.open = self.open.saturating_add(1);
+        while self.open > 0 {
+            answer(&self.channel, end)?;
+            self.open = self.open.saturating_sub(1);
+        }
+        Ok(())
     }
 }
 
@@ -189,17 +235,17 @@ fn miss(
 }
 
 /// Waits for an answer; whether it is yes or no, what is known is known then.
-fn answer(channel: &Channel, end: Instant) -> Option<()> {
+fn answer(channel: &Channel, end: Instant) -> io::Result<()> {
     let (mut head, mut code, mut files) = ([0; HEADER], [0; 8], Vec::new());
-    channel.receive(&mut head, &mut files, end).ok()?;
+    channel.receive(&mut head, &mut files, end)?;
     let header = Header::of(head);
     let right = header.request == BACKEND_IOTLB
         && header.flags & (VERSION_MASK | REPLY) == VERSION | REPLY
         && header.size as usize == code.len();
     if !right {
-        return None;
+        return Err(ErrorKind::InvalidData.into());
     }
-    channel.receive(&mut code, &mut files, end).ok()
+    channel.receive(&mut code, &mut files, end)
 }
 
 impl Iommu for Translator {

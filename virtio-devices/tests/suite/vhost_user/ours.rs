@@ -40,7 +40,9 @@ fn serve_device(device: Box<dyn Device<back_end::Memory>>) -> (UnixStream, JoinH
         let report =
             move |why: &dyn std::error::Error| report.lock().unwrap().push(why.to_string());
         let served = BackEnd::new(theirs, device, Box::new(threads), report);
-        let served = served.unwrap().run();
+        // Once a test waits that long, and else for somebody who answers at once.
+        let served = served.unwrap().with_patience(Duration::from_secs(5));
+        let served = served.run();
         let told = told.lock().unwrap().join(", ");
         served.map_or_else(|error| error.to_string(), |()| format!("hung up; {told}"))
     });

@@ -398,6 +398,7 @@ fn our_back_end_asks() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
     }
     let memory = shared_memory();
+    let front_memory = Arc::clone(&memory);
     let mut front = Raw {
         socket,
         own,
@@ -496,6 +497,41 @@ fn our_back_end_asks() {
         .unwrap();
     assert_eq!(data, pattern(6 * 512, 512));
     assert_eq!(data, fs::read(image.path()).unwrap()[6 * 512..7 * 512]);
+    // An answer that is late fails that request, and is not taken for one to the next.
+    let request = |ring: &mut Ring, to: u64| {
+        ring.submit(&[
+            Readable(AWAY + HEADER, 16),
+            Writable(AWAY + to, 512),
+            Writable(AWAY + STATUS, 1),
+        ]);
+        kick.write(1).unwrap();
+    };
+    let ended = |ring: &mut Ring| {
+        let end = std::time::Instant::now() + PATIENCE;
+        while ring.take().is_none() {
+            assert!(std::time::Instant::now() < end, "no answer");
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let mut status = [0];
+        let at = GuestAddress(STATUS);
+        front_memory.read_slice(&mut status, at).unwrap();
+        status[0]
+    };
+    let unknown = DATA + 0x1_0000;
+    request(&mut ring, unknown);
+    let miss = |page: u64| (1 | 8, [AWAY + page, 0, 0, 2 | 1 << 8]);
+    assert_eq!(front.asked(), miss(unknown));
+    assert_eq!(ended(&mut ring), IO_ERROR);
+    request(&mut ring, unknown + PAGE);
+    assert_eq!(front.asked(), miss(unknown + PAGE));
+    let late = [&answer[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
+    front.own.write_all(&late).unwrap();
+    assert_eq!(front.translation(update(unknown + PAGE, DATA, 2)), 0);
+    front
+        .own
+        .write_all(&[&answer[..], &[0; 8]].concat())
+        .unwrap();
+    assert_eq!(ended(&mut ring), 0);
     drop(front);
     assert_eq!(serving.join().unwrap(), "hung up; ");
 }
