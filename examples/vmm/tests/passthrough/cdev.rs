@@ -45,18 +45,8 @@ fn devices_are_passed_through_by_iommufd() {
     let disk = NamedTempFile::new().unwrap();
     fs::write(disk.path(), &content).unwrap();
     let host = || {
-        newer()
-            .kernel_arg(&format!("memmap=1M${VICTIM:#x}"))
-            .qemu_args([
-                "-drive".to_owned(),
-                format!("file={},if=none,id=disk,format=raw", disk.path().display()),
-                "-device".to_owned(),
-                "nvme,serial=hvkit,drive=disk,addr=5".to_owned(),
-                "-device".to_owned(),
-                "pcie-root-port,id=port1,slot=1,chassis=1,addr=6".to_owned(),
-                "-device".to_owned(),
-                "edu,bus=port1,dma_mask=0xffffffffffffffff".to_owned(),
-            ])
+        let host = newer().kernel_arg(&format!("memmap=1M${VICTIM:#x}"));
+        with_devices(host, disk.path(), WIDE)
     };
     let nvme = format!("--device path=/sys/bus/pci/devices/{NVME},id=disk");
     let edu = format!("--device path=/sys/bus/pci/devices/{EDU}");

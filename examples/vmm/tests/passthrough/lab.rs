@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host that the tests of passing through use, and the guest in it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use lab_kit::host::{Host, HostError, HostReport};
@@ -56,6 +57,23 @@ pub(crate) fn guest(kernel: &Kernel, written: &[u8]) -> Vec<u8> {
     assert!(kernel.modules(&["nvme"]).unwrap().is_empty(), "built in");
     initramfs.build().unwrap()
 }
+
+/// `host` with an NVMe disk of the image `disk` at [`NVME`], and `edu`, of these properties, at [`EDU`].
+pub(crate) fn with_devices(host: Host, disk: &Path, edu: &str) -> Host {
+    host.qemu_args([
+        "-drive".to_owned(),
+        format!("file={},if=none,id=disk,format=raw", disk.display()),
+        "-device".to_owned(),
+        "nvme,serial=hvkit,drive=disk,addr=5".to_owned(),
+        "-device".to_owned(),
+        "pcie-root-port,id=port1,slot=1,chassis=1,addr=6".to_owned(),
+        "-device".to_owned(),
+        format!("edu,bus=port1{edu}"),
+    ])
+}
+
+/// That `edu` reaches all of memory.
+pub(crate) const WIDE: &str = ",dma_mask=0xffffffffffffffff";
 
 pub(crate) fn host(kernel: &Kernel, written: &[u8]) -> Host {
     // One processor. With two, QEMU's emulator now and then lost itself: both of its threads went round and round the

@@ -32,18 +32,7 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
     let written = pattern(MIB, 0x7777);
     let disk = NamedTempFile::new().unwrap();
     fs::write(disk.path(), &content).unwrap();
-    let host = || {
-        host(&kernel, &written).qemu_args([
-            "-drive".to_owned(),
-            format!("file={},if=none,id=disk,format=raw", disk.path().display()),
-            "-device".to_owned(),
-            "nvme,serial=hvkit,drive=disk,addr=5".to_owned(),
-            "-device".to_owned(),
-            "pcie-root-port,id=port1,slot=1,chassis=1,addr=6".to_owned(),
-            "-device".to_owned(),
-            "edu,bus=port1".to_owned(),
-        ])
-    };
+    let host = || with_devices(host(&kernel, &written), disk.path(), "");
     let device = format!("--device path=/sys/bus/pci/devices/{NVME},id=disk");
     let until_ready = "for i in $(seq 300); do grep -q 'test ready' /log && break; sleep 0.1; done";
     let kill = |when: &str| {
