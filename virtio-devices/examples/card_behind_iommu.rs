@@ -7,7 +7,7 @@
 //! ```console
 //! # dpdk-testpmd --no-pci --no-huge -m 512 --vdev net_vhost0,iface=/tmp/card,iommu-support=1 -- \
 //!       --forward-mode=io --port-topology=loop --auto-start --no-mlockall --total-num-mbufs=2048 --stats-period=60 &
-//! # cargo run --example card_behind_iommu --all-features -- /tmp/card
+//! # cargo run -p hvkit-virtio-devices --example card_behind_iommu --all-features -- /tmp/card
 //! ```
 
 use std::error::Error;

@@ -3,11 +3,10 @@
 //! function, by vfio-user, driven by the guest's own virtio drivers. First without a remapping unit, and the process is
 //! killed in the end; then behind one, beside a virtio disk that another process serves behind the same unit, by vhost-user.
 
+use crate::linux::{hex, said};
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
-use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 const INIT: &str = r#"#!/bin/sh
@@ -109,14 +108,6 @@ run run=plain "--user-device /tmp/own" plain
 echo "@host image-plain $(image)"
 "#;
 
-/// What was said under a mark, by word.
-fn said<'a>(text: &'a str, mark: &str) -> BTreeMap<&'a str, &'a str> {
-    text.lines()
-        .filter_map(|line| line.trim_end().strip_prefix(mark))
-        .map(|line| line.split_once(' ').unwrap_or((line, "")))
-        .collect()
-}
-
 #[test]
 fn linux_uses_a_pci_function_of_another_process_and_outlives_it() {
     let kernel = Kernel::fetch().unwrap();
@@ -127,8 +118,7 @@ fn linux_uses_a_pci_function_of_another_process_and_outlives_it() {
         .unwrap();
     // No two equal blocks.
     let data: Vec<u8> = (0..1u32 << 19).flat_map(u32::to_le_bytes).collect();
-    let digest = Sha256::digest(&data[..1 << 20]);
-    let first_half: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let first_half = hex(&data[..1 << 20]);
     let report = Host::new()
         .memory_mib(2048)
         .time_out(Duration::from_secs(300))
@@ -162,10 +152,7 @@ fn linux_uses_a_pci_function_of_another_process_and_outlives_it() {
     assert_ne!(get("unit-groups"), "0", "{text}");
     assert_eq!(get("plain-groups"), "0", "{text}");
     // By vhost-user, of a process that is told what the guest maps.
-    let second: String = Sha256::digest(&data[1 << 20..][..512 << 10])
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let second = hex(&data[1 << 20..][..512 << 10]);
     assert_eq!(get("unit-told-read"), second, "{text}");
     for what in ["unit-told-reread", "unit-told-again"] {
         assert_eq!(get(what), get("unit-told-written"), "{what}\n{text}");
