@@ -12,8 +12,11 @@ pub mod guest_walk;
 pub mod mapper;
 pub mod pci_config;
 pub mod pci_msix;
+mod peer;
 pub mod shadow;
 pub mod shadow_processors;
+pub mod vfio_user_served;
+pub mod vhost_user_served;
 pub mod virtio_device;
 pub mod virtio_queue;
 pub mod vmcs_bytes;
@@ -41,6 +44,8 @@ macro_rules! for_each_target {
             pci_msix
             shadow
             shadow_processors
+            vfio_user_served
+            vhost_user_served
             virtio_device
             virtio_queue
             vmcs_bytes
