@@ -17,6 +17,7 @@ pub mod shadow;
 pub mod shadow_processors;
 pub mod vfio_user_served;
 pub mod vhost_user_served;
+pub mod vhost_user_told;
 pub mod virtio_device;
 pub mod virtio_queue;
 pub mod vmcs_bytes;
@@ -46,6 +47,7 @@ macro_rules! for_each_target {
             shadow_processors
             vfio_user_served
             vhost_user_served
+            vhost_user_told
             virtio_device
             virtio_queue
             vmcs_bytes
