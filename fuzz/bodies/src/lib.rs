@@ -16,6 +16,7 @@ mod peer;
 pub mod shadow;
 pub mod shadow_processors;
 pub mod vfio_user_served;
+pub mod vfio_user_told;
 pub mod vhost_user_served;
 pub mod vhost_user_told;
 pub mod virtio_device;
@@ -46,6 +47,7 @@ macro_rules! for_each_target {
             shadow
             shadow_processors
             vfio_user_served
+            vfio_user_told
             vhost_user_served
             vhost_user_told
             virtio_device
