@@ -23,6 +23,9 @@ struct Arena {
 
 /// The most frames there ever are: 2 GiB of small pages.
 const MOST: usize = 1024;
+/// Those that there are until an operation says otherwise: enough for each kind of splitting, and few, so that an input is
+/// quickly done with.
+const AT_FIRST: usize = 64;
 
 impl Arena {
     fn word<T>(&self, at: u64, use_it: impl FnOnce(&Cell<u64>) -> T) -> T {
@@ -210,7 +213,7 @@ fn check(ops: &[Op]) {
     let capability = EptVpidCap::from_msr(0x0f01_0673_4141);
     let ept = Ept::new(capability, 46, WalkLength::Four, Controls::ACCESSED_DIRTY).unwrap();
     let memory = Arena {
-        limit: Cell::new(MOST),
+        limit: Cell::new(AT_FIRST),
         ..Arena::default()
     };
     let mut mapper = Mapper::new(ept, &memory, &memory).unwrap();
