@@ -6,6 +6,7 @@
 //! `cargo test` reaches again, on a stable compiler and without cargo-fuzz.
 #![forbid(unsafe_code)]
 
+mod arena;
 pub mod boot_image;
 pub mod ept_walk;
 pub mod guest_walk;
