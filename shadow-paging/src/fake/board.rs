@@ -72,6 +72,10 @@ impl OwnEntries for BoardMemory {
     fn write(&self, at: u64, width: Width, entry: u64) {
         self.0.write(at, width, entry);
     }
+
+    fn fill(&self, at: u64, width: Width, count: u64, entry: impl Fn(u64) -> u64) {
+        self.0.fill(at, width, count, entry);
+    }
 }
 
 impl Frames for BoardMemory {
