@@ -14,6 +14,7 @@ use crate::kernel::{Kernel, module_bytes};
 
 /// Debian's static busybox.
 const BUSYBOX: &str = "/usr/bin/busybox";
+const STRIP: &str = "/usr/bin/strip";
 /// Where modules go, and the list that says in which order they are loaded.
 const MODULE_FOLDER: &str = "lab/modules";
 /// The list of module files, one path a line, in the order to insert them.
@@ -116,6 +117,20 @@ impl Initramfs {
         Ok(self)
     }
 
+    /// The same, without what only a debugger reads: a guest has it in its memory.
+    pub fn stripped(&mut self, from: &Path, path: &str) -> Result<&mut Self> {
+        let folder = tempfile::tempdir()?;
+        let small = folder.path().join("program");
+        let status = Command::new(STRIP)
+            .arg(from)
+            .arg("-o")
+            .arg(&small)
+            .status()
+            .with_context(|| format!("no {STRIP} (Debian package binutils)"))?;
+        ensure!(status.success(), "{STRIP} {}: {status}", from.display());
+        self.program(&small, path)
+    }
+
     /// An empty folder.
     pub fn folder(&mut self, path: &str) -> &mut Self {
         self.put(path, kind::DIRECTORY | 0o755, (0, 0), Vec::new())
@@ -211,6 +226,14 @@ mod tests {
             ("a/b/c", 0o100_600),
         ];
         assert_eq!(names, expected.map(|(n, m)| (n.to_owned(), m)));
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_stripped_is_named() {
+        let error = Initramfs::new()
+            .stripped(Path::new("/proc/version"), "/bin/version")
+            .unwrap_err();
+        assert!(error.to_string().contains("/proc/version"), "{error}");
     }
 
     #[test]

@@ -44,22 +44,16 @@ fn devices_are_passed_through_by_iommufd() {
     let newer = newer.unwrap();
     let disk = NamedTempFile::new().unwrap();
     fs::write(disk.path(), &content).unwrap();
-    let host = || {
-        let host = newer().kernel_arg(&format!("memmap=1M${VICTIM:#x}"));
-        with_devices(host, disk.path(), WIDE)
-    };
+    let host = || with_devices(with_victim(newer()), disk.path(), WIDE);
     let nvme = format!("--device path=/sys/bus/pci/devices/{NVME},id=disk");
     let edu = format!("--device path=/sys/bus/pci/devices/{EDU}");
-    let page = VICTIM / 4096;
-    let hash = format!("dd if=/dev/mem bs=4096 skip={page} count=256 2>/dev/null | sha256sum");
     let outside = format!("memmap=1M$0xf000000 victim={VICTIM:#x}");
     let report = run(
         host,
         &[
             // Two devices, one address space of iommufd's.
             &format!(
-                "for i in $(seq 0 63); do devmem $(({VICTIM} + 8 * i)) 64 $((0x5ec2e70000000000 + i)); done
-                 {hash} >/before; give {NVME} vfio-pci; give {EDU} vfio-pci
+                "fill_victim; give {NVME} vfio-pci; give {EDU} vfio-pci
                  run 'both {outside}' -v {nvme} path=/sys/bus/pci/devices/{EDU},iommufd=on"
             ),
             // Behind the guest's own unit, which each follows by an address space of its own.
@@ -67,7 +61,7 @@ fn devices_are_passed_through_by_iommufd() {
                 "run 'both_switch intel_iommu=on iommu=pt {outside}' --vtd caching=on -v \
                  {nvme},iommu=on path=/sys/bus/pci/devices/{EDU},iommu=on"
             ),
-            &format!("{hash} | cmp - /before && dmesg | grep DMAR:"),
+            "unharmed",
             &format!("run none --vtd aw=57,caching=on {nvme},iommu=on"),
             &format!(
                 "run busy {edu} >/log 2>&1 & for i in $(seq 100); do [ -s /log ] && break; sleep 0.1; done
@@ -92,7 +86,7 @@ fn devices_are_passed_through_by_iommufd() {
     let [
         both,
         followed,
-        after,
+        _,
         narrow,
         busy,
         denied,
@@ -144,27 +138,14 @@ fn devices_are_passed_through_by_iommufd() {
     assert_eq!(domains["kept"], "0x0000000000000077", "{followed}");
     assert_eq!(domains["back"], "0x1122334400000000", "{followed}");
 
-    let status = report.commands[2].status;
-    assert_eq!(status, 0, "the host's memory changed: {after}");
-    let faults: Vec<&str> = after
-        .lines()
-        .filter(|line| line.contains("Request device"))
-        .collect();
-    let stopped = [
+    let accesses = [
         ("Write", VICTIM),
         ("Read", VICTIM),
         ("Write", VICTIM),
         ("Read", VICTIM),
         ("Write", 0xf00_5000),
     ];
-    assert_eq!(faults.len(), stopped.len(), "{after}");
-    for (fault, (way, address)) in faults.into_iter().zip(stopped) {
-        let place = format!("[{}] fault addr {address:#x}", &EDU[5..]);
-        assert!(
-            fault.contains(&format!("DMA {way}")) && fault.contains(&place),
-            "{after}"
-        );
-    }
+    stopped(&report.commands[2], &accesses);
 
     let refusals: [(usize, i32, &str, &[&str]); 5] = [
         (3, 67, narrow, &[NVME, "translates 48 bits", "aw=57"]),

@@ -78,12 +78,17 @@ dma() {
     say stuck dma "$*"
 }
 
-edu() {
-    victim=$(sed 's/.*victim=\([^ ]*\).*/\1/' /proc/cmdline)
+# Its registers, which answer, and DMA, which is on.
+enable() {
     read -r bar _ <$at/resource
     bar=$((bar))
     # Memory space and bus master.
     config 4 6
+}
+
+edu() {
+    victim=$(sed 's/.*victim=\([^ ]*\).*/\1/' /proc/cmdline)
+    enable
     say identity $(peek 0 32)
     poke 4 0x12345678 32
     say complement $(peek 4 32)
@@ -135,6 +140,26 @@ switch() {
     say back $(devmem 0xf006000 64)
 }
 
+# edu assigned by this guest to a program of its own, twice.
+assign() {
+    while read -r module; do insmod $module || say trouble $module; done </lab/modules/order
+    name=${at##*/}
+    echo vfio-pci >$at/driver_override
+    echo $name >/sys/bus/pci/drivers_probe
+    HVKIT_DEVICE=$at /bin/nested --exact nested::drives_edu --nocapture
+    say first $?
+    echo $name >$at/driver/unbind
+    # The program's page was mapped to its end.
+    enable
+    dma $((0x70000000)) 0x40000 64 1
+    echo $name >/sys/bus/pci/drivers_probe
+    say driver "$(basename "$(readlink $at/driver)")"
+    HVKIT_THEN=unmap HVKIT_DEVICE=$at /bin/nested --exact nested::drives_edu --nocapture
+    say second $?
+    echo $name >$at/driver/unbind
+    say faults "$(cat $at/iommu_group/type) $(dmesg | grep -c 'DMAR:.*fault')"
+}
+
 # A disk, and edu after it.
 both() {
     nvme
@@ -146,6 +171,7 @@ case "$(cat /proc/cmdline)" in
 *do=both_switch*) both switch ;;
 *do=both*) both edu ;;
 *do=switch*) switch ;;
+*do=assign*) assign ;;
 *do=nvme*) nvme ;;
 *do=busy*) busy ;;
 *do=lost*) lost ;;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lab_kit::host::{Host, HostError, HostReport};
+use lab_kit::host::{CommandReport, Host, HostError, HostReport};
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
 
@@ -44,18 +44,60 @@ unplug() {
 }
 run() {
     what=$1; shift
-    vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory size=256M \
+    vmm --kernel /guest/vmlinux --initramfs ${guest:-/guest/initramfs} --memory size=256M \
         --cmdline "console=ttyS0 quiet panic=-1 do=$what" "$@"
 }
+hash_victim() { dd if=/dev/mem bs=4096 skip=$((victim / 4096)) count=256 2>/dev/null | sha256sum; }
+# Writes words into the victim's memory that nothing else has.
+fill_victim() {
+    for i in $(seq 0 63); do devmem $((victim + 8 * i)) 64 $((0x5ec2e70000000000 + i)); done
+    hash_victim >/before
+}
+# Whether that memory is as it was, and what the host's IOMMU has stopped.
+unharmed() { hash_victim | cmp - /before && dmesg | grep DMAR:; }
 "#;
 
-pub(crate) fn guest(kernel: &Kernel, written: &[u8]) -> Vec<u8> {
+fn guest(kernel: &Kernel, written: &[u8]) -> Initramfs {
     let mut initramfs = Initramfs::with_busybox().unwrap();
     initramfs
         .file("/init", 0o755, include_str!("guest.sh"))
         .file("/written", 0o644, written);
     assert!(kernel.modules(&["nvme"]).unwrap().is_empty(), "built in");
-    initramfs.build().unwrap()
+    initramfs
+}
+
+/// `host` with a second guest's initramfs, which has this program and what it takes to assign a device to it.
+pub(crate) fn with_nested_guest(host: Host, kernel: &Kernel) -> Host {
+    let mut initramfs = guest(kernel, &[]);
+    let ourselves = std::env::current_exe().unwrap();
+    initramfs.stripped(&ourselves, "/bin/nested").unwrap();
+    let modules = ["vfio-pci", "vfio_iommu_type1"];
+    initramfs.modules(kernel, &modules).unwrap();
+    host.data(initramfs.build().unwrap(), "/guest/nested", 0o644)
+}
+
+/// `host` with memory at [`VICTIM`] that nothing uses.
+pub(crate) fn with_victim(host: Host) -> Host {
+    host.kernel_arg(&format!("memmap=1M${VICTIM:#x}"))
+}
+
+/// That `unharmed` found the victim as it was, and that the host's IOMMU has stopped these accesses of `edu`, in this order: which
+/// way, and of which page.
+pub(crate) fn stopped(command: &CommandReport, accesses: &[(&str, u64)]) {
+    let text = command.text();
+    assert_eq!(command.status, 0, "the host's memory changed: {text}");
+    let faults: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("Request device"))
+        .collect();
+    assert_eq!(faults.len(), accesses.len(), "{text}");
+    for (fault, (way, address)) in faults.into_iter().zip(accesses) {
+        let place = format!("[{}] fault addr {address:#x}", &EDU[5..]);
+        assert!(
+            fault.contains(&format!("DMA {way}")) && fault.contains(&place),
+            "{text}"
+        );
+    }
 }
 
 /// `host` with an NVMe disk of the image `disk` at [`NVME`], and `edu`, of these properties, at [`EDU`].
@@ -84,8 +126,16 @@ pub(crate) fn host(kernel: &Kernel, written: &[u8]) -> Host {
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .program("/usr/bin/setpriv", "/setpriv")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
-        .data(guest(kernel, written), "/guest/initramfs", 0o644)
-        .data(HOST_SCRIPT, "/host.sh", 0o644)
+        .data(
+            guest(kernel, written).build().unwrap(),
+            "/guest/initramfs",
+            0o644,
+        )
+        .data(
+            format!("victim={VICTIM:#x}\n{HOST_SCRIPT}"),
+            "/host.sh",
+            0o644,
+        )
 }
 
 /// Runs commands in the host that `machine` makes. QEMU's emulator may lose itself: a host that does not come to its end

@@ -8,8 +8,6 @@ use hvkit_vmm::peer::program::Function;
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// Of both guests.
@@ -117,18 +115,6 @@ for name in service first second; do
 done
 "#;
 
-/// A program, without what only a debugger reads: a guest has it in its memory.
-fn stripped(program: &Path, folder: &Path) -> PathBuf {
-    let small = folder.join(program.file_name().expect("it has a name"));
-    let status = Command::new("strip")
-        .arg(program)
-        .arg("-o")
-        .arg(&small)
-        .status();
-    assert!(status.expect("strip starts").success());
-    small
-}
-
 /// The guest of the test below runs it too, as root, with a device by which it can serve another machine: nobody is connected,
 /// so what is sent is taken and dropped.
 #[test]
@@ -158,16 +144,15 @@ fn reaches_what_is_mapped() {
 fn a_guest_serves_a_disk_to_another_machine_and_each_outlives_the_other() {
     lab_kit::skip_if!(lab_kit::skip::missing(&["/usr/bin/strip"]));
     let kernel = Kernel::fetch().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let vmm = stripped(env!("CARGO_BIN_EXE_vmm").as_ref(), folder.path());
-    let ourselves = stripped(&std::env::current_exe().unwrap(), folder.path());
+    let ourselves = std::env::current_exe().unwrap();
     let guest = |script: &str, modules: &[&str], program: bool| {
         let mut initramfs = Initramfs::with_busybox().unwrap();
         let init = format!("{BEGIN}{script}");
         initramfs.file("/init", 0o755, init.as_str());
         if program {
-            initramfs.program(&vmm, "/bin/vmm").unwrap();
-            initramfs.program(&ourselves, "/bin/served").unwrap();
+            let vmm = env!("CARGO_BIN_EXE_vmm").as_ref();
+            initramfs.stripped(vmm, "/bin/vmm").unwrap();
+            initramfs.stripped(&ourselves, "/bin/served").unwrap();
         }
         initramfs.modules(&kernel, modules).unwrap();
         initramfs.build().unwrap()

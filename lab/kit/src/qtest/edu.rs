@@ -22,17 +22,33 @@ const BAR0: u8 = 0x10;
 /// Where we put BAR0: in the hole below 4 GiB, above any memory these machines have.
 const BAR0_ADDRESS: u32 = 0xe000_0000;
 
-const INTERRUPT_RAISE: u64 = 0x60;
-const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
-const DMA_SOURCE: u64 = 0x80;
-const DMA_DESTINATION: u64 = 0x88;
-const DMA_COUNT: u64 = 0x90;
-const DMA_COMMAND: u64 = 0x98;
-const START: u64 = 1;
-const TO_MEMORY: u64 = 2;
-
+/// Register: what is written is read back complemented.
+pub const LIVENESS: u64 = 0x04;
+/// Register: why it has raised its interrupt.
+pub const INTERRUPT_STATUS: u64 = 0x24;
+/// Register: raises the interrupt, for the reasons that are written.
+pub const INTERRUPT_RAISE: u64 = 0x60;
+/// Register: takes reasons back.
+pub const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
+/// Register: where a transfer begins.
+pub const DMA_SOURCE: u64 = 0x80;
+/// Register: where it goes.
+pub const DMA_DESTINATION: u64 = 0x88;
+/// Register: how many bytes.
+pub const DMA_COUNT: u64 = 0x90;
+/// Register: [`START`] and how; [`START`] reads as set until the transfer is over.
+pub const DMA_COMMAND: u64 = 0x98;
+/// Of [`DMA_COMMAND`]: begins.
+pub const START: u64 = 1;
+/// Of [`DMA_COMMAND`]: to memory, not from it.
+pub const TO_MEMORY: u64 = 2;
+/// Of [`DMA_COMMAND`]: raises the interrupt at the end, for the reason [`TRANSFERRED`].
+pub const TELL: u64 = 4;
+/// Of [`INTERRUPT_STATUS`]: a transfer is over.
+pub const TRANSFERRED: u32 = 0x100;
 /// Where the device's own buffer appears in its DMA registers.
-const BUFFER: u64 = 0x4_0000;
+pub const BUFFER: u64 = 0x4_0000;
+
 /// How long a transfer may take. It takes a few questions, unless the machine below is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many questions are asked without a pause; then the model needs its threads to run.

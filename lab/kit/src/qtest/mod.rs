@@ -18,7 +18,7 @@
 //! ```
 
 mod batch;
-mod edu;
+pub mod edu;
 mod options;
 mod pci;
 mod trace;

@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The device, assigned to this process by VFIO: its registers, its vectors, the memory that it reaches.
+//! The device that carries vhost-user, assigned to this process: its registers, its vectors, its queues.
 
+use super::device::Device;
 use super::ring::{LENGTH, Ring, SIZE, Writer};
 use super::{ProgramError, watch};
-use crate::passthrough::HostFunction;
 use hvkit_virtio_devices::patience::end_of;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use vfio_bindings::bindings::vfio::{VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX};
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioOps};
+use vfio_ioctls::VfioDevice;
 use vm_memory::mmap::MmapRegion;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset};
 use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Vendor of virtio devices, and the device of this kind.
 const VENDOR: u16 = 0x1af4;
-const DEVICE: u16 = 0x1040 + 43;
+const KIND: u16 = 0x1040 + 43;
 
 /// By what address the device reaches our memory.
 const IOVA: u64 = 0x10_0000;
@@ -102,9 +101,7 @@ fn structures(config: &[u8]) -> impl Fn(u8) -> Option<Structure> + '_ {
 
 /// An assigned function, reset, with its queues.
 pub struct Function {
-    // Dropped in this order: what the device reaches goes when it reaches nothing any more.
-    device: VfioDevice,
-    container: Arc<VfioContainer>,
+    device: Device,
     pub(super) receive: Ring,
     pub(super) transmit: Ring,
     vectors: Vec<EventFd>,
@@ -133,16 +130,14 @@ impl fmt::Debug for Function {
 impl Function {
     /// Opens the function whose folder in sysfs is `path`, resets it and sets its queues up.
     pub fn open(path: &Path) -> Result<Self, ProgramError> {
-        let host = HostFunction::find(path)?;
-        let container = Arc::new(VfioContainer::new(None)?);
-        let ops: Arc<dyn VfioOps> = Arc::clone(&container) as _;
-        let device = VfioDevice::new(&host.path, ops, false)?;
+        let device = Device::open(path, IOVA, DMA_LENGTH)?;
+        let vfio = device.vfio();
         let mut config = [0; 256];
-        device.region_read(VFIO_PCI_CONFIG_REGION_INDEX, &mut config, 0);
+        vfio.region_read(VFIO_PCI_CONFIG_REGION_INDEX, &mut config, 0);
         let [v0, v1, d0, d1, ..] = config;
         let (vendor, kind) = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([d0, d1]));
-        if (vendor, kind) != (VENDOR, DEVICE) {
-            return Err(ProgramError::Kind(host.address, vendor, kind));
+        if (vendor, kind) != (VENDOR, KIND) {
+            return Err(ProgramError::Kind(path.to_path_buf(), vendor, kind));
         }
         let find = structures(&config);
         let place = |cfg_type, what| find(cfg_type).ok_or(ProgramError::Lacks(what));
@@ -153,12 +148,12 @@ impl Function {
         if doorbells.bar != bar || notifications.bar != bar {
             return Err(ProgramError::Wrong("has its resources in several windows"));
         }
-        let resource = host.path.join(format!("resource{bar}"));
+        let resource = path.join(format!("resource{bar}"));
         let resource = File::options().read(true).write(true).open(resource)?;
         let before = usize::try_from(memory.offset).unwrap_or(usize::MAX);
         let file = FileOffset::new(resource.try_clone()?, 0);
         let window = MmapRegion::from_file(file, before).map_err(std::io::Error::other)?;
-        let count = device
+        let count = vfio
             .get_irq_info(VFIO_PCI_MSIX_IRQ_INDEX)
             .map_or(0, |info| info.count);
         if (count as usize) <= NOTIFICATION_VECTORS {
@@ -166,9 +161,7 @@ impl Function {
         }
         let vector = |_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let vectors = (0..count).map(vector).collect::<Result<Vec<_>, _>>()?;
-        let ranges = [(GuestAddress(IOVA), DMA_LENGTH)];
-        let dma = GuestMemoryMmap::from_ranges(&ranges).map_err(std::io::Error::other)?;
-        map(&container, &dma)?;
+        let dma = device.memory().clone();
         let mut function = Function {
             receive: Ring::new(dma.clone(), IOVA, Writer::Device),
             transmit: Ring::new(dma, IOVA + LENGTH, Writer::Driver),
@@ -176,7 +169,6 @@ impl Function {
             notify: place(NOTIFY, "notification addresses")?,
             config: place(DEVICE_CONFIG, "configuration")?,
             device,
-            container,
             vectors,
             doorbells,
             notifications,
@@ -188,23 +180,27 @@ impl Function {
         Ok(function)
     }
 
+    fn vfio(&self) -> &VfioDevice {
+        self.device.vfio()
+    }
+
     fn read<const N: usize>(&self, structure: Structure, offset: u64) -> [u8; N] {
         let mut raw = [0; N];
         let at = structure.offset.saturating_add(offset);
-        self.device.region_read(structure.bar.into(), &mut raw, at);
+        self.vfio().region_read(structure.bar.into(), &mut raw, at);
         raw
     }
 
     fn write(&self, structure: Structure, offset: u64, raw: &[u8]) {
         let at = structure.offset.saturating_add(offset);
-        self.device.region_write(structure.bar.into(), raw, at);
+        self.vfio().region_write(structure.bar.into(), raw, at);
     }
 
     /// From reset to DRIVER_OK. virtio, "Device Initialization" (3.1).
     fn start(&mut self) -> Result<(), ProgramError> {
         let common = self.common;
         // Memory space and bus master.
-        self.device
+        self.vfio()
             .region_write(VFIO_PCI_CONFIG_REGION_INDEX, &6u16.to_le_bytes(), 4);
         let status = |function: &Self, status: u8| {
             function.write(common, 0x14, &[status]);
@@ -217,7 +213,7 @@ impl Function {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.device.enable_msix(self.vectors.iter().collect())?;
+        self.vfio().enable_msix(self.vectors.iter().collect())?;
         status(self, ACKNOWLEDGE | DRIVER);
         self.write(common, 0x00, &1u32.to_le_bytes());
         let offered = u32::from_le_bytes(self.read(common, 0x04));
@@ -303,7 +299,7 @@ impl Function {
 
     /// Takes the memory of the queues from the device: whatever it is told from now on, it reaches nothing.
     pub fn unmap(&self) -> Result<(), ProgramError> {
-        Ok(self.container.vfio_dma_unmap(IOVA, DMA_LENGTH)?)
+        self.device.unmap()
     }
 
     /// How many queues the other machine's device can have.
@@ -356,16 +352,6 @@ impl Drop for Function {
         // Before its memory is taken from it.
         self.reset();
     }
-}
-
-#[expect(unsafe_code, reason = "a device is given memory of this process")]
-fn map(container: &VfioContainer, memory: &GuestMemoryMmap) -> Result<(), ProgramError> {
-    // SAFETY: 1. The memory stays mapped for as long as the device can reach it: the queues of the `Function` hold it,
-    // and are dropped after the device and the container, at whose end VFIO unmaps it. Where `open` fails before there is
-    // a `Function`, the container, made first, is dropped after this memory; but then the device has not been made a bus
-    // master, and VFIO holds the pages themselves. 2. It is used for nothing but the queues, and reached by vm-memory's
-    // volatile accesses only, so no reference of ours is broken by what the device writes.
-    unsafe { container.vfio_map_guest_memory(memory) }.map_err(ProgramError::Vfio)
 }
 
 #[cfg(test)]

@@ -13,15 +13,18 @@
 //! device to this program by VFIO, which needs a remapping unit in it, and makes it reach these queues and nothing else.
 
 mod bridge;
+mod device;
 mod function;
 mod ring;
 
 pub use bridge::Bridge;
+pub use device::Device;
 pub use function::Function;
 
 use crate::passthrough::HostError;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::time::Duration;
 use vfio_ioctls::VfioError;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -39,8 +42,8 @@ pub enum ProgramError {
     #[error("--device: {0}")]
     Host(#[from] io::Error),
     /// It is another kind of device.
-    #[error("--device: {0} (vendor {1:#06x}, device {2:#06x}) does not carry vhost-user")]
-    Kind(String, u16, u16),
+    #[error("--device: {path} (vendor {1:#06x}, device {2:#06x}) does not carry vhost-user", path = .0.display())]
+    Kind(PathBuf, u16, u16),
     /// It lacks something.
     #[error("--device: it has no {0}")]
     Lacks(&'static str),
