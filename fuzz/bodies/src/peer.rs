@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The other end of a socket by which a device is served: all of its messages, sent before anybody listens, and the memory that it
+//! The other end of a socket by which a device is served: its messages, all sent before anybody listens, and the memory that it
 //! gives away.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Error, ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use arbitrary::Arbitrary;
 use hvkit_virtio_devices::vhost_user::channel::{Channel, MOST_FILES};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Bytes of the memory that is given away, in whole or in part.
@@ -21,8 +23,6 @@ pub(crate) const MEMORY: u64 = 0x1_0000;
 pub(crate) const GIVEN: u64 = 0xc000;
 /// What is there.
 const OURS: u8 = 0xa7;
-/// How long a message may take into an empty socket.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A file that goes with a message.
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -40,6 +40,10 @@ pub(crate) struct Peer {
     socket: UnixStream,
     channel: Channel,
     memory: File,
+    /// The socket took no more: what would come after is not said.
+    full: Cell<bool>,
+    /// Hears the answers while they are given, so that nobody waits for room for them.
+    hears: JoinHandle<Vec<u8>>,
 }
 
 impl Peer {
@@ -57,15 +61,19 @@ impl Peer {
                 .write_all_at(&word.to_le_bytes(), at)
                 .expect("a file");
         }
+        let mut heard = socket.try_clone().expect("a socket");
+        let channel = channel.expect("a socket");
         let peer = Self {
             socket,
-            channel: channel.expect("a socket"),
+            channel,
             memory,
+            full: Cell::new(false),
+            hears: thread::spawn(move || hear(&mut heard)),
         };
         (peer, served)
     }
 
-    /// Says `message`, with files.
+    /// Says `message`, with files, as long as there is room for more.
     pub(crate) fn say(&self, message: &[u8], beside: &[Beside]) {
         let files: Vec<OwnedFd> = beside
             .iter()
@@ -73,9 +81,10 @@ impl Peer {
             .map(|kind| self.file(*kind))
             .collect();
         let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        self.channel
-            .send(message, &files, Instant::now() + PATIENCE)
-            .expect("room for a few messages");
+        if !self.full.get() {
+            let sent = self.channel.send(message, &files, Instant::now());
+            self.full.set(sent.is_err());
+        }
     }
 
     fn file(&self, kind: Beside) -> OwnedFd {
@@ -92,10 +101,7 @@ impl Peer {
     }
 
     /// What was answered. Nobody serves any more, and nobody wrote what was not given away.
-    pub(crate) fn answers(mut self) -> Vec<u8> {
-        let mut answers = Vec::new();
-        // If something of ours was not read, that is told as an error, after all that was answered.
-        let _ = self.socket.read_to_end(&mut answers);
+    pub(crate) fn answers(self) -> Vec<u8> {
         let mut beyond = [0; (MEMORY - GIVEN) as usize];
         self.memory
             .read_exact_at(&mut beyond, GIVEN)
@@ -104,6 +110,25 @@ impl Peer {
             beyond == [OURS; (MEMORY - GIVEN) as usize],
             "memory of others was written"
         );
-        answers
+        self.hears.join().expect("no panic of ours")
+    }
+}
+
+/// All that is said until the other end is gone.
+fn hear(socket: &mut UnixStream) -> Vec<u8> {
+    let (mut answers, mut some) = (Vec::new(), [0; 4096]);
+    loop {
+        let waited = poll(&mut [PollFd::new(&*socket, PollFlags::IN)], None);
+        match waited
+            .map_err(Error::from)
+            .and_then(|_| socket.read(&mut some))
+        {
+            Ok(0) => return answers,
+            Ok(count) => answers.extend(&some[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // If something of ours was not read, that is told as an error, after all that was answered.
+            Err(_) => return answers,
+        }
     }
 }
