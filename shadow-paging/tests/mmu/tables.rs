@@ -56,6 +56,19 @@ fn a_page_table_is_written_unseen_until_the_guest_invalidates() {
 }
 
 #[test]
+fn a_page_that_may_no_longer_be_written_can_be_read_without_a_fault() {
+    let mut board = board();
+    store(&mut board, LINEAR, 1);
+    board.edit(TABLE, Width::Eight, PAGES | USED & !2);
+    board.intercept(Instruction::Invlpg(LINEAR));
+    let taken = faults(&mut board, |board| {
+        assert_eq!(load(board, LINEAR), Outcome::Done(1));
+    });
+    assert_eq!(taken, 0);
+    assert!(matches!(store(&mut board, LINEAR, 2), Outcome::Fault(_)));
+}
+
+#[test]
 fn a_table_that_is_left_alone_is_guarded_again() {
     let mut board = board();
     load(&mut board, LINEAR);

@@ -283,3 +283,55 @@ fn a_write_that_beats_the_flush_is_seen_at_the_next_invalidation() {
     let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
     assert_eq!(seen, Ok(host.host(0x6000).unwrap()));
 }
+
+/// As above; but the table's second half, of which the shadow has a table of its own, is made while the token that takes the
+/// right to write from the page is still out. Nothing is left to take then, and yet the other processor may write.
+#[test]
+fn a_write_that_beats_an_earlier_steps_flush_is_seen_too() {
+    let host = FakeHost::new(0x1_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut mmu = mmu(&host);
+    let vcpu = running(&mut mmu, machine);
+    let store = |at, value| host.store(host.host(at).unwrap(), Width::Four, value);
+    // Page 1 is the page at 0x4000, which will be the table of 4 MiB and up.
+    store(0x2004, 0x4067);
+    store(0x1004, 0x4067);
+    store(0x4000, 0x5067);
+    store(0x4800, 0x5067);
+    let fault = |mmu: &mut TestMmu<'_>, linear, access| {
+        let answer = mmu.fault(vcpu.space(), machine, linear, access).unwrap();
+        assert!(matches!(answer.verdict, Verdict::Repaired(_)));
+        answer.owed
+    };
+    let mut other = FakeProcessor::default();
+    let write = Access::new(Kind::Write, Privilege::User);
+    let owed = fault(&mut mmu, 0x1000, write);
+    mmu.settle(owed, ok).unwrap();
+    let hardware = vcpu.hardware();
+    let at = other.translate(&host, &hardware, 0x1000, write).unwrap();
+    let first = fault(&mut mmu, 0x40_0000, USER_READ);
+    assert!(!first.is_empty(), "the page was writable");
+    let second = fault(&mut mmu, 0x60_0000, USER_READ);
+    assert_eq!(other.translate(&host, &hardware, 0x1000, write), Ok(at));
+    host.store(at + 0x800, Width::Four, 0x6067);
+    for owed in [second, first] {
+        mmu.settle(owed, |flush| {
+            other.flush(flush);
+            ok(flush)
+        })
+        .unwrap();
+    }
+    let owed = mmu.invalidate(vcpu.space(), machine, 0x60_0000).unwrap();
+    mmu.settle(owed, |flush| {
+        other.flush(flush);
+        ok(flush)
+    })
+    .unwrap();
+    let seen = other.translate(&host, &hardware, 0x60_0000, USER_READ);
+    assert!(seen.is_err(), "the old entry is still there");
+    mmu.audit(machine, |finding| panic!("{finding:?}"));
+}
