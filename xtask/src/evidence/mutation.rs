@@ -10,7 +10,7 @@ use crate::mutants::record::{Record, records};
 pub(super) fn write(page: &mut String) -> Result<()> {
     writeln!(
         page,
-        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A score is of a sample: so many of all changes, drawn by lots from a seed. `without`: test binaries that were left out, such as those that start an emulator.\n\n\
+        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A score is of a sample: so many of all changes, drawn by lots from a seed; newer ones leave the fakes alone, with which tests are made. `without`: test binaries that were left out, such as those that start an emulator.\n\n\
          | crate | sample | at commit | tried | noticed | by time-out | survived |\n|---|---|---|---|---|---|---|"
     )?;
     let records = records()?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What cargo-mutants would change in a crate, and a sample of it.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -38,7 +39,8 @@ pub(super) enum Kind {
     Guard,
 }
 
-/// All changes of a package's functions, in cargo-mutants' order, of the kinds that can be woven.
+/// All changes of a package's functions, in cargo-mutants' order, of the kinds that can be woven. Not of its fakes: they are what
+/// tests are made with, and a test that is made weaker fails for nobody.
 pub(super) fn all(package: &str) -> Result<Vec<Mutant>> {
     let out = Command::new("cargo")
         .args(["mutants", "--list", "--json", "--package"])
@@ -70,9 +72,14 @@ fn mutant(value: &Value) -> Option<Mutant> {
     if value["function"].is_null() {
         return None;
     }
+    let file = PathBuf::from(text("file")?);
+    let is_fake = |part: &OsStr| part == "fake" || part == "fake.rs";
+    if file.iter().any(is_fake) {
+        return None;
+    }
     Some(Mutant {
         name: super::record::without_place(text("name")?),
-        file: PathBuf::from(text("file")?),
+        file,
         kind,
         place: (number("line")?, number("column")?),
         replacement: text("replacement")?.to_owned(),
@@ -113,6 +120,22 @@ mod tests {
             replacement: String::new(),
         };
         (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn fakes_are_left_alone() {
+        let at = |file: &str| {
+            mutant(&serde_json::json!({
+                "genre": "FnValue", "name": "a.rs:1:1: replace f with ()", "file": file, "replacement": "()",
+                "function": {"function_name": "f"}, "span": {"start": {"line": 1, "column": 1}},
+            }))
+        };
+        assert!(at("shadow-paging/src/fake/tlb.rs").is_none());
+        assert!(at("page-table/src/fake.rs").is_none());
+        assert_eq!(
+            at("ept/src/faked.rs").unwrap().file,
+            PathBuf::from("ept/src/faked.rs")
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! The changes are those of cargo-mutants, which compiles the crate once for each. We draw a sample, weave it into one program
 //! (`weave`) and switch one mutant on at a time: minutes instead of days. Constants, which are computed
-//! before a switch could be turned, are left out; and a mutant in a `const fn` is on when the function runs, not in constants: it
+//! before a switch could be turned, are left out, and so are the fakes that tests are made with; and a mutant in a `const fn` is
+//! on when the function runs, not in constants: it
 //! may survive here where cargo-mutants would not let it, never the other way round.
 //!
 //! `HVKIT_CASES=6` in the environment has tests that take so many random cases be quick: what a few cases catch, many do.
