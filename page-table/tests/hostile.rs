@@ -162,6 +162,25 @@ fn a_fault_in_a_batch_is_of_its_own_address_alone() {
 }
 
 #[test]
+fn what_a_large_page_holds_is_no_entry_to_a_batch() {
+    let memory = FakeGuest::new(0x10000);
+    for (at, word) in [
+        (0x1000, 0x2003),
+        (0x2000, 0x3003),
+        // 2 MiB at address 0, over the tables themselves.
+        (0x3000, 0x83),
+        (0x6000, 0xdead_b000),
+    ] {
+        memory.set(at, Width::Eight, word);
+    }
+    let format = Eights::four_levels();
+    for address in [0x1000, 0x3000, 0x6000] {
+        let there = every_way(&format, &memory, 0x1000, address).unwrap();
+        assert_eq!((there.target, there.level), (address, 2));
+    }
+}
+
+#[test]
 fn every_entry_of_a_small_table_at_every_level_is_decoded() {
     // All values of the low 13 bits and of the high 19, at each level: never a panic, never a table at
     // level 1, never a leaf where the shape has none.

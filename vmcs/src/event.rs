@@ -286,6 +286,7 @@ mod tests {
             Event::new(EventKind::HARDWARE_EXCEPTION, 13).nested().0,
             0x8000_230d
         );
+        assert_eq!(Event(0x8000_230d).nested().0, 0x8000_230d);
     }
 
     #[test]

@@ -13,8 +13,9 @@ use hvkit_ept::nested_walk::{self, GuestFault, GuestPage, GuestPaging};
 use hvkit_ept::spec::{
     Accesses, Controls, EptVpidCap, LinearAddress, PageRights, Qualification, Violation, WalkLength,
 };
-use hvkit_page_table::fake::FakeTables;
 use hvkit_page_table::{Fault, ReadEntry, Root, UpdateEntry, Width, walk};
+
+use crate::arena::Arena;
 
 /// 64 KiB of memory; what is above reads as an error.
 struct Memory([Cell<u64>; 8192]);
@@ -142,12 +143,11 @@ fn check(input: &Input) {
     let Ok(ept) = Ept::new(capability, bits, input.length, controls) else {
         return;
     };
-    let tables = FakeTables::new();
-    tables.limit(64);
+    let tables = Arena::new(64);
     // Large regions of small pages would take the fuzzer's whole time.
     let small = input.map.iter().all(|region| region.length < 1 << 32);
     if small && build(ept, &tables, &tables, &input.map, Policy::default()).is_err() {
-        assert_eq!(tables.in_use(), 0);
+        assert_eq!(tables.used(), 0);
     }
 
     let memory = Memory(std::array::from_fn(|_| Cell::new(0)));

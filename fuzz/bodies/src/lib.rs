@@ -6,14 +6,20 @@
 //! `cargo test` reaches again, on a stable compiler and without cargo-fuzz.
 #![forbid(unsafe_code)]
 
+mod arena;
 pub mod boot_image;
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
 pub mod pci_config;
 pub mod pci_msix;
+mod peer;
 pub mod shadow;
 pub mod shadow_processors;
+pub mod vfio_user_served;
+pub mod vfio_user_told;
+pub mod vhost_user_served;
+pub mod vhost_user_told;
 pub mod virtio_device;
 pub mod virtio_queue;
 pub mod vmcs_bytes;
@@ -41,6 +47,10 @@ macro_rules! for_each_target {
             pci_msix
             shadow
             shadow_processors
+            vfio_user_served
+            vfio_user_told
+            vhost_user_served
+            vhost_user_told
             virtio_device
             virtio_queue
             vmcs_bytes

@@ -1,88 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Operations on an EPT, beside the plainest model of one: a sorted map of ranges.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 
 use arbitrary::{Arbitrary, Unstructured};
 use hvkit_ept::spec::{Controls, EptVpidCap, MemoryType, Rights, WalkLength};
 use hvkit_ept::{Attributes, Ept};
-use hvkit_page_table::{
-    Frames, MapError, Mapper, OwnEntries, ReadEntry, Sizes, Span, Stale, UpdateEntry, Width,
-};
+use hvkit_page_table::{MapError, Mapper, Sizes, Span, Stale};
 
-/// Frames, by number, and which are free: quicker than the fake that remembers every store.
-#[derive(Default)]
-struct Arena {
-    frames: RefCell<Vec<Box<[Cell<u64>; 512]>>>,
-    free: RefCell<Vec<u64>>,
-    used: Cell<usize>,
-    limit: Cell<usize>,
-}
+use crate::arena::Arena;
 
-/// The most frames there ever are: 2 GiB of small pages.
-const MOST: usize = 1024;
-
-impl Arena {
-    fn word<T>(&self, at: u64, use_it: impl FnOnce(&Cell<u64>) -> T) -> T {
-        assert_eq!(at & 7, 0);
-        use_it(&self.frames.borrow()[(at >> 12) as usize - 1][(at >> 3 & 511) as usize])
-    }
-}
-
-impl ReadEntry for Arena {
-    type Error = Infallible;
-
-    fn read(&self, at: u64, _: Width) -> Result<u64, Infallible> {
-        Ok(self.word(at, Cell::get))
-    }
-}
-
-impl UpdateEntry for Arena {
-    fn compare_exchange(
-        &self,
-        at: u64,
-        _: Width,
-        current: u64,
-        new: u64,
-    ) -> Result<u64, Infallible> {
-        let found = self.word(at, Cell::get);
-        if found == current {
-            self.word(at, |word| word.set(new));
-        }
-        Ok(found)
-    }
-}
-
-impl OwnEntries for Arena {
-    fn write(&self, at: u64, _: Width, entry: u64) {
-        self.word(at, |word| word.set(entry));
-    }
-}
-
-impl Frames for Arena {
-    fn allocate(&self) -> Option<u64> {
-        if self.used.get() >= self.limit.get().min(MOST) {
-            return None;
-        }
-        self.used.set(self.used.get() + 1);
-        Some(self.free.borrow_mut().pop().unwrap_or_else(|| {
-            let garbage = std::array::from_fn(|_| Cell::new(0xbad0_0bad_0bad_0fff));
-            self.frames.borrow_mut().push(Box::new(garbage));
-            (self.frames.borrow().len() as u64) << 12
-        }))
-    }
-
-    fn free(&self, frame: u64) {
-        assert!(
-            !self.free.borrow().contains(&frame),
-            "{frame:#x} is freed twice"
-        );
-        self.free.borrow_mut().push(frame);
-        self.used.set(self.used.get() - 1);
-    }
-}
+/// Those that there are until an operation says otherwise: enough for each kind of splitting, and few, so that an input is
+/// quickly done with.
+const AT_FIRST: usize = 64;
 
 /// Pages of the space that operations choose from: 8 GiB, so that every page size occurs.
 const PAGES: u64 = 1 << 21;
@@ -209,15 +139,12 @@ fn stretches(mapper: &Table<'_>) -> Vec<(u64, u64, u64, Attributes)> {
 fn check(ops: &[Op]) {
     let capability = EptVpidCap::from_msr(0x0f01_0673_4141);
     let ept = Ept::new(capability, 46, WalkLength::Four, Controls::ACCESSED_DIRTY).unwrap();
-    let memory = Arena {
-        limit: Cell::new(MOST),
-        ..Arena::default()
-    };
+    let memory = Arena::new(AT_FIRST);
     let mut mapper = Mapper::new(ept, &memory, &memory).unwrap();
     let mut model = Model::default();
     for &op in ops.iter().take(32) {
         let target = |page: u32| (u64::from(page) % (1 << 24)) << 12;
-        let frames = memory.used.get();
+        let frames = memory.used();
         let refused = match op {
             Op::Map(place, page, kind) => {
                 let (span, target, a) = (place.span(), target(page), kind.attributes());
@@ -282,7 +209,7 @@ fn check(ops: &[Op]) {
             Op::Merge(place) => match mapper.merge(place.span()) {
                 Ok(stale) => {
                     settle(&mapper, stale);
-                    assert!(memory.used.get() <= frames, "merging frees");
+                    assert!(memory.used() <= frames, "merging frees");
                     None
                 }
                 Err(why) => Some(why),
@@ -331,13 +258,13 @@ fn check(ops: &[Op]) {
                 None
             }
             Op::Frames(more) => {
-                memory.limit.set(frames + usize::from(more));
+                memory.limit(frames + usize::from(more));
                 None
             }
         };
         if let Some(why) = refused {
             assert_eq!(
-                memory.used.get(),
+                memory.used(),
                 frames,
                 "{op:?} was refused and kept frames: {why}"
             );
@@ -345,7 +272,7 @@ fn check(ops: &[Op]) {
         assert_eq!(stretches(&mapper), model.stretches(), "after {op:?}");
     }
     assert!(mapper.destroy(&mut |_: &Stale| Ok::<(), u8>(())).is_ok());
-    assert_eq!(memory.used.get(), 0, "a frame is lost");
+    assert_eq!(memory.used(), 0, "a frame is lost");
 }
 
 /// Reads `data` as a list of operations.

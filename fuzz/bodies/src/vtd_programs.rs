@@ -6,7 +6,6 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 
 use arbitrary::{Arbitrary, Unstructured};
-use hvkit_page_table::fake::FakeTables;
 use hvkit_page_table::{OwnEntries, ReadEntry, UpdateEntry, Width};
 use hvkit_vtd_iommu::driver::{
     self, Attachment, DestinationMode, DriverError, FirstTable, Mmio, Switch,
@@ -17,6 +16,8 @@ use hvkit_vtd_iommu::spec::interrupt::Irte;
 use hvkit_vtd_iommu::spec::page_request::PageGroupResponse;
 use hvkit_vtd_iommu::spec::{Pasid, RequesterId};
 use hvkit_vtd_iommu::tables::{FirstStageAttributes, SecondStageAttributes};
+
+use crate::arena::Arena;
 
 /// Frames that the driver may have.
 const FRAMES: usize = 64;
@@ -49,13 +50,13 @@ enum Action {
 }
 
 /// Memory that both sides see.
-struct Shared<'a>(&'a FakeTables);
+struct Shared<'a>(&'a Arena);
 
 impl ReadEntry for Shared<'_> {
     type Error = Infallible;
 
     fn read(&self, at: u64, width: Width) -> Result<u64, Infallible> {
-        // The unit may ask anywhere; the driver only where frames are (the fake panics elsewhere).
+        // The unit may ask anywhere; the driver only where frames are (the arena panics elsewhere).
         if owned(self.0, at) {
             self.0.read(at, width)
         } else {
@@ -89,8 +90,8 @@ impl Memory for Shared<'_> {
     }
 }
 
-fn owned(tables: &FakeTables, at: u64) -> bool {
-    at.is_multiple_of(4) && tables.frames_in_use().contains(&(at & !0xfff))
+fn owned(tables: &Arena, at: u64) -> bool {
+    at.is_multiple_of(4) && tables.owns(at)
 }
 
 /// The unit, and its lies.
@@ -186,8 +187,7 @@ pub fn run(data: &[u8]) {
         capability: preset.capability.with_nd(0),
         ..preset
     };
-    let tables = FakeTables::new();
-    tables.limit(FRAMES);
+    let tables = Arena::new(FRAMES);
     let liar = Liar {
         memory: Shared(&tables),
         unit: RefCell::new(Unit::new(preset).expect("the presets can be emulated")),
@@ -208,7 +208,7 @@ pub fn run(data: &[u8]) {
 
 fn drive(
     liar: &Liar<'_>,
-    tables: &FakeTables,
+    tables: &Arena,
     options: driver::Options,
     actions: &[Action],
 ) -> Result<(), DriverError> {

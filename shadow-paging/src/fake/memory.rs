@@ -342,6 +342,22 @@ impl OwnEntries for FakeHost {
         self.check(at);
         self.store(at, width, entry);
     }
+
+    /// As [`write`](Self::write) for each entry; a frame that is filled as a whole is looked for once.
+    fn fill(&self, at: u64, width: Width, count: u64, entry: impl Fn(u64) -> u64) {
+        if width != Width::Eight || at & 0xfff != 0 || count > WORDS as u64 {
+            for i in 0..count {
+                self.write(at + i * width.bytes(), width, entry(i));
+            }
+            return;
+        }
+        self.check(at);
+        // Before the page is taken: what makes the entries may read memory.
+        let words: Vec<u64> = (0..count).map(entry).collect();
+        let mut pages = self.pages.borrow_mut();
+        let page = pages.entry(at).or_insert_with(|| vec![0; WORDS]);
+        page[..words.len()].copy_from_slice(&words);
+    }
 }
 
 impl Frames for FakeHost {

@@ -56,6 +56,10 @@ pub enum Cause<E> {
     /// The space is another MMU's.
     #[error("the space was opened by another MMU")]
     Foreign,
+    /// This MMU [guards](super::Unsync) the guest's tables, so the pages that they lie in could not be written
+    /// by the device that is [followed](super::Mmu::follow) for, which has no fault to wait for.
+    #[error("an MMU that guards tables cannot be followed by devices: it needs Unsync::Always")]
+    Guarding,
 }
 
 /// A step that was not taken, with the flush that is owed all the same.

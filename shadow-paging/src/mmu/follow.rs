@@ -72,7 +72,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ///
     /// # Errors
     ///
-    /// Whatever it is, nothing that the guest does not map is mapped in the span any more; what it maps may
+    /// [`Cause::Foreign`] and [`Cause::Guarding`] (the MMU did not begin with
+    /// [`Unsync::Always`](super::Unsync), which [`Tuning::DEVICES`](super::Tuning::DEVICES) has): nothing was done.
+    ///
+    /// Any other: nothing that the guest does not map is mapped in the span any more; what it maps may
     /// be missing. [`Cause::OutOfFrames`] with a token that is not empty: settle it and call again.
     pub fn follow<M: ReadEntry, B: HostMap>(
         &mut self,
@@ -95,6 +98,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ) -> Result<(), Cause<M::Error>> {
         if space.owner != self.owner {
             return Err(Cause::Foreign);
+        }
+        if !self.unguarded() {
+            return Err(Cause::Guarding);
         }
         let shape = space.stage.shadow().shape();
         let level = shape.levels();
@@ -267,10 +273,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let shape = stage.shadow().shape();
         let size = shape.size(level);
-        if level > self.tuning.largest.max(1)
-            || !shape.leaf_at(level)
-            || self.guards_in(target, size)
-        {
+        // Nothing is guarded here, so a page may be as large as it likes.
+        if level > self.tuning.largest.max(1) || !shape.leaf_at(level) {
             return Ok(false);
         }
         let Some(page) = machine.map.backing(target).page(target, size) else {

@@ -29,11 +29,15 @@ pub(crate) struct Devices<'a> {
 
 impl<'a> Devices<'a> {
     pub(crate) fn new(host: &'a FakeHost, budget: u32) -> Self {
+        Self::tuned(host, budget, Tuning::DEVICES)
+    }
+
+    pub(crate) fn tuned(host: &'a FakeHost, budget: u32, tuning: Tuning) -> Self {
         Self {
             host,
             format: unit(4),
             iotlb: FakeTlb::default(),
-            mmu: Mmu::new(host, host, budget, Tuning::DEVICES).unwrap(),
+            mmu: Mmu::new(host, host, budget, tuning).unwrap(),
         }
     }
 

@@ -338,6 +338,31 @@ fn tables_that_do_not_fit_and_spaces_of_others_are_refused() {
     one.mmu.close(domain);
 }
 
+/// A device's store to a page that holds a table of its own, if that were guarded, would have nobody to wait for.
+#[test]
+fn an_mmu_that_guards_tables_is_not_followed() {
+    let host = FakeHost::new(0x1000_0000);
+    for unsync in [Unsync::Never, Unsync::Allowed] {
+        let tuning = Tuning {
+            unsync,
+            ..Tuning::DEVICES
+        };
+        let mut devices = Devices::tuned(&host, 16, tuning);
+        let domain = devices.open(unit(4), 0x1000);
+        let view = host.guest();
+        let tables = devices.mmu.usage().tables;
+        let failed = devices
+            .mmu
+            .follow(&domain, machine(&host, &view), ALL)
+            .unwrap_err();
+        assert_eq!(failed.cause, Cause::Guarding);
+        assert!(failed.owed.is_empty());
+        assert_eq!(devices.mmu.usage().tables, tables);
+        devices.settle(failed.owed);
+        devices.mmu.close(domain);
+    }
+}
+
 #[test]
 fn whether_tables_are_guarded_is_chosen_once() {
     let host = FakeHost::new(0x1000_0000);

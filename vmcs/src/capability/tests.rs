@@ -154,6 +154,9 @@ fn address_widths() {
     assert_eq!(at(39, 48).beyond_physical(), 0xffff_ff80_0000_0000);
     assert_eq!(at(52, 48).beyond_physical(), 0xfff0_0000_0000_0000);
     assert_eq!(at(255, 48).beyond_physical(), 0xfff0_0000_0000_0000);
+    for narrow in [0, 31, 32] {
+        assert_eq!(at(narrow, 48).beyond_physical(), 0xffff_ffff_0000_0000);
+    }
     assert!(at(39, 48).is_canonical(0x7fff_ffff_ffff) && !at(39, 48).is_canonical(1 << 47));
     assert!(at(39, 48).is_canonical(0xffff_8000_0000_0000));
     assert!(!at(39, 48).is_canonical(0xffff_7fff_ffff_ffff));

@@ -170,6 +170,23 @@ mod tests {
     }
 
     #[test]
+    fn only_what_may_fit_is_undecided() {
+        let mut vmcs = Seed::LongMode.vmcs(&presets::core_i7_5600u());
+        // An MSR-load area of one entry, in memory that cannot be read.
+        vmcs.set(Encoding(0x4014), 1).unwrap();
+        vmcs.set(Encoding(0x200a), 0x9000).unwrap();
+        let cpu = presets::core_i7_5600u();
+        let undecided = |failure| {
+            let mut list = List::<8>::default();
+            Checker::new(&cpu).explain(&vmcs, failure, &mut list);
+            list.undecided
+        };
+        let loading = Outcome::from_exit(ExitReason(0x8000_0022), 1);
+        assert_eq!(undecided(loading), 1);
+        assert_eq!(undecided(Outcome::from_error(InstructionError(7))), 0);
+    }
+
+    #[test]
     fn every_rule_shows_as_its_own_outcome() {
         let shown = |outcome| rules().filter(|rule| rule.shows_as(outcome)).count();
         let exit = |reason, qualification| Outcome::from_exit(ExitReason(reason), qualification);

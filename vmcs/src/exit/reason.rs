@@ -205,6 +205,7 @@ mod tests {
         );
         assert!(ExitReason(0x3200_0025).has_pending_mtf() && ExitReason(0x2000_0006).from_root());
         assert!(ExitReason(0x0200_0000).left_shadow_stack_busy());
+        assert_eq!(format!("{:?}", ExitReason(12)), "ExitReason(0xc: HLT)");
     }
 
     #[test]

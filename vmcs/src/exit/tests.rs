@@ -172,6 +172,8 @@ fn the_other_qualifications() {
     assert_eq!(qualification(45, 0x31), Qualification::VirtualizedEoi(0x31));
     assert_eq!(qualification(56, 0x300), Qualification::ApicWrite(0x300));
     assert_eq!(qualification(54, 1), Qualification::Wbnoinvd(true));
+    assert_eq!(qualification(54, 0), Qualification::Wbnoinvd(false));
+    assert_eq!(qualification(32, 1), Qualification::Wrmsrns(true));
     assert_eq!(qualification(32, 0), Qualification::Wrmsrns(false));
     assert_eq!(qualification(78, 0x10), Qualification::MsrList(0x10));
     assert_eq!(qualification(72, 0xf_ffff), Qualification::Pasid(0xf_ffff));

@@ -37,6 +37,14 @@ fn numbers_are_the_appendix() {
     }
 }
 
+/// Bits 11:10 of an encoding: 1 is "VM-exit information", which VMWRITE may write on some processors only.
+#[test]
+fn all_but_exit_information_is_writable_everywhere() {
+    for info in ALL {
+        assert_eq!(info.is_writable(), info.encoding.0 >> 10 & 3 != 1);
+    }
+}
+
 #[test]
 fn names_belong_to_their_numbers() {
     let raw: &[(Encoding, u32)] = &[

@@ -115,9 +115,13 @@ pub fn open(
         source,
     })?;
     let connection = connect(name(), channel, limits, ram, starter)?;
-    let function = UserFunction::new(connection).map_err(|source| UserDeviceError::Function {
-        name: name(),
-        source,
+    let function = UserFunction::new(Arc::clone(&connection)).map_err(|source| {
+        // Whoever listens on it would do so until the server goes.
+        connection.close();
+        UserDeviceError::Function {
+            name: name(),
+            source,
+        }
     })?;
     match device.given {
         Given::Files => log::info!("the guest's memory is shared with {}", name()),

@@ -204,21 +204,25 @@ fn a_server_that_asks_for_too_much_is_told_so() {
     assert!(!function.is_gone());
 }
 
-/// What opening a device says whose server answers `command` as `answer` does, and all else as it should.
+/// What opening a device says whose server answers `command` as `answer` does, and all else as it should. Whatever that is, the
+/// server hears the end.
 fn said(command: u16, answer: impl Fn(&[u8]) -> Option<Message> + Send + 'static) -> String {
     let folder = Folder::new();
     let socket = folder.path("socket");
-    serve(&socket, move |_, asked, body| {
+    let server = serve(&socket, move |_, asked, body| {
         if asked == command {
             answer(body)
         } else {
             Some(honest(asked, body))
         }
     });
-    match Machine::new().open(&socket) {
+    let machine = Machine::new();
+    let said = match machine.open(&socket) {
         Ok(_) => "fine".to_owned(),
         Err(error) => error.to_string(),
-    }
+    };
+    until("the server hears the end", || server.is_finished());
+    said
 }
 
 #[test]

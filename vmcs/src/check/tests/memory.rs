@@ -154,6 +154,7 @@ fn msr_entries_fail_by_number() {
         (0x38f, 1 << 63, "msr-load.value"),
         (0x48, 1 << 3, "msr-load.value"),
         (0xc000_0084, 1 << 32, "msr-load.value"),
+        (0xc000_0103, 1 << 32, "msr-load.value"),
     ] {
         let ram = Ram::default()
             .msr(AREA, 0x174, 0)

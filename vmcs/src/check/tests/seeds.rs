@@ -26,6 +26,17 @@ fn every_seed_enters_on_every_processor() {
     }
 }
 
+/// One that insists on bits of CR4 that the seeds have themselves: OSFXSR and OSXMMEXCPT.
+#[test]
+fn what_a_seed_has_and_the_processor_insists_on_stays() {
+    let mut cpu = presets::core_i7_5600u();
+    cpu.vmx.cr4_fixed0 |= 0x600;
+    for seed in Seed::ALL {
+        let vmcs = seed.vmcs(&cpu);
+        assert!(Checker::new(&cpu).check(&vmcs, &mut Discard).enters());
+    }
+}
+
 #[test]
 fn a_vmcs12_is_checked_like_any_other() {
     let cpu = presets::core_i7_5600u();
