@@ -63,12 +63,23 @@ pub struct Config {
     pub transport: Transport,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
+    /// A log of what is written to the guest's memory.
+    pub dirty_log: Option<DirtyLog>,
     /// A folder to which the machine is saved when SIGUSR1 comes.
     pub snapshot: Option<PathBuf>,
     /// A folder that the machine comes from: no kernel is booted.
     pub restore: Option<PathBuf>,
     /// Whether the process gives up, for ever, what it does not need while the guest runs.
     pub confinement: Confinement,
+}
+
+/// A log of what is written to the guest's memory; see [`dirty_log`](crate::dirty_log).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirtyLog {
+    /// Where it can be asked.
+    pub socket: PathBuf,
+    /// A file for the pages, bit by bit.
+    pub bitmap: Option<PathBuf>,
 }
 
 /// Whether the VMM confines itself; see [`confine`](crate::confine).
@@ -111,6 +122,7 @@ impl Config {
             serial: Serial::Tty,
             transport: Transport::Pci,
             report: None,
+            dirty_log: None,
             snapshot: None,
             restore: None,
             confinement: Confinement::On,

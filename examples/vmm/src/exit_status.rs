@@ -97,6 +97,7 @@ exit_statuses! {
     SnapshotUnusable = 73 "the machine cannot be saved there, or what was saved is not the machine of these options",
     ServedUnusable = 74 "the process that is to serve a device is not there, or does not serve it",
     BackEndUnusable = 75 "the socket at which the guest is to serve another machine cannot be used",
+    DirtyLogUnusable = 76 "the socket or the file of the log of what is written cannot be used",
 }
 
 impl ExitStatus {
@@ -237,6 +238,7 @@ impl From<&MachineError> for ExitStatus {
             ) => ExitStatus::CpusTooMany,
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
+            MachineError::DirtyLog { .. } => ExitStatus::DirtyLogUnusable,
             MachineError::Passthrough(error) => error.into(),
             MachineError::UserDevice(_)
             | MachineError::Chipset(ChipsetError::UserDevice { .. }) => ExitStatus::ServedUnusable,

@@ -36,6 +36,7 @@ pub mod cli;
 pub mod config;
 pub mod confine;
 pub mod console;
+pub mod dirty_log;
 pub mod exit_status;
 pub mod hello;
 pub mod interrupts;

@@ -92,6 +92,11 @@ fn sockets_that_cannot_be_had() {
     );
     let balloon = format!("socket={name}");
     refused(&folder, &["--balloon", &balloon], 70, &["--balloon", name]);
+    let log = format!("socket={name}");
+    refused(&folder, &["--dirty-log", &log], 76, &["--dirty-log", name]);
+    let log = format!("socket={absent},bitmap={name}/bits");
+    let parts = ["--dirty-log", name, "Not a directory"];
+    refused(&folder, &["--dirty-log", &log], 76, &parts);
     assert_eq!(fs::read(&file).unwrap(), b"precious");
     let parts = ["--vsock: context identifier 2;"];
     refused(

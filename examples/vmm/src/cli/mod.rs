@@ -12,6 +12,7 @@
     )
 )]
 
+mod dirty_log;
 mod key_value;
 mod log;
 mod options;
@@ -155,6 +156,11 @@ struct Arguments {
     #[arg(long, value_name = "pci|mmio", default_value = "pci")]
     transport: Transport,
 
+    /// A log of what is written to the guest's memory. Keys: socket=PATH for the lines "start", "pages" and "stop",
+    /// bitmap=FILE for the pages, bit by bit
+    #[arg(long, value_name = "socket=PATH[,bitmap=FILE]")]
+    dirty_log: Option<String>,
+
     /// Save the machine to this folder when SIGUSR1 comes, and end
     #[arg(long, value_name = "FOLDER")]
     snapshot: Option<PathBuf>,
@@ -165,7 +171,7 @@ struct Arguments {
     restore: Option<PathBuf>,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -390,6 +396,11 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         serial,
         transport: arguments.transport,
         report: arguments.report,
+        dirty_log: arguments
+            .dirty_log
+            .as_deref()
+            .map(dirty_log::dirty_log)
+            .transpose()?,
         snapshot: arguments.snapshot,
         restore: arguments.restore,
         confinement: confinement(&arguments.confine)?,

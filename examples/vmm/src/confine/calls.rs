@@ -9,9 +9,9 @@ use iommufd_bindings::iommufd::{
     IOMMUFD_CMD_DESTROY, IOMMUFD_CMD_IOAS_MAP, IOMMUFD_CMD_IOAS_UNMAP,
 };
 use kvm_bindings::{
-    kvm_clock_data, kvm_debugregs, kvm_device_attr, kvm_ioeventfd, kvm_irq_level, kvm_irq_routing,
-    kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msrs, kvm_regs, kvm_sregs,
-    kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    kvm_clock_data, kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_ioeventfd, kvm_irq_level,
+    kvm_irq_routing, kvm_irqchip, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msi, kvm_msrs,
+    kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use std::os::raw::c_long;
 use vfio_bindings::bindings::vfio::{VFIO_BASE, VFIO_TYPE};
@@ -263,6 +263,13 @@ const VFIO: &[Call] = &[
     vfio(IOMMUFD_CMD_IOAS_UNMAP), // IOMMU_IOAS_UNMAP
 ];
 
+/// What was written to the guest's memory.
+const DIRTY_LOG: &[Call] = &[
+    kvm::<kvm_dirty_log>(0x42), // KVM_GET_DIRTY_LOG
+    vfio(VFIO_BASE + 12),       // VFIO_IOMMU_GET_INFO
+    vfio(VFIO_BASE + 17),       // VFIO_IOMMU_DIRTY_PAGES
+];
+
 /// Giving a device back, and its tables.
 const VFIO_END: &[Call] = &[
     vfio(VFIO_BASE + 5),       // VFIO_GROUP_UNSET_CONTAINER
@@ -375,7 +382,11 @@ pub fn of(kind: Kind) -> Vec<Call> {
         Kind::Sockets => (&[FILES, WAITING, SOCKETS], &[SOCKETS_WITH, KVM_MACHINE]),
         Kind::Watch => (&[], &[]),
         // A client has so long and no longer. What it asks for the guest is told, by a pin it may be: a line of KVM's.
-        Kind::Control => (&[SOCKETS, &[libc::SYS_setsockopt]], &[KVM_MACHINE]),
+        // It may ask what was written, which goes to a file.
+        Kind::Control => (
+            &[SOCKETS, &[libc::SYS_pwrite64, libc::SYS_setsockopt]],
+            &[KVM_MACHINE, DIRTY_LOG],
+        ),
         Kind::Interrupts => (&[FILES, WAITING], &[KVM_MACHINE, VFIO]),
         // The threads it starts inherit its filter, so it may do what they may.
         Kind::Nursery => (

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The balloon's socket: a line asks, a line answers.
+//! What is said to the balloon at its [socket](super::line_socket).
 //!
 //! ```text
 //!   target 64M      ok                                       the guest is asked to do without that much
@@ -9,25 +9,14 @@
 //! ```
 
 use crate::cli::size;
-use crate::confine::{Confiner, Kind};
-use crate::wake::Wake;
 use hvkit_virtio_devices::balloon::{Control, Hints, Round, Statistics};
 use hvkit_virtio_devices::patience::end_of;
 use hvkit_virtio_devices::reclaim::PAGE;
-use rustix::event::{PollFd, PollFlags, poll};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a client has for its line.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a guest has for its statistics or hints: it may be slow, and its client can hang up.
 const GUEST_PATIENCE: Duration = Duration::from_secs(20);
-/// Bytes of the longest line.
-const LINE: u64 = 64;
 
 /// Pages of the balloon in `bytes`, rounded up; none if there are too many.
 #[must_use]
@@ -35,83 +24,8 @@ pub fn pages(bytes: u64) -> Option<u32> {
     u32::try_from(bytes.div_ceil(PAGE)).ok()
 }
 
-/// The thread that answers at the socket; both end with the value.
-#[derive(Debug)]
-pub struct BalloonSocket {
-    path: PathBuf,
-    end: Arc<Wake>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl BalloonSocket {
-    /// Listens at `path` for what is to become of the balloon of `control`. The thread is confined by `confiner`.
-    ///
-    /// # Errors
-    ///
-    /// The host's: the path is in use, say.
-    pub fn listen(path: &Path, control: Control, confiner: Confiner) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
-        let end = Arc::new(Wake::new()?);
-        let mut socket = BalloonSocket {
-            path: path.to_path_buf(),
-            end: Arc::clone(&end),
-            thread: None,
-        };
-        let serve = move || match confiner.enter(Kind::Control) {
-            Ok(()) => serve(&listener, &end, &control),
-            Err(error) => log::error!("nobody answers at the balloon's socket: {error}"),
-        };
-        let thread = thread::Builder::new().name("balloon".to_owned());
-        socket.thread = Some(thread.spawn(serve)?);
-        Ok(socket)
-    }
-}
-
-impl Drop for BalloonSocket {
-    fn drop(&mut self) {
-        self.end.signal();
-        if let Some(thread) = self.thread.take() {
-            // It has no way to panic; if it did, the machine is at its end here anyway.
-            let _ = thread.join();
-        }
-        // If it is gone already, that is as well.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Answers one client after another until the end.
-fn serve(listener: &UnixListener, end: &Wake, control: &Control) {
-    loop {
-        let mut sources = [
-            PollFd::new(end, PollFlags::IN),
-            PollFd::new(listener, PollFlags::IN),
-        ];
-        match poll(&mut sources, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return,
-        }
-        if !sources[0].revents().is_empty() {
-            return;
-        }
-        if !sources[1].revents().is_empty()
-            && let Ok((client, _)) = listener.accept()
-        {
-            // A client that is gone, or says nothing for too long, is no trouble.
-            let _ = answer(&client, control);
-        }
-    }
-}
-
-fn answer(client: &UnixStream, control: &Control) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
-    client.set_write_timeout(Some(PATIENCE))?;
-    let mut line = String::new();
-    io::Read::take(BufReader::new(client), LINE).read_line(&mut line)?;
-    let answer = obey(line.trim_end(), control);
-    (&*client).write_all(format!("{answer}\n").as_bytes())
-}
-
-fn obey(line: &str, control: &Control) -> String {
+/// What becomes of the balloon of `control`, and what is answered.
+pub(super) fn obey(line: &str, control: &Control) -> String {
     let bytes = |pages: u32| u64::from(pages) * PAGE;
     match line.split_once(' ') {
         None if line == "target" => {
@@ -186,7 +100,7 @@ mod tests {
     use super::*;
     use hvkit_virtio_devices::balloon::{Balloon, Options};
     use hvkit_virtio_devices::reclaim::{Reclaim, ReclaimError};
-    use std::io::Read;
+    use std::sync::Arc;
 
     struct Nobody;
 
@@ -198,33 +112,17 @@ mod tests {
 
     #[test]
     fn a_line_asks_and_a_line_answers() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("balloon");
         let balloon = Balloon::new(Options::new(), Arc::new(Nobody)).unwrap();
-        let socket = BalloonSocket::listen(&path, balloon.control(), Confiner::off()).unwrap();
-        let ask = |line: &str| {
-            let mut client = UnixStream::connect(&path).unwrap();
-            client.write_all(line.as_bytes()).unwrap();
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).unwrap();
-            answer
-        };
-        assert_eq!(ask("target 64M\n"), "ok\n");
-        assert_eq!(ask("target\n"), "target=67108864 actual=0\n");
-        assert_eq!(
-            ask("target 16T\n"),
-            "error: '16T' is not a size such as 64M\n"
-        );
-        assert!(ask("inflate\n").contains("unknown command 'inflate'"));
+        let control = balloon.control();
+        let ask = |line: &str| obey(line, &control);
+        assert_eq!(ask("target 64M"), "ok");
+        assert_eq!(ask("target"), "target=67108864 actual=0");
+        assert_eq!(ask("target 16T"), "error: '16T' is not a size such as 64M");
+        assert!(ask("inflate").contains("unknown command 'inflate'"));
         // No guest, no statistics.
-        assert!(ask("stats\n").starts_with("error: "));
-        assert!(ask("hints\n").starts_with("error: "));
-        // A client that says nothing holds nobody up for long.
-        let silent = UnixStream::connect(&path).unwrap();
-        assert_eq!(ask("target 4097\n"), "ok\n");
-        assert_eq!(balloon.control().target(), 2);
-        drop(silent);
-        drop(socket);
-        assert!(!path.exists());
+        assert!(ask("stats").starts_with("error: "));
+        assert!(ask("hints").starts_with("error: "));
+        assert_eq!(ask("target 4097"), "ok");
+        assert_eq!(control.target(), 2);
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From the configuration to the virtio devices that it asks for.
 
-use super::balloon::{BalloonSocket, pages};
+use super::balloon::{self as balloon_lines, pages};
+use super::line_socket::LineSocket;
 use super::vm::Vm;
 use crate::chipset::DeviceMemory;
 use crate::config::{self, Access, Config, Dma, NetWire, Place, VirtioConsole};
@@ -142,7 +143,7 @@ pub(super) fn open(
     slots: Option<&KvmSlots>,
     confiner: &Confiner,
     tty: Option<&TtyPort>,
-) -> Result<(Vec<Named>, Option<BalloonSocket>), DeviceError> {
+) -> Result<(Vec<Named>, Option<LineSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
     for disk in &config.disks {
         let device = Opened::new(disk.dma, self::disk(disk)?);
@@ -203,7 +204,7 @@ fn balloon(
     balloon: &config::Balloon,
     memory: &DeviceMemory,
     confiner: &Confiner,
-) -> Result<(Balloon, Option<BalloonSocket>), DeviceError> {
+) -> Result<(Balloon, Option<LineSocket>), DeviceError> {
     // The command line takes no more.
     let mut options = balloon::Options::new().with_target(pages(balloon.size).unwrap_or(u32::MAX));
     if balloon.deflate_on_oom {
@@ -221,7 +222,11 @@ fn balloon(
     };
     let pages = HostPages::new(Arc::clone(memory));
     let device = Balloon::new(options, Arc::new(pages)).map_err(failed)?;
-    let listen = |path| BalloonSocket::listen(path, device.control(), confiner.clone());
+    let listen = |path| {
+        let control = device.control();
+        let obey = move |line: &str| balloon_lines::obey(line, &control);
+        LineSocket::listen(path, "balloon", confiner.clone(), obey)
+    };
     let socket = balloon.socket.as_deref().map(listen);
     Ok((device, socket.transpose().map_err(failed)?))
 }

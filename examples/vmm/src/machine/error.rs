@@ -74,6 +74,14 @@ pub enum MachineError {
     /// The VMM cannot be confined.
     #[error(transparent)]
     Confine(#[from] ConfineError),
+    /// The socket of the log of what is written, or its file.
+    #[error("--dirty-log {}: {source}", path.display())]
+    DirtyLog {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file for the figures of the start.
     #[error("cannot write {}: {source}", path.display())]
     Report {

@@ -27,6 +27,7 @@ mod exit;
 pub mod history;
 pub mod keyboard;
 pub mod kvm;
+pub mod line_socket;
 pub mod memory;
 pub mod panic_port;
 mod pause;
@@ -304,8 +305,10 @@ fn made_in(config: &Config) -> Vec<PathBuf> {
     let balloon = config.balloon.iter().filter_map(|b| b.socket.as_deref());
     let vsock = config.vsock.iter().map(|vsock| vsock.socket.as_path());
     let back_ends = config.back_ends.iter().map(|asked| asked.socket.as_path());
+    let log = config.dirty_log.iter().map(|log| log.socket.as_path());
     let parents = balloon
         .chain(vsock)
+        .chain(log)
         .chain(back_ends)
         .map(|socket| match socket.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,

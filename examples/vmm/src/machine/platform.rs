@@ -2,10 +2,10 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT, WATCHDOG_PORT};
-use super::balloon::BalloonSocket;
 use super::devices::{self, DeviceError, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
+use super::line_socket::LineSocket;
 use super::panic_port::PanicPort;
 use super::pmem::Placed;
 use super::stop::Stop;
@@ -17,18 +17,22 @@ use crate::acpi::Tables;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::{Chipset, ChipsetError, Placement};
-use crate::config::{Config, Place, Transport, Watchdog};
+use crate::config::{self, Config, Place, Transport, Watchdog};
 use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
 use crate::console::tty::TtyPort;
+use crate::dirty_log::{DirtyLog, Pages, Processors, Writer};
 use crate::interrupts::IoApic;
-use crate::passthrough::vfio::{Contents, DmaSpace, KvmVfio};
+use crate::passthrough::dirty::Devices;
+use crate::passthrough::space::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{Interface, KvmSlots, PassthroughError, Reclaim, Selected};
 use crate::served::ServedError;
 use crate::snapshot::{SnapshotError, WatchdogState};
 use crate::viommu::plan::unit_of;
 use kvm_ioctls::Cap;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -36,11 +40,13 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// What answers the guest.
 #[derive(Debug)]
 pub(super) struct Platform {
+    /// Before what it asks.
+    _dirty_log: Option<LineSocket>,
     buses: Buses,
     /// Its interrupts end with it.
     chipset: Chipset,
     reclaim: Reclaim,
-    _balloon: Option<BalloonSocket>,
+    _balloon: Option<LineSocket>,
     watchdog: Option<watchdog::Timer>,
     /// Dropped after the chipset, whose devices' threads it starts.
     _nursery: Nursery,
@@ -67,7 +73,7 @@ pub(super) struct Hosts<'a> {
 impl Platform {
     /// The chipset, what is on it, and its description in the memory of `vm` for `cpus` processors.
     pub(super) fn new(
-        vm: &Vm,
+        vm: &Arc<Vm>,
         map: &AddressMap,
         cpus: u32,
         config: &Config,
@@ -154,7 +160,7 @@ impl Platform {
             };
             log::info!("{name} at {at}");
         }
-        let reclaim = add_devices(&mut chipset, vm, config, hosts.assigned, slots)?;
+        let (reclaim, spaces) = add_devices(&mut chipset, vm, config, hosts.assigned, slots)?;
         user_devices::add(&mut chipset, vm.ram(), config, slots)?;
         let watchdog = match config.watchdog {
             Watchdog::Absent => None,
@@ -169,7 +175,12 @@ impl Platform {
             }
         };
         let tables = chipset.describe(cpus)?;
+        let log = config.dirty_log.as_ref();
+        let log = log
+            .map(|log| listen(log, vm, spaces, confiner))
+            .transpose()?;
         Ok(Platform {
+            _dirty_log: log,
             buses,
             chipset,
             reclaim,
@@ -248,11 +259,16 @@ fn add_devices(
     config: &Config,
     devices: &[Selected],
     slots: Option<&Arc<KvmSlots>>,
-) -> Result<Reclaim, MachineError> {
+) -> Result<(Reclaim, Vec<Shared>), MachineError> {
     let mut reclaim = Reclaim::new().map_err(MachineError::Event)?;
+    let mut spaces: Vec<Shared> = Vec::new();
     if devices.is_empty() {
-        return Ok(reclaim);
+        return Ok((reclaim, spaces));
     }
+    let followed = match config.dirty_log {
+        None => Contents::Followed,
+        Some(_) => Contents::Remembered,
+    };
     let slots = slots.ok_or(PassthroughError::Slots)?;
     let kvm = KvmVfio::new(vm.fd())?;
     let places = config
@@ -261,8 +277,6 @@ fn add_devices(
         .map(|device| placement(config, &device.place));
     let places: Vec<_> = devices.iter().zip(places).collect();
     apart(&places)?;
-    // Of those that no unit of the guest's is in front of.
-    let mut shared: Vec<(Interface, Arc<DmaSpace>)> = Vec::new();
     for (selected, place) in places {
         let Selected {
             name,
@@ -270,13 +284,26 @@ fn add_devices(
             interface,
         } = selected;
         let unit = place.unit.and_then(|number| config.vtds.get(number.0));
-        let joined = shared.iter().find(|(of, _)| of == interface);
-        let space = match (unit, joined) {
-            (Some(_), _) => DmaSpace::new(&kvm, vm.ram(), Contents::Followed, *interface)?,
-            (None, Some((_, shared))) => Arc::clone(shared),
-            (None, None) => {
-                let space = DmaSpace::new(&kvm, vm.ram(), Contents::Everything, *interface)?;
-                shared.push((*interface, Arc::clone(&space)));
+        let contents = match unit {
+            Some(_) => followed,
+            None => Contents::Everything,
+        };
+        // Those that no unit of the guest's is in front of share one.
+        let joined = spaces
+            .iter_mut()
+            .find(|of| unit.is_none() && of.joins == Some(*interface));
+        let space = match joined {
+            Some(shared) => {
+                shared.names.push(name.clone());
+                Arc::clone(&shared.space)
+            }
+            None => {
+                let space = DmaSpace::new(&kvm, vm.ram(), contents, *interface)?;
+                spaces.push(Shared {
+                    joins: unit.is_none().then_some(*interface),
+                    names: vec![name.clone()],
+                    space: Arc::clone(&space),
+                });
                 space
             }
         };
@@ -300,7 +327,40 @@ fn add_devices(
             host.address
         );
     }
-    Ok(reclaim)
+    Ok((reclaim, spaces))
+}
+
+/// A space, and the devices in it.
+struct Shared {
+    /// By which interface another may join; none if the space is one device's.
+    joins: Option<Interface>,
+    names: Vec<String>,
+    space: Arc<DmaSpace>,
+}
+
+/// Answers at the socket of `log` what is written to the memory of `vm`, by devices in `spaces` too.
+fn listen(
+    log: &config::DirtyLog,
+    vm: &Arc<Vm>,
+    spaces: Vec<Shared>,
+    confiner: &Confiner,
+) -> Result<LineSocket, MachineError> {
+    let failed = |path: &PathBuf| {
+        let path = path.clone();
+        move |source| MachineError::DirtyLog { path, source }
+    };
+    let bitmap = log.bitmap.as_ref().map(|path| {
+        let file = File::create(path);
+        file.map_err(failed(path))
+    });
+    let mut writers: Vec<Box<dyn Writer>> = vec![Box::new(Processors::new(Arc::clone(vm)))];
+    for Shared { names, space, .. } in spaces {
+        writers.push(Box::new(Devices::new(names, space)));
+    }
+    let mut answers = DirtyLog::new(Pages::none(vm.memory()), writers, bitmap.transpose()?);
+    let obey = move |line: &str| answers.obey(line);
+    LineSocket::listen(&log.socket, "dirty-log", confiner.clone(), obey)
+        .map_err(failed(&log.socket))
 }
 
 /// Where the user has a device.

@@ -35,6 +35,7 @@
 pub mod assigned;
 mod bars;
 mod capabilities;
+pub mod dirty;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -47,6 +48,7 @@ pub mod pages;
 pub mod reclaim;
 pub mod selection;
 pub mod slots;
+pub mod space;
 #[cfg(test)]
 mod tests;
 pub mod vfio;

@@ -1,38 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The function in the host, by VFIO's files.
-//!
-//! A machine without a remapping unit has one space: one set of tables in the host's IOMMU, in which the guest's
-//! memory is where the guest sees it, and nothing else is. It is filled when the first device joins, before any
-//! device may master the bus, and the kernel empties it when the last one has left. The memory is
-//! kept until then. A device behind the guest's remapping unit has a space of its own, which follows that unit.
-//!
-//! A space is VFIO's container, whose devices are opened by their group, or one of iommufd's, whose devices are opened by their
-//! character device: see [`Interface`]. What is said to a device once it is open is the same.
 
 use super::error::PassthroughError;
 use super::hardware::{PhysicalFunction, Region, Signals};
 use super::host::{HostFunction, VFIO};
-use super::iommu::Tables;
 use super::pages::Pages;
-use super::selection::Interface;
-use crate::machine::memory::GuestRam;
-use crate::viommu::DmaTable;
-use hvkit_vtd_iommu::emulation::Mapping;
-use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO as KVM_DEV_TYPE_VFIO};
-use kvm_ioctls::VmFd;
+use super::space::DmaSpace;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
     VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
     VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE,
 };
-use vfio_ioctls::{VfioDevice, VfioDeviceFd, VfioError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl;
@@ -42,175 +28,8 @@ const VFIO_DEVICE_RESET: std::ffi::c_ulong = ((VFIO_TYPE as u64) << 8) | (VFIO_B
 /// No interrupt index of VFIO's: none is in use.
 const NO_INDEX: u32 = u32::MAX;
 
-/// KVM's half of VFIO, of which a machine has one.
-pub struct KvmVfio(Arc<VfioDeviceFd>);
-
-impl fmt::Debug for KvmVfio {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KvmVfio")
-    }
-}
-
-impl KvmVfio {
-    /// That of the machine `vm`.
-    pub fn new(vm: &VmFd) -> Result<Self, PassthroughError> {
-        let mut kind = kvm_create_device {
-            type_: KVM_DEV_TYPE_VFIO,
-            fd: 0,
-            flags: 0,
-        };
-        let kvm = vm.create_device(&mut kind).map_err(PassthroughError::Kvm)?;
-        Ok(KvmVfio(Arc::new(VfioDeviceFd::new_from_kvm(kvm))))
-    }
-}
-
-/// What is in a space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contents {
-    /// All of the guest's memory.
-    Everything,
-    /// What a remapping unit says, and nothing to begin with.
-    Followed,
-}
-
-/// What devices reach of the host's memory: the guest's, or less.
-pub struct DmaSpace {
-    // Dropped before the memory that it maps. None when the device that it followed the guest's unit for is gone.
-    tables: Mutex<Option<Tables>>,
-    ram: GuestRam,
-    contents: Contents,
-    filled: OnceLock<()>,
-}
-
-impl fmt::Debug for DmaSpace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DmaSpace")
-            .field("tables", &*self.tables())
-            .field("filled", &self.filled.get().is_some())
-            .finish_non_exhaustive()
-    }
-}
-
-impl DmaSpace {
-    /// A space of a machine with memory `ram` for devices that are opened by `interface`, empty until one joins.
-    pub fn new(
-        kvm: &KvmVfio,
-        ram: &GuestRam,
-        contents: Contents,
-        interface: Interface,
-    ) -> Result<Arc<Self>, PassthroughError> {
-        Ok(Arc::new(DmaSpace {
-            tables: Mutex::new(Some(Tables::new(interface, Arc::clone(&kvm.0))?)),
-            ram: ram.clone(),
-            contents,
-            filled: OnceLock::new(),
-        }))
-    }
-
-    /// Whether the host translates addresses of `bits` bits for the devices that have joined.
-    ///
-    /// # Errors
-    ///
-    /// [`PassthroughError::Narrow`], or VFIO does not say.
-    pub fn check_width(&self, host: &HostFunction, bits: u8) -> Result<(), PassthroughError> {
-        let address = || host.address.clone();
-        let last = self.with(Tables::last_address);
-        let last = last.map_err(|source| PassthroughError::Addresses {
-            address: address(),
-            source,
-        })?;
-        let has = last.map_or(u64::BITS, |last| {
-            u64::BITS.saturating_sub(last.leading_zeros())
-        });
-        if has < bits.into() {
-            return Err(PassthroughError::Narrow {
-                address: address(),
-                asked: bits,
-                has,
-            });
-        }
-        Ok(())
-    }
-
-    /// Lets a device in, and resets it.
-    pub fn open(self: &Arc<Self>, host: &HostFunction) -> Result<VfioFunction, PassthroughError> {
-        let refused = |source| refused(host, source);
-        let operations = self.with(|tables| Ok(tables.operations()));
-        let operations = operations.map_err(PassthroughError::Map)?;
-        let device = VfioDevice::new(&host.path, operations, true).map_err(refused)?;
-        let function = VfioFunction {
-            device,
-            index: AtomicU32::new(NO_INDEX),
-            space: Arc::clone(self),
-        };
-        function
-            .reset()
-            .map_err(|source| match source.raw_os_error() {
-                // vfio-pci's answer for a device without any way to reset it.
-                Some(libc::EINVAL | libc::ENOTTY) => PassthroughError::NoReset {
-                    address: host.address.clone(),
-                },
-                _ => PassthroughError::Reset {
-                    address: host.address.clone(),
-                    source,
-                },
-            })?;
-        if self.contents == Contents::Everything {
-            self.fill()?;
-        }
-        Ok(function)
-    }
-
-    fn tables(&self) -> MutexGuard<'_, Option<Tables>> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn with<T>(&self, what: impl FnOnce(&Tables) -> io::Result<T>) -> io::Result<T> {
-        match &*self.tables() {
-            Some(tables) => what(tables),
-            None => Err(io::Error::from_raw_os_error(libc::ENODEV)),
-        }
-    }
-
-    /// Closes `device`. The guest's unit may take back what was mapped at any time: it does so before, and the device loses it, or
-    /// after, when there is nothing to lose.
-    fn end(&self, device: VfioDevice) {
-        let mut tables = self.tables();
-        drop(device);
-        if self.contents == Contents::Followed {
-            *tables = None;
-        }
-    }
-
-    /// Maps the guest's memory, once, when there is an IOMMU to do it.
-    fn fill(&self) -> Result<(), PassthroughError> {
-        if self.filled.get().is_some() {
-            return Ok(());
-        }
-        self.with(|tables| tables.map_all(&self.ram))
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::ENOMEM) => PassthroughError::Pin(error),
-                _ => PassthroughError::Map(error),
-            })?;
-        let _ = self.filled.set(());
-        Ok(())
-    }
-}
-
-impl DmaTable for Arc<DmaSpace> {
-    fn map(&mut self, piece: Mapping) -> io::Result<()> {
-        self.with(|tables| tables.map(&self.ram, piece))
-    }
-
-    fn unmap(&mut self, piece: Mapping) -> io::Result<()> {
-        match &*self.tables() {
-            Some(tables) => tables.unmap(piece),
-            None => Ok(()),
-        }
-    }
-}
-
-fn refused(host: &HostFunction, source: VfioError) -> PassthroughError {
+/// What VFIO's refusal of `host` means.
+pub(super) fn refused(host: &HostFunction, source: VfioError) -> PassthroughError {
     let address = host.address.clone();
     let group = host.group;
     let denied = |file: PathBuf| PassthroughError::Denied {
@@ -262,6 +81,15 @@ impl fmt::Debug for VfioFunction {
 }
 
 impl VfioFunction {
+    /// `device`, whose DMA goes in `space`.
+    pub(super) fn new(device: VfioDevice, space: Arc<DmaSpace>) -> Self {
+        VfioFunction {
+            device,
+            index: AtomicU32::new(NO_INDEX),
+            space,
+        }
+    }
+
     /// Has `event` written when the host wants the device back.
     pub fn tell_when_wanted(&self, event: &EventFd) {
         if let Err(error) = self.device.enable_irq(VFIO_PCI_REQ_IRQ_INDEX, vec![event]) {

@@ -64,7 +64,8 @@ fn devices_are_passed_through_by_iommufd() {
             "unharmed",
             &format!("run none --vtd aw=57,caching=on {nvme},iommu=on"),
             &format!(
-                "run busy {edu} >/log 2>&1 & for i in $(seq 100); do [ -s /log ] && break; sleep 0.1; done
+                "run busy --dirty-log /dirty {edu},id=edu >/log 2>&1 &
+                 for i in $(seq 100); do [ -s /log ] && break; sleep 0.1; done; ask start pages-1
                  run none {edu}; status=$?; run none {edu},iommufd=off; echo $?
                  kill -9 $(pidof vmm); wait; exit $status"
             ),
@@ -172,11 +173,17 @@ fn devices_are_passed_through_by_iommufd() {
             assert!(line.contains(part), "'{part}' is not in: {line}");
         }
     }
+    let log =
+        "edu=65536 edu.by=\"none: iommufd's log, which is the IOMMU hardware's, is not used\"";
+    assert!(said(busy)["pages-1"].ends_with(log), "{busy}");
     // By its group it is as much in use.
     let last = busy.lines().rev().nth(1).unwrap_or_default();
     assert!(last.contains("another process has IOMMU group"), "{busy}");
     assert!(busy.ends_with("\n66\n"), "{busy}");
     assert!(by_group.contains(", by VFIO's group"), "{by_group}");
     unplugged(unplugged_under, &known, &written);
+    // Behind the unit only what the guest maps for it.
+    let disk = logged(unplugged_under, "unit");
+    assert!(disk < PAGES, "{unplugged_under}");
     assert_eq!(*back, format!("{}\n", hex(&written)));
 }

@@ -31,16 +31,22 @@ digest() {
     for _ in $(seq 100); do [ -b $1 ] && break; sleep 0.1; done
     dd if=$1 bs=1M skip=$2 count=$3 2>/dev/null | sha256sum | cut -d' ' -f1
 }
+# Asks each line of the log of what is written.
+ask() { for line in "$@"; do echo "@test $line $(echo ${line%-*} | socat -t 60 - UNIX-CONNECT:/dirty)"; done; }
 # Runs a guest that reads until the disk $1 is unbound under it. The host has that at once, and the guest goes on without.
+# What is written is logged meanwhile.
 unplug() {
     disk=$1; shift
-    run 'lost nvme_core.io_timeout=2 intel_iommu=on' "$@" >/log 2>&1 &
+    rm -f /dirty
+    run 'lost nvme_core.io_timeout=2 intel_iommu=on' --dirty-log /dirty "$@" >/log 2>&1 &
     for _ in $(seq 600); do grep -q 'test ready' /log && break; sleep 0.1; done
+    ask start pages-1 pages-2 >/asked
     give $disk nvme
     digest /dev/nvme0n1 0 8
     kill -0 $! && echo runs
+    ask pages-3 stop >>/asked
     wait $!; echo "ended $?"
-    cat /log
+    cat /log /asked
 }
 run() {
     what=$1; shift
@@ -125,6 +131,7 @@ pub(crate) fn host(kernel: &Kernel, written: &[u8]) -> Host {
         .time_out(Duration::from_secs(300))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .program("/usr/bin/setpriv", "/setpriv")
+        .program("/usr/bin/socat", "/bin/socat")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(
             guest(kernel, written).build().unwrap(),
@@ -162,6 +169,33 @@ pub(crate) fn run(machine: impl Fn() -> Host, commands: &[&str]) -> HostReport {
 pub(crate) fn timed_out(error: Option<&HostError>) -> bool {
     matches!(error, Some(HostError::TimedOut { .. }))
 }
+
+/// The number behind `word=` in the log's `answer`.
+fn count(answer: &str, word: &str) -> u32 {
+    let find = |part: &str| part.strip_prefix(word)?.strip_prefix('=')?.parse().ok();
+    let found = answer.split(' ').find_map(find);
+    found.unwrap_or_else(|| panic!("no {word} in {answer}"))
+}
+
+/// What the log says that `unplug` asks: the guest's processors, and the disk, of which it is told `by` whom that is. The number of
+/// pages that the disk may have written.
+pub(crate) fn logged(text: &str, by: &str) -> u32 {
+    let said = said(text);
+    assert_eq!((said["start"], said["stop"]), ("ok", "ok"), "{text}");
+    let (first, again) = (said["pages-1"], said["pages-2"]);
+    for answer in [first, again] {
+        assert!(answer.ends_with(&format!(" disk.by={by}")), "{text}");
+        let [all, disk] = ["all", "disk"].map(|word| count(answer, word));
+        assert!(disk > 0 && disk <= all && all <= PAGES, "{text}");
+    }
+    // Its kernel reads a disk.
+    let processors = count(first, "processors") + count(again, "processors");
+    assert!(processors > 0, "{text}");
+    count(again, "disk")
+}
+
+/// Of the guest's memory.
+pub(crate) const PAGES: u32 = 65536;
 
 /// What `unplug` has to have said: the host has its disk with the digest `known`, and the guest is well without.
 pub(crate) fn unplugged(text: &str, known: &str, written: &[u8]) {

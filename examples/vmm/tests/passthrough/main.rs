@@ -116,6 +116,11 @@ fn a_disk_is_the_guest_s_and_then_the_host_s_again() {
         "it was not reading: {reading}"
     );
     unplugged(unbound_under, &known, &written);
+    // The kernel's log has all that is mapped for the disk, which is all, as long as the disk is there.
+    assert_eq!(logged(unbound_under, "container"), PAGES);
+    let after = said(unbound_under)["pages-3"];
+    let gone = "disk.by=\"none: the host has all devices back\"";
+    assert!(after.ends_with(gone), "{after}");
     assert_eq!(faults, "", "the guest's own DMA went astray");
 
     let mut expected = content;

@@ -36,6 +36,9 @@ fn requests_are_spelled_as_the_kernel_api_has_them() {
     let requests = KVM_VCPU_STATE.iter().chain(KVM_MACHINE_STATE);
     let requests: Vec<_> = requests.map(|call| call.arguments).collect();
     assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
+    let expected = [0x4010_ae42, 0x3b70, 0x3b75];
+    let requests: Vec<_> = DIRTY_LOG.iter().map(|call| call.arguments).collect();
+    assert_eq!(requests, expected.map(|r| Arguments::exactly(1, r)));
     // linux/vfio.h and linux/iommufd.h.
     let expected = [
         0x3b6e, 0x3b6f, 0x3b71, 0x3b72, 0x3b85, 0x3b86, 0x3b69, 0x3b78, 0x3b80,

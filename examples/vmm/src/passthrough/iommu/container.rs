@@ -18,7 +18,7 @@ use vfio_bindings::bindings::vfio::{
 use vfio_ioctls::VfioContainer;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 
-const fn command(number: u32) -> c_ulong {
+pub(super) const fn command(number: u32) -> c_ulong {
     (VFIO_TYPE as c_ulong) << 8 | VFIO_BASE.saturating_add(number) as c_ulong
 }
 
@@ -70,47 +70,57 @@ pub(super) fn unmap(container: &VfioContainer, piece: Mapping) -> io::Result<()>
 /// Words of the structure that the kernel fills, capabilities and all: a few ranges.
 const INFO: usize = 512;
 
-/// The last address that the host translates for the devices of the container; none if it does not say.
-pub(super) fn last_address(container: &VfioContainer) -> io::Result<Option<u64>> {
+/// What the host says of the container: `vfio_iommu_type1_info`, and capabilities behind it.
+pub(super) fn info(container: &VfioContainer) -> io::Result<Vec<u8>> {
     let mut info = [0u64; INFO];
     info[0] = (INFO * 8) as u64;
     // SAFETY: the kernel reads and writes the first `argsz` bytes (the low half of the first word), and these are the
     // array's.
     done(unsafe { ioctl_with_mut_ref(container, GET_INFO, &mut info) })?;
-    let bytes: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    Ok(last_of(&bytes))
+    Ok(info.iter().flat_map(|word| word.to_ne_bytes()).collect())
 }
 
-/// The last address of the ranges in `vfio_iommu_type1_info`: argsz:32, flags:32, page sizes:64, offset of the first
-/// capability:32; each id:16, version:16, offset of the next:32; of the ranges, count:32, padding:32, and first:64,
-/// last:64 of each.
-fn last_of(info: &[u8]) -> Option<u64> {
-    let word = |at: usize| {
-        let bytes = info.get(at..)?.first_chunk()?;
-        Some(u32::from_ne_bytes(*bytes))
-    };
-    let long = |at: usize| {
-        let bytes = info.get(at..)?.first_chunk()?;
-        Some(u64::from_ne_bytes(*bytes))
-    };
-    if word(4)? & VFIO_IOMMU_INFO_CAPS == 0 {
+fn word(info: &[u8], at: usize) -> Option<u32> {
+    let bytes = info.get(at..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*bytes))
+}
+
+fn long(info: &[u8], at: usize) -> Option<u64> {
+    let bytes = info.get(at..)?.first_chunk()?;
+    Some(u64::from_ne_bytes(*bytes))
+}
+
+/// Where capability `id` is in `vfio_iommu_type1_info`: argsz:32, flags:32, page sizes:64, offset of the first
+/// capability:32; each id:16, version:16, offset of the next:32.
+pub(super) fn capability(info: &[u8], id: u32) -> Option<usize> {
+    if word(info, 4)? & VFIO_IOMMU_INFO_CAPS == 0 {
         return None;
     }
-    let mut at = word(16)? as usize;
+    let mut at = word(info, 16)? as usize;
     // No more than there is room for.
     for _ in 0..info.len() / 8 {
         if at == 0 {
             return None;
         }
-        if word(at)? & 0xffff == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE {
-            let count = (word(at.checked_add(8)?)? as usize).min(info.len() / 16);
-            return (0..count)
-                .filter_map(|range| long(range.checked_mul(16)?.checked_add(24)?.checked_add(at)?))
-                .max();
+        if word(info, at)? & 0xffff == id {
+            return Some(at);
         }
-        at = word(at.checked_add(4)?)? as usize;
+        at = word(info, at.checked_add(4)?)? as usize;
     }
     None
+}
+
+/// The last address of the ranges that the host translates, as its `info` says; none if it does not say. Of the ranges,
+/// count:32, padding:32, and first:64, last:64 of each.
+pub(super) fn last_address(info: &[u8]) -> Option<u64> {
+    let at = capability(info, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)?;
+    let count = (word(info, at.checked_add(8)?)? as usize).min(info.len() / 16);
+    (0..count)
+        .filter_map(|range| {
+            let last = range.checked_mul(16)?.checked_add(24)?.checked_add(at)?;
+            long(info, last)
+        })
+        .max()
 }
 
 #[cfg(test)]
@@ -149,7 +159,7 @@ mod tests {
             0xffff_ffff,
             0xffff,
         ];
-        assert_eq!(last_of(&info(&words)), Some((1 << 48) - 1));
+        assert_eq!(last_address(&info(&words)), Some((1 << 48) - 1));
     }
 
     #[test]
@@ -164,7 +174,7 @@ mod tests {
             // Fewer ranges than it says.
             &[40, 2, 0x1000, 0, 24, 0, 0x0001_0001, 0, u32::MAX, 0],
         ] {
-            assert_eq!(last_of(&info(words)), None, "{words:x?}");
+            assert_eq!(last_address(&info(words)), None, "{words:x?}");
         }
     }
 }

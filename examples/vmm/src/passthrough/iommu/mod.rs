@@ -9,6 +9,7 @@
 //! | to take back what was not mapped | done | `ENOENT`, as for a part of what was mapped |
 
 mod container;
+pub(super) mod dirty;
 mod ioas;
 
 use super::error::PassthroughError;
@@ -110,8 +111,55 @@ impl Tables {
     /// The last address that the host translates for the devices that have joined; none if it does not say.
     pub(super) fn last_address(&self) -> io::Result<Option<u64>> {
         match self {
-            Tables::Container(container) => container::last_address(container),
+            Tables::Container(container) => {
+                let info = container::info(container)?;
+                Ok(container::last_address(&info))
+            }
             Tables::Ioas(ioas) => ioas.last_address(),
+        }
+    }
+}
+
+/// Who logs what the devices of some tables write.
+pub(super) enum Log<'a> {
+    /// VFIO's container.
+    Container(&'a VfioContainer),
+    /// Nobody, and why.
+    None(&'static str),
+}
+
+impl Tables {
+    /// Who logs for them.
+    pub(super) fn log(&self) -> io::Result<Log<'_>> {
+        Ok(match self {
+            Tables::Container(container) => match dirty::is_offered(container) {
+                Ok(true) => Log::Container(container),
+                Ok(false) => Log::None("this kernel's VFIO has no log"),
+                // What a container without devices says to everything.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    Log::None("the host has all devices back")
+                }
+                Err(error) => return Err(error),
+            },
+            Tables::Ioas(_) => {
+                Log::None("iommufd's log, which is the IOMMU hardware's, is not used")
+            }
+        })
+    }
+
+    /// Begins to log, if anybody does.
+    pub(super) fn start_log(&self) -> io::Result<()> {
+        match self.log()? {
+            Log::Container(container) => dirty::start(container),
+            Log::None(_) => Ok(()),
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn stop_log(&self) -> io::Result<()> {
+        match self.log()? {
+            Log::Container(container) => dirty::stop(container),
+            Log::None(_) => Ok(()),
         }
     }
 }
