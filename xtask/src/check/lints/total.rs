@@ -31,6 +31,7 @@ const FACING: &[&str] = &[
     "examples/vmm/src/console/mod.rs",
     "examples/vmm/src/interrupts/mod.rs",
     "examples/vmm/src/machine/mod.rs",
+    "examples/vmm/src/dirty_log/mod.rs",
     "examples/vmm/src/passthrough/mod.rs",
     "examples/vmm/src/peer/mod.rs",
     "examples/vmm/src/pci/mod.rs",
