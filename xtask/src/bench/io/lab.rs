@@ -140,10 +140,7 @@ impl Lab {
     /// Runs a machine in a host of its own, with as many requests or pairs of each job. What does not come to its end is given up, said, and tried again:
     /// hosts and guests under QEMU's nested virtualization hang and crash now and then, ours and QEMU's.
     pub(super) fn run(&self, machine: &Machine, requests: u32) -> Result<Report> {
-        let words = format!(
-            "requests={requests} pairs={requests} chunks={}",
-            requests / 4
-        );
+        let words = format!("requests={requests} pairs={requests} chunks={requests}");
         let command = format!(
             ". /host.sh; {}; meter --marks {} --timeout {LIMIT} -- {}",
             machine.before,
