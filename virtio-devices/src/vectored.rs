@@ -30,6 +30,7 @@ pub(crate) const MAX_PIECES: usize = 1024;
 pub(crate) type Pieces<T> = SmallVec<[T; 8]>;
 
 /// Calls `call` with `slices` as `struct iovec`s, valid for as long as it runs.
+#[inline]
 pub(crate) fn with_pieces<B: BitmapSlice, R>(
     slices: &[VolatileSlice<'_, B>],
     call: impl FnOnce(&[libc::iovec]) -> R,
@@ -43,6 +44,7 @@ pub(crate) fn with_pieces<B: BitmapSlice, R>(
     call(&pieces)
 }
 
+#[inline(always)]
 fn piece(guard: &PtrGuardMut) -> libc::iovec {
     libc::iovec {
         iov_base: guard.as_ptr().cast(),

@@ -7,7 +7,7 @@ use std::io::Write;
 use crate::support::{END, MIDDLE, Machine, header, image, pattern};
 use hvkit_virtio_devices::block::{Access, Options};
 use hvkit_virtio_devices::fake::{Buffer, Ring, Used};
-use hvkit_virtio_devices::pci::PciFunction;
+
 use proptest::prelude::*;
 
 use Buffer::{Readable, Writable};
