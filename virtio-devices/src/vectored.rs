@@ -39,6 +39,10 @@ pub(crate) fn with_pieces<B: BitmapSlice, R>(
         let guard = slice.ptr_guard_mut();
         return call(&[piece(&guard)]);
     }
+    if let [first, second] = slices {
+        let guards = [first.ptr_guard_mut(), second.ptr_guard_mut()];
+        return call(&guards.each_ref().map(piece));
+    }
     let guards: Pieces<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
     let pieces: Pieces<_> = guards.iter().map(piece).collect();
     call(&pieces)

@@ -114,6 +114,13 @@ fn move_all<B: BitmapSlice>(
             Err(error) => Err(error)?,
         };
         moved = moved.saturating_add(count as u64);
+        // Mostly all of it has moved at once.
+        if count == rest.iter().map(VolatileSlice::len).sum::<usize>() {
+            if direction == Direction::Read {
+                mark_written(rest, count);
+            }
+            break;
+        }
         for slice in rest {
             let here = count.min(slice.len());
             if direction == Direction::Read {

@@ -107,7 +107,7 @@ impl<'c> Buffers<'c> {
     }
 
     /// Copies bytes out of guest memory until `data` is full or there are no more; returns how many.
-    #[inline]
+    #[inline(always)]
     pub fn read<M: GuestMemory + ?Sized>(
         self,
         reach: &Reach<'_, M>,
