@@ -58,7 +58,11 @@ pub(crate) fn draw(legend: [&str; 2], groups: &[Group]) -> String {
         for bar in &group.bars {
             let length = bar.first + bar.second;
             // Of a bar that is cut, both pieces are shorter, in proportion.
-            let drawn = if length > longest { longest / length } else { 1.0 };
+            let drawn = if length > longest {
+                longest / length
+            } else {
+                1.0
+            };
             let (first, second) = (bar.first * drawn * unit, bar.second * drawn * unit);
             let text = y + BAR - 4.0;
             let _ = writeln!(

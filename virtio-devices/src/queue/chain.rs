@@ -159,7 +159,10 @@ impl Chain {
         let mut segments = self.writable_segments().iter().rev();
         let last = segments.find(|segment| segment.length > 0)?;
         // Neither goes below 0 nor wraps: it has a byte, and its end is no further than memory's.
-        Some(last.address.wrapping_add(u64::from(last.length.wrapping_sub(1))))
+        Some(
+            last.address
+                .wrapping_add(u64::from(last.length.wrapping_sub(1))),
+        )
     }
 
     /// What the device is to read, buffer by buffer as the driver cut it. Some may be empty.

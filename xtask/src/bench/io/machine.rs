@@ -32,8 +32,12 @@ pub(super) struct Machine {
 #[derive(Clone, Copy, Debug)]
 enum Vmm {
     Ours,
-    Qemu { machine: &'static str },
-    Newer { machine: &'static str },
+    Qemu {
+        machine: &'static str,
+    },
+    Newer {
+        machine: &'static str,
+    },
     /// No VMM and no guest: the host does the jobs itself.
     Missing,
 }

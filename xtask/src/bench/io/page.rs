@@ -189,7 +189,8 @@ fn bound(out: &mut String, results: &Results) {
             put!(out, "| {name} | {why} | | | |");
             continue;
         };
-        let part = |rate: Option<f64>| rate.map_or(String::new(), |rate| format!("{:.2}", rate / alone));
+        let part =
+            |rate: Option<f64>| rate.map_or(String::new(), |rate| format!("{:.2}", rate / alone));
         let (ours, qemu) = (rate(&machine::OURS), rate(&machine::QEMU));
         let most = qemu.map_or(String::new(), |qemu| format!("{:.2}", alone / qemu));
         put!(
