@@ -30,6 +30,7 @@ pub(crate) const MAX_PIECES: usize = 1024;
 pub(crate) type Pieces<T> = SmallVec<[T; 8]>;
 
 /// Calls `call` with `slices` as `struct iovec`s, valid for as long as it runs.
+#[inline]
 pub(crate) fn with_pieces<B: BitmapSlice, R>(
     slices: &[VolatileSlice<'_, B>],
     call: impl FnOnce(&[libc::iovec]) -> R,
@@ -38,11 +39,16 @@ pub(crate) fn with_pieces<B: BitmapSlice, R>(
         let guard = slice.ptr_guard_mut();
         return call(&[piece(&guard)]);
     }
+    if let [first, second] = slices {
+        let guards = [first.ptr_guard_mut(), second.ptr_guard_mut()];
+        return call(&guards.each_ref().map(piece));
+    }
     let guards: Pieces<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
     let pieces: Pieces<_> = guards.iter().map(piece).collect();
     call(&pieces)
 }
 
+#[inline(always)]
 fn piece(guard: &PtrGuardMut) -> libc::iovec {
     libc::iovec {
         iov_base: guard.as_ptr().cast(),

@@ -46,8 +46,8 @@ pub trait Worker: Send {
     fn name(&self) -> String;
 
     /// File descriptors that become readable when this worker has something to do. To be watched for the change
-    /// (edge-triggered): one may stay readable while the worker waits for another. Asked once, when it is
-    /// started; they live as long as the worker.
+    /// (edge-triggered): one may stay readable while the worker waits for another, and a queue's kick is never read, so
+    /// that it stays readable once the driver has notified. Asked once, when it is started; they live as long as the worker.
     fn sources(&self) -> Vec<RawFd>;
 
     /// The queues that it serves, by number, and where each goes on. Asked while it is not called; then nothing is in

@@ -8,14 +8,19 @@ use crate::mark::around;
 
 /// Bytes of one write.
 const CHUNK: usize = 64 << 10;
-/// Chunks before the first mark, in which the window opens.
-const WARM: u64 = 32;
+/// Of the chunks, as many as one in so many are sent before the first mark: the window opens, and pages are there that later chunks find.
+const WARM: u64 = 8;
+
+/// The chunks before the first mark for `chunks` behind it.
+fn warm(chunks: u64) -> u64 {
+    chunks / WARM
+}
 
 /// Sends `chunks` chunks between marks, the last until the other end has taken all.
 pub(crate) fn send(name: &str, address: &str, chunks: u64) -> Result<()> {
     let mut stream = TcpStream::connect(address)?;
     let chunk = vec![0x5a; CHUNK];
-    for _ in 0..WARM {
+    for _ in 0..warm(chunks) {
         stream.write_all(&chunk)?;
     }
     around(name, || {
@@ -26,7 +31,7 @@ pub(crate) fn send(name: &str, address: &str, chunks: u64) -> Result<()> {
         let mut count = [0; 8];
         stream.read_exact(&mut count)?;
         let taken = u64::from_le_bytes(count);
-        if taken != (WARM + chunks) * CHUNK as u64 {
+        if taken != (warm(chunks) + chunks) * CHUNK as u64 {
             return Err(Error::other(format!("{taken} bytes arrived")));
         }
         Ok(chunks)
@@ -50,9 +55,9 @@ pub(crate) fn sink(listener: &TcpListener) -> Result<()> {
 /// Takes `chunks` chunks between marks from a [`source`].
 pub(crate) fn take(name: &str, address: &str, chunks: u64) -> Result<()> {
     let mut stream = TcpStream::connect(address)?;
-    stream.write_all(&(WARM + chunks).to_le_bytes())?;
+    stream.write_all(&chunks.to_le_bytes())?;
     let mut buffer = vec![0; 4 * CHUNK];
-    let mut left = CHUNK as u64 * WARM;
+    let mut left = CHUNK as u64 * warm(chunks);
     let mut read = |stream: &mut TcpStream, most: u64| {
         let most = most.min(4 * CHUNK as u64) as usize;
         match stream.read(&mut buffer[..most])? {
@@ -79,12 +84,13 @@ pub(crate) fn source(listener: &TcpListener) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
     let (mut count, mut word) = ([0; 8], [0]);
     stream.read_exact(&mut count)?;
+    let count = u64::from_le_bytes(count);
     let chunk = vec![0xa5; CHUNK];
-    for _ in 0..WARM {
+    for _ in 0..warm(count) {
         stream.write_all(&chunk)?;
     }
     stream.read_exact(&mut word)?;
-    for _ in WARM..u64::from_le_bytes(count) {
+    for _ in 0..count {
         stream.write_all(&chunk)?;
     }
     Ok(())
@@ -99,7 +105,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let sink = std::thread::spawn(move || sink(&listener));
-        send("test", &address, 3).unwrap();
+        send("test", &address, 17).unwrap();
         sink.join().unwrap().unwrap();
     }
 
@@ -108,7 +114,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let source = std::thread::spawn(move || source(&listener));
-        take("test", &address, 3).unwrap();
+        take("test", &address, 17).unwrap();
         source.join().unwrap().unwrap();
     }
 }

@@ -146,6 +146,7 @@ impl Image {
     }
 
     /// Moves `data` from or to the image at `offset` in bytes.
+    #[inline]
     pub(super) fn transfer<M: GuestMemory + ?Sized>(
         &self,
         offset: u64,

@@ -131,9 +131,10 @@ impl Disk<'_> {
     }
 
     /// The two parts of a request without its status byte: what comes from the guest, header and all, and what goes to it.
+    #[inline(always)]
     pub(super) fn parts<'c>(&self, chain: &'c Chain) -> (Buffers<'c>, Buffers<'c>) {
         let room = chain.writable_bytes().saturating_sub(1);
-        (chain.readable(), chain.writable().split_at(room).0)
+        (chain.readable(), chain.writable().first(room))
     }
 
     /// What a chain asks that is read or written or flushed. A request that is refused is `Other`, too: who serves it says
@@ -167,6 +168,7 @@ impl Disk<'_> {
     }
 
     /// Writes the status byte of a request of which so many bytes for the guest were filled.
+    #[inline]
     pub(super) fn conclude<M: GuestMemory + ?Sized>(
         &self,
         reach: &Reach<'_, M>,
@@ -174,7 +176,6 @@ impl Disk<'_> {
         answered: Result<u64, Refused>,
     ) -> Served {
         let room = chain.writable_bytes().saturating_sub(1);
-        let (_, status) = chain.writable().split_at(room);
         let moved = room.max(chain.readable_bytes().saturating_sub(HEADER));
         let (answer, filled, trouble) = match answered {
             Ok(filled) => (Status::Ok, filled, None),
@@ -182,7 +183,8 @@ impl Disk<'_> {
             Err(Refused::Host(error)) => (Status::IoErr, 0, Some(error)),
         };
         // If the driver gave an address at which there is no memory, nothing can be said.
-        let said = status.write(reach, &[answer as u8]).is_ok();
+        let say = |address| reach.write(&[answer as u8], address).is_ok();
+        let said = chain.last_writable().is_some_and(say);
         // "len" counts from the start: the status byte adds to it only behind a full data part (2.7.8.2).
         let written = match filled == room && said {
             true => filled.saturating_add(1),
@@ -196,6 +198,7 @@ impl Disk<'_> {
     }
 
     /// Returns how many bytes of `to_guest` were filled.
+    #[inline(always)]
     fn answer<M: GuestMemory + ?Sized>(
         &self,
         reach: &Reach<'_, M>,
@@ -234,6 +237,7 @@ impl Disk<'_> {
         }
     }
 
+    #[inline]
     fn writable(&self) -> Result<(), Refused> {
         match self.image.access() {
             Access::ReadWrite => Ok(()),
@@ -242,6 +246,7 @@ impl Disk<'_> {
     }
 
     /// Keeps the promise made to a driver that cannot ask for a flush.
+    #[inline]
     fn settle(&self) -> Result<(), Refused> {
         match self.caching {
             Caching::WriteBack => Ok(()),
@@ -249,6 +254,7 @@ impl Disk<'_> {
         }
     }
 
+    #[inline]
     fn transfer<M: GuestMemory + ?Sized>(
         &self,
         reach: &Reach<'_, M>,
@@ -261,6 +267,7 @@ impl Disk<'_> {
     }
 
     /// Where on the image `data` is to go or to come from.
+    #[inline]
     fn place(&self, sector: u64, data: Buffers<'_>) -> Result<u64, Refused> {
         let length = data.len();
         if length > MAX_DATA || !length.is_multiple_of(SECTOR) {
@@ -270,6 +277,7 @@ impl Disk<'_> {
     }
 
     /// The offset in bytes of `sector`, if `count` sectors from there are on the disk.
+    #[inline]
     fn range(&self, sector: u64, count: u64) -> Result<u64, Refused> {
         let end = sector.checked_add(count).ok_or(Status::IoErr)?;
         if end > self.image.sectors() {
@@ -320,6 +328,7 @@ impl Disk<'_> {
 }
 
 /// A request's type and sector, and what comes after them.
+#[inline(always)]
 fn header<'c, M: GuestMemory + ?Sized>(
     reach: &Reach<'_, M>,
     from_guest: Buffers<'c>,

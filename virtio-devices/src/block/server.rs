@@ -45,7 +45,9 @@ impl<A> Handler<A> for Server {
     }
 
     fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer {
-        if let Some(mut under_way) = self.under_way.take() {
+        if self.under_way.is_some()
+            && let Some(mut under_way) = self.under_way.take()
+        {
             let asked = self.disk().asked(reach, chain);
             let begun = under_way.begin(reach, chain, &asked);
             self.under_way = Some(under_way);

@@ -13,7 +13,7 @@ use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 
 use crate::queue::{Buffers, Reach};
-use crate::vectored::{Pieces, with_pieces};
+use crate::vectored::{Pieces, mark_written, with_pieces};
 
 /// Pieces for one system call; the host takes no more than 1024.
 const PIECES: usize = 64;
@@ -37,7 +37,30 @@ pub(super) enum Direction {
 }
 
 /// Moves all of `buffers` from or to `file` at `offset`. After an error part of it may have moved.
+#[inline]
 pub(super) fn transfer<M: GuestMemory + ?Sized>(
+    file: &File,
+    offset: u64,
+    direction: Direction,
+    reach: &Reach<'_, M>,
+    buffers: Buffers<'_>,
+) -> Result<(), TransferError> {
+    // Most are in one piece, and move at once.
+    if let Some(slice) = buffers.known(reach)
+        && let Ok(moved) = move_some(file, offset, direction, std::slice::from_ref(&slice))
+        && moved == slice.len()
+    {
+        if direction == Direction::Read {
+            mark_written(std::slice::from_ref(&slice), moved);
+        }
+        return Ok(());
+    }
+    // What has moved in part moves once more.
+    transfer_pieces(file, offset, direction, reach, buffers)
+}
+
+#[inline(never)]
+fn transfer_pieces<M: GuestMemory + ?Sized>(
     file: &File,
     mut offset: u64,
     direction: Direction,
@@ -91,6 +114,13 @@ fn move_all<B: BitmapSlice>(
             Err(error) => Err(error)?,
         };
         moved = moved.saturating_add(count as u64);
+        // Mostly all of it has moved at once.
+        if count == rest.iter().map(VolatileSlice::len).sum::<usize>() {
+            if direction == Direction::Read {
+                mark_written(rest, count);
+            }
+            break;
+        }
         for slice in rest {
             let here = count.min(slice.len());
             if direction == Direction::Read {
@@ -111,6 +141,7 @@ fn move_all<B: BitmapSlice>(
 }
 
 /// One system call. Returns the number of bytes that it moved.
+#[inline]
 fn move_some<B: BitmapSlice>(
     file: &File,
     offset: u64,
@@ -120,20 +151,17 @@ fn move_some<B: BitmapSlice>(
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let moved = with_pieces(slices, |pieces| {
         if let [piece] = pieces {
-            // The host has less to look at.
-            return Ok(match direction {
-                // SAFETY: `with_pieces` keeps the piece mapped and writable for its length while this runs, and no
-                // reference to guest memory exists that the kernel's writes could alias. The descriptor is open for as
-                // long as `file` is borrowed.
-                Direction::Read => unsafe {
-                    libc::pread(file.as_raw_fd(), piece.iov_base, piece.iov_len, offset)
-                },
-                // SAFETY: `with_pieces` keeps the piece mapped for its length while this runs, and the kernel only reads
-                // it. The descriptor is open for as long as `file` is borrowed.
-                Direction::Write => unsafe {
-                    libc::pwrite(file.as_raw_fd(), piece.iov_base, piece.iov_len, offset)
-                },
-            });
+            // The host has less to look at. The C library's own calls could be cancelled, which costs as much as the rest of them.
+            let number = match direction {
+                Direction::Read => libc::SYS_pread64,
+                Direction::Write => libc::SYS_pwrite64,
+            };
+            let (file, base, length) = (file.as_raw_fd(), piece.iov_base, piece.iov_len);
+            // SAFETY: `pread` or `pwrite`. `with_pieces` keeps the piece mapped and writable for its length while this runs, and
+            // no reference to guest memory exists that the kernel's writes could alias. The descriptor is open for as long as
+            // `file` is borrowed.
+            let moved = unsafe { libc::syscall(number, file, base, length, offset) };
+            return Ok(moved as libc::ssize_t);
         }
         let count = libc::c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         Ok::<_, io::Error>(match direction {

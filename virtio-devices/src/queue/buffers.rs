@@ -5,6 +5,7 @@
 
 use vm_memory::{GuestMemory, GuestMemoryError};
 
+use super::reach::Slice;
 use super::{Reach, Segment};
 
 /// Consecutive bytes in guest memory, in pieces.
@@ -37,7 +38,16 @@ impl<'c> Buffers<'c> {
         self.length == 0
     }
 
+    /// The first `at` bytes; if there are fewer, all of them.
+    #[inline(always)]
+    #[must_use]
+    pub fn first(self, at: u64) -> Self {
+        let length = at.min(self.length);
+        Self { length, ..self }
+    }
+
     /// The first `at` bytes, and the rest. If there are fewer: all of them, and none.
+    #[inline]
     #[must_use]
     pub fn split_at(self, at: u64) -> (Self, Self) {
         let at = at.min(self.length);
@@ -60,6 +70,16 @@ impl<'c> Buffers<'c> {
             rest.skip = 0;
         }
         (Self { length: at, ..self }, rest)
+    }
+
+    /// All of them, if they are in one piece of the host's memory that is known at once.
+    #[inline(always)]
+    pub(crate) fn known<'m, M: GuestMemory + ?Sized>(
+        self,
+        reach: &Reach<'m, M>,
+    ) -> Option<Slice<'m, M>> {
+        let length = usize::try_from(self.length).ok()?;
+        reach.known(self.whole(length)?, length)
     }
 
     /// The pieces, in order, none of them empty.
@@ -87,6 +107,7 @@ impl<'c> Buffers<'c> {
     }
 
     /// Copies bytes out of guest memory until `data` is full or there are no more; returns how many.
+    #[inline(always)]
     pub fn read<M: GuestMemory + ?Sized>(
         self,
         reach: &Reach<'_, M>,
@@ -97,6 +118,16 @@ impl<'c> Buffers<'c> {
             reach.read(data, address)?;
             return Ok(whole);
         }
+        self.read_pieces(reach, data)
+    }
+
+    #[inline(never)]
+    fn read_pieces<M: GuestMemory + ?Sized>(
+        self,
+        reach: &Reach<'_, M>,
+        data: &mut [u8],
+    ) -> Result<usize, GuestMemoryError> {
+        let whole = data.len();
         let mut rest = data;
         for piece in self.pieces() {
             let length = rest.len().min(piece.length as usize);
@@ -177,6 +208,7 @@ mod tests {
                 prop_assert_eq!(part.is_empty(), bytes(part).is_empty());
             }
             let cut = (first as usize).min(all.len());
+            prop_assert_eq!(bytes(whole.first(first)), bytes(a));
             prop_assert_eq!(bytes(a), all[..cut].to_vec());
             let next = (cut + second as usize).min(all.len());
             prop_assert_eq!(bytes(b), all[cut..next].to_vec());

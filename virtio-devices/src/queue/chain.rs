@@ -153,6 +153,18 @@ impl Chain {
         self.numbers.bytes.wrapping_sub(self.numbers.readable_bytes)
     }
 
+    /// Where the last byte is that the device is to write, if there is any.
+    #[inline(always)]
+    pub fn last_writable(&self) -> Option<u64> {
+        let mut segments = self.writable_segments().iter().rev();
+        let last = segments.find(|segment| segment.length > 0)?;
+        // Neither goes below 0 nor wraps: it has a byte, and its end is no further than memory's.
+        Some(
+            last.address
+                .wrapping_add(u64::from(last.length.wrapping_sub(1))),
+        )
+    }
+
     /// What the device is to read, buffer by buffer as the driver cut it. Some may be empty.
     #[inline(always)]
     pub fn readable_segments(&self) -> &[Segment] {

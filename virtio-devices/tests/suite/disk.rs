@@ -7,7 +7,7 @@ use std::io::Write;
 use crate::support::{END, MIDDLE, Machine, header, image, pattern};
 use hvkit_virtio_devices::block::{Access, Options};
 use hvkit_virtio_devices::fake::{Buffer, Ring, Used};
-use hvkit_virtio_devices::pci::PciFunction;
+
 use proptest::prelude::*;
 
 use Buffer::{Readable, Writable};
@@ -506,10 +506,6 @@ fn at_rest_the_disk_waits_for_a_kick_and_has_asked_for_one() {
         let file = image(64);
         let mut machine = Machine::with_disk(Options::new(file.path()));
         let mut ring = machine.start(features);
-        let kick = machine.driver.function.doorbells()[0]
-            .event
-            .try_clone()
-            .unwrap();
         for round in 1..4 {
             assert_eq!(request(&mut machine, &mut ring, FLUSH, 0, &[]), (OK, 1));
             // avail_event, or VIRTQ_USED_F_NO_NOTIFY.
@@ -517,10 +513,6 @@ fn at_rest_the_disk_waits_for_a_kick_and_has_asked_for_one() {
             let flags = ring.get16(ring.used);
             let expected = if features == ALL { (round, 0) } else { (0, 0) };
             assert_eq!((event, flags), expected);
-            assert!(
-                kick.read().is_err(),
-                "a kick that was answered is still there"
-            );
         }
     }
 }

@@ -217,6 +217,73 @@ fn a_source_that_cannot_be_watched_is_an_error() {
     assert!(serve(&mut Watching(file), &event()).is_err());
 }
 
+/// A queue's kick is never read: each write to it has to be told of all the same.
+#[test]
+fn a_source_that_nobody_reads_is_told_of_at_each_write() {
+    struct Deaf(EventFd, Sender<()>);
+    impl Worker for Deaf {
+        fn name(&self) -> String {
+            "deaf".into()
+        }
+        fn sources(&self) -> Vec<RawFd> {
+            vec![self.0.as_raw_fd()]
+        }
+        fn positions(&self) -> Vec<(u16, Position)> {
+            Vec::new()
+        }
+        fn ready(&mut self, _index: usize) -> Progress {
+            self.1.send(()).unwrap();
+            Progress::Wait
+        }
+    }
+    let kick = event();
+    let (tell, told) = channel();
+    let worker = Deaf(kick.try_clone().unwrap(), tell);
+    let mut running = threads().start(Box::new(worker)).unwrap();
+    told.recv_timeout(LONG).unwrap();
+    for _ in 0..100 {
+        kick.write(1).unwrap();
+        told.recv_timeout(LONG).unwrap();
+    }
+    running.request_stop();
+    assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+}
+
+/// One request at a time, each with one kick: one that were lost would never be answered.
+#[test]
+fn a_disk_in_a_thread_misses_no_kick() {
+    use hvkit_virtio_devices::block::{Block, Options};
+    use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+    use hvkit_virtio_devices::fake::{Driver, Vectors};
+    use hvkit_virtio_devices::transport::pci::VirtioPci;
+    use vm_memory::{Bytes, GuestAddress};
+    let file = crate::support::image(64);
+    let memory = crate::support::memory();
+    let vectors = Arc::new(Vectors::default());
+    let block = Box::new(Block::open(Options::new(file.path())).unwrap());
+    let function = VirtioPci::new(block, memory.clone(), vectors, Box::new(threads())).unwrap();
+    let mut driver = Driver::probe(function);
+    driver.enable_msix();
+    driver.negotiate(u64::MAX);
+    let mut ring = driver.queue(0, &memory, 0x1000, 256);
+    driver.set_status(0xf);
+    let header = crate::support::header(0, 9);
+    memory.write_slice(&header, GuestAddress(0x8000)).unwrap();
+    for round in 0..500 {
+        ring.submit(&[
+            Readable(0x8000, 16),
+            Writable(0x1_0000, 512),
+            Writable(0x9000, 1),
+        ]);
+        driver.kick(0);
+        let before = Instant::now();
+        while ring.take().is_none() {
+            assert!(before.elapsed() < LONG, "no answer to request {round}");
+            std::thread::yield_now();
+        }
+    }
+}
+
 #[test]
 fn a_disk_works_in_a_thread() {
     use hvkit_virtio_devices::block::{Block, Options};

@@ -20,7 +20,7 @@ use lab_kit::models::{Fetched, Model};
 /// How long one host may take on this machine's clock, and how often it is tried. A machine that others use gives an emulated
 /// host a fraction of what an idle one does.
 /// One that hangs does so for ever, so it is better tried again than waited for.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 const TRIES: u32 = 5;
 /// How long a VMM may take on the host's clock, in seconds.
 const LIMIT: u32 = 300;
@@ -140,10 +140,8 @@ impl Lab {
     /// Runs a machine in a host of its own, with as many requests or pairs of each job. What does not come to its end is given up, said, and tried again:
     /// hosts and guests under QEMU's nested virtualization hang and crash now and then, ours and QEMU's.
     pub(super) fn run(&self, machine: &Machine, requests: u32) -> Result<Report> {
-        let words = format!(
-            "requests={requests} pairs={requests} chunks={}",
-            requests / 4
-        );
+        let chunks = requests / 2;
+        let words = format!("requests={requests} pairs={requests} chunks={chunks}");
         let command = format!(
             ". /host.sh; {}; meter --marks {} --timeout {LIMIT} -- {}",
             machine.before,

@@ -35,7 +35,7 @@ const PAGE: &str = "io.md";
 /// What `cargo xtask bench io` takes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Requests of each disk job; a quarter as many chunks of 64 KiB are sent.
+    /// Requests of each disk job; half as many chunks of 64 KiB are sent each way.
     #[arg(long, default_value_t = 4000)]
     requests: u32,
     /// Only machines whose name has this in it; the page is printed and not written.

@@ -118,6 +118,7 @@ pub(super) fn page(about: &[String], results: &Results) -> String {
         about.join("\n")
     );
     devices(&mut out, results);
+    bound(&mut out, results);
     models(&mut out, results);
     unit(&mut out, results);
     out
@@ -165,6 +166,38 @@ fn devices(out: &mut String, results: &Results) {
             time(&qemu),
             ours.exits(),
             qemu.exits()
+        );
+    }
+}
+
+/// How near the network's jobs are to what they cost without any machine.
+fn bound(out: &mut String, results: &Results) {
+    put!(
+        out,
+        "\nThe same streams from a process of the host to another: both ends' own work, with no guest, interface or VMM between them. The last \
+         column is what a machine would reach that cost nothing.\n\n\
+         | job | the host alone, a second | ours, of it | QEMU, of it | the host alone / QEMU |\n|---|--:|--:|--:|--:|"
+    );
+    for wanted in WANTED {
+        let Wanted { job, name, .. } = wanted;
+        let rate = |machine| results.job(machine, job).map(|figures| figures.rate());
+        if !machine::ALONE.jobs().contains(job) {
+            continue;
+        }
+        let Some(alone) = rate(&machine::ALONE) else {
+            let why = results.why_not(&machine::ALONE);
+            put!(out, "| {name} | {why} | | | |");
+            continue;
+        };
+        let part =
+            |rate: Option<f64>| rate.map_or(String::new(), |rate| format!("{:.2}", rate / alone));
+        let (ours, qemu) = (rate(&machine::OURS), rate(&machine::QEMU));
+        let most = qemu.map_or(String::new(), |qemu| format!("{:.2}", alone / qemu));
+        put!(
+            out,
+            "| {name} | {alone:.0} | {} | {} | {most} |",
+            part(ours),
+            part(qemu)
         );
     }
 }
@@ -299,6 +332,23 @@ pub(super) fn chart(results: &Results) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_stream_is_compared_with_one_that_no_machine_carries() {
+        let mut results = Results::default();
+        for (machine, ns) in [
+            (&machine::OURS, 200_000.0),
+            (&machine::QEMU, 250_000.0),
+            (&machine::ALONE, 100_000.0),
+        ] {
+            results.add(machine, Ok(report(&[("send", ns)])));
+        }
+        let mut out = String::new();
+        bound(&mut out, &results);
+        let expected = "| TCP from the guest, by 64 KiB | 10000 | 0.50 | 0.40 | 2.50 |";
+        assert!(out.lines().any(|line| line == expected), "{out}");
+        assert!(!out.contains("random"), "{out}");
+    }
+
     fn report(jobs: &[(&str, f64)]) -> Report {
         let figures = |ns| Figures {
             requests: 1.0,
@@ -343,6 +393,8 @@ mod tests {
         assert!(row("| service process: vhost-user | no |").contains("| not run |"));
         assert!(row("| service process: vhost-user | yes |").contains("| not run |"));
         assert!(row("| TCP").contains("ours: not run; QEMU: not run"));
+        let rows = |start: &str| page.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!(rows("| TCP from the guest, by 64 KiB | not run |"), 1);
 
         let chart = chart(&results);
         assert!(
