@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the real processor is set up with, as words, and what its faults mean.
 
+use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::FakeHost;
 use hvkit_shadow_paging::guest::{
     Access, ErrorCode, Features, Kind, Privilege, Registers, cr0, cr4, efer,
@@ -177,5 +178,51 @@ fn a_budget_that_cannot_be_is_refused() {
     for pages in [0, 15, 1 << 22, u32::MAX] {
         let made: Result<Mmu<Linear, _, _>, _> = Mmu::new(&host, &host, pages, Tuning::default());
         assert_eq!(made.unwrap_err(), NewError::Budget { pages });
+    }
+}
+
+/// Bits 3, 4 and 7 of an entry for 4 KiB are the index into the page attribute table: PWT, PCD and PAT ("Paging and Memory
+/// Typing"). The real processor's table is the guest's.
+#[test]
+fn a_page_has_the_memory_type_that_the_guest_gives_it() {
+    for pat in 0..8 {
+        let bits = (pat & 3) << 3 | (pat >> 2) << 7;
+        let host = FakeHost::new(0x10_0000);
+        let mut mmu: Mmu<Linear, _, _> = Mmu::new(&host, &host, 32, Tuning::default()).unwrap();
+        let view = host.guest();
+        let machine = Machine {
+            memory: &view,
+            map: &host,
+        };
+        let guest = |at, word| host.store(host.host(at).unwrap(), Width::Eight, word);
+        for (at, word) in [
+            (0x1000, 0x2067),
+            (0x2000, 0x3067),
+            (0x3000, 0x4067),
+            (0x4000, 0x5067 | bits),
+        ] {
+            guest(at, word);
+        }
+        let features = Features::all(40);
+        let registers = Registers {
+            cr0: cr0::PE | cr0::PG,
+            cr3: 0x1000,
+            cr4: cr4::PAE,
+            efer: efer::LME,
+            ..Registers::default()
+        };
+        let like = Processor::like(&features);
+        let (vcpu, owed) = Vcpu::new(&mut mmu, machine, registers, features, like).unwrap();
+        assert!(owed.is_empty());
+        let read = Access::new(Kind::Read, Privilege::User);
+        let answer = mmu.fault(vcpu.space(), machine, 0, read).unwrap();
+        mmu.settle(answer.owed, |_| Ok::<(), ()>(())).unwrap();
+        let mut word = vcpu.hardware().cr3;
+        for _ in 0..4 {
+            word = host.load(word & 0xf_ffff_ffff_f000, Width::Eight);
+        }
+        assert_eq!(word & 0xf_ffff_ffff_f000, host.host(0x5000).unwrap());
+        assert_eq!(word & (3 << 3 | 1 << 7), bits, "index {pat}");
+        vcpu.retire(&mut mmu);
     }
 }

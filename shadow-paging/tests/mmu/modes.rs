@@ -145,8 +145,8 @@ fn what_no_processor_does_and_what_shadows_cannot_is_refused_and_changes_nothing
     board.audit();
 }
 
-#[test]
-fn pdptes_are_those_of_the_last_load() {
+/// A guest in PAE paging, which has read 0 at address 0; by what its memory says since then of the first PDPTE, 6 is there.
+fn with_another_pdpte() -> Board {
     let mut board = Board::new(64, Features::all(40));
     board.set(0x1000, Width::Eight, 0x2001);
     board.set(0x2000, Width::Eight, 0x3007);
@@ -162,6 +162,12 @@ fn pdptes_are_those_of_the_last_load() {
     });
     assert_eq!(load(&mut board, 0), Outcome::Done(0));
     board.wrote(0x1000, Width::Eight, 0x4001);
+    board
+}
+
+#[test]
+fn pdptes_are_those_of_the_last_load() {
+    let mut board = with_another_pdpte();
     board.intercept(Instruction::InvalidateAll);
     assert_eq!(
         load(&mut board, 0),
@@ -173,4 +179,23 @@ fn pdptes_are_those_of_the_last_load() {
     board.intercept(Instruction::Cr3(0x1000));
     assert_eq!(load(&mut board, 0), Outcome::Done(6));
     board.audit();
+}
+
+/// SDM Vol. 3A, "PDPTE Registers": MOV to CR4 loads them if it changes PAE, PGE, PSE or SMEP.
+#[test]
+fn pdptes_are_loaded_when_certain_bits_of_cr4_change() {
+    const OSFXSR: u64 = 1 << 9;
+    for (bit, read) in [
+        (cr4::PGE, 6),
+        (cr4::PSE, 6),
+        (cr4::SMEP, 6),
+        (cr4::SMAP, 0),
+        (OSFXSR, 0),
+        (0, 0),
+    ] {
+        let mut board = with_another_pdpte();
+        board.intercept(Instruction::Cr4(cr4::PAE | bit));
+        assert_eq!(load(&mut board, 0), Outcome::Done(read), "{bit:#x}");
+        board.audit();
+    }
 }
