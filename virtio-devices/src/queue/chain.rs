@@ -7,7 +7,11 @@ use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::Buffers;
 use super::reach::{Reach, Slice};
-use super::words::{Fault, Place, Words};
+use super::refused::{
+    Refused, indirect_length, indirect_next, readable_after_writable, too_big, too_long,
+    unreadable, wraps,
+};
+use super::words::{Place, Words};
 
 /// VIRTQ_DESC_F_NEXT.
 pub(super) const NEXT: u16 = 1;
@@ -17,7 +21,7 @@ pub(super) const WRITE: u16 = 2;
 pub(super) const INDIRECT: u16 = 4;
 
 /// Bytes of all of a chain's buffers, at most (2.7.5.2).
-const MOST_BYTES: u64 = 1 << 32;
+pub(super) const MOST_BYTES: u64 = 1 << 32;
 
 /// Bytes of a descriptor.
 const DESCRIPTOR: u64 = 1 << DESCRIPTOR_BITS;
@@ -231,9 +235,6 @@ pub(super) struct Filling<'c> {
     bytes: u64,
 }
 
-/// Why a chain was refused; in a box, because what is returned beside it is small and returned often.
-pub(super) type Refused = Box<ChainError>;
-
 impl Filling<'_> {
     /// How many are filled.
     #[inline(always)]
@@ -346,63 +347,6 @@ fn grow(room: &mut Vec<Segment>, size: usize) {
     room.resize(size, empty);
 }
 
-#[cold]
-#[inline(never)]
-fn too_long(size: usize) -> Refused {
-    // It was made from 16 bits.
-    let size = size as u16;
-    Box::new(ChainError::TooLong { size })
-}
-
-#[cold]
-#[inline(never)]
-fn wraps(address: u64, length: u32) -> Refused {
-    Box::new(ChainError::Wraps { address, length })
-}
-
-#[cold]
-#[inline(never)]
-fn too_big(segments: &[Segment]) -> Refused {
-    let mut bytes = 0u64;
-    for segment in segments {
-        bytes = bytes.saturating_add(segment.length.into());
-        if bytes > MOST_BYTES {
-            break;
-        }
-    }
-    Box::new(ChainError::TooBig { bytes })
-}
-
-#[cold]
-#[inline(never)]
-fn readable_after_writable(index: u16) -> Refused {
-    Box::new(ChainError::ReadableAfterWritable { index })
-}
-
-#[cold]
-#[inline(never)]
-pub(super) fn not_negotiated(index: u16) -> Refused {
-    Box::new(ChainError::IndirectNotNegotiated { index })
-}
-
-#[cold]
-#[inline(never)]
-pub(super) fn nested(index: u16) -> Refused {
-    Box::new(ChainError::IndirectNested { index })
-}
-
-#[cold]
-#[inline(never)]
-fn indirect_next(index: u16) -> Refused {
-    Box::new(ChainError::IndirectNext { index })
-}
-
-#[cold]
-#[inline(never)]
-fn indirect_length(length: u32) -> Refused {
-    Box::new(ChainError::IndirectLength { length })
-}
-
 /// "struct virtq_desc". In the packed layout the last two fields are the other way round, and `next` is the
 /// buffer's identifier.
 #[derive(Clone, Copy, Debug)]
@@ -489,14 +433,4 @@ pub(super) fn words(table: &impl Words, index: u16, entries: u32) -> Result<[u64
         Ok(words) => Ok(words.map(u64::from_le)),
         Err(fault) => Err(unreadable(index, entries, fault)),
     }
-}
-
-#[cold]
-#[inline(never)]
-pub(super) fn unreadable(index: u16, entries: u32, fault: Fault) -> Refused {
-    let Fault { source, .. } = fault;
-    Box::new(match u32::from(index) < entries {
-        true => ChainError::Unreadable { index, source },
-        false => ChainError::Index { index, entries },
-    })
 }

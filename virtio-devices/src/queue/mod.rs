@@ -35,6 +35,7 @@ mod error;
 mod in_order;
 mod packed;
 mod reach;
+mod refused;
 mod split;
 mod words;
 

@@ -21,10 +21,10 @@ use vm_memory::GuestMemory;
 
 use super::areas::Areas;
 use super::chain::{
-    Chain, ChainError, DESCRIPTOR_BITS, Descriptor, Filling, INDIRECT, Met, Numbers, Refused,
-    Table, WRITE, nested, not_negotiated, unreadable, words,
+    Chain, DESCRIPTOR_BITS, Descriptor, Filling, INDIRECT, Met, Numbers, Table, WRITE, words,
 };
 use super::reach::Reach;
+use super::refused::{Refused, nested, not_negotiated, too_long, unreadable};
 use super::words::{Place as PlaceInMemory, Words};
 use super::{Head, Notify, Position, QueueError};
 use crate::features::Features;
@@ -207,12 +207,12 @@ impl PackedRing {
         // A driver may offer no more than it has got back, however it sets the marks.
         let most = size.wrapping_sub(self.in_flight);
         if most == 0 {
-            return Err(too_long(size));
+            return Err(too_long(size.into()));
         }
         let (mut last, mut slots) = (self.taken, 1u16);
         let next = |_: &Descriptor| {
             if slots == most {
-                return Err(too_long(size));
+                return Err(too_long(size.into()));
             }
             slots = slots.wrapping_add(1);
             last = last.next(size);
@@ -252,7 +252,7 @@ impl PackedRing {
         let entries = u16::try_from(table.entries())
             .ok()
             .filter(|entries| *entries <= size)
-            .ok_or_else(|| too_long(size))?;
+            .ok_or_else(|| too_long(size.into()))?;
         match table.known(reach) {
             Some(words) => follow(&words, entries, filling),
             None => follow_found(reach, table, entries, filling),
@@ -369,12 +369,6 @@ fn packed([address, rest]: [u64; 2]) -> Descriptor {
         flags: (rest >> 48) as u16,
         next: (rest >> 32) as u16,
     }
-}
-
-#[cold]
-#[inline(never)]
-fn too_long(size: u16) -> Refused {
-    Box::new(ChainError::TooLong { size })
 }
 
 /// All of an indirect table.

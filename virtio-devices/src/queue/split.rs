@@ -15,10 +15,9 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::GuestMemory;
 
 use super::areas::Areas;
-use super::chain::{
-    Chain, Descriptor, Filling, Met, Numbers, Refused, Table, nested, not_negotiated, words,
-};
+use super::chain::{Chain, Descriptor, Filling, Met, Numbers, Table, words};
 use super::reach::Reach;
+use super::refused::{Refused, nested, not_negotiated};
 use super::words::{Place, Words};
 use super::{Head, Notify, Position, QueueError};
 use crate::features::Features;
