@@ -129,7 +129,7 @@ mkfifo /tmp/silence
 nc -l -p 5001 </served &
 iperf3 -s >/dev/null & serving=$!
 rm -f /tmp/vsock* /tmp/balloon
-socat UNIX-LISTEN:/tmp/vsock_700 EXEC:cat &
+socat -t 20 UNIX-LISTEN:/tmp/vsock_700 EXEC:cat &
 # What the guest says on its console is followed.
 wait_for() { while ! grep -q "$1" /tmp/hvc 2>/dev/null; do usleep 100000; done; }
 ask() { echo "$1" | socat -t 30 - UNIX-CONNECT:/tmp/balloon; }
