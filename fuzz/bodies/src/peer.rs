@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use hvkit_virtio_devices::vhost_user::channel::{Channel, MOST_FILES};
@@ -131,4 +131,28 @@ fn hear(socket: &mut UnixStream) -> Vec<u8> {
             Err(_) => return answers,
         }
     }
+}
+
+/// A message that came: its header's words, what follows, and files.
+pub(crate) type Heard<const WORDS: usize> = ([u32; WORDS], Vec<u8>, Vec<OwnedFd>);
+
+/// The next message on `channel`, whose header has so many words, of which the one at `size` counts the bytes that follow and
+/// `with` more; nothing at the end.
+pub(crate) fn next<const WORDS: usize>(
+    channel: &Channel,
+    (size, with): (usize, usize),
+    patience: Duration,
+) -> Option<Heard<WORDS>> {
+    channel.wait_for_more().ok()?;
+    let end = Instant::now() + patience;
+    let mut files = Vec::new();
+    let mut words = [0; WORDS];
+    for word in &mut words {
+        let mut bytes = [0; 4];
+        channel.receive(&mut bytes, &mut files, end).ok()?;
+        *word = u32::from_ne_bytes(bytes);
+    }
+    let mut payload = vec![0; (words[size] as usize).checked_sub(with)?];
+    channel.receive(&mut payload, &mut files, end).ok()?;
+    Some((words, payload, files))
 }

@@ -27,6 +27,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::peer::next;
+
 /// The most that is done with the function.
 const ACTIONS: usize = 16;
 /// How long either end may take: neither lets the other wait.
@@ -89,14 +91,8 @@ impl Process {
     }
 
     fn one(&mut self) -> Option<()> {
-        self.channel.wait_for_more().ok()?;
-        let end = Instant::now() + PATIENCE;
-        let (mut head, mut files) = ([0; HEADER], Vec::new());
-        self.channel.receive(&mut head, &mut files, end).ok()?;
-        let (all, _) = head.as_chunks::<4>();
-        let [first, size, flags] = [0, 1, 2].map(|word: usize| u32::from_ne_bytes(all[word]));
-        let mut payload = vec![0; size as usize - HEADER];
-        self.channel.receive(&mut payload, &mut files, end).ok()?;
+        let heard = next::<4>(&self.channel, (1, HEADER), PATIENCE)?;
+        let ([first, _, flags, _], payload, _) = heard;
         // To a question of ours.
         if flags & 0xf == 1 {
             return Some(());

@@ -20,6 +20,8 @@ use hvkit_virtio_devices::vhost_user::{Options, SharedMemory, VhostUser};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
+use crate::peer::next;
+
 /// Bytes of guest memory.
 const MEMORY: usize = 0x1_0000;
 /// The most things that happen.
@@ -105,14 +107,8 @@ impl Process {
     }
 
     fn one(&mut self) -> Option<()> {
-        self.channel.wait_for_more().ok()?;
-        let end = Instant::now() + PATIENCE;
-        let (mut head, mut files) = ([0; 12], Vec::new());
-        self.channel.receive(&mut head, &mut files, end).ok()?;
-        let (words, _) = head.as_chunks::<4>();
-        let [request, flags, size] = [0, 1, 2].map(|word: usize| u32::from_ne_bytes(words[word]));
-        let mut payload = vec![0; size as usize];
-        self.channel.receive(&mut payload, &mut files, end).ok()?;
+        let heard = next::<3>(&self.channel, (2, 0), PATIENCE)?;
+        let ([request, flags, _], payload, mut files) = heard;
         if request == 21 {
             let socket = files.pop().map(UnixStream::from)?;
             self.own = Some(Channel::new(socket).ok()?);

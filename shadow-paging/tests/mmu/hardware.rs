@@ -2,7 +2,7 @@
 //! What the real processor is set up with, as words, and what its faults mean.
 
 use hvkit_page_table::Width;
-use hvkit_shadow_paging::fake::FakeHost;
+use hvkit_shadow_paging::fake::{FakeHost, GuestView};
 use hvkit_shadow_paging::guest::{
     Access, ErrorCode, Features, Kind, Privilege, Registers, cr0, cr4, efer,
 };
@@ -93,15 +93,11 @@ fn every_bit_that_paging_reads_or_that_empties_the_tlb_exits() {
 }
 
 /// A VMM that is not told of a new root leaves the processor on the old one.
-#[test]
-fn a_change_of_the_real_root_is_told_and_nothing_else_is() {
-    let host = FakeHost::new(0x10_0000);
-    let mut mmu: Mmu<Linear, _, _> = Mmu::new(&host, &host, 32, Tuning::default()).unwrap();
-    let view = host.guest();
-    let machine = Machine {
-        memory: &view,
-        map: &host,
-    };
+/// A processor in 4-level paging, whose tables begin at 0x1000.
+fn four_levels<'a>(
+    mmu: &mut Mmu<Linear, &'a FakeHost, &'a FakeHost>,
+    machine: Machine<'_, GuestView<'a>, FakeHost>,
+) -> Vcpu {
     let features = Features::all(40);
     let registers = Registers {
         cr0: cr0::PE | cr0::PG,
@@ -111,9 +107,21 @@ fn a_change_of_the_real_root_is_told_and_nothing_else_is() {
         ..Registers::default()
     };
     let like = Processor::like(&features);
-    let made = Vcpu::new(&mut mmu, machine, registers, features, like);
-    let (mut vcpu, owed) = made.unwrap();
+    let (vcpu, owed) = Vcpu::new(mmu, machine, registers, features, like).unwrap();
     assert!(owed.is_empty());
+    vcpu
+}
+
+#[test]
+fn a_change_of_the_real_root_is_told_and_nothing_else_is() {
+    let host = FakeHost::new(0x10_0000);
+    let mut mmu: Mmu<Linear, _, _> = Mmu::new(&host, &host, 32, Tuning::default()).unwrap();
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let mut vcpu = four_levels(&mut mmu, machine);
     let settle = |mmu: &mut Mmu<_, _, _>, owed| mmu.settle(owed, |_| Ok::<(), ()>(())).unwrap();
     for (cr3, changes) in [
         (0x1000, false),
@@ -203,17 +211,7 @@ fn a_page_has_the_memory_type_that_the_guest_gives_it() {
         ] {
             guest(at, word);
         }
-        let features = Features::all(40);
-        let registers = Registers {
-            cr0: cr0::PE | cr0::PG,
-            cr3: 0x1000,
-            cr4: cr4::PAE,
-            efer: efer::LME,
-            ..Registers::default()
-        };
-        let like = Processor::like(&features);
-        let (vcpu, owed) = Vcpu::new(&mut mmu, machine, registers, features, like).unwrap();
-        assert!(owed.is_empty());
+        let vcpu = four_levels(&mut mmu, machine);
         let read = Access::new(Kind::Read, Privilege::User);
         let answer = mmu.fault(vcpu.space(), machine, 0, read).unwrap();
         mmu.settle(answer.owed, |_| Ok::<(), ()>(())).unwrap();

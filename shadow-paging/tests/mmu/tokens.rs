@@ -231,57 +231,112 @@ fn a_space_of_another_mmu_is_refused() {
     );
 }
 
-/// Two processors: one makes a page a table of the shadow's while the other may still write it by its
+/// Two processors, the first with 32-bit tables. By the TLB of the second, page 0x1000 can be written, which leads to the frame at
+/// 0x4000: the guest's table of 4 MiB and up, that the first has not used yet.
+struct Race<'a> {
+    machine: Machine<'a, GuestView<'a>, FakeHost>,
+    mmu: TestMmu<'a>,
+    vcpu: Vcpu,
+    other: FakeProcessor,
+    /// The host's address of the frame.
+    table: u64,
+}
+
+const WRITE: Access = Access::new(Kind::Write, Privilege::User);
+
+impl<'a> Race<'a> {
+    fn new(machine: Machine<'a, GuestView<'a>, FakeHost>) -> Self {
+        let host = machine.map;
+        let mut mmu = mmu(host);
+        let vcpu = running(&mut mmu, machine);
+        for (at, value) in [
+            (0x2004, 0x4067),
+            (0x1004, 0x4067),
+            (0x4000, 0x5067),
+            (0x4800, 0x5067),
+        ] {
+            host.store(host.host(at).unwrap(), Width::Four, value);
+        }
+        let other = FakeProcessor::default();
+        let table = host.host(0x4000).unwrap();
+        let mut race = Self {
+            machine,
+            mmu,
+            vcpu,
+            other,
+            table,
+        };
+        let owed = race.fault(0x1000, WRITE);
+        race.settle(owed);
+        assert_eq!(race.writes(), Some(table));
+        race
+    }
+
+    fn fault(&mut self, linear: u64, access: Access) -> Owed {
+        let space = self.vcpu.space();
+        let answer = self.mmu.fault(space, self.machine, linear, access);
+        let answer = answer.unwrap();
+        assert!(matches!(answer.verdict, Verdict::Repaired(_)));
+        answer.owed
+    }
+
+    fn settle(&mut self, owed: Owed) {
+        let other = &mut self.other;
+        let settled = self.mmu.settle(owed, |flush| {
+            other.flush(flush);
+            ok(flush)
+        });
+        settled.unwrap();
+    }
+
+    /// Where the second processor comes to.
+    fn comes_to(&mut self, linear: u64, access: Access) -> Option<u64> {
+        let hardware = self.vcpu.hardware();
+        let come = self
+            .other
+            .translate(self.machine.map, &hardware, linear, access);
+        come.ok()
+    }
+
+    /// Where the second processor writes by page 0x1000.
+    fn writes(&mut self) -> Option<u64> {
+        self.comes_to(0x1000, WRITE)
+    }
+
+    /// The guest invalidates an address.
+    fn invalidate(&mut self, linear: u64) {
+        let owed = self
+            .mmu
+            .invalidate(self.vcpu.space(), self.machine, linear)
+            .unwrap();
+        self.settle(owed);
+    }
+}
+
+/// One processor makes a page a table of the shadow's while the other may still write it by its
 /// TLB. What it writes then must be seen when the guest invalidates.
 #[test]
 fn a_write_that_beats_the_flush_is_seen_at_the_next_invalidation() {
     let host = FakeHost::new(0x1_0000);
     let view = host.guest();
-    let machine = Machine {
+    let mut race = Race::new(Machine {
         memory: &view,
         map: &host,
-    };
-    let mut mmu = mmu(&host);
-    let vcpu = running(&mut mmu, machine);
-    let store = |at, value| host.store(host.host(at).unwrap(), Width::Four, value);
-    // Page 1 is the page at 0x4000, which will be the table of 4 MiB and up.
-    store(0x2004, 0x4067);
-    store(0x1004, 0x4067);
-    store(0x4000, 0x5067);
-    let fault = |mmu: &mut TestMmu<'_>, linear, access| {
-        let answer = mmu.fault(vcpu.space(), machine, linear, access).unwrap();
-        assert!(matches!(answer.verdict, Verdict::Repaired(_)));
-        answer.owed
-    };
-    let mut other = FakeProcessor::default();
-    let write = Access::new(Kind::Write, Privilege::User);
-    let owed = fault(&mut mmu, 0x1000, write);
-    mmu.settle(owed, ok).unwrap();
-    let hardware = vcpu.hardware();
-    let at = other.translate(&host, &hardware, 0x1000, write).unwrap();
+    });
     // The first processor uses the table; its token is not settled yet.
-    let owed = fault(&mut mmu, 0x40_0000, USER_READ);
+    let owed = race.fault(0x40_0000, USER_READ);
     assert!(!owed.is_empty(), "the page was writable");
-    assert_eq!(other.translate(&host, &hardware, 0x1000, write), Ok(at));
-    host.store(at, Width::Four, 0x6067);
-    mmu.settle(owed, |flush| {
-        other.flush(flush);
-        ok(flush)
-    })
-    .unwrap();
-    assert!(other.translate(&host, &hardware, 0x1000, write).is_err());
-    let owed = mmu.invalidate(vcpu.space(), machine, 0x40_0000).unwrap();
-    mmu.settle(owed, |flush| {
-        other.flush(flush);
-        ok(flush)
-    })
-    .unwrap();
-    let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
-    assert!(seen.is_err(), "the old entry is still there");
-    let owed = fault(&mut mmu, 0x40_0000, USER_READ);
-    mmu.settle(owed, ok).unwrap();
-    let seen = other.translate(&host, &hardware, 0x40_0000, USER_READ);
-    assert_eq!(seen, Ok(host.host(0x6000).unwrap()));
+    assert_eq!(race.writes(), Some(race.table));
+    host.store(race.table, Width::Four, 0x6067);
+    race.settle(owed);
+    assert_eq!(race.writes(), None);
+    race.invalidate(0x40_0000);
+    let seen = race.comes_to(0x40_0000, USER_READ);
+    assert_eq!(seen, None, "the old entry is still there");
+    let owed = race.fault(0x40_0000, USER_READ);
+    race.settle(owed);
+    let seen = race.comes_to(0x40_0000, USER_READ);
+    assert_eq!(seen, Some(host.host(0x6000).unwrap()));
 }
 
 /// As above; but the table's second half, of which the shadow has a table of its own, is made while the token that takes the
@@ -294,44 +349,16 @@ fn a_write_that_beats_an_earlier_steps_flush_is_seen_too() {
         memory: &view,
         map: &host,
     };
-    let mut mmu = mmu(&host);
-    let vcpu = running(&mut mmu, machine);
-    let store = |at, value| host.store(host.host(at).unwrap(), Width::Four, value);
-    // Page 1 is the page at 0x4000, which will be the table of 4 MiB and up.
-    store(0x2004, 0x4067);
-    store(0x1004, 0x4067);
-    store(0x4000, 0x5067);
-    store(0x4800, 0x5067);
-    let fault = |mmu: &mut TestMmu<'_>, linear, access| {
-        let answer = mmu.fault(vcpu.space(), machine, linear, access).unwrap();
-        assert!(matches!(answer.verdict, Verdict::Repaired(_)));
-        answer.owed
-    };
-    let mut other = FakeProcessor::default();
-    let write = Access::new(Kind::Write, Privilege::User);
-    let owed = fault(&mut mmu, 0x1000, write);
-    mmu.settle(owed, ok).unwrap();
-    let hardware = vcpu.hardware();
-    let at = other.translate(&host, &hardware, 0x1000, write).unwrap();
-    let first = fault(&mut mmu, 0x40_0000, USER_READ);
+    let mut race = Race::new(machine);
+    let first = race.fault(0x40_0000, USER_READ);
     assert!(!first.is_empty(), "the page was writable");
-    let second = fault(&mut mmu, 0x60_0000, USER_READ);
-    assert_eq!(other.translate(&host, &hardware, 0x1000, write), Ok(at));
-    host.store(at + 0x800, Width::Four, 0x6067);
-    for owed in [second, first] {
-        mmu.settle(owed, |flush| {
-            other.flush(flush);
-            ok(flush)
-        })
-        .unwrap();
-    }
-    let owed = mmu.invalidate(vcpu.space(), machine, 0x60_0000).unwrap();
-    mmu.settle(owed, |flush| {
-        other.flush(flush);
-        ok(flush)
-    })
-    .unwrap();
-    let seen = other.translate(&host, &hardware, 0x60_0000, USER_READ);
-    assert!(seen.is_err(), "the old entry is still there");
-    mmu.audit(machine, |finding| panic!("{finding:?}"));
+    let second = race.fault(0x60_0000, USER_READ);
+    assert_eq!(race.writes(), Some(race.table));
+    host.store(race.table + 0x800, Width::Four, 0x6067);
+    race.settle(second);
+    race.settle(first);
+    race.invalidate(0x60_0000);
+    let seen = race.comes_to(0x60_0000, USER_READ);
+    assert_eq!(seen, None, "the old entry is still there");
+    race.mmu.audit(machine, |finding| panic!("{finding:?}"));
 }

@@ -8,8 +8,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use hvkit_virtio_devices::block::{Block, Options};
+use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+use hvkit_virtio_devices::fake::{Driver, Ring, Vectors};
 use hvkit_virtio_devices::queue::Position;
+use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::worker::{Body, Progress, Runner, Stopped, Threads, Worker, serve};
+use tempfile::NamedTempFile;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// What a test waits for at most; nothing here takes a hundredth of it.
@@ -249,86 +255,87 @@ fn a_source_that_nobody_reads_is_told_of_at_each_write() {
     assert!(matches!(running.stopped(LONG), Stopped::With(_)));
 }
 
-/// One request at a time, each with one kick: one that were lost would never be answered.
-#[test]
-fn a_disk_in_a_thread_misses_no_kick() {
-    use hvkit_virtio_devices::block::{Block, Options};
-    use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
-    use hvkit_virtio_devices::fake::{Driver, Vectors};
-    use hvkit_virtio_devices::transport::pci::VirtioPci;
-    use vm_memory::{Bytes, GuestAddress};
-    let file = crate::support::image(64);
-    let memory = crate::support::memory();
-    let vectors = Arc::new(Vectors::default());
-    let block = Box::new(Block::open(Options::new(file.path())).unwrap());
-    let function = VirtioPci::new(block, memory.clone(), vectors, Box::new(threads())).unwrap();
-    let mut driver = Driver::probe(function);
-    driver.enable_msix();
-    driver.negotiate(u64::MAX);
-    let mut ring = driver.queue(0, &memory, 0x1000, 256);
-    driver.set_status(0xf);
-    let header = crate::support::header(0, 9);
-    memory.write_slice(&header, GuestAddress(0x8000)).unwrap();
-    for round in 0..500 {
-        ring.submit(&[
-            Readable(0x8000, 16),
-            Writable(0x1_0000, 512),
-            Writable(0x9000, 1),
-        ]);
-        driver.kick(0);
-        let before = Instant::now();
-        while ring.take().is_none() {
-            assert!(before.elapsed() < LONG, "no answer to request {round}");
-            std::thread::yield_now();
-        }
-    }
+/// A disk in a thread of its own, and its driver.
+struct Disk {
+    driver: Driver<VirtioPci<Arc<GuestMemoryMmap>>>,
+    memory: Arc<GuestMemoryMmap>,
+    vectors: Arc<Vectors>,
+    _image: NamedTempFile,
 }
 
-#[test]
-fn a_disk_works_in_a_thread() {
-    use hvkit_virtio_devices::block::{Block, Options};
-    use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
-    use hvkit_virtio_devices::fake::{Driver, Vectors};
-    use hvkit_virtio_devices::transport::pci::VirtioPci;
-    let file = crate::support::image(64);
-    let memory = crate::support::memory();
-    let vectors = Arc::new(Vectors::default());
-    let block = Box::new(Block::open(Options::new(file.path())).unwrap());
-    let function =
-        VirtioPci::new(block, memory.clone(), vectors.clone(), Box::new(threads())).unwrap();
-    let mut driver = Driver::probe(function);
-    for _ in 0..20 {
-        driver.enable_msix();
-        driver.negotiate(u64::MAX);
-        let mut ring = driver.queue(0, &memory, 0x1000, 256);
-        driver.set_status(0xf);
-        use vm_memory::{Bytes, GuestAddress};
-        memory
-            .write_slice(&crate::support::header(0, 9), GuestAddress(0x8000))
+impl Disk {
+    fn new() -> Self {
+        let image = crate::support::image(64);
+        let memory = crate::support::memory();
+        let vectors = Arc::new(Vectors::default());
+        let block = Box::new(Block::open(Options::new(image.path())).unwrap());
+        let (interrupts, runner) = (vectors.clone(), Box::new(threads()));
+        let function = VirtioPci::new(block, memory.clone(), interrupts, runner).unwrap();
+        Self {
+            driver: Driver::probe(function),
+            memory,
+            vectors,
+            _image: image,
+        }
+    }
+
+    /// Brings it up; its queue.
+    fn start(&mut self) -> Ring {
+        self.driver.enable_msix();
+        self.driver.negotiate(u64::MAX);
+        let ring = self.driver.queue(0, &self.memory, 0x1000, 256);
+        self.driver.set_status(0xf);
+        let header = crate::support::header(0, 9);
+        self.memory
+            .write_slice(&header, GuestAddress(0x8000))
             .unwrap();
+        ring
+    }
+
+    /// Reads sector 9 to 0x10000.
+    fn read(&mut self, ring: &mut Ring) {
         ring.submit(&[
             Readable(0x8000, 16),
             Writable(0x1_0000, 512),
             Writable(0x9000, 1),
         ]);
-        driver.kick(0);
+        self.driver.kick(0);
         let before = Instant::now();
         while ring.take().is_none() {
             assert!(before.elapsed() < LONG, "no answer");
             std::thread::yield_now();
         }
+    }
+}
+
+/// One request at a time, each with one kick: one that were lost would never be answered.
+#[test]
+fn a_disk_in_a_thread_misses_no_kick() {
+    let mut disk = Disk::new();
+    let mut ring = disk.start();
+    for _ in 0..500 {
+        disk.read(&mut ring);
+    }
+}
+
+#[test]
+fn a_disk_works_in_a_thread() {
+    let mut disk = Disk::new();
+    for _ in 0..20 {
+        let mut ring = disk.start();
+        disk.read(&mut ring);
         let mut data = vec![0; 512];
-        memory
+        disk.memory
             .read_slice(&mut data, GuestAddress(0x1_0000))
             .unwrap();
         assert_eq!(data, crate::support::pattern(9 * 512, 512));
         // A machine under load may need longer than the write waits; then a driver polls.
         let before = Instant::now();
-        let mut status = driver.set_status(0);
+        let mut status = disk.driver.set_status(0);
         while status != 0 {
             assert!(before.elapsed() < LONG, "no end");
-            status = driver.status();
+            status = disk.driver.status();
         }
     }
-    assert!(!vectors.delivered().is_empty());
+    assert!(!disk.vectors.delivered().is_empty());
 }
