@@ -321,4 +321,14 @@ fn marks_that_hardware_sets_in_between_are_kept() {
         .unwrap();
     settle(&mapper, stale);
     assert_eq!((marked[0].accessed, marked[0].dirty), (true, true));
+    // One that was read and not written.
+    memory.mark_before_exchange(ACCESSED);
+    let stale = mapper.protect(0..PAGE, |_| RW).unwrap();
+    settle(&mapper, stale);
+    let mut marked = vec![];
+    let stale = mapper
+        .harvest(0..PAGE, Collect::Both, |m| marked.push(m))
+        .unwrap();
+    settle(&mapper, stale);
+    assert_eq!((marked[0].accessed, marked[0].dirty), (true, false));
 }
