@@ -156,8 +156,14 @@ fn move_some<B: BitmapSlice>(
                 Direction::Read => libc::SYS_pread64,
                 Direction::Write => libc::SYS_pwrite64,
             };
-            let (file, base, length) = (file.as_raw_fd(), piece.iov_base, piece.iov_len);
-            // SAFETY: `pread` or `pwrite`. `with_pieces` keeps the piece mapped and writable for its length while this runs, and
+            // Each is one word, the offset too.
+            const { assert!(size_of::<libc::c_long>() == size_of::<libc::off64_t>()) };
+            let (file, base, length) = (
+                libc::c_long::from(file.as_raw_fd()),
+                piece.iov_base,
+                piece.iov_len,
+            );
+            // SAFETY: `pread` or `pwrite`, whose four arguments are words, as asserted. `with_pieces` keeps the piece mapped and writable for its length while this runs, and
             // no reference to guest memory exists that the kernel's writes could alias. The descriptor is open for as long as
             // `file` is borrowed.
             let moved = unsafe { libc::syscall(number, file, base, length, offset) };

@@ -89,13 +89,14 @@ fn question(range: Range<u64>) -> (Question, Vec<u64>) {
         ..Default::default()
     };
     get.bitmap.pgsize = PAGE;
-    get.bitmap.size = words.saturating_mul(8);
     let head = Switch {
         argsz: size_of::<Question>() as u32,
         flags: VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
     };
     // A guest's memory, of which each word is 256 KiB.
-    let bits = vec![0; usize::try_from(words).unwrap_or(0)];
+    let bits = vec![0u64; usize::try_from(words).unwrap_or(0)];
+    // Of what there is, whatever was asked: so much the kernel writes.
+    get.bitmap.size = size_of_val(bits.as_slice()) as u64;
     (Question { head, get }, bits)
 }
 
