@@ -43,6 +43,11 @@ struct Cells {
 }
 
 impl Counters {
+    /// Numbers for each of `count` queues: a clone would be the same queue's.
+    pub(crate) fn each(count: usize) -> Vec<Self> {
+        std::iter::repeat_with(Self::default).take(count).collect()
+    }
+
     /// The numbers now. Each is right by itself.
     pub fn read(&self) -> Counts {
         let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::counters::Counters;
 use crate::features::{DeviceType, Features};
 use crate::queue::{Position, Queue, QueueError};
 use crate::resources::Resources;
@@ -64,6 +65,12 @@ pub trait Device<A: GuestAddressSpace>: Send {
         &mut self,
         activation: Activation<A>,
     ) -> Result<Vec<Box<dyn Worker>>, ActivateError>;
+
+    /// The numbers of each queue, in order of index: what each has done since the device was made. Shared with the
+    /// workers, so asked once and read at any time. Empty for a device whose queues somebody else serves.
+    fn counters(&self) -> Vec<Counters> {
+        Vec::new()
+    }
 
     /// The driver has reset the device, and its workers have stopped.
     fn reset(&mut self);

@@ -118,6 +118,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Entropy {
         Ok(vec![Box::new(server)])
     }
 
+    fn counters(&self) -> Vec<Counters> {
+        vec![self.counters.clone()]
+    }
+
     fn reset(&mut self) {}
 }
 

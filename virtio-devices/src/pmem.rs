@@ -233,6 +233,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Pmem {
         Ok(vec![Box::new(server)])
     }
 
+    fn counters(&self) -> Vec<Counters> {
+        vec![self.counters.clone()]
+    }
+
     fn reset(&mut self) {}
 }
 

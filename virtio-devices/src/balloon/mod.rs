@@ -372,6 +372,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
         Ok(workers)
     }
 
+    fn counters(&self) -> Vec<Counters> {
+        self.counters.to_vec()
+    }
+
     fn reset(&mut self) {
         self.shared.events.connect(None);
         // The next driver starts with all of its pages.

@@ -83,7 +83,7 @@ impl Block {
         Ok(Self {
             rings,
             image: Arc::new(image),
-            counters: vec![Counters::default(); options.queue_count()],
+            counters: Counters::each(options.queue_count()),
             options,
         })
     }
@@ -156,6 +156,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
             Ok(Box::new(server))
         };
         queues.into_iter().map(server).collect()
+    }
+
+    fn counters(&self) -> Vec<Counters> {
+        self.counters.clone()
     }
 
     fn reset(&mut self) {}

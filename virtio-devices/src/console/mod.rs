@@ -120,7 +120,7 @@ impl Console {
         let names = ports.iter().map(|port| port.name().to_owned()).collect();
         let control = Control::new(names)?;
         Ok(Self {
-            counters: vec![Counters::default(); queue_count(ports.len())],
+            counters: Counters::each(queue_count(ports.len())),
             ports: ports.into_iter().map(Mutex::new).map(Arc::new).collect(),
             shared: Terminal {
                 control: Arc::new(Mutex::new(control)),
@@ -196,38 +196,39 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Console {
         } = activation;
         let multiport = features.contains(feature::MULTIPORT);
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
-        let counters = |index: u16| self.counters.get(usize::from(index)).cloned();
+        /// A worker for a queue, with what all of them have.
+        macro_rules! serve {
+            ($active:expr, $handler:expr) => {{
+                let active: ActiveQueue = $active;
+                let counters = self.counters.get(usize::from(active.index)).cloned();
+                let server =
+                    QueueServer::new(memory.clone(), active, Arc::clone(&interrupts), $handler);
+                workers.push(Box::new(server.with_counters(counters.unwrap_or_default())));
+            }};
+        }
         for (port, number) in self.ports.iter().zip(0..) {
             let [to, from] = queues_of(number);
             // A driver sets up the queues of the ports that it wants.
             if let Ok(active) = ActiveQueue::take(&mut queues, to) {
-                let handler = ToGuest::new(number, Arc::clone(port));
-                let server = QueueServer::new(memory.clone(), active, interrupts.clone(), handler);
-                workers.push(Box::new(
-                    server.with_counters(counters(to).unwrap_or_default()),
-                ));
+                serve!(active, ToGuest::new(number, Arc::clone(port)));
             }
             if let Ok(active) = ActiveQueue::take(&mut queues, from) {
-                let handler = FromGuest::new(number, Arc::clone(port));
-                let server = QueueServer::new(memory.clone(), active, interrupts.clone(), handler);
-                workers.push(Box::new(
-                    server.with_counters(counters(from).unwrap_or_default()),
-                ));
+                serve!(active, FromGuest::new(number, Arc::clone(port)));
             }
         }
         if multiport {
             let to = ActiveQueue::take(&mut queues, CONTROL_TO_DRIVER)?;
             let from = ActiveQueue::take(&mut queues, CONTROL_FROM_DRIVER)?;
-            let handler = ToDriver::new(Arc::clone(&self.shared.control))?;
-            let server = QueueServer::new(memory.clone(), to, interrupts.clone(), handler);
-            workers.push(Box::new(server));
-            let handler = FromDriver::new(Arc::clone(&self.shared.control));
-            let server = QueueServer::new(memory, from, interrupts.clone(), handler);
-            workers.push(Box::new(server));
+            serve!(to, ToDriver::new(Arc::clone(&self.shared.control))?);
+            serve!(from, FromDriver::new(Arc::clone(&self.shared.control)));
         }
         self.shared.lock().connect(multiport);
         self.shared.events.connect(Some(interrupts));
         Ok(workers)
+    }
+
+    fn counters(&self) -> Vec<Counters> {
+        self.counters.clone()
     }
 
     fn reset(&mut self) {

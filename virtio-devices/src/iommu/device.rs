@@ -14,6 +14,7 @@ use super::request::{Bypass, Span};
 use super::server::Server;
 use super::state;
 use crate::bytes::{put_at, read_at};
+use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::worker::Worker;
@@ -43,6 +44,8 @@ pub(super) const PROBE_SIZE: u32 = 512;
 /// Bytes of one reserved-memory property, its head included.
 pub(super) const PROPERTY: usize = 24;
 /// Descriptors in each queue.
+/// Requests, events.
+const QUEUES: usize = 2;
 const QUEUE_SIZE: u16 = 256;
 
 /// What devices may do before a driver says so.
@@ -87,6 +90,7 @@ pub struct Iommu {
     domains: Arc<Mutex<Domains>>,
     faults: Arc<Faults>,
     bypass: Bypass,
+    counters: [Counters; QUEUES],
 }
 
 impl Iommu {
@@ -105,6 +109,7 @@ impl Iommu {
             domains: Arc::new(Mutex::new(Domains::new(limits, bypass))),
             faults: Arc::new(Faults::new(EventFd::new(EFD_NONBLOCK)?)),
             bypass,
+            counters: Default::default(),
         })
     }
 
@@ -127,6 +132,11 @@ impl Iommu {
             return Err(EndpointError::Taken(id));
         }
         Ok(SharedEndpoint(endpoint))
+    }
+
+    /// The numbers of the queues for requests and for events. Bytes are those of what was read and written.
+    pub fn counters(&self) -> &[Counters; QUEUES] {
+        &self.counters
     }
 
     fn config(&self) -> [u8; CONFIG] {
@@ -167,7 +177,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE; 2]
+        vec![QUEUE_SIZE; QUEUES]
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
@@ -205,6 +215,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
         for active in queues {
             let (memory, interrupts) = (memory.clone(), Arc::clone(&interrupts));
+            let [requests, events] = self.counters.clone();
             workers.push(match active.index {
                 0 => {
                     let domains = Arc::clone(&self.domains);
@@ -214,6 +225,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
                         memory,
                         active,
                         interrupts,
+                        requests,
                     ))
                 }
                 _ => Box::new(Events::new(
@@ -221,6 +233,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
                     memory,
                     active,
                     interrupts,
+                    events,
                 )),
             });
         }
@@ -228,6 +241,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Iommu {
             return Err(ActivateError::QueueMissing { index: 0 });
         }
         Ok(workers)
+    }
+
+    fn counters(&self) -> Vec<Counters> {
+        self.counters.to_vec()
     }
 
     /// All endpoints leave their domains. What `bypass` says stays: devices that are not the driver's go on.

@@ -10,6 +10,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::endpoint::{Fault, Faults};
 use super::request::MapFlags;
+use crate::counters::Counters;
 use crate::device::{ActiveQueue, Failure, Interrupts};
 use crate::queue::{Chain, Notify, Position};
 use crate::worker::{Progress, Worker};
@@ -31,6 +32,7 @@ pub(super) struct Events<A> {
     memory: A,
     active: ActiveQueue,
     interrupts: Arc<dyn Interrupts>,
+    counters: Counters,
     chain: Chain,
 }
 
@@ -40,6 +42,7 @@ impl<A: GuestAddressSpace> Events<A> {
         memory: A,
         active: ActiveQueue,
         interrupts: Arc<dyn Interrupts>,
+        counters: Counters,
     ) -> Self {
         let chain = Chain::new();
         Self {
@@ -47,6 +50,7 @@ impl<A: GuestAddressSpace> Events<A> {
             memory,
             active,
             interrupts,
+            counters,
             chain,
         }
     }
@@ -73,9 +77,11 @@ impl<A: GuestAddressSpace> Events<A> {
                 return Err(Failure::Unanswerable { index, head });
             }
             self.faults.told();
+            self.counters.served(1, REPORT as u64);
             queue.complete(head, REPORT as u32).map_err(broken)?;
         }
         if queue.publish().map_err(broken)? == Notify::Yes {
+            self.counters.interrupted();
             self.interrupts.queue(index);
         }
         Ok(Progress::Wait)

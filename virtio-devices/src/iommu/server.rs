@@ -11,6 +11,7 @@ use super::domain::{Domains, Offered};
 use super::endpoint::Reserved;
 use super::request::{LONGEST, Request, Status, TAIL};
 use crate::bytes::put_at;
+use crate::counters::Counters;
 use crate::device::{ActiveQueue, Failure, Interrupts};
 use crate::queue::{Chain, Mapped, Notify, Position, Reach};
 use crate::worker::{Progress, Worker};
@@ -25,6 +26,7 @@ pub(super) struct Server<A> {
     memory: A,
     active: ActiveQueue,
     interrupts: Arc<dyn Interrupts>,
+    counters: Counters,
     chain: Chain,
 }
 
@@ -35,6 +37,7 @@ impl<A: GuestAddressSpace> Server<A> {
         memory: A,
         active: ActiveQueue,
         interrupts: Arc<dyn Interrupts>,
+        counters: Counters,
     ) -> Self {
         let chain = Chain::new();
         Self {
@@ -43,6 +46,7 @@ impl<A: GuestAddressSpace> Server<A> {
             memory,
             active,
             interrupts,
+            counters,
             chain,
         }
     }
@@ -56,9 +60,11 @@ impl<A: GuestAddressSpace> Server<A> {
         let requests = Requests {
             domains: &self.domains,
             bypass_domains: self.bypass_domains,
+            counters: &self.counters,
         };
         let drained = requests.serve_some(&mut queue, &mut self.chain, index);
         if queue.publish().map_err(broken)? == Notify::Yes {
+            self.counters.interrupted();
             self.interrupts.queue(index);
         }
         let more = match drained? {
@@ -79,6 +85,7 @@ enum Drained {
 struct Requests<'a> {
     domains: &'a Mutex<Domains>,
     bypass_domains: Offered,
+    counters: &'a Counters,
 }
 
 impl Requests<'_> {
@@ -98,6 +105,8 @@ impl Requests<'_> {
                 let head = head.index();
                 return Err(Failure::Unanswerable { index, head });
             };
+            let read = chain.readable_bytes();
+            self.counters.served(1, read.saturating_add(written.into()));
             queue.complete(head, written).map_err(broken)?;
         }
         Ok(Drained::No)

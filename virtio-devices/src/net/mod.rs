@@ -172,7 +172,8 @@ pub struct Net {
     pairs: Arc<Pairs>,
     options: Options,
     link: Link,
-    counters: [Counters; 2],
+    /// One for each queue.
+    counters: Vec<Counters>,
 }
 
 /// The card's link as the guest sees it, in the hands of whoever runs the device.
@@ -224,10 +225,10 @@ impl Net {
 
     fn with(options: Options, pairs: Pairs) -> Self {
         Self {
+            counters: Counters::each(queue_count(pairs.most())),
             pairs: Arc::new(pairs),
             options,
             link: Link::default(),
-            counters: Default::default(),
         }
     }
 
@@ -236,13 +237,25 @@ impl Net {
         self.link.clone()
     }
 
-    /// The numbers of what was received and of what was sent, all pairs together.
-    pub fn counters(&self) -> &[Counters; 2] {
+    /// The numbers of each queue, in order of index.
+    pub fn counters(&self) -> &[Counters] {
         &self.counters
     }
 }
 
+/// The queues of that many pairs, and the control queue where there are several.
+fn queue_count(pairs: u16) -> usize {
+    let queues = usize::from(pairs).saturating_mul(2);
+    queues.saturating_add((pairs > 1).into())
+}
+
 impl Net {
+    /// The numbers of one queue.
+    fn counters_of(&self, queue: &ActiveQueue) -> Counters {
+        let counters = self.counters.get(usize::from(queue.index));
+        counters.cloned().unwrap_or_default()
+    }
+
     /// The worker of one pair.
     fn pair<A: GuestAddressSpace + Send + 'static>(
         &self,
@@ -254,7 +267,7 @@ impl Net {
         transmit: ActiveQueue,
     ) -> Result<Box<dyn Worker>, ActivateError> {
         let limiter = || Limiter::new(self.options.limits);
-        let [received, sent] = &self.counters;
+        let [received, sent] = [&receive, &transmit].map(|queue| self.counters_of(queue));
         let (line, link) = (|| Arc::clone(line), || self.link.clone());
         let sender = Sender {
             line: line(),
@@ -262,8 +275,8 @@ impl Net {
         };
         let transmit = QueueServer::new(memory.clone(), transmit, Arc::clone(interrupts), sender)
             .with_limiter(limiter()?)
-            .with_counters(sent.clone());
-        let (limiter, received) = (limiter()?, received.clone());
+            .with_counters(sent);
+        let limiter = limiter()?;
         let interrupts = Arc::clone(interrupts);
         Ok(if features.contains(feature::MRG_RXBUF) {
             let merger = Merger::new(line(), link());
@@ -304,9 +317,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        let mut sizes = vec![QUEUE_SIZE; usize::from(self.pairs.most()).saturating_mul(2)];
-        if self.pairs.most() > 1 {
-            sizes.push(CONTROL_SIZE);
+        let most = self.pairs.most();
+        let mut sizes = vec![QUEUE_SIZE; queue_count(most)];
+        if let Some(control) = sizes.last_mut().filter(|_| most > 1) {
+            *control = CONTROL_SIZE;
         }
         sizes
     }
@@ -377,11 +391,15 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
             && let Ok(queue) = ActiveQueue::take(&mut queues, control)
         {
             let handler = Control::new(Arc::clone(&self.pairs), known, wake);
-            workers.push(Box::new(QueueServer::new(
-                memory, queue, interrupts, handler,
-            )));
+            let counters = self.counters_of(&queue);
+            let server = QueueServer::new(memory, queue, interrupts, handler);
+            workers.push(Box::new(server.with_counters(counters)));
         }
         Ok(workers)
+    }
+
+    fn counters(&self) -> Vec<Counters> {
+        self.counters.clone()
     }
 
     fn reset(&mut self) {

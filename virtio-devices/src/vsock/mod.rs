@@ -55,6 +55,8 @@ pub const HOST_CID: u64 = 2;
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 const EVENT: u16 = 2;
+/// Queues.
+const QUEUES: usize = 3;
 const QUEUE_SIZE: u16 = 256;
 
 /// A socket device that cannot be had.
@@ -88,7 +90,7 @@ pub enum VsockError {
 pub struct Vsock {
     cid: u64,
     host: Arc<Listener>,
-    counters: [Counters; 2],
+    counters: [Counters; QUEUES],
     lost: Arc<AtomicBool>,
 }
 
@@ -111,8 +113,8 @@ impl Vsock {
         })
     }
 
-    /// The numbers of the queues for receiving and for sending, as the guest sees them.
-    pub fn counters(&self) -> &[Counters; 2] {
+    /// The numbers of the queues for receiving and for sending, as the guest sees them, and for events.
+    pub fn counters(&self) -> &[Counters; QUEUES] {
         &self.counters
     }
 }
@@ -128,7 +130,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Vsock {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE; 3]
+        vec![QUEUE_SIZE; QUEUES]
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
@@ -163,6 +165,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Vsock {
             lost: Arc::clone(&self.lost),
             chain: Chain::new(),
         })])
+    }
+
+    fn counters(&self) -> Vec<Counters> {
+        self.counters.to_vec()
     }
 
     fn reset(&mut self) {

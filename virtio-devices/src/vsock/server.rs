@@ -32,8 +32,8 @@ pub(super) struct Server<A> {
     pub(super) memory: A,
     pub(super) queues: Queues,
     pub(super) interrupts: Arc<dyn Interrupts>,
-    /// The numbers of the queues for receiving and for sending.
-    pub(super) counters: [Counters; 2],
+    /// The numbers of the queues, in their order.
+    pub(super) counters: [Counters; 3],
     /// The guest is to be told that all its connections are gone.
     pub(super) lost: Arc<AtomicBool>,
     pub(super) chain: Chain,
@@ -167,8 +167,10 @@ impl<A: GuestAddressSpace> Server<A> {
             return Err(Failure::Unanswerable { index, head });
         }
         self.lost.store(false, Ordering::SeqCst);
+        self.counters[2].served(1, EVENT as u64);
         queue.complete(head, EVENT as u32).map_err(broken)?;
         if queue.publish().map_err(broken)? == Notify::Yes {
+            self.counters[2].interrupted();
             self.interrupts.queue(index);
         }
         Ok(())

@@ -4,6 +4,7 @@
 mod balloon;
 mod behind_iommu;
 mod console;
+mod counters;
 mod disk;
 mod entropy;
 mod formats;

@@ -72,7 +72,7 @@ fn options_that_no_card_has() {
 fn frames_go_out_as_they_are_however_they_are_cut() {
     for transport in TRANSPORTS {
         let (net, wire) = card();
-        let counters = net.counters().clone();
+        let counters = net.counters().to_vec();
         let mut guest = Guest::new(Box::new(net), transport);
         let mut rings = guest.start(u64::MAX, &[0, 1]);
         let sent = frame(0x5a);
