@@ -15,7 +15,7 @@ use crate::device::{ActiveQueue, Failure, Interrupts};
 use crate::queue::{Chain, Notify, Position};
 use crate::worker::{Progress, Worker};
 
-/// Reports in one call. More wait for the next kick of either side, which every fault is.
+/// Reports in one call: new faults come while we look, and the worker is to see a request to stop.
 const BATCH: u32 = 64;
 /// Bytes of a report.
 const REPORT: usize = 24;
@@ -61,12 +61,17 @@ impl<A: GuestAddressSpace> Events<A> {
         let index = self.active.index;
         let broken = |source| Failure::Queue { index, source };
         let mut queue = self.active.queue.map(&*memory);
-        // New faults come while we look: the worker is to see a request to stop.
+        let mut progress = Progress::More;
         for _ in 0..BATCH {
             let Some(fault) = self.faults.first() else {
+                progress = Progress::Wait;
                 break;
             };
             let Some(head) = queue.pop(&mut self.chain).map_err(broken)? else {
+                // The driver's next buffer is to be a kick, unless it came meanwhile.
+                if !queue.enable_kicks().map_err(broken)? {
+                    progress = Progress::Wait;
+                }
                 break;
             };
             let room = self.chain.writable();
@@ -84,7 +89,7 @@ impl<A: GuestAddressSpace> Events<A> {
             self.counters.interrupted();
             self.interrupts.queue(index);
         }
-        Ok(Progress::Wait)
+        Ok(progress)
     }
 }
 

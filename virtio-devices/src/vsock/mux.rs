@@ -47,7 +47,7 @@ pub(super) struct Mux {
     greetings: BTreeMap<u32, UnixStream>,
     next_greeting: u32,
     next_port: u32,
-    /// Connections that may have something for the guest.
+    /// Connections that may have something for the guest: each once, and none that is over.
     listed: VecDeque<Ports>,
     replies: VecDeque<Header>,
 }
@@ -230,9 +230,18 @@ impl Mux {
         }
     }
 
+    /// Forgets a connection, if there is one, and its turn: a guest can make and end as many as it likes before it takes
+    /// what it is owed.
+    fn forget(&mut self, ports: Ports) {
+        let forgotten = self.connections.remove(&ports);
+        if forgotten.is_some_and(|connection| connection.listed) {
+            self.listed.retain(|listed| *listed != ports);
+        }
+    }
+
     /// Forgets a connection, if there is one, and tells the guest that there is none.
     fn reset(&mut self, ports: Ports, kind: u16) {
-        self.connections.remove(&ports);
+        self.forget(ports);
         self.replies.push_back(Header {
             kind,
             room: 0,
@@ -282,7 +291,7 @@ impl Mux {
         } else if header.operation != Operation::RST {
             self.reset(ports, header.kind);
         } else {
-            self.connections.remove(&ports);
+            self.forget(ports);
         }
         length
     }
@@ -367,7 +376,7 @@ impl Mux {
             let forwarded = connection.tell();
             // Whatever still comes for it is answered as for a connection that never was.
             if operation == Operation::SHUTDOWN && connection.hung_up() {
-                self.connections.remove(&ports);
+                self.forget(ports);
             }
             self.list(ports);
             let header = Header {

@@ -155,8 +155,12 @@ impl<A: GuestAddressSpace> Server<A> {
         let index = active.index;
         let broken = |source| Failure::Queue { index, source };
         let mut queue = active.queue.map(&*memory);
-        let Some(head) = queue.pop(&mut self.chain).map_err(broken)? else {
-            // The guest's next buffer is a kick.
+        let mut head = queue.pop(&mut self.chain).map_err(broken)?;
+        // The guest's next buffer is to be a kick, unless it came meanwhile.
+        if head.is_none() && queue.enable_kicks().map_err(broken)? {
+            head = queue.pop(&mut self.chain).map_err(broken)?;
+        }
+        let Some(head) = head else {
             return Ok(());
         };
         let room = self.chain.writable();

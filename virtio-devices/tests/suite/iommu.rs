@@ -408,3 +408,20 @@ fn a_disk_behind_it() {
     assert_eq!(world.request(&unmap(5, 0x7000_0000, 0x7000_0fff)).0, OK);
     assert_eq!(read(&world, &mut disk, &mut ring, 0x7000_0200), 1, "IOERR");
 }
+
+/// "avail_event" (2.7.10): behind the 64 elements of the used ring.
+#[test]
+fn the_driver_is_asked_to_tell_of_its_next_buffer_for_a_fault() {
+    let mut w = world(AtBoot::Block, ALL);
+    let avail_event = GuestAddress(w.events.used + 4 + 8 * 64);
+    for round in 1..4u16 {
+        assert!(!w.reads(0x5000));
+        assert!(w.workers.step(100) < 100);
+        let asked: u16 = w.memory.read_obj(avail_event).unwrap();
+        assert_eq!(asked, round - 1);
+        w.events.submit(&[Writable(0x8000, 24)]);
+        w.driver.kick(1);
+        assert!(w.workers.step(100) < 100);
+        assert!(w.events.take().is_some(), "round {round}");
+    }
+}

@@ -11,6 +11,7 @@ use hvkit_virtio_devices::fake::Ring;
 use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use tempfile::TempDir;
 
+use crate::moved::moved;
 use crate::support::guest::{Guest, TRANSPORTS, Transport};
 
 /// Operations.
@@ -496,4 +497,62 @@ fn a_socket_that_cannot_be_is_told_by_name() {
         Err(VsockError::InUse { .. })
     ));
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+/// What a guest has ended is forgotten whole, also that there was something to say about it.
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind() {
+    let mut sockets = Sockets::new(Transport::Pci);
+    // Its buffers are used up first, by answers to what nobody listens for.
+    for port in 0..8 {
+        sockets.send(request(1000, port), b"");
+    }
+    let listener = UnixListener::bind(sockets.path("vsock_7000")).unwrap();
+    let rst = Packet {
+        op: op::RST,
+        ..request(1000, 7000)
+    };
+    sockets.guest.write(HEADER, &request(1000, 7000).bytes());
+    sockets.guest.write(DATA, &rst.bytes());
+    for _ in 0..3000 {
+        for packet in [HEADER, DATA] {
+            sockets.rings[1].submit(&[Readable(packet, 44)]);
+        }
+        sockets.guest.run(1);
+        for _ in 0..2 {
+            assert!(sockets.rings[1].take().is_some());
+        }
+        listener.accept().unwrap();
+    }
+    while sockets.rings[0].take().is_some() {}
+    // With room at last, there is nothing to look through.
+    sockets.give();
+    sockets.guest.kick(0);
+    let rounds = sockets.guest.workers.step(1000);
+    assert!(rounds <= 2, "{rounds} rounds for nothing");
+    assert_eq!(sockets.rings[0].take(), None);
+}
+
+/// "avail_event" (2.7.10): behind the 64 elements of the used ring.
+#[test]
+fn the_driver_is_asked_to_tell_of_its_next_buffer_for_an_event() {
+    for transport in TRANSPORTS {
+        let folder = TempDir::new().unwrap();
+        let vsock = |name: &str| Box::new(Vsock::new(CID, &folder.path().join(name)).unwrap());
+        let mut guest = Guest::new(vsock("a"), transport);
+        let mut rings = guest.start(u64::MAX, &[0, 1, 2]);
+        let event = &mut rings[2];
+        let avail_event = event.used + 4 + 8 * 64;
+        event.submit(&[Writable(DATA, 4)]);
+        let mut guest = moved(&mut guest, vsock("b"));
+        guest.run(2);
+        assert!(event.take().is_some());
+        // The next reset has no buffer to be told in: the driver is to say when there is one.
+        let mut guest = moved(&mut guest, vsock("c"));
+        guest.step();
+        assert_eq!(guest.read(avail_event, 2), [1, 0]);
+        event.submit(&[Writable(DATA, 4)]);
+        guest.run(2);
+        assert!(event.take().is_some());
+    }
 }
