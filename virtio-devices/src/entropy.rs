@@ -22,7 +22,7 @@ use vm_memory::{GuestAddressSpace, GuestMemory};
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device};
 use crate::features::{DeviceType, Features};
-use crate::limit::{Limiter, Limits};
+use crate::limit::{Allowance, Limits};
 use crate::queue::{Chain, Reach};
 use crate::serve::{Answer, Handler, QueueServer, Served};
 use crate::worker::Worker;
@@ -37,14 +37,14 @@ type Source = Arc<Mutex<dyn Read + Send>>;
 /// An entropy device.
 pub struct Entropy {
     source: Source,
-    limits: Limits,
+    allowance: Allowance,
     counters: Counters,
 }
 
 impl std::fmt::Debug for Entropy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entropy")
-            .field("limits", &self.limits)
+            .field("allowance", &self.allowance)
             .finish_non_exhaustive()
     }
 }
@@ -54,7 +54,7 @@ impl Entropy {
     pub fn new(source: impl Read + Send + 'static) -> Self {
         Self {
             source: Arc::new(Mutex::new(source)),
-            limits: Limits::default(),
+            allowance: Allowance::new(Limits::default()),
             counters: Counters::default(),
         }
     }
@@ -67,7 +67,7 @@ impl Entropy {
     /// Limits how much the driver gets in a time.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.allowance = Allowance::new(limits);
         self
     }
 
@@ -113,7 +113,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Entropy {
             source: Arc::clone(&self.source),
         };
         let server = QueueServer::new(memory, active, interrupts, handler)
-            .with_limiter(Limiter::new(self.limits)?)
+            .with_limiter(self.allowance.limiter()?)
             .with_counters(self.counters.clone());
         Ok(vec![Box::new(server)])
     }

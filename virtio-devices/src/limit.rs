@@ -4,6 +4,10 @@
 //! A bucket holds at most its burst and is refilled at its rate. A request is let in while the bucket is not empty,
 //! and pays what it turns out to cost; the debt is waited for by those after it. So a request larger than the
 //! burst passes too, and over any stretch of time no more passes than burst, rate times time, and one request.
+//!
+//! The queues of a device share its buckets, and a reset does not fill them. Queues that are served by threads of their own may
+//! each let in the one request that is beyond. What is limited pays when it begins, so that requests under way together
+//! do not all pass at the price of one.
 #![cfg_attr(
     not(test),
     deny(
@@ -16,6 +20,7 @@
 )]
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::timerfd::TimerFd;
@@ -39,7 +44,7 @@ impl Rate {
     }
 }
 
-/// What a queue may do in a time.
+/// What a device may do in a time, all its queues together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Bytes of data.
@@ -108,54 +113,90 @@ impl TokenBucket {
     }
 }
 
-/// The limiter of one queue: buckets, the host's clock, and a timer that becomes readable when the queue may go
-/// on.
+/// What the queues of a device may do together in a time. It is the device's own, so that no reset fills the buckets; a
+/// device that is restored begins with full ones, as a new one does.
+#[derive(Clone, Debug)]
+pub(crate) struct Allowance(Option<Arc<Mutex<Buckets>>>);
+
 #[derive(Debug)]
-pub(crate) struct Limiter {
+struct Buckets {
     bytes: Option<TokenBucket>,
     requests: Option<TokenBucket>,
     start: Instant,
+}
+
+impl Allowance {
+    /// Full buckets.
+    pub(crate) fn new(limits: Limits) -> Self {
+        if limits == Limits::default() {
+            return Self(None);
+        }
+        let bucket = |rate: Rate| TokenBucket::new(rate, Duration::ZERO);
+        Self(Some(Arc::new(Mutex::new(Buckets {
+            bytes: limits.bytes.map(bucket),
+            requests: limits.requests.map(bucket),
+            start: Instant::now(),
+        }))))
+    }
+
+    /// The limiter of one of the queues, if there is something to limit.
+    pub(crate) fn limiter(&self) -> std::io::Result<Option<Limiter>> {
+        let Some(buckets) = &self.0 else {
+            return Ok(None);
+        };
+        Ok(Some(Limiter {
+            buckets: Arc::clone(buckets),
+            timer: TimerFd::new()?,
+        }))
+    }
+}
+
+impl Buckets {
+    /// How long until neither is empty.
+    fn wait(&mut self) -> Duration {
+        let now = self.start.elapsed();
+        let buckets = [&mut self.bytes, &mut self.requests];
+        let wait = buckets.into_iter().flatten().map(|bucket| bucket.wait(now));
+        wait.max().unwrap_or_default()
+    }
+}
+
+/// The limiter of one queue: the device's buckets, and a timer that becomes readable when the queue may try again.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    buckets: Arc<Mutex<Buckets>>,
     timer: TimerFd,
 }
 
 impl Limiter {
-    /// A limiter, if there is something to limit.
-    pub(crate) fn new(limits: Limits) -> std::io::Result<Option<Self>> {
-        if limits == Limits::default() {
-            return Ok(None);
-        }
-        let bucket = |rate: Rate| TokenBucket::new(rate, Duration::ZERO);
-        Ok(Some(Self {
-            bytes: limits.bytes.map(bucket),
-            requests: limits.requests.map(bucket),
-            start: Instant::now(),
-            timer: TimerFd::new()?,
-        }))
-    }
-
     pub(crate) fn source(&self) -> RawFd {
         self.timer.as_raw_fd()
     }
 
-    /// Whether the queue may go on. If not, the timer says when.
+    /// Whether the queue may go on. If not, the timer says when to ask again: another queue may have been quicker then.
     pub(crate) fn allows(&mut self) -> bool {
-        let now = self.start.elapsed();
-        let buckets = [&mut self.bytes, &mut self.requests];
-        let wait = buckets.into_iter().flatten().map(|bucket| bucket.wait(now));
-        match wait.max().unwrap_or_default() {
+        let wait = self.buckets().wait();
+        match wait {
             Duration::ZERO => true,
             // A timer that cannot be set must not stop the queue.
             wait => self.timer.reset(wait, None).is_err(),
         }
     }
 
-    pub(crate) fn pay(&mut self, bytes: u64) {
-        if let Some(bucket) = &mut self.bytes {
+    /// Pays for one request and its bytes.
+    pub(crate) fn pay(&self, bytes: u64) {
+        let mut buckets = self.buckets();
+        if let Some(bucket) = &mut buckets.bytes {
             bucket.pay(bytes);
         }
-        if let Some(bucket) = &mut self.requests {
+        if let Some(bucket) = &mut buckets.requests {
             bucket.pay(1);
         }
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, Buckets> {
+        // Whatever a panic left of two numbers is a level.
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -83,8 +83,13 @@ pub(crate) trait Handler<A>: Send {
 pub(crate) enum Answer {
     /// It was served, if only with an error.
     Done(Served),
-    /// It is being served, under that number: small, and no other's meanwhile. [`Handler::finished`] tells of the end.
-    UnderWay(usize),
+    /// It is being served. [`Handler::finished`] tells of the end.
+    UnderWay {
+        /// Under which number: small, and no other's meanwhile.
+        number: usize,
+        /// As [`Served::moved`] will be.
+        moved: u64,
+    },
     /// There is nothing for it yet: it is the next one again.
     Later,
     /// The same, and at once.
@@ -245,7 +250,7 @@ impl<H> Serving<H> {
         }
     }
 
-    /// Completes a chain, and counts what it came to.
+    /// Completes a chain that was under way, which has paid, and counts what it came to.
     fn complete<M: GuestMemory + ?Sized>(
         &mut self,
         queue: &mut Mapped<'_, M>,
@@ -259,13 +264,16 @@ impl<H> Serving<H> {
         Ok(())
     }
 
+    fn pay(&self, moved: u64) {
+        if let Some(limiter) = &self.limiter {
+            limiter.pay(moved);
+        }
+    }
+
     /// Counts what some chains came to.
     #[inline]
     fn count(&mut self, chains: u64, served: Served) {
         self.counters.served(chains, served.moved);
-        if let Some(limiter) = &mut self.limiter {
-            limiter.pay(served.moved);
-        }
         if let Some(source) = served.trouble {
             self.trouble(source);
         }
@@ -321,9 +329,12 @@ impl<H> Serving<H> {
                 Answer::More => continue,
                 Answer::Done(served) => {
                     bytes = bytes.saturating_add(served.moved);
+                    self.pay(served.moved);
                     self.done(queue, served)?;
                 }
-                Answer::UnderWay(number) => {
+                Answer::UnderWay { number, moved } => {
+                    bytes = bytes.saturating_add(moved);
+                    self.pay(moved);
                     if self.heads.len() <= number {
                         self.heads.resize_with(number.saturating_add(1), || None);
                     }

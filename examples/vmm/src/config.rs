@@ -153,7 +153,7 @@ pub struct Disk {
     pub queues: Option<u16>,
     /// Descriptors of a queue; none: what is usual.
     pub queue_size: Option<u16>,
-    /// What each queue may do in a time.
+    /// What its queues may do together in a time.
     pub limits: Limits,
     /// What the file is taken for.
     pub format: Format,

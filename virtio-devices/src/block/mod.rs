@@ -50,7 +50,7 @@ use self::under_way::{SharedRing, UnderWay};
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device};
 use crate::features::{DeviceType, Features};
-use crate::limit::Limiter;
+use crate::limit::Allowance;
 use crate::serve::QueueServer;
 use crate::worker::Worker;
 
@@ -65,6 +65,7 @@ pub struct Block {
     image: Arc<Image>,
     options: Options,
     counters: Vec<Counters>,
+    allowance: Allowance,
     /// One for each queue.
     rings: Result<Vec<SharedRing>, NoRing>,
 }
@@ -84,6 +85,7 @@ impl Block {
             rings,
             image: Arc::new(image),
             counters: Counters::each(options.queue_count()),
+            allowance: Allowance::new(options.limits()),
             options,
         })
     }
@@ -151,7 +153,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
             };
             let counters = self.counters.get(usize::from(active.index));
             let server = QueueServer::new(memory.clone(), active, interrupts.clone(), handler)
-                .with_limiter(Limiter::new(self.options.limits())?)
+                .with_limiter(self.allowance.limiter()?)
                 .with_counters(counters.cloned().unwrap_or_default());
             Ok(Box::new(server))
         };

@@ -167,6 +167,13 @@ impl Disk<'_> {
         asked().unwrap_or(Asked::Other)
     }
 
+    /// Bytes of data that a request moves, or tries to.
+    #[inline]
+    pub(super) fn moved(&self, chain: &Chain) -> u64 {
+        let room = chain.writable_bytes().saturating_sub(1);
+        room.max(chain.readable_bytes().saturating_sub(HEADER))
+    }
+
     /// Writes the status byte of a request of which so many bytes for the guest were filled.
     #[inline]
     pub(super) fn conclude<M: GuestMemory + ?Sized>(
@@ -176,7 +183,7 @@ impl Disk<'_> {
         answered: Result<u64, Refused>,
     ) -> Served {
         let room = chain.writable_bytes().saturating_sub(1);
-        let moved = room.max(chain.readable_bytes().saturating_sub(HEADER));
+        let moved = self.moved(chain);
         let (answer, filled, trouble) = match answered {
             Ok(filled) => (Status::Ok, filled, None),
             Err(Refused::Status(status)) => (status, 0, None),

@@ -52,7 +52,10 @@ impl<A> Handler<A> for Server {
             let begun = under_way.begin(reach, chain, &asked);
             self.under_way = Some(under_way);
             match begun {
-                Begun::Yes(number) => return Answer::UnderWay(number),
+                Begun::Yes(number) => {
+                    let moved = self.disk().moved(chain);
+                    return Answer::UnderWay { number, moved };
+                }
                 Begun::Full => return Answer::Later,
                 Begun::No => {}
             }

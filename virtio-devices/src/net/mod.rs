@@ -51,7 +51,7 @@ use crate::device::{
     ActivateError, Activation, ActiveQueue, ConfigEvents, Device, Interrupts, StateError,
 };
 use crate::features::{DeviceType, Features};
-use crate::limit::{Limiter, Limits};
+use crate::limit::{Allowance, Limits};
 use crate::serve::QueueServer;
 use crate::worker::Worker;
 
@@ -158,7 +158,7 @@ impl Options {
         Ok(self)
     }
 
-    /// Limits each direction of each pair.
+    /// Limits each direction, all pairs together.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -174,6 +174,8 @@ pub struct Net {
     link: Link,
     /// One for each queue.
     counters: Vec<Counters>,
+    /// For what is received, and for what is sent.
+    allowances: [Allowance; 2],
 }
 
 /// The card's link as the guest sees it, in the hands of whoever runs the device.
@@ -226,6 +228,7 @@ impl Net {
     fn with(options: Options, pairs: Pairs) -> Self {
         Self {
             counters: Counters::each(queue_count(pairs.most())),
+            allowances: [(); 2].map(|()| Allowance::new(options.limits)),
             pairs: Arc::new(pairs),
             options,
             link: Link::default(),
@@ -266,7 +269,7 @@ impl Net {
         receive: ActiveQueue,
         transmit: ActiveQueue,
     ) -> Result<Box<dyn Worker>, ActivateError> {
-        let limiter = || Limiter::new(self.options.limits);
+        let [receiving, sending] = &self.allowances;
         let [received, sent] = [&receive, &transmit].map(|queue| self.counters_of(queue));
         let (line, link) = (|| Arc::clone(line), || self.link.clone());
         let sender = Sender {
@@ -274,9 +277,9 @@ impl Net {
             link: link(),
         };
         let transmit = QueueServer::new(memory.clone(), transmit, Arc::clone(interrupts), sender)
-            .with_limiter(limiter()?)
+            .with_limiter(sending.limiter()?)
             .with_counters(sent);
-        let limiter = limiter()?;
+        let limiter = receiving.limiter()?;
         let interrupts = Arc::clone(interrupts);
         Ok(if features.contains(feature::MRG_RXBUF) {
             let merger = Merger::new(line(), link());

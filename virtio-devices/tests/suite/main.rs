@@ -15,6 +15,7 @@ mod hostile_kinds;
 mod image;
 #[cfg(feature = "iommu")]
 mod iommu;
+mod limits;
 mod merge;
 mod mmio;
 mod moved;

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a device may do in a time, however many queues it has and however often its driver resets it.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
+
+use hvkit_virtio_devices::block::{Block, HostCache, Options};
+use hvkit_virtio_devices::device::Device;
+use hvkit_virtio_devices::entropy::Entropy;
+use hvkit_virtio_devices::fake::Buffer::{self, Readable, Writable};
+use hvkit_virtio_devices::fake::Ring;
+use hvkit_virtio_devices::limit::{Limits, Rate};
+use hvkit_virtio_devices::net::{self, Net, Wire};
+
+use crate::support::guest::{Guest, Memory, TRANSPORTS, Transport};
+use crate::support::{header, image};
+
+const HEADER: u64 = 0x8000;
+const STATUS: u64 = 0x9000;
+const DATA: u64 = 0xa000;
+
+/// `burst` requests, and then one a second.
+fn requests(burst: u64) -> Limits {
+    let rate = Rate {
+        per_second: 1,
+        burst,
+    };
+    Limits {
+        bytes: None,
+        requests: Some(rate),
+    }
+}
+
+/// A device that was made at a time, and how much of what it was given it has served since.
+struct Limited {
+    guest: Guest,
+    since: Instant,
+    served: u64,
+    burst: u64,
+}
+
+impl Limited {
+    fn new(
+        device: impl FnOnce() -> Box<dyn Device<Memory>>,
+        transport: Transport,
+        burst: u64,
+    ) -> Self {
+        let since = Instant::now();
+        let guest = Guest::new(device(), transport);
+        Self {
+            guest,
+            since,
+            served: 0,
+            burst,
+        }
+    }
+
+    /// Gives `ring`, which is queue `queue`, twenty chains, and counts those that come back.
+    fn offer(&mut self, queue: u16, ring: &mut Ring, chain: &[Buffer]) {
+        for _ in 0..20 {
+            ring.submit(chain);
+        }
+        self.guest.run(queue);
+        while ring.take().is_some() {
+            self.served += 1;
+        }
+    }
+
+    /// The burst is had, and no more than it, what the time has brought, and one request for each of `queues` that may
+    /// have gone at once.
+    fn keeps_to_it(&self, queues: u64) {
+        let most = self.burst + self.since.elapsed().as_secs() + queues;
+        let served = self.served;
+        assert!(
+            (self.burst..=most).contains(&served),
+            "{served}, at most {most}"
+        );
+    }
+}
+
+#[test]
+fn a_reset_brings_nothing_and_queues_share() {
+    for transport in TRANSPORTS {
+        let file = image(64);
+        let options = Options::new(file.path()).with_queues(3);
+        let options = options.with_limits(requests(7));
+        let mut disk = Limited::new(|| Box::new(Block::open(options).unwrap()), transport, 7);
+        disk.guest.write(HEADER, &header(0, 5));
+        let read = [
+            Readable(HEADER, 16),
+            Writable(DATA, 512),
+            Writable(STATUS, 1),
+        ];
+        for _ in 0..10 {
+            let mut rings = disk.guest.start(u64::MAX, &[0, 1, 2]);
+            for (queue, ring) in (0..).zip(&mut rings) {
+                disk.offer(queue, ring, &read);
+            }
+        }
+        disk.keeps_to_it(1);
+
+        let entropy = || Box::new(Entropy::new(std::io::repeat(7)).with_limits(requests(5)));
+        let mut entropy = Limited::new(|| entropy(), transport, 5);
+        for _ in 0..10 {
+            let mut rings = entropy.guest.start(u64::MAX, &[0]);
+            entropy.offer(0, &mut rings[0], &[Writable(DATA, 8)]);
+        }
+        entropy.keeps_to_it(1);
+    }
+}
+
+#[test]
+fn a_card_s_pairs_share_and_its_directions_do_not() {
+    let (_ends, wires): (Vec<_>, Vec<_>) = [(), ()]
+        .map(|()| UnixDatagram::pair().unwrap())
+        .into_iter()
+        .map(|(end, wire)| {
+            wire.set_nonblocking(true).unwrap();
+            for _ in 0..10 {
+                end.send(&[0; 100]).unwrap();
+            }
+            (end, Wire::Frames(wire.into()))
+        })
+        .unzip();
+    let options = net::Options::new().with_limits(requests(6));
+    let card = || Box::new(Net::with_pairs(options, wires).unwrap());
+    let mut sent = Limited::new(|| card(), Transport::Pci, 6);
+    let mut received = 0;
+    for _ in 0..5 {
+        let mut rings = sent.guest.start(u64::MAX, &[0, 1, 2, 3, 4]);
+        // VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET to two.
+        sent.guest.write(HEADER, &[4, 0, 2, 0]);
+        rings[4].submit(&[Readable(HEADER, 4), Writable(STATUS, 1)]);
+        sent.guest.run(4);
+        for pair in [0u16, 1] {
+            let [to, from] = [2 * pair, 2 * pair + 1];
+            sent.offer(from, &mut rings[usize::from(from)], &[Readable(DATA, 80)]);
+            let so_far = std::mem::take(&mut sent.served);
+            sent.offer(to, &mut rings[usize::from(to)], &[Writable(DATA, 2000)]);
+            received += std::mem::replace(&mut sent.served, so_far);
+        }
+    }
+    sent.keeps_to_it(1);
+    sent.served = received;
+    sent.keeps_to_it(1);
+}
+
+/// Requests that are under way together have been paid for, each of them.
+#[test]
+fn a_ring_lets_no_more_through_at_once() {
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let path = folder.path().join("disk.img");
+    std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+    let options = Options::new(&path).with_host_cache(HostCache::Bypassed);
+    let bytes = Limits {
+        bytes: Some(Rate {
+            per_second: 512,
+            burst: 4 * 512,
+        }),
+        requests: None,
+    };
+    for limits in [requests(4), bytes] {
+        let open = || Block::open(options.clone().with_limits(limits));
+        match open() {
+            Ok(block) if block.no_ring().is_none() => {}
+            why => return eprintln!("not tried: {why:?}"),
+        }
+        let mut disk = Limited::new(|| Box::new(open().unwrap()), Transport::Pci, 4);
+        let mut ring = disk.guest.start(u64::MAX, &[0]).remove(0);
+        disk.guest.write(HEADER, &header(0, 5));
+        let read = [
+            Readable(HEADER, 16),
+            Writable(DATA, 512),
+            Writable(STATUS, 1),
+        ];
+        disk.offer(0, &mut ring, &read);
+        while disk.served < 4 && disk.since.elapsed().as_secs() < 60 {
+            disk.guest.step();
+            disk.served += u64::from(ring.take().is_some());
+        }
+        disk.guest.step();
+        // All that were let in have ended by then.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        disk.guest.step();
+        while ring.take().is_some() {
+            disk.served += 1;
+        }
+        disk.keeps_to_it(1);
+    }
+}
