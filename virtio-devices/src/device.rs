@@ -267,8 +267,8 @@ pub enum Failure {
     /// The device could not be brought to life.
     #[error("the device could not be activated")]
     Activate(#[from] ActivateError),
-    /// Workers that were asked to stop have not, and cannot go on.
-    #[error("{workers} workers are in calls that do not return")]
+    /// Workers neither go on nor come back, against what their [`Runner`](crate::worker::Runner) says of them.
+    #[error("{workers} workers neither go on nor come back")]
     Stuck {
         /// How many.
         workers: usize,

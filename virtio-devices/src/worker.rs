@@ -4,7 +4,7 @@
 //! ```text
 //!   Device::activate --> Worker --> Runner::start --> Running
 //!                          ^                            |  request_stop, then stopped(patience)
-//!                          '----------------------------'  (the worker comes back)
+//!                          '----------------------------'  (the worker comes back), or go_on (it does not)
 //! ```
 //!
 //! A [`Worker`] has no thread of its own and never waits. A [`Runner`] is the VMM's choice: one thread
@@ -23,6 +23,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::queue::Position;
@@ -96,6 +97,10 @@ pub trait Running: Send {
 
     /// Waits for the end that was asked for, at most `patience`.
     fn stopped(&mut self, patience: Duration) -> Stopped;
+
+    /// Takes back what was asked for. `true`: the worker is called again, now or when the call that it is in returns.
+    /// `false`: it has stopped by then, and [`stopped`](Self::stopped) has it.
+    fn go_on(&mut self) -> bool;
 }
 
 /// Whether a worker has stopped.
@@ -199,38 +204,90 @@ impl<S: FnMut(String, Body) -> io::Result<()> + Send> Threads<S> {
 impl<S: FnMut(String, Body) -> io::Result<()> + Send> Runner for Threads<S> {
     fn start(&mut self, mut worker: Box<dyn Worker>) -> Result<Box<dyn Running>, StartError> {
         let name = worker.name();
-        let start = || {
-            let stop = EventFd::new(EFD_NONBLOCK)?;
-            let theirs = stop.try_clone()?;
-            Ok((stop, theirs))
-        };
         let failed = |source| StartError {
             name: name.clone(),
             source,
         };
-        let (stop, theirs) = start().map_err(failed)?;
+        let control = Arc::new(ThreadControl {
+            stop: EventFd::new(EFD_NONBLOCK).map_err(failed)?,
+            after: Mutex::new(After::Return),
+        });
+        let theirs = Arc::clone(&control);
         let (give, back) = channel();
         let body = Box::new(move || {
             // An epoll that cannot be made leaves the device idle; the worker still comes back, so a
             // reset works and another start may succeed.
-            let _ = serve(worker.as_mut(), &theirs);
+            while {
+                let _ = serve(worker.as_mut(), &theirs.stop);
+                theirs.goes_on()
+            } {}
             // Nobody may be left to take it.
             let _ = give.send(worker);
         });
         (self.spawn)(name.clone(), body).map_err(failed)?;
-        Ok(Box::new(Thread { stop, back }))
+        Ok(Box::new(Thread { control, back }))
+    }
+}
+
+/// What becomes of a worker whose calls have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// It is handed back.
+    Return,
+    /// It is called again: it was not to stop after all.
+    Again,
+    /// It has been handed back.
+    Returned,
+}
+
+/// What a thread and who started it share.
+struct ThreadControl {
+    stop: EventFd,
+    after: Mutex<After>,
+}
+
+impl ThreadControl {
+    fn after(&self) -> MutexGuard<'_, After> {
+        self.after.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker's calls have ended: whether there are to be more.
+    fn goes_on(&self) -> bool {
+        let mut after = self.after();
+        let again = *after == After::Again;
+        *after = match again {
+            true => After::Return,
+            false => After::Returned,
+        };
+        if again {
+            // What was asked for is taken back. An error means that it has not come to that.
+            let _ = self.stop.read();
+        }
+        again
     }
 }
 
 struct Thread {
-    stop: EventFd,
+    control: Arc<ThreadControl>,
     back: Receiver<Box<dyn Worker>>,
 }
 
 impl Running for Thread {
     fn request_stop(&mut self) {
+        let mut after = self.control.after();
+        if *after == After::Again {
+            *after = After::Return;
+        }
         // Fails only if the counter is full, and then the thread has been told.
-        let _ = self.stop.write(1);
+        let _ = self.control.stop.write(1);
+    }
+
+    fn go_on(&mut self) -> bool {
+        let mut after = self.control.after();
+        if *after == After::Return {
+            *after = After::Again;
+        }
+        *after == After::Again
     }
 
     fn stopped(&mut self, patience: Duration) -> Stopped {

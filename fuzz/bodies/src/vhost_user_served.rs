@@ -213,6 +213,10 @@ impl Runner for AtOnce {
 impl Running for Waiting {
     fn request_stop(&mut self) {}
 
+    fn go_on(&mut self) -> bool {
+        self.0.is_some()
+    }
+
     fn stopped(&mut self, _patience: Duration) -> Stopped {
         self.0.take().map_or(Stopped::Gone, |mut worker| {
             work(&mut *worker);

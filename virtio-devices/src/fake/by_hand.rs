@@ -146,6 +146,13 @@ impl Running for Held {
             Stopped::With(worker)
         })
     }
+
+    fn go_on(&mut self) -> bool {
+        let mut state = self.all.lock();
+        let slot = state.slots.get_mut(self.slot);
+        let slot = slot.filter(|slot| slot.worker.is_some());
+        slot.map(|slot| slot.asked = false).is_some()
+    }
 }
 
 impl Drop for Held {

@@ -253,7 +253,7 @@ impl<A: GuestAddressSpace> Session<A> {
     }
 
     /// Stops the workers and keeps them, until the last hold is released. A worker in a call that does not
-    /// return within [`PATIENCE`] ends with that call.
+    /// return within [`PATIENCE`] ends with that call, unless the hold has ended by then: it goes on.
     pub(super) fn hold(&mut self, hold: Holds) {
         if self.holds.is_empty() {
             self.stop_workers();
@@ -269,8 +269,7 @@ impl<A: GuestAddressSpace> Session<A> {
         if !held || !self.holds.is_empty() || self.resetting {
             return;
         }
-        self.collect(PATIENCE);
-        let stuck = self.workers.len();
+        let stuck = self.go_on();
         let started = match stuck {
             0 => self.start_held(),
             _ => Err(Failure::Stuck { workers: stuck }),
@@ -279,6 +278,29 @@ impl<A: GuestAddressSpace> Session<A> {
             self.stop_workers();
             interrupts.needs_reset(&why);
         }
+    }
+
+    /// Has those workers go on that were in a call all the while, and takes back the others; how many do neither.
+    fn go_on(&mut self) -> usize {
+        self.collect(Duration::ZERO);
+        let mut stuck = 0usize;
+        for mut worker in std::mem::take(&mut self.workers) {
+            let ended = match worker.go_on() {
+                true => None,
+                // It has ended just now, and is on its way back.
+                false => Some(worker.stopped(PATIENCE)),
+            };
+            match ended {
+                None => self.workers.push(worker),
+                Some(Stopped::With(worker)) => self.held.push(worker),
+                Some(Stopped::Gone) => {}
+                Some(Stopped::NotYet) => {
+                    stuck = stuck.saturating_add(1);
+                    self.workers.push(worker);
+                }
+            }
+        }
+        stuck
     }
 
     /// Takes back the workers that have stopped, waiting at most `patience` for all of them.

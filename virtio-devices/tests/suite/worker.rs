@@ -155,6 +155,54 @@ fn a_worker_that_hangs_is_not_waited_for() {
     assert!(matches!(running.stopped(LONG), Stopped::With(_)));
 }
 
+/// Not to stop after all: before the call that it is in returns, and once it has come back.
+#[test]
+fn a_worker_that_is_to_go_on_goes_on() {
+    let (release, wait): (Sender<()>, _) = channel();
+    let wait = Mutex::new(wait);
+    let (enter, entered) = channel();
+    let kick = event();
+    let on_ready = move |_, readable| {
+        enter.send(readable).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        Progress::Wait
+    };
+    let worker = Box::new(Scripted {
+        events: vec![kick.try_clone().unwrap()],
+        on_ready,
+    });
+    let mut running = threads().start(worker).unwrap();
+    let called = || entered.recv_timeout(LONG).unwrap();
+    called();
+    for _ in 0..50 {
+        running.request_stop();
+        let now = running.stopped(Duration::ZERO);
+        assert!(matches!(now, Stopped::NotYet));
+        assert!(running.go_on());
+        release.send(()).unwrap();
+        // As after a start: once for what may have come meanwhile.
+        assert!(!called());
+        // A stop that is taken back is no stop for the next time.
+        release.send(()).unwrap();
+        kick.write(1).unwrap();
+        assert!(called());
+    }
+    // The last word counts.
+    running.request_stop();
+    assert!(running.go_on());
+    running.request_stop();
+    release.send(()).unwrap();
+    let end = Instant::now();
+    let stopped = loop {
+        match running.stopped(Duration::from_millis(10)) {
+            Stopped::NotYet => assert!(end.elapsed() < LONG, "not stopped"),
+            stopped => break stopped,
+        }
+    };
+    assert!(!running.go_on(), "it has come back");
+    assert!(matches!(stopped, Stopped::With(_)));
+}
+
 #[test]
 fn a_worker_that_panics_is_gone() {
     let on_ready = |_, _| panic!("on purpose");
