@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
+use super::link::Cause;
 use super::pairs::{Attached, Line};
 use super::stream::{Came, FrameStream};
 use super::{Link, LinkState, Tap};
@@ -179,7 +180,7 @@ impl Receiver {
             Came::Nothing | Came::Over(None) => return Answer::Later,
             Came::Over(Some(error)) => {
                 // The guest is to know that nothing comes any more.
-                self.link.set(LinkState::Down);
+                self.link.cut(Cause::WIRE);
                 return Answer::Gone(error);
             }
         };

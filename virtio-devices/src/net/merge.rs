@@ -19,6 +19,7 @@ use std::sync::Arc;
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
 use super::frames::{HEADER, LARGEST, NUM_BUFFERS, Wire, served, with_slices};
+use super::link::Cause;
 use super::pairs::Line;
 use super::stream::Came;
 use super::{Link, LinkState};
@@ -183,7 +184,7 @@ impl Merger {
                 Came::Nothing | Came::Over(None) => Taken::Nothing(Answer::Later),
                 Came::Over(Some(error)) => {
                     // The guest is to know that nothing comes any more.
-                    self.link.set(LinkState::Down);
+                    self.link.cut(Cause::WIRE);
                     Taken::Nothing(Answer::Gone(error))
                 }
             },

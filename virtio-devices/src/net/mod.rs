@@ -26,30 +26,30 @@
 mod both_ways;
 mod control;
 mod frames;
+mod link;
 mod merge;
 mod pairs;
 mod stream;
 mod tap;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::GuestAddressSpace;
 
 pub use frames::Wire;
+pub use link::{Link, LinkState};
 pub use stream::FrameStream;
 pub use tap::{Tap, TapError};
 
 use self::both_ways::BothWays;
 use self::control::Control;
 use self::frames::{Receiver, Sender};
+use self::link::Cause;
 use self::merge::Merger;
 use self::pairs::{Line, Pairs};
 use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{
-    ActivateError, Activation, ActiveQueue, ConfigEvents, Device, Interrupts, StateError,
-};
+use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts, StateError};
 use crate::features::{DeviceType, Features};
 use crate::limit::{Allowance, Limits};
 use crate::serve::QueueServer;
@@ -176,40 +176,8 @@ pub struct Net {
     counters: Vec<Counters>,
     /// For what is received, and for what is sent.
     allowances: [Allowance; 2],
-}
-
-/// The card's link as the guest sees it, in the hands of whoever runs the device.
-#[derive(Clone, Debug, Default)]
-pub struct Link {
-    down: Arc<AtomicBool>,
-    events: ConfigEvents,
-}
-
-/// Whether a link carries frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// It does.
-    Up,
-    /// It does not.
-    Down,
-}
-
-impl Link {
-    /// Sets the state, and tells the driver if it has changed.
-    pub fn set(&self, state: LinkState) {
-        let down = state == LinkState::Down;
-        if self.down.swap(down, Ordering::SeqCst) != down {
-            self.events.changed();
-        }
-    }
-
-    /// The state.
-    pub fn state(&self) -> LinkState {
-        match self.down.load(Ordering::SeqCst) {
-            true => LinkState::Down,
-            false => LinkState::Up,
-        }
-    }
+    /// The driver found the link down when it was saved, and it is not: the driver is to be told.
+    untold: bool,
 }
 
 impl Net {
@@ -232,6 +200,7 @@ impl Net {
             pairs: Arc::new(pairs),
             options,
             link: Link::default(),
+            untold: false,
         }
     }
 
@@ -398,6 +367,9 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
             let server = QueueServer::new(memory, queue, interrupts, handler);
             workers.push(Box::new(server.with_counters(counters)));
         }
+        if std::mem::take(&mut self.untold) {
+            self.link.events.changed();
+        }
         Ok(workers)
     }
 
@@ -406,15 +378,17 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn reset(&mut self) {
+        self.untold = false;
         self.link.events.connect(None);
         // The next driver may know less. If the wire is gone, its next activation says so.
         let _ = self.pairs.negotiated(Features::empty());
         let _ = self.pairs.set(1);
     }
 
-    /// The link: 1 if it is up. Then, of a card with several pairs, how many are used (16 bits).
+    /// The link, by why it is down: 0, it is up; 1, it was taken down; 2, the wire has ended; 3, both. Then, of a card with
+    /// several pairs, how many are used (16 bits).
     fn save(&self) -> Result<Vec<u8>, StateError> {
-        let mut state = vec![u8::from(self.link.state() == LinkState::Up)];
+        let mut state = vec![self.link.causes().bits()];
         if self.pairs.most() > 1 {
             state.extend(self.pairs.used().to_le_bytes());
         }
@@ -422,9 +396,9 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
-        let (up, used) = match (state, self.pairs.most()) {
-            ([up], 1) => (up, 1),
-            ([up, low, high], 2..) => (up, u16::from_le_bytes([*low, *high])),
+        let (causes, used) = match (state, self.pairs.most()) {
+            ([causes], 1) => (causes, 1),
+            ([causes, low, high], 2..) => (causes, u16::from_le_bytes([*low, *high])),
             (_, most) => {
                 return Err(StateError::Length {
                     saved: state.len(),
@@ -432,13 +406,16 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
                 });
             }
         };
+        let causes = Cause::from_bits(*causes).ok_or(StateError::Content { at: 0 })?;
         if !self.pairs.plan(used) {
             return Err(StateError::Content { at: 1 });
         }
-        self.link.set(match up {
-            0 => LinkState::Down,
-            _ => LinkState::Up,
+        // The wire is another, whatever became of the old one.
+        self.link.set(match causes.contains(Cause::TAKEN) {
+            true => LinkState::Down,
+            false => LinkState::Up,
         });
+        self.untold = causes == Cause::WIRE;
         Ok(())
     }
 }

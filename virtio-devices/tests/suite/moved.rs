@@ -444,3 +444,105 @@ fn a_state_is_not_believed() {
         assert_eq!(new.set_status(0), 0);
     }
 }
+
+/// Driver and device agree on what has changed: "CONFIG_CHANGED" of whichever transport, and the generation.
+#[test]
+fn a_round_of_hints_is_over_and_the_driver_is_told() {
+    for transport in TRANSPORTS {
+        for masked in [0, 1] {
+            let memory = crate::support::memory();
+            let balloon = || {
+                let pages = Arc::new(HostPages::new(memory.clone()));
+                Balloon::new(BalloonOptions::new().with_free_page_hints(), pages).unwrap()
+            };
+            let old = balloon();
+            let control = old.control();
+            let mut guest = Guest::in_memory(Box::new(old), transport, memory.clone());
+            let mut rings = guest.start(u64::MAX, &[0, 1, 2, 3]);
+            control.ask_hints();
+            let id = guest.config(8, 4) as u32;
+            guest.write(0x8000, &id.to_le_bytes());
+            rings[3].submit(&[Readable(0x8000, 4)]);
+            guest.run(3);
+            // The driver has heard of all that was news before, and masks the vector, or not.
+            let generation = match &mut guest.bus {
+                Bus::Pci(driver) => {
+                    driver.put(driver.table, 12, 4, masked);
+                    driver.get(driver.isr, 0, 1);
+                    driver.get(driver.common, 0x15, 1)
+                }
+                Bus::Mmio(driver) => {
+                    driver.put(0x064, 3);
+                    driver.get(0x0fc).into()
+                }
+            };
+            guest.vectors.take();
+            let mut guest = moved(&mut guest, Box::new(balloon()));
+            assert_eq!(guest.config(8, 4), 1, "VIRTIO_BALLOON_CMD_ID_DONE");
+            match &mut guest.bus {
+                Bus::Pci(driver) => {
+                    assert_ne!(driver.get(driver.common, 0x15, 1), generation);
+                    assert_eq!(driver.get(driver.isr, 0, 1) & 2, 2, "ISR status");
+                    if masked == 1 {
+                        assert_eq!(driver.get(driver.pending, 0, 1), 1);
+                        driver.put(driver.table, 12, 4, 0);
+                    }
+                    assert_eq!(guest.vectors.delivered(), [0]);
+                }
+                Bus::Mmio(driver) => {
+                    assert_ne!(u64::from(driver.get(0x0fc)), generation);
+                    assert_eq!(driver.get(0x060), 2, "InterruptStatus");
+                }
+            }
+        }
+    }
+}
+
+/// A link that is down because the wire ended is up where the wire is whole; one that the VMM took down stays down.
+#[test]
+fn a_link_is_down_no_longer_than_its_cause() {
+    let net = || {
+        let (wire, end) = std::os::unix::net::UnixStream::pair().unwrap();
+        let wire = Wire::Stream(net::FrameStream::new(wire).unwrap());
+        (Net::new(net::Options::new(), wire), end)
+    };
+    for transport in TRANSPORTS {
+        for taken_down in [false, true] {
+            let (old, end) = net();
+            let old_link = old.link();
+            let mut guest = Guest::new(Box::new(old), transport);
+            let mut rings = guest.start(u64::MAX, &[0, 1]);
+            if taken_down {
+                old_link.set(LinkState::Down);
+            }
+            drop(end);
+            rings[0].submit(&[Writable(0x8000, 2000)]);
+            guest.run(0);
+            assert_eq!(old_link.state(), LinkState::Down);
+            assert_eq!(guest.config(6, 2), 0);
+            if let Bus::Mmio(driver) = &mut guest.bus {
+                driver.put(0x064, 3);
+            }
+            let (new, _end) = net();
+            let link = new.link();
+            let mut guest = moved(&mut guest, Box::new(new));
+            let (state, status) = match taken_down {
+                true => (LinkState::Down, 0),
+                false => (LinkState::Up, 1),
+            };
+            assert_eq!((link.state(), guest.config(6, 2)), (state, status));
+            match &mut guest.bus {
+                Bus::Pci(_) => assert_eq!(guest.vectors.delivered().contains(&0), !taken_down),
+                Bus::Mmio(driver) => assert_eq!(driver.get(0x060) & 2 != 0, !taken_down),
+            }
+            // A cause that there is not.
+            let error = Device::<Memory>::restore(&mut net().0, &[4]).unwrap_err();
+            assert_eq!(error, StateError::Content { at: 0 });
+            // What the wire's end took down, nobody can set up; what the VMM did, it can.
+            old_link.set(LinkState::Up);
+            assert_eq!(old_link.state(), LinkState::Down);
+            link.set(LinkState::Up);
+            assert_eq!(guest.config(6, 2), 1);
+        }
+    }
+}

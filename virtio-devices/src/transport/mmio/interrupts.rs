@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::device::{Failure, Interrupts, Trouble};
 use crate::pci::{InterruptLine, Level};
 use crate::transport::session::SharedStatus;
-use crate::transport::{Report, Status, TroubleReport};
+use crate::transport::{News, Report, Status, TroubleReport};
 
 const USED_BUFFER: u32 = 1;
 const CONFIGURATION: u32 = 2;
@@ -26,6 +26,7 @@ pub(super) struct State {
     line: Arc<dyn InterruptLine>,
     report: Option<Report>,
     trouble: Option<TroubleReport>,
+    news: News,
 }
 
 impl MmioInterrupts {
@@ -38,6 +39,7 @@ impl MmioInterrupts {
                 line,
                 report: None,
                 trouble: None,
+                news: News::default(),
             }),
         }
     }
@@ -63,6 +65,26 @@ impl State {
 
     pub(super) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Changes of configuration are kept until [`tell`](Self::tell): what they are told by is about to be restored.
+    pub(super) fn keep_news(&mut self) {
+        self.news.keep();
+    }
+
+    /// Tells of a change that was kept, and of each from now on.
+    pub(super) fn tell(&mut self) {
+        if self.news.end() {
+            self.config_changed();
+        }
+    }
+
+    fn config_changed(&mut self) {
+        if !self.news.comes() {
+            return;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        self.raise(CONFIGURATION);
     }
 
     /// Takes what was saved.
@@ -96,9 +118,7 @@ impl Interrupts for MmioInterrupts {
     }
 
     fn config(&self) {
-        let mut state = self.lock();
-        state.generation = state.generation.wrapping_add(1);
-        state.raise(CONFIGURATION);
+        self.lock().config_changed();
     }
 
     fn needs_reset(&self, why: &Failure) {

@@ -225,7 +225,13 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
     /// [`RestoreError`]; the device is as it was.
     pub fn restore(&mut self, state: &MmioState) -> Result<(), RestoreError> {
         let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
-        self.session.restore(&state.session, &interrupts)?;
+        // A device that finds its configuration changed by the move says so; it is told by the registers that follow.
+        self.interrupts.lock().keep_news();
+        let restored = self.session.restore(&state.session, &interrupts);
+        if restored.is_err() {
+            self.interrupts.lock().tell();
+        }
+        restored?;
         let [device_features, driver_features, queue] = state.selectors;
         self.selectors = Selectors {
             device_features,
@@ -234,6 +240,7 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
         };
         let mut interrupts = self.interrupts.lock();
         interrupts.restore(state.pending, state.generation);
+        interrupts.tell();
         Ok(())
     }
 

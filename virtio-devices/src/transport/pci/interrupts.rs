@@ -9,7 +9,7 @@ use crate::device::{Failure, Interrupts, Trouble};
 use crate::pci::msix::{Msix, VectorState};
 use crate::pci::{InterruptLine, Level};
 use crate::transport::session::SharedStatus;
-use crate::transport::{Report, Status, TroubleReport};
+use crate::transport::{News, Report, Status, TroubleReport};
 
 /// VIRTIO_MSI_NO_VECTOR.
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -53,6 +53,7 @@ pub(super) struct State {
     line: Option<Arc<dyn InterruptLine>>,
     report: Option<Report>,
     trouble: Option<TroubleReport>,
+    news: News,
 }
 
 impl PciInterrupts {
@@ -75,6 +76,7 @@ impl PciInterrupts {
                 line: None,
                 report: None,
                 trouble: None,
+                news: News::default(),
             }),
         }
     }
@@ -106,6 +108,26 @@ impl State {
             isr: self.isr,
             generation: self.generation,
         }
+    }
+
+    /// Changes of configuration are kept until [`tell`](Self::tell): what they are told by is about to be restored.
+    pub(super) fn keep_news(&mut self) {
+        self.news.keep();
+    }
+
+    /// Tells of a change that was kept, and of each from now on.
+    pub(super) fn tell(&mut self) {
+        if self.news.end() {
+            self.config_changed();
+        }
+    }
+
+    fn config_changed(&mut self) {
+        if !self.news.comes() {
+            return;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        self.config_event();
     }
 
     /// Takes what was saved, of as many vectors and queues as there are.
@@ -240,9 +262,7 @@ impl Interrupts for PciInterrupts {
     }
 
     fn config(&self) {
-        let mut state = self.lock();
-        state.generation = state.generation.wrapping_add(1);
-        state.config_event();
+        self.lock().config_changed();
     }
 
     fn needs_reset(&self, why: &Failure) {

@@ -252,7 +252,13 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
             }
         }
         let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
-        self.session.restore(&state.session, &interrupts)?;
+        // A device that finds its configuration changed by the move says so; it is told by the registers that follow.
+        self.interrupts.lock().keep_news();
+        let restored = self.session.restore(&state.session, &interrupts);
+        if restored.is_err() {
+            self.interrupts.lock().tell();
+        }
+        restored?;
         self.selectors.restore(state.selectors);
         self.interrupts.lock().restore(&state.interrupts);
         // As if the guest wrote all of it, but for the word that acts on the window.
@@ -262,6 +268,8 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         if let Some(after) = rest.get(4..) {
             self.config_write(self.declared.access_data().saturating_add(4), after);
         }
+        // Only now: MSI-X is enabled, if it was.
+        self.interrupts.lock().tell();
         Ok(())
     }
 
