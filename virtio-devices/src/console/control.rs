@@ -39,13 +39,26 @@ impl Event {
     const PORT_NAME: Self = Self(7);
 }
 
+/// How a driver learns that the terminal has another size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SizeBy {
+    /// By a message on the control queue.
+    Message,
+    /// By a change of configuration.
+    Configuration,
+    /// Not at all: it did not ask for it.
+    Nothing,
+}
+
 /// What the control queues and the configuration say.
 #[derive(Debug)]
 pub(super) struct Control {
     names: Vec<String>,
     size: Size,
-    /// Whether the driver has control queues. None: there is no driver.
-    multiport: Option<bool>,
+    /// How the driver is told of it. None: there is no driver.
+    size_by: Option<SizeBy>,
+    /// The size that the driver knew of when it was saved, until it is back.
+    known: Option<Size>,
     /// For the driver, in order. At most [`MOST`](Self::most) of them: a driver that asks and never listens loses
     /// the answers.
     messages: VecDeque<Vec<u8>>,
@@ -58,7 +71,8 @@ impl Control {
         Ok(Self {
             names,
             size: Size::default(),
-            multiport: None,
+            size_by: None,
+            known: None,
             messages: VecDeque::new(),
             event: EventFd::new(EFD_NONBLOCK)?,
         })
@@ -73,19 +87,30 @@ impl Control {
         if std::mem::replace(&mut self.size, size) == size {
             return false;
         }
-        if self.multiport == Some(true) {
-            self.push_size();
-        }
-        // A driver of several ports reads the message, one of the port alone the configuration.
-        self.multiport == Some(false)
+        self.tell()
     }
 
-    pub(super) fn connect(&mut self, multiport: bool) {
-        self.multiport = Some(multiport);
+    /// Tells the driver of the size; true if that is to be by the configuration.
+    fn tell(&mut self) -> bool {
+        if self.size_by == Some(SizeBy::Message) {
+            self.push_size();
+        }
+        self.size_by == Some(SizeBy::Configuration)
+    }
+
+    /// There is a driver; true if it is to be told of the size by the configuration now: Linux looks at it when it is
+    /// told, and not before. By messages it asks itself, unless it did so before it was moved.
+    pub(super) fn connect(&mut self, size_by: SizeBy) -> bool {
+        self.size_by = Some(size_by);
+        match self.known.take() {
+            Some(known) => known != self.size && self.tell(),
+            None => self.size != Size::default() && size_by == SizeBy::Configuration,
+        }
     }
 
     pub(super) fn reset(&mut self) {
-        self.multiport = None;
+        self.size_by = None;
+        self.known = None;
         self.messages.clear();
     }
 
@@ -101,7 +126,7 @@ impl Control {
         state
     }
 
-    /// Takes what was saved. Nothing changes if it cannot be that.
+    /// Takes what was saved, but for the size, if there is a terminal here that has one. Nothing changes if it cannot be that.
     pub(super) fn restore(&mut self, state: &[u8]) -> bool {
         let Some((&[c0, c1, r0, r1], mut rest)) = state.split_first_chunk() else {
             return false;
@@ -118,10 +143,14 @@ impl Control {
         if !rest.is_empty() || messages.len() > self.most() {
             return false;
         }
-        self.size = Size {
+        let known = Size {
             columns: u16::from_le_bytes([c0, c1]),
             rows: u16::from_le_bytes([r0, r1]),
         };
+        self.known = Some(known);
+        if self.size == Size::default() {
+            self.size = known;
+        }
         self.messages = messages;
         // Fails only if the counter is full, and then it is readable.
         let _ = self.event.write(1);
@@ -147,7 +176,8 @@ impl Control {
     }
 
     fn push_size(&mut self) {
-        // The specification has columns first in the configuration and here (5.3.6.2.3).
+        // The specification has columns first in the configuration and here (5.3.6.2.3). Most versions of Linux read rows
+        // first here, so a console that needs no messages offers none.
         let [a, b] = self.size.columns.to_le_bytes();
         let [c, d] = self.size.rows.to_le_bytes();
         self.push(0, Event::RESIZE, 0, &[a, b, c, d]);

@@ -6,7 +6,8 @@
 //!   queue 4, 5   port 1 ...
 //! ```
 //!
-//! A driver without VIRTIO_CONSOLE_F_MULTIPORT has port 0 alone.
+//! A driver without VIRTIO_CONSOLE_F_MULTIPORT has port 0 alone, and a console of one port does not offer that: versions of
+//! Linux disagree about the order of columns and rows in a message, and agree about the configuration.
 //!
 //! "Console Device" (5.3).
 #![cfg_attr(
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::GuestAddressSpace;
 
-use self::control::{Control, FromDriver, ToDriver};
+use self::control::{Control, FromDriver, SizeBy, ToDriver};
 use self::port::{FromGuest, ToGuest};
 pub use self::port::{Input, Port};
 use crate::bytes::read_at;
@@ -140,9 +141,10 @@ impl Console {
     }
 }
 
-/// Two for each port and two for control.
+/// Two for each port, and two for control where there are several.
 fn queue_count(ports: usize) -> usize {
-    ports.saturating_mul(2).saturating_add(2)
+    let control = if ports > 1 { 2 } else { 0 };
+    ports.saturating_mul(2).saturating_add(control)
 }
 
 /// The queues of a port: to the guest, from the guest (5.3.2).
@@ -161,7 +163,11 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Console {
     }
 
     fn features(&self) -> Features {
-        feature::SIZE | feature::MULTIPORT | feature::EMERG_WRITE
+        let several = match self.ports.len() {
+            0 | 1 => Features::empty(),
+            _ => feature::MULTIPORT,
+        };
+        feature::SIZE | feature::EMERG_WRITE | several
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -222,8 +228,16 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Console {
             serve!(to, ToDriver::new(Arc::clone(&self.shared.control))?);
             serve!(from, FromDriver::new(Arc::clone(&self.shared.control)));
         }
-        self.shared.lock().connect(multiport);
+        let size_by = match (multiport, features.contains(feature::SIZE)) {
+            (true, _) => SizeBy::Message,
+            (false, true) => SizeBy::Configuration,
+            (false, false) => SizeBy::Nothing,
+        };
         self.shared.events.connect(Some(interrupts));
+        let by_config = self.shared.lock().connect(size_by);
+        if by_config {
+            self.shared.events.changed();
+        }
         Ok(workers)
     }
 

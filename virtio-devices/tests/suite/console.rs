@@ -8,8 +8,9 @@ use hvkit_virtio_devices::console::{Console, ConsoleError, Port, Size, Terminal}
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::Ring;
 
+use crate::moved::moved;
 use crate::support::END;
-use crate::support::guest::{Guest, TRANSPORTS, Transport};
+use crate::support::guest::{Bus, Guest, TRANSPORTS, Transport};
 
 const MULTIPORT: u64 = 1 << 1;
 
@@ -249,4 +250,77 @@ fn a_console_has_1_to_32_ports() {
         Err(ConsoleError::Ports { count: 33 })
     ));
     Console::new(ports(32)).unwrap();
+}
+
+/// Linux reads the two fields of the RESIZE message in the order of the specification or the other way round, as its version
+/// has it (5326ab737a47, and its reversal); of the configuration all read them alike. So a console of one port has no RESIZE.
+#[test]
+fn a_terminal_alone_has_its_size_in_the_configuration() {
+    for transport in TRANSPORTS {
+        let (port, mut end) = port("tty");
+        let console = Console::new(vec![port]).unwrap();
+        let terminal = console.terminal();
+        let mut guest = Guest::new(Box::new(console), transport);
+        // SIZE and EMERG_WRITE, without MULTIPORT.
+        assert_eq!(guest.offered() & 0xff_ffff, 0b101);
+        let told = |guest: &mut Guest| match &mut guest.bus {
+            Bus::Pci(_) => guest.vectors.delivered() == [0],
+            Bus::Mmio(driver) => {
+                let pending = driver.get(0x060);
+                driver.put(0x064, pending);
+                pending & 2 != 0
+            }
+        };
+        // Of a size that nobody has said there is nothing to tell.
+        guest.start(u64::MAX, &[0, 1]);
+        assert!(!told(&mut guest));
+        // Linux looks at the size when it is told of a change, and not before.
+        let size = |columns, rows| Size { columns, rows };
+        terminal.resize(size(80, 24));
+        assert!(told(&mut guest));
+        let mut rings = guest.start(u64::MAX, &[0, 1]);
+        assert!(told(&mut guest));
+        assert_eq!(guest.config(0, 4), 24 << 16 | 80, "cols, rows");
+        guest.start(!1, &[0, 1]);
+        assert!(!told(&mut guest), "without VIRTIO_CONSOLE_F_SIZE");
+        terminal.resize(size(132, 50));
+        assert!(!told(&mut guest));
+        end.write_all(b"in").unwrap();
+        rings[0].submit(&[Writable(0x8000, 64)]);
+        guest.run(0);
+        assert_eq!(guest.read(0x8000, 2), b"in");
+    }
+}
+
+/// The size of the terminal that there is, whatever that of another host was.
+#[test]
+fn a_move_to_another_terminal_is_a_resize() {
+    for transport in TRANSPORTS {
+        for ports in [1, 2] {
+            let console = |columns| {
+                let ports = (0..ports).map(|_| Port::new("p", std::io::sink()));
+                let console = Console::new(ports.collect()).unwrap();
+                console.terminal().resize(Size { columns, rows: 24 });
+                Box::new(console)
+            };
+            let queues = [0, 1, 2, 3];
+            let mut guest = Guest::new(console(80), transport);
+            let mut rings = guest.start(u64::MAX, &queues[..2 * ports]);
+            let mut guest = moved(&mut guest, console(80));
+            if ports == 2 {
+                assert_eq!(hear(&mut guest, &mut rings[2]), None);
+            }
+            let mut guest = moved(&mut guest, console(100));
+            assert_eq!(guest.config(0, 4), 24 << 16 | 100);
+            if ports == 2 {
+                let mut size = message(0, 5, 0);
+                size.extend([100, 0, 24, 0]);
+                guest.step();
+                let used = rings[2].take().unwrap();
+                assert_eq!(guest.read(0x9000, used.length as usize), size);
+            } else if transport == Transport::Pci {
+                assert_eq!(guest.vectors.delivered(), [0]);
+            }
+        }
+    }
 }

@@ -140,7 +140,7 @@ pub(crate) const KINDS: [Kind; 8] = [
             let port = Port::new("tty", theirs).with_input(input);
             (Box::new(Console::new(vec![port]).unwrap()), Box::new(ours))
         },
-        queues: &[0, 1, 2, 3],
+        queues: &[0, 1],
         honest: |subject| {
             let end: &UnixStream = subject.other_end.downcast_ref().unwrap();
             let mut end = end;

@@ -247,7 +247,10 @@ fn devices_keep_what_is_their_own() {
         assert_eq!(guest.config(6, 2), 0);
 
         // A message that the driver had no buffer for: the addition of the port.
-        let console = || Box::new(Console::new(vec![Port::new("p", std::io::sink())]).unwrap());
+        let console = || {
+            let ports = ["p", "q"].map(|name| Port::new(name, std::io::sink()));
+            Box::new(Console::new(ports.into()).unwrap())
+        };
         let mut guest = Guest::new(console(), transport);
         let mut rings = guest.start(u64::MAX, &[0, 1, 2, 3]);
         guest.write(0x8000, &[0, 0, 0, 0, 0, 0, 1, 0]);
