@@ -14,7 +14,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::support::{Machine, header, pattern};
 
-const CLUSTER: u64 = 1 << 16;
+pub(crate) const CLUSTER: u64 = 1 << 16;
 const COPIED: u64 = 1 << 63;
 /// Where the parts of our images are, in clusters: header, first level, reference counts' table and block, second
 /// level, and the first cluster of data.
@@ -28,7 +28,7 @@ const CLUSTERS: u64 = 16;
 
 /// An image whose cluster 0 has data, and whose others have none; of version 2, or of version 3 if it names a backing
 /// file.
-fn qcow2(path: &Path, data: &[u8], backing: Option<&str>) {
+pub(crate) fn qcow2(path: &Path, data: &[u8], backing: Option<&str>) {
     let file = File::create(path).unwrap();
     let put = |at: u64, bytes: &[u8]| file.write_all_at(bytes, at).unwrap();
     let name = backing.unwrap_or_default();

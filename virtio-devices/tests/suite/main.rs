@@ -12,6 +12,7 @@ mod hostile;
 mod hostile_cases;
 mod hostile_devices;
 mod hostile_kinds;
+mod hostile_subject;
 mod image;
 #[cfg(feature = "iommu")]
 mod iommu;
