@@ -36,6 +36,7 @@ mod stream;
 mod support;
 mod transport_life;
 mod transport_registers;
+mod under_load;
 mod vhost_user;
 mod vsock;
 mod worker;
