@@ -33,6 +33,8 @@ enum Cmd {
     Evidence(xtask::evidence::Options),
     /// A fuzz target for a while, by cargo-fuzz, which is installed first where it is missing.
     Fuzz(xtask::fuzz::Options),
+    /// Which lines of each published crate its own tests reach, by cargo-llvm-cov.
+    Coverage(xtask::coverage::Options),
     /// Changes a crate in many small ways, and counts which its tests notice.
     Mutants(xtask::mutants::Options),
     /// Takes guards against known classes of bugs out, and sees that their tests fail.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Cmd::Oracle(which) => xtask::oracle::oracle(&which).map(|()| ExitCode::SUCCESS),
         Cmd::Evidence(options) => xtask::evidence::evidence(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Fuzz(options) => xtask::fuzz::fuzz(&options).map(|()| ExitCode::SUCCESS),
+        Cmd::Coverage(options) => xtask::coverage::coverage(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Mutants(options) => xtask::mutants::mutants(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Guards(options) => xtask::mutants::guards(&options).map(|()| ExitCode::SUCCESS),
         Cmd::Publish(options) => xtask::publish::publish(&options).map(|()| ExitCode::SUCCESS),

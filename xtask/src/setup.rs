@@ -143,6 +143,23 @@ const IMAGE_NEEDS: &[Need<'_>] = &[
     },
 ];
 
+/// LLVM's tools for coverage, of Debian's newest LLVM: it reads what the compiler's own writes, and `rustup` may not be there to
+/// fetch that one's. By the variables in which cargo-llvm-cov looks for them.
+pub(crate) const COVERAGE_TOOLS: [(&str, &str); 2] = [
+    ("LLVM_COV", "/usr/bin/llvm-cov-19"),
+    ("LLVM_PROFDATA", "/usr/bin/llvm-profdata-19"),
+];
+
+/// Installs what `cargo xtask coverage` uses besides.
+pub(crate) fn for_coverage() -> Result<()> {
+    let [(_, shows), _] = COVERAGE_TOOLS;
+    setup()?;
+    install(&[Need {
+        package: "llvm-19",
+        shows,
+    }])
+}
+
 /// Installs what is missing. Safe to repeat: with nothing missing it does nothing.
 pub fn setup() -> Result<()> {
     install(NEEDS)

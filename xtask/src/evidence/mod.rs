@@ -2,6 +2,7 @@
 //! `cargo xtask evidence`: writes `EVIDENCE.md` from what it runs and counts. Nothing on that page is typed by hand.
 
 mod bug_classes;
+mod coverage;
 mod mutation;
 mod oracles;
 mod source;
@@ -45,6 +46,7 @@ pub fn evidence(options: &Options) -> Result<()> {
     )?;
     oracles::write(&mut page)?;
     source::write(&mut page, &sources)?;
+    coverage::write(&mut page)?;
     mutation::write(&mut page)?;
     bug_classes::write(&mut page, &sources)?;
     fs::write(paths::root().join("EVIDENCE.md"), page).context("cannot write EVIDENCE.md")?;
