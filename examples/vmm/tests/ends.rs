@@ -14,8 +14,8 @@ use elf::kernel;
 use kvm::has_kvm;
 use signal::{Signalled, signalled};
 use std::fs;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use support::{Folder, run, vmm};
 
 /// CLI; a jump to itself.
@@ -210,4 +210,38 @@ fn the_start_is_reported_as_json() {
         "{report}"
     );
     assert!(report.contains(",\"cpu_us\":"), "{report}");
+}
+
+/// Nobody reads what the guest prints: it waits, and the VMM still ends when it is told to.
+#[test]
+fn a_reader_that_does_not_read_keeps_nobody_from_ending_the_vmm() {
+    if !has_kvm() {
+        return;
+    }
+    // Prints for ever.
+    let code = [out(0x3f8, b'r'), out(0x3f8, b'\n'), vec![0xeb, 0xf0]].concat();
+    let folder = Folder::new();
+    let mut child = machine(&folder, &code)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // By then the pipe has long been full.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(child.try_wait().unwrap(), None);
+    let kill = format!("kill -TERM {}", child.id());
+    let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(sent.success());
+    let asked = Instant::now();
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None if asked.elapsed() > Duration::from_secs(60) => {
+                let _ = child.kill();
+                panic!("it does not end");
+            }
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    assert_eq!(ended.code(), Some(128 + 15));
 }

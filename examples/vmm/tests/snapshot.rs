@@ -400,3 +400,39 @@ fn sockets_and_folders_without_a_machine_are_taken_away() {
     assert!(!balloon.exists() && !vsock.exists());
     assert_eq!(fs::read_dir(&saved).unwrap().count(), 0);
 }
+
+/// A folder is one machine's, until that machine is no more; what is not a snapshot in it is not written over.
+#[test]
+fn a_folder_is_one_machines_and_what_is_in_it_is_kept() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let saved = folder.path("saved");
+    fs::create_dir(&saved).unwrap();
+    let manifest = fs::File::create(saved.join("manifest.json")).unwrap();
+    // As another VMM holds it, of which this test need not wait to be there.
+    rustix::fs::flock(&manifest, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (status, line) = refused(machine(&folder, 1).arg("--snapshot").arg(&saved));
+    let in_use = format!(
+        "--snapshot: {} is another running machine's: give another folder",
+        saved.display()
+    );
+    assert_eq!(status, Some(73), "{line}");
+    assert!(line.ends_with(&in_use), "{line}");
+    assert!(saved.join("manifest.json").exists());
+    drop(manifest);
+
+    fs::write(saved.join("memory"), "of the years at sea").unwrap();
+    let (status, line) = refused(machine(&folder, 1).arg("--snapshot").arg(&saved));
+    assert_eq!(status, Some(73), "{line}");
+    let foreign = format!(
+        "--snapshot: {} has something in it, and no machine beside it: give another folder, or remove it",
+        saved.join("memory").display()
+    );
+    assert!(line.ends_with(&foreign), "{line}");
+    assert_eq!(
+        fs::read(saved.join("memory")).unwrap(),
+        b"of the years at sea"
+    );
+}

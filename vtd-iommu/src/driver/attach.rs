@@ -93,13 +93,18 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             return Ok(());
         }
         let mut holding = self.new_domain()?;
-        if let Err(error) = self.map_reserved(&mut holding, source, regions) {
-            // Nobody has used it: what cannot be freed leaks.
-            let _ = self.destroy(holding);
-            return Err(error);
-        }
-        let at = self.slot(source, Pasid::ZERO, None)?;
-        let entry = self.entry_of(&holding, None)?;
+        let mapped = self.map_reserved(&mut holding, source, regions);
+        let placed = mapped
+            .and_then(|_| self.slot(source, Pasid::ZERO, None))
+            .and_then(|at| Ok((at, self.entry_of(&holding, None)?)));
+        let (at, entry) = match placed {
+            Ok(placed) => placed,
+            Err(error) => {
+                // Nobody has used it: what cannot be freed leaks.
+                let _ = self.destroy(holding);
+                return Err(error);
+            }
+        };
         entry.store(&self.memory, at, Moved::In);
         holding.attached.push(Attachment::new(source));
         let domain = holding.id;
@@ -109,26 +114,43 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         self.show(source, Pasid::ZERO, domain)
     }
 
-    /// Identity-maps `regions` in `domain`, where that is not so already.
+    /// Identity-maps `regions` in `domain`, where that is not so already: all of them, or none. Returns those that
+    /// were not there before.
     fn map_reserved<F: Stage>(
         &mut self,
         domain: &mut Domain<F, M, P>,
         source: RequesterId,
         regions: &[Span],
-    ) -> Result<(), DriverError> {
+    ) -> Result<Vec<Span>, DriverError> {
+        let mut mapped = Vec::new();
         for &span in regions {
-            match domain.map(span, span.start, F::READ_WRITE) {
-                Ok(fresh) => self.publish(domain, fresh)?,
-                Err(_) if is_identity(domain, span) => {}
-                Err(_) => {
-                    return Err(DriverError::ReservedMemory {
-                        source_id: source,
-                        start: span.start,
-                    });
+            let done = match domain.map(span, span.start, F::READ_WRITE) {
+                Ok(fresh) => {
+                    mapped.push(span);
+                    self.publish(domain, fresh)
                 }
+                Err(_) if is_identity(domain, span) => Ok(()),
+                Err(_) => Err(DriverError::ReservedMemory {
+                    source_id: source,
+                    start: span.start,
+                }),
+            };
+            if let Err(error) = done {
+                self.unmap_reserved(domain, mapped);
+                return Err(error);
             }
         }
-        Ok(())
+        Ok(mapped)
+    }
+
+    /// Takes back what [`map_reserved`](Self::map_reserved) mapped. If the unit does not do as it is told, what cannot
+    /// be freed leaks.
+    fn unmap_reserved<F: Stage>(&mut self, domain: &mut Domain<F, M, P>, mapped: Vec<Span>) {
+        for span in mapped {
+            if let Ok(stale) = domain.unmap(span) {
+                let _ = self.settle(domain, stale);
+            }
+        }
     }
 
     /// Lets `device` into `domain`. Reserved memory of the device is mapped there first and cannot be unmapped
@@ -137,7 +159,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     /// # Errors
     ///
     /// It is attached already, the domain is of another unit or mode, its reserved memory is in the way, or the unit
-    /// does not do as it is told.
+    /// does not do as it is told. If the unit does not even take the entry back, the device stays listed as attached:
+    /// [detach](Self::detach) it once the unit answers; until then the domain is not destroyed.
     pub fn attach<F: Stage>(
         &mut self,
         domain: &mut Domain<F, M, P>,
@@ -149,18 +172,21 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         self.admit(device)?;
         let Attachment { source, pasid, tlb } = device;
         let entry = self.entry_of(domain, tlb)?;
+        let mut mapped = Vec::new();
         if pasid.is_none() {
             let regions = self.devices.get(&source).map(|d| d.regions.clone());
             let regions = regions.unwrap_or_default();
-            self.map_reserved(domain, source, &regions)?;
+            mapped = self.map_reserved(domain, source, &regions)?;
             domain
                 .reserved
                 .extend(regions.iter().map(|&span| (source, span)));
         }
         let done = self.enter(device, entry, domain.id);
-        match done {
-            Ok(()) => domain.attached.push(device),
-            Err(_) => domain.reserved.retain(|(of, _)| *of != source),
+        if self.domain_of_device(source, pasid) == Some(domain.id) {
+            domain.attached.push(device);
+        } else if pasid.is_none() {
+            domain.reserved.retain(|(of, _)| *of != source);
+            self.unmap_reserved(domain, mapped);
         }
         done
     }
@@ -193,9 +219,14 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }
             Mode::Scalable => Entry::pasid(PasidEntry::pass_through(domain, width)),
         };
-        self.enter(device, entry, domain)?;
-        self.devices.entry(source).or_default().reach = Reach::PassThrough;
-        Ok(())
+        let done = self.enter(device, entry, domain);
+        // Also if the unit took the entry neither in nor back: then it can be detached again.
+        if let Some(state) = self.devices.get_mut(&source)
+            && state.reach == Reach::Domain(domain)
+        {
+            state.reach = Reach::PassThrough;
+        }
+        done
     }
 
     /// Translates requests of a PASID through a first-stage table that somebody else owns (a guest, for a device
@@ -227,9 +258,11 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         let width = self.width(second.mapper.format().shape().levels())?;
         let table = second.mapper.root();
         let entry = PasidEntry::nested(second.id, first.address, width, table).with_fspm(five);
-        self.enter(device, Entry::pasid(self.snooping(entry)), second.id)?;
-        second.attached.push(device);
-        Ok(())
+        let done = self.enter(device, Entry::pasid(self.snooping(entry)), second.id);
+        if self.domain_of_device(device.source, device.pasid) == Some(second.id) {
+            second.attached.push(device);
+        }
+        done
     }
 
     /// Has the unit forget first-stage translations of a PASID of `domain`: some pages, or all.

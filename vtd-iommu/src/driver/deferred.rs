@@ -5,7 +5,7 @@
 //! be given those pages: free them when [`Deferred::flush`] (or the [`Deferred::defer`] that flushed) has
 //! returned.
 
-use hvkit_page_table::{Frames, OwnEntries, Stale, Unsettled};
+use hvkit_page_table::{Cause, Frames, OwnEntries, Stale, Unsettled};
 
 use super::domain::{Domain, Stage};
 use super::{DriverError, Mmio, Unit};
@@ -27,10 +27,17 @@ pub enum Flushed {
     NotYet,
 }
 
-/// Tokens that are still owed, and why.
+/// What is still owed, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("deferred invalidations were not done: {0}")]
-pub struct StillOwed(#[source] pub Unsettled<DriverError>);
+pub enum StillOwed {
+    /// The token is another domain's, where alone it can be settled: it is given back.
+    #[error("the unmapping was not deferred: {0}")]
+    NotTaken(#[source] Unsettled<DriverError>),
+    /// The invalidation was not done. Everything that was deferred is still owed, and is kept for the next
+    /// [`flush`](Deferred::flush).
+    #[error("deferred invalidations were not done: {0}")]
+    Kept(#[source] Cause<DriverError>),
+}
 
 impl Deferred {
     /// Nothing owed; after `limit` unmappings one invalidation settles them.
@@ -53,7 +60,7 @@ impl Deferred {
     ///
     /// # Errors
     ///
-    /// `stale` is of another domain, or the flush failed: what is inside is still owed.
+    /// `stale` is of another domain, or the flush failed, and then all of it is still owed.
     pub fn defer<R: Mmio, F: Stage, M: OwnEntries + Clone, P: Frames + Clone>(
         &mut self,
         unit: &mut Unit<R, M, P>,
@@ -64,8 +71,8 @@ impl Deferred {
             domain.mapper.merge_stale(&mut self.stale, stale)
         {
             // Another table's: its own domain is where it can be settled.
-            return Err(StillOwed(Unsettled {
-                cause: hvkit_page_table::Cause::Foreign {
+            return Err(StillOwed::NotTaken(Unsettled {
+                cause: Cause::Foreign {
                     root: domain.mapper.root(),
                 },
                 stale,
@@ -91,8 +98,15 @@ impl Deferred {
     ) -> Result<(), StillOwed> {
         let nothing = domain.mapper.nothing_stale();
         let stale = core::mem::replace(&mut self.stale, nothing);
-        unit.settle(domain, stale).map_err(StillOwed)?;
-        self.owed = 0;
-        Ok(())
+        match unit.settle(domain, stale) {
+            Ok(()) => {
+                self.owed = 0;
+                Ok(())
+            }
+            Err(Unsettled { stale, cause }) => {
+                self.stale = stale;
+                Err(StillOwed::Kept(cause))
+            }
+        }
     }
 }

@@ -133,7 +133,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             None => self.show(source, pasid.unwrap_or(Pasid::ZERO), domain),
         };
         if outcome.is_err() {
-            // Back to where it was. The unit does not answer; what can be done is done.
+            // Back to where it was. If the unit does not answer to that either, the device stays where it may be by
+            // now, and can be taken out later.
             let gone = Gone {
                 domain,
                 kind: None,

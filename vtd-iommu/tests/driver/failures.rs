@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Units that do not do as they are told.
 
-use hvkit_page_table::Cause;
+use hvkit_page_table::{Cause, Span};
 use hvkit_vtd_iommu::driver::{
-    Ability, Attachment, DestinationMode, DriverError, Options, Switch, Unit, Waiting, probe,
+    Ability, Attachment, Deferred, DeferredFlush, DestinationMode, DriverError, Options, StillOwed,
+    Switch, Unit, Waiting, probe,
 };
 use hvkit_vtd_iommu::spec::invalidation::{Descriptor, DeviceTlb, InterruptScope, RawDescriptor};
 use hvkit_vtd_iommu::spec::registers::{Capability, ExtendedCapability, PMEN, QueueError};
@@ -269,4 +270,88 @@ fn registers_may_refuse_and_may_be_deaf() {
         .map(drop);
     let ability = Ability::InterruptRemapping;
     assert_eq!(unsupported.unwrap_err(), DriverError::Unsupported(ability));
+}
+
+#[test]
+fn a_deferred_flush_that_fails_is_owed_until_one_succeeds() {
+    let puppet = Puppet::new(cap(), ecap());
+    let mut unit = puppet.legacy();
+    let mut domain = unit.new_domain().unwrap();
+    unit.attach(&mut domain, Attachment::new(DEVICE)).unwrap();
+    let _ = domain.map(0x1000..0x3000, 0x1000, RW).unwrap();
+    let mapped = puppet.memory.in_use();
+    let mut deferred = Deferred::new(&domain, 2);
+    let stale = domain.unmap(0x1000..0x2000).unwrap();
+    let flushed = deferred.defer(&mut unit, &domain, stale).unwrap();
+    assert_eq!(flushed, DeferredFlush::NotYet);
+    puppet.failure.set(Failure::DeafQueue);
+    let late = Cause::Failed(DriverError::TimedOut(Waiting::InvalidationWait));
+    // The second unmapping makes it flush, and leaves a table behind that the unit may still read.
+    let stale = domain.unmap(0x2000..0x3000).unwrap();
+    let owed = deferred.defer(&mut unit, &domain, stale).unwrap_err();
+    assert!(
+        matches!(owed, StillOwed::Kept(cause) if cause == late),
+        "{owed}"
+    );
+    let owed = deferred.flush(&mut unit, &domain).unwrap_err();
+    assert!(
+        matches!(owed, StillOwed::Kept(cause) if cause == late),
+        "{owed}"
+    );
+    assert_eq!(deferred.owed(), 2);
+    assert_eq!(puppet.memory.in_use(), mapped, "nothing was freed");
+    puppet.failure.set(Failure::None);
+    puppet.forget_asked();
+    deferred.flush(&mut unit, &domain).unwrap();
+    assert_eq!(deferred.owed(), 0);
+    let asked = puppet.asked.borrow();
+    assert!(
+        asked
+            .iter()
+            .any(|one| matches!(one, Descriptor::Iotlb { .. })),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn a_device_that_was_half_attached_is_taken_out_when_the_unit_answers() {
+    let late = DriverError::TimedOut(Waiting::InvalidationWait);
+    let puppet = Puppet::new(cap().with_caching_mode(true), ecap());
+    let mut unit = puppet.legacy();
+    let mut domain = unit.new_domain().unwrap();
+    puppet.failure.set(Failure::DeafQueue);
+    let attached = unit.attach(&mut domain, Attachment::new(DEVICE));
+    assert_eq!(attached.unwrap_err(), late);
+    // The unit may have seen the entry: the domain's tables are not to be freed under it.
+    puppet.failure.set(Failure::None);
+    let (mut domain, error) = unit.destroy(domain).unwrap_err();
+    assert_eq!(error, DriverError::DomainInUse(domain.id()));
+    unit.detach(&mut domain, DEVICE, None).unwrap();
+    unit.destroy(domain).map_err(|(_, error)| error).unwrap();
+
+    puppet.failure.set(Failure::DeafQueue);
+    assert_eq!(unit.attach_pass_through(DEVICE).unwrap_err(), late);
+    puppet.failure.set(Failure::None);
+    unit.detach_pass_through(DEVICE).unwrap();
+    unit.attach_pass_through(DEVICE).unwrap();
+}
+
+#[test]
+fn a_refused_attachment_leaves_no_reserved_memory_mapped() {
+    let puppet = Puppet::new(cap(), ecap());
+    let mut unit = puppet.legacy();
+    let regions = [0x5000..0x6000, 0x9000..0xa000].map(Span::from);
+    unit.reserve(DEVICE, &regions).unwrap();
+    let mut domain = unit.new_domain().unwrap();
+    let fresh = domain.map(0x9000..0xa000, 0x1000, RW).unwrap();
+    unit.publish(&domain, fresh).unwrap();
+    let refused = unit.attach(&mut domain, Attachment::new(DEVICE));
+    let in_the_way = DriverError::ReservedMemory {
+        source_id: DEVICE,
+        start: 0x9000,
+    };
+    assert_eq!(refused.unwrap_err(), in_the_way);
+    // There is room where the first region was.
+    let fresh = domain.map(0x5000..0x6000, 0x7000, RW).unwrap();
+    unit.publish(&domain, fresh).unwrap();
 }

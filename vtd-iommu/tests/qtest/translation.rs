@@ -3,7 +3,8 @@
 
 use hvkit_page_table::Frames;
 use hvkit_vtd_iommu::driver::{
-    Ability, Attachment, Deferred, DeferredFlush, DomainError, DriverError, Options, Reach, Unit,
+    Ability, Attachment, Deferred, DeferredFlush, DomainError, DriverError, Options, Reach,
+    StillOwed, Unit,
 };
 use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::fault::{FaultReason, RequestKind};
@@ -282,8 +283,10 @@ fn deferred_unmappings_are_settled_together() {
     let mut other = unit.new_domain().unwrap();
     let _ = other.map(0..PAGE, DATA, crate::machine::RW).unwrap();
     let stale = other.unmap(0..PAGE).unwrap();
-    let owed = deferred.defer(&mut unit, &domain, stale).unwrap_err();
-    unit.settle(&other, owed.0.stale).unwrap();
+    let StillOwed::NotTaken(owed) = deferred.defer(&mut unit, &domain, stale).unwrap_err() else {
+        panic!("it was never this domain's");
+    };
+    unit.settle(&other, owed.stale).unwrap();
 }
 
 #[test]

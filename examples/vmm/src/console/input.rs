@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Signals that ask for an orderly end.
@@ -28,22 +28,20 @@ const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 pub struct Signals {
     woken: UnixStream,
     wake: UnixStream,
-    which: Arc<AtomicUsize>,
     resized: Arc<AtomicBool>,
     save: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// Installs the handlers.
-    pub fn catch() -> io::Result<Self> {
+    /// Installs the handlers; those that end the VMM are noted in `stop`.
+    pub fn catch(stop: &Stop) -> io::Result<Self> {
         let (woken, wake) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
         wake.set_nonblocking(true)?;
-        let which = Arc::new(AtomicUsize::new(0));
         for signal in ENDING {
             // Before the wake-up, so that whoever is woken knows.
             let number = usize::try_from(signal).unwrap_or_default();
-            signal_hook::flag::register_usize(signal, Arc::clone(&which), number)?;
+            signal_hook::flag::register_usize(signal, Arc::clone(stop.arrived()), number)?;
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
         }
         let resized = Arc::new(AtomicBool::new(false));
@@ -52,7 +50,6 @@ impl Signals {
         Ok(Signals {
             woken,
             wake,
-            which,
             resized,
             save: Arc::default(),
         })
@@ -79,13 +76,6 @@ impl Signals {
     /// Whether the terminal has changed its size since this was asked last.
     fn take_resized(&self) -> bool {
         self.resized.swap(false, Ordering::AcqRel)
-    }
-
-    /// The last signal that arrived.
-    fn arrived(&self) -> Option<i32> {
-        i32::try_from(self.which.load(Ordering::Acquire))
-            .ok()
-            .filter(|&signal| signal != 0)
     }
 }
 
@@ -324,7 +314,7 @@ pub fn wait(
         {
             port.resize();
         }
-        if let Some(signal) = signals.arrived() {
+        if let Some(signal) = stop.signal() {
             stop.ask(StopReason::Signal(signal));
         } else if signals.asked_to_save() {
             return Ok(Waited::Save);
@@ -373,7 +363,7 @@ mod tests {
     #[test]
     fn a_stop_asked_elsewhere_ends_the_wait() {
         let stop = Stop::new().unwrap();
-        let signals = Signals::catch().unwrap();
+        let signals = Signals::catch(&stop).unwrap();
         let elsewhere = stop.clone();
         let guest = thread::spawn(move || elsewhere.ask(StopReason::PowerOff));
         let wanted = Wake::new().unwrap();

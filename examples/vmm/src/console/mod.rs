@@ -14,17 +14,20 @@
 pub mod escape;
 pub mod input;
 pub mod output;
+pub mod patient;
 pub mod pty;
 pub mod serial;
 pub mod terminal;
 pub mod tty;
 
 use crate::config::Serial;
+use crate::machine::stop::Stop;
 use crate::snapshot::{SerialState, SnapshotError};
 use crate::wake::Wake;
 use escape::Escape;
 use input::{Session, Typing};
 use output::{Deadline, Output};
+use patient::Patient;
 use serial::SerialLine;
 use std::fs::File;
 use std::io::{self, Write};
@@ -66,12 +69,14 @@ pub struct Console {
 
 impl Console {
     /// The line that `config` describes; nothing if there is none.
-    pub fn open(config: &Serial) -> Result<Option<Self>, ConsoleError> {
+    ///
+    /// What the guest prints waits for its reader while the machine of `stop` goes on.
+    pub fn open(config: &Serial, stop: &Stop) -> Result<Option<Self>, ConsoleError> {
         let mut file = None;
         let to: Box<dyn Write + Send> = match config {
             Serial::Off => return Ok(None),
             Serial::Null => Box::new(io::sink()),
-            Serial::Tty => Box::new(io::stdout()),
+            Serial::Tty => Box::new(Patient::new(io::stdout(), stop.clone())),
             Serial::File(path) => {
                 let fail = |source| ConsoleError::File {
                     path: path.clone(),
@@ -81,7 +86,7 @@ impl Console {
                 let options = options.create(true).write(true).truncate(false);
                 let opened = options.open(path).map_err(fail)?;
                 file = Some(opened.try_clone().map_err(fail)?);
-                Box::new(opened)
+                Box::new(Patient::new(opened, stop.clone()))
             }
         };
         let deadline = Arc::new(Deadline::new().map_err(ConsoleError::Event)?);

@@ -9,7 +9,9 @@
 
 use super::escape::Escape;
 use super::input::{Session, Typing};
+use super::patient::Patient;
 use super::terminal::RawTerminal;
+use crate::machine::stop::Stop;
 use hvkit_virtio_devices::console::{Port, Size, Terminal};
 use rustix::stdio::stdout;
 use rustix::termios::tcgetwinsize;
@@ -24,11 +26,12 @@ pub struct TtyPort {
     keys: UnixStream,
     port: UnixStream,
     guest: OnceLock<Terminal>,
+    stop: Stop,
 }
 
 impl TtyPort {
-    /// An end that no console has yet.
-    pub fn open() -> io::Result<Self> {
+    /// An end that no console has yet, of the machine of `stop`.
+    pub fn open(stop: Stop) -> io::Result<Self> {
         let (keys, port) = UnixStream::pair()?;
         keys.set_nonblocking(true)?;
         port.set_nonblocking(true)?;
@@ -36,12 +39,14 @@ impl TtyPort {
             keys,
             port,
             guest: OnceLock::new(),
+            stop,
         })
     }
 
     /// The console's port `name`: standard output, and what is typed.
     pub fn port(&self, name: &str) -> io::Result<Port> {
-        Ok(Port::new(name, io::stdout()).with_input(self.port.try_clone()?))
+        let output = Patient::new(io::stdout(), self.stop.clone());
+        Ok(Port::new(name, output).with_input(self.port.try_clone()?))
     }
 
     /// Has the guest's `terminal` be as large as the user's from now on.

@@ -173,8 +173,13 @@ impl Router {
         target: Option<MsiMessage>,
     ) -> io::Result<()> {
         let mut state = self.state();
-        if let Some(target) = target {
-            self.set_route(&mut state, gsi, target)?;
+        match target {
+            Some(target) => self.set_route(&mut state, gsi, target)?,
+            // Where an earlier message of this source led is nothing to come back to, though the kernel may keep the
+            // route: nobody asserts it once the event is ours.
+            None => {
+                state.table.clear(gsi);
+            }
         }
         if let Some(before) = state.senders.remove(&gsi) {
             sender.end = before.end;

@@ -11,6 +11,9 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES
 use kvm_ioctls::{Cap, Kvm};
 use std::ops::RangeInclusive;
 
+/// Leaf 1 ECX, leaf 0x8000_0001 ECX: virtual machines of its own.
+const VMX: u32 = 1 << 5;
+const SVM: u32 = 1 << 2;
 /// Leaf 1 ECX: x2APIC, TSC-deadline timer, "under a hypervisor".
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
@@ -42,6 +45,19 @@ impl Features {
             supported,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         })
+    }
+
+    /// Without virtual machines of the guest's own: what a processor knows of those is not part of a snapshot.
+    #[must_use]
+    pub fn without_nesting(mut self) -> Self {
+        for entry in self.supported.as_mut_slice() {
+            match entry.function {
+                1 => entry.ecx &= !VMX,
+                0x8000_0001 => entry.ecx &= !SVM,
+                _ => {}
+            }
+        }
+        self
     }
 
     /// Width of physical addresses in bits; 36 on processors that do not tell.
@@ -169,6 +185,25 @@ mod tests {
         entry.edx = u32::MAX;
         set_identity(&mut entry, 0, 1);
         assert_eq!(entry.edx, 0xefff_ffff);
+    }
+
+    #[test]
+    fn a_guest_that_is_saved_is_told_of_no_virtual_machines() {
+        let mut leaves = [leaf(0), leaf(1), leaf(0x8000_0001)];
+        for leaf in &mut leaves {
+            leaf.ecx = u32::MAX;
+        }
+        let features = Features {
+            supported: CpuId::from_entries(&leaves).unwrap(),
+            tsc_deadline: true,
+        };
+        let ecx = |features: &Features| {
+            let all = features.supported.as_slice().iter();
+            all.map(|leaf| leaf.ecx).collect::<Vec<_>>()
+        };
+        assert_eq!(ecx(&features), [u32::MAX; 3]);
+        let without = features.without_nesting();
+        assert_eq!(ecx(&without), [u32::MAX, !(1 << 5), !(1 << 2)]);
     }
 
     #[test]

@@ -129,6 +129,10 @@ impl Machine {
         let destinations = processors::Destinations::of(&config.vtds);
         let count = processors::count(config.cpus, &kvm, destinations)?;
         let features = Features::of(&kvm)?;
+        let features = match config.snapshot.is_some() || config.restore.is_some() {
+            true => features.without_nesting(),
+            false => features,
+        };
         let map = AddressMap::new(config.memory, features.address_bits())?;
         let mut map = map.with_segments(config.segments);
         let pmems = pmem::place(&config.pmems, &mut map)?;
@@ -148,9 +152,9 @@ impl Machine {
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let confiner = Confiner::new(config.confinement)?;
-        let console = Console::open(&config.serial)?;
+        let console = Console::open(&config.serial, &stop)?;
         let tty = match config.console {
-            VirtioConsole::Tty => Some(TtyPort::open().map_err(MachineError::Event)?),
+            VirtioConsole::Tty => Some(TtyPort::open(stop.clone()).map_err(MachineError::Event)?),
             _ => None,
         };
         let threads = Threads {
@@ -223,7 +227,7 @@ impl Machine {
         let history = History::of(vcpus.iter().map(|vcpu| (vcpu.id(), vcpu.exits())));
         let tell = TellOnPanic(&history);
         alarm::tell_with(&history);
-        let mut signals = Signals::catch().map_err(MachineError::Event)?;
+        let mut signals = Signals::catch(&stop).map_err(MachineError::Event)?;
         if saving.is_possible() {
             signals.catch_save().map_err(MachineError::Event)?;
         }

@@ -237,6 +237,20 @@ impl Platform {
         self.watchdog.as_ref().map(watchdog::Timer::save)
     }
 
+    /// Has the watchdog stand still, as the machine does.
+    pub(super) fn hold_watchdog(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.hold();
+        }
+    }
+
+    /// The machine goes on, and so does its watchdog.
+    pub(super) fn go_on_watchdog(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.go_on();
+        }
+    }
+
     /// Gives the watchdog its state back.
     pub(super) fn restore_watchdog(
         &self,

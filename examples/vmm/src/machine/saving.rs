@@ -17,6 +17,20 @@ use std::sync::Arc;
 /// Bytes of extended registers that are saved.
 const EXTENDED: u64 = 4096;
 
+/// Registers that KVM keeps and does not list: memory types of ranges. SDM 4: IA32_MTRR_PHYSBASE0 to IA32_MTRR_PHYSMASK7,
+/// IA32_MTRR_FIX64K_00000, _FIX16K_, _FIX4K_, IA32_MTRR_DEF_TYPE, which says whether the others count and so comes last.
+const UNLISTED: [u32; 28] = [
+    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c,
+    0x20d, 0x20e, 0x20f, 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e,
+    0x26f, 0x2ff,
+];
+
+/// `listed`, and what is not listed.
+fn with_unlisted(listed: &[u32]) -> Arc<[u32]> {
+    let more = UNLISTED.iter().filter(|index| !listed.contains(index));
+    listed.iter().chain(more).copied().collect()
+}
+
 /// What is needed to save the machine, from before its first instruction.
 #[derive(Debug)]
 pub(super) struct Saving {
@@ -49,7 +63,7 @@ impl Saving {
             .map_err(refused("list the model-specific registers"))?;
         Ok(Saving {
             description,
-            listed: list.as_slice().into(),
+            listed: with_unlisted(list.as_slice()),
             to,
             images,
         })
@@ -71,6 +85,7 @@ impl Saving {
         let saved = self.try_to_save(vm, threads, platform, console);
         if saved.is_err() {
             platform.chipset().resume();
+            platform.go_on_watchdog();
             threads.go_on();
         }
         saved
@@ -86,6 +101,7 @@ impl Saving {
         let Some(to) = &mut self.to else {
             return Ok(());
         };
+        platform.hold_watchdog();
         threads.pause()?;
         let chipset = platform.chipset();
         // What devices have begun ends in memory and in interrupts, so they stand still before either is looked at.

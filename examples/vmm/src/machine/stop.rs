@@ -8,6 +8,7 @@
 use crate::wake::Wake;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Why a machine stopped.
@@ -126,6 +127,8 @@ pub struct Stop {
 struct Shared {
     reason: OnceLock<StopReason>,
     event: Wake,
+    /// The signal that told the VMM to end, or 0.
+    signal: Arc<AtomicUsize>,
 }
 
 impl Stop {
@@ -135,6 +138,7 @@ impl Stop {
             shared: Arc::new(Shared {
                 reason: OnceLock::new(),
                 event: Wake::new()?,
+                signal: Arc::default(),
             }),
         })
     }
@@ -156,6 +160,19 @@ impl Stop {
     #[must_use]
     pub fn reason(&self) -> Option<&StopReason> {
         self.shared.reason.get()
+    }
+
+    /// Where a signal's handler notes the number of a signal that tells the VMM to end: it can do no more.
+    #[must_use]
+    pub fn arrived(&self) -> &Arc<AtomicUsize> {
+        &self.shared.signal
+    }
+
+    /// The signal that arrived last, and that the main thread asks to stop for as soon as it sees it.
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        let number = self.shared.signal.load(Ordering::Acquire);
+        i32::try_from(number).ok().filter(|&signal| signal != 0)
     }
 
     /// Readable once somebody asked; not to be cleared, so that every waiter sees it.

@@ -44,6 +44,8 @@ struct Countdown {
     count: u32,
     /// When it bites; none: it does not run.
     deadline: Option<Instant>,
+    /// Since when it stands still, if it does.
+    held: Option<Instant>,
 }
 
 impl Countdown {
@@ -57,6 +59,7 @@ impl Countdown {
     }
 
     fn save(&self, now: Instant) -> WatchdogState {
+        let now = self.held.unwrap_or(now);
         let left = |deadline: Instant| deadline.saturating_duration_since(now).as_millis();
         WatchdogState {
             count: self.count,
@@ -74,6 +77,21 @@ impl Countdown {
             deadline: state
                 .left
                 .and_then(|left| now.checked_add(Duration::from_millis(left.min(most)))),
+            held: None,
+        }
+    }
+
+    /// Stands still from now on.
+    fn hold(&mut self, now: Instant) {
+        self.held.get_or_insert(now);
+    }
+
+    /// Goes on, with as much left as there was.
+    fn go_on(&mut self, now: Instant) {
+        if let (Some(held), Some(deadline)) = (self.held.take(), &mut self.deadline) {
+            let stood = now.saturating_duration_since(held);
+            // Later than the clock goes is as good as never.
+            *deadline = deadline.checked_add(stood).unwrap_or(*deadline);
         }
     }
 
@@ -134,6 +152,7 @@ impl Shared {
             }
             let left = countdown
                 .deadline
+                .filter(|_| countdown.held.is_none())
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));
             state = match left {
                 Some(Duration::ZERO) => return true,
@@ -189,6 +208,7 @@ impl Timer {
         let countdown = Countdown {
             count: FIRST_COUNT,
             deadline: None,
+            held: None,
         };
         let shared = Arc::new(Shared {
             countdown: Mutex::new((countdown, Life::Wanted)),
@@ -219,6 +239,18 @@ impl Timer {
         self.shared.lock().0.save(Instant::now())
     }
 
+    /// Stands still, because the machine does: a guest that cannot run cannot say that it is well.
+    pub fn hold(&self) {
+        self.shared.lock().0.hold(Instant::now());
+        self.shared.changed.notify_one();
+    }
+
+    /// Goes on from where it stood still.
+    pub fn go_on(&self) {
+        self.shared.lock().0.go_on(Instant::now());
+        self.shared.changed.notify_one();
+    }
+
     /// Counts on from what was saved.
     pub fn restore(&self, state: &WatchdogState) {
         self.shared.lock().0 = Countdown::restored(state, Instant::now());
@@ -242,12 +274,55 @@ mod tests {
     use super::*;
 
     #[test]
+    fn it_stands_still_while_the_machine_does() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut countdown = Countdown {
+            count: 50,
+            deadline: None,
+            held: None,
+        };
+        countdown.write(4, 1, start);
+        countdown.hold(at(1000));
+        // Asked for twice, as by a snapshot that is tried again: the first time counts.
+        countdown.hold(at(2000));
+        assert_eq!(countdown.save(at(60_000)).left, Some(4000));
+        countdown.go_on(at(61_000));
+        assert_eq!(countdown.deadline, Some(at(65_000)));
+        countdown.go_on(at(62_000));
+        assert_eq!(countdown.deadline, Some(at(65_000)), "it was not held");
+    }
+
+    #[test]
+    fn a_held_timer_does_not_bite() {
+        let (timer, mut registers) = {
+            let stop = Stop::new().unwrap();
+            Timer::start(stop.clone(), Confiner::off())
+                .map(|(timer, registers)| ((timer, stop), registers))
+                .unwrap()
+        };
+        let (timer, stop) = timer;
+        timer.hold();
+        registers.write(u64::from(COUNT), &1u32.to_le_bytes());
+        registers.write(u64::from(CONTROL), &RUNNING.to_le_bytes());
+        thread::sleep(Duration::from_millis(400));
+        assert!(!stop.is_asked());
+        timer.go_on();
+        let bitten = (0..200).any(|_| {
+            thread::sleep(Duration::from_millis(20));
+            stop.is_asked()
+        });
+        assert!(bitten, "a tenth of a second was left");
+    }
+
+    #[test]
     fn it_counts_from_the_last_reset() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut countdown = Countdown {
             count: FIRST_COUNT,
             deadline: None,
+            held: None,
         };
         assert_eq!(countdown.read(0, start), 600);
         assert_eq!(countdown.read(4, start), 0);
@@ -284,6 +359,7 @@ mod tests {
         let mut countdown = Countdown {
             count: 50,
             deadline: None,
+            held: None,
         };
         let state = |count, left| WatchdogState { count, left };
         assert_eq!(countdown.save(start), state(50, None));

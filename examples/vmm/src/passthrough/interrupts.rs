@@ -172,12 +172,16 @@ impl Interrupts {
             // Nothing to read is what is wanted.
             let _ = event.read();
         }
-        self.way = way;
-        if let Err(error) = told
-            && !self.said
-        {
-            self.said = true;
-            log::error!("the device's interrupts do not go by {way:?}: {error}");
+        match told {
+            Ok(()) => self.way = way,
+            Err(error) => {
+                // Nothing is signalled; when the guest touches the capability next, it is tried again.
+                self.way = Way::Off;
+                if !self.said {
+                    self.said = true;
+                    log::error!("the device's interrupts do not go by {way:?}: {error}");
+                }
+            }
         }
     }
 }

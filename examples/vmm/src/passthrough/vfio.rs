@@ -172,7 +172,10 @@ impl PhysicalFunction for VfioFunction {
     fn signal(&self, signals: Signals<'_>) -> io::Result<()> {
         let before = self.index.swap(NO_INDEX, Ordering::Relaxed);
         if before != NO_INDEX {
-            self.device.disable_irq(before).map_err(io::Error::other)?;
+            self.device.disable_irq(before).map_err(|error| {
+                self.index.store(before, Ordering::Relaxed);
+                io::Error::other(error)
+            })?;
         }
         match signals {
             Signals::Off => Ok(()),

@@ -66,6 +66,18 @@ pub enum SnapshotError {
         /// The folder.
         path: PathBuf,
     },
+    /// Another machine is to be saved there.
+    #[error("--snapshot: {} is another running machine's: give another folder", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file that is not ours to write over.
+    #[error("--snapshot: {} has something in it, and no machine beside it: give another folder, or remove it", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// The manifest.
     #[error("--restore: {}: {source}", path.display())]
     Manifest {

@@ -5,6 +5,8 @@ use super::error::SnapshotError;
 use super::manifest::{LIMIT, Manifest, parse};
 use super::memory;
 use crate::machine::memory::GuestRam;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -37,7 +39,7 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Taken`], and the host's.
+    /// [`SnapshotError::Taken`], [`SnapshotError::InUse`], [`SnapshotError::Foreign`], and the host's.
     pub fn create(folder: &Path) -> Result<Self, SnapshotError> {
         fs::create_dir_all(folder).map_err(failed("make", folder))?;
         let open = |name| {
@@ -46,19 +48,31 @@ impl Destination {
             let options = options.write(true).create(true).truncate(false).mode(0o600);
             options.open(&path).map_err(failed("write", &path))
         };
+        let length = |file: &File| {
+            let data = file.metadata().map_err(failed("look at", folder))?;
+            Ok::<_, SnapshotError>(data.len())
+        };
+        let path = || folder.to_path_buf();
         let manifest = open(MANIFEST)?;
-        let length = manifest
-            .metadata()
-            .map_err(failed("look at", folder))?
-            .len();
-        if length > 0 {
-            let path = folder.to_path_buf();
-            return Err(SnapshotError::Taken { path });
+        // It goes with the file, however we end.
+        flock(&manifest, FlockOperation::NonBlockingLockExclusive).map_err(
+            |error| match error {
+                Errno::WOULDBLOCK => SnapshotError::InUse { path: path() },
+                error => failed("lock", folder)(error.into()),
+            },
+        )?;
+        if length(&manifest)? > 0 {
+            return Err(SnapshotError::Taken { path: path() });
+        }
+        let memory = open(MEMORY)?;
+        if length(&memory)? > 0 {
+            let path = folder.join(MEMORY);
+            return Err(SnapshotError::Foreign { path });
         }
         Ok(Destination {
             folder: folder.to_path_buf(),
             manifest,
-            memory: open(MEMORY)?,
+            memory,
             saved: false,
         })
     }

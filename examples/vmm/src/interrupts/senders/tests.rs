@@ -209,3 +209,17 @@ fn what_another_unit_turns_leads_where_it_led() {
     bench.event.write(1).unwrap();
     assert_eq!(bench.kernel.delivered(), [Target::Message(message(0x22))]);
 }
+
+/// A route of before a refusal is not gone back to when some other unit changes.
+#[test]
+fn what_a_unit_refuses_stays_refused_when_another_unit_changes() {
+    let bench = Bench::new(Some(message(0x22)));
+    bench.connect().unwrap();
+    bench.delivers(0x22);
+    bench.router.disconnect(GSI).unwrap();
+    *bench.unit.to.lock().unwrap() = None;
+    bench.connect().unwrap();
+    bench.router.refresh(&|_, _| Leads::AsBefore);
+    assert_eq!(bench.kernel.listening(), 0);
+    bench.is_refused();
+}
