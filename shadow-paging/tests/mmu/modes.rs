@@ -4,8 +4,11 @@
 use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::{Board, Doing, Instruction, Outcome};
 use hvkit_shadow_paging::guest::{Access, Features, Kind, Privilege, Registers, cr0, cr4, efer};
+use hvkit_shadow_paging::mmu::{Backing, HostMap, HostRights};
 
-use crate::support::{KERNEL_WRITE, LINEAR, PAGES, ROOT, TABLE, board, load, registers, store};
+use crate::support::{
+    DIRECTORY, KERNEL_WRITE, LINEAR, PAGES, ROOT, TABLE, board, load, registers, store,
+};
 
 #[test]
 fn without_write_protection_supervisors_write_what_users_only_read() {
@@ -50,6 +53,51 @@ fn with_smap_too_such_a_write_is_emulated() {
     ));
     assert_eq!(load(&mut board, LINEAR), Outcome::Done(1));
     board.audit();
+}
+
+/// A guest with CR0.WP clear and CR4.SMAP set, whose user page at `LINEAR` leads to `target`, read-only.
+fn with_a_write_that_no_entry_grants(target: u64) -> Board {
+    let mut board = board();
+    board.set(TABLE, Width::Eight, target | 5);
+    board.intercept(Instruction::Cr0(cr0::PG | cr0::PE));
+    board.intercept(Instruction::Cr4(cr4::PAE | cr4::SMAP));
+    load(&mut board, LINEAR);
+    board
+}
+
+#[test]
+fn a_write_that_is_emulated_is_the_hosts_to_allow() {
+    let with_ac = Access::new(Kind::Write, Privilege::SupervisorAc);
+    let mut board = with_a_write_that_no_entry_grants(PAGES);
+    board.log_writes(PAGES);
+    let written = board.access(LINEAR, with_ac, Doing::Store(1));
+    assert_eq!(written, Outcome::Done(0));
+    // The host was asked, as a log of writes needs it, and allowed it.
+    let Backing::Memory { rights, .. } = board.host().backing(PAGES) else {
+        panic!("memory");
+    };
+    assert_eq!(rights, HostRights::ALL);
+    assert_eq!(board.emulated, 1);
+    board.audit();
+}
+
+#[test]
+fn a_write_that_is_emulated_is_seen_if_a_table_is_there() {
+    let with_ac = Access::new(Kind::Write, Privilege::SupervisorAc);
+    for table in [DIRECTORY, TABLE] {
+        let mut board = with_a_write_that_no_entry_grants(table);
+        // The directory's first entry, or the table's second: either was used.
+        let (at, gone) = if table == TABLE { (8, 0x1000) } else { (0, 0) };
+        load(&mut board, LINEAR + gone);
+        let before = board.get(table + at, Width::Eight);
+        assert_eq!(
+            board.access(LINEAR + at, with_ac, Doing::StoreEight(0)),
+            Outcome::Done(before)
+        );
+        assert_eq!(board.emulated, 1);
+        board.audit();
+        assert!(matches!(load(&mut board, LINEAR + gone), Outcome::Fault(_)));
+    }
 }
 
 #[test]
