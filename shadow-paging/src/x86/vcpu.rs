@@ -311,6 +311,8 @@ impl Vcpu {
         match kind {
             InvalidateKind::Address(linear) => self.invlpg(mmu, machine, linear),
             InvalidateKind::Context | InvalidateKind::AllWithGlobal | InvalidateKind::All => {
+                // Whatever it comes to: a tag less costs a comparison.
+                self.forget_tags();
                 mmu.invalidate_all(machine)
             }
         }
@@ -376,7 +378,7 @@ impl Vcpu {
         })
     }
 
-    /// The TLB is empty: what it may hold from now on is of the root in use.
+    /// The TLB is empty, or what it holds under some PCID is gone: what it may hold from now on is of the root in use.
     fn forget_tags(&mut self) {
         self.tags = Tags::default();
         if let Top::Table(root) = *self.space.top() {
