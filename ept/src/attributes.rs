@@ -38,11 +38,28 @@ impl Attributes {
         Rights::from_bits_truncate(self.0)
     }
 
+    /// The rights, and the right to write a page that has lost it to be [logged](Self::write_tracked): it comes back with
+    /// the first write.
+    #[inline]
+    #[must_use]
+    pub const fn full_rights(self) -> Rights {
+        self.release_writes().rights()
+    }
+
     /// The same with other rights.
+    ///
+    /// A page that is write-protected to [log writes](Self::write_tracked) has them when it was written: until then it
+    /// is not writable. Without [`Rights::WRITE`] it is not logged any more, and no write makes it writable. To take
+    /// a right from a page whatever else it has, begin with its [`full_rights`](Self::full_rights).
     #[inline]
     #[must_use]
     pub const fn with_rights(self, rights: Rights) -> Self {
-        Self(self.0 & !Self::RIGHTS | rights.bits())
+        let with = Self(self.0 & !(Self::RIGHTS | Self::TRACKED) | rights.bits());
+        if self.write_tracked() {
+            with.track_writes()
+        } else {
+            with
+        }
     }
 
     /// The memory type. A table's, which has none, reads as uncacheable.

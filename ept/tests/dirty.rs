@@ -171,6 +171,50 @@ fn write_protection_watches_each_page_until_it_is_written() {
     assert_eq!(mapper.translate(0x20_0000).unwrap().attributes, rom);
 }
 
+/// What is taken away while writes are logged stays away: neither a write nor the end of the log gives it back.
+#[test]
+fn rights_that_change_meanwhile_are_what_is_left() {
+    let memory = FakeTables::new();
+    let mut mapper = mapper(&memory, Controls::empty());
+    mapper.map(0..0x4000, 0x4000_0000, Attributes::RAM).unwrap();
+    let settle =
+        |mapper: &Table<'_>, stale| mapper.settle(stale, &mut flush(&Cell::new(0))).unwrap();
+    let stale = write_protect::start(&mut mapper, 0..0x4000).unwrap();
+    settle(&mapper, stale);
+    // The host revokes the right to write two pages, and the right to execute the third, as far as it goes.
+    let read_only = Rights::READ | Rights::EXECUTE;
+    let stale = mapper
+        .protect(0..0x2000, |page| page.with_rights(read_only))
+        .unwrap();
+    settle(&mapper, stale);
+    let data = |page: Attributes| page.with_rights(page.full_rights() - Rights::EXECUTE);
+    let stale = mapper.protect(0x2000..0x3000, data).unwrap();
+    settle(&mapper, stale);
+    // And gives the fourth all, which it has already: it is still watched.
+    let stale = mapper
+        .protect(0x3000..0x4000, |page| {
+            page.with_rights(Rights::READ_WRITE_EXECUTE)
+        })
+        .unwrap();
+    settle(&mapper, stale);
+    assert!(!guest_writes(&mapper, 0));
+    let fault = write_protect::fault(&mut mapper, 0);
+    assert!(matches!(fault, Ok(WriteFault::NotTracked)));
+    assert!(!guest_writes(&mapper, 0), "a write gives nothing back");
+    for page in [0x2000, 0x3000] {
+        assert!(!guest_writes(&mapper, page));
+        let fault = write_protect::fault(&mut mapper, page);
+        assert!(matches!(fault, Ok(WriteFault::Dirty { .. })), "{page:#x}");
+        assert!(guest_writes(&mapper, page));
+    }
+    let stale = write_protect::stop(&mut mapper, 0..0x4000).unwrap();
+    settle(&mapper, stale);
+    let rights = |page| mapper.translate(page).unwrap().attributes.rights();
+    assert_eq!([0, 0x1000].map(rights), [read_only; 2], "nor does the end");
+    assert_eq!(rights(0x2000), Rights::READ_WRITE);
+    assert_eq!(rights(0x3000), Rights::READ_WRITE_EXECUTE);
+}
+
 #[test]
 fn no_frame_to_cut_a_page_with() {
     let memory = FakeTables::new();

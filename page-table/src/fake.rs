@@ -84,6 +84,16 @@ pub struct FakeTables {
     next: Cell<u64>,
     limit: Cell<Option<usize>>,
     interference: Cell<u64>,
+    mark_on_read: Cell<Option<MarkOnRead>>,
+}
+
+/// What [`FakeTables::mark_before_read`] waits for.
+#[derive(Clone, Copy, Debug)]
+struct MarkOnRead {
+    at: u64,
+    width: Width,
+    reads: u64,
+    bits: u64,
 }
 
 impl FakeTables {
@@ -153,6 +163,17 @@ impl FakeTables {
         self.interference.set(bits);
     }
 
+    /// Sets `bits` in the entry at `at` just before read number `n` of it from now, counting from 0:
+    /// hardware that notes an access between two looks of ours.
+    pub fn mark_before_read(&self, at: u64, width: Width, n: u64, bits: u64) {
+        self.mark_on_read.set(Some(MarkOnRead {
+            at,
+            width,
+            reads: n,
+            bits,
+        }));
+    }
+
     /// Stores without remembering it: hardware, or a test that corrupts a table.
     pub fn tamper(&self, at: u64, width: Width, entry: u64) {
         let store = Store { at, width, entry };
@@ -178,6 +199,19 @@ impl ReadEntry for FakeTables {
 
     fn read(&self, at: u64, width: Width) -> Result<u64, Infallible> {
         self.check(at, width);
+        if let Some(mark) = self.mark_on_read.get()
+            && mark.at == at
+        {
+            self.mark_on_read.set(
+                mark.reads
+                    .checked_sub(1)
+                    .map(|reads| MarkOnRead { reads, ..mark }),
+            );
+            if mark.reads == 0 {
+                let entry = self.words.borrow().get(at, mark.width) | mark.bits;
+                self.tamper(at, mark.width, entry);
+            }
+        }
         Ok(self.words.borrow().get(at, width))
     }
 }

@@ -2,7 +2,8 @@
 //! The two passes of a range operation: plan, then apply.
 //!
 //! Both ask the same pure question of each slot ([`Operation::decide`]) and get the same answer, as
-//! only hardware's accessed and dirty bits change in between. Plan goes from high to low addresses and
+//! only hardware's accessed and dirty bits change in between: those that the plan did not see are added
+//! to the table that it built. Plan goes from high to low addresses and
 //! chains the tables it builds through themselves; apply goes from low to high and takes them off
 //! again in order.
 
@@ -20,6 +21,8 @@ struct Passes<'a, D> {
     pending: Chain,
     /// A leaf was there, or a whole table.
     found: bool,
+    /// The accessed and dirty bits that every leaf which the plan built tables of had then.
+    marked: u64,
 }
 
 impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C> {
@@ -36,6 +39,7 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
             debt,
             pending: Chain::EMPTY,
             found: !C::NEEDS_LEAF,
+            marked: self.mapper.format().marks().all(),
         };
         let planned = self.plan(&mut passes, table, level, lo, hi).and_then(|()| {
             if passes.found {
@@ -79,6 +83,9 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                     let base = slot.base;
                     let frame = self.mapper.build(self.change, below, base, range, before)?;
                     let subtree = Subtree::under(level, frame);
+                    if let Block::Leaf { marks, .. } = before {
+                        passes.marked &= marks;
+                    }
                     passes
                         .pending
                         .push(self.mapper.format(), self.mapper.memory(), subtree);
@@ -128,15 +135,16 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
             };
             memory.write(at, width, self.mapper.word(first, level));
         }
-        let mut marked = slot.entry;
+        // What hardware set after the plan looked is in no leaf of the subtree yet.
+        let mut marked = passes.marked;
         self.exchange(
             slot,
             format.table(subtree.frame, slot.level),
             |entry, found| {
-                if found != marked {
-                    self.mapper
-                        .mark_subtree(subtree, found & format.marks().all());
-                    marked = found;
+                let marks = found & format.marks().all();
+                if marks & !marked != 0 {
+                    self.mapper.mark_subtree(subtree, marks);
+                    marked |= marks;
                 }
                 entry
             },

@@ -332,3 +332,50 @@ fn marks_that_hardware_sets_in_between_are_kept() {
     settle(&mapper, stale);
     assert_eq!((marked[0].accessed, marked[0].dirty), (true, false));
 }
+
+/// A large page that is cut is read more than once. Whenever hardware marks it, before any of those
+/// reads, the small pages that still lead where it led are marked.
+#[test]
+fn a_page_that_is_written_while_its_cut_is_planned_stays_dirty() {
+    const DIRTY: u64 = 1 << 6;
+    type Cut = fn(&mut Tiny<'_>) -> Result<Stale, Refused<Eights>>;
+    let cuts: [(&str, Cut, u64); 5] = [
+        // Name, operation, how often it reads the first large page.
+        ("split", |m| m.split(0..2 * SIXTEEN, 1), 3),
+        ("split to fours", |m| m.split(0..SIXTEEN, 2), 3),
+        ("unmap", |m| m.unmap(PAGE..2 * PAGE), 4),
+        ("protect", |m| m.protect(0..PAGE, |_| R), 4),
+        ("remap", |m| m.remap(5 * PAGE..6 * PAGE, 0x50_0000, R), 4),
+    ];
+    for (name, cut, reads) in cuts {
+        for read in 0..reads {
+            let memory = FakeTables::new();
+            let mut mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();
+            mapper.map(0..2 * SIXTEEN, 0x10_0000, RW).unwrap();
+            // Of two pages that are cut, the other's marks are not this one's.
+            let second = mapper.walk(SIXTEEN).steps()[0];
+            memory.tamper(second.at.unwrap(), Width::Eight, second.entry | DIRTY);
+            let large = mapper.walk(0).steps()[0].at.unwrap();
+            memory.mark_before_read(large, Width::Eight, read, DIRTY);
+            let stale = cut(&mut mapper).unwrap();
+            mapper
+                .settle(stale, &mut |_: &Stale| Ok::<(), ()>(()))
+                .unwrap();
+            for page in 0..16 {
+                let leaf = *mapper.walk(page * PAGE).steps().last().unwrap();
+                let kept = matches!(mapper.translate(page * PAGE), Ok(there) if there.target == 0x10_0000 + page * PAGE);
+                assert!(
+                    !kept || leaf.entry & DIRTY != 0,
+                    "{name}, marked before read {read}: page {page} lost it"
+                );
+            }
+            // It was marked in time, or the test says nothing.
+            assert!(
+                (0..16).any(|page| {
+                    mapper.walk(page * PAGE).steps().last().unwrap().entry & DIRTY != 0
+                }),
+                "{name} does not read {read} times"
+            );
+        }
+    }
+}

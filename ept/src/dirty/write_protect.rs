@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Bit 11 of an entry, which hardware ignores, is what remembers. Pages that were read-only before stay
-//! so: a violation there is not ours.
+//! so: a violation there is not ours. So are those that lose the right meanwhile, by
+//! [`Attributes::with_rights`](crate::Attributes::with_rights).
 
 use hvkit_page_table::{Frames, Mapper, OwnEntries, Refused, Span, Stale};
 

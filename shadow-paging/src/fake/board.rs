@@ -248,8 +248,14 @@ impl Board {
             match answer.verdict {
                 Verdict::Guest(fault) => return Outcome::Fault(fault),
                 Verdict::Mmio { physical } => return Outcome::Mmio(physical),
-                Verdict::Guarded { physical } | Verdict::Emulate { physical } => {
+                Verdict::Guarded { physical } => {
                     return Outcome::Done(self.emulate(physical, doing));
+                }
+                // No table is there, and no access goes on into the next page: nobody is told.
+                Verdict::Emulate { physical } => {
+                    self.emulated += 1;
+                    let at = self.host.host(physical);
+                    return Outcome::Done(at.map_or(0, |at| self.perform(at, doing)));
                 }
                 Verdict::Host { physical, reason } => match reason {
                     HostReason::Absent => return Outcome::Failed,

@@ -93,7 +93,7 @@ impl Features {
     }
 }
 
-/// Registers or features that no processor can have, and the rule.
+/// Registers or features that no processor can have, or a change of registers that none makes, and the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModeError {
@@ -128,6 +128,46 @@ pub enum ModeError {
         cr3: u64,
         /// MAXPHYADDR.
         physical_address_bits: u8,
+    },
+    /// CR3 bits 62:61: linear-address masking, which is not offered.
+    #[error("CR3 {cr3:#x} asks for linear-address masking")]
+    LinearAddressMasking {
+        /// CR3.
+        cr3: u64,
+    },
+    /// CR0.NW without CR0.CD.
+    #[error("CR0 {cr0:#x} sets NW while CD is clear")]
+    WriteThrough {
+        /// CR0.
+        cr0: u64,
+    },
+    /// CR0.PG cleared while CR4.PCIDE is set.
+    #[error("CR0 {cr0:#x} ends paging while CR4.PCIDE is set")]
+    PcidWithoutPaging {
+        /// CR0.
+        cr0: u64,
+    },
+    /// CR4.PCIDE set outside IA-32e mode, or while CR3 bits 11:0 are not 0.
+    #[error(
+        "CR4 {cr4:#x} sets PCIDE outside IA-32e mode, or while bits 11:0 of CR3 {cr3:#x} are not 0"
+    )]
+    PcidEnable {
+        /// CR4.
+        cr4: u64,
+        /// CR3.
+        cr3: u64,
+    },
+    /// CR4.LA57 changed in IA-32e mode.
+    #[error("CR4 {cr4:#x} changes LA57 in IA-32e mode")]
+    LinearAddressWidth {
+        /// CR4.
+        cr4: u64,
+    },
+    /// `IA32_EFER.LME` changed while CR0.PG is set.
+    #[error("EFER {efer:#x} changes LME while paging is enabled")]
+    LongModeWhilePaging {
+        /// `IA32_EFER`.
+        efer: u64,
     },
     /// A MAXPHYADDR that is not 32 to 52.
     #[error("physical addresses of {physical_address_bits} bits, where 32 to 52 are defined")]

@@ -8,9 +8,12 @@
 //!            the host's map ------- device ---------------------------> Mmio: emulate
 //!                 |                 nothing there, read-only ---------> Host: the host's turn
 //!                 v
-//!            a guarded table written? -- lowest level: unsync -----.
+//!            a guarded table written? -- no entry can grant it --------> Guarded
+//!                 |                      lowest level: unsync -----.
 //!                 |                      written over and over ----|
 //!                 |                      otherwise ----------------|--> Guarded: emulate, `guest_wrote`
+//!                 v                                                |
+//!            can an entry grant it? -- no -------------------------|--> Emulate
 //!                 v                                                |
 //!            tables on the way, leaf, neighbours <-----------------' -> Repaired: run on
 //! ```
@@ -50,6 +53,9 @@ pub enum Verdict<R> {
     },
     /// The access is allowed, but an entry that allows it would allow what the guest forbids:
     /// emulate it. A supervisor's write to a read-only user page with CR0.WP clear and CR4.SMAP set.
+    ///
+    /// The host allows it, and no guarded table is in the page. An emulator whose write goes on into the next
+    /// page tells [`guest_wrote`](Mmu::guest_wrote), as for [`Guarded`](Self::Guarded).
     Emulate {
         /// Guest-physical address.
         physical: u64,
@@ -142,25 +148,32 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let physical = path.target;
         let backing = machine.map.backing(physical);
-        let reason = match backing {
+        let rights = match backing {
             Backing::Mmio => return Ok(Verdict::Mmio { physical }),
-            Backing::Absent => Some(HostReason::Absent),
-            Backing::Memory { rights, .. }
-                if stage.grant(path.rights, rights, Some(access)).is_none() =>
-            {
-                // The guest allows it: is it the host who does not?
-                match stage.grant(path.rights, HostRights::ALL, Some(access)) {
-                    Some(_) => Some(HostReason::Rights(rights)),
-                    None => return Ok(Verdict::Emulate { physical }),
-                }
+            Backing::Absent => {
+                let reason = HostReason::Absent;
+                return Ok(Verdict::Host { physical, reason });
             }
-            Backing::Memory { .. } => None,
+            Backing::Memory { rights, .. } => rights,
         };
-        if let Some(reason) = reason {
+        let writes = stage.writes(access);
+        let granted = stage.grant(path.rights, rights, Some(access)).is_some();
+        // Whether no entry could grant it, whatever the host allows: the host still may not, and a table
+        // is still a table.
+        let emulated = !granted
+            && stage
+                .grant(path.rights, HostRights::ALL, Some(access))
+                .is_none();
+        if !granted && (!emulated || writes && !rights.write) {
+            let reason = HostReason::Rights(rights);
             return Ok(Verdict::Host { physical, reason });
         }
-        if stage.writes(access) && self.guards(physical & !0xfff) && !self.let_write(&path) {
+        // What is emulated is told of, so that nothing has to be let go.
+        if writes && self.guards(physical & !0xfff) && (emulated || !self.let_write(&path)) {
             return Ok(Verdict::Guarded { physical });
+        }
+        if emulated {
+            return Ok(Verdict::Emulate { physical });
         }
         self.repair(space, machine, &path, &backing, address, access)
     }

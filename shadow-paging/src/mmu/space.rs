@@ -5,6 +5,7 @@ use hvkit_page_table::{Frames, OwnEntries, ReadEntry};
 
 use super::host::{HostMap, Machine};
 use super::key::root_key;
+use super::pages::{Page, Sync};
 use super::stage::{Stage, Top};
 use super::{Cause, Failed, Mmu, Owed};
 
@@ -134,24 +135,42 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             return Err(Cause::Foreign);
         }
         let same = space.top == top;
-        let (root, frame) = if same {
-            (space.root, space.frame)
+        let (root, frame, unused) = if same {
+            (space.root, space.frame, false)
         } else {
             // What is below is looked at next, or was all this time.
             let root = self.table(&root_key(&space.stage, space.number, &top), machine)?;
-            (root, self.hold_root(root)?)
+            let unused = self.pages.get(root).is_some_and(|page| !page.in_use());
+            (root, self.hold_root(root)?, unused)
         };
-        if load == Load::Forget && !self.unsync.is_empty() {
-            let synced = self.sync_loaded(machine, root);
-            if synced.is_err() && !same {
-                self.leave_root(root);
-            }
-            synced?;
+        let synced = match load {
+            Load::Forget if !self.unsync.is_empty() => self.sync_loaded(machine, root),
+            // Invalidations looked at the tables below it, as those are linked, and not at itself.
+            Load::Keep if unused => self.sync_unused(machine, root),
+            Load::Forget | Load::Keep => Ok(()),
+        };
+        if synced.is_err() && !same {
+            self.leave_root(root);
         }
+        synced?;
         if !same {
             self.leave_root(space.root);
             (space.top, space.root, space.frame) = (top, root, frame);
         }
+        Ok(())
+    }
+
+    /// Compares `root`, that table alone, if the guest may have written it unseen.
+    fn sync_unused<M: ReadEntry, B: HostMap>(
+        &mut self,
+        machine: Machine<'_, M, B>,
+        root: u32,
+    ) -> Result<(), Cause<M::Error>> {
+        let guarded = |page: &Page| page.sync == Sync::Guarded;
+        if self.pages.get(root).is_none_or(guarded) {
+            return Ok(());
+        }
+        self.sync_table(machine, root)?;
         Ok(())
     }
 

@@ -56,13 +56,30 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             let Some(page) = self.pages.get(id).filter(|page| page.in_use()) else {
                 continue;
             };
-            let link = Link::new(id, shape.index(bits, page.key.level) as usize);
-            if page.lines & line_of(link.index()) != 0 {
-                let checked = self.check(machine, link);
-                result = result.and(checked.map(|_| ()));
+            let lines = page.lines;
+            let index = shape.index(bits, page.key.level) as usize;
+            for index in self.entries_beside(page, index) {
+                if lines & line_of(index) != 0 {
+                    let checked = self.check(machine, Link::new(id, index));
+                    result = result.and(checked.map(|_| ()));
+                }
             }
         }
         result.map_err(Cause::from)
+    }
+
+    /// The entries of `page` that have the same guest's entry behind them as entry `index`: two, for a 4-MiB page.
+    fn entries_beside(&self, page: &Page, index: usize) -> core::ops::Range<usize> {
+        let stage = self.stages.get(usize::from(page.key.stage));
+        let more = match (page.key.base, stage.map(|stage| (stage, stage.guest()))) {
+            (Base::Table(_), Some((stage, Some(guest)))) => {
+                let ours = stage.shadow().shape().shift(page.key.level);
+                guest.shift(page.key.level).saturating_sub(ours)
+            }
+            _ => 0,
+        };
+        let below = 1usize.wrapping_shl(more).wrapping_sub(1);
+        index & !below..(index | below).wrapping_add(1)
     }
 
     /// The guest invalidates everything, or all of some PCID: what it may have written unseen is

@@ -11,6 +11,8 @@ pub struct Processor {
     pub physical_address_bits: u8,
     /// 1 GiB pages.
     pub gib_pages: bool,
+    /// 5-level paging (CPUID 07H.0:ECX\[16\]), without which a guest cannot have it.
+    pub five_level_paging: bool,
 }
 
 impl Processor {
@@ -19,12 +21,13 @@ impl Processor {
         if self.gib_pages { 3 } else { 2 }
     }
 
-    /// One like the guest's own.
+    /// One like the guest's own, with 5-level paging, of which a guest's features say nothing.
     #[must_use]
     pub const fn like(guest: &Features) -> Self {
         Self {
             physical_address_bits: guest.physical_address_bits,
             gib_pages: guest.gib_pages,
+            five_level_paging: true,
         }
     }
 }

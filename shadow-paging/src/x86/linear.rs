@@ -47,6 +47,9 @@ pub enum Unsupported {
     /// CR4.CET: shadow stacks.
     #[error("shadow stacks")]
     ShadowStacks,
+    /// CR4.LA57, which the real processor lacks.
+    #[error("5-level paging")]
+    FiveLevelPaging,
     /// A processor without such a layout.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -79,7 +82,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// The mode uses protection keys or shadow stacks.
+    /// The mode uses protection keys or shadow stacks, or 5-level paging that the processor lacks.
     pub fn new(mode: &PagingMode, processor: Processor) -> Result<Self, Unsupported> {
         let control = mode.control();
         if control.user_keys.is_some() || control.supervisor_keys.is_some() {
@@ -90,6 +93,9 @@ impl Linear {
             Some(Layout::FourLevel) => ShadowLayout::FourLevel,
             Some(Layout::FiveLevel) => ShadowLayout::FiveLevel,
         };
+        if layout == ShadowLayout::FiveLevel && !processor.five_level_paging {
+            return Err(Unsupported::FiveLevelPaging);
+        }
         let bits = processor.physical_address_bits;
         let shadow = ShadowFormat::new(layout, bits, processor.largest())?;
         let mode = mode.rootless();

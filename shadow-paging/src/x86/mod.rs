@@ -16,6 +16,7 @@ mod hardware;
 mod invpcid;
 mod linear;
 mod tags;
+mod transition;
 mod vcpu;
 
 pub use attributes::ShadowAttributes;

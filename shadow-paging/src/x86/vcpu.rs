@@ -8,9 +8,10 @@ use super::hardware::{Hardware, Processor};
 use super::invpcid::InvalidateKind;
 use super::linear::{Linear, Unsupported};
 use super::tags::Tags;
+use super::transition;
 use crate::guest::{
-    Access, ErrorCode, Features, GuestFault, Kind, Layout, LoadError, PagingMode, Privilege,
-    Registers, cr0, cr4, efer,
+    Access, ErrorCode, Features, GuestFault, Kind, Layout, LoadError, ModeError, PagingMode,
+    Privilege, Registers, cr0, cr4, efer,
 };
 use crate::mmu::{Answer, Failed, HostMap, Load, Machine, Mmu, Owed, Space, Top};
 
@@ -188,6 +189,7 @@ impl Vcpu {
         } else {
             (value, false)
         };
+        transition::to_cr3(&self.registers, cr3).map_err(refused)?;
         let Some(root) = self.mode.root_named(cr3, &self.features) else {
             let registers = Registers {
                 cr3,
@@ -195,7 +197,7 @@ impl Vcpu {
             };
             return self.load(mmu, machine, registers, Pdptes::Load);
         };
-        let root = root.map_err(|error| ControlError::General(LoadError::Mode(error)))?;
+        let root = root.map_err(refused)?;
         let pcid = if tagged { cr3 & PCID } else { 0 };
         let load = if keep && self.tags.holds(pcid, root) {
             Load::Keep
@@ -226,6 +228,7 @@ impl Vcpu {
         machine: Machine<'_, M, B>,
         value: u64,
     ) -> Result<Control, ControlError<M::Error>> {
+        transition::to_cr0(&self.registers, value).map_err(refused)?;
         let registers = Registers {
             cr0: value,
             ..self.registers
@@ -251,6 +254,7 @@ impl Vcpu {
         machine: Machine<'_, M, B>,
         value: u64,
     ) -> Result<Control, ControlError<M::Error>> {
+        transition::to_cr4(&self.registers, value).map_err(refused)?;
         let registers = Registers {
             cr4: value,
             ..self.registers
@@ -275,6 +279,7 @@ impl Vcpu {
         machine: Machine<'_, M, B>,
         value: u64,
     ) -> Result<Control, ControlError<M::Error>> {
+        transition::to_efer(&self.registers, value).map_err(refused)?;
         let registers = Registers {
             efer: value,
             ..self.registers
@@ -311,6 +316,8 @@ impl Vcpu {
         match kind {
             InvalidateKind::Address(linear) => self.invlpg(mmu, machine, linear),
             InvalidateKind::Context | InvalidateKind::AllWithGlobal | InvalidateKind::All => {
+                // Whatever it comes to: a tag less costs a comparison.
+                self.forget_tags();
                 mmu.invalidate_all(machine)
             }
         }
@@ -376,7 +383,7 @@ impl Vcpu {
         })
     }
 
-    /// The TLB is empty: what it may hold from now on is of the root in use.
+    /// The TLB is empty, or what it holds under some PCID is gone: what it may hold from now on is of the root in use.
     fn forget_tags(&mut self) {
         self.tags = Tags::default();
         if let Top::Table(root) = *self.space.top() {
@@ -385,6 +392,11 @@ impl Vcpu {
             self.tags.load(pcid, root);
         }
     }
+}
+
+/// #GP(0).
+const fn refused<E>(error: ModeError) -> ControlError<E> {
+    ControlError::General(LoadError::Mode(error))
 }
 
 /// What the mode means, if shadows can express it.

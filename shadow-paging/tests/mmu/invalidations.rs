@@ -160,6 +160,67 @@ fn each_instruction_invalidates_what_the_manual_says() {
     );
 }
 
+/// A root that was written while it was guarded (through a translation older than that) and not in use. "Individual-address",
+/// "single-context", "all-context": what comes from its old entries is gone, though bit 63 of MOV to CR3 keeps the rest.
+#[test]
+fn a_root_that_is_not_in_use_is_invalidated_too() {
+    use InvalidateKind::{Address, All, AllWithGlobal, Context};
+    for kind in [Address(X), Context, AllWithGlobal, All] {
+        let mut board = start();
+        // A leaf that can write the second root, before it is one.
+        let Outcome::Done(entry) = board.edit(0x2ff8, Width::Eight, 0) else {
+            panic!("the window is there");
+        };
+        assert_eq!(entry, 0);
+        assert!(board.intercept(Instruction::Cr3(0x2002)));
+        assert_eq!(look(&mut board, (2, X)), 3);
+        enter(&mut board, 1);
+        // Another processor's write through that leaf, which nobody sees: the first space's tables for the second.
+        let first = board.get(0x1000, Width::Eight);
+        board.set(0x2000, Width::Eight, first);
+        assert!(board.intercept(Instruction::Invpcid(kind)));
+        assert_eq!(look(&mut board, (2, X)), 0, "{kind:?}");
+        board.audit();
+    }
+}
+
+/// INVLPG "invalidates any TLB entries that are for a page number corresponding to the linear address", and a 4-MByte page has
+/// one number, though we make two entries of it.
+#[test]
+fn invlpg_in_a_page_of_4_mib_is_for_all_of_it() {
+    const DIRECTORY: u64 = 0x1000;
+    for (named, other) in [(0x40_0000, 0x60_0000), (0x7f_f000, 0x40_0000)] {
+        let mut board = Board::new(64, Features::all(40));
+        for (at, value) in [
+            (0x80_0000, 1),
+            (0xa0_0000, 2),
+            (0xc0_0000, 3),
+            (0xe0_0000, 4),
+        ] {
+            board.set(at, Width::Four, value);
+        }
+        board.start(Registers {
+            cr0: cr0::PE,
+            cr3: DIRECTORY,
+            cr4: cr4::PSE,
+            ..Registers::default()
+        });
+        // Written without paging, so that a leaf can write it before it is a table.
+        board.edit(DIRECTORY + 4, Width::Four, 0x80_00e7);
+        assert!(board.intercept(Instruction::Cr0(cr0::PG | cr0::PE)));
+        let load = |board: &mut Board, at| {
+            board.access(at, Access::new(Kind::Read, Privilege::User), Doing::Load)
+        };
+        assert_eq!(load(&mut board, 0x40_0000), Outcome::Done(1));
+        assert_eq!(load(&mut board, 0x60_0000), Outcome::Done(2));
+        board.set(DIRECTORY + 4, Width::Four, 0xc0_00e7);
+        assert!(board.intercept(Instruction::Invlpg(named)));
+        let half = if other == 0x40_0000 { 3 } else { 4 };
+        assert_eq!(load(&mut board, other), Outcome::Done(half));
+        board.audit();
+    }
+}
+
 #[test]
 fn invpcid_takes_the_operands_that_the_manual_allows() {
     use InvalidateKind as K;

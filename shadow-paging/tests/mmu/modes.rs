@@ -4,8 +4,11 @@
 use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::{Board, Doing, Instruction, Outcome};
 use hvkit_shadow_paging::guest::{Access, Features, Kind, Privilege, Registers, cr0, cr4, efer};
+use hvkit_shadow_paging::mmu::{Backing, HostMap, HostRights};
 
-use crate::support::{KERNEL_WRITE, LINEAR, PAGES, ROOT, TABLE, board, load, registers, store};
+use crate::support::{
+    DIRECTORY, KERNEL_WRITE, LINEAR, PAGES, ROOT, TABLE, board, load, registers, store,
+};
 
 #[test]
 fn without_write_protection_supervisors_write_what_users_only_read() {
@@ -50,6 +53,51 @@ fn with_smap_too_such_a_write_is_emulated() {
     ));
     assert_eq!(load(&mut board, LINEAR), Outcome::Done(1));
     board.audit();
+}
+
+/// A guest with CR0.WP clear and CR4.SMAP set, whose user page at `LINEAR` leads to `target`, read-only.
+fn with_a_write_that_no_entry_grants(target: u64) -> Board {
+    let mut board = board();
+    board.set(TABLE, Width::Eight, target | 5);
+    board.intercept(Instruction::Cr0(cr0::PG | cr0::PE));
+    board.intercept(Instruction::Cr4(cr4::PAE | cr4::SMAP));
+    load(&mut board, LINEAR);
+    board
+}
+
+#[test]
+fn a_write_that_is_emulated_is_the_hosts_to_allow() {
+    let with_ac = Access::new(Kind::Write, Privilege::SupervisorAc);
+    let mut board = with_a_write_that_no_entry_grants(PAGES);
+    board.log_writes(PAGES);
+    let written = board.access(LINEAR, with_ac, Doing::Store(1));
+    assert_eq!(written, Outcome::Done(0));
+    // The host was asked, as a log of writes needs it, and allowed it.
+    let Backing::Memory { rights, .. } = board.host().backing(PAGES) else {
+        panic!("memory");
+    };
+    assert_eq!(rights, HostRights::ALL);
+    assert_eq!(board.emulated, 1);
+    board.audit();
+}
+
+#[test]
+fn a_write_that_is_emulated_is_seen_if_a_table_is_there() {
+    let with_ac = Access::new(Kind::Write, Privilege::SupervisorAc);
+    for table in [DIRECTORY, TABLE] {
+        let mut board = with_a_write_that_no_entry_grants(table);
+        // The directory's first entry, or the table's second: either was used.
+        let (at, gone) = if table == TABLE { (8, 0x1000) } else { (0, 0) };
+        load(&mut board, LINEAR + gone);
+        let before = board.get(table + at, Width::Eight);
+        assert_eq!(
+            board.access(LINEAR + at, with_ac, Doing::StoreEight(0)),
+            Outcome::Done(before)
+        );
+        assert_eq!(board.emulated, 1);
+        board.audit();
+        assert!(matches!(load(&mut board, LINEAR + gone), Outcome::Fault(_)));
+    }
 }
 
 #[test]
@@ -143,6 +191,123 @@ fn what_no_processor_does_and_what_shadows_cannot_is_refused_and_changes_nothing
     }
     assert_eq!(load(&mut board, LINEAR), Outcome::Done(0));
     board.audit();
+}
+
+/// SDM Vol. 2B, "MOV—Move to/from Control Registers", #GP(0); SDM Vol. 3A, "Extended Feature Enable Register": what is refused
+/// because of what the registers are. Raw bits, in the manual's numbers.
+#[test]
+fn changes_that_no_processor_makes_are_refused_and_change_nothing() {
+    use Instruction::{Cr0, Cr3, Cr4, Efer};
+    const PE: u64 = 1;
+    const NW: u64 = 1 << 29;
+    const CD: u64 = 1 << 30;
+    const PG: u64 = 1 << 31;
+    const PAE: u64 = 1 << 5;
+    const LA57: u64 = 1 << 12;
+    const PCIDE: u64 = 1 << 17;
+    const LME: u64 = 1 << 8;
+    let long = registers();
+    let tagged = Registers {
+        cr4: long.cr4 | PCIDE,
+        ..long
+    };
+    let named = Registers {
+        cr3: long.cr3 | 0x18,
+        ..long
+    };
+    let unpaged = Registers {
+        cr0: PE,
+        efer: 0,
+        ..long
+    };
+    let pae = Registers {
+        efer: 0,
+        cr3: 0x9000,
+        ..long
+    };
+    // Registers, instruction, whether it is done.
+    let table = [
+        // PG cleared while CR4.PCIDE is set.
+        (tagged, Cr0(PE), false),
+        (tagged, Cr0(PG | PE), true),
+        (pae, Cr0(PE), true),
+        // An invalid combination: CD clear and NW set.
+        (long, Cr0(long.cr0 | NW), false),
+        (long, Cr0(long.cr0 | NW | CD), true),
+        (long, Cr0(long.cr0 | CD), true),
+        (unpaged, Cr0(PE | NW), false),
+        // PCIDE set while CR3 bits 11:0 are not 0, or outside IA-32e mode.
+        (named, Cr4(PAE | PCIDE), false),
+        (long, Cr4(PAE | PCIDE), true),
+        (pae, Cr4(PAE | PCIDE), false),
+        (unpaged, Cr4(PAE | PCIDE), false),
+        (tagged, Cr4(PAE), true),
+        // LA57 changed in IA-32e mode.
+        (long, Cr4(PAE | LA57), false),
+        (unpaged, Cr4(PAE | LA57), true),
+        // LME changed while paging is enabled.
+        (long, Efer(0), false),
+        (pae, Efer(LME), false),
+        (long, Efer(LME), true),
+        (unpaged, Efer(LME), true),
+        // Bits 62:61 of CR3 are reserved without linear-address masking.
+        (long, Cr3(ROOT | 1 << 61), false),
+        (long, Cr3(ROOT | 1 << 62), false),
+        (tagged, Cr3(ROOT | 1 << 61 | 1 << 63), false),
+        (tagged, Cr3(ROOT | 1 << 63), true),
+    ];
+    for (registers, instruction, done) in table {
+        let mut board = crate::support::unstarted(64);
+        board.start(registers);
+        assert_eq!(
+            board.intercept(instruction),
+            done,
+            "{registers:x?} {instruction:x?}"
+        );
+        assert!(done || board.registers() == registers, "{instruction:x?}");
+    }
+}
+
+/// 5-level paging is the real processor's to have.
+#[test]
+fn five_levels_take_a_processor_with_five_levels() {
+    use hvkit_shadow_paging::fake::FakeHost;
+    use hvkit_shadow_paging::mmu::{Machine, Mmu, Tuning};
+    use hvkit_shadow_paging::x86::{ControlError, Processor, Unsupported, Vcpu};
+
+    let host = FakeHost::new(0x100_0000);
+    let view = host.guest();
+    let machine = Machine {
+        memory: &view,
+        map: &host,
+    };
+    let features = Features::all(40);
+    for five_level_paging in [false, true] {
+        let processor = Processor {
+            five_level_paging,
+            ..Processor::like(&features)
+        };
+        let unpaged = Registers {
+            cr0: 1,
+            cr4: 1 << 5 | 1 << 12,
+            efer: 1 << 8,
+            ..Registers::default()
+        };
+        let mut mmu = Mmu::new(&host, &host, 32, Tuning::default()).unwrap();
+        let (mut vcpu, _) = Vcpu::new(&mut mmu, machine, unpaged, features, processor).unwrap();
+        match vcpu.write_cr0(&mut mmu, machine, 1 << 31 | 1) {
+            Ok(_) => assert!(five_level_paging),
+            Err(ControlError::Unsupported(why)) => {
+                assert_eq!(
+                    (five_level_paging, why),
+                    (false, Unsupported::FiveLevelPaging)
+                );
+                assert_eq!(*vcpu.registers(), unpaged);
+            }
+            Err(other) => panic!("{other}"),
+        }
+        vcpu.retire(&mut mmu);
+    }
 }
 
 /// A guest in PAE paging, which has read 0 at address 0; by what its memory says since then of the first PDPTE, 6 is there.

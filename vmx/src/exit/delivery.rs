@@ -16,7 +16,7 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// The double fault, to inject with error code 0.
+    /// The double fault, to inject with error code 0: [`Guest::inject`](super::Guest::inject) drops that in real mode.
     pub const DOUBLE_FAULT: Event = Event::new(EventKind::HARDWARE_EXCEPTION, 8).with_error_code();
 }
 

@@ -19,6 +19,7 @@ pub struct Guest<'r, V: FieldsMut> {
     reason: ExitReason,
 }
 
+const CR0_PE: u64 = 1 << 0;
 const RFLAGS_TF: u64 = 1 << 8;
 const DEBUGCTL_BTF: u64 = 1 << 1;
 const CS_LONG: u32 = 1 << 13;
@@ -125,11 +126,18 @@ impl<'r, V: FieldsMut> Guest<'r, V> {
         }
     }
 
-    /// Lets the guest begin with this event. `error_code` counts if the event has one. For software interrupts and
-    /// exceptions, the length of the instruction is that of the exit.
+    /// Lets the guest begin with this event. `error_code` counts if the event has one; in real mode (CR0.PE is 0: an
+    /// unrestricted guest) no exception has, and VM entry fails with one. For software interrupts and exceptions, the length of the
+    /// instruction is that of the exit.
     ///
     /// An event that was to be delivered already is replaced: see [`combine`](super::combine).
     pub fn inject(&mut self, event: Event, error_code: u32) {
+        let real_mode = self.read(f::GUEST_CR0) & CR0_PE == 0;
+        let event = if real_mode && event.is_a(EventKind::HARDWARE_EXCEPTION) {
+            Event(event.0 & !(1 << 11))
+        } else {
+            event
+        };
         self.write(f::INJECTED_EVENT, event.0);
         if event.has_error_code() {
             self.write(f::INJECTED_EVENT_ERROR_CODE, error_code);
@@ -145,7 +153,7 @@ impl<'r, V: FieldsMut> Guest<'r, V> {
         }
     }
 
-    /// A general-protection exception with error code 0 instead of the instruction.
+    /// A general-protection exception instead of the instruction, with error code 0 outside real mode.
     pub fn fault(&mut self) {
         let event = Event::new(EventKind::HARDWARE_EXCEPTION, GENERAL_PROTECTION);
         self.inject(event.with_error_code(), 0);

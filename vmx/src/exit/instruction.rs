@@ -199,4 +199,10 @@ impl<'r, V: FieldsMut> Skip<'r, V> {
     pub fn undefined(mut self) {
         self.guest.undefined();
     }
+
+    /// Lets the guest do again what exited, after the cause was removed: a full page-modification log, a sub-page permission, a
+    /// task switch that a fault of the host's stopped.
+    pub fn retry(mut self) {
+        self.guest.retry();
+    }
 }

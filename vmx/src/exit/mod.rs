@@ -45,8 +45,10 @@ use crate::Registers;
 
 /// Why the guest stopped, with what it takes to answer.
 ///
-/// To drop one without an answer runs the instruction again, which is right for EPT violations that were repaired, and an
-/// endless loop for most others.
+/// To drop one without an answer runs the instruction again: an endless loop for most. For what was repaired (an EPT violation, a
+/// full page-modification log) it is right only if the exit interrupted nothing: an event whose delivery led to it
+/// would be lost, and NMIs that an IRET unblocked would come too early. `retry` ([`EptFault::retry`], [`Exception::retry`],
+/// [`Skip::retry`], [`Guest::retry`]) sees to both.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Exit<'r, V: FieldsMut> {

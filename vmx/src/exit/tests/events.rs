@@ -49,6 +49,65 @@ fn what_an_exit_interrupted_is_finished_first() {
     }
 }
 
+/// A full page-modification log (62) and a sub-page permission (66) come as exits of no type of their own.
+#[test]
+fn other_exits_are_finished_first_too() {
+    for reason in [62, 66] {
+        let fields = [
+            (ORIGINAL, 0x8000_0b0e),
+            (ORIGINAL_ERROR, 7),
+            (QUALIFICATION, 0),
+        ];
+        let retry = |fields: &[(u32, u64)]| {
+            let mut vmcs = stopped(fields);
+            answer(
+                &mut vmcs,
+                &mut Registers::new(),
+                reason,
+                |exit| match exit {
+                    Exit::Other(exit) => exit.retry(),
+                    other => panic!("{other:?}"),
+                },
+            );
+            vmcs
+        };
+        let vmcs = retry(&fields);
+        assert_eq!(injected(&vmcs), (0x8000_0b0e, false));
+        assert_eq!(field(&vmcs, INJECTED_ERROR), 7);
+        let vmcs = retry(&[(QUALIFICATION, 1 << 12)]);
+        assert_eq!(field(&vmcs, INTERRUPTIBILITY), 8);
+    }
+}
+
+/// SDM Vol. 3C, "VM-Entry Control Fields": the deliver-error-code bit must be 0 while CR0.PE is.
+#[test]
+fn no_exception_of_real_mode_has_an_error_code() {
+    // Exiting event, original event, what is injected in protected and in real mode.
+    for (event, original, protected, real) in [
+        (GP, 0, GP, 0x8000_030d),
+        (GP, 0x8000_030a, 0x8000_0b08, 0x8000_0308),
+        (0x8000_0b0e, 0, 0x8000_0b0e, 0x8000_030e),
+        (UD, 0, UD, UD),
+    ] {
+        for (cr0, expected) in [(1, protected), (0, real)] {
+            let mut vmcs = stopped(&[(CR0, cr0), (EVENT, event), (ORIGINAL, original)]);
+            answer(&mut vmcs, &mut Registers::new(), 0, |exit| match exit {
+                Exit::Exception(exit) => drop(exit.reflect()),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(injected(&vmcs), (expected, false), "{event:#x}");
+        }
+    }
+    for (cr0, expected) in [(1, GP), (0x6000_0010, 0x8000_030d)] {
+        let mut vmcs = stopped(&[(CR0, cr0)]);
+        answer(&mut vmcs, &mut Registers::new(), 31, |exit| match exit {
+            Exit::ReadMsr(exit) => exit.fault(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(injected(&vmcs), (expected, false));
+    }
+}
+
 #[test]
 fn nmis_that_iret_unblocked_are_blocked_again() {
     // EPT violation: bit 12 of the qualification. Page fault: bit 12 of the event. Double fault: undefined.

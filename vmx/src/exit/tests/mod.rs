@@ -19,6 +19,7 @@ const INJECTED: u32 = 0x4016;
 const INJECTED_ERROR: u32 = 0x4018;
 const ENTRY_LENGTH: u32 = 0x401a;
 const INTERRUPTIBILITY: u32 = 0x4824;
+const CR0: u32 = 0x6800;
 const GP: u64 = 0x8000_0b0d;
 const UD: u64 = 0x8000_0306;
 
@@ -30,6 +31,7 @@ fn stopped(fields: &[(u32, u64)]) -> Vmcs {
         (LENGTH, 2),
         (0x4012, 1 << 9),
         (0x4816, 0xa09b),
+        (CR0, 1),
     ];
     for &(field, value) in usual.iter().chain(fields) {
         vmcs.set(Encoding(field), value).unwrap();

@@ -32,9 +32,9 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         package: "page-table",
         file: "src/passes.rs",
-        with: "let mut marked = slot.entry;",
+        with: "let mut marked = passes.marked;",
         without: "memory.write(slot.at, width, format.empty());
-        let mut marked = slot.entry;",
+        let mut marked = passes.marked;",
         target: "moments",
         test: "split_any_range_to_each_level",
     },
