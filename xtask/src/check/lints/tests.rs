@@ -21,6 +21,8 @@ fn found(rule: &str, path: &str, text: &str) -> Vec<usize> {
             folder: paths::root().join("some"),
             published: true,
             needs: Vec::new(),
+            features: Vec::new(),
+            rust_version: None,
         }],
     };
     let mut lines = Vec::new();
