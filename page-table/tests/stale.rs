@@ -57,6 +57,25 @@ fn frames_return_only_after_the_invalidation() {
     assert_eq!(memory.in_use(), 1);
 }
 
+/// Tables that were unlinked are linked through entries that are not present. What a format has in such an entry (EPT's suppress #VE, bit 63) is no
+/// part of the next table's address.
+#[test]
+fn tables_are_found_again_where_an_absent_entry_has_bits_of_its_own() {
+    let memory = FakeTables::new();
+    let format = Eights {
+        empty: 1 << 63,
+        ..Eights::tiny()
+    };
+    let mut mapper = Mapper::new(format, &memory, &memory)
+        .unwrap()
+        .with_sizes(Sizes::SMALLEST);
+    mapper.map(0..64 * PAGE, 0x10_0000, RW).unwrap();
+    let stale = mapper.unmap(0..64 * PAGE).unwrap();
+    assert_eq!(memory.in_use(), 1 + 4 + 16);
+    mapper.settle(stale, &mut done).unwrap();
+    assert_eq!(memory.in_use(), 1);
+}
+
 #[test]
 fn a_lost_token_leaks_and_is_counted() {
     let _turn = COUNTING.lock();

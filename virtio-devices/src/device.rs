@@ -36,7 +36,25 @@ use crate::worker::{StartError, Worker};
 /// A virtio device over guest memory of type `A`.
 ///
 /// `A` is what the device's DMA goes through: all of guest memory, or
-/// `Arc<vm_memory::IommuMemory<..>>` behind an IOMMU.
+/// `Arc<vm_memory::IommuMemory<..>>` behind an IOMMU. So a buffer can lie in memory and nowhere else: a device that is told the address of
+/// another's registers, or of its own, does not come back to them (CVE-2021-20255, CVE-2021-3750). This
+/// compiles,
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use hvkit_virtio_devices::device::Device;
+/// fn over<A: vm_memory::GuestAddressSpace>(_: Option<Box<dyn Device<A>>>) {}
+/// over::<Arc<vm_memory::GuestMemoryMmap>>(None);
+/// ```
+///
+/// and the same over what answers accesses, as a function on a bus does, does not:
+///
+/// ```compile_fail,E0277
+/// # use std::sync::Arc;
+/// # use hvkit_virtio_devices::device::Device;
+/// fn over<A: vm_memory::GuestAddressSpace>(_: Option<Box<dyn Device<A>>>) {}
+/// over::<Arc<dyn hvkit_virtio_devices::pci::PciFunction>>(None);
+/// ```
 pub trait Device<A: GuestAddressSpace>: Send {
     /// What it is.
     fn device_type(&self) -> DeviceType;

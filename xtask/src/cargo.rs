@@ -50,6 +50,10 @@ pub struct Package {
     pub published: bool,
     /// The workspace members it needs at build time.
     pub needs: Vec<String>,
+    /// Its features, those apart that are on unless said otherwise.
+    pub features: Vec<String>,
+    /// The oldest compiler that it says it takes, such as `1.95`.
+    pub rust_version: Option<String>,
 }
 
 /// The members of the workspace, those that others need first.
@@ -96,7 +100,16 @@ fn package(value: &Value) -> Result<Package> {
         .filter(|d| d["path"].is_string() && d["kind"].as_str() != Some("dev"))
         .filter_map(|d| d["name"].as_str().map(str::to_owned))
         .collect();
+    let features = value["features"]
+        .as_object()
+        .context("a package without a list of features")?
+        .keys()
+        .filter(|feature| *feature != "default")
+        .cloned()
+        .collect();
     Ok(Package {
+        features,
+        rust_version: value["rust_version"].as_str().map(str::to_owned),
         name: text("name")?.to_owned(),
         folder: manifest
             .parent()

@@ -55,6 +55,14 @@ enum Sanitizer {
 }
 
 impl Sanitizer {
+    /// As the record has it.
+    fn name(self) -> &'static str {
+        match self {
+            Sanitizer::Address => "address",
+            Sanitizer::None => "none",
+        }
+    }
+
     /// What cargo-fuzz takes. Builds of different kinds lie apart, so that none undoes another.
     fn arguments(self) -> &'static [&'static str] {
         match self {
@@ -83,7 +91,7 @@ pub fn fuzz(options: &Options) -> Result<()> {
         format!("{target} found something, or could not run; inputs it found are in fuzz/artifacts/{target}")
     })?;
     if options.record {
-        run.append(target)?;
+        run.append(target, sanitizer.name())?;
     }
     if options.seeds {
         distil(target, sanitizer, &corpus, &seeds)?;

@@ -2,7 +2,7 @@
 //! Builds a bare-metal payload from a Rust crate, for the host target: no other is installed.
 //!
 //! The crate depends on `lab/payload-rt`, has a `[workspace]` of its own, and sets
-//! `panic = "abort"` in its release profile. `lab/payloads/hello` is an example.
+//! `panic = "abort"` and `overflow-checks = true` in its release profile. `lab/payloads/hello` is an example.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +24,8 @@ pub fn build_payload(folder: &Path) -> Result<PathBuf> {
         "relocation-model=static",
         "code-model=small",
         "no-redzone=yes",
+        // As in the workspace's release profile, which does not reach a package outside it.
+        "overflow-checks=yes",
         "link-arg=-nostartfiles",
         "link-arg=-nostdlib",
         "link-arg=-static",

@@ -120,6 +120,15 @@ fn a_triple_fault_and_a_panic_are_no_orderly_end() {
     assert!(panic.text().contains("as asked"), "{panic}");
 }
 
+/// The profile of the workspace, which checks sums in release builds, does not reach a payload.
+#[test]
+fn a_sum_that_wraps_is_a_panic() {
+    lab_kit::skip_if!(lab_kit::bochs::missing());
+    let wrapped = Bochs::new().image(*b"o", INPUT).run(&hello()).unwrap();
+    assert_eq!(wrapped.exit, Exit::TripleFault, "{wrapped}");
+    assert!(wrapped.text().contains("overflow"), "{wrapped}");
+}
+
 #[test]
 fn a_hang_is_a_time_out_and_what_it_said_is_kept() {
     lab_kit::skip_if!(lab_kit::bochs::missing());

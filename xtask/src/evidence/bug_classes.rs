@@ -2,17 +2,18 @@
 //! Known classes of bugs in this field, and the tests of ours that would have caught them.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::check::lint::Sources;
-use crate::mutants::guards;
+use crate::check::lint::{Source, Sources};
+use crate::mutants::guards::{self, Since};
 
 /// A class of bugs.
 struct Class {
     /// What went wrong, where.
     what: &'static str,
-    /// Names of test functions.
+    /// Names of test functions; of tests of documents that must not compile, as rustdoc names them: `FILE - ITEM`.
     tests: &'static [&'static str],
 }
 
@@ -135,7 +136,10 @@ const CLASSES: &[Class] = &[
     },
     Class {
         what: "DMA of a device into registers of devices (CVE-2021-20255, CVE-2021-3750): devices are given memory and nothing else",
-        tests: &["a_buffer_outside_memory_is_an_error_of_the_request_only"],
+        tests: &[
+            "virtio-devices/src/device.rs - device::Device",
+            "a_buffer_outside_memory_is_an_error_of_the_request_only",
+        ],
     },
     Class {
         what: "counts of interrupts that wrap (CVE-2016-9083, CVE-2016-9084)",
@@ -173,24 +177,53 @@ pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
     writeln!(page, "## Known bug classes\n")?;
     writeln!(
         page,
-        "In bold: seen to fail with its guard taken out, by `cargo xtask guards`; at which commit, `mutants/guards.txt` says.\n"
+        "In bold: seen to fail with its guard taken out, by `cargo xtask guards`; at this commit, and whether the guard's file is still as it was then.\n"
     )?;
     writeln!(page, "| class | caught by |\n|---|---|")?;
     for class in CLASSES {
+        let mut tests = Vec::new();
         for test in class.tests {
-            let head = format!("fn {test}(");
-            let found = sources.files.iter().any(|file| file.text.contains(&head));
-            ensure!(found, "there is no test {test}");
+            ensure!(
+                sources.files.iter().any(|file| has(file, test)),
+                "there is no test {test}"
+            );
+            tests.push(match noticed.get(*test) {
+                None => format!("`{test}`"),
+                Some(commit) => {
+                    let since = match guards::since(test, commit)? {
+                        Since::Same => "",
+                        Since::Changed => ", its file has changed since",
+                        Since::Unknown => ", which is not in this history",
+                    };
+                    format!("**`{test}`** ({commit}{since})")
+                }
+            });
         }
-        let named = |test: &&str| match noticed.contains_key(*test) {
-            true => format!("**`{test}`**"),
-            false => format!("`{test}`"),
-        };
-        let tests: Vec<_> = class.tests.iter().map(named).collect();
         writeln!(page, "| {} | {} |", class.what, tests.join(", "))?;
     }
     writeln!(page)?;
     Ok(())
+}
+
+/// Whether the file has a test of this name: a function with the attribute, or a document's program that must not compile.
+fn has(file: &Source, test: &str) -> bool {
+    if let Some((path, item)) = test.split_once(" - ") {
+        let declared = format!("pub trait {}", item.rsplit("::").next().unwrap_or(item));
+        let said = file.text.split_once(&declared).map(|(before, _)| before);
+        // In the comment right above the item.
+        let comment = said.map(|before| before.rsplit("\n\n").next().unwrap_or(before));
+        return file.path == Path::new(path)
+            && comment.is_some_and(|comment| comment.contains("/// ```compile_fail"));
+    }
+    let head = format!("fn {test}(");
+    let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+    lines.iter().enumerate().any(|(at, line)| {
+        let attributes = lines[..at].iter().rev();
+        line.starts_with(&head)
+            && attributes
+                .take_while(|line| line.starts_with("#[") || line.starts_with("//"))
+                .any(|line| *line == "#[test]")
+    })
 }
 
 #[cfg(test)]
@@ -208,5 +241,35 @@ mod tests {
             let guarded = class.tests.iter().any(|test| tested.contains(test));
             assert_eq!(guarded, !class.what.ends_with(BY_TYPE), "{}", class.what);
         }
+    }
+
+    #[test]
+    fn a_function_is_a_test_by_its_attribute() {
+        let has = |text: &str| {
+            let file = Source {
+                path: "a/src/b.rs".into(),
+                text: text.to_owned(),
+            };
+            (has(&file, "it_works"), has(&file, "a/src/b.rs - b::B"))
+        };
+        assert!(has("#[test]\nfn it_works() {}").0);
+        assert!(
+            has("mod c {\n    #[test]\n    // Why.\n    #[should_panic]\n    fn it_works() {}\n}")
+                .0
+        );
+        for no in [
+            "fn it_works() {}",
+            "#[test]\nfn other() {}\n\nfn it_works() {}",
+            "// fn it_works()",
+            "#[test]\nfn it_works_too() {}",
+            "#[cfg(test)]\nfn it_works() {}",
+        ] {
+            assert!(!has(no).0, "{no}");
+        }
+        assert!(has("/// B.\n///\n/// ```compile_fail,E0277\n/// ```\npub trait B {}").1);
+        assert!(
+            !has("/// ```compile_fail,E0277\n/// ```\npub trait A {}\n\n/// B.\npub trait B {}").1
+        );
+        assert!(!has("/// ```\n/// ```\npub trait B {}").1);
     }
 }

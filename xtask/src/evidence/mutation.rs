@@ -10,8 +10,8 @@ use crate::mutants::record::{Record, records};
 pub(super) fn write(page: &mut String) -> Result<()> {
     writeln!(
         page,
-        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A score is of a sample: so many of all changes, drawn by lots from a seed; newer ones leave the fakes alone, with which tests are made. `without`: test binaries that were left out, such as those that start an emulator.\n\n\
-         | crate | sample | at commit | tried | noticed | by time-out | survived |\n|---|---|---|---|---|---|---|"
+        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A score is of a sample: so many of all changes, drawn by lots from a seed; newer ones leave the fakes alone, with which tests are made. `without`: test binaries that were left out, such as those that start an emulator. The interval holds the share of all mutants that would be noticed with a probability of 95% (Wilson).\n\n\
+         | crate | sample | at commit | tried | noticed | 95% interval | by time-out | survived |\n|---|---|---|---|---|---|---|---|"
     )?;
     let records = records()?;
     for (name, record) in &records {
@@ -23,10 +23,14 @@ pub(super) fn write(page: &mut String) -> Result<()> {
         } = record;
         let noticed = run.caught + run.timeout;
         let percent = noticed * 100 / run.tried().max(1);
+        let (low, high) = interval(noticed, run.tried());
+        let sample = drawn(sample);
         writeln!(
             page,
-            "| `{name}` | {sample} | {commit} | {} | {noticed} ({percent}%) | {} | {} |",
+            "| `{name}` | {sample} | {commit} | {} | {noticed} ({percent}%) | {:.0}–{:.0}% | {} | {} |",
             run.tried(),
+            low * 100.0,
+            high * 100.0,
             run.timeout,
             run.missed.len()
         )?;
@@ -41,4 +45,56 @@ pub(super) fn write(page: &mut String) -> Result<()> {
     }
     writeln!(page)?;
     Ok(())
+}
+
+/// A sample as it is read: `120of879,seed=1` is 120 of 879, seed=1.
+fn drawn(sample: &str) -> String {
+    let (count, how) = sample.split_once(',').unwrap_or((sample, ""));
+    let count = count.replacen("of", " of ", 1);
+    [&count, how].join(", ").trim_end_matches(", ").to_owned()
+}
+
+/// Between what shares the true one lies with a probability of 95%, after so many of so many were noticed: Wilson's score interval. That the
+/// sample is without replacement makes it no wider.
+fn interval(noticed: u64, tried: u64) -> (f64, f64) {
+    /// The quantile of the normal distribution.
+    const Z: f64 = 1.959_964;
+    if tried == 0 {
+        return (0.0, 1.0);
+    }
+    let n = tried as f64;
+    let share = noticed as f64 / n;
+    let scale = 1.0 + Z * Z / n;
+    let middle = (share + Z * Z / (2.0 * n)) / scale;
+    let half = Z / scale * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    (middle - half, middle + half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_wilsons() {
+        let near = |(low, high): (f64, f64), a: f64, b: f64| {
+            assert!(
+                (low - a).abs() < 5e-4 && (high - b).abs() < 5e-4,
+                "{low} {high}"
+            );
+        };
+        // By hand: n = 10, p = 0.5, z^2 = 3.8415: (0.5 + 0.19207) / 1.38415 = 0.5, 1.95996 / 1.38415 * sqrt(0.025 + 0.0096037) = 0.26341.
+        near(interval(5, 10), 0.2366, 0.7634);
+        // All of ten: 1 / (1 + z^2 / 10), and 1.
+        near(interval(10, 10), 0.7225, 1.0);
+        near(interval(0, 0), 0.0, 1.0);
+    }
+
+    #[test]
+    fn a_sample_says_of_how_many() {
+        assert_eq!(
+            drawn("120of879,seed=1,without=qtest"),
+            "120 of 879, seed=1,without=qtest"
+        );
+        assert_eq!(drawn("36of900"), "36 of 900");
+    }
 }

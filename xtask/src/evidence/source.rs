@@ -6,22 +6,31 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use crate::check::lint::{Source, Sources};
-use crate::fuzz::record::{self, Run};
+use crate::check::lint::{Source, Sources, from_root};
+use crate::fuzz::record::{self, Total};
 use lab_kit::paths;
 
-/// Blocks, functions and implementations that are unsafe, outside tests.
+/// Blocks, functions and implementations that are unsafe, outside tests. An implementation may have its parameters next.
 fn unsafe_places(file: &Source) -> usize {
-    let code = file
-        .code_lines()
-        .map(|(_, line)| line.split("//").next().unwrap_or_default());
+    const PLACES: [&str; 5] = [
+        "unsafe {",
+        "unsafe fn ",
+        "unsafe impl ",
+        "unsafe impl<",
+        "unsafe extern ",
+    ];
+    let code = file.code_lines().map(|(_, line)| without_texts(line));
     code.map(|line| {
-        ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern "]
-            .iter()
-            .map(|place| line.matches(place).count())
-            .sum::<usize>()
+        let places = PLACES.iter().map(|place| line.matches(place).count());
+        places.sum::<usize>()
     })
     .sum()
+}
+
+/// A line without its comment and without what is between quotation marks.
+fn without_texts(line: &str) -> String {
+    let code = line.split("//").next().unwrap_or_default();
+    code.split('"').step_by(2).collect()
 }
 
 /// Test functions, of the library's kind and of proptest's alike: both carry the attribute.
@@ -37,20 +46,28 @@ pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
         page,
         "\n## Packages\n\n| package | lines | unsafe blocks, functions and implementations | test functions |\n|---|---|---|---|"
     )?;
-    for package in &sources.packages {
+    let members = sources.packages.iter();
+    let members = members.map(|p| (format!("{}`", p.name), from_root(&p.folder)));
+    let outside = sources.outside.iter();
+    let outside = outside.map(|folder| {
+        (
+            format!("{}` (outside the workspace)", folder.display()),
+            folder.as_path(),
+        )
+    });
+    for (name, folder) in members.chain(outside) {
         let (mut lines, mut places, mut count) = (0, 0, 0);
-        for file in sources.of(package) {
+        for file in sources.below(folder) {
             count += tests(file);
             if !file.is_test() {
                 lines += file.code_lines().count();
                 places += unsafe_places(file);
             }
         }
-        writeln!(
-            page,
-            "| `{}` | {lines} | {places} | {count} |",
-            package.name
-        )?;
+        // Benchmarks and the like are no code that anybody runs for its own sake.
+        if lines > 0 {
+            writeln!(page, "| `{name} | {lines} | {places} | {count} |")?;
+        }
     }
     let rules = hvkit_vmcs::check::rules().count();
     let fields = hvkit_vmcs::fields::ALL.len();
@@ -65,7 +82,8 @@ pub(super) fn write(page: &mut String, sources: &Sources) -> Result<()> {
 fn fuzzing(page: &mut String) -> Result<()> {
     writeln!(
         page,
-        "## Fuzz targets\n\n| target | committed inputs, replayed by `cargo test` | recorded executions, without a finding | seconds | edges reached |\n|---|---|---|---|---|"
+        "## Fuzz targets\n\nSanitizers: `address`, with which a bad access of unsafe code is a finding; `none`, several times as fast, where a finding is a panic or a hang. Of runs that were noted before it was, it is {}.\n\n| target | committed inputs, replayed by `cargo test` | recorded executions without a finding, by sanitizer | seconds | edges reached |\n|---|---|---|---|---|",
+        record::UNKNOWN
     )?;
     let folder = paths::root().join("fuzz/seeds");
     let entries = fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))?;
@@ -76,11 +94,16 @@ fn fuzzing(page: &mut String) -> Result<()> {
             .with_context(|| format!("no {}", target.display()))?
             .count();
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let Run {
+        let Total {
             executions,
             seconds,
             edges,
         } = record::total(&name)?;
+        let executions: Vec<_> = executions
+            .iter()
+            .map(|(sanitizer, count)| format!("{sanitizer} {count}"))
+            .collect();
+        let executions = executions.join(", ");
         writeln!(
             page,
             "| `{name}` | {count} | {executions} | {seconds} | {edges} |"
@@ -100,6 +123,12 @@ mod tests {
         let file = Source {
             path: "a.rs".into(),
             text: text.to_owned(),
+        };
+        assert_eq!(unsafe_places(&file), 2);
+        let file = Source {
+            path: "a.rs".into(),
+            text: "unsafe impl<T> A for B<T> {}\nunsafe impl A for C {}\nlet a = [\"unsafe {\", \"\"];\n"
+                .to_owned(),
         };
         assert_eq!(unsafe_places(&file), 2);
         let file = Source {

@@ -36,6 +36,7 @@ fn main() {
         // SAFETY: an undefined instruction, and no IDT: a triple fault, as asked.
         b'f' => unsafe { asm!("ud2") },
         b'h' => halt(),
+        b'o' => println!("wrapped to {}", u64::MAX + u64::from(request[0])),
         _ => {}
     }
 }

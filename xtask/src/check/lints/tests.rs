@@ -21,7 +21,10 @@ fn found(rule: &str, path: &str, text: &str) -> Vec<usize> {
             folder: paths::root().join("some"),
             published: true,
             needs: Vec::new(),
+            features: Vec::new(),
+            rust_version: None,
         }],
+        outside: Vec::new(),
     };
     let mut lines = Vec::new();
     let rule = ALL
@@ -102,12 +105,68 @@ fn crate_shape_names_each_missing_page() {
     assert_eq!(found("crate-shape", "some/src/lib.rs", program).len(), 4);
 }
 
-#[test]
-fn inline_tests_are_not_code() {
-    let text = "a\n#[cfg(test)]\nmod tests {\nb\n}\n";
+fn code(text: &str) -> Vec<usize> {
     let source = Source {
         path: PathBuf::from("a.rs"),
         text: text.to_owned(),
     };
-    assert_eq!(source.code_lines().collect::<Vec<_>>(), [(1, "a")]);
+    source.code_lines().map(|(number, _)| number).collect()
+}
+
+#[test]
+fn modules_for_tests_are_not_code_and_what_is_below_them_is() {
+    assert_eq!(code("a\n#[cfg(test)]\nmod tests {\nb\n}\n"), [1]);
+    assert_eq!(
+        code("a\n#[cfg(test)]\nmod tests {\n    if b {\n    }\n}\nc\n"),
+        [1, 7]
+    );
+    let inner = "mod a {\n    #[cfg(test)]\n    mod tests {\n        b\n    }\n    c\n}\n";
+    assert_eq!(code(inner), [1, 6, 7]);
+    // In a file of their own, named among the others.
+    assert_eq!(code("a\n#[cfg(test)]\nmod tests;\nmod b;\n"), [1, 4]);
+    assert_eq!(code("#[cfg(test)]\nuse a;\nb\n"), [1, 2, 3]);
+}
+
+#[test]
+fn what_is_a_test_is_told_by_its_place() {
+    let is_test = |path: &str| {
+        let source = Source {
+            path: path.into(),
+            text: String::new(),
+        };
+        source.is_test()
+    };
+    for test in [
+        "a/tests/b.rs",
+        "a/src/b/tests.rs",
+        "a/benches/b.rs",
+        "bench/a/src/main.rs",
+        "fuzz/fuzz_targets/a.rs",
+    ] {
+        assert!(is_test(test), "{test}");
+    }
+    for code in [
+        "fuzz/bodies/src/a.rs",
+        "xtask/src/fuzz/record.rs",
+        "xtask/src/bench/mod.rs",
+    ] {
+        assert!(!is_test(code), "{code}");
+    }
+}
+
+#[test]
+fn a_package_in_another_is_not_part_of_it() {
+    let source = |path: &str| Source {
+        path: path.into(),
+        text: String::new(),
+    };
+    let sources = Sources {
+        files: ["a/src/lib.rs", "a/b/src/lib.rs", "c/src/lib.rs"]
+            .map(source)
+            .into(),
+        packages: Vec::new(),
+        outside: ["a", "a/b"].map(PathBuf::from).into(),
+    };
+    let of = |folder: &str| sources.below(folder.as_ref()).count();
+    assert_eq!((of("a"), of("a/b"), of("c")), (1, 1, 1));
 }

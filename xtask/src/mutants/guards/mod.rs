@@ -101,6 +101,34 @@ pub(crate) fn noticed() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// How a file that a guard is in stands to what it was when the guard was taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// The same.
+    Same,
+    /// Changed.
+    Changed,
+    /// The commit is not in this checkout's history.
+    Unknown,
+}
+
+/// Whether a file of the test's guards has changed since a commit.
+pub(crate) fn since(test: &str, commit: &str) -> Result<Since> {
+    let files = GUARDS.iter().filter(|guard| guard.test == test);
+    let status = Command::new("git")
+        .current_dir(paths::root())
+        .args(["diff", "--quiet", commit, "--"])
+        .args(files.map(|guard| format!("{}/{}", guard.package, guard.file)))
+        .stderr(Stdio::null())
+        .status()
+        .context("cannot start git")?;
+    Ok(match status.code() {
+        Some(0) => Since::Same,
+        Some(1) => Since::Changed,
+        _ => Since::Unknown,
+    })
+}
+
 /// Whether the test passes. It must compile; one that does not end does not pass.
 fn run(tree: &Tree<'_>, guard: &Guard) -> Result<bool> {
     let target: &[&str] = match guard.target {
@@ -139,6 +167,13 @@ fn run(tree: &Tree<'_>, guard: &Guard) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_that_is_not_there_says_nothing_of_a_file() {
+        let test = "loops_end";
+        assert_eq!(since(test, "no-such-commit").unwrap(), Since::Unknown);
+        assert!(since(test, "HEAD").unwrap() != Since::Unknown);
+    }
 
     #[test]
     fn each_guard_is_in_its_file_once() {
