@@ -84,6 +84,17 @@
 //! Without them the crate is `no_std` without `alloc`.
 #![cfg_attr(not(any(test, feature = "arbitrary")), no_std)]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod capability;
 pub mod check;

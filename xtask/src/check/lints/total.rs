@@ -39,6 +39,7 @@ const FACING: &[&str] = &[
     "examples/vmm/src/snapshot/mod.rs",
     "examples/vmm/src/vfio_user/mod.rs",
     "examples/vmm/src/viommu/mod.rs",
+    "examples/inspect/src/main.rs",
     "ept/src/lib.rs",
     "page-table/src/lib.rs",
     "shadow-paging/src/lib.rs",
@@ -72,7 +73,9 @@ const FACING: &[&str] = &[
     "vmcs/src/dump.rs",
     "vmcs/src/exit/mod.rs",
     "vmcs/src/fields/mod.rs",
+    "vmcs/src/lib.rs",
     "vmcs/src/store/mod.rs",
+    "vmx/src/lib.rs",
     "vtd-iommu/src/lib.rs",
 ];
 
