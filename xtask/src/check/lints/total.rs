@@ -30,6 +30,7 @@ const FACING: &[&str] = &[
     "examples/vmm/src/cli/mod.rs",
     "examples/vmm/src/console/mod.rs",
     "examples/vmm/src/interrupts/mod.rs",
+    "examples/vmm/src/lib.rs",
     "examples/vmm/src/machine/mod.rs",
     "examples/vmm/src/dirty_log/mod.rs",
     "examples/vmm/src/passthrough/mod.rs",
