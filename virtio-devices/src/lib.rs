@@ -6,7 +6,7 @@
 //!        |  registers                              |  bus, interrupts, threads
 //!   transport  (virtio-pci: configuration space, BAR, MSI-X, doorbells; virtio-mmio: registers, a line)
 //!        |  Device: identity, features, configuration, activate, reset
-//!   device     (block, net, console, entropy, balloon, vsock, pmem)
+//!   device     (block, net, console, entropy, balloon, vsock, pmem, iommu; vhost_user: other processes' devices)
 //!        |  Worker: queues, memory, interrupts; moves data when it is called
 //!   queue      (split and packed rings in guest memory, which may lie behind an IOMMU)
 //! ```
@@ -75,16 +75,36 @@
 //! | frames on a stream | Debian's passt | `stream` |
 //! | qcow2 | images made and read by hand; QEMU's `qemu-img` | `formats`, the VMM's `tests/virtio.rs` |
 //! | vhost-user | rust-vmm's `vhost-user-backend`; a peer that lies; QEMU's storage daemon and virtiofsd | `vhost_user`, the VMM's `tests/served` |
+//! | vhost-user, either end | no panic, every wait ends: fuzz targets `vhost_user_told` (what a back end says), `vhost_user_served` (what a VMM asks) | `EVIDENCE.md` |
 //! | all devices on PCI, by messages and by pins; some on MMIO | Debian's kernel 6.1, with fio (verifying), iperf3, ping, socat, mkfs | the VMM's `tests/virtio.rs` |
-//! | bytes of others | no panic: fuzz targets `virtio_queue`, `virtio_device`, and lints | `EVIDENCE.md` |
+//! | bytes of others | no panic: fuzz targets `virtio_queue`, `virtio_device` (all devices, the IOMMU among them), and lints | `EVIDENCE.md` |
 //!
 //! Not checked against another's: the IOMMU device and persistent memory have the specification and Linux's drivers alone.
+//!
+//! `EVIDENCE.md`, the VMM (`examples/vmm`) and the fuzz targets are in the repository.
+//!
+//! # What is not here
+//!
+//! A VMM: KVM, a bus, guest memory, threads and clocks are brought along. The other ends of what devices are made of (a tap interface's network, an
+//! image's file, virtiofsd, passt) are the host's. No vhost of the kernel's, no graphics, no input, no hot-plug; packed queues, reconnection and
+//! a log of writes are not done for devices of other processes.
+//!
+//! # Features
+//!
+//! | feature | for |
+//! |---|---|
+//! | `fake` | tests: interrupts that are recorded, workers stepped by hand, a driver in memory |
+//! | `iommu` | virtio-iommu, by which other devices' DMA can go |
+//! | `imago` | disk images in the format qcow2 |
+//! | `serde` | states of devices and transports as data of serde's, for snapshots |
+//! | `vhost-user` | devices that another process serves, and serving ours to another |
 //!
 //! # Edition
 //!
 //! "The specification" is Virtual I/O Device (VIRTIO) Version 1.3, OASIS, 2023; its sections are cited by
 //! title and number. PCI is cited as PCI Local Bus Specification 3.0.
 #![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod balloon;
 pub mod block;

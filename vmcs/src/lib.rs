@@ -68,13 +68,14 @@
 //! | logs of KVM and Xen | logs in bug reports | `tests/logged.rs` |
 //! | bytes of others | no panic: fuzz targets `vmcs_bytes`, `vmcs_check`, `vmcs_exit`, and lints | `EVIDENCE.md` |
 //!
-//! What Bochs does differently is in `lab/ledgers/vm-entry.md`, with who is right.
+//! What Bochs does differently is in the repository's `lab/ledgers/vm-entry.md`, with who is right.
 //!
 //! # Edition
 //!
-//! Field and rule names follow the Intel SDM of 2025 (VM entries are its chapter 29); items cite section titles, which
-//! stay when numbers move. Features of that edition are all here, among them tertiary controls, secondary VM-exit
-//! controls, FRED, CET, HLAT, IPI virtualization, PASID translation, APIC-timer virtualization and user interrupts.
+//! "SDM" is the Intel 64 and IA-32 Architectures Software Developer's Manual, combined volumes, order number 325462,
+//! edition 092. Names are its names; items cite section titles, which stay when numbers move. The list of fields was made from
+//! the appendix as it was in 2025, of which nothing is left out: tertiary controls, secondary VM-exit controls, FRED, CET,
+//! HLAT, IPI virtualization, PASID translation, APIC-timer virtualization and user interrupts are there.
 //!
 //! # Features
 //!
@@ -84,6 +85,17 @@
 //! Without them the crate is `no_std` without `alloc`.
 #![cfg_attr(not(any(test, feature = "arbitrary")), no_std)]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod capability;
 pub mod check;

@@ -70,8 +70,7 @@ impl VirtualApicPage {
     /// Sets the bit of a vector in VIRR. The guest interrupt status must learn of a new highest one, see
     /// [`highest_request`](Self::highest_request).
     pub fn request(&self, vector: u8) {
-        let register = ApicRegister(ApicRegister::IRR.0 + u16::from(vector / 32) * STRIDE);
-        if let Some(word) = self.word(register) {
+        if let Some(word) = self.word(nth(ApicRegister::IRR, vector / 32)) {
             word.fetch_or(1 << (vector % 32), Ordering::AcqRel);
         }
     }
@@ -88,10 +87,19 @@ impl VirtualApicPage {
 
     fn highest(&self, first: ApicRegister) -> Option<u8> {
         (0..8_u8).rev().find_map(|word| {
-            let value = self.read(ApicRegister(first.0 + u16::from(word) * STRIDE));
-            value.checked_ilog2().map(|bit| word * 32 + bit as u8)
+            let highest = self.read(nth(first, word)).checked_ilog2();
+            highest.map(|bit| word << 5 | bit as u8)
         })
     }
+}
+
+/// Word `word` of eight that begin with `first`, 32 vectors each.
+fn nth(first: ApicRegister, word: u8) -> ApicRegister {
+    ApicRegister(
+        first
+            .0
+            .saturating_add(u16::from(word).saturating_mul(STRIDE)),
+    )
 }
 
 impl Default for VirtualApicPage {

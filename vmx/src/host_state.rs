@@ -183,13 +183,14 @@ mod capture {
             state.check_selectors()?;
             let limit = gdtr.limit;
             let offset = tr & !SELECTOR_FLAGS;
-            if usize::from(offset) + 16 > usize::from(limit) + 1 {
+            // Its last byte, of 16.
+            if usize::from(offset).saturating_add(15) > usize::from(limit) {
                 return Err(HostStateError::TaskOutsideGdt {
                     selector: tr,
                     limit,
                 });
             }
-            let at = (gdtr.base as usize + usize::from(offset)) as *const u64;
+            let at = (gdtr.base as usize).wrapping_add(usize::from(offset)) as *const u64;
             // SAFETY: the GDT is mapped, or the processor could not use it, and the descriptor lies in it.
             let (low, high) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
             state.tr_base = descriptor_base(low, high);

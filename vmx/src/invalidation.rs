@@ -112,7 +112,7 @@ impl InvVpid {
     /// [`InvalidateError::NoInvVpid`].
     pub const fn check(self, capability: EptVpid) -> Result<(), InvalidateError> {
         // Bit 32: INVVPID; 40 to 43: its types 0 to 3.
-        let bit = 40 + self.operands().0;
+        let bit = self.operands().0.saturating_add(40);
         if capability.has_invvpid() && capability.0 >> bit & 1 != 0 {
             return Ok(());
         }

@@ -144,7 +144,7 @@ impl<const N: usize> MsrArea<N> {
         entry.index.store(index, Ordering::Relaxed);
         entry.value.store(value, Ordering::Relaxed);
         // Entries before the count that covers them.
-        self.used.store(used + 1, Ordering::Release);
+        self.used.store(used.saturating_add(1), Ordering::Release);
         Ok(())
     }
 }

@@ -67,7 +67,8 @@ impl PostedInterrupts {
     pub fn take(&self) -> [u64; 4] {
         // First the bit, then the requests: whoever posts in between notifies again.
         self.control.fetch_and(!OUTSTANDING, Ordering::AcqRel);
-        [0, 1, 2, 3].map(|word: usize| self.requests[word].swap(0, Ordering::AcqRel))
+        let words = self.requests.each_ref();
+        words.map(|word| word.swap(0, Ordering::AcqRel))
     }
 
     /// Whether a notification is outstanding.

@@ -132,7 +132,7 @@ macro_rules! plain {
         }
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "(revision {:#x}, {} bytes)"), self.0.revision, 8 + self.0.data.len())
+                write!(f, concat!(stringify!($name), "(revision {:#x}, {} bytes)"), self.0.revision, self.0.data.len().saturating_add(8))
             }
         }
     )*};

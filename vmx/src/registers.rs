@@ -33,6 +33,10 @@ impl Registers {
 
     /// The same with one register set.
     #[must_use]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "four bits number sixteen registers"
+    )]
     pub const fn with(mut self, register: Gpr, value: u64) -> Self {
         self.general[(register.0 & 15) as usize] = value;
         self
@@ -54,12 +58,20 @@ impl Registers {
 impl Index<Gpr> for Registers {
     type Output = u64;
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "four bits number sixteen registers"
+    )]
     fn index(&self, register: Gpr) -> &u64 {
         &self.general[usize::from(register.0 & 15)]
     }
 }
 
 impl IndexMut<Gpr> for Registers {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "four bits number sixteen registers"
+    )]
     fn index_mut(&mut self, register: Gpr) -> &mut u64 {
         &mut self.general[usize::from(register.0 & 15)]
     }
@@ -105,20 +117,25 @@ impl FxState {
 
     /// A vector register; those past XMM15 read as zero.
     pub fn xmm(&self, number: u8) -> u128 {
-        let at = XMM + 16 * usize::from(number);
-        match self.0.get(at..at + 16).map(TryInto::try_into) {
-            Some(Ok(bytes)) if number < 16 => u128::from_le_bytes(bytes),
+        let bytes = self.0.get(first_of(number)..).and_then(<[u8]>::first_chunk);
+        match bytes {
+            Some(bytes) if number < 16 => u128::from_le_bytes(*bytes),
             _ => 0,
         }
     }
 
     /// Sets a vector register; nothing happens past XMM15.
     pub fn set_xmm(&mut self, number: u8, value: u128) {
-        let at = XMM + 16 * usize::from(number);
-        if let (Some(to), true) = (self.0.get_mut(at..at + 16), number < 16) {
-            to.copy_from_slice(&value.to_le_bytes());
+        let bytes = self.0.get_mut(first_of(number)..);
+        if let (Some(to), true) = (bytes.and_then(<[u8]>::first_chunk_mut), number < 16) {
+            *to = value.to_le_bytes();
         }
     }
+}
+
+/// Where a vector register is.
+fn first_of(number: u8) -> usize {
+    usize::from(number).saturating_mul(16).saturating_add(XMM)
 }
 
 impl Default for FxState {

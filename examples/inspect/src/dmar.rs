@@ -116,7 +116,7 @@ impl Table {
                 if unit.flags.contains(DrhdFlags::INCLUDE_PCI_ALL) {
                     catch_alls.push(unit.segment);
                 }
-                if unit.base % unit.register_bytes() != 0 {
+                if !unit.base.is_multiple_of(unit.register_bytes()) {
                     let wrong = format!("the unit at {:#x} is not aligned to its size", unit.base);
                     table.wrong.push(wrong);
                 }
@@ -267,13 +267,14 @@ impl Table {
             for device in &part.devices {
                 let line = [device.clone()];
                 let box_height = svg.label(RIGHT, below, WIDTH, Tint::Device, &line);
+                let middle = |y: u32, height: u32| y.saturating_add(height / 2);
                 svg.line(
-                    (LEFT + WIDTH, y + height / 2),
-                    (RIGHT, below + box_height / 2),
+                    (LEFT + WIDTH, middle(y, height)),
+                    (RIGHT, middle(below, box_height)),
                 );
-                below += box_height + 6;
+                below = below.saturating_add(box_height).saturating_add(6);
             }
-            y = (y + height).max(below) + 14;
+            y = y.saturating_add(height).max(below).saturating_add(14);
         }
         for wrong in &self.wrong {
             svg.label(
@@ -283,7 +284,7 @@ impl Table {
                 Tint::Wrong,
                 std::slice::from_ref(wrong),
             );
-            y += LINE + 12;
+            y = y.saturating_add(LINE + 12);
         }
         svg.finish()
     }

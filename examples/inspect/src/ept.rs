@@ -8,6 +8,7 @@ use clap::Args;
 use hvkit_ept::spec::{Accesses, Controls, EptEntry, EptVpidCap, Eptp, PageRights, Pat, Rights};
 use hvkit_ept::{Access, Attributes, Ept, GuestSpace};
 use hvkit_page_table::{Format, Root, walk};
+use serde::Serialize;
 
 use crate::image::Image;
 use crate::stretches::{Map, size};
@@ -31,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long, value_parser = input::number, default_value = "0xffffffffffffffff")]
     capability: u64,
     /// Explain this guest-physical address: every entry, and what each kind of access does.
-    #[arg(long, value_parser = input::number, conflicts_with_all = ["json", "svg"])]
+    #[arg(long, value_parser = input::number, conflicts_with = "svg")]
     explain: Option<u64>,
     /// Print at most this many lines of the map.
     #[arg(long, default_value_t = 1000)]
@@ -52,52 +53,122 @@ pub(crate) fn inspect(options: &Options) -> Result<Found> {
     };
     let root = eptp.root();
     match options.explain {
-        Some(address) => Ok(explain(&ept, &image, root, address)),
+        Some(address) => {
+            let why = Why::of(&ept, &image, root, address);
+            if options.picture.json {
+                println!("{}", serde_json::to_string_pretty(&why)?);
+            } else {
+                print!("{}", why.text());
+            }
+            Ok(why.found())
+        }
         None => map(&ept, &image, root, options),
     }
 }
 
 /// Every entry on the way of one address, and what the accesses do.
-fn explain(ept: &Ept, image: &Image, root: u64, address: u64) -> Found {
-    let walk = walk(ept, image, Root::Table(root), address);
-    println!("guest-physical {address:#x}");
-    for step in walk.steps() {
-        let meaning = step
-            .attributes
-            .map_or_else(|| String::from("absent or malformed"), describe);
-        let at = step.at.unwrap_or_default();
-        println!(
-            "  level {} entry at {at:#x}: {:#018x}  {meaning}",
-            step.level, step.entry
-        );
-    }
-    match &walk.outcome {
-        Ok(found) => println!(
-            "  leads to {:#x}, a page of {}",
-            found.target,
-            size(ept.shape().size(found.level))
-        ),
-        Err(fault) => println!("  {fault}"),
-    }
-    let space = GuestSpace::new(ept, image, root);
-    let mut result = Found::Nothing;
-    for (name, accesses) in [
-        ("read", Accesses::READ),
-        ("write", Accesses::WRITE),
-        ("execute", Accesses::FETCH),
-    ] {
-        match space.access(
-            address,
-            Access::translation(accesses, PageRights::PAGING_OFF),
-        ) {
-            Ok(_) => println!("{name}: granted"),
-            Err(fault) => {
-                println!("{name}: {fault}");
-                result = Found::Something;
+#[derive(Debug, Serialize)]
+struct Why {
+    guest_physical: u64,
+    entries: Vec<OnTheWay>,
+    /// Where it leads, and the bytes of the page; none, if something is wrong or absent.
+    to: Option<Leads>,
+    fault: Option<String>,
+    accesses: Vec<Tried>,
+}
+
+/// An entry.
+#[derive(Debug, Serialize)]
+struct OnTheWay {
+    level: u8,
+    at: u64,
+    /// In hexadecimal, as no number of JSON's holds 64 bits everywhere.
+    entry: String,
+    meaning: String,
+}
+
+/// Where an address leads.
+#[derive(Debug, Serialize)]
+struct Leads {
+    address: u64,
+    page: u64,
+}
+
+/// An access, and why it is refused unless it is granted.
+#[derive(Debug, Serialize)]
+struct Tried {
+    access: &'static str,
+    refused: Option<String>,
+}
+
+impl Why {
+    fn of(ept: &Ept, image: &Image, root: u64, address: u64) -> Self {
+        let walk = walk(ept, image, Root::Table(root), address);
+        let entries = walk.steps().iter().map(|step| OnTheWay {
+            level: step.level,
+            at: step.at.unwrap_or_default(),
+            entry: format!("{:#018x}", step.entry),
+            meaning: step
+                .attributes
+                .map_or_else(|| String::from("absent or malformed"), describe),
+        });
+        let entries = entries.collect();
+        let to = walk.outcome.as_ref().ok().map(|found| Leads {
+            address: found.target,
+            page: ept.shape().size(found.level),
+        });
+        let space = GuestSpace::new(ept, image, root);
+        let kinds = [
+            ("read", Accesses::READ),
+            ("write", Accesses::WRITE),
+            ("execute", Accesses::FETCH),
+        ];
+        let accesses = kinds.map(|(access, kind)| {
+            let tried = Access::translation(kind, PageRights::PAGING_OFF);
+            let refused = space.access(address, tried).err();
+            Tried {
+                access,
+                refused: refused.map(|fault| fault.to_string()),
             }
+        });
+        Why {
+            guest_physical: address,
+            entries,
+            to,
+            fault: walk.outcome.err().map(|fault| fault.to_string()),
+            accesses: accesses.into(),
         }
     }
-    result
+
+    fn found(&self) -> Found {
+        if self.accesses.iter().any(|tried| tried.refused.is_some()) {
+            Found::Something
+        } else {
+            Found::Nothing
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("guest-physical {:#x}\n", self.guest_physical);
+        for step in &self.entries {
+            text += &format!(
+                "  level {} entry at {:#x}: {}  {}\n",
+                step.level, step.at, step.entry, step.meaning
+            );
+        }
+        if let Some(to) = &self.to {
+            let page = size(to.page);
+            text += &format!("  leads to {:#x}, a page of {page}\n", to.address);
+        }
+        if let Some(fault) = &self.fault {
+            text += &format!("  {fault}\n");
+        }
+        for Tried { access, refused } in &self.accesses {
+            let verdict = refused.as_deref().unwrap_or("granted");
+            text += &format!("{access}: {verdict}\n");
+        }
+        text
+    }
 }
 
 /// What is mapped, from address 0 up, stretch by stretch.

@@ -89,7 +89,7 @@ fn fault(line: &str) -> Option<Fault> {
     let time = before.trim().trim_start_matches('[').split(']').next();
     let request = request.strip_suffix(" NO_PASID").unwrap_or(request);
     Some(Fault {
-        time: time.and_then(|time| time.trim().parse().ok()),
+        time: time.and_then(seconds),
         device: device.to_owned(),
         request: request.to_owned(),
         at,
@@ -98,17 +98,25 @@ fn fault(line: &str) -> Option<Fault> {
     })
 }
 
+/// A time as the kernel prints it.
+fn seconds(text: &str) -> Option<f64> {
+    let time: f64 = text.trim().parse().ok()?;
+    // A log may say "inf" or "nan", in which no time lies between others.
+    time.is_finite().then_some(time)
+}
+
 /// Faults that are alike but for time and address.
 struct Group<'a> {
     first: &'a Fault,
-    faults: Vec<&'a Fault>,
+    /// With their numbers in the log.
+    faults: Vec<(&'a Fault, usize)>,
     lowest: u64,
     highest: u64,
 }
 
 fn groups(faults: &[Fault]) -> Vec<Group<'_>> {
     let mut groups: BTreeMap<(&str, &str, u8), Group<'_>> = BTreeMap::new();
-    for fault in faults {
+    for (fault, number) in faults.iter().zip(0..) {
         let key = (&fault.device[..], &fault.request[..], fault.reason);
         let group = groups.entry(key).or_insert(Group {
             first: fault,
@@ -116,7 +124,7 @@ fn groups(faults: &[Fault]) -> Vec<Group<'_>> {
             lowest: fault.at,
             highest: fault.at,
         });
-        group.faults.push(fault);
+        group.faults.push((fault, number));
         group.lowest = group.lowest.min(fault.at);
         group.highest = group.highest.max(fault.at);
     }
@@ -149,7 +157,7 @@ fn text(faults: &[Fault]) -> String {
     for group in groups(faults) {
         text += &group.line();
         text.push('\n');
-        let mut times = group.faults.iter().filter_map(|fault| fault.time);
+        let mut times = group.faults.iter().filter_map(|(fault, _)| fault.time);
         if let Some(first) = times.next() {
             let last = times.next_back().unwrap_or(first);
             text += &format!("    from {first:.6} s to {last:.6} s\n");
@@ -158,36 +166,81 @@ fn text(faults: &[Fault]) -> String {
     text
 }
 
+/// Where the faults of a log are between left and right.
+enum Axis {
+    /// By time.
+    Time { from: f64, to: f64 },
+    /// By their order, for the log has no times.
+    Order { count: usize },
+}
+
+impl Axis {
+    fn of(faults: &[Fault]) -> Self {
+        let times = faults.iter().filter_map(|fault| fault.time);
+        let span = times.fold(None, |span: Option<(f64, f64)>, time| {
+            let (from, to) = span.unwrap_or((time, time));
+            Some((from.min(time), to.max(time)))
+        });
+        match span {
+            Some((from, to)) => Axis::Time { from, to },
+            None => Axis::Order {
+                count: faults.len(),
+            },
+        }
+    }
+
+    /// From 0 to 1; none, if the log does not say.
+    fn place(&self, fault: &Fault, number: usize) -> Option<f64> {
+        match self {
+            Axis::Time { from, to } => fault.time.map(|time| (time - from) / (to - from).max(1e-6)),
+            // Counts of lines, which a double holds.
+            Axis::Order { count } => Some(number as f64 / (*count as f64).max(1.0)),
+        }
+    }
+
+    fn title(&self, faults: &[Fault]) -> String {
+        let count = faults.len();
+        match self {
+            _ if count == 0 => "no VT-d faults in this log".to_owned(),
+            Axis::Order { .. } => {
+                format!("{count} VT-d faults in the order of the log, which has no times")
+            }
+            Axis::Time { from, to } => {
+                let untimed = faults.iter().filter(|fault| fault.time.is_none());
+                let untimed = match untimed.count() {
+                    0 => String::new(),
+                    count => format!("; {count} without a time have no mark"),
+                };
+                format!("{count} VT-d faults, from {from:.3} s to {to:.3} s{untimed}")
+            }
+        }
+    }
+}
+
 /// A line for each group, a mark for each of its faults, time from left to right.
 fn svg(faults: &[Fault]) -> String {
     /// What is drawn at most of a group.
     const MOST: usize = 2000;
     const LEFT: u32 = 10;
     const WIDTH: f64 = 900.0;
-    let times = faults.iter().filter_map(|fault| fault.time);
-    let (mut from, mut to) = (f64::MAX, f64::MIN);
-    for time in times {
-        (from, to) = (from.min(time), to.max(time));
-    }
-    let length = (to - from).max(1e-6);
+    /// All of a line, with a mark at its end.
+    const LINE_WIDTH: u32 = WIDTH as u32 + 4;
+    let axis = Axis::of(faults);
     let mut svg = Svg::default();
-    let title = match faults.len() {
-        0 => "no VT-d faults in this log".to_owned(),
-        count => format!("{count} VT-d faults, from {from:.3} s to {to:.3} s"),
-    };
-    svg.words(LEFT, 8, &title);
-    let mut y = 38;
+    svg.words(LEFT, 8, &axis.title(faults));
+    let mut y: u32 = 38;
     for group in groups(faults) {
         svg.words(LEFT, y, &group.line());
-        y += LINE + 2;
-        svg.rectangle(LEFT, y, WIDTH as u32 + 4, 14, Tint::Device);
-        for fault in group.faults.iter().take(MOST) {
-            let place = fault.time.map_or(0.0, |time| (time - from) / length);
-            // Between 0 and the width: casts that cannot lose anything that is seen.
-            let x = LEFT + (place.clamp(0.0, 1.0) * WIDTH) as u32;
-            svg.mark(x, y, 14);
+        y = y.saturating_add(LINE + 2);
+        svg.rectangle(LEFT, y, LINE_WIDTH, 14, Tint::Device);
+        for (fault, number) in group.faults.iter().take(MOST) {
+            if let Some(place) = axis.place(fault, *number) {
+                // Between 0 and the width: casts that cannot lose anything that is seen.
+                let x = LEFT.saturating_add((place.clamp(0.0, 1.0) * WIDTH) as u32);
+                svg.mark(x, y, 14);
+            }
         }
-        y += 30;
+        y = y.saturating_add(30);
     }
     svg.finish()
 }

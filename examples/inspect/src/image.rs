@@ -39,7 +39,9 @@ impl ReadEntry for Image {
         let end = start.checked_add(count).ok_or(NotInTheImage)?;
         let bytes = self.bytes.get(start..end).ok_or(NotInTheImage)?;
         let mut word = [0; 8];
-        word[..count].copy_from_slice(bytes);
+        for (to, from) in word.iter_mut().zip(bytes) {
+            *to = *from;
+        }
         Ok(u64::from_le_bytes(word))
     }
 }

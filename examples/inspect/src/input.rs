@@ -18,7 +18,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     } else {
         Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
     };
-    from.take(LONGEST + 1)
+    // One more, by which it is known to be longer.
+    from.take(LONGEST.saturating_add(1))
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(

@@ -1,6 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `hvkit`: looks inside a hypervisor from its files. Nothing here needs the hypervisor, or its machine.
 
+// What it reads was written by others: kernels' logs, firmware's tables, a guest's memory.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
 mod dmar;
 mod ept;
 mod faults;

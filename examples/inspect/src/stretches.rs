@@ -49,6 +49,38 @@ pub(crate) struct Map {
     pub(crate) paths: u64,
 }
 
+impl Stretch {
+    /// Its bytes.
+    fn length(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// What it is, in words.
+    fn line(&self) -> String {
+        let Stretch {
+            start,
+            end,
+            to,
+            wrong,
+        } = self;
+        match to {
+            Some(to) => {
+                let pages = self.length().checked_div(to.page).unwrap_or(0);
+                format!(
+                    "{start:#014x}-{end:#014x} -> {:#014x}  {pages} of {}  {}",
+                    to.address,
+                    size(to.page),
+                    to.rights
+                )
+            }
+            None => {
+                let wrong = wrong.as_deref().unwrap_or_default();
+                format!("{start:#014x}              {wrong}")
+            }
+        }
+    }
+}
+
 impl Map {
     /// What the tables at `root` map, at most `most` stretches; `describe` says what attributes mean.
     pub(crate) fn read<F: Format, M: ReadEntry>(
@@ -71,7 +103,7 @@ impl Map {
         // Each turn reads one path. A table that leads back into itself has a path for every page there could be.
         let mut address = 0;
         while address < end && map.paths < MOST_WALKS {
-            map.paths += 1;
+            map.paths = map.paths.saturating_add(1);
             let walk = walk(format, memory, Root::Table(root), address);
             let (level, to, wrong) = match walk.outcome {
                 Ok(found) => {
@@ -91,7 +123,8 @@ impl Map {
                 }
             };
             let size = shape.size(level);
-            let next = (address & !(size - 1)).saturating_add(size);
+            // A page's size is a power of two: what is below it are the low bits.
+            let next = (address | size.saturating_sub(1)).saturating_add(1);
             if to.is_some() || wrong.is_some() {
                 let stretch = Stretch {
                     start: address,
@@ -120,7 +153,7 @@ impl Map {
         let (Some(from), Some(to)) = (&last.to, &next.to) else {
             return false;
         };
-        let goes_on = from.address.checked_add(next.start - last.start) == Some(to.address);
+        let goes_on = from.address.checked_add(last.length()) == Some(to.address);
         let joins =
             last.end == next.start && goes_on && (from.page, &from.rights) == (to.page, &to.rights);
         if joins {
@@ -137,29 +170,8 @@ impl Map {
     /// A line for each stretch.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        for Stretch {
-            start,
-            end,
-            to,
-            wrong,
-        } in &self.stretches
-        {
-            let line = match (to, wrong) {
-                (Some(to), _) => {
-                    let pages = (end - start) / to.page;
-                    format!(
-                        "{start:#014x}-{end:#014x} -> {:#014x}  {pages} of {}  {}",
-                        to.address,
-                        size(to.page),
-                        to.rights
-                    )
-                }
-                (None, wrong) => {
-                    let wrong = wrong.as_deref().unwrap_or_default();
-                    format!("{start:#014x}              {wrong}")
-                }
-            };
-            text.push_str(&line);
+        for stretch in &self.stretches {
+            text.push_str(&stretch.line());
             text.push('\n');
         }
         if let Some(address) = self.on_from {
@@ -182,21 +194,20 @@ impl Map {
         const LEFT: u32 = 10;
         const RIGHT: u32 = 560;
         const WIDTH: u32 = 420;
+        const LEFT_END: u32 = LEFT + WIDTH;
         const ROW: u32 = LINE + 10;
+        const MIDDLE: u32 = LINE.midpoint(6);
         const TOP: u32 = 34;
         let mut svg = Svg::default();
         svg.words(LEFT, 8, title);
-        let shown = &self.stretches[..self.stretches.len().min(MOST)];
-        // Which of those that lead somewhere leads lowest.
-        let mut order: Vec<usize> = (0..shown.len())
-            .filter(|&index| shown[index].to.is_some())
-            .collect();
-        order.sort_by_key(|&index| shown[index].to.as_ref().map(|to| to.address));
-        let row = |number: usize| TOP + ROW * u32::try_from(number).unwrap_or(0);
-        for (number, stretch) in shown.iter().enumerate() {
-            let (start, end) = (stretch.start, stretch.end - 1);
+        let rows = || (TOP..).step_by(ROW as usize);
+        let mut targets = Vec::new();
+        let mut below = TOP;
+        for (stretch, y) in self.stretches.iter().take(MOST).zip(rows()) {
+            let (start, end) = (stretch.start, stretch.end.saturating_sub(1));
             let (tint, words) = match (&stretch.to, &stretch.wrong) {
                 (Some(to), _) => {
+                    targets.push((to, stretch.length(), y));
                     let tint = match to.rights.as_bytes().get(1) {
                         Some(b'w') => Tint::Memory,
                         _ => Tint::ReadOnly,
@@ -205,28 +216,27 @@ impl Map {
                 }
                 (None, wrong) => {
                     let wrong = wrong.as_deref().unwrap_or_default();
-                    let words: String = format!("{start:#x} {wrong}").chars().take(56).collect();
-                    (Tint::Wrong, words)
+                    (Tint::Wrong, format!("{start:#x} {wrong}"))
                 }
             };
-            svg.label(LEFT, row(number), WIDTH, tint, &[words]);
-            let place = order.iter().position(|&index| index == number);
-            if let (Some(to), Some(place)) = (&stretch.to, place) {
-                let last = to.address + (stretch.end - stretch.start - 1);
-                let words = format!("{:#x}-{last:#x} {}", to.address, size(to.page));
-                let tint = Tint::Unit;
-                svg.label(RIGHT, row(place), WIDTH, tint, &[words]);
-                let middle = LINE.midpoint(6);
-                svg.line(
-                    (LEFT + WIDTH, row(number) + middle),
-                    (RIGHT, row(place) + middle),
-                );
-            }
+            svg.label(LEFT, y, WIDTH, tint, &[words]);
+            below = y.saturating_add(ROW);
         }
-        let hidden = self.stretches.len() - shown.len();
+        targets.sort_by_key(|(to, ..)| to.address);
+        for ((to, length, from), y) in targets.into_iter().zip(rows()) {
+            let last = to.address.saturating_add(length.saturating_sub(1));
+            let words = format!("{:#x}-{last:#x} {}", to.address, size(to.page));
+            svg.label(RIGHT, y, WIDTH, Tint::Unit, &[words]);
+            let point = |y: u32| y.saturating_add(MIDDLE);
+            svg.line((LEFT_END, point(from)), (RIGHT, point(y)));
+        }
+        let hidden = self.stretches.len().saturating_sub(MOST);
         if hidden > 0 || self.on_from.is_some() {
-            let words = format!("... {hidden} more read, and on from there");
-            svg.words(LEFT, row(shown.len()), &words);
+            let words = match self.on_from {
+                Some(address) => format!("... {hidden} more read, and on from {address:#x}"),
+                None => format!("... and {hidden} more"),
+            };
+            svg.words(LEFT, below, &words);
         }
         svg.finish()
     }

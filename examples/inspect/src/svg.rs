@@ -47,7 +47,7 @@ impl Tint {
 impl Svg {
     /// A box.
     pub(crate) fn rectangle(&mut self, x: u32, y: u32, width: u32, height: u32, tint: Tint) {
-        self.grow(x + width, y + height);
+        self.grow(x.saturating_add(width), y.saturating_add(height));
         self.put(format_args!(
             "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"3\" fill=\"{}\" stroke=\"#555\"/>",
             tint.fill()
@@ -56,7 +56,7 @@ impl Svg {
 
     /// A stroke down, such as a moment on a line of time.
     pub(crate) fn mark(&mut self, x: u32, y: u32, height: u32) {
-        self.grow(x + 2, y + height);
+        self.grow(x.saturating_add(2), y.saturating_add(height));
         self.put(format_args!(
             "<rect x=\"{x}\" y=\"{y}\" width=\"2\" height=\"{height}\" fill=\"#c00000\"/>"
         ));
@@ -65,15 +65,16 @@ impl Svg {
     /// Words on a line, from `x` on, in a line that begins at `y`.
     pub(crate) fn words(&mut self, x: u32, y: u32, words: &str) {
         let count = u32::try_from(words.chars().count()).unwrap_or(u32::MAX);
-        self.grow(x + count.saturating_mul(CHARACTER).min(4000), y + LINE);
-        let base = y + LINE - 5;
+        let width = count.saturating_mul(CHARACTER).min(4000);
+        self.grow(x.saturating_add(width), y.saturating_add(LINE));
+        let base = y.saturating_add(LINE - 5);
         self.put(format_args!(
             "<text x=\"{x}\" y=\"{base}\">{}</text>",
             escaped(words)
         ));
     }
 
-    /// A box with lines of words in it; its height.
+    /// A box with lines of words in it, each cut to the box's width; its height.
     pub(crate) fn label(
         &mut self,
         x: u32,
@@ -82,10 +83,12 @@ impl Svg {
         tint: Tint,
         lines: &[String],
     ) -> u32 {
-        let height = LINE * u32::try_from(lines.len().max(1)).unwrap_or(1) + 6;
+        let count = u32::try_from(lines.len().max(1)).unwrap_or(u32::MAX);
+        let height = LINE.saturating_mul(count).saturating_add(6);
         self.rectangle(x, y, width, height, tint);
-        for (line, number) in lines.iter().zip(0..) {
-            self.words(x + 6, y + 3 + number * LINE, line);
+        let (left, top) = (x.saturating_add(6), y.saturating_add(3));
+        for (line, y) in lines.iter().zip((top..).step_by(LINE as usize)) {
+            self.words(left, y, &cut(line, width.saturating_sub(12)));
         }
         height
     }
@@ -101,7 +104,7 @@ impl Svg {
 
     /// The whole picture.
     pub(crate) fn finish(self) -> String {
-        let (width, height) = (self.width + 12, self.height + 12);
+        let [width, height] = [self.width, self.height].map(|side| side.saturating_add(12));
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
              font-family=\"DejaVu Sans Mono, monospace\" font-size=\"12\">\n\
@@ -119,6 +122,17 @@ impl Svg {
         // A string takes what is written to it.
         let _ = writeln!(self.body, "{element}");
     }
+}
+
+/// As much of `words` as `width` holds, with an ellipsis where some is left out.
+fn cut(words: &str, width: u32) -> String {
+    let most = width.checked_div(CHARACTER).unwrap_or(0);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    if words.chars().count() <= most {
+        return words.to_owned();
+    }
+    let kept = words.chars().take(most.saturating_sub(1));
+    kept.chain(['\u{2026}']).collect()
 }
 
 /// Words as XML has them: files are not trusted to hold none of its signs, nor control characters.
@@ -150,6 +164,16 @@ mod tests {
             text.contains(">&lt;/text&gt;&lt;script&gt;\u{fffd}&amp;</text>"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn words_stay_in_their_box() {
+        assert_eq!(cut("12345", 5 * CHARACTER), "12345");
+        assert_eq!(cut("123456", 5 * CHARACTER), "1234\u{2026}");
+        assert_eq!(cut("12", 0), "\u{2026}");
+        let mut svg = Svg::default();
+        svg.label(0, 0, 12 + 4 * CHARACTER, Tint::Wrong, &["level 2".into()]);
+        assert!(svg.finish().contains(">lev\u{2026}</text>"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hvkit_page_table::{ReadEntry, Width};
 use hvkit_vtd_iommu::emulation::{Access, Options as UnitOptions, Process, Request};
-use hvkit_vtd_iommu::inspect::Explanation;
+use hvkit_vtd_iommu::inspect::{self, Explanation, Kind};
 use hvkit_vtd_iommu::spec::context::{ContextEntry, ScalableContextEntry, TranslationType};
 use hvkit_vtd_iommu::spec::pasid::{PasidDirectoryEntry, PasidEntry, TranslationKind};
 use hvkit_vtd_iommu::spec::registers::{RootTableAddress, TranslationTableMode};
@@ -38,7 +38,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 46, value_parser = clap::value_parser!(u32).range(30..=52))]
     host_bits: u32,
     /// Explain this address: every entry on the way, and where it leads.
-    #[arg(long, value_parser = input::number, requires = "requester", conflicts_with_all = ["json", "svg"])]
+    #[arg(long, value_parser = input::number, requires = "requester", conflicts_with = "svg")]
     explain: Option<u64>,
     /// Whose address: BUS:DEVICE.FUNCTION. Without --explain: print what this device's second stage maps.
     #[arg(long, value_parser = requester)]
@@ -116,6 +116,86 @@ pub(crate) fn inspect(options: &Options) -> Result<Found> {
     })
 }
 
+/// An explanation, for programs.
+#[derive(Debug, Serialize)]
+struct Why {
+    device: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pasid: Option<u32>,
+    address: u64,
+    /// Every entry on the way, in the order in which they are read.
+    entries: Vec<OnTheWay>,
+    /// Where it leads; none, if the request is refused.
+    to: Option<Leads>,
+    refused: Option<Refused>,
+}
+
+/// An entry.
+#[derive(Debug, Serialize)]
+struct OnTheWay {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<u8>,
+    at: u64,
+    /// In hexadecimal, as no number of JSON's holds 64 bits everywhere: the lower one first.
+    words: Vec<String>,
+}
+
+/// Where a request leads.
+#[derive(Debug, Serialize)]
+struct Leads {
+    address: u64,
+    reads: bool,
+    writes: bool,
+}
+
+/// Why it is refused.
+#[derive(Debug, Serialize)]
+struct Refused {
+    reason: u8,
+    meaning: String,
+}
+
+impl Why {
+    fn of(why: &Explanation) -> Self {
+        Why {
+            device: why.request.source.to_string(),
+            pasid: why.request.pasid().map(|pasid| pasid.get()),
+            address: why.request.address,
+            entries: why.entries.iter().map(OnTheWay::of).collect(),
+            to: why.verdict.as_ref().ok().map(|to| Leads {
+                address: to.address,
+                reads: to.reads,
+                writes: to.writes,
+            }),
+            refused: why.verdict.as_ref().err().map(|reason| Refused {
+                reason: reason.0,
+                meaning: reason.to_string(),
+            }),
+        }
+    }
+}
+
+impl OnTheWay {
+    fn of(entry: &inspect::Entry) -> Self {
+        let (kind, level, count) = match entry.kind {
+            Kind::Root => ("root", None, 2),
+            Kind::Context => ("context", None, 2),
+            Kind::PasidDirectory => ("PASID directory", None, 1),
+            Kind::Pasid => ("PASID", None, 2),
+            Kind::FirstStage(level) => ("first stage", Some(level), 1),
+            Kind::SecondStage(level) => ("second stage", Some(level), 1),
+        };
+        let words = entry.words.iter().take(count);
+        OnTheWay {
+            kind,
+            level,
+            at: entry.at,
+            words: words.map(|word| format!("{word:#018x}")).collect(),
+        }
+    }
+}
+
 fn explain(
     options: &Options,
     image: &Image,
@@ -138,7 +218,11 @@ fn explain(
         unit = unit.with_scalable_mode();
     }
     let why = Explanation::new(image, unit, root, request)?;
-    print!("{why}");
+    if options.picture.json {
+        println!("{}", serde_json::to_string_pretty(&Why::of(&why))?);
+    } else {
+        print!("{why}");
+    }
     Ok(match why.verdict {
         Ok(_) => Found::Nothing,
         Err(_) => Found::Something,
@@ -266,8 +350,9 @@ fn pasids(options: &Options, image: &Image, source: RequesterId, at: u64, rows: 
     if !context.present() {
         return;
     }
-    // A directory entry is for 64 PASIDs.
-    for block in (0..context.pasids()).step_by(64) {
+    /// A directory entry is for as many.
+    const PASIDS: u32 = 64;
+    for block in (0..context.pasids()).step_by(PASIDS as usize) {
         let at = PasidDirectoryEntry::address(context.directory(), Pasid::from_field(block));
         let Some([word]) = words(image, at) else {
             return;
@@ -276,7 +361,7 @@ fn pasids(options: &Options, image: &Image, source: RequesterId, at: u64, rows: 
         if !directory.present() {
             continue;
         }
-        for pasid in block..block + 64 {
+        for pasid in block..block.saturating_add(PASIDS) {
             if rows.len() >= options.lines {
                 return;
             }
@@ -356,8 +441,8 @@ fn svg(rows: &[Row]) -> String {
         if let Entry::Vacant(new) = domains.entry(what) {
             let words = [new.key().clone()];
             let height = svg.label(RIGHT, next, 580, Tint::Unit, &words);
-            new.insert(next + height / 2);
-            next += height + 10;
+            new.insert(next.saturating_add(height / 2));
+            next = next.saturating_add(height).saturating_add(10);
         }
     }
     let mut y = 38;
@@ -365,18 +450,19 @@ fn svg(rows: &[Row]) -> String {
         let mut lines = vec![row.who()];
         let mut tint = Tint::Device;
         if let Some(wrong) = &row.wrong {
-            lines.push(wrong.chars().take(34).collect());
+            lines.push(wrong.clone());
             tint = Tint::Wrong;
         }
         let height = svg.label(LEFT, y, 290, tint, &lines);
         if let Some(&to) = domains.get(&row.what()) {
-            svg.line((LEFT + 290, y + height / 2), (RIGHT, to));
+            let middle = y.saturating_add(height / 2);
+            svg.line((LEFT + 290, middle), (RIGHT, to));
         }
-        y += height + 10;
+        y = y.saturating_add(height).saturating_add(10);
     }
-    if rows.len() > MOST {
-        let words = format!("... and {} more", rows.len() - MOST);
-        svg.words(LEFT, y, &words);
+    let hidden = rows.len().saturating_sub(MOST);
+    if hidden > 0 {
+        svg.words(LEFT, y, &format!("... and {hidden} more"));
     }
     svg.finish()
 }

@@ -23,6 +23,10 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 fn file(folder: &TempDir, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).expect("written");
@@ -151,43 +155,115 @@ fn what_changed() {
     );
 }
 
-/// The header of a `struct kvm_nested_state`, by the offsets of Linux's `asm/kvm.h`.
-fn nested(vmxon: u64, current: u64) -> Vec<u8> {
+/// A `struct kvm_nested_state`, by the offsets of Linux's `asm/kvm.h`, with what follows the header.
+fn nested(vmxon: u64, current: u64, rest: &[&[u8]]) -> Vec<u8> {
     let mut bytes = vec![0; 128];
     bytes[0] = 1; // KVM_STATE_NESTED_GUEST_MODE
     bytes[8..16].copy_from_slice(&vmxon.to_le_bytes());
     bytes[16..24].copy_from_slice(&current.to_le_bytes());
+    bytes.extend(rest.concat());
+    let size = u32::try_from(bytes.len()).expect("short");
+    bytes[4..8].copy_from_slice(&size.to_le_bytes());
     bytes
 }
 
+/// KVM's VMCS12 with this revision identifier and guest RIP.
+fn vmcs12(revision: u32, rip: u64) -> Vec<u8> {
+    let mut vmcs12 = vec![0; 4096];
+    vmcs12[..4].copy_from_slice(&revision.to_le_bytes());
+    vmcs12[544..552].copy_from_slice(&rip.to_le_bytes());
+    vmcs12
+}
+
+const REVISION: u32 = 0x11e5_7ed0;
+/// Bit 31: a shadow VMCS. SDM 3C, "Format of the VMCS Region".
+const SHADOW: u32 = REVISION | 1 << 31;
+
 #[test]
 fn a_nested_state() {
-    let mut bytes = nested(0x1000, 0x2000);
-    let mut vmcs12 = vec![0; 4096];
-    vmcs12[..4].copy_from_slice(&[0xd0, 0x7e, 0xe5, 0x11]);
-    vmcs12[544..552].copy_from_slice(&0x7c00_u64.to_le_bytes()); // guest RIP
-    bytes.extend_from_slice(&vmcs12);
+    let bytes = nested(0x1000, 0x2000, &[&vmcs12(REVISION, 0x7c00)]);
     let text = text(&hvkit(&["kvm-nested", "-"], &bytes));
     assert!(
         text.starts_with("flags 0x1 (guest mode), VMXON region 0x1000, current VMCS 0x2000\n"),
         "{text}"
     );
     assert!(text.contains("RIP = 0000000000007c00"), "{text}");
+    assert!(!text.contains("shadow VMCS12"), "{text}");
+}
+
+#[test]
+fn a_nested_state_with_a_shadow_vmcs() {
+    let rest = [vmcs12(REVISION, 0x7c00), vmcs12(SHADOW, 0xabc0)];
+    let mut bytes = nested(0x1000, 0x2000, &[&rest[0], &rest[1]]);
+    let told = text(&hvkit(&["kvm-nested", "-"], &bytes));
+    let (first, shadow) = told.split_once("-: the shadow VMCS12, ").expect(&told);
+    assert!(first.contains("RIP = 0000000000007c00"), "{told}");
+    assert!(shadow.contains("RIP = 000000000000abc0"), "{told}");
+    let output = hvkit(&["kvm-nested", "-", "--json"], &bytes);
+    let value = json(&output);
+    assert_eq!(value["vmcs12"]["vmcs"]["GUEST_RIP"], "0x7c00");
+    assert_eq!(value["shadow_vmcs12"]["GUEST_RIP"], "0xabc0");
+    // What the state's size leaves out is not the state's.
+    bytes[4..8].copy_from_slice(&(128_u32 + 4096).to_le_bytes());
+    let output = hvkit(&["kvm-nested", "-", "--json"], &bytes);
+    assert!(json(&output)["shadow_vmcs12"].is_null());
+}
+
+#[test]
+fn a_nested_state_is_json_in_every_state() {
+    for (vmxon, current, rest, header) in [
+        (u64::MAX, u64::MAX, None, (None, None)),
+        (0x1000, u64::MAX, None, (Some(0x1000), None)),
+        (0x1000, 0x2000, Some(0x7c00), (Some(0x1000), Some(0x2000))),
+    ] {
+        let rest = rest.map(|rip| vmcs12(REVISION, rip)).unwrap_or_default();
+        let bytes = nested(vmxon, current, &[&rest]);
+        let output = hvkit(&["kvm-nested", "-", "--json"], &bytes);
+        let value = json(&output);
+        assert_eq!(value["source"], "-");
+        assert_eq!(value["header"]["flags"], 1);
+        assert_eq!(value["header"]["flag_names"][0], "guest mode");
+        assert_eq!(value["header"]["size"], 128 + rest.len());
+        assert_eq!(value["header"]["vmxon"].as_u64(), header.0);
+        assert_eq!(value["header"]["current_vmcs"].as_u64(), header.1);
+        assert_eq!(value["vmcs12"].is_null(), rest.is_empty());
+        assert!(value["shadow_vmcs12"].is_null());
+        assert_eq!(output.status.code(), Some(i32::from(!rest.is_empty())));
+    }
+}
+
+/// An enlightened VMCS is at no address that KVM tells.
+#[test]
+fn an_enlightened_vmcs_is_shown() {
+    let mut bytes = nested(0x1000, u64::MAX, &[&vmcs12(REVISION, 0x7c00)]);
+    bytes[0] = 1 | 4; // KVM_STATE_NESTED_EVMCS
+    let text = text(&hvkit(&["kvm-nested", "-"], &bytes));
+    let first =
+        "flags 0x5 (guest mode, enlightened VMCS), VMXON region 0x1000, current VMCS none\n";
+    assert!(text.starts_with(first), "{text}");
+    assert!(text.contains("RIP = 0000000000007c00"), "{text}");
 }
 
 #[test]
 fn nested_states_without_a_vmcs() {
-    let none = hvkit(&["kvm-nested", "-"], &nested(u64::MAX, u64::MAX));
+    let none = hvkit(&["kvm-nested", "-"], &nested(u64::MAX, u64::MAX, &[]));
     assert!(text(&none).contains("not in VMX operation"));
     assert_eq!(none.status.code(), Some(0));
-    let none = hvkit(&["kvm-nested", "-"], &nested(0x1000, u64::MAX));
+    let none = hvkit(&["kvm-nested", "-"], &nested(0x1000, u64::MAX, &[]));
     assert!(text(&none).contains("no current VMCS"));
+    let mut cut = nested(0x1000, 0x2000, &[&vmcs12(REVISION, 0)]);
+    cut.pop();
     for (bytes, complaint) in [
         (vec![0; 127], "has at least 128 bytes, not 127"),
         (
-            nested(0x1000, 0x2000),
+            nested(0x1000, 0x2000, &[]),
             "at offset 128: a VMCS12 has 4096 bytes, not 0",
         ),
+        (
+            nested(0x1000, 0x2000, &[&vmcs12(REVISION, 0), &[0; 8]]),
+            "at offset 4224: a VMCS12 has 4096 bytes, not 8",
+        ),
+        (cut, "offset 4: the state has 4224 bytes, and the file 4223"),
         (
             [&[0, 0, 1, 0][..], &[0; 124]].concat(),
             "offset 2: format 1 is not VMX's, 0",
@@ -255,6 +331,76 @@ fn one_address_explained() {
         text.contains("read: granted\nwrite: EPT violation at 0x401234"),
         "{text}"
     );
+}
+
+#[test]
+fn one_address_explained_to_a_program() {
+    let explain = |address| {
+        let arguments = ["ept", "-", "--eptp", "0x101e", "--json", "--explain"];
+        let output = hvkit(&[&arguments[..], &[address]].concat(), &image());
+        (json(&output), output.status.code())
+    };
+    let (why, status) = explain("0x401234");
+    assert_eq!(why["guest_physical"], 0x40_1234);
+    let levels = why["entries"].as_array().expect("a list");
+    let levels: Vec<_> = levels.iter().map(|entry| entry["level"].as_u64()).collect();
+    assert_eq!(levels, [4, 3, 2, 1].map(Some));
+    assert_eq!(why["entries"][3]["at"], 0x4008);
+    assert_eq!(why["entries"][3]["entry"], "0x0000000001001035");
+    assert_eq!(why["to"]["address"], 0x0100_1234);
+    assert_eq!(why["to"]["page"], 4096);
+    assert!(why["fault"].is_null());
+    assert_eq!(why["accesses"][0]["access"], "read");
+    assert!(why["accesses"][0]["refused"].is_null());
+    let refused = why["accesses"][1]["refused"].as_str().expect("words");
+    assert!(
+        refused.starts_with("EPT violation at 0x401234"),
+        "{refused}"
+    );
+    assert_eq!(status, Some(1));
+    // A misconfigured entry leads nowhere.
+    let (why, status) = explain("0x600000");
+    assert!(why["to"].is_null() && why["fault"].is_string(), "{why}");
+    assert_eq!(status, Some(1));
+    // And memory that may be read, written and executed.
+    let (why, status) = explain("0x1000");
+    assert_eq!(
+        (&why["to"]["address"], status),
+        (&0x80_1000.into(), Some(0))
+    );
+}
+
+/// The addresses and where they lead, each in order, and what is wrong in red.
+#[test]
+fn the_picture_of_an_ept() {
+    let output = hvkit(&["ept", "-", "--eptp", "0x101e", "--svg"], &image());
+    let picture = text(&output);
+    assert!(picture.starts_with("<svg xmlns=") && picture.ends_with("</svg>\n"));
+    let words: Vec<_> = picture
+        .lines()
+        .filter_map(|line| Some(line.strip_suffix("</text>")?.split_once('>')?.1))
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "EPT 0x101e: guest-physical, and where it leads",
+            "0x0-0x1fffff rwx WriteBack",
+            "0x400000-0x400fff rwx WriteBack",
+            "0x401000-0x401fff r-x WriteBack",
+            "0x600000 level 2 entry 0x2 is malformed: Misconfig\u{2026}",
+            "0x800000-0x9fffff 2 MiB",
+            "0x1000000-0x1000fff 4 KiB",
+            "0x1001000-0x1001fff 4 KiB",
+        ]
+    );
+    assert_eq!(picture.matches("<path ").count(), 3, "{picture}");
+    assert_eq!(output.status.code(), Some(1));
+    // No more lines than were asked for, and that there are more is said.
+    let few = hvkit(
+        &["ept", "-", "--eptp", "0x101e", "--svg", "--lines", "1"],
+        &image(),
+    );
+    assert!(text(&few).contains(">... 0 more read, and on from 0x400000</text>"));
 }
 
 #[test]

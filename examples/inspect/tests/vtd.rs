@@ -163,6 +163,44 @@ fn what_a_device_may_reach_and_one_address_of_it() {
     let write = explained(&["--explain", "0x6abc", "--write"]);
     assert!(text(&write).contains("refused (0x5)"), "{}", text(&write));
     assert_eq!(write.status.code(), Some(1));
+
+    let read = explained(&["--explain", "0x6abc", "--json"]);
+    let why = json(&read);
+    assert_eq!(
+        (&why["device"], &why["address"]),
+        (&"00:03.0".into(), &0x6abc.into())
+    );
+    let kinds = why["entries"].as_array().expect("a list");
+    let kinds: Vec<_> = kinds
+        .iter()
+        .map(|entry| (entry["kind"].as_str(), entry["level"].as_u64()))
+        .collect();
+    let stage = |level| (Some("second stage"), Some(level));
+    assert_eq!(
+        kinds,
+        [
+            (Some("root"), None),
+            (Some("context"), None),
+            stage(3),
+            stage(2),
+            stage(1)
+        ]
+    );
+    assert_eq!(why["entries"][1]["at"], 0x2180);
+    assert_eq!(why["entries"][1]["words"][1], "0x0000000000000701");
+    assert_eq!(
+        why["entries"][4]["words"],
+        serde_json::json!(["0x000000000000a001"])
+    );
+    let to = serde_json::json!({ "address": 0xaabc, "reads": true, "writes": false });
+    assert_eq!((&why["to"], why["refused"].is_null()), (&to, true));
+    assert_eq!(read.status.code(), Some(0));
+    let write = explained(&["--explain", "0x6abc", "--write", "--json"]);
+    let why = json(&write);
+    assert!(why["to"].is_null());
+    assert_eq!(why["refused"]["reason"], 5);
+    assert!(why["refused"]["meaning"].is_string());
+    assert_eq!(write.status.code(), Some(1));
 }
 
 #[test]
@@ -209,6 +247,43 @@ fn faults_of_a_log_by_device_and_time() {
         hvkit(&["vtd-faults", "-"], b"all is well").status.code(),
         Some(0)
     );
+}
+
+/// Where the marks of a picture are.
+fn marks(picture: &str) -> Vec<u32> {
+    let marks = picture.lines().filter(|line| line.contains("#c00000"));
+    let place = |line: &str| line.split('"').nth(1)?.parse().ok();
+    marks.filter_map(place).collect()
+}
+
+/// The picture of a log is as long as its times say; one without times has its faults in their order.
+#[test]
+fn the_picture_of_a_log_needs_no_times() {
+    let fault = |time: &str| {
+        format!(
+            "{time}DMAR: [DMA Read] Request device [00:02.0] fault addr 7f000 [fault reason 06] x\n"
+        )
+    };
+    let draw = |times: &[&str]| {
+        let log: String = times.iter().map(|time| fault(time)).collect();
+        text(&hvkit(&["vtd-faults", "-", "--svg"], log.as_bytes()))
+    };
+    let timed = draw(&["[ 1.5] ", "[ 2.5] ", "[ 5.5] "]);
+    assert!(
+        timed.contains(">3 VT-d faults, from 1.500 s to 5.500 s<"),
+        "{timed}"
+    );
+    assert_eq!(marks(&timed), [10, 10 + 225, 10 + 900]);
+    let untimed = draw(&["", "[ nan] ", "<6> "]);
+    let title = ">3 VT-d faults in the order of the log, which has no times<";
+    assert!(untimed.contains(title), "{untimed}");
+    assert_eq!(marks(&untimed), [10, 10 + 300, 10 + 600]);
+    let some = draw(&["[ 1.5] ", "", "[ 2.5] "]);
+    let title = ">3 VT-d faults, from 1.500 s to 2.500 s; 1 without a time have no mark<";
+    assert!(some.contains(title), "{some}");
+    assert_eq!(marks(&some), [10, 10 + 900]);
+    let none = text(&hvkit(&["vtd-faults", "-", "--svg"], b"all is well"));
+    assert!(none.contains(">no VT-d faults in this log<"), "{none}");
 }
 
 /// Each picture is one element that ends, with what it should show in it.

@@ -24,9 +24,20 @@
 //!                        '--- main thread: console, signals <-- Stop <-'
 //! ```
 //!
-//! The manuals: Intel SDM (order number 325462-083), AMD APM volume 3 (24594), ACPI 6.5, PCI Local
+//! The manuals: Intel SDM (order number 325462, edition 092), AMD APM volume 3 (24594), ACPI 6.5, PCI Local
 //! Bus 3.0, PCI Express 5.0, the Linux/x86 boot protocol 2.15, Xen's x86/HVM direct boot ABI, and
 //! the kernel's KVM API. Items cite sections by title.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
 pub mod acpi;
 pub mod boot;

@@ -93,14 +93,18 @@ fn a_triple_fault_is_told_with_registers() {
     if !has_kvm() {
         return;
     }
-    // UD2, with no interrupt table to deliver the exception by, nor the double fault after it.
-    let (code, _, stderr) = ends(&[0x0f, 0x0b]);
+    // A write; then UD2, with no interrupt table to deliver the exception by, nor the double fault after it.
+    let (code, _, stderr) = ends(&[out(0x3f8, b'.'), vec![0x0f, 0x0b]].concat());
     assert_eq!(code, Some(5), "{stderr}");
     assert!(
         stderr.starts_with("vmm: triple fault on vCPU 0\nrip "),
         "{stderr}"
     );
     assert!(stderr.contains("\ncs "), "{stderr}");
+    // The write is exit 0, the triple fault is exit 1.
+    let history = "the last exits of vCPU 0, newest last:\n  0: write to port 0x3f8, 1 bytes: 0x2e\n  1: another exit\n";
+    let (_, told) = stderr.split_at(stderr.find("the last exits").unwrap());
+    assert_eq!(told, history);
 }
 
 #[test]

@@ -23,12 +23,12 @@ pub struct FieldBitmap(Page);
 impl FieldBitmap {
     /// Every access exits.
     pub const fn exiting() -> Self {
-        Self(Page::filled(u64::MAX))
+        Self(Page::filled::<{ u64::MAX }>())
     }
 
     /// No access exits, but one with an encoding that no bit stands for.
     pub const fn passing() -> Self {
-        Self(Page::filled(0))
+        Self(Page::filled::<0>())
     }
 
     /// Says whether accesses to a field with this encoding exit: the full and the high access apart. Encodings with bits

@@ -25,19 +25,25 @@ impl IoBitmaps {
 
     /// Every access exits.
     pub const fn exiting() -> Self {
-        Self([Page::filled(u64::MAX), Page::filled(u64::MAX)])
+        Self([
+            Page::filled::<{ u64::MAX }>(),
+            Page::filled::<{ u64::MAX }>(),
+        ])
     }
 
     /// No access exits, but one that runs past port FFFFH.
     pub const fn passing() -> Self {
-        Self([Page::filled(0), Page::filled(0)])
+        Self([Page::filled::<0>(), Page::filled::<0>()])
     }
 
     /// Says whether accesses to any of these ports exit.
     pub fn set(&self, ports: RangeInclusive<u16>, exits: bool) {
         for port in ports {
             let port = usize::from(port);
-            self.0[port / BITS].put(port % BITS, exits);
+            // Two pages have a bit for each of 65,536 ports.
+            if let Some(page) = self.0.get(port / BITS) {
+                page.put(port % BITS, exits);
+            }
         }
     }
 
@@ -45,7 +51,7 @@ impl IoBitmaps {
     /// set, or if it wraps around port FFFFH.
     pub fn exits(&self, port: u16, bytes: u8) -> bool {
         let port = usize::from(port);
-        (port..port + usize::from(bytes)).any(|port| {
+        (port..port.saturating_add(usize::from(bytes))).any(|port| {
             self.0
                 .get(port / BITS)
                 .is_none_or(|page| page.get(port % BITS))

@@ -22,18 +22,9 @@ const BITS: usize = 4096 * 8;
 struct Page([AtomicU64; BITS / 64]);
 
 impl Page {
-    const fn filled(word: u64) -> Self {
+    const fn filled<const WORD: u64>() -> Self {
         // A constant is copied, not shared: each element is an atomic of its own.
-        Self([const { AtomicU64::new(0) }; BITS / 64]).with(word)
-    }
-
-    const fn with(mut self, word: u64) -> Self {
-        let mut at = 0;
-        while at < self.0.len() {
-            self.0[at] = AtomicU64::new(word);
-            at += 1;
-        }
-        self
+        Self([const { AtomicU64::new(WORD) }; BITS / 64])
     }
 
     /// Bits past the page are not set.

@@ -51,12 +51,12 @@ const WRITES: usize = 2048 * 8;
 impl MsrBitmap {
     /// Every access exits.
     pub const fn exiting() -> Self {
-        Self(Page::filled(u64::MAX))
+        Self(Page::filled::<{ u64::MAX }>())
     }
 
     /// No access to an MSR of the two ranges exits.
     pub const fn passing() -> Self {
-        Self(Page::filled(0))
+        Self(Page::filled::<0>())
     }
 
     /// Says whether an access exits.
@@ -85,12 +85,12 @@ impl fmt::Debug for MsrBitmap {
 const fn bit(index: u32, access: MsrAccess) -> Option<usize> {
     let bit = match index {
         0..RANGE => index,
-        HIGH..=0xc000_1fff => index - HIGH + RANGE,
+        HIGH..=0xc000_1fff => index.saturating_sub(HIGH).saturating_add(RANGE),
         _ => return None,
     };
     Some(match access {
         MsrAccess::Read => bit as usize,
-        MsrAccess::Write => bit as usize + WRITES,
+        MsrAccess::Write => (bit as usize).saturating_add(WRITES),
     })
 }
 

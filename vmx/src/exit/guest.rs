@@ -115,7 +115,7 @@ impl<'r, V: FieldsMut> Guest<'r, V> {
         let blocking = Interruptibility::from_bits_retain(self.read(f::GUEST_INTERRUPTIBILITY));
         let over = Interruptibility::STI | Interruptibility::MOV_SS;
         if blocking.intersects(over) {
-            self.write(f::GUEST_INTERRUPTIBILITY, (blocking - over).bits());
+            self.write(f::GUEST_INTERRUPTIBILITY, blocking.difference(over).bits());
         }
         // With BTF, TF means a step to the next branch, and this was none.
         if self.read(f::GUEST_RFLAGS) & RFLAGS_TF != 0
@@ -179,7 +179,7 @@ impl<'r, V: FieldsMut> Guest<'r, V> {
                 self.inject(again, error_code);
                 if event.kind() == EventKind::NMI {
                     // Its delivery began, and will begin again: that blocks.
-                    let bits = (blocking - Interruptibility::NMI).bits();
+                    let bits = blocking.difference(Interruptibility::NMI).bits();
                     self.write(f::GUEST_INTERRUPTIBILITY, bits);
                 }
             }

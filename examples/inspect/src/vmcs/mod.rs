@@ -105,13 +105,14 @@ fn one(file: &std::path::Path, number: Option<usize>) -> Result<(Snapshot, Strin
     let mut found = load::vmcss(&bytes).with_context(|| file.display().to_string())?;
     let count = found.len();
     let number = number.unwrap_or(count);
-    if !(1..=count).contains(&number) {
+    let index = number.checked_sub(1).filter(|&index| index < count);
+    let Some(index) = index else {
         bail!(
             "{} holds {count} VMCSs; there is no number {number}",
             file.display()
         );
-    }
-    let (vmcs, what) = found.swap_remove(number - 1);
+    };
+    let (vmcs, what) = found.swap_remove(index);
     let which = if count > 1 {
         format!(", number {number} of {count}")
     } else {

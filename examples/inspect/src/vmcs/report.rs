@@ -84,14 +84,20 @@ impl<'a> Report<'a> {
         } else {
             self.text(source);
         }
-        Ok(if self.broken.is_empty() {
+        Ok(self.found())
+    }
+
+    /// Whether a rule is broken.
+    pub(crate) fn found(&self) -> Found {
+        if self.broken.is_empty() {
             Found::Nothing
         } else {
             Found::Something
-        })
+        }
     }
 
-    fn text(&self, source: &str) {
+    /// Prints it for people.
+    pub(crate) fn text(&self, source: &str) {
         println!("{source}, {} fields\n", self.vmcs.len());
         println!("{}", Dump(self.vmcs));
         let causes: Vec<_> = self.causes().collect();
@@ -120,7 +126,8 @@ impl<'a> Report<'a> {
         println!("The processor will say: {}", self.verdict.outcome());
     }
 
-    fn json(&self, source: &str) -> serde_json::Value {
+    /// The same for programs.
+    pub(crate) fn json(&self, source: &str) -> serde_json::Value {
         serde_json::json!({
             "source": source,
             "vmcs": self.vmcs,

@@ -65,7 +65,7 @@ struct Arguments {
     /// Disk image; several may follow, and the option may be repeated. Keys: path=FILE,
     /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
-    /// host's cache), iommu=on|off, and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
+    /// host's cache), iommu=on|off|ID (of a --vtd), pci_segment=N, and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
     /// ops_size=N, ops_refill_time=MS. Served by another process (vhost-user): vhost_user=on,
     /// socket=PATH, num_queues=N, queue_size=N
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
@@ -73,8 +73,8 @@ struct Arguments {
 
     /// PCI device of the host to pass through, bound to vfio-pci; several may follow, and the option
     /// may be repeated. Keys: path=FOLDER (in /sys/bus/pci/devices), id=NAME,
-    /// iommu=on|off, iommufd=auto|on|off (by VFIO's character device and iommufd, where the host has them;
-    /// auto if not given)
+    /// iommu=on|off|ID (of a --vtd), pci_segment=N, iommufd=auto|on|off (by VFIO's character device and iommufd,
+    /// where the host has them; auto if not given)
     #[arg(long, value_name = "path=FOLDER[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     device: Vec<String>,
 
@@ -86,8 +86,8 @@ struct Arguments {
 
     /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
     /// and the option may be repeated. Keys: tap=NAME or socket=PATH, num_queue_pairs=N (of a tap),
-    /// mac=ADDRESS, mtu=BYTES, iommu=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
-    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N
+    /// mac=ADDRESS, mtu=BYTES, iommu=on|off|ID (of a --vtd), pci_segment=N, and limits of each direction as for
+    /// disks. Served by another process (vhost-user): vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N
     #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
@@ -102,7 +102,7 @@ struct Arguments {
     #[arg(long, value_name = "socket=PATH[,memory=BYTES]")]
     vhost_user_backend: Vec<String>,
 
-    /// Source of random bytes. Keys: src=FILE, iommu=on|off
+    /// Source of random bytes. Keys: src=FILE, iommu=on|off|ID (of a --vtd), pci_segment=N
     #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
     rng: Option<String>,
 
@@ -112,13 +112,13 @@ struct Arguments {
     #[arg(long, value_name = "size=BYTES[,socket=PATH]", num_args = 0..=1, default_missing_value = "size=0")]
     balloon: Option<String>,
 
-    /// Sockets between host and guest. Keys: cid=N from 3 up, iommu=on|off, socket=PATH: a client that writes
-    /// "CONNECT PORT" there is the guest's; what the guest connects to is PATH_PORT
+    /// Sockets between host and guest. Keys: cid=N from 3 up, iommu=on|off|ID (of a --vtd), pci_segment=N,
+    /// socket=PATH: a client that writes "CONNECT PORT" there is the guest's; what the guest connects to is PATH_PORT
     #[arg(long, value_name = "cid=N,socket=PATH")]
     vsock: Option<String>,
 
     /// File that the guest has as persistent memory; several may follow, and the option may be
-    /// repeated. Keys: path=FILE, discard_writes=on|off
+    /// repeated. Keys: path=FILE, discard_writes=on|off, pci_segment=N
     #[arg(long, value_name = "path=FILE[,discard_writes=on]", num_args = 1.., action = ArgAction::Append)]
     pmem: Vec<String>,
 
@@ -131,7 +131,7 @@ struct Arguments {
     serial: Option<String>,
 
     /// Paravirtual console (hvc0 in Linux): absent, nowhere, the terminal, a pseudo-terminal, or a file;
-    /// and iommu=on|off
+    /// and iommu=on|off|ID (of a --vtd), pci_segment=N
     #[arg(long, value_name = "off|null|tty|pty|file=PATH", default_value = "off")]
     console: String,
 

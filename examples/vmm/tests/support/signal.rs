@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What came of it.
@@ -30,8 +31,16 @@ pub(crate) fn signalled(command: &mut Command, signal: &str, patience: Duration)
     let kill = format!("kill -{signal} {}", child.id());
     let sent = Command::new("sh").args(["-c", &kill]).status();
     assert!(sent.unwrap().success());
-    let ended = child.wait().unwrap();
-    assert!(asked.elapsed() < patience, "{signal}");
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None if asked.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
+            None => {
+                child.kill().unwrap();
+                panic!("{signal}: not in {patience:?}");
+            }
+        }
+    };
     let mut stderr = String::new();
     let mut said = child.stderr.take().unwrap();
     said.read_to_string(&mut stderr).unwrap();
