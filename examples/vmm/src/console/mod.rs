@@ -19,7 +19,7 @@ pub mod serial;
 pub mod terminal;
 pub mod tty;
 
-use crate::config::Serial;
+use crate::config::{self, Serial};
 use crate::snapshot::{SerialState, SnapshotError};
 use crate::wake::Wake;
 use escape::Escape;
@@ -65,10 +65,10 @@ pub struct Console {
 }
 
 impl Console {
-    /// The line that `config` describes; nothing if there is none.
-    pub fn open(config: &Serial) -> Result<Option<Self>, ConsoleError> {
+    /// The line that `serial` describes; nothing if there is none. A file is emptied or not, as `begun` says.
+    pub fn open(serial: &Serial, begun: config::Output) -> Result<Option<Self>, ConsoleError> {
         let mut file = None;
-        let to: Box<dyn Write + Send> = match config {
+        let to: Box<dyn Write + Send> = match serial {
             Serial::Off => return Ok(None),
             Serial::Null => Box::new(io::sink()),
             Serial::Tty => Box::new(io::stdout()),
@@ -78,9 +78,12 @@ impl Console {
                     source,
                 };
                 let mut options = File::options();
-                let options = options.create(true).write(true).truncate(false);
-                let opened = options.open(path).map_err(fail)?;
-                file = Some(opened.try_clone().map_err(fail)?);
+                let goes_on = begun == config::Output::GoesOn;
+                let options = options.create(true).append(goes_on).write(true);
+                let opened = options.truncate(false).open(path).map_err(fail)?;
+                if !goes_on {
+                    file = Some(opened.try_clone().map_err(fail)?);
+                }
                 Box::new(opened)
             }
         };
@@ -96,7 +99,7 @@ impl Console {
             line: Arc::new(Mutex::new(line)),
             interrupt,
             deadline,
-            is_interactive: *config == Serial::Tty,
+            is_interactive: *serial == Serial::Tty,
             file,
         }))
     }
