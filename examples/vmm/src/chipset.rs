@@ -27,6 +27,7 @@ pub use units::Placement;
 use crate::acpi::power::{ResetControl, SLEEP_CONTROL_PORT, SLEEP_PORTS, SleepRegisters};
 use crate::acpi::{self, AcpiError, Platform, Segment, SerialPort, Tables, VirtioWindow};
 use crate::bus::{Bus, BusError};
+use crate::config::Rings;
 use crate::confine::Starter;
 use crate::interrupts::{
     Gsi, InterruptError, IoApic, KvmMsiVectors, LevelEvent, Line, Pin, Router, SharedLine, Source,
@@ -280,7 +281,7 @@ impl Chipset {
         memory: DeviceMemory,
     ) -> Result<FunctionAddress, ChipsetError> {
         let at = self.free(place)?;
-        let function = self.virtio(at, place.unit, device, memory)?;
+        let function = self.virtio(at, place, device, memory)?;
         let function = Arc::new(Mutex::new(function));
         self.root().insert(at, function.clone())?;
         self.devices.insert(at, function);
@@ -291,11 +292,11 @@ impl Chipset {
     fn virtio<A: GuestAddressSpace>(
         &mut self,
         at: FunctionAddress,
-        unit: Option<UnitNumber>,
+        place: Placement,
         device: Box<dyn Device<A>>,
         memory: A,
     ) -> Result<VirtioPci<A>, ChipsetError> {
-        let id = requester(at);
+        let (id, unit) = (requester(at), place.unit);
         let router = Arc::clone(&self.router);
         let vectors = |count| {
             let vectors = KvmMsiVectors::new(router, count)?;
@@ -303,7 +304,10 @@ impl Chipset {
         };
         let threads = self.device_threads();
         let pin = self.pin(at)?;
-        let function = VirtioPci::with_vectors(device, memory, threads, vectors)?;
+        let mut function = VirtioPci::with_vectors(device, memory, threads, vectors)?;
+        if place.rings == Rings::Split {
+            function = function.without_packed_rings();
+        }
         Ok(function
             .with_interrupt_line(Arc::new(pin))
             .with_report(move |why| log::warn!("virtio device {at} stopped: {why}"))

@@ -59,12 +59,16 @@ pub struct Config {
     pub segments: u16,
     /// The serial line.
     pub serial: Serial,
+    /// What becomes of the files that the guest's consoles write to.
+    pub output: Output,
     /// What virtio devices are on.
     pub transport: Transport,
     /// A file for the figures of the start.
     pub report: Option<PathBuf>,
     /// A log of what is written to the guest's memory.
     pub dirty_log: Option<DirtyLog>,
+    /// A socket at which the numbers of the devices' queues are told.
+    pub counters: Option<PathBuf>,
     /// A folder to which the machine is saved when SIGUSR1 comes.
     pub snapshot: Option<PathBuf>,
     /// A folder that the machine comes from: no kernel is booted.
@@ -120,14 +124,26 @@ impl Config {
             vtds: Vec::new(),
             segments: 1,
             serial: Serial::Tty,
+            output: Output::Anew,
             transport: Transport::Pci,
             report: None,
             dirty_log: None,
+            counters: None,
             snapshot: None,
             restore: None,
             confinement: Confinement::On,
         }
     }
+}
+
+/// What becomes of a file that a console of the guest's writes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// It is emptied.
+    #[default]
+    Anew,
+    /// What comes is added: a machine before this one wrote it.
+    GoesOn,
 }
 
 /// What virtio devices are on.
@@ -207,13 +223,25 @@ pub enum Dma {
     Translated,
 }
 
-/// Where a device of the guest is.
+/// Where a device of the guest is, and by what it is spoken to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The segment of PCI.
     pub segment: u16,
     /// The remapping unit that it is behind, by its name; none: the one that has the segment, if there is one.
     pub unit: Option<String>,
+    /// What its queues can be, if it is a virtio device.
+    pub rings: Rings,
+}
+
+/// Layouts of a virtio device's queues that its driver can choose from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rings {
+    /// Split and packed.
+    #[default]
+    Both,
+    /// Split only, as devices and drivers before virtio 1.1 have them.
+    Split,
 }
 
 /// An emulated VT-d remapping unit.
@@ -323,6 +351,8 @@ pub struct Balloon {
     pub free_page_hints: bool,
     /// Where the balloon can be spoken to while the machine runs.
     pub socket: Option<PathBuf>,
+    /// What its queues can be.
+    pub rings: Rings,
 }
 
 /// Sockets between host and guest.
@@ -379,6 +409,29 @@ pub enum NetWire {
     },
     /// A stream socket that passt listens at, say.
     Socket(PathBuf),
+    /// A network that needs no privilege; see [`user_network`](crate::machine::user_network).
+    User(UserNetwork),
+}
+
+/// A network of the VMM's own, served by passt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserNetwork {
+    /// TCP ports of the host that are the guest's, in passt's words: `2222:22`, `127.0.0.1/8080`.
+    pub tcp: Vec<String>,
+    /// UDP ports, likewise.
+    pub udp: Vec<String>,
+    /// What the guest reaches.
+    pub host: Reach,
+}
+
+/// What a guest reaches by a [`UserNetwork`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// What the host reaches, but not what listens at the host's loopback address.
+    #[default]
+    Outside,
+    /// That too, by the gateway's address.
+    Loopback,
 }
 
 impl std::fmt::Display for NetWire {
@@ -386,6 +439,7 @@ impl std::fmt::Display for NetWire {
         match self {
             NetWire::Tap { name, .. } => f.write_str(name),
             NetWire::Socket(path) => path.display().fmt(f),
+            NetWire::User(_) => f.write_str("user"),
         }
     }
 }

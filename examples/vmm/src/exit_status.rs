@@ -79,7 +79,7 @@ exit_statuses! {
     DiskLocked = 53 "a disk is in use by another VMM",
     DiskUnusable = 54 "a disk cannot be used for another reason",
     SerialUnusable = 55 "the serial line's file or terminal cannot be used",
-    NetUnusable = 56 "a network card's tap interface or socket cannot be used",
+    NetUnusable = 56 "a network card's tap interface, socket or passt cannot be used",
     NetDenied = 57 "no permission to use a tap interface",
     RngUnusable = 58 "the source of random bytes cannot be read",
     ConsoleUnusable = 59 "the console's file or pseudo-terminal cannot be used",
@@ -98,6 +98,7 @@ exit_statuses! {
     ServedUnusable = 74 "the process that is to serve a device is not there, or does not serve it",
     BackEndUnusable = 75 "the socket at which the guest is to serve another machine cannot be used",
     DirtyLogUnusable = 76 "the socket or the file of the log of what is written cannot be used",
+    CountersUnusable = 77 "the socket of the devices' numbers cannot be used",
 }
 
 impl ExitStatus {
@@ -204,9 +205,10 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::Tap {
                 error: TapError::NotPermitted { .. },
             } => ExitStatus::NetDenied,
-            DeviceError::Tap { .. } | DeviceError::NetSocket { .. } | DeviceError::Net(_) => {
-                ExitStatus::NetUnusable
-            }
+            DeviceError::Tap { .. }
+            | DeviceError::NetSocket { .. }
+            | DeviceError::UserNetwork(_)
+            | DeviceError::Net(_) => ExitStatus::NetUnusable,
             DeviceError::Balloon { .. } | DeviceError::BalloonPinned => ExitStatus::BalloonUnusable,
             DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,
@@ -239,6 +241,7 @@ impl From<&MachineError> for ExitStatus {
             MachineError::NoRoomForTables { .. } => ExitStatus::MemoryTooSmall,
             MachineError::Console(_) => ExitStatus::SerialUnusable,
             MachineError::DirtyLog { .. } => ExitStatus::DirtyLogUnusable,
+            MachineError::Counters { .. } => ExitStatus::CountersUnusable,
             MachineError::Passthrough(error) => error.into(),
             MachineError::UserDevice(_)
             | MachineError::Chipset(ChipsetError::UserDevice { .. }) => ExitStatus::ServedUnusable,

@@ -265,6 +265,19 @@ fn tables_of_descriptors_can_be_left_out() {
     assert_eq!(bench.driver.set_status(0xb), 0x3);
 }
 
+#[test]
+fn packed_rings_can_be_left_out() {
+    const V1: u64 = 1 << 32;
+    let mut bench = Bench::with(|function| function);
+    let all = bench.driver.offered();
+    assert_ne!(all & 1 << 34, 0);
+    let mut bench = Bench::with(VirtioPci::without_packed_rings);
+    assert_eq!(bench.driver.offered(), all & !(1 << 34));
+    bench.driver.set_status(3);
+    bench.driver.accept(V1 | 1 << 34);
+    assert_eq!(bench.driver.set_status(0xb), 0x3);
+}
+
 /// The rules of 2.1 and 3.1.1 as a table: what a write of `value` makes of `status`, when the features are
 /// acceptable and no queue is set up.
 fn next_status(status: u8, value: u8) -> u8 {

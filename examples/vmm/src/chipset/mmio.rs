@@ -10,6 +10,7 @@
 use super::{Chipset, ChipsetError, DeviceMemory};
 use crate::acpi::VirtioWindow;
 use crate::bus::BusDevice;
+use crate::config::Rings;
 use crate::interrupts::Gsi;
 use crate::machine::address_map::VIRTIO_MMIO;
 use crate::pci::intx;
@@ -49,6 +50,7 @@ impl Chipset {
     /// which no remapping unit translates.
     pub fn add_mmio_virtio(
         &mut self,
+        rings: Rings,
         device: Box<dyn Device<DeviceMemory>>,
         memory: DeviceMemory,
     ) -> Result<u64, ChipsetError> {
@@ -58,11 +60,14 @@ impl Chipset {
         let base = place.base;
         let pin = self.shared_pin(Gsi(place.gsi))?;
         let runner = self.device_threads();
-        let device = VirtioMmio::new(device, memory, Arc::new(pin), runner)?
+        let mut device = VirtioMmio::new(device, memory, Arc::new(pin), runner)?
             // The kernel compares all of what is written.
             .without_notification_data()
             .with_report(move |why| log::warn!("virtio device at {base:#x} stopped: {why}"))
             .with_trouble_report(move |why| log::error!("virtio device at {base:#x}: {why}"));
+        if rings == Rings::Split {
+            device = device.without_packed_rings();
+        }
         for (event, queue) in device.doorbells().iter().zip(0u32..) {
             let address = IoEventAddress::Mmio(base.saturating_add(NOTIFY));
             self.vm

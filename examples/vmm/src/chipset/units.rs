@@ -2,7 +2,7 @@
 //! The chipset's remapping units, and devices behind them.
 
 use super::{Chipset, ChipsetError, requester};
-use crate::config::{Scope, Vtd};
+use crate::config::{Rings, Scope, Vtd};
 use crate::confine::Starter;
 use crate::interrupts::{
     InterruptError, IoApic, Pins, Router, Source, SplitKernel, UnitNumber, Watcher, io_apic,
@@ -25,6 +25,8 @@ pub struct Placement {
     pub segment: u16,
     /// The remapping unit in whose scope it is.
     pub unit: Option<UnitNumber>,
+    /// What its queues can be, if it is a virtio device.
+    pub rings: Rings,
 }
 
 /// A remapping unit, and what the guest is told of it.
@@ -103,7 +105,7 @@ impl Chipset {
     ) -> Result<FunctionAddress, ChipsetError> {
         let at = self.free(place)?;
         let memory = self.unit(place)?.memory_of(requester(at));
-        let function = self.virtio(at, place.unit, device, memory)?;
+        let function = self.virtio(at, place, device, memory)?;
         // A guest's driver would map each request's table, and take it back: a fourth of what a disk's request costs in strict mode.
         let function = function.with_access_platform().without_indirect_tables();
         let function = Arc::new(Mutex::new(function));

@@ -12,19 +12,22 @@
     )
 )]
 
+mod counters;
 mod dirty_log;
 mod key_value;
 mod log;
 mod options;
 mod peer;
+mod restart;
 mod serve;
 mod served;
+mod user_network;
 mod vtd;
 
 pub use key_value::OptionError;
 pub(crate) use key_value::size;
 
-use crate::config::{Config, KVM_DEVICE, Transport, Watchdog};
+use crate::config::{Config, KVM_DEVICE, Output, Transport, Watchdog};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
@@ -34,6 +37,7 @@ use options::{
     RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, platform, pmem, rng,
     terminal, vsock,
 };
+use restart::{OnReboot, Waiting};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use vtd::vtd;
@@ -65,7 +69,7 @@ struct Arguments {
     /// Disk image; several may follow, and the option may be repeated. Keys: path=FILE,
     /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
-    /// host's cache), iommu=on|off|ID (of a --vtd), pci_segment=N, and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
+    /// host's cache), iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off (off: queues are split), and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
     /// ops_size=N, ops_refill_time=MS. Served by another process (vhost-user): vhost_user=on,
     /// socket=PATH, num_queues=N, queue_size=N
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
@@ -84,11 +88,14 @@ struct Arguments {
     #[arg(long, value_name = "socket=PATH[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     user_device: Vec<String>,
 
-    /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
-    /// and the option may be repeated. Keys: tap=NAME or socket=PATH, num_queue_pairs=N (of a tap),
-    /// mac=ADDRESS, mtu=BYTES, iommu=on|off|ID (of a --vtd), pci_segment=N, and limits of each direction as for
-    /// disks. Served by another process (vhost-user): vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N
-    #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
+    /// Network card, on a tap interface of the host, on a network that needs no privilege (user: by passt, which is
+    /// started) or at a socket of passt's; several may follow, and the option may be repeated. Keys: tap=NAME, user or
+    /// socket=PATH, num_queue_pairs=N (of a tap), of user: tcp=PORT:GUESTPORT and udp=PORT:GUESTPORT (ports of the
+    /// host that are the guest's, several with + between), host_loopback=on|off (whether the gateway's address is the
+    /// host's own loopback; off if not given),
+    /// mac=ADDRESS, mtu=BYTES, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N
+    #[arg(long, value_name = "tap=NAME|user|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
     /// Files of the host, served by another process such as virtiofsd; several may follow, and the
@@ -102,23 +109,23 @@ struct Arguments {
     #[arg(long, value_name = "socket=PATH[,memory=BYTES]")]
     vhost_user_backend: Vec<String>,
 
-    /// Source of random bytes. Keys: src=FILE, iommu=on|off|ID (of a --vtd), pci_segment=N
+    /// Source of random bytes. Keys: src=FILE, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off
     #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = RANDOM)]
     rng: Option<String>,
 
     /// Memory balloon. Keys: size=BYTES that the guest is to do without, deflate_on_oom=on|off,
     /// free_page_reporting=on|off, free_page_hints=on|off, socket=PATH for lines such as "target 64M",
-    /// "stats" and "hints"
+    /// "stats" and "hints", packed=on|off
     #[arg(long, value_name = "size=BYTES[,socket=PATH]", num_args = 0..=1, default_missing_value = "size=0")]
     balloon: Option<String>,
 
-    /// Sockets between host and guest. Keys: cid=N from 3 up, iommu=on|off|ID (of a --vtd), pci_segment=N,
-    /// socket=PATH: a client that writes "CONNECT PORT" there is the guest's; what the guest connects to is PATH_PORT
+    /// Sockets between host and guest. Keys: cid=N from 3 up, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, socket=PATH: a client that writes
+    /// "CONNECT PORT" there is the guest's; what the guest connects to is PATH_PORT
     #[arg(long, value_name = "cid=N,socket=PATH")]
     vsock: Option<String>,
 
     /// File that the guest has as persistent memory; several may follow, and the option may be
-    /// repeated. Keys: path=FILE, discard_writes=on|off, pci_segment=N
+    /// repeated. Keys: path=FILE, discard_writes=on|off, pci_segment=N, packed=on|off
     #[arg(long, value_name = "path=FILE[,discard_writes=on]", num_args = 1.., action = ArgAction::Append)]
     pmem: Vec<String>,
 
@@ -131,7 +138,7 @@ struct Arguments {
     serial: Option<String>,
 
     /// Paravirtual console (hvc0 in Linux): absent, nowhere, the terminal, a pseudo-terminal, or a file;
-    /// and iommu=on|off|ID (of a --vtd), pci_segment=N
+    /// and iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off
     #[arg(long, value_name = "off|null|tty|pty|file=PATH", default_value = "off")]
     console: String,
 
@@ -161,6 +168,10 @@ struct Arguments {
     #[arg(long, value_name = "socket=PATH[,bitmap=FILE]")]
     dirty_log: Option<String>,
 
+    /// What each queue of each virtio device has done. Keys: socket=PATH, where the line "counters" is answered by JSON on one line
+    #[arg(long, value_name = "socket=PATH")]
+    counters: Option<String>,
+
     /// Save the machine to this folder when SIGUSR1 comes, and end
     #[arg(long, value_name = "FOLDER")]
     snapshot: Option<PathBuf>,
@@ -170,8 +181,12 @@ struct Arguments {
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kernel", "initramfs"])]
     restore: Option<PathBuf>,
 
+    /// What becomes of the machine when the guest asks for a reset: it ends (status 3), or another begins with the same options
+    #[arg(long, value_name = "exit|restart", default_value = "exit", conflicts_with_all = ["restore", "guest"])]
+    on_reboot: OnReboot,
+
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "counters", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -181,6 +196,10 @@ struct Arguments {
     /// Say more on standard error: -v what is done, -vv details
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
+
+    /// Who waits for this process and starts the next
+    #[arg(long, value_name = "PROCESS,NUMBER", value_parser = restart::waiting, hide = true)]
+    restarted_by: Option<Waiting>,
 
     /// KVM's device
     #[arg(long, value_name = "DEVICE", default_value = KVM_DEVICE, hide = true)]
@@ -217,11 +236,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     if arguments.get(1).is_some_and(|first| first == serve::WORD) {
         return serve::main(arguments.split_off(1));
     }
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let given = arguments;
+    let arguments = match Arguments::try_parse_from(&given) {
         Ok(arguments) => arguments,
         Err(error) => return reported(&error),
     };
     log::start(arguments.verbose);
+    match (arguments.restarted_by, arguments.on_reboot) {
+        (None, OnReboot::Restart) => return restart::main(&given),
+        (None, OnReboot::Exit) => {}
+        (Some(waiting), _) => {
+            if let Err(error) = waiting.end_with() {
+                eprintln!("vmm: {error}");
+                return ExitStatus::Host.code();
+            }
+        }
+    }
     match run(arguments) {
         Ok(status) => status,
         Err(error) => {
@@ -370,7 +400,10 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .net
             .iter()
             .filter(|text| !served::is_meant(text))
-            .map(|text| net(text))
+            .map(|text| match user_network::is_meant(text) {
+                true => user_network::net(text),
+                false => net(text),
+            })
             .collect::<Result<_, _>>()?,
         rng: arguments.rng.as_deref().map(rng).transpose()?,
         console,
@@ -394,12 +427,21 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             false => Watchdog::Absent,
         },
         serial,
+        output: match arguments.restarted_by {
+            Some(waiting) if waiting.before > 0 => Output::GoesOn,
+            _ => Output::Anew,
+        },
         transport: arguments.transport,
         report: arguments.report,
         dirty_log: arguments
             .dirty_log
             .as_deref()
             .map(dirty_log::dirty_log)
+            .transpose()?,
+        counters: arguments
+            .counters
+            .as_deref()
+            .map(counters::counters)
             .transpose()?,
         snapshot: arguments.snapshot,
         restore: arguments.restore,

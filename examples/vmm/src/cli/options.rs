@@ -4,7 +4,7 @@
 use super::key_value::{Keys, OptionError, number, size, switch};
 use crate::config::{
     Access, Balloon, Confinement, Disk, Dma, Format, HostDevice, Iommufd, Net, NetWire, Place,
-    Pmem, Rng, Serial, VirtioConsole, Vsock, Writes,
+    Pmem, Rings, Rng, Serial, VirtioConsole, Vsock, Writes,
 };
 use crate::machine::address_map::MOST_SEGMENTS;
 use crate::machine::balloon::pages;
@@ -42,6 +42,7 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         "backing",
         "direct",
         "iommu",
+        "packed",
         "pci_segment",
         "bw_size",
         "bw_refill_time",
@@ -105,6 +106,7 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
         "mac",
         "mtu",
         "iommu",
+        "packed",
         "pci_segment",
         "bw_size",
         "bw_refill_time",
@@ -171,8 +173,21 @@ pub(super) fn placed(keys: &Keys<'_>) -> Result<(Dma, Place), OptionError> {
     })?;
     let (dma, unit) = behind.unwrap_or_default();
     let segment = keys.optional("pci_segment", SEGMENT, number)?;
-    let segment = segment.unwrap_or_default();
-    Ok((dma, Place { segment, unit }))
+    let place = Place {
+        segment: segment.unwrap_or_default(),
+        unit,
+        rings: rings(keys)?,
+    };
+    Ok((dma, place))
+}
+
+/// `packed=off`: queues are split.
+fn rings(keys: &Keys<'_>) -> Result<Rings, OptionError> {
+    let packed = keys.optional("packed", "on or off", switch)?;
+    Ok(match packed {
+        Some(false) => Rings::Split,
+        Some(true) | None => Rings::Both,
+    })
 }
 
 pub(super) fn platform(text: &str) -> Result<u16, OptionError> {
@@ -183,7 +198,7 @@ pub(super) fn platform(text: &str) -> Result<u16, OptionError> {
 }
 
 /// A bucket of so many bytes or requests, refilled in so many milliseconds (1000 if not given).
-fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
+pub(super) fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
     const TIME: &str = "a number of milliseconds above 0";
     let rate = |burst: Option<u64>, time: Option<NonZeroU64>| {
         let burst = burst?;
@@ -216,7 +231,7 @@ pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
 }
 
 pub(super) fn rng(text: &str) -> Result<Rng, OptionError> {
-    let keys = Keys::parse("rng", &["src", "iommu", "pci_segment"], text)?;
+    let keys = Keys::parse("rng", &["src", "iommu", "packed", "pci_segment"], text)?;
     let source = keys.optional("src", "a file's name", file)?;
     let (dma, place) = placed(&keys)?;
     Ok(Rng {
@@ -233,6 +248,7 @@ pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
         "free_page_reporting",
         "free_page_hints",
         "socket",
+        "packed",
     ];
     let keys = Keys::parse("balloon", KEYS, text)?;
     let on = |key| Ok(keys.optional(key, "on or off", switch)?.unwrap_or_default());
@@ -246,11 +262,13 @@ pub(super) fn balloon(text: &str) -> Result<Balloon, OptionError> {
         free_page_reporting: on("free_page_reporting")?,
         free_page_hints: on("free_page_hints")?,
         socket: keys.optional("socket", "a socket's name", file)?,
+        rings: rings(&keys)?,
     })
 }
 
 pub(super) fn vsock(text: &str) -> Result<Vsock, OptionError> {
-    let keys = Keys::parse("vsock", &["cid", "socket", "iommu", "pci_segment"], text)?;
+    const KEYS: &[&str] = &["cid", "socket", "iommu", "packed", "pci_segment"];
+    let keys = Keys::parse("vsock", KEYS, text)?;
     let (dma, place) = placed(&keys)?;
     Ok(Vsock {
         cid: keys.required("cid", "a number of 3 and more", number)?,
@@ -261,7 +279,8 @@ pub(super) fn vsock(text: &str) -> Result<Vsock, OptionError> {
 }
 
 pub(super) fn pmem(text: &str) -> Result<Pmem, OptionError> {
-    let keys = Keys::parse("pmem", &["path", "discard_writes", "pci_segment"], text)?;
+    const KEYS: &[&str] = &["path", "discard_writes", "packed", "pci_segment"];
+    let keys = Keys::parse("pmem", KEYS, text)?;
     let discard = keys.optional("discard_writes", "on or off", switch)?;
     Ok(Pmem {
         path: keys.required("path", "a file's name", file)?,
@@ -274,7 +293,7 @@ pub(super) fn pmem(text: &str) -> Result<Pmem, OptionError> {
 }
 
 pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma, Place), OptionError> {
-    const KEYS: &[&str] = &["mode", "file", "iommu", "pci_segment"];
+    const KEYS: &[&str] = &["mode", "file", "iommu", "packed", "pci_segment"];
     let keys = Keys::parse("console", KEYS, text)?;
     let (dma, place) = placed(&keys)?;
     let path = keys.optional("file", "a file's name", file)?;

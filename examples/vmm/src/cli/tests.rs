@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::config::{
-    Access, Balloon, Disk, Dma, Format, HostDevice, Iommufd, Net, NetWire, Place, Pmem, Rng, Scope,
-    Serial, VirtioConsole, Vsock, Vtd, Writes,
+    Access, Balloon, Disk, Dma, Format, HostDevice, Iommufd, Net, NetWire, Place, Pmem, Rings, Rng,
+    Scope, Serial, VirtioConsole, Vsock, Vtd, Writes,
 };
 use clap::CommandFactory;
 use hvkit_virtio_devices::limit::{Limits, Rate};
@@ -207,6 +207,7 @@ fn devices_say_on_which_segment_and_behind_which_unit_they_are() {
     let place = |segment, unit: Option<&str>| Place {
         segment,
         unit: unit.map(str::to_owned),
+        ..Place::default()
     };
     assert_eq!(config.disks[0].place, place(2, Some("b")));
     assert_eq!(config.disks[0].dma, Dma::Translated);
@@ -243,6 +244,7 @@ fn memory_devices_and_sockets_have_their_keys() {
         free_page_reporting: false,
         free_page_hints: true,
         socket: Some("b".into()),
+        ..Balloon::default()
     };
     assert_eq!(config.balloon, Some(balloon));
     let vsock_of = Vsock {
@@ -337,4 +339,28 @@ fn help_lists_keys_and_exit_statuses() {
     for status in ExitStatus::ALL {
         assert!(help.contains(status.meaning()), "{status:?}");
     }
+}
+
+#[test]
+fn queues_are_split_where_it_is_asked() {
+    let config = parse(
+        "vmm --kernel k --disk a,packed=off b --net tap=t,packed=off --net user,packed=off --rng src=/dev/zero,packed=off \
+         --console pty,packed=off --balloon packed=off --vsock cid=3,socket=v,packed=off --pmem p,packed=off q,packed=on",
+    );
+    let places = [
+        &config.disks[0].place,
+        &config.nets[0].place,
+        &config.nets[1].place,
+        &config.rng.unwrap().place,
+        &config.console_place,
+        &config.vsock.unwrap().place,
+        &config.pmems[0].place,
+    ];
+    assert!(places.iter().all(|place| place.rings == Rings::Split));
+    assert_eq!(config.balloon.unwrap().rings, Rings::Split);
+    for place in [&config.disks[1].place, &config.pmems[1].place] {
+        assert_eq!(place.rings, Rings::Both);
+    }
+    let error = disk("d,packed=ring").unwrap_err().to_string();
+    assert_eq!(error, "--disk: packed=ring is not on or off");
 }

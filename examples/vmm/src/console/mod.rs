@@ -20,7 +20,7 @@ pub mod serial;
 pub mod terminal;
 pub mod tty;
 
-use crate::config::Serial;
+use crate::config::{self, Serial};
 use crate::machine::stop::Stop;
 use crate::snapshot::{SerialState, SnapshotError};
 use crate::wake::Wake;
@@ -68,12 +68,16 @@ pub struct Console {
 }
 
 impl Console {
-    /// The line that `config` describes; nothing if there is none.
+    /// The line that `serial` describes; nothing if there is none. A file is emptied or not, as `begun` says.
     ///
     /// What the guest prints waits for its reader while the machine of `stop` goes on.
-    pub fn open(config: &Serial, stop: &Stop) -> Result<Option<Self>, ConsoleError> {
+    pub fn open(
+        serial: &Serial,
+        begun: config::Output,
+        stop: &Stop,
+    ) -> Result<Option<Self>, ConsoleError> {
         let mut file = None;
-        let to: Box<dyn Write + Send> = match config {
+        let to: Box<dyn Write + Send> = match serial {
             Serial::Off => return Ok(None),
             Serial::Null => Box::new(io::sink()),
             Serial::Tty => Box::new(Patient::new(io::stdout(), stop.clone())),
@@ -83,9 +87,12 @@ impl Console {
                     source,
                 };
                 let mut options = File::options();
-                let options = options.create(true).write(true).truncate(false);
-                let opened = options.open(path).map_err(fail)?;
-                file = Some(opened.try_clone().map_err(fail)?);
+                let goes_on = begun == config::Output::GoesOn;
+                let options = options.create(true).append(goes_on).write(true);
+                let opened = options.truncate(false).open(path).map_err(fail)?;
+                if !goes_on {
+                    file = Some(opened.try_clone().map_err(fail)?);
+                }
                 Box::new(Patient::new(opened, stop.clone()))
             }
         };
@@ -101,7 +108,7 @@ impl Console {
             line: Arc::new(Mutex::new(line)),
             interrupt,
             deadline,
-            is_interactive: *config == Serial::Tty,
+            is_interactive: *serial == Serial::Tty,
             file,
         }))
     }

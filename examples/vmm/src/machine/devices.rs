@@ -3,9 +3,10 @@
 
 use super::balloon::{self as balloon_lines, pages};
 use super::line_socket::LineSocket;
+use super::user_network::{self, UserNetworkError};
 use super::vm::Vm;
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, Dma, NetWire, Place, VirtioConsole};
+use crate::config::{self, Access, Config, Dma, NetWire, Output, Place, VirtioConsole};
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
@@ -16,6 +17,7 @@ use crate::viommu::TranslatedMemory;
 use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
+use hvkit_virtio_devices::counters::Counters;
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::net::{
@@ -49,6 +51,9 @@ pub enum DeviceError {
         /// Why.
         source: io::Error,
     },
+    /// The network that needs no privilege.
+    #[error(transparent)]
+    UserNetwork(#[from] UserNetworkError),
     /// A network card.
     #[error(transparent)]
     Net(#[from] OptionsError),
@@ -122,6 +127,14 @@ pub(super) enum Opened {
 }
 
 impl Opened {
+    /// The numbers of its queues, in order of index.
+    pub(super) fn counters(&self) -> Vec<Counters> {
+        match self {
+            Opened::Direct(device) => device.counters(),
+            Opened::Translated(device) | Opened::Told(device, ..) => device.counters(),
+        }
+    }
+
     pub(super) fn new<D>(dma: Dma, device: D) -> Self
     where
         D: Device<DeviceMemory> + Device<TranslatedMemory> + 'static,
@@ -174,7 +187,7 @@ pub(super) fn open(
         let device = Opened::new(rng.dma, Entropy::new(file));
         devices.push(("random bytes", rng.place.clone(), device));
     }
-    if let Some(port) = port(&config.console, tty)? {
+    if let Some(port) = port(&config.console, config.output, tty)? {
         let console = Console::new(vec![port])?;
         if let Some(tty) = tty {
             tty.follow(console.terminal());
@@ -190,7 +203,11 @@ pub(super) fn open(
         let (device, listening) = self::balloon(balloon, memory, confiner)?;
         socket = listening;
         let device = Opened::new(Dma::Direct, device);
-        devices.push(("balloon", Place::default(), device));
+        let place = Place {
+            rings: balloon.rings,
+            ..Place::default()
+        };
+        devices.push(("balloon", place, device));
     }
     if let Some(vsock) = &config.vsock {
         let device = Vsock::new(vsock.cid, &vsock.socket)?;
@@ -298,11 +315,19 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
                 source,
             })?)
         }
+        NetWire::User(asked) => {
+            let stream = FrameStream::new(user_network::start(asked)?);
+            Wire::Stream(stream.map_err(UserNetworkError::Host)?)
+        }
     };
     Ok(Net::new(options, wire))
 }
 
-fn port(console: &VirtioConsole, tty: Option<&TtyPort>) -> Result<Option<Port>, DeviceError> {
+fn port(
+    console: &VirtioConsole,
+    output: Output,
+    tty: Option<&TtyPort>,
+) -> Result<Option<Port>, DeviceError> {
     const NAME: &str = "console";
     Ok(match console {
         VirtioConsole::Off => None,
@@ -312,7 +337,11 @@ fn port(console: &VirtioConsole, tty: Option<&TtyPort>) -> Result<Option<Port>, 
         }
         VirtioConsole::Null => Some(Port::new(NAME, io::sink())),
         VirtioConsole::File(path) => {
-            let file = File::create(path).map_err(|source| DeviceError::ConsoleFile {
+            let opened = match output {
+                Output::Anew => File::create(path),
+                Output::GoesOn => File::options().create(true).append(true).open(path),
+            };
+            let file = opened.map_err(|source| DeviceError::ConsoleFile {
                 path: path.clone(),
                 source,
             })?;

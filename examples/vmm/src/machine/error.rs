@@ -82,6 +82,14 @@ pub enum MachineError {
         /// Why.
         source: io::Error,
     },
+    /// The socket of the devices' numbers.
+    #[error("--counters {}: {source}", path.display())]
+    Counters {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file for the figures of the start.
     #[error("cannot write {}: {source}", path.display())]
     Report {

@@ -20,6 +20,7 @@
 
 pub mod address_map;
 pub mod balloon;
+mod counters;
 pub mod cpuid;
 mod devices;
 mod error;
@@ -40,6 +41,7 @@ mod start_report;
 pub mod stop;
 pub mod threads;
 mod user_devices;
+pub mod user_network;
 pub mod vcpu;
 pub mod vm;
 pub mod watchdog;
@@ -152,7 +154,7 @@ impl Machine {
 
         let stop = Stop::new().map_err(MachineError::Event)?;
         let confiner = Confiner::new(config.confinement)?;
-        let console = Console::open(&config.serial, &stop)?;
+        let console = Console::open(&config.serial, config.output, &stop)?;
         let tty = match config.console {
             VirtioConsole::Tty => Some(TtyPort::open(stop.clone()).map_err(MachineError::Event)?),
             _ => None,
@@ -313,6 +315,7 @@ fn made_in(config: &Config) -> Vec<PathBuf> {
     let parents = balloon
         .chain(vsock)
         .chain(log)
+        .chain(config.counters.as_deref())
         .chain(back_ends)
         .map(|socket| match socket.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -2,6 +2,7 @@
 //! The devices of the machine, and the description of them that the guest finds in its memory.
 
 use super::address_map::{AddressMap, COM1_PORT, KEYBOARD_COMMAND_PORT, PANIC_PORT, WATCHDOG_PORT};
+use super::counters::{self, Counted};
 use super::devices::{self, DeviceError, Opened};
 use super::error::MachineError;
 use super::keyboard::KeyboardCommand;
@@ -42,6 +43,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub(super) struct Platform {
     /// Before what it asks.
     _dirty_log: Option<LineSocket>,
+    _counters: Option<LineSocket>,
     buses: Buses,
     /// Its interrupts end with it.
     chipset: Chipset,
@@ -126,7 +128,9 @@ impl Platform {
                 Opened::Direct(Box::new(placed.device)),
             ));
         }
+        let mut counted = Vec::new();
         for (name, place, device) in opened {
+            let queues = device.counters();
             let place = placement(config, &place);
             let memory = Arc::clone(&memory);
             // Not within the log's arguments: where nobody listens, those are not computed.
@@ -152,13 +156,21 @@ impl Platform {
                     at.to_string()
                 }
                 (Opened::Direct(device), Transport::Mmio) => {
-                    format!("{:#x}", chipset.add_mmio_virtio(device, memory)?)
+                    format!(
+                        "{:#x}",
+                        chipset.add_mmio_virtio(place.rings, device, memory)?
+                    )
                 }
                 (Opened::Translated(_) | Opened::Told(..), Transport::Mmio) => {
                     return Err(ChipsetError::NotOnPci { name }.into());
                 }
             };
             log::info!("{name} at {at}");
+            counted.push(Counted {
+                device: name,
+                at,
+                queues,
+            });
         }
         let (reclaim, spaces) = add_devices(&mut chipset, vm, config, hosts.assigned, slots)?;
         user_devices::add(&mut chipset, vm.ram(), config, slots)?;
@@ -179,8 +191,16 @@ impl Platform {
         let log = log
             .map(|log| listen(log, vm, spaces, confiner))
             .transpose()?;
+        let counters = config.counters.as_ref().map(|path| {
+            let obey = move |line: &str| counters::obey(line, &counted);
+            LineSocket::listen(path, "counters", confiner.clone(), obey).map_err(|source| {
+                let path = path.clone();
+                MachineError::Counters { path, source }
+            })
+        });
         Ok(Platform {
             _dirty_log: log,
+            _counters: counters.transpose()?,
             buses,
             chipset,
             reclaim,
@@ -382,6 +402,7 @@ pub(super) fn placement(config: &Config, place: &Place) -> Placement {
     Placement {
         segment: place.segment,
         unit: unit_of(&config.vtds, place),
+        rings: place.rings,
     }
 }
 

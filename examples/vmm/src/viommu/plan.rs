@@ -2,7 +2,7 @@
 //! Which device is behind which unit, by what the user says; and what of it contradicts itself.
 
 use super::UnitError;
-use crate::config::{Config, Dma, Place, Scope, Transport, Vtd};
+use crate::config::{Config, Dma, Place, Rings, Scope, Transport, Vtd};
 use crate::interrupts::UnitNumber;
 use crate::machine::address_map::MOST_UNITS;
 use std::collections::BTreeSet;
@@ -50,6 +50,7 @@ enum Kind {
 static ANYWHERE: Place = Place {
     segment: 0,
     unit: None,
+    rings: Rings::Both,
 };
 
 /// All devices of `config` that say where they are.

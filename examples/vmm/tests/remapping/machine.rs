@@ -122,6 +122,7 @@ impl Machine {
         let place = Placement {
             segment,
             unit: Some(UnitNumber(unit)),
+            ..Placement::default()
         };
         let at = self.chipset.add_translated_virtio(place, Box::new(disk));
         at.unwrap().device()
@@ -134,6 +135,7 @@ impl Machine {
         let place = Placement {
             segment: 0,
             unit: Some(UnitNumber(0)),
+            ..Placement::default()
         };
         let at = self.chipset.add_virtio(place, Box::new(disk), memory);
         at.unwrap().device()

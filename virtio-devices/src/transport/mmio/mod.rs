@@ -173,6 +173,13 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
         self
     }
 
+    /// As [`VirtioPci::without_packed_rings`](super::pci::VirtioPci::without_packed_rings).
+    #[must_use]
+    pub fn without_packed_rings(mut self) -> Self {
+        self.session.withdraw(Features::RING_PACKED);
+        self
+    }
+
     /// As [`VirtioPci::with_report`](super::pci::VirtioPci::with_report).
     #[must_use]
     pub fn with_report(self, report: impl Fn(&Failure) + Send + Sync + 'static) -> Self {

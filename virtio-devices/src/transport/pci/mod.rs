@@ -171,6 +171,13 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         self
     }
 
+    /// Does not offer VIRTIO_F_RING_PACKED: its queues are split. Before the guest runs.
+    #[must_use]
+    pub fn without_packed_rings(mut self) -> Self {
+        self.session.withdraw(Features::RING_PACKED);
+        self
+    }
+
     /// Does not offer VIRTIO_F_INDIRECT_DESC: where a driver maps what it tells the device of, each table of descriptors is one more
     /// piece to map and to take back for a request. A request then has no more pieces than a queue has descriptors. Before the guest runs.
     #[must_use]

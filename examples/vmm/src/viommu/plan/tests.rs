@@ -36,6 +36,7 @@ fn disk(segment: u16, unit: Option<&str>, dma: Dma) -> Disk {
         place: Place {
             segment,
             unit: unit.map(str::to_owned),
+            ..Place::default()
         },
         ..Disk::new("a.img".into())
     }
@@ -209,7 +210,12 @@ fn scopes_lead_to_units() {
     ];
     let of = |segment, id: Option<&str>| {
         let unit = id.map(str::to_owned);
-        unit_of(&vtds, &Place { segment, unit }).map(|number| number.0)
+        let place = Place {
+            segment,
+            unit,
+            ..Place::default()
+        };
+        unit_of(&vtds, &place).map(|number| number.0)
     };
     assert_eq!(
         [of(0, None), of(1, None), of(2, None)],

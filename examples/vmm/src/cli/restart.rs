@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `--on-reboot restart`: a process that starts the VMM anew whenever the guest asks for a reset.
+//!
+//! ```text
+//!   vmm --on-reboot restart ...              waits; passes signals on
+//!     '-- vmm ... --restarted-by PID         the machine; status 3: one more of them, else its end is the end
+//! ```
+//!
+//! A process that gave up its files and system calls has no way back to them, so the machine after a reset is another process's:
+//! the same options, every file, interface and socket opened anew. The one that waits has no devices and reads nothing of the
+//! guest's but the status.
+
+use crate::exit_status::ExitStatus;
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{ExitStatusExt, parent_id};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The option by which a VMM learns that it has one who waits for it: the process, and how many machines came before.
+pub(super) const OPTION: &str = "--restarted-by";
+/// From one start to the next: a guest that does nothing else shall not keep the host busy.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Signals that are for the machine.
+const PASSED_ON: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1];
+
+/// What becomes of a machine whose guest asks for a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum OnReboot {
+    /// It ends.
+    Exit,
+    /// Another one begins.
+    Restart,
+}
+
+/// Who waits for this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    process: u32,
+    /// Machines that ended before this one.
+    pub(super) before: u32,
+}
+
+/// The value of [`OPTION`].
+pub(super) fn waiting(text: &str) -> Result<Waiting, String> {
+    let parts = text.split_once(',');
+    let parts =
+        parts.and_then(|(process, before)| Some((process.parse().ok()?, before.parse().ok()?)));
+    let (process, before) = parts.ok_or_else(|| "not a process and a number".to_owned())?;
+    Ok(Waiting { process, before })
+}
+
+impl Waiting {
+    /// Has this process be ended, as by SIGTERM, when the one that waits is no more.
+    pub(super) fn end_with(self) -> io::Result<()> {
+        set_parent_process_death_signal(Some(Signal::TERM))?;
+        if parent_id() == self.process {
+            Ok(())
+        } else {
+            Err(io::Error::other("the VMM that waits for it has ended"))
+        }
+    }
+}
+
+/// Runs machine after machine by `arguments`, the program's name first; the exit status of the last.
+pub(super) fn main(arguments: &[OsString]) -> u8 {
+    match machines(arguments) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("vmm: --on-reboot restart: {error}");
+            ExitStatus::Host.code()
+        }
+    }
+}
+
+fn machines(arguments: &[OsString]) -> io::Result<u8> {
+    let program = std::env::current_exe()?;
+    let signals = Signals::catch()?;
+    let mut before = 0u32;
+    loop {
+        let began = Instant::now();
+        let mut child = Command::new(&program)
+            .args(arguments.iter().skip(1))
+            .arg(format!("{OPTION}={},{before}", std::process::id()))
+            .spawn()?;
+        let status = signals.wait(&mut child)?;
+        if status != ExitStatus::Reset.code() || signals.ending.load(Ordering::Acquire) {
+            return Ok(status);
+        }
+        before = before.saturating_add(1);
+        log::info!("the guest asked for a reset: machine {before} after the first");
+        thread::sleep(INTERVAL.saturating_sub(began.elapsed()));
+    }
+}
+
+/// The signals of a process that waits.
+struct Signals {
+    woken: UnixStream,
+    arrived: [(i32, Arc<AtomicBool>); PASSED_ON.len()],
+    /// Whether one asked for the end.
+    ending: AtomicBool,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let (woken, wake) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let arrived = PASSED_ON.map(|signal| (signal, Arc::new(AtomicBool::new(false))));
+        for (signal, flag) in &arrived {
+            // Before the wake-up, so that whoever is woken knows.
+            signal_hook::flag::register(*signal, Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(*signal, wake.try_clone()?)?;
+        }
+        signal_hook::low_level::pipe::register(SIGCHLD, wake)?;
+        Ok(Signals {
+            woken,
+            arrived,
+            ending: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits for `child` and passes on what comes; its exit status as a shell tells it.
+    fn wait(&self, child: &mut Child) -> io::Result<u8> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                let signal = status.signal().and_then(|signal| u8::try_from(signal).ok());
+                let code = status.code().and_then(|code| u8::try_from(code).ok());
+                return Ok(code
+                    .or(signal.map(|signal| 128 | signal))
+                    .unwrap_or(u8::MAX));
+            }
+            for (number, flag) in &self.arrived {
+                if flag.swap(false, Ordering::AcqRel) {
+                    if *number != SIGUSR1 {
+                        self.ending.store(true, Ordering::Release);
+                    }
+                    pass_on(*number, child);
+                }
+            }
+            match (&self.woken).read(&mut [0; 16]) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn pass_on(number: i32, child: &Child) {
+    let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let (Some(process), Some(signal)) = (process, Signal::from_named_raw(number)) {
+        // It is not waited for yet, so the number is nobody else's; if it has ended, that is as well.
+        let _ = kill_process(process, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_told_by_two_numbers() {
+        let (process, before) = (12, 3);
+        assert_eq!(waiting("12,3"), Ok(Waiting { process, before }));
+        for wrong in ["", "12", "12,", ",3", "a,3", "12,-1"] {
+            assert!(waiting(wrong).is_err(), "{wrong}");
+        }
+        // Nobody has that number here.
+        assert!(waiting("1,0").unwrap().process != parent_id() || std::process::id() == 1);
+    }
+}
