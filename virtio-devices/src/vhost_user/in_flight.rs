@@ -24,6 +24,8 @@ fn bytes(size: u16) -> usize {
 /// The memory in which a back end notes what it has begun.
 #[derive(Debug)]
 pub(super) struct InFlight {
+    /// The answer by which it was given, which is what another back end is told.
+    about: Vec<u8>,
     file: File,
     offset: u64,
     /// Bytes from one queue's area to the next.
@@ -42,11 +44,17 @@ impl InFlight {
         offset.checked_add(length)?;
         let room = bytes(size) as u64;
         let ours = [queues.to_ne_bytes(), size.to_ne_bytes()].concat();
-        (stride >= room && told == ours).then_some(Self {
+        (stride >= room && told == ours).then(|| Self {
+            about: answer.to_vec(),
             file,
             offset,
             stride,
         })
+    }
+
+    /// As SET_INFLIGHT_FD has it.
+    pub(super) fn about(&self) -> &[u8] {
+        &self.about
     }
 
     pub(super) fn file(&self) -> BorrowedFd<'_> {

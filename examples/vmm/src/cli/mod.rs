@@ -67,7 +67,8 @@ struct Arguments {
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
     /// host's cache), iommu=on|off, and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
     /// ops_size=N, ops_refill_time=MS. Served by another process (vhost-user): vhost_user=on,
-    /// socket=PATH, num_queues=N, queue_size=N
+    /// socket=PATH, num_queues=N, queue_size=N, reconnect=SECONDS (when that process is gone, another is looked
+    /// for so often, and the guest's requests wait)
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
@@ -87,7 +88,7 @@ struct Arguments {
     /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
     /// and the option may be repeated. Keys: tap=NAME or socket=PATH, num_queue_pairs=N (of a tap),
     /// mac=ADDRESS, mtu=BYTES, iommu=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
-    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N, reconnect=SECONDS
     #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Devices that another process serves: with rust-vmm's back end, with back ends that lie, and with one that dies.
 
+mod again;
 mod liar;
 mod lost;
 mod ours;
