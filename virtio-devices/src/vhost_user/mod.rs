@@ -66,7 +66,7 @@ pub mod channel;
 mod device;
 mod error;
 mod front_end;
-mod in_flight;
+pub(crate) mod in_flight;
 mod kind;
 mod ledger;
 mod memory;

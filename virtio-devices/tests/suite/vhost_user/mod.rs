@@ -4,6 +4,7 @@
 mod again;
 mod liar;
 mod lost;
+mod noted;
 mod ours;
 mod peer;
 mod served;
