@@ -14,6 +14,7 @@
 mod in_flight;
 mod memory;
 pub(super) mod rings;
+mod translated;
 mod translator;
 
 use std::fs::File;
@@ -23,7 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_memory::{GuestMemoryMmap, IommuMemory, Permissions};
+use vm_memory::{GuestMemoryMmap, IommuMemory};
 
 use self::in_flight::Noted;
 use self::memory::Given;
@@ -35,7 +36,7 @@ use super::message::{
     HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
     VERSION_MASK, halves,
 };
-use super::translation::{Kind, Mapped, Message};
+use super::translation::Message;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts};
 use crate::features::Features;
 use crate::patience::end_of;
@@ -309,61 +310,6 @@ impl BackEnd {
             ring.config.device_area,
         ] = places;
         Some(())
-    }
-
-    /// Whether the device's addresses are those of an IOMMU of the guest's.
-    fn translated(&self) -> bool {
-        self.accepted.contains(Features::ACCESS_PLATFORM)
-    }
-
-    /// What the VMM says of the device's addresses.
-    fn translate(&mut self, message: Message) -> Option<()> {
-        let Message {
-            address,
-            size,
-            theirs,
-            access,
-            kind,
-        } = message;
-        let range = address..address.checked_add(size)?;
-        match kind {
-            Kind::Update => {
-                let target = self.given.as_ref()?.guest_range(theirs, size)?;
-                self.translator.update(Mapped {
-                    range,
-                    target,
-                    access,
-                });
-                // A queue may have waited for that.
-                if self.running.is_empty() {
-                    self.start()?;
-                }
-                Some(())
-            }
-            Kind::Invalidate => {
-                self.translator.invalidate(range);
-                Some(())
-            }
-            // Those are ours to say.
-            Kind::Miss | Kind::AccessFail => None,
-        }
-    }
-
-    /// Whether all that a queue consists of can be reached; if not, the VMM has been asked for it.
-    fn foresee(&self, ring: &Ring) -> bool {
-        let config = &ring.config;
-        let [table, available, used] = config.lengths();
-        [
-            (config.descriptor_area, table, Permissions::Read),
-            (config.driver_area, available, Permissions::Read),
-            (config.device_area, used, Permissions::Write),
-        ]
-        .into_iter()
-        // What wraps is refused where the queue is made.
-        .all(|(start, length, access)| {
-            let end = start.saturating_add(length);
-            self.translator.foresee(start..end, access)
-        })
     }
 
     /// What is said of a queue by its index and one number.
