@@ -131,6 +131,11 @@ pub enum StateError {
     /// This kind of device cannot be saved.
     #[error("a device of this kind cannot be saved")]
     Unsaveable,
+    /// The process that serves it is gone, and another is to finish what that had begun.
+    #[error(
+        "the process that served the device is gone, and has left requests that another is to finish"
+    )]
+    Unfinished,
     /// Not the number of bytes that it saves.
     #[error("{saved} bytes of a device's own state; it has {expected}")]
     Length {

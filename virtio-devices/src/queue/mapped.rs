@@ -94,7 +94,20 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         if self.guard.failed {
             return Ok(None);
         }
+        #[cfg(feature = "vhost-user")]
+        if let Some(left) = self
+            .guard
+            .notes
+            .as_mut()
+            .and_then(|notes| notes.take_left())
+        {
+            return self.retake(left, chain).map(Some).map_err(Box::new);
+        }
         let mut head = on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain))?;
+        #[cfg(feature = "vhost-user")]
+        if let (Some(head), Some(notes)) = (&head, &mut self.guard.notes) {
+            notes.began(head.index());
+        }
         if let (Some(head), Some(order)) = (&mut head, &mut self.guard.order) {
             order.number(head);
         }
@@ -136,6 +149,10 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         if let Some(order) = &mut self.guard.order {
             order.put_back();
         }
+        #[cfg(feature = "vhost-user")]
+        if let Some(notes) = &mut self.guard.notes {
+            notes.put_back(head.index());
+        }
     }
 
     /// Puts a chain in the used ring. The driver does not see it until [`publish`](Self::publish).
@@ -158,13 +175,22 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         if self.guard.failed {
             return Ok(());
         }
-        if let Some(order) = &mut self.guard.order {
-            order.hold(head, written);
+        match &mut self.guard.order {
+            Some(order) => order.hold(head, written),
+            None => return self.show(&head, written),
         }
         while let Some((head, written)) = self.guard.order.as_mut().and_then(InOrder::release) {
-            on_areas!(self, ring, areas => ring.complete(areas, &head, written))?;
+            self.show(&head, written)?;
         }
         Ok(())
+    }
+
+    fn show(&mut self, head: &Head, written: u32) -> Result<(), Box<QueueError>> {
+        #[cfg(feature = "vhost-user")]
+        if let Some(notes) = &mut self.guard.notes {
+            notes.completed(head.index());
+        }
+        on_areas!(self, ring, areas => ring.complete(areas, head, written))
     }
 
     /// Shows the driver all that was completed, at once.
@@ -174,6 +200,11 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         let published = on_areas!(self, ring, areas => ring.publish(areas));
         if self.guard.failed && published.is_err() {
             return Ok(Notify::No);
+        }
+        #[cfg(feature = "vhost-user")]
+        if let Some(notes) = &mut self.guard.notes {
+            let position = on_areas!(self, ring, _areas => ring.position());
+            notes.published(position.used);
         }
         self.guard.latch(published)
     }

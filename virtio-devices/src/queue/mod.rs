@@ -33,6 +33,8 @@ mod buffers;
 mod chain;
 mod error;
 mod in_order;
+#[cfg(feature = "vhost-user")]
+pub(crate) mod notes;
 mod packed;
 mod reach;
 mod refused;
@@ -164,6 +166,9 @@ struct Guard {
     special: bool,
     failed: bool,
     order: Option<InOrder>,
+    /// Where what is under way is noted.
+    #[cfg(feature = "vhost-user")]
+    notes: Option<Box<Notes>>,
 }
 
 impl Guard {
@@ -201,6 +206,9 @@ macro_rules! either {
         }
     };
 }
+
+#[cfg(feature = "vhost-user")]
+pub(crate) use notes::Notes;
 
 mod mapped;
 
@@ -275,8 +283,18 @@ impl Queue {
                 special: ordered,
                 failed: false,
                 order: ordered.then(|| InOrder::new(size)),
+                #[cfg(feature = "vhost-user")]
+                notes: None,
             },
         })
+    }
+
+    /// Notes what is under way from now on, and takes first what `notes` say that another process has begun. A split queue, before
+    /// anything is taken.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn note_in(&mut self, notes: Notes) {
+        self.guard.special = true;
+        self.guard.notes = Some(Box::new(notes));
     }
 
     /// Where it is, which was checked.

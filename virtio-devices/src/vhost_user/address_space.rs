@@ -105,6 +105,16 @@ impl From<Message> for Astray {
 }
 
 impl FrontEnd {
+    /// Knows from now on what `other` knew, whose back end is gone.
+    pub(super) fn take_space(&mut self, other: &mut Self) {
+        let space = other.space_mut();
+        let ranges = std::mem::take(&mut space.ranges);
+        *self.space_mut() = Space {
+            ranges,
+            is_told: false,
+        };
+    }
+
     /// Tells the back end of all addresses, whatever it was told before.
     pub(super) fn tell_space(&mut self, memory: &SharedMemory) -> Result<(), BackEndError> {
         self.space_mut().is_told = true;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::error::{BackEndError, VhostUserError};
 use super::front_end::FrontEnd;
 use super::kind::{Config, Kind, TAG};
 use super::memory::SharedMemory;
+use super::reconnection::{Agreed, Reconnection, Search};
 use super::relay::Relay;
 use crate::device::{ActivateError, Activation, Device, StateError};
 use crate::features::{DeviceType, Features};
@@ -33,6 +35,7 @@ pub struct Options {
     queue_size: u16,
     patience: Duration,
     addresses: Addresses,
+    reconnection: Option<Reconnection>,
 }
 
 /// What the device's addresses are.
@@ -52,6 +55,7 @@ impl Options {
             queue_size: QUEUE_SIZE,
             patience: PATIENCE,
             addresses: Addresses::Guest,
+            reconnection: None,
         }
     }
 
@@ -107,6 +111,14 @@ impl Options {
         self
     }
 
+    /// When the back end is gone, the device waits for another and goes on with that: its driver's requests take longer, and do
+    /// not fail. Not for a file system.
+    #[must_use]
+    pub fn with_reconnection(mut self, reconnection: Reconnection) -> Self {
+        self.reconnection = Some(reconnection);
+        self
+    }
+
     fn check(&self) -> Result<(), VhostUserError> {
         let (queues, most) = (self.queues, self.kind.most());
         if !(1..=most).contains(&queues) {
@@ -121,7 +133,11 @@ impl Options {
         if !size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_SIZE).contains(&size) {
             return Err(VhostUserError::QueueSize { size });
         }
-        Ok(())
+        match (&self.reconnection, &self.kind) {
+            (Some(_), Kind::FileSystem { .. }) => Err(VhostUserError::Replaced),
+            (Some(reconnection), _) => reconnection.check(),
+            (None, _) => Ok(()),
+        }
     }
 }
 
@@ -143,6 +159,9 @@ pub(super) struct Shared {
     pub(super) memory: SharedMemory,
     front: Mutex<FrontEnd>,
     config: Mutex<Config>,
+    search: Mutex<Search>,
+    /// Whether what is in flight can be said only to a back end, and not by the positions of queues.
+    unfinished: AtomicBool,
 }
 
 impl Shared {
@@ -152,6 +171,14 @@ impl Shared {
 
     pub(super) fn config(&self) -> MutexGuard<'_, Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn search(&self) -> MutexGuard<'_, Search> {
+        self.search.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_unfinished(&self, unfinished: bool) {
+        self.unfinished.store(unfinished, Ordering::SeqCst);
     }
 
     pub(super) fn patience(&self) -> Duration {
@@ -180,7 +207,7 @@ impl VhostUser {
         memory: SharedMemory,
     ) -> Result<Self, VhostUserError> {
         options.check()?;
-        let mut front = FrontEnd::connect(socket, options.patience)?;
+        let mut front = FrontEnd::connect(socket, options.patience.into())?;
         let queues = options.kind.queues(options.queues);
         // A card's are counted in pairs.
         let asked = match options.kind {
@@ -188,27 +215,34 @@ impl VhostUser {
             Kind::Block | Kind::FileSystem { .. } => queues,
         };
         let asked = u64::from(asked);
-        if let Some(has) = front.queues()?
-            && has < asked
-        {
-            return Err(BackEndError::Queues { asked, has }.into());
-        }
-        if options.addresses == Addresses::Translated {
+        front.check_queues(asked)?;
+        let translated = options.addresses == Addresses::Translated;
+        if translated {
             front.check_translations()?;
         }
         let offered = front.features();
         let features = options.kind.features(offered, queues);
+        let queue_features = offered & (Features::QUEUES.difference(Features::RING_PACKED));
+        let agreed = Agreed {
+            // Of those that the driver is offered, the back end's.
+            features: offered & (features | queue_features),
+            protocol: front.protocol(),
+            queues: asked,
+            translated,
+        };
         let shared = Shared {
             kind: options.kind,
             memory,
             front: Mutex::new(front),
             config: Mutex::default(),
+            search: Mutex::new(Search::new(options.reconnection, agreed, options.patience)),
+            unfinished: AtomicBool::new(false),
         };
         shared.read_config()?;
         Ok(Self {
             shared: Arc::new(shared),
             features,
-            queue_features: offered & (Features::QUEUES.difference(Features::RING_PACKED)),
+            queue_features,
             queues,
             queue_size: options.queue_size,
             addresses: options.addresses,
@@ -276,10 +310,13 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
 
     fn reset(&mut self) {
         // Its queues were stopped with the worker, and the back end is told everything anew.
+        self.shared.set_unfinished(false);
     }
 
     fn save(&self) -> Result<Vec<u8>, StateError> {
         match self.shared.kind {
+            // What another back end is to finish is noted for it, and nowhere else.
+            _ if self.shared.unfinished.load(Ordering::SeqCst) => Err(StateError::Unfinished),
             // Its state is the positions of its queues, and files or networks that are the back end's.
             Kind::Block | Kind::Net { .. } => Ok(Vec::new()),
             // Which files are open is known to the back end alone.

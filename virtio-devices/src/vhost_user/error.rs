@@ -118,6 +118,36 @@ pub enum BackEndError {
         /// What the driver has seen used.
         used: u16,
     },
+    /// Nobody is at the socket, where the device is to find its back end again.
+    #[error("nobody serves the device at its socket: {source}")]
+    Absent {
+        /// Why.
+        source: io::Error,
+    },
+    /// Who came in place of a back end that is gone offers less than the driver was offered.
+    #[error(
+        "the back end that came in place of the first lacks the features {missing:#x}, which the driver was offered"
+    )]
+    Fewer {
+        /// Feature bits.
+        missing: u64,
+    },
+    /// Who came in place of a back end that is gone speaks less of the protocol.
+    #[error(
+        "the back end that came in place of the first lacks the protocol's features {missing:#x}, which the first had"
+    )]
+    Protocol {
+        /// Bits of the protocol's features.
+        missing: u64,
+    },
+    /// Who came in place of a back end that is gone has another configuration.
+    #[error(
+        "the back end that came in place of the first has another configuration than the driver was told, from byte {at:#x} on"
+    )]
+    Configuration {
+        /// Where it begins to differ.
+        at: usize,
+    },
     /// It reports an error on a queue.
     #[error("the back end reports an error on a queue")]
     Ring,
@@ -183,6 +213,17 @@ pub enum VhostUserError {
     Tag {
         /// Bytes.
         length: usize,
+    },
+    /// Whoever serves a file system cannot be replaced: which files are open is known to it alone.
+    #[error("a file system cannot go on with another back end than its first")]
+    Replaced,
+    /// No time between two attempts to connect.
+    #[error(
+        "a back end that is looked for {interval:?} after the last attempt; it must be 1 ms or more"
+    )]
+    Interval {
+        /// Asked for.
+        interval: Duration,
     },
     /// The host has no resource left.
     #[error("the host refused a resource: {0}")]

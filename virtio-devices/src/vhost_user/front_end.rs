@@ -6,27 +6,22 @@
 //! Ours and not rust-vmm's `vhost`, whose front end waits for an answer as long as it takes: it asks the socket again
 //! when a time limit set on it has passed. The tests have that crate at the other end.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
-
-use vmm_sys_util::eventfd::EventFd;
+use std::time::{Duration, Instant};
 
 use super::address_space::{Astray, Space};
 use super::channel::{Channel, Waiting};
 use super::error::BackEndError;
-use super::in_flight::InFlight;
 use super::memory::SharedMemory;
 use super::message::{
     HEADER, Header, NEED_REPLY, PROTOCOL_FEATURES, Payload, Protocol, REPLY, Request, VERSION,
-    VERSION_MASK, halves,
+    VERSION_MASK,
 };
 use super::own::{self, Outcome, What};
 use crate::features::Features;
 use crate::patience::end_of;
-use crate::queue::QueueConfig;
 
 /// What a back end can do that we make use of.
 const WANTED: Protocol = Protocol::MQ
@@ -46,16 +41,26 @@ pub(super) enum Own {
     Answered,
 }
 
-/// A queue for the back end to serve.
-#[derive(Debug)]
-pub(super) struct Ring<'r> {
-    pub(super) index: u16,
-    pub(super) config: QueueConfig,
-    /// Where it goes on: the next index to take.
-    pub(super) base: u16,
-    pub(super) kick: &'r EventFd,
-    pub(super) call: &'r EventFd,
-    pub(super) error: &'r EventFd,
+/// How long a back end has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For each answer.
+    pub(super) each: Duration,
+    /// For all of them, where somebody waits for us meanwhile.
+    pub(super) all: Option<Instant>,
+}
+
+impl Patience {
+    fn end(self) -> Instant {
+        let end = end_of(self.each);
+        self.all.map_or(end, |all| all.min(end))
+    }
+}
+
+impl From<Duration> for Patience {
+    fn from(each: Duration) -> Self {
+        Self { each, all: None }
+    }
 }
 
 /// A connection to a back end.
@@ -64,7 +69,7 @@ pub(super) struct FrontEnd {
     channel: Channel,
     /// Our end of the channel for the back end's own requests.
     own: Option<Channel>,
-    patience: Duration,
+    patience: Patience,
     features: u64,
     protocol: Protocol,
     /// Where the device's addresses lead, where they are translated.
@@ -73,9 +78,8 @@ pub(super) struct FrontEnd {
 }
 
 impl FrontEnd {
-    /// Settles with the back end at `socket` what both can do. It answers each request within `patience`, or is given
-    /// up.
-    pub(super) fn connect(socket: UnixStream, patience: Duration) -> Result<Self, BackEndError> {
+    /// Settles with the back end at `socket` what both can do. It answers within `patience`, or is given up.
+    pub(super) fn connect(socket: UnixStream, patience: Patience) -> Result<Self, BackEndError> {
         let first = |source| BackEndError::Host {
             asked: Request::GET_FEATURES,
             source,
@@ -119,7 +123,27 @@ impl FrontEnd {
 
     /// How long it has for an answer.
     pub(super) fn patience(&self) -> Duration {
-        self.patience
+        self.patience.each
+    }
+
+    /// From now on it has so long for an answer.
+    pub(super) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience.into();
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// What was settled of the protocol.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The features that it offers, the protocol's among them.
+    pub(super) fn all_features(&self) -> u64 {
+        self.features
     }
 
     /// The virtio features that it offers, without those that are the protocol's.
@@ -177,122 +201,6 @@ impl FrontEnd {
         Ok(Some(config.to_vec()))
     }
 
-    /// Tells the back end all that it needs to serve `rings` with `features`, in place of all that it was told before.
-    /// It notes what is in flight in the result, if it can. It begins nothing yet.
-    pub(super) fn prepare(
-        &mut self,
-        features: Features,
-        memory: &SharedMemory,
-        rings: &[Ring<'_>],
-    ) -> Result<Option<InFlight>, BackEndError> {
-        let protocol = self.features & PROTOCOL_FEATURES;
-        let translated = features.contains(Features::ACCESS_PLATFORM);
-        let features = features.bits() & self.features | protocol;
-        self.tell(Request::SET_FEATURES, &Payload::of(features), &[])?;
-        let (table, files) = memory.table();
-        self.tell(Request::SET_MEM_TABLE, &table, &files)?;
-        let in_flight = self.in_flight(rings)?;
-        for ring in rings {
-            // A queue is where the driver says, in the addresses that the device has.
-            let memory = (!translated).then_some(memory);
-            self.place(ring, memory)?;
-        }
-        // Back ends keep translations queue by queue: DPDK's forgets what it hears before it has the queues.
-        if translated {
-            self.tell_space(memory)?;
-        }
-        Ok(in_flight)
-    }
-
-    /// Has the back end begin with `rings`, for which it is prepared.
-    pub(super) fn start(&mut self, rings: &[Ring<'_>]) -> Result<(), BackEndError> {
-        for ring in rings {
-            let queue = Payload::of(ring.index.into());
-            self.tell(Request::SET_VRING_ERR, &queue, &[fd(ring.error)])?;
-            self.tell(Request::SET_VRING_CALL, &queue, &[fd(ring.call)])?;
-            self.tell(Request::SET_VRING_KICK, &queue, &[fd(ring.kick)])?;
-        }
-        rings.iter().try_for_each(|ring| self.enable(ring.index, 1))
-    }
-
-    fn in_flight(&mut self, rings: &[Ring<'_>]) -> Result<Option<InFlight>, BackEndError> {
-        if !self.protocol.contains(Protocol::INFLIGHT_SHMFD) {
-            return Ok(None);
-        }
-        let queues = rings.iter().map(|ring| ring.index.saturating_add(1)).max();
-        let queues = queues.unwrap_or(0);
-        let size = rings.iter().map(|ring| ring.config.size).max();
-        let size = size.unwrap_or(0);
-        let about = Payload::default()
-            .u64(0)
-            .u64(0)
-            .u16(queues)
-            .u16(size)
-            .u32(0);
-        let asked = Request::GET_INFLIGHT_FD;
-        let (answer, files) = self.ask_for_files(asked, &about, about.as_slice().len(), 1)?;
-        let file = files.into_iter().next().map(File::from);
-        let region = file.and_then(|file| InFlight::new(&answer, file, queues, size));
-        let Some(region) = region else {
-            let (value, what) = (word(&answer), "area for so many queues");
-            return Err(self.end(BackEndError::Value { asked, value, what }));
-        };
-        let about = Payload::default().bytes(&answer);
-        self.tell(Request::SET_INFLIGHT_FD, &about, &[region.file()])?;
-        Ok(Some(region))
-    }
-
-    /// Says where a queue is: in this process where `memory` is given, or else in the device's own addresses.
-    fn place(
-        &mut self,
-        ring: &Ring<'_>,
-        memory: Option<&SharedMemory>,
-    ) -> Result<(), BackEndError> {
-        let Ring { index, config, .. } = ring;
-        let state = |value: u16| Payload::default().u32((*index).into()).u32(value.into());
-        self.tell(Request::SET_VRING_NUM, &state(config.size), &[])?;
-        self.tell(Request::SET_VRING_BASE, &state(ring.base), &[])?;
-        let [table, available, used] = config.lengths();
-        let ours = |address, length| {
-            let index = *index;
-            let ours = memory.map_or(Some(address), |memory| memory.ours(address, length));
-            ours.ok_or(BackEndError::Torn { index, address })
-        };
-        // Queue and flags; descriptors, used ring, available ring; and no log.
-        let payload = Payload::default()
-            .u32((*index).into())
-            .u32(0)
-            .u64(ours(config.descriptor_area, table)?)
-            .u64(ours(config.device_area, used)?)
-            .u64(ours(config.driver_area, available)?)
-            .u64(0);
-        self.tell(Request::SET_VRING_ADDR, &payload, &[])
-    }
-
-    fn enable(&mut self, index: u16, on: u32) -> Result<(), BackEndError> {
-        // Without the protocol's features, a queue is on when it has started.
-        if self.features & PROTOCOL_FEATURES == 0 {
-            return Ok(());
-        }
-        let payload = Payload::default().u32(index.into()).u32(on);
-        self.tell(Request::SET_VRING_ENABLE, &payload, &[])
-    }
-
-    /// Stops the queue `index`; the result is the next index that it would take.
-    pub(super) fn stop(&mut self, index: u16) -> Result<u16, BackEndError> {
-        self.enable(index, 0)?;
-        let asked = Request::GET_VRING_BASE;
-        let state = Payload::default().u32(index.into()).u32(0);
-        let value = word(&self.ask(asked, &state, 8)?);
-        // Queue in the first half, index in the other; as they lie in memory.
-        let (queue, base) = halves(value);
-        if let (true, Ok(base)) = (queue == u32::from(index), u16::try_from(base)) {
-            return Ok(base);
-        }
-        let what = "index of that queue";
-        Err(self.end(BackEndError::Value { asked, value, what }))
-    }
-
     /// Whether the back end has gone, or says what nobody asked for. To be called between requests.
     pub(super) fn look(&mut self) -> Result<(), BackEndError> {
         if self.over {
@@ -311,7 +219,7 @@ impl FrontEnd {
         memory: &SharedMemory,
     ) -> Result<Option<Own>, BackEndError> {
         let heard = match &self.own {
-            Some(own) if own.look() == Waiting::Something => own::hear(own, end_of(self.patience)),
+            Some(own) if own.look() == Waiting::Something => own::hear(own, self.patience.end()),
             // It may do without that channel.
             _ => return Ok(None),
         };
@@ -327,7 +235,7 @@ impl FrontEnd {
             What::AccessFail(message) => (Outcome::Done, Own::Astray(message.into())),
             What::Other => (Outcome::Refused, Own::Answered),
         };
-        let end = end_of(self.patience);
+        let end = self.patience.end();
         let channel = self.own.as_ref();
         match channel.map_or(Ok(()), |channel| asked.answer(channel, outcome, end)) {
             Ok(()) => Ok(Some(own)),
@@ -347,7 +255,7 @@ impl FrontEnd {
     }
 
     /// Asks for an answer of `length` bytes.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         asked: Request,
         payload: &Payload,
@@ -356,7 +264,7 @@ impl FrontEnd {
         Ok(self.ask_for_files(asked, payload, length, 0)?.0)
     }
 
-    fn ask_for_files(
+    pub(super) fn ask_for_files(
         &mut self,
         asked: Request,
         payload: &Payload,
@@ -403,7 +311,7 @@ impl FrontEnd {
             size: payload.as_slice().len() as u32,
         };
         let message = [&header.bytes(), payload.as_slice()].concat();
-        let end = end_of(self.patience);
+        let end = self.patience.end();
         let sent = self.channel.send(&message, files, end);
         sent.map_err(|source| self.end(self.failed(asked, source)))
     }
@@ -414,7 +322,7 @@ impl FrontEnd {
         length: usize,
         expected: usize,
     ) -> Result<(Vec<u8>, Vec<OwnedFd>), BackEndError> {
-        let end = end_of(self.patience);
+        let end = self.patience.end();
         let (mut head, mut files) = ([0; HEADER], Vec::new());
         let fill = |bytes: &mut [u8], files: &mut Vec<OwnedFd>| {
             let received = self.channel.receive(bytes, files, end);
@@ -461,7 +369,7 @@ impl FrontEnd {
         match source.kind() {
             ErrorKind::TimedOut => BackEndError::Silent {
                 asked,
-                patience: self.patience,
+                patience: self.patience.each,
             },
             ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
                 BackEndError::Gone { asked: Some(asked) }
@@ -483,14 +391,8 @@ impl FrontEnd {
 }
 
 /// The first eight bytes of an answer that has them.
-fn word(bytes: &[u8]) -> u64 {
+pub(super) fn word(bytes: &[u8]) -> u64 {
     bytes
         .first_chunk()
         .map_or(0, |first| u64::from_ne_bytes(*first))
-}
-
-#[expect(unsafe_code, reason = "vmm-sys-util's EventFd does not implement AsFd")]
-fn fd(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open as long as `event` lives, and the result borrows it.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

@@ -12,18 +12,18 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-/// Bytes before the descriptors of a queue, and of each descriptor.
-const HEAD: usize = 16;
-const DESCRIPTOR: usize = 16;
+use crate::queue::notes::{DESCRIPTOR, HEAD};
 
 /// Bytes of a queue of `size` descriptors: a mebibyte at most.
-fn bytes(size: u16) -> usize {
+pub(crate) fn bytes(size: u16) -> usize {
     DESCRIPTOR.saturating_mul(size.into()).saturating_add(HEAD)
 }
 
 /// The memory in which a back end notes what it has begun.
 #[derive(Debug)]
-pub(super) struct InFlight {
+pub(crate) struct InFlight {
+    /// The answer by which it was given, which is what another back end is told.
+    about: Vec<u8>,
     file: File,
     offset: u64,
     /// Bytes from one queue's area to the next.
@@ -33,7 +33,7 @@ pub(super) struct InFlight {
 impl InFlight {
     /// What a back end answered to GET_INFLIGHT_FD for `queues` queues of `size` descriptors; nothing if it makes no
     /// sense.
-    pub(super) fn new(answer: &[u8], file: File, queues: u16, size: u16) -> Option<Self> {
+    pub(crate) fn new(answer: &[u8], file: File, queues: u16, size: u16) -> Option<Self> {
         let (length, rest) = answer.split_first_chunk()?;
         let (offset, rest) = rest.split_first_chunk()?;
         let (length, offset) = (u64::from_ne_bytes(*length), u64::from_ne_bytes(*offset));
@@ -42,20 +42,35 @@ impl InFlight {
         offset.checked_add(length)?;
         let room = bytes(size) as u64;
         let ours = [queues.to_ne_bytes(), size.to_ne_bytes()].concat();
-        (stride >= room && told == ours).then_some(Self {
+        (stride >= room && told == ours).then(|| Self {
+            about: answer.to_vec(),
             file,
             offset,
             stride,
         })
     }
 
-    pub(super) fn file(&self) -> BorrowedFd<'_> {
+    /// As SET_INFLIGHT_FD has it.
+    pub(crate) fn about(&self) -> &[u8] {
+        &self.about
+    }
+
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
     /// The chains of queue `index`, of `size` descriptors, that were begun and not finished when the used ring's index
     /// was `used`, in the order in which they were begun; nothing if that cannot be said.
-    pub(super) fn begun(&self, index: u16, size: u16, used: u16) -> Option<Vec<u16>> {
+    pub(crate) fn begun(&self, index: u16, size: u16, used: u16) -> Option<Vec<u16>> {
+        self.begun_at(index, size, Some(used))
+    }
+
+    /// The same, where the used ring's index is what is noted.
+    pub(crate) fn noted(&self, index: u16, size: u16) -> Option<Vec<u16>> {
+        self.begun_at(index, size, None)
+    }
+
+    fn begun_at(&self, index: u16, size: u16, used: Option<u16>) -> Option<Vec<u16>> {
         let mut area = vec![0; bytes(size)];
         let at = self
             .offset
@@ -82,7 +97,7 @@ impl InFlight {
             })
             .collect();
         // It died between showing the driver a batch and noting that: the batch is finished.
-        let batch = used.wrapping_sub(noted);
+        let batch = used.map_or(0, |used| used.wrapping_sub(noted));
         if batch > size {
             return None;
         }

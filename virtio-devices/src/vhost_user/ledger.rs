@@ -92,21 +92,16 @@ impl Ledger {
             let count = end.wrapping_sub(first);
             (count < size).then(|| (0..count).map(move |at| first.wrapping_add(at)))
         };
-        // A queue of no descriptors has no places.
-        let place = |index: u16, bytes: u64| {
-            let at = u64::from(index.checked_rem(size)?);
-            Some(bytes.saturating_mul(at).saturating_add(PLACES))
-        };
         // A head may come back within one look, so the sum is what counts.
         let mut sums = vec![0i32; heads.len()]; // each of at most `size`
         for index in span(self.available, available)? {
-            let head = word(reach, driver_area, place(index, 2)?)?;
+            let head = word(reach, driver_area, self.place(index, 2)?)?;
             let sum = sums.get_mut(usize::from(head))?;
             *sum = sum.saturating_add(1);
         }
         for index in span(self.used, used)? {
             // 32 bits, of which a head has 16.
-            let head = word(reach, device_area, place(index, 8)?)?;
+            let head = word(reach, device_area, self.place(index, 8)?)?;
             let sum = sums.get_mut(usize::from(head))?;
             *sum = sum.saturating_sub(1);
         }
@@ -120,6 +115,48 @@ impl Ledger {
         }
         let count = heads.iter().filter(|flies| **flies).count();
         (count == usize::from(available.wrapping_sub(used))).then_some(())
+    }
+
+    /// Whether what is in flight is what the available ring shows from the used ring's index on: then whoever goes on there
+    /// does all of it, and nothing twice.
+    pub(super) fn is_next<M: GuestMemory + ?Sized>(
+        &self,
+        reach: &Reach<'_, M>,
+        heads: &[u16],
+    ) -> bool {
+        let count = self.available.wrapping_sub(self.used);
+        let shown = (0..count).map(|at| {
+            let at = self.used.wrapping_add(at);
+            word(reach, self.config.driver_area, self.place(at, 2)?)
+        });
+        let Some(mut shown) = shown.collect::<Option<Vec<_>>>() else {
+            return false;
+        };
+        shown.sort_unstable();
+        shown == heads
+    }
+
+    /// Whether everything that both rings still show was used in the order in which it was made available. The used ring's
+    /// index at the last look, if so.
+    pub(super) fn showed_order<M: GuestMemory + ?Sized>(
+        &self,
+        reach: &Reach<'_, M>,
+    ) -> Option<u16> {
+        let flying = self.available.wrapping_sub(self.used);
+        let shown = self.config.size.checked_sub(flying)?;
+        let same = |back: u16| {
+            let at = self.used.wrapping_sub(back);
+            let available = word(reach, self.config.driver_area, self.place(at, 2)?)?;
+            let used = word(reach, self.config.device_area, self.place(at, 8)?)?;
+            (available == used).then_some(())
+        };
+        (1..=shown).try_for_each(same).map(|()| self.used)
+    }
+
+    /// Where `index` has its place of so many bytes in a ring; nowhere in a queue of no descriptors.
+    fn place(&self, index: u16, bytes: u64) -> Option<u64> {
+        let at = u64::from(index.checked_rem(self.config.size)?);
+        Some(bytes.saturating_mul(at).saturating_add(PLACES))
     }
 
     /// The used ring's index at the last look, and what was in flight then, unless that cannot be said.

@@ -20,6 +20,12 @@
 //! rings, which is exact or void and knows which. Where nobody knows, the driver sees DEVICE_NEEDS_RESET, and after its
 //! reset those errors.
 //!
+//! With [`Options::with_reconnection`] it waits instead, and goes on with the next back end at that socket that offers what the
+//! driver was told: at each queue's used index, with the notes of what is in flight where the first kept some. Without notes,
+//! and out of order, what was in flight cannot be said to another without doing some of it twice: a disk's driver gets
+//! errors for that, and for nothing later; where nobody knows what it was, DEVICE_NEEDS_RESET as above. A network card goes on as long as
+//! its rings show no frame out of turn. Its link is down meanwhile.
+//!
 //! Behind an IOMMU of the guest's ([`Options::with_translations`]) the back end is told where the device's addresses lead
 //! ([`AddressSpace`]), and of each change before the guest goes on. It is trusted with that: all of the memory stays mapped in its
 //! process, so the IOMMU bounds a driver that errs, and not a back end that means ill.
@@ -60,12 +66,14 @@ pub mod channel;
 mod device;
 mod error;
 mod front_end;
-mod in_flight;
+pub(crate) mod in_flight;
 mod kind;
 mod ledger;
 mod memory;
 mod message;
 mod own;
+mod queues;
+mod reconnection;
 mod relay;
 mod stand_in;
 pub mod to_guest;
@@ -77,4 +85,5 @@ pub use device::{Options, VhostUser};
 pub use error::{BackEndError, TranslationError, VhostUserError};
 pub use memory::SharedMemory;
 pub use message::Request;
+pub use reconnection::{Link, Reconnection};
 pub use to_guest::GuestBackEnd;

@@ -8,9 +8,11 @@
 //!   stopped   --> started: features, memory, queues ---> back end serves
 //!   back end serves --> stopping: where does each queue go on? ---> stopped, nothing in flight
 //!   back end gone   --> stand-ins refuse what was begun and what comes
+//!                   or another is waited for, which goes on with it
 //! ```
 
 use std::io;
+use std::iter;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +20,15 @@ use std::time::{Duration, Instant};
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::address_space::Astray;
 use super::device::Shared;
 use super::error::BackEndError;
-use super::front_end::{Own, Ring};
+use super::front_end::Own;
 use super::in_flight::InFlight;
 use super::ledger::Ledger;
+use super::queues::Ring;
 use super::stand_in::{StandIn, used_index};
 use crate::device::{Activation, ActiveQueue, Failure, Interrupts, Trouble};
 use crate::features::Features;
@@ -40,10 +44,10 @@ const OWN_REQUESTS: usize = 16;
 /// What becomes readable.
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// The connection: the back end is gone.
-    Connection,
-    /// A request of the back end's own.
-    Own,
+    /// The connection: the back end is gone, or has a request of its own.
+    Link,
+    /// It is time to look for another back end.
+    Timer,
     /// An error on any queue.
     Error,
     /// A queue's kick, when it is ours to serve.
@@ -61,12 +65,16 @@ struct Served {
     ledger: Option<Ledger>,
 }
 
+mod away;
+
 enum State {
     Stopped,
     /// The back end serves, and notes there what it has begun.
     Live(Option<InFlight>),
     /// It is gone.
     Lost(Vec<StandIn>),
+    /// It is gone, and another is to go on where each queue has its base, and with what is noted there.
+    Away(Option<InFlight>),
 }
 
 pub(super) struct Relay<A> {
@@ -77,6 +85,9 @@ pub(super) struct Relay<A> {
     error: EventFd,
     /// Watches kicks while they are ours to serve, and nothing before: those are the back end's.
     kicks: Epoll,
+    /// Watches the connection, which is another one in time.
+    links: Epoll,
+    timer: TimerFd,
     interrupts: Arc<dyn Interrupts>,
     sources: Vec<(Source, RawFd)>,
     state: State,
@@ -99,36 +110,61 @@ impl<A: GuestAddressSpace> Relay<A> {
             })
         };
         let queues: Vec<_> = queues.into_iter().map(served).collect::<io::Result<_>>()?;
-        let (error, kicks) = (EventFd::new(EFD_NONBLOCK)?, Epoll::new()?);
-        let (connection, own) = shared.front().sources();
+        let error = EventFd::new(EFD_NONBLOCK)?;
+        let (kicks, links, timer) = (Epoll::new()?, Epoll::new()?, TimerFd::new()?);
         let mut sources = vec![
-            (Source::Connection, connection),
+            (Source::Link, links.as_raw_fd()),
+            (Source::Timer, timer.as_raw_fd()),
             (Source::Error, error.as_raw_fd()),
             (Source::Kick, kicks.as_raw_fd()),
         ];
-        sources.extend(own.map(|own| (Source::Own, own)));
         let calls = queues.iter().map(|queue| queue.call.as_raw_fd());
         sources.extend(calls.enumerate().map(|(at, fd)| (Source::Call(at), fd)));
-        Ok(Self {
+        let relay = Self {
             shared,
             memory,
             features,
             queues,
             error,
             kicks,
+            links,
+            timer,
             interrupts,
             sources,
             state: State::Stopped,
-        })
+        };
+        relay.watch_link()?;
+        Ok(relay)
+    }
+
+    /// Watches the connection as it is now. One that was watched before has been closed, which ended that.
+    fn watch_link(&self) -> io::Result<()> {
+        let (connection, own) = self.shared.front().sources();
+        for fd in iter::once(connection).chain(own) {
+            let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+            self.links.ctl(ControlOperation::Add, fd, event)?;
+        }
+        Ok(())
     }
 
     /// Sets the back end to work.
     fn start(&mut self) {
         let rings: Vec<_> = self.queues.iter().map(|q| q.ring(&self.error)).collect();
         let mut front = self.shared.front();
-        let prepared = front.prepare(self.features, &self.shared.memory, &rings);
-        let (in_flight, started) = match prepared {
-            Ok(in_flight) => (in_flight, front.start(&rings)),
+        if front.is_over() && self.is_patient() {
+            drop(front);
+            return self.wait_for_another(None, None);
+        }
+        let mut in_flight = None;
+        let prepared = front.prepare(self.features, &self.shared.memory, &rings, &mut in_flight);
+        let started = match prepared {
+            Ok(()) => front.start(&rings),
+            // Where the driver has put its queues, no back end could serve them.
+            Err(why) if !matches!(why, BackEndError::Torn { .. }) && self.is_patient() => {
+                drop(front);
+                // Nothing was begun.
+                return self.wait_for_another(Some(&why), None);
+            }
             Err(why) => {
                 drop(front);
                 let standing = self
@@ -140,6 +176,11 @@ impl<A: GuestAddressSpace> Relay<A> {
             }
         };
         drop(front);
+        self.live(in_flight, started);
+    }
+
+    /// The back end serves, if it has `started`, and notes what is in flight there.
+    fn live(&mut self, in_flight: Option<InFlight>, started: Result<(), BackEndError>) {
         let ordered = self.features.contains(Features::IN_ORDER);
         for queue in &mut self.queues {
             let ours = !ordered && in_flight.is_none();
@@ -202,6 +243,11 @@ impl<A: GuestAddressSpace> Relay<A> {
         for queue in &self.queues {
             self.interrupts.queue(queue.active.index);
         }
+        let in_flight = if self.is_patient() && self.find_bases(in_flight.as_ref()) {
+            return self.wait_for_another(Some(&why), in_flight);
+        } else {
+            in_flight
+        };
         let memory = self.memory.memory();
         let ordered = self.features.contains(Features::IN_ORDER);
         let begun = self.queues.iter_mut().map(|queue| {
@@ -348,7 +394,9 @@ impl Served {
 
 impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
     fn name(&self) -> String {
-        self.shared.kind.name().to_owned()
+        // Its thread makes connections, as others may not.
+        let again = if self.is_patient() { "-again" } else { "" };
+        format!("{}{again}", self.shared.kind.name())
     }
 
     fn sources(&self) -> Vec<RawFd> {
@@ -358,7 +406,7 @@ impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
     fn positions(&self) -> Vec<(u16, Position)> {
         let standing = match &self.state {
             State::Lost(standing) => standing.as_slice(),
-            State::Stopped | State::Live(_) => &[],
+            State::Stopped | State::Live(_) | State::Away(_) => &[],
         };
         let position = |queue: &Served| {
             let index = queue.active.index;
@@ -391,13 +439,23 @@ impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
         let Some((source, _)) = self.sources.get(index) else {
             return Progress::Wait;
         };
+        if let State::Away(_) = self.state {
+            // Whatever this was called for, too.
+            return self.look_for_another();
+        }
         if let State::Lost(_) = self.state {
             // Whatever this was called for: there may be more to refuse than the last call did, and no kick for it.
             return self.refuse().1;
         }
         let found = match *source {
-            Source::Connection => self.shared.front().look().map(|()| Progress::Wait),
-            Source::Own => self.own_requests(),
+            Source::Link => {
+                // Takes the events, so that the next ones are seen.
+                let mut events = [EpollEvent::default(); 4];
+                let _ = self.links.wait(0, &mut events);
+                let looked = self.shared.front().look();
+                looked.and_then(|()| self.own_requests())
+            }
+            Source::Timer => Ok(Progress::Wait),
             Source::Error => match self.error.read() {
                 Ok(_) => Err(self.shared.front().end(BackEndError::Ring)),
                 // None was there.

@@ -46,6 +46,28 @@ impl StandIn {
         self.queue.position()
     }
 
+    /// Answers what was begun, a bounded number of chains, and nothing else; says how many that were.
+    pub(super) fn answer_begun<A: GuestAddressSpace>(
+        &mut self,
+        kind: &Kind,
+        memory: &A,
+        interrupts: &Arc<dyn Interrupts>,
+    ) -> Result<u64, QueueError> {
+        let memory = memory.memory();
+        let mut queue = self.queue.map(&*memory);
+        let mut count = 0u64;
+        while let Some(head) = self.begun.pop() {
+            let head = queue.retake(head, &mut self.chain)?;
+            let written = kind.refuse(queue.reach(), &self.chain);
+            queue.complete(head, written)?;
+            count = count.saturating_add(1);
+        }
+        if queue.publish()? == Notify::Yes {
+            interrupts.queue(self.index);
+        }
+        Ok(count)
+    }
+
     /// Refuses what there is, a bounded part of it; returns how many chains that were.
     pub(super) fn work<A: GuestAddressSpace>(
         &mut self,

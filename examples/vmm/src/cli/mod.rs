@@ -69,9 +69,10 @@ struct Arguments {
     /// Disk image; several may follow, and the option may be repeated. Keys: path=FILE,
     /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
-    /// host's cache), iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off (off: queues are split), and limits of each queue: bw_size=BYTES, bw_refill_time=MS,
+    /// host's cache), iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off (off: queues are split), and limits of the whole disk: bw_size=BYTES, bw_refill_time=MS,
     /// ops_size=N, ops_refill_time=MS. Served by another process (vhost-user): vhost_user=on,
-    /// socket=PATH, num_queues=N, queue_size=N
+    /// socket=PATH, num_queues=N, queue_size=N, reconnect=SECONDS (when that process is gone, another is looked
+    /// for so often, and the guest's requests wait)
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
@@ -94,7 +95,7 @@ struct Arguments {
     /// host that are the guest's, several with + between), host_loopback=on|off (whether the gateway's address is the
     /// host's own loopback; off if not given),
     /// mac=ADDRESS, mtu=BYTES, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
-    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N, reconnect=SECONDS
     #[arg(long, value_name = "tap=NAME|user|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 

@@ -5,6 +5,7 @@ use super::key_value::{Keys, OptionError, number, switch};
 use super::options::{dma, file, mac, placed};
 use crate::served::{Served, What};
 use crate::vfio_user::{Given, UserDevice};
+use std::time::Duration;
 
 /// Whether `text`, the value of `--disk` or `--net`, speaks of another process.
 pub(super) fn is_meant(text: &str) -> bool {
@@ -12,13 +13,28 @@ pub(super) fn is_meant(text: &str) -> bool {
 }
 
 pub(super) fn disk(text: &str) -> Result<Served, OptionError> {
-    const KEYS: &[&str] = &["socket", "vhost_user", "num_queues", "queue_size", "iommu"];
+    const KEYS: &[&str] = &[
+        "socket",
+        "vhost_user",
+        "num_queues",
+        "queue_size",
+        "reconnect",
+        "iommu",
+    ];
     let keys = Keys::parse("disk", KEYS, text)?;
     served(&keys, What::Disk)
 }
 
 pub(super) fn net(text: &str) -> Result<Served, OptionError> {
-    const KEYS: &[&str] = &["socket", "vhost_user", "mac", "mtu", "queue_size", "iommu"];
+    const KEYS: &[&str] = &[
+        "socket",
+        "vhost_user",
+        "mac",
+        "mtu",
+        "queue_size",
+        "reconnect",
+        "iommu",
+    ];
     let keys = Keys::parse("net", KEYS, text)?;
     let what = What::Net {
         mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
@@ -64,8 +80,14 @@ fn served(keys: &Keys<'_>, what: What) -> Result<Served, OptionError> {
         socket: keys.required("socket", "a socket's name", file)?,
         queues: keys.optional("num_queues", "a number of queues", number)?,
         queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
+        reconnect: keys.optional("reconnect", "a number of seconds from 1 to 3600", interval)?,
         dma: dma(keys)?,
     })
+}
+
+fn interval(text: &str) -> Option<Duration> {
+    let seconds = number(text).filter(|seconds| (1..=3600).contains(seconds));
+    seconds.map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -86,6 +108,7 @@ mod tests {
             socket: "/s".into(),
             queues: None,
             queue_size: None,
+            reconnect: None,
             dma: Dma::Direct,
         };
         assert_eq!(disk("vhost_user=on,socket=/s"), Ok(plain(What::Disk)));
@@ -95,6 +118,13 @@ mod tests {
                 queues: Some(2),
                 queue_size: Some(128),
                 dma: Dma::Translated,
+                ..plain(What::Disk)
+            })
+        );
+        assert_eq!(
+            disk("vhost_user=on,socket=/s,reconnect=3600"),
+            Ok(Served {
+                reconnect: Some(Duration::from_secs(3600)),
                 ..plain(What::Disk)
             })
         );
@@ -148,8 +178,16 @@ mod tests {
         );
         assert_eq!(
             error(disk("vhost_user=on,socket=/s,readonly=on")),
-            "--disk: unknown key 'readonly' (known: socket, vhost_user, num_queues, queue_size, iommu)"
+            "--disk: unknown key 'readonly' (known: socket, vhost_user, num_queues, queue_size, reconnect, iommu)"
         );
+        for wrong in ["0", "3601", "-1", "on", ""] {
+            assert_eq!(
+                error(net(&format!("vhost_user=on,socket=/s,reconnect={wrong}"))),
+                format!("--net: reconnect={wrong} is not a number of seconds from 1 to 3600")
+            );
+        }
+        // Whoever serves files knows what is open.
+        assert!(error(fs("tag=a,socket=/s,reconnect=1")).contains("unknown key 'reconnect'"));
         assert_eq!(error(fs("socket=/s")), "--fs: key 'tag' is missing");
         assert_eq!(
             error(fs("tag=,socket=/s")),

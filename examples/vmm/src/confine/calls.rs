@@ -293,6 +293,11 @@ const SOCKETS_WITH: &[Call] = &[
         libc::SYS_socket,
         Arguments::exactly(0, libc::AF_UNIX as u32),
     ),
+    // The channel by which a process that serves a device asks.
+    call(
+        libc::SYS_socketpair,
+        Arguments::exactly(0, libc::AF_UNIX as u32),
+    ),
     request(libc::FIONBIO),
 ];
 

@@ -77,7 +77,9 @@ impl Kind {
     /// The kind of a device's thread of that name.
     #[must_use]
     pub fn of_device(name: &str) -> Kind {
-        if name.starts_with("vsock") || name == "vhost-guest" {
+        // One that finds its back end again connects to it.
+        let again = name.starts_with("vhost-") && name.ends_with("-again");
+        if name.starts_with("vsock") || name == "vhost-guest" || again {
             Kind::Sockets
         } else {
             Kind::Device

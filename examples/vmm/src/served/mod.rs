@@ -27,13 +27,14 @@ use crate::config::Dma;
 use crate::viommu::DmaTable;
 use hvkit_virtio_devices::net::MacAddress;
 use hvkit_virtio_devices::vhost_user::{
-    AddressSpace, Options, SharedMemory, VhostUser, VhostUserError,
+    AddressSpace, Link, Options, Reconnection, SharedMemory, VhostUser, VhostUserError,
 };
 use hvkit_vtd_iommu::emulation::Mapping;
 use std::io;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 use vm_memory::{GuestMemoryMmap, Permissions};
 
 /// A device that another process serves.
@@ -47,6 +48,8 @@ pub struct Served {
     pub queues: Option<u16>,
     /// Descriptors of a queue; none: what is usual.
     pub queue_size: Option<u16>,
+    /// How often a process is looked for in place of one that is gone; none: never.
+    pub reconnect: Option<Duration>,
     /// How it reaches the guest's memory.
     pub dma: Dma,
 }
@@ -176,6 +179,9 @@ pub fn open(served: &Served, memory: &GuestMemoryMmap) -> Result<VhostUser, Serv
     if served.dma == Dma::Translated {
         options = options.with_translations();
     }
+    if let Some(interval) = served.reconnect {
+        options = options.with_reconnection(reconnection(served, interval));
+    }
     let memory = SharedMemory::of(memory).map_err(failed)?;
     let stream = UnixStream::connect(&served.socket).map_err(|source| ServedError::Connect {
         option,
@@ -191,6 +197,21 @@ pub fn open(served: &Served, memory: &GuestMemoryMmap) -> Result<VhostUser, Serv
         );
     }
     Ok(device)
+}
+
+fn reconnection(served: &Served, interval: Duration) -> Reconnection {
+    let name = format!(
+        "--{}: socket {}",
+        served.what.option(),
+        served.socket.display()
+    );
+    let report = move |link: &Link<'_>| match link {
+        Link::Lost(why) => log::warn!("{name}: {why}; the guest's requests wait for another"),
+        Link::Refused(why) => log::warn!("{name}: {why}; trying again"),
+        Link::Back => log::warn!("{name}: another back end goes on with the device"),
+        _ => {}
+    };
+    Reconnection::new(&served.socket, interval).with_report(report)
 }
 
 fn shared(device: &VhostUser) -> impl Iterator<Item = (u64, u64)> + '_ {

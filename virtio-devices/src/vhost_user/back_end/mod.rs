@@ -5,22 +5,28 @@
 //!   VMM --- socket --- BackEnd --- Device --- activate --> workers --- queues in the guest's memory
 //! ```
 //!
+//! What a disk has in flight is noted in memory that the VMM keeps: should this process be killed, the next one finishes it.
+//!
 //! The VMM is not believed either: each request has its length and its files, queues are checked as a driver's are,
 //! and the first request that makes no sense ends the connection. It can end this process all the same, by making the
 //! memory that it shares shorter.
 
+mod in_flight;
 mod memory;
 pub(super) mod rings;
+mod translated;
 mod translator;
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_memory::{GuestMemoryMmap, IommuMemory, Permissions};
+use vm_memory::{GuestMemoryMmap, IommuMemory};
 
+use self::in_flight::Noted;
 use self::memory::Given;
 pub use self::rings::event;
 use self::rings::{Calls, Report, Ring};
@@ -30,7 +36,7 @@ use super::message::{
     HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
     VERSION_MASK, halves,
 };
-use super::translation::{Kind, Mapped, Message};
+use super::translation::Message;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts};
 use crate::features::Features;
 use crate::patience::end_of;
@@ -48,6 +54,8 @@ const OFFERED: Protocol = Protocol::MQ
     .union(Protocol::REPLY_ACK)
     .union(Protocol::BACKEND_REQ)
     .union(Protocol::CONFIG);
+/// The same of a device that notes what is in flight.
+const NOTING: Protocol = OFFERED.union(Protocol::INFLIGHT_SHMFD);
 /// VHOST_USER_SET_CONFIG.
 const SET_CONFIG: Request = Request(25);
 /// In the payload of SET_VRING_KICK and its like: there is no file.
@@ -84,6 +92,9 @@ pub struct BackEnd {
     given: Option<Given>,
     rings: Vec<Ring>,
     running: Vec<Box<dyn Running>>,
+    /// For notes of what is in flight, if the device has any.
+    room: Option<File>,
+    noted: Option<Noted>,
 }
 
 impl std::fmt::Debug for BackEnd {
@@ -117,6 +128,8 @@ impl BackEnd {
             given: None,
             rings: (0..queues).map(|_| Ring::default()).collect(),
             running: Vec::new(),
+            room: in_flight::room(device.device_type()),
+            noted: None,
             device,
             runner,
         })
@@ -156,7 +169,15 @@ impl BackEnd {
             }
             let mut payload = vec![0; length as usize];
             self.channel.receive(&mut payload, &mut files, end)?;
-            let answer = self.handle(asked, &payload, files).ok_or(senseless)?;
+            let (answer, beside) = match asked {
+                Request::GET_INFLIGHT_FD if files.is_empty() => self
+                    .make_notes(&payload)
+                    .map(|(answer, file)| (Some(answer), Some(file))),
+                _ => self
+                    .handle(asked, &payload, files)
+                    .map(|answer| (answer, None)),
+            }
+            .ok_or(senseless)?;
             let wanted = self.acknowledges && header.flags & NEED_REPLY != 0;
             let answer = answer.or_else(|| wanted.then(|| vec![0; 8]));
             if let Some(answer) = answer {
@@ -167,9 +188,14 @@ impl BackEnd {
                     size: answer.len() as u32,
                 };
                 let message = [&header.bytes()[..], &answer].concat();
-                self.channel.send(&message, &[], end_of(PATIENCE))?;
+                let beside: Vec<_> = beside.iter().map(File::as_fd).collect();
+                self.channel.send(&message, &beside, end_of(PATIENCE))?;
             }
         }
+    }
+
+    fn protocol(&self) -> Protocol {
+        if self.room.is_some() { NOTING } else { OFFERED }
     }
 
     /// Does what was asked. The result is nothing if that makes no sense, or else what is answered, if anything is.
@@ -197,6 +223,10 @@ impl BackEnd {
                 self.translator.ask_by(own);
                 return Some(None);
             }
+            Request::SET_INFLIGHT_FD => {
+                self.take_notes(payload, files)?;
+                return Some(None);
+            }
             Request::SET_VRING_KICK | Request::SET_VRING_CALL | Request::SET_VRING_ERR => {
                 self.set_event(asked, payload, files)?;
                 return Some(None);
@@ -206,12 +236,12 @@ impl BackEnd {
         }
         match asked {
             Request::GET_FEATURES => return number(self.offered.bits() | PROTOCOL_FEATURES),
-            Request::GET_PROTOCOL_FEATURES => return number(OFFERED.bits()),
+            Request::GET_PROTOCOL_FEATURES => return number(self.protocol().bits()),
             Request::GET_QUEUE_NUM => return number(self.rings.len() as u64),
             Request::SET_OWNER => {}
             Request::SET_PROTOCOL_FEATURES => {
                 let settled = Protocol::from_bits_retain(word(payload)?);
-                if !OFFERED.contains(settled) {
+                if !self.protocol().contains(settled) {
                     return None;
                 }
                 self.acknowledges = settled.contains(Protocol::REPLY_ACK);
@@ -282,61 +312,6 @@ impl BackEnd {
         Some(())
     }
 
-    /// Whether the device's addresses are those of an IOMMU of the guest's.
-    fn translated(&self) -> bool {
-        self.accepted.contains(Features::ACCESS_PLATFORM)
-    }
-
-    /// What the VMM says of the device's addresses.
-    fn translate(&mut self, message: Message) -> Option<()> {
-        let Message {
-            address,
-            size,
-            theirs,
-            access,
-            kind,
-        } = message;
-        let range = address..address.checked_add(size)?;
-        match kind {
-            Kind::Update => {
-                let target = self.given.as_ref()?.guest_range(theirs, size)?;
-                self.translator.update(Mapped {
-                    range,
-                    target,
-                    access,
-                });
-                // A queue may have waited for that.
-                if self.running.is_empty() {
-                    self.start()?;
-                }
-                Some(())
-            }
-            Kind::Invalidate => {
-                self.translator.invalidate(range);
-                Some(())
-            }
-            // Those are ours to say.
-            Kind::Miss | Kind::AccessFail => None,
-        }
-    }
-
-    /// Whether all that a queue consists of can be reached; if not, the VMM has been asked for it.
-    fn foresee(&self, ring: &Ring) -> bool {
-        let config = &ring.config;
-        let [table, available, used] = config.lengths();
-        [
-            (config.descriptor_area, table, Permissions::Read),
-            (config.driver_area, available, Permissions::Read),
-            (config.device_area, used, Permissions::Write),
-        ]
-        .into_iter()
-        // What wraps is refused where the queue is made.
-        .all(|(start, length, access)| {
-            let end = start.saturating_add(length);
-            self.translator.foresee(start..end, access)
-        })
-    }
-
     /// What is said of a queue by its index and one number.
     fn set_state(&mut self, asked: Request, payload: &[u8]) -> Option<Option<Vec<u8>>> {
         let (index, value) = halves(word(payload)?);
@@ -356,6 +331,7 @@ impl BackEnd {
                 self.start()?;
             }
             Request::GET_VRING_BASE => {
+                self.finish(at);
                 self.stop()?;
                 let ring = self.rings.get_mut(at)?;
                 ring.kick = None;
@@ -415,7 +391,9 @@ impl BackEnd {
                     used: ring.base,
                 };
                 let memory = memory.as_deref()?;
-                let queue = Queue::restored(&ring.config, self.accepted, memory, position).ok()?;
+                let mut queue =
+                    Queue::restored(&ring.config, self.accepted, memory, position).ok()?;
+                self.note(index, &mut queue, memory)?;
                 let kick = ring.kick.as_ref()?.try_clone().ok()?;
                 queues.push(ActiveQueue { index, queue, kick });
             }

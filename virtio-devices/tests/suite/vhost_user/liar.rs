@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A back end in raw words, which answers as it should but for one request, and remembers what it was told.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -44,24 +45,32 @@ pub(super) type Message = (u32, Vec<u8>);
 
 pub(super) struct Liar {
     pub(super) features: u64,
+    pub(super) protocol: u64,
     at: u32,
     lie: Lie,
     /// Numbers and payloads of what it was told.
     pub(super) heard: Arc<Mutex<Vec<Message>>>,
-    in_flight: File,
+    pub(super) in_flight: File,
     /// The channel for requests of its own.
     pub(super) own: Arc<Mutex<Option<UnixStream>>>,
+    /// The last file that came with each request.
+    pub(super) files: Arc<Mutex<BTreeMap<u32, File>>>,
 }
 
 impl Liar {
     pub(super) fn new(at: u32, lie: Lie) -> Self {
+        let in_flight = tempfile::tempfile().unwrap();
+        in_flight.set_len(0x4000).unwrap();
         Self {
             features: 1 << 32 | 1 << 30 | IN_ORDER,
+            // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, INFLIGHT_SHMFD and what nobody knows.
+            protocol: 0x1229 | 1 << 60,
             at,
             lie,
             heard: Arc::default(),
-            in_flight: tempfile::tempfile().unwrap(),
+            in_flight,
             own: Arc::default(),
+            files: Arc::default(),
         }
     }
 
@@ -72,7 +81,7 @@ impl Liar {
     }
 
     /// Until the other end is gone.
-    fn run(self, mut socket: UnixStream) {
+    pub(super) fn run(self, mut socket: UnixStream) {
         let mut head = [0; 12];
         while let Some(files) = first(&socket, &mut head[..1]) {
             // The rest of it comes with no file.
@@ -83,13 +92,14 @@ impl Liar {
             let mut payload = vec![0; size as usize];
             socket.read_exact(&mut payload).unwrap();
             self.heard.lock().unwrap().push((request, payload.clone()));
-            if request == 21 {
-                *self.own.lock().unwrap() = files.into_iter().next().map(UnixStream::from);
+            match files.into_iter().next() {
+                Some(own) if request == 21 => *self.own.lock().unwrap() = Some(own.into()),
+                Some(file) => drop(self.files.lock().unwrap().insert(request, file.into())),
+                None => {}
             }
             let mut answer = match request {
                 1 => self.features.to_ne_bytes().to_vec(),
-                // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, INFLIGHT_SHMFD and what nobody knows.
-                15 => (0x1229u64 | 1 << 60).to_ne_bytes().to_vec(),
+                15 => self.protocol.to_ne_bytes().to_vec(),
                 17 => 4u64.to_ne_bytes().to_vec(),
                 24 => {
                     // As many sectors as it was asked for them.
@@ -118,7 +128,11 @@ impl Liar {
                 match self.lie {
                     Lie::Silence => continue,
                     Lie::HalfAnAnswer => answer.truncate(3),
-                    Lie::HangUp => return,
+                    Lie::HangUp => {
+                        // For whoever else has it too.
+                        let _ = socket.shutdown(std::net::Shutdown::Both);
+                        return;
+                    }
                     Lie::OtherRequest => request = 99,
                     Lie::NoReply => flags = 1,
                     Lie::OtherVersion => flags = 6,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Devices that another process serves: with rust-vmm's back end, with back ends that lie, and with one that dies.
 
+mod again;
 mod liar;
 mod lost;
+mod noted;
 mod ours;
 mod peer;
 mod served;

@@ -148,7 +148,7 @@ fn our_disk_for_rust_vmms_front_end() {
     );
     front.set_owner().unwrap();
     let protocol = front.get_protocol_features().unwrap();
-    assert_eq!(protocol.bits(), 0b10_0010_1001);
+    assert_eq!(protocol.bits(), 0b1_0010_0010_1001);
     front
         .set_protocol_features(protocol & VhostUserProtocolFeatures::all())
         .unwrap();
@@ -241,7 +241,40 @@ fn requests_that_make_no_sense() {
         (1, vec![], 1),
         (2, bytes(&[1 << 32 | 1 << 63]), 0),
         (2, vec![0; 7], 0),
-        (16, bytes(&[1 << 12]), 0),
+        (16, bytes(&[1 << 13]), 0),
+        // Notes for no queue, for more than there are, of larger queues, of no memory.
+        (31, [bytes(&[0, 0]), vec![0; 8]].concat(), 0),
+        (
+            31,
+            [bytes(&[0, 0]), vec![3, 0, 16, 0, 0, 0, 0, 0]].concat(),
+            0,
+        ),
+        (
+            31,
+            [bytes(&[0, 0]), vec![1, 0, 1, 2, 0, 0, 0, 0]].concat(),
+            0,
+        ),
+        (31, vec![0; 16], 0),
+        (
+            32,
+            [bytes(&[1 << 40, 0]), vec![1, 0, 16, 0, 0, 0, 0, 0]].concat(),
+            1,
+        ),
+        (
+            32,
+            [bytes(&[272, u64::MAX]), vec![1, 0, 16, 0, 0, 0, 0, 0]].concat(),
+            1,
+        ),
+        (
+            32,
+            [bytes(&[271, 0]), vec![1, 0, 16, 0, 0, 0, 0, 0]].concat(),
+            1,
+        ),
+        (
+            32,
+            [bytes(&[272, 0]), vec![1, 0, 16, 0, 0, 0, 0, 0]].concat(),
+            0,
+        ),
         // Memory in no file, and a file of 4 KiB that is said to be larger.
         (5, [bytes(&[1]), bytes(&[0, 0x1000, 0, 0])].concat(), 0),
         (5, [bytes(&[1]), bytes(&[0, 0x10_0000, 0, 0])].concat(), 1),

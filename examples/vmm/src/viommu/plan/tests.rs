@@ -111,6 +111,7 @@ fn a_device_of_another_process_is_told_by_a_unit_in_caching_mode() {
             socket: "/s".into(),
             queues: None,
             queue_size: None,
+            reconnect: None,
             dma,
         };
         let config = Config {

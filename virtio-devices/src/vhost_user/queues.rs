@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The queues of a device, as its back end is told of them: where they are, where they go on, what is in flight.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::error::BackEndError;
+use super::front_end::{FrontEnd, word};
+use super::in_flight::InFlight;
+use super::memory::SharedMemory;
+use super::message::{PROTOCOL_FEATURES, Payload, Protocol, Request, halves};
+use crate::features::Features;
+use crate::queue::QueueConfig;
+
+/// A queue for the back end to serve.
+#[derive(Debug)]
+pub(super) struct Ring<'r> {
+    pub(super) index: u16,
+    pub(super) config: QueueConfig,
+    /// Where it goes on: the next index to take.
+    pub(super) base: u16,
+    pub(super) kick: &'r EventFd,
+    pub(super) call: &'r EventFd,
+    pub(super) error: &'r EventFd,
+}
+
+impl FrontEnd {
+    /// Tells the back end all that it needs to serve `rings` with `features`, in place of all that it was told before.
+    /// It begins nothing yet.
+    ///
+    /// It notes what is in flight in `noted`, if it can; what is there already was noted by another one, whose work this one
+    /// is to finish.
+    pub(super) fn prepare(
+        &mut self,
+        features: Features,
+        memory: &SharedMemory,
+        rings: &[Ring<'_>],
+        noted: &mut Option<InFlight>,
+    ) -> Result<(), BackEndError> {
+        let protocol = self.all_features() & PROTOCOL_FEATURES;
+        let translated = features.contains(Features::ACCESS_PLATFORM);
+        let features = features.bits() & self.all_features() | protocol;
+        self.tell(Request::SET_FEATURES, &Payload::of(features), &[])?;
+        let (table, files) = memory.table();
+        self.tell(Request::SET_MEM_TABLE, &table, &files)?;
+        if noted.is_none() {
+            *noted = self.ask_for_notes(rings)?;
+        }
+        if let Some(notes) = noted {
+            let about = Payload::default().bytes(notes.about());
+            self.tell(Request::SET_INFLIGHT_FD, &about, &[notes.file()])?;
+        }
+        for ring in rings {
+            // A queue is where the driver says, in the addresses that the device has.
+            let memory = (!translated).then_some(memory);
+            self.place(ring, memory)?;
+        }
+        // Back ends keep translations queue by queue: DPDK's forgets what it hears before it has the queues.
+        if translated {
+            self.tell_space(memory)?;
+        }
+        Ok(())
+    }
+
+    /// Has the back end begin with `rings`, for which it is prepared.
+    pub(super) fn start(&mut self, rings: &[Ring<'_>]) -> Result<(), BackEndError> {
+        for ring in rings {
+            let queue = Payload::of(ring.index.into());
+            self.tell(Request::SET_VRING_ERR, &queue, &[fd(ring.error)])?;
+            self.tell(Request::SET_VRING_CALL, &queue, &[fd(ring.call)])?;
+            self.tell(Request::SET_VRING_KICK, &queue, &[fd(ring.kick)])?;
+        }
+        rings.iter().try_for_each(|ring| self.enable(ring.index, 1))
+    }
+
+    fn ask_for_notes(&mut self, rings: &[Ring<'_>]) -> Result<Option<InFlight>, BackEndError> {
+        if !self.protocol().contains(Protocol::INFLIGHT_SHMFD) {
+            return Ok(None);
+        }
+        let queues = rings.iter().map(|ring| ring.index.saturating_add(1)).max();
+        let queues = queues.unwrap_or(0);
+        let size = rings.iter().map(|ring| ring.config.size).max();
+        let size = size.unwrap_or(0);
+        let about = Payload::default()
+            .u64(0)
+            .u64(0)
+            .u16(queues)
+            .u16(size)
+            .u32(0);
+        let asked = Request::GET_INFLIGHT_FD;
+        let (answer, files) = self.ask_for_files(asked, &about, about.as_slice().len(), 1)?;
+        let file = files.into_iter().next().map(File::from);
+        let region = file.and_then(|file| InFlight::new(&answer, file, queues, size));
+        if region.is_none() {
+            let (value, what) = (word(&answer), "area for so many queues");
+            return Err(self.end(BackEndError::Value { asked, value, what }));
+        }
+        Ok(region)
+    }
+
+    /// Says where a queue is: in this process where `memory` is given, or else in the device's own addresses.
+    fn place(
+        &mut self,
+        ring: &Ring<'_>,
+        memory: Option<&SharedMemory>,
+    ) -> Result<(), BackEndError> {
+        let Ring { index, config, .. } = ring;
+        let state = |value: u16| Payload::default().u32((*index).into()).u32(value.into());
+        self.tell(Request::SET_VRING_NUM, &state(config.size), &[])?;
+        self.tell(Request::SET_VRING_BASE, &state(ring.base), &[])?;
+        let [table, available, used] = config.lengths();
+        let ours = |address, length| {
+            let index = *index;
+            let ours = memory.map_or(Some(address), |memory| memory.ours(address, length));
+            ours.ok_or(BackEndError::Torn { index, address })
+        };
+        // Queue and flags; descriptors, used ring, available ring; and no log.
+        let payload = Payload::default()
+            .u32((*index).into())
+            .u32(0)
+            .u64(ours(config.descriptor_area, table)?)
+            .u64(ours(config.device_area, used)?)
+            .u64(ours(config.driver_area, available)?)
+            .u64(0);
+        self.tell(Request::SET_VRING_ADDR, &payload, &[])
+    }
+
+    fn enable(&mut self, index: u16, on: u32) -> Result<(), BackEndError> {
+        // Without the protocol's features, a queue is on when it has started.
+        if self.all_features() & PROTOCOL_FEATURES == 0 {
+            return Ok(());
+        }
+        let payload = Payload::default().u32(index.into()).u32(on);
+        self.tell(Request::SET_VRING_ENABLE, &payload, &[])
+    }
+
+    /// Stops the queue `index`; the result is the next index that it would take.
+    pub(super) fn stop(&mut self, index: u16) -> Result<u16, BackEndError> {
+        self.enable(index, 0)?;
+        let asked = Request::GET_VRING_BASE;
+        let state = Payload::default().u32(index.into()).u32(0);
+        let value = word(&self.ask(asked, &state, 8)?);
+        // Queue in the first half, index in the other; as they lie in memory.
+        let (queue, base) = halves(value);
+        if let (true, Ok(base)) = (queue == u32::from(index), u16::try_from(base)) {
+            return Ok(base);
+        }
+        let what = "index of that queue";
+        Err(self.end(BackEndError::Value { asked, value, what }))
+    }
+}
+
+#[expect(unsafe_code, reason = "vmm-sys-util's EventFd does not implement AsFd")]
+fn fd(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `event` lives, and the result borrows it.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A device whose back end is gone, until another goes on with it.
+//!
+//! Where that one has to begin, so that nothing is done twice and nothing is lost:
+//!
+//! | what is known of what was in flight | where the next one goes on |
+//! |---|---|
+//! | the back end notes it in memory that outlives it | at the used ring's index, and it reads the notes |
+//! | the queue is in order | at the used ring's index |
+//! | our ledger of both rings, and the available ring shows the same from there on | at the used ring's index |
+//! | our ledger, and something was used out of turn | behind it: what was in flight is answered with errors |
+//! | nothing; a network card, and all that the rings still show was used in turn | at the used ring's index |
+//! | nothing | nowhere: the driver is to reset the device |
+
+use std::io;
+use std::time::Duration;
+
+use vm_memory::GuestAddressSpace;
+
+use super::{Relay, Served, State};
+use crate::device::{Failure, Trouble};
+use crate::features::Features;
+use crate::queue::Reach;
+use crate::vhost_user::error::BackEndError;
+use crate::vhost_user::in_flight::InFlight;
+use crate::vhost_user::message::Request;
+use crate::vhost_user::stand_in::used_index;
+use crate::worker::Progress;
+
+/// A timer that is set to nothing never ends.
+const AT_ONCE: Duration = Duration::from_micros(1);
+
+/// How another back end can go on with a queue.
+enum Way {
+    /// From this index on.
+    From(u16),
+    /// Behind what is in flight: those chains, of which the first is to be used at this index.
+    Behind(u16, Vec<u16>),
+}
+
+impl<A: GuestAddressSpace> Relay<A> {
+    /// Whether it waits for another back end when its own is gone.
+    pub(super) fn is_patient(&self) -> bool {
+        self.shared.search().is_on()
+    }
+
+    /// Finds where another back end can go on with each queue; whether it can.
+    pub(super) fn find_bases(&mut self, in_flight: Option<&InFlight>) -> bool {
+        let ways: Option<Vec<_>> = {
+            let memory = self.memory.memory();
+            let reach = Reach::new(&*memory);
+            let ordered = self.features.contains(Features::IN_ORDER);
+            let says = self.shared.kind.says_when_lost();
+            let way = |queue: &mut Served| {
+                let (index, used_ring) = queue.place();
+                let used = used_index(&*memory, used_ring)?;
+                if let Some(ledger) = &mut queue.ledger {
+                    ledger.look(&reach);
+                    return match ledger.in_flight() {
+                        Some((used, begun)) if ledger.is_next(&reach, &begun) => {
+                            Some(Way::From(used))
+                        }
+                        Some((used, begun)) => Some(Way::Behind(used, begun)),
+                        None if says => ledger.showed_order(&reach).map(Way::From),
+                        None => None,
+                    };
+                }
+                if !ordered {
+                    // Notes that make no sense to us are no help to another.
+                    let size = queue.active.queue.size();
+                    in_flight?.begun(index, size, used)?;
+                }
+                Some(Way::From(used))
+            };
+            self.queues.iter_mut().map(way).collect()
+        };
+        let Some(ways) = ways else { return false };
+        for (at, way) in ways.into_iter().enumerate() {
+            let base = match way {
+                Way::From(base) => base,
+                Way::Behind(used, begun) => self.answer(at, used, begun),
+            };
+            if let Some(queue) = self.queues.get_mut(at) {
+                queue.base = base;
+            }
+        }
+        true
+    }
+
+    /// Answers what was `begun` with errors; where the queue goes on then.
+    fn answer(&self, at: usize, used: u16, begun: Vec<u16>) -> u16 {
+        let Some(queue) = self.queues.get(at) else {
+            return used;
+        };
+        let index = queue.active.index;
+        let Some(mut stand_in) = queue.stand_in(self, used, begun) else {
+            return used;
+        };
+        match stand_in.answer_begun(&self.shared.kind, &self.memory, &self.interrupts) {
+            Ok(count) => self.interrupts.trouble(&Trouble {
+                index,
+                count,
+                source: io::Error::other("the process that had begun them is gone"),
+            }),
+            Err(source) => {
+                let why = Failure::Queue { index, source };
+                self.interrupts.needs_reset(&why);
+            }
+        }
+        stand_in.position().used
+    }
+
+    /// From now on another back end is looked for, because of `why` if that is news, to go on at each queue's base with what is noted `in_flight`.
+    pub(super) fn wait_for_another(
+        &mut self,
+        why: Option<&BackEndError>,
+        in_flight: Option<InFlight>,
+    ) {
+        // What the one that is gone reports is nothing to the next.
+        let _ = self.error.read();
+        let begun = |queue: &Served| {
+            let (index, size) = (queue.active.index, queue.active.queue.size());
+            let begun = in_flight.as_ref()?.begun(index, size, queue.base);
+            Some(begun.is_none_or(|begun| !begun.is_empty()))
+        };
+        let unfinished = self.queues.iter().filter_map(begun).any(|begun| begun);
+        self.shared.set_unfinished(unfinished);
+        self.state = State::Away(in_flight);
+        self.say_served(false);
+        let left = {
+            let mut search = self.shared.search();
+            why.into_iter().for_each(|why| search.lost(why));
+            search.left()
+        };
+        self.wake_after(left);
+    }
+
+    /// Tells the driver whether somebody serves the device, where it can be told.
+    fn say_served(&self, served: bool) {
+        let lost = std::mem::replace(&mut self.shared.config().lost, !served);
+        if lost == served && self.shared.kind.says_when_lost() {
+            self.interrupts.config();
+        }
+    }
+
+    fn wake_after(&mut self, left: Duration) {
+        // Refused only by a host without memory; then the device waits for its reset.
+        let _ = self.timer.reset(left.max(AT_ONCE), None);
+    }
+
+    /// Looks for another back end, if it is time to.
+    pub(super) fn look_for_another(&mut self) -> Progress {
+        // Takes the events, so that the next ones are seen.
+        let _ = self.links.wait(0, &mut [Default::default(); 4]);
+        let left = self.shared.search().left();
+        if !left.is_zero() {
+            self.wake_after(left);
+            return Progress::Wait;
+        }
+        match self.go_on() {
+            Ok(()) => Progress::More,
+            Err(why) => {
+                let mut search = self.shared.search();
+                search.refused(&why);
+                let left = search.left();
+                drop(search);
+                self.wake_after(left);
+                Progress::Wait
+            }
+        }
+    }
+
+    /// Connects to another back end, and has it go on.
+    fn go_on(&mut self) -> Result<(), BackEndError> {
+        self.shared.search().wait();
+        let mut found = self.shared.find()?;
+        let State::Away(in_flight) = &mut self.state else {
+            return Ok(());
+        };
+        let rings: Vec<_> = self.queues.iter().map(|q| q.ring(&self.error)).collect();
+        let patience = self.shared.search().patience();
+        // Told of changes of the device's addresses from here on, and not before it has been told of all of them.
+        let mut front = self.shared.front();
+        found.take_space(&mut front);
+        *front = found;
+        let prepared = front.prepare(self.features, &self.shared.memory, &rings, in_flight);
+        prepared.map_err(|why| front.end(why))?;
+        let started = front.start(&rings);
+        front.set_patience(patience);
+        drop(front);
+        let in_flight = in_flight.take();
+        let watched = self.watch_link().map_err(|source| BackEndError::Host {
+            asked: Request::SET_VRING_ENABLE,
+            source,
+        });
+        self.shared.set_unfinished(false);
+        self.live(in_flight, started.and(watched));
+        if let State::Live(_) = self.state {
+            self.shared.search().found();
+            self.say_served(true);
+        }
+        Ok(())
+    }
+}
