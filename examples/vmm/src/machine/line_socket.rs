@@ -3,18 +3,23 @@
 
 use crate::confine::{Confiner, Kind};
 use crate::wake::Wake;
-use rustix::event::{PollFd, PollFlags, poll};
-use std::io::{self, BufRead, BufReader, Write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a client has for its line.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of the longest line.
-const LINE: u64 = 64;
+const LINE: usize = 64;
+/// How long we wait when the host cannot give us a client.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// The thread that answers at the socket; both end with the value.
 #[derive(Debug)]
@@ -78,22 +83,64 @@ fn serve(listener: &UnixListener, end: &Wake, obey: &mut impl FnMut(&str) -> Str
         if !sources[0].revents().is_empty() {
             return;
         }
-        if !sources[1].revents().is_empty()
-            && let Ok((client, _)) = listener.accept()
-        {
+        if sources[1].revents().is_empty() {
+            continue;
+        }
+        match listener.accept() {
             // A client that is gone, or says nothing for too long, is no trouble.
-            let _ = answer(&client, obey);
+            Ok((client, _)) => drop(answer(&client, end, obey)),
+            // No file descriptor is free, say: the client waits, and so do we, unless it is the end.
+            Err(_) => drop(poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&PAUSE))),
         }
     }
 }
 
-fn answer(client: &UnixStream, obey: &mut impl FnMut(&str) -> String) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
+/// Hears a line and answers it. The client has [`PATIENCE`] for its line and as long to read, however it cuts either; the end
+/// does not wait for a line.
+fn answer(
+    client: &UnixStream,
+    end: &Wake,
+    obey: &mut impl FnMut(&str) -> String,
+) -> io::Result<()> {
+    let line = hear(client, end)?;
+    let answer = format!("{}\n", obey(String::from_utf8_lossy(&line).trim_end()));
     client.set_write_timeout(Some(PATIENCE))?;
-    let mut line = String::new();
-    io::Read::take(BufReader::new(client), LINE).read_line(&mut line)?;
-    let answer = obey(line.trim_end());
-    (&*client).write_all(format!("{answer}\n").as_bytes())
+    let (begun, mut left) = (Instant::now(), answer.as_bytes());
+    while !left.is_empty() && begun.elapsed() < PATIENCE {
+        let count = (&*client).write(left)?;
+        left = left.get(count..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// A line of at most [`LINE`] bytes, with its end or the client's.
+fn hear(client: &UnixStream, end: &Wake) -> io::Result<Vec<u8>> {
+    let begun = Instant::now();
+    let mut line = Vec::with_capacity(LINE);
+    while line.len() < LINE && !line.contains(&b'\n') {
+        let left = PATIENCE.saturating_sub(begun.elapsed());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut sources = [
+            PollFd::new(end, PollFlags::IN),
+            PollFd::new(client, PollFlags::IN),
+        ];
+        match poll(&mut sources, Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) if sources[0].revents().is_empty() => {}
+            Ok(_) => return Err(io::ErrorKind::Interrupted.into()),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let mut bytes = [0; LINE];
+        let room = LINE.saturating_sub(line.len());
+        let bytes = bytes.get_mut(..room).unwrap_or_default();
+        let count = rustix::io::read(client, &mut *bytes)?;
+        if count == 0 {
+            break;
+        }
+        line.extend_from_slice(bytes.get(..count).unwrap_or_default());
+    }
+    Ok(line)
 }
 
 #[cfg(test)]
@@ -133,5 +180,27 @@ pub(crate) mod tests {
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop((silent, socket));
         assert!(!path.exists());
+    }
+
+    /// A byte at a time renews nobody's patience, and the end waits for no line.
+    #[test]
+    fn a_client_that_dawdles_has_no_longer_than_one_that_is_silent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        let obey = |line: &str| line.to_owned();
+        let socket = LineSocket::listen(&path, "test", Confiner::off(), obey).unwrap();
+        let mut slow = UnixStream::connect(&path).unwrap();
+        let begun = Instant::now();
+        let refused = (0..100).any(|_| {
+            thread::sleep(PATIENCE / 8);
+            slow.write_all(b"x").is_err()
+        });
+        assert!(refused && begun.elapsed() < 4 * PATIENCE);
+
+        let _silent = UnixStream::connect(&path).unwrap();
+        thread::sleep(PATIENCE / 8);
+        let begun = Instant::now();
+        drop(socket);
+        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
     }
 }
