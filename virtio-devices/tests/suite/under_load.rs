@@ -507,8 +507,8 @@ fn a_card_misses_no_notification_while_it_works_both_ways() {
         let (to, from) = (
             scope.spawn(|| {
                 rounds(&mut received, 10_000, || {
-                    assert_eq!(end.send(&[7; 100]).unwrap(), 100)
-                })
+                    assert_eq!(end.send(&[7; 100]).unwrap(), 100);
+                });
             }),
             scope.spawn(|| rounds(&mut sent, 10_000, || ())),
         );
