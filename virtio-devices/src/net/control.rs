@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The control queue: how many pairs of queues the driver uses.
+//! The control queue: how many pairs of queues the driver uses, and that it has announced itself.
 //!
 //! ```text
 //!   class:8  command:8  data        the device reads
@@ -14,20 +14,28 @@ use std::sync::Arc;
 use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::link::{Announce, Link};
 use super::pairs::Pairs;
 use crate::queue::{Chain, Reach};
 use crate::serve::{Answer, Handler, Served};
 
 /// VIRTIO_NET_CTRL_MQ and VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET.
 const PAIRS_SET: [u8; 2] = [4, 0];
+/// VIRTIO_NET_CTRL_ANNOUNCE and VIRTIO_NET_CTRL_ANNOUNCE_ACK.
+const ANNOUNCED: [u8; 2] = [3, 0];
 /// VIRTIO_NET_OK.
 const OK: u8 = 0;
 /// VIRTIO_NET_ERR.
 const REFUSED: u8 = 1;
 
+/// Bytes of the longest command.
+const LONGEST: usize = 4;
+
 /// Obeys the driver.
 pub(super) struct Control {
     pairs: Arc<Pairs>,
+    /// Which a driver that can may announce.
+    link: Option<Link>,
     /// How many pairs the driver knows of.
     known: u16,
     /// Wakes who serves each receive queue: a wire that frames come from again says nothing of those that came before.
@@ -35,14 +43,35 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(pairs: Arc<Pairs>, known: u16, wake: Vec<EventFd>) -> Self {
-        Self { pairs, known, wake }
+    pub(super) fn new(
+        pairs: Arc<Pairs>,
+        link: Option<Link>,
+        known: u16,
+        wake: Vec<EventFd>,
+    ) -> Self {
+        Self {
+            pairs,
+            link,
+            known,
+            wake,
+        }
     }
 
-    fn obey(&self, command: [u8; 4]) -> Result<u8, io::Error> {
-        let [class, number, low, high] = command;
-        let used = u16::from_le_bytes([low, high]);
-        if [class, number] != PAIRS_SET || !(1..=self.known).contains(&used) {
+    fn obey(&self, command: &[u8]) -> Result<u8, io::Error> {
+        match (command, &self.link) {
+            ([class, number, low, high], _) if [*class, *number] == PAIRS_SET => {
+                self.use_pairs(u16::from_le_bytes([*low, *high]))
+            }
+            ([class, number], Some(link)) if [*class, *number] == ANNOUNCED => {
+                link.ask(Announce::Done);
+                Ok(OK)
+            }
+            _ => Ok(REFUSED),
+        }
+    }
+
+    fn use_pairs(&self, used: u16) -> Result<u8, io::Error> {
+        if !(1..=self.known).contains(&used) {
             return Ok(REFUSED);
         }
         self.pairs.set(used)?;
@@ -64,13 +93,17 @@ impl<A> Handler<A> for Control {
         if room.is_empty() {
             return Answer::Unanswerable;
         }
-        let mut command = [0; 4];
+        let mut command = [0; LONGEST];
         let asked = chain.readable();
-        let whole = asked.len() == 4 && asked.read(reach, &mut command).ok() == Some(4);
-        let (ack, trouble) = match whole.then(|| self.obey(command)) {
-            Some(Ok(ack)) => (ack, None),
-            Some(Err(error)) => (REFUSED, Some(error)),
-            None => (REFUSED, None),
+        // A longer one is none that we know; one that is not in memory is none at all.
+        let length = match asked.len() <= LONGEST as u64 {
+            true => asked.read(reach, &mut command).unwrap_or(0),
+            false => 0,
+        };
+        let obeyed = self.obey(command.get(..length).unwrap_or_default());
+        let (ack, trouble) = match obeyed {
+            Ok(ack) => (ack, None),
+            Err(error) => (REFUSED, Some(error)),
         };
         // An acknowledgement that is not in memory is the driver's own loss.
         let written = room.split_at(1).0.write(reach, &[ack]).unwrap_or(0);

@@ -2,7 +2,7 @@
 //! Whether a card's link is up, and why not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::device::ConfigEvents;
 
@@ -11,6 +11,8 @@ use crate::device::ConfigEvents;
 pub struct Link {
     /// Bits of [`Cause`]: none, and it is up.
     down: Arc<AtomicU8>,
+    /// The driver is asked to announce itself, and has not said that it did.
+    announce: Arc<AtomicBool>,
     pub(super) events: ConfigEvents,
 }
 
@@ -21,6 +23,13 @@ pub enum LinkState {
     Up,
     /// It does not.
     Down,
+}
+
+/// Whether a driver is to tell the network where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Announce {
+    Asked,
+    Done,
 }
 
 bitflags::bitflags! {
@@ -52,6 +61,20 @@ impl Link {
     pub(super) fn cut(&self, cause: Cause) {
         if self.down.fetch_or(cause.bits(), Ordering::SeqCst) == 0 {
             self.events.changed();
+        }
+    }
+
+    /// Asks the driver to announce itself, when it is next told that the configuration has changed; or no longer.
+    pub(super) fn ask(&self, announce: Announce) {
+        let asked = announce == Announce::Asked;
+        self.announce.store(asked, Ordering::SeqCst);
+    }
+
+    /// Whether the driver is to announce itself.
+    pub(super) fn announce(&self) -> Announce {
+        match self.announce.load(Ordering::SeqCst) {
+            true => Announce::Asked,
+            false => Announce::Done,
         }
     }
 

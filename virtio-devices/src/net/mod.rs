@@ -5,7 +5,7 @@
 //!   queue 0  receive    wire --> header:12, frame --> chain      one frame a chain, or over several
 //!   queue 1  transmit   chain --> header:12, frame --> wire
 //!   ...                 as many pairs as there are wires; the driver says how many of them it uses
-//!   queue 2n control    class:8, command:8, data --> ack:8       where there are several
+//!   queue 2n control    class:8, command:8, data --> ack:8
 //! ```
 //!
 //! The header goes through as it is: what it asks for (checksums, segmentation) is the host kernel's to do, which
@@ -44,7 +44,7 @@ pub use tap::{Tap, TapError};
 use self::both_ways::BothWays;
 use self::control::Control;
 use self::frames::{Receiver, Sender};
-use self::link::Cause;
+use self::link::{Announce, Cause};
 use self::merge::Merger;
 use self::pairs::{Line, Pairs};
 use crate::bytes::read_at;
@@ -81,6 +81,8 @@ pub mod feature {
     pub const STATUS: Features = Features::from_bits_retain(1 << 16);
     /// VIRTIO_NET_F_CTRL_VQ: there is a control queue.
     pub const CTRL_VQ: Features = Features::from_bits_retain(1 << 17);
+    /// VIRTIO_NET_F_GUEST_ANNOUNCE: the driver tells the network where it is when it is asked to.
+    pub const GUEST_ANNOUNCE: Features = Features::from_bits_retain(1 << 21);
     /// VIRTIO_NET_F_MQ: there are several pairs of queues.
     pub const MQ: Features = Features::from_bits_retain(1 << 22);
 }
@@ -95,6 +97,8 @@ pub const MAX_PAIRS: u16 = 64;
 
 /// VIRTIO_NET_S_LINK_UP.
 const LINK_UP: u16 = 1;
+/// VIRTIO_NET_S_ANNOUNCE.
+const ANNOUNCE: u16 = 2;
 
 /// The smallest MTU of a network that carries IPv4.
 const LEAST_MTU: u16 = 68;
@@ -176,8 +180,8 @@ pub struct Net {
     counters: Vec<Counters>,
     /// For what is received, and for what is sent.
     allowances: [Allowance; 2],
-    /// The driver found the link down when it was saved, and it is not: the driver is to be told.
-    untold: bool,
+    /// It was restored, and its driver is not there yet: why the link was down.
+    moved: Option<Cause>,
 }
 
 impl Net {
@@ -200,7 +204,7 @@ impl Net {
             pairs: Arc::new(pairs),
             options,
             link: Link::default(),
-            untold: false,
+            moved: None,
         }
     }
 
@@ -215,10 +219,10 @@ impl Net {
     }
 }
 
-/// The queues of that many pairs, and the control queue where there are several.
+/// The queues of that many pairs, and the control queue.
 fn queue_count(pairs: u16) -> usize {
     let queues = usize::from(pairs).saturating_mul(2);
-    queues.saturating_add((pairs > 1).into())
+    queues.saturating_add(1)
 }
 
 impl Net {
@@ -275,9 +279,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn features(&self) -> Features {
-        let mut features = feature::STATUS | feature::MRG_RXBUF | self.pairs.features();
+        let own = feature::STATUS | feature::MRG_RXBUF | feature::CTRL_VQ | feature::GUEST_ANNOUNCE;
+        let mut features = own | self.pairs.features();
         if self.pairs.most() > 1 {
-            features |= feature::CTRL_VQ | feature::MQ;
+            features |= feature::MQ;
         }
         if self.options.mac.is_some() {
             features |= feature::MAC;
@@ -289,9 +294,8 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        let most = self.pairs.most();
-        let mut sizes = vec![QUEUE_SIZE; queue_count(most)];
-        if let Some(control) = sizes.last_mut().filter(|_| most > 1) {
+        let mut sizes = vec![QUEUE_SIZE; queue_count(self.pairs.most())];
+        if let Some(control) = sizes.last_mut() {
             *control = CONTROL_SIZE;
         }
         sizes
@@ -302,10 +306,15 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
         let mut config = [0; 12];
         let mac = self.options.mac.map_or([0; 6], |mac| mac.0);
         config[..6].copy_from_slice(&mac);
-        let status = match self.link.state() {
+        let up = match self.link.state() {
             LinkState::Up => LINK_UP,
             LinkState::Down => 0,
         };
+        let announce = match self.link.announce() {
+            Announce::Asked => ANNOUNCE,
+            Announce::Done => 0,
+        };
+        let status = up | announce;
         config[6..8].copy_from_slice(&status.to_le_bytes());
         // max_virtqueue_pairs is for those with more than one.
         if self.pairs.most() > 1 {
@@ -362,13 +371,23 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
         if features.contains(feature::CTRL_VQ)
             && let Ok(queue) = ActiveQueue::take(&mut queues, control)
         {
-            let handler = Control::new(Arc::clone(&self.pairs), known, wake);
+            let link = features
+                .contains(feature::GUEST_ANNOUNCE)
+                .then(|| self.link());
+            let handler = Control::new(Arc::clone(&self.pairs), link, known, wake);
             let counters = self.counters_of(&queue);
             let server = QueueServer::new(memory, queue, interrupts, handler);
             workers.push(Box::new(server.with_counters(counters)));
         }
-        if std::mem::take(&mut self.untold) {
-            self.link.events.changed();
+        if let Some(causes) = self.moved.take() {
+            // Switches learn where the guest is from what it sends (5.1.6.5.4).
+            let up = self.link.state() == LinkState::Up;
+            if up && features.contains(feature::GUEST_ANNOUNCE) {
+                self.link.ask(Announce::Asked);
+            }
+            if self.link.announce() == Announce::Asked || (up && !causes.is_empty()) {
+                self.link.events.changed();
+            }
         }
         Ok(workers)
     }
@@ -378,7 +397,8 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     fn reset(&mut self) {
-        self.untold = false;
+        self.moved = None;
+        self.link.ask(Announce::Done);
         self.link.events.connect(None);
         // The next driver may know less. If the wire is gone, its next activation says so.
         let _ = self.pairs.negotiated(Features::empty());
@@ -415,7 +435,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
             true => LinkState::Down,
             false => LinkState::Up,
         });
-        self.untold = causes == Cause::WIRE;
+        self.moved = Some(causes);
         Ok(())
     }
 }

@@ -216,8 +216,8 @@ pub(crate) static KINDS: [Kind; 15] = [
             let net = Net::new(options, Wire::Frames(OwnedFd::from(theirs)));
             (Box::new(net), Box::new(ours))
         },
-        queues: &[0, 1],
-        attacked: &[0, 1],
+        queues: &[0, 1, 2],
+        attacked: &[0, 1, 2],
         honest: |subject| sends(subject, 1, |end| end.downcast_ref().unwrap()),
         ..PLAIN
     },
@@ -260,8 +260,8 @@ pub(crate) static KINDS: [Kind; 15] = [
             let net = Net::new(options, Wire::Stream(FrameStream::new(theirs).unwrap()));
             (Box::new(net), Box::new(ours))
         },
-        queues: &[0, 1],
-        attacked: &[0, 1],
+        queues: &[0, 1, 2],
+        attacked: &[0, 1, 2],
         honest: |subject| {
             subject.guest.write(DATA, &[7; 100]);
             subject.rings[1].submit(&[Readable(DATA, 100)]);

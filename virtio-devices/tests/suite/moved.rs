@@ -514,7 +514,8 @@ fn a_link_is_down_no_longer_than_its_cause() {
             let (old, end) = net();
             let old_link = old.link();
             let mut guest = Guest::new(Box::new(old), transport);
-            let mut rings = guest.start(u64::MAX, &[0, 1]);
+            // Without VIRTIO_NET_F_GUEST_ANNOUNCE, of which there would be news in any case.
+            let mut rings = guest.start(!(1 << 21), &[0, 1]);
             if taken_down {
                 old_link.set(LinkState::Down);
             }
@@ -545,6 +546,70 @@ fn a_link_is_down_no_longer_than_its_cause() {
             old_link.set(LinkState::Up);
             assert_eq!(old_link.state(), LinkState::Down);
             link.set(LinkState::Up);
+            assert_eq!(guest.config(6, 2), 1);
+        }
+    }
+}
+
+/// "Gratuitous Packet Sending" (5.1.6.5.4): switches learn where the guest is now from what it sends.
+#[test]
+fn a_card_that_was_moved_asks_its_driver_to_announce_itself() {
+    let net = |pairs: usize| {
+        let wires = (0..pairs).map(|_| {
+            let (wire, end) = std::os::unix::net::UnixDatagram::pair().unwrap();
+            wire.set_nonblocking(true).unwrap();
+            (Wire::Frames(wire.into()), end)
+        });
+        let (wires, ends): (Vec<_>, Vec<_>) = wires.unzip();
+        let net = Net::with_pairs(net::Options::new(), wires).unwrap();
+        (Box::new(net), ends)
+    };
+    for transport in TRANSPORTS {
+        for pairs in [1, 2] {
+            let control = 2 * pairs as u16;
+            // VIRTIO_NET_F_GUEST_ANNOUNCE, and a driver without it.
+            for (features, announces) in [(u64::MAX, true), (!(1 << 21), false)] {
+                let (old, _ends) = net(pairs);
+                let mut guest = Guest::new(old, transport);
+                let mut rings = guest.start(features, &[0, 1, control]);
+                assert_eq!(guest.config(6, 2), 1, "VIRTIO_NET_S_LINK_UP alone");
+                if let Bus::Mmio(driver) = &mut guest.bus {
+                    driver.put(0x064, 3);
+                }
+                let (new, _ends) = net(pairs);
+                let mut guest = moved(&mut guest, new);
+                let told = match &mut guest.bus {
+                    Bus::Pci(_) => guest.vectors.delivered().contains(&0),
+                    Bus::Mmio(driver) => driver.get(0x060) & 2 != 0,
+                };
+                // VIRTIO_NET_S_ANNOUNCE is 2.
+                let status = if announces { 3 } else { 1 };
+                assert_eq!((told, guest.config(6, 2)), (announces, status));
+                // VIRTIO_NET_CTRL_ANNOUNCE_ACK, which has no data.
+                guest.write(0x8000, &[3, 0]);
+                guest.write(0x9000, &[0xee]);
+                rings[2].submit(&[Readable(0x8000, 2), Writable(0x9000, 1)]);
+                guest.run(control);
+                assert_eq!(rings[2].take().unwrap().length, 1);
+                let ack = if announces { 0 } else { 1 };
+                assert_eq!(guest.read(0x9000, 1), [ack]);
+                assert_eq!(guest.config(6, 2), 1);
+            }
+            // The next driver has not been moved, and who is down has nobody to tell.
+            let (old, _ends) = net(pairs);
+            old.link().set(LinkState::Down);
+            let mut guest = Guest::new(old, transport);
+            guest.start(u64::MAX, &[0, 1]);
+            let (new, _ends) = net(pairs);
+            let link = new.link();
+            let mut guest = moved(&mut guest, new);
+            assert_eq!(guest.config(6, 2), 0);
+            link.set(LinkState::Up);
+            assert_eq!(guest.config(6, 2), 1);
+            let (again, _ends) = net(pairs);
+            let mut guest = moved(&mut guest, again);
+            assert_eq!(guest.config(6, 2), 3);
+            guest.start(u64::MAX, &[0, 1]);
             assert_eq!(guest.config(6, 2), 1);
         }
     }

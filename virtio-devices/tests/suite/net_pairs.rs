@@ -70,7 +70,7 @@ fn a_card_says_how_many_pairs_it_has() {
     let (one, _ends) = wires(1);
     let net = Net::with_pairs(Options::new(), one).unwrap();
     let mut guest = Guest::new(Box::new(net), Transport::Pci);
-    assert_eq!(guest.offered() & (CTRL_VQ | MQ), 0);
+    assert_eq!(guest.offered() & (CTRL_VQ | MQ), CTRL_VQ);
     assert_eq!(guest.config(8, 2), 0);
     for count in [0, usize::from(MAX_PAIRS) + 1] {
         let error = Net::with_pairs(Options::new(), wires(count).0).unwrap_err();
@@ -158,6 +158,8 @@ fn commands_that_no_driver_may_give_are_refused() {
             // Another command, another class, too short, too long.
             &[4, 1, 1, 0],
             &[0, 0, 1, 0],
+            &[3, 1],
+            &[3, 0, 0],
             &[4, 0, 1],
             &[4],
             &[4, 0, 1, 0, 0],

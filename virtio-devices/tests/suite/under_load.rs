@@ -235,6 +235,7 @@ fn chain(kind: &str, queue: u16) -> Vec<Buffer> {
             ]
         }
         "entropy" => vec![Writable(DATA, 0x1_0000)],
+        "net" | "net by a stream" if queue == 2 => vec![Readable(HEADER, 2), Writable(STATUS, 1)],
         "net of two pairs" if queue == 4 => vec![Readable(HEADER, 4), Writable(STATUS, 1)],
         "pmem" | "iommu" if even => vec![Readable(HEADER, 20), Writable(STATUS, 4)],
         // The first two queues' are page numbers.
@@ -507,8 +508,8 @@ fn a_card_misses_no_notification_while_it_works_both_ways() {
         let (to, from) = (
             scope.spawn(|| {
                 rounds(&mut received, 10_000, || {
-                    assert_eq!(end.send(&[7; 100]).unwrap(), 100)
-                })
+                    assert_eq!(end.send(&[7; 100]).unwrap(), 100);
+                });
             }),
             scope.spawn(|| rounds(&mut sent, 10_000, || ())),
         );
