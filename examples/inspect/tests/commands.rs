@@ -413,6 +413,26 @@ fn an_ept_that_leads_into_itself_ends() {
     assert!(text(&output).contains("3 lines"), "{}", text(&output));
 }
 
+/// The page that users read shows what these commands print.
+#[test]
+fn the_readme_shows_what_is_printed() {
+    const README: &str = include_str!("../README.md");
+    let nested = nested(0x1000, u64::MAX, &[]);
+    let cases: [(&[&str], &[u8]); 4] = [
+        (&["vmcs", "-", "--failure", "exit 33"], LOG.as_bytes()),
+        (&["kvm-nested", "-"], &nested),
+        (&["ept", "-", "--eptp", "0x101e"], &image()),
+        (
+            &["ept", "-", "--eptp", "0x101e", "--explain", "0x401234"],
+            &image(),
+        ),
+    ];
+    for (arguments, input) in cases {
+        let printed = text(&hvkit(arguments, input));
+        assert!(README.contains(&printed), "{arguments:?}:\n{printed}");
+    }
+}
+
 #[test]
 fn files_that_are_none_of_it() {
     for (arguments, input, complaint) in [
