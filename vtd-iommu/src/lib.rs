@@ -152,7 +152,7 @@
 //! | DMAR tables | `iasl` | `tests/iasl.rs` |
 //! | bytes of others | no panic: fuzz targets `vtd_*`, and lints | `EVIDENCE.md` |
 //!
-//! What QEMU does differently is in `lab/ledgers` in the repository, with who is right.
+//! The commands, the tests and `EVIDENCE.md` are in the repository. What QEMU does differently is in its `lab/ledgers`, with who is right.
 //!
 //! # Edition
 //!
