@@ -387,7 +387,7 @@ fn the_picture_of_an_ept() {
             "0x0-0x1fffff rwx WriteBack",
             "0x400000-0x400fff rwx WriteBack",
             "0x401000-0x401fff r-x WriteBack",
-            "0x600000 level 2 entry 0x2 is malformed: Misconfig\u{2026}",
+            "0x600000 level 2 entry 0x2 is malformed: Misconfigured(\u{2026}",
             "0x800000-0x9fffff 2 MiB",
             "0x1000000-0x1000fff 4 KiB",
             "0x1001000-0x1001fff 4 KiB",
