@@ -96,6 +96,8 @@
 //! | exits and qualifications | raw numbers worked out by hand | | `cargo test -p hvkit-ept --test exits` |
 //! | walks of any memory | no panic, an end | | `cargo xtask fuzz ept_walk` |
 //!
+//! The commands and the ledger (`lab/ledgers/ept.md`) are in the repository.
+//!
 //! Bochs 2.7 has neither 5-level EPT nor sub-pages nor mode-based execute control (3.0 has that): those stand on our own model.
 //!
 //! # Features

@@ -68,7 +68,8 @@
 //! | logs of KVM and Xen | logs in bug reports | `tests/logged.rs` |
 //! | bytes of others | no panic: fuzz targets `vmcs_bytes`, `vmcs_check`, `vmcs_exit`, and lints | `EVIDENCE.md` |
 //!
-//! What Bochs does differently is in the repository's `lab/ledgers/vm-entry.md`, with who is right.
+//! The commands, the tests and `EVIDENCE.md` are in the repository. What Bochs does differently is in its
+//! `lab/ledgers/vm-entry.md`, with who is right.
 //!
 //! # Edition
 //!

@@ -10,6 +10,7 @@
 //! use hvkit_vtd_iommu::dmar::{Dmar, Structure};
 //! use hvkit_vtd_iommu::driver::{Attachment, DriverError, Mmio, Options, Unit};
 //! use hvkit_vtd_iommu::spec::RequesterId;
+//! use hvkit_vtd_iommu::spec::fault::{FaultReason, FaultRecord};
 //! use hvkit_vtd_iommu::tables::SecondStageAttributes;
 //!
 //! /// Where firmware says that the first unit's registers are, and how wide addresses are.
@@ -22,8 +23,14 @@
 //!     Some((base, dmar.host_address_bits()))
 //! }
 //!
-//! /// Lets a device reach 64 KiB of memory for a while, and nothing else ever.
-//! fn lend<R, M, P>(registers: R, memory: M, frames: P, host_bits: u32) -> Result<(), DriverError>
+//! /// Lets a device reach 64 KiB of memory while it works, and nothing else ever; the first fault of it.
+//! fn lend<R, M, P>(
+//!     registers: R,
+//!     memory: M,
+//!     frames: P,
+//!     host_bits: u32,
+//!     work: impl FnOnce(),
+//! ) -> Result<Option<FaultRecord>, DriverError>
 //! where
 //!     R: Mmio,
 //!     M: OwnEntries + Clone,
@@ -38,17 +45,79 @@
 //!     let fresh = domain.map(0x10_0000..0x11_0000, 0x1_2340_0000, SecondStageAttributes::READ_WRITE);
 //!     unit.publish(&domain, fresh.expect("aligned, and nothing is there"))?;
 //!
-//!     // ... the device works ...
+//!     work();
 //!
 //!     let stale = domain.unmap(0x10_0000..0x11_0000).expect("it is mapped");
 //!     // Only when this has returned may the memory be anybody else's.
 //!     unit.settle(&domain, stale).expect("the unit answers");
-//!     for fault in unit.take_faults().records {
-//!         // "no write permission", 03:00.0, 0x110000
-//!         let _ = (fault.reason(), fault.source(), fault.address());
-//!     }
-//!     Ok(())
+//!     Ok(unit.take_faults().records.into_iter().next())
 //! }
+//!
+//! // The machine is memory and an emulated unit; its firmware's table has one unit, for every device.
+//! # let unit = Drhd { flags: DrhdFlags::INCLUDE_PCI_ALL, size: 0, segment: 0, base: 0xfed9_0000 };
+//! # let table = Builder::new(39, TableFlags::empty()).drhd(unit, &[]).build(Oem::default()).unwrap();
+//! let (base, host_bits) = find(&table).expect("a unit");
+//! assert_eq!(base, 0xfed9_0000);
+//! let machine = Machine::new(host_bits);
+//! let fault = lend(&machine, &machine, &machine, host_bits, || {
+//!     // The device writes into what it was lent, and then behind it.
+//!     assert_eq!(machine.device_writes(0x10_f000), Some(0x1_2340_f000));
+//!     assert_eq!(machine.device_writes(0x11_0000), None);
+//! })?;
+//! let fault = fault.expect("the unit tells of the second");
+//! assert_eq!(fault.source().to_string(), "03:00.0");
+//! assert_eq!((fault.reason(), fault.address()), (FaultReason::NO_WRITE, Some(0x11_0000)));
+//! assert_eq!(machine.device_writes(0x10_f000), None, "the memory was given back");
+//! # use hvkit_page_table::{ReadEntry, UpdateEntry, Width};
+//! # use hvkit_vtd_iommu::dmar::{Builder, Drhd, DrhdFlags, Oem, TableFlags};
+//! # use hvkit_vtd_iommu::emulation::fake::{Journal, Ram};
+//! # use hvkit_vtd_iommu::emulation::{self, Access, Memory, Request};
+//! # use std::cell::{Cell, RefCell};
+//! # struct Machine { ram: Ram, unit: RefCell<emulation::Unit>, frames: Cell<u64> }
+//! # impl Machine {
+//! #     fn new(bits: u32) -> Self {
+//! #         let unit = emulation::Unit::new(emulation::Options::new(bits)).unwrap();
+//! #         Machine { ram: Ram::new(1 << 20), unit: RefCell::new(unit), frames: Cell::new(0x1000) }
+//! #     }
+//! #     fn device_writes(&self, at: u64) -> Option<u64> {
+//! #         let nic = RequesterId::new(3, 0, 0).unwrap();
+//! #         let request = Request::new(nic, at, Access::Write);
+//! #         let mut unit = self.unit.borrow_mut();
+//! #         let to = unit.translate(&self.ram, &mut Journal::default(), &request);
+//! #         to.ok().filter(|to| to.writes).map(|to| to.address)
+//! #     }
+//! # }
+//! # impl Mmio for Machine {
+//! #     fn read32(&self, offset: u32) -> u32 { self.unit.borrow_mut().read32(offset) }
+//! #     fn read64(&self, offset: u32) -> u64 { self.unit.borrow_mut().read64(offset) }
+//! #     fn write32(&self, offset: u32, value: u32) {
+//! #         self.unit.borrow_mut().write32(&self.ram, &mut Journal::default(), offset, value);
+//! #     }
+//! #     fn write64(&self, offset: u32, value: u64) {
+//! #         self.unit.borrow_mut().write64(&self.ram, &mut Journal::default(), offset, value);
+//! #     }
+//! # }
+//! # impl ReadEntry for Machine {
+//! #     type Error = std::convert::Infallible;
+//! #     fn read(&self, at: u64, width: Width) -> Result<u64, Self::Error> {
+//! #         Ok(self.ram.read(at, width).unwrap())
+//! #     }
+//! # }
+//! # impl UpdateEntry for Machine {
+//! #     fn compare_exchange(&self, at: u64, width: Width, old: u64, new: u64) -> Result<u64, Self::Error> {
+//! #         Ok(self.ram.compare_exchange(at, width, old, new).unwrap())
+//! #     }
+//! # }
+//! # impl OwnEntries for Machine {
+//! #     fn write(&self, at: u64, width: Width, entry: u64) {
+//! #         Memory::write(&self.ram, at, width, entry).unwrap();
+//! #     }
+//! # }
+//! # impl Frames for Machine {
+//! #     fn allocate(&self) -> Option<u64> { Some(self.frames.replace(self.frames.get() + 0x1000)) }
+//! #     fn free(&self, _: u64) {}
+//! # }
+//! # Ok::<(), DriverError>(())
 //! ```
 //!
 //! # What is here
@@ -79,11 +148,11 @@
 //! | emulated unit: interrupts; scalable mode | QEMU 11.1's unit, 15,000 and 3,000 programs | `oracle vtd-interrupts`, `vtd-scalable` |
 //! | driver on the emulated unit, with devices at work meanwhile | what the specification permits | `tests/together` |
 //! | every entry: all low-bit combinations | the specification's figures, as text | `tests/twins` |
-//! | every register offset at every width | a model of bytes | `tests/emulation` |
+//! | registers: every offset read at every width, writes as `tests/emulation` makes them | a model of bytes | `tests/emulation` |
 //! | DMAR tables | `iasl` | `tests/iasl.rs` |
 //! | bytes of others | no panic: fuzz targets `vtd_*`, and lints | `EVIDENCE.md` |
 //!
-//! What QEMU does differently is in `lab/ledgers`, with who is right.
+//! The commands, the tests and `EVIDENCE.md` are in the repository. What QEMU does differently is in its `lab/ledgers`, with who is right.
 //!
 //! # Edition
 //!
@@ -95,6 +164,7 @@
 //!
 //! - `arbitrary`: `Arbitrary` for the words of [`spec`]; needs `std`.
 //! - `fake`: memory and a world for tests of the emulated unit.
+//! - `serde`: the state of an emulated unit as data of serde's, for a VMM's snapshots.
 //! - `vm-memory`: a guest's memory as `vm-memory` has it, and each device's view of it; needs `std`.
 #![no_std]
 #![forbid(unsafe_code)]

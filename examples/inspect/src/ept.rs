@@ -104,13 +104,17 @@ struct Tried {
 impl Why {
     fn of(ept: &Ept, image: &Image, root: u64, address: u64) -> Self {
         let walk = walk(ept, image, Root::Table(root), address);
-        let entries = walk.steps().iter().map(|step| OnTheWay {
+        // All but the last lead to a table, which has rights and no memory type.
+        let tables = walk.steps().len().saturating_sub(1);
+        let entries = walk.steps().iter().zip(0..).map(|(step, number)| OnTheWay {
             level: step.level,
             at: step.at.unwrap_or_default(),
             entry: format!("{:#018x}", step.entry),
-            meaning: step
-                .attributes
-                .map_or_else(|| String::from("absent or malformed"), describe),
+            meaning: match step.attributes {
+                Some(attributes) if number < tables => rights(attributes),
+                Some(attributes) => describe(attributes),
+                None => String::from("absent or malformed"),
+            },
         });
         let entries = entries.collect();
         let to = walk.outcome.as_ref().ok().map(|found| Leads {
@@ -192,17 +196,21 @@ fn map(ept: &Ept, image: &Image, root: u64, options: &Options) -> Result<Found> 
     })
 }
 
-/// The rights as letters, then what else there is.
-fn describe(attributes: Attributes) -> String {
+/// The rights as letters.
+fn rights(attributes: Attributes) -> String {
     let rights = attributes.rights();
     let letter = |right, letter| if rights.contains(right) { letter } else { '-' };
-    let mut text: String = [
+    let letters = [
         letter(Rights::READ, 'r'),
         letter(Rights::WRITE, 'w'),
         letter(Rights::EXECUTE, 'x'),
-    ]
-    .iter()
-    .collect();
+    ];
+    letters.iter().collect()
+}
+
+/// The rights, then what else there is.
+fn describe(attributes: Attributes) -> String {
+    let mut text = rights(attributes);
     text += &format!(" {:?}", attributes.memory_type());
     if attributes.pat() == Pat::Ignored {
         text += ", PAT ignored";

@@ -126,8 +126,8 @@ impl Svg {
 
 /// As much of `words` as `width` holds, with an ellipsis where some is left out.
 fn cut(words: &str, width: u32) -> String {
-    let most = width.checked_div(CHARACTER).unwrap_or(0);
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    // Four characters of the font are 29 wide; `CHARACTER` leaves room for wider ones.
+    let most = usize::try_from(width.saturating_mul(4) / 29).unwrap_or(usize::MAX);
     if words.chars().count() <= most {
         return words.to_owned();
     }
@@ -168,11 +168,11 @@ mod tests {
 
     #[test]
     fn words_stay_in_their_box() {
-        assert_eq!(cut("12345", 5 * CHARACTER), "12345");
-        assert_eq!(cut("123456", 5 * CHARACTER), "1234\u{2026}");
+        assert_eq!(cut("12345678", 2 * 29), "12345678");
+        assert_eq!(cut("12345678", 2 * 29 - 1), "123456\u{2026}");
         assert_eq!(cut("12", 0), "\u{2026}");
         let mut svg = Svg::default();
-        svg.label(0, 0, 12 + 4 * CHARACTER, Tint::Wrong, &["level 2".into()]);
+        svg.label(0, 0, 12 + 29, Tint::Wrong, &["level 2".into()]);
         assert!(svg.finish().contains(">lev\u{2026}</text>"));
     }
 

@@ -387,7 +387,7 @@ fn the_picture_of_an_ept() {
             "0x0-0x1fffff rwx WriteBack",
             "0x400000-0x400fff rwx WriteBack",
             "0x401000-0x401fff r-x WriteBack",
-            "0x600000 level 2 entry 0x2 is malformed: Misconfig\u{2026}",
+            "0x600000 level 2 entry 0x2 is malformed: Misconfigured(\u{2026}",
             "0x800000-0x9fffff 2 MiB",
             "0x1000000-0x1000fff 4 KiB",
             "0x1001000-0x1001fff 4 KiB",
@@ -411,6 +411,26 @@ fn an_ept_that_leads_into_itself_ends() {
     }
     let output = hvkit(&["ept", "-", "--eptp", "0x101e", "--lines", "3"], &bytes);
     assert!(text(&output).contains("3 lines"), "{}", text(&output));
+}
+
+/// The page that users read shows what these commands print.
+#[test]
+fn the_readme_shows_what_is_printed() {
+    const README: &str = include_str!("../README.md");
+    let nested = nested(0x1000, u64::MAX, &[]);
+    let cases: [(&[&str], &[u8]); 4] = [
+        (&["vmcs", "-", "--failure", "exit 33"], LOG.as_bytes()),
+        (&["kvm-nested", "-"], &nested),
+        (&["ept", "-", "--eptp", "0x101e"], &image()),
+        (
+            &["ept", "-", "--eptp", "0x101e", "--explain", "0x401234"],
+            &image(),
+        ),
+    ];
+    for (arguments, input) in cases {
+        let printed = text(&hvkit(arguments, input));
+        assert!(README.contains(&printed), "{arguments:?}:\n{printed}");
+    }
 }
 
 #[test]

@@ -224,15 +224,37 @@ fn scalable_mode_lists_processes() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 }
 
+/// The page that users read shows what these commands print.
 #[test]
-fn faults_of_a_log_by_device_and_time() {
-    let log = "\
+fn the_readme_shows_what_is_printed() {
+    const README: &str = include_str!("../README.md");
+    let unit = ["vtd", "-", "--rtaddr", "0x1000"];
+    let device = [&unit[..], &["--requester", "00:03.0"]].concat();
+    let write = [&device[..], &["--explain", "0x6abc", "--write"]].concat();
+    let table = dmar(&[&GRAPHICS, &OTHERS, &RESERVED]);
+    let cases: [(&[&str], &[u8]); 5] = [
+        (&["dmar", "-"], &table),
+        (&unit, &image()),
+        (&device, &image()),
+        (&write, &image()),
+        (&["vtd-faults", "-"], FAULTS.as_bytes()),
+    ];
+    for (arguments, input) in cases {
+        let printed = text(&hvkit(arguments, input));
+        assert!(README.contains(&printed), "{arguments:?}:\n{printed}");
+    }
+}
+
+const FAULTS: &str = "\
 [    1.000000] DMAR: DRHD: handling fault status reg 2
 [    2.500000] DMAR: [DMA Read NO_PASID] Request device [00:02.0] fault addr 0x7f000 [fault reason 0x06] PTE Read access is not set
 [    3.500000] DMAR: [DMA Read NO_PASID] Request device [00:02.0] fault addr 0x80000 [fault reason 0x06] PTE Read access is not set
 [    4.000000] DMAR: [DMA Write NO_PASID] Request device [01:00.0] fault addr 0x0 [fault reason 0x02] Present bit in context entry is clear
 ";
-    let output = hvkit(&["vtd-faults", "-"], log.as_bytes());
+
+#[test]
+fn faults_of_a_log_by_device_and_time() {
+    let output = hvkit(&["vtd-faults", "-"], FAULTS.as_bytes());
     let text = text(&output);
     assert!(
         text.starts_with("00:02.0 DMA Read, 2 times, at 0x7f000 to 0x80000: 0x6, "),
