@@ -158,7 +158,7 @@ fn leaf_7_is_asked_for_only_where_it_is() {
 /// What CPUID says of the MSRs that VM entry loads, in raw words.
 #[test]
 fn what_msrs_take_is_what_cpuid_says() {
-    let with = |leaves: &[((u32, u32), [u32; 4])], capabilities: Option<u64>| {
+    let with = |leaves: &[((u32, u32), [u32; 4])]| {
         let mut machine = skylake();
         machine.cpuid.insert(
             (0, 0),
@@ -170,13 +170,10 @@ fn what_msrs_take_is_what_cpuid_says() {
         for &(leaf, [eax, ebx, ecx, edx]) in leaves {
             machine.cpuid.insert(leaf, Cpuid { eax, ebx, ecx, edx });
         }
-        if let Some(value) = capabilities {
-            machine.msrs.insert(0x345, value);
-        }
         detect(&machine).unwrap().processor.writable
     };
-    // Nothing is told: no such MSR. (IA32_PERF_CAPABILITIES would fault.)
-    let none = with(&[((7, 0), [0; 4])], None);
+    // Nothing is told: no such MSR.
+    let none = with(&[((7, 0), [0; 4])]);
     let found = [
         none.perf_global_ctrl,
         none.rtit_ctl,
@@ -187,23 +184,22 @@ fn what_msrs_take_is_what_cpuid_says() {
     assert_eq!(found, [0; 5]);
     assert_eq!(none.debugctl, 0xffc3);
 
-    // Version 2: 4 counters and 3 fixed ones. Version 5: fixed ones by number and by mask; metrics.
-    let counters = |leaf, capabilities| {
-        let pdcm = if capabilities == 0 { 0 } else { 1 << 15 };
-        let first = ((1, 0), [0, 0, 1 << 5 | pdcm, 0]);
-        with(&[first, ((0xa, 0), leaf)], Some(capabilities)).perf_global_ctrl
+    // Version 2: 4 counters and 3 fixed ones. Version 5: fixed ones by number and by mask; metrics, if there may be some.
+    let counters = |leaf, pdcm: u32| {
+        let first = ((1, 0), [0, 0, 1 << 5 | pdcm << 15, 0]);
+        with(&[first, ((0xa, 0), leaf)]).perf_global_ctrl
     };
-    assert_eq!(counters([0x0730_0402, 0, 0, 0x603], 0), 0x7_0000_000f);
+    assert_eq!(counters([0x0730_0402, 0, 0, 0x603], 1), 0x7_0000_000f);
     assert_eq!(
-        counters([0x0730_0401, 0, 0, 0x603], 0),
+        counters([0x0730_0401, 0, 0, 0x603], 1),
         0,
         "version 1 has none"
     );
     assert_eq!(
-        counters([0x0830_0805, 0, 0xb, 0x602], 1 << 15),
+        counters([0x0830_0805, 0, 0xb, 0x602], 1),
         0x1_000b_0000_00ff
     );
-    assert_eq!(counters([0x0830_0805, 0, 0, 0x604], 1 << 14), 0xf_0000_00ff);
+    assert_eq!(counters([0x0830_0805, 0, 0, 0x604], 0), 0xf_0000_00ff);
     assert_eq!(
         counters([0xffff_ff02, !0, !0, !0], 0),
         0xffff_ffff_ffff,
@@ -217,7 +213,7 @@ fn what_msrs_take_is_what_cpuid_says() {
             ((0x14, 0), [1, ebx, ecx, 0]),
             ((0x14, 1), [ranges, 0, 0, 0]),
         ];
-        with(&leaves, None).rtit_ctl
+        with(&leaves).rtit_ctl
     };
     assert_eq!(trace([0xf, 0x7], 0x0249_0002), 0xff_0f7b_ef8f);
     assert_eq!(trace([0, 0], 0), 0x2c0d);
@@ -227,11 +223,11 @@ fn what_msrs_take_is_what_cpuid_says() {
         "no IP filtering, no ranges"
     );
     // Without the feature, the leaf says nothing.
-    assert_eq!(with(&[((0x14, 0), [1, 0xf, 7, 0])], None).rtit_ctl, 0);
+    assert_eq!(with(&[((0x14, 0), [1, 0xf, 7, 0])]).rtit_ctl, 0);
 
     let branches = |ebx| {
         let leaves = [((7, 0), [0, 0, 0, 1 << 19]), ((0x1c, 0), [0, ebx, 0, 0])];
-        with(&leaves, None).lbr_ctl
+        with(&leaves).lbr_ctl
     };
     assert_eq!(
         [0, 1, 2, 4, 7].map(branches),
@@ -241,7 +237,7 @@ fn what_msrs_take_is_what_cpuid_says() {
     // Shadow stacks, indirect-branch tracking; bus locks; IBRS, SSBD, and those of subleaf 2.
     let of_seven = |ecx, edx, more| {
         let leaves = [((7, 0), [2, 0, ecx, edx]), ((7, 2), [0, 0, 0, more])];
-        with(&leaves, None)
+        with(&leaves)
     };
     assert_eq!(of_seven(1 << 7, 0, 0).s_cet, 0x3);
     assert_eq!(of_seven(0, 1 << 20, 0).s_cet, 0xc3c);

@@ -6,9 +6,6 @@ use hvkit_vmcs::capability::Writable;
 
 use super::Machine;
 
-/// `IA32_PERF_CAPABILITIES`.
-const PERF_CAPABILITIES: u32 = 0x345;
-
 /// Every bit of `bits` where `set`.
 const fn if_set(set: bool, bits: u64) -> u64 {
     if set { bits } else { 0 }
@@ -54,7 +51,7 @@ pub(super) fn writable(machine: &impl Machine) -> Writable {
     Writable {
         // BLD: bus-lock detection.
         debugctl: usual.debugctl | if_set(bit(features.ecx, 24), 1 << 2),
-        perf_global_ctrl: performance_counters(machine, leaf(0xa, 0)),
+        perf_global_ctrl: performance_counters(leaf(0xa, 0), leaf(1, 0)),
         rtit_ctl: if bit(features.ebx, 25) {
             processor_trace(leaf(0x14, 0), leaf(0x14, 1))
         } else {
@@ -72,15 +69,17 @@ pub(super) fn writable(machine: &impl Machine) -> Writable {
 }
 
 /// A bit for each counter, and one for the metrics. SDM Vol. 3B, "Architectural Performance Monitoring".
-fn performance_counters(machine: &impl Machine, leaf: super::Cpuid) -> u64 {
+///
+/// Whether there are metrics is in `IA32_PERF_CAPABILITIES`, which Bochs 2.7 lacks though its CPUID tells of it: where there may be
+/// some, the bit is not called reserved.
+fn performance_counters(leaf: super::Cpuid, features: super::Cpuid) -> u64 {
     let [version, general, ..] = leaf.eax.to_le_bytes();
     if version < 2 {
         return 0;
     }
     let fixed = lowest(leaf.edx & 0x1f) & 0xffff;
     let listed = if_set(version >= 5, u64::from(leaf.ecx) & 0xffff);
-    let has_capabilities = bit(machine.cpuid(1, 0).ecx, 15);
-    let metrics = has_capabilities && machine.rdmsr(PERF_CAPABILITIES) >> 15 & 1 != 0;
+    let metrics = version >= 5 && bit(features.ecx, 15);
     lowest(u32::from(general).min(32)) | (fixed | listed) << 32 | if_set(metrics, 1 << 48)
 }
 
