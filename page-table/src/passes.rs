@@ -135,16 +135,19 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
             };
             memory.write(at, width, self.mapper.word(first, level));
         }
-        // What hardware set after the plan looked is in no leaf of the subtree yet.
+        // What hardware set after the plan looked is in no leaf of the subtree yet. A hole has no marks.
         let mut marked = passes.marked;
+        let marks = match before {
+            Block::Leaf { .. } => format.marks().all(),
+            Block::Hole => 0,
+        };
         self.exchange(
             slot,
             format.table(subtree.frame, slot.level),
             |entry, found| {
-                let marks = found & format.marks().all();
-                if marks & !marked != 0 {
-                    self.mapper.mark_subtree(subtree, marks);
-                    marked |= marks;
+                if found & marks & !marked != 0 {
+                    self.mapper.mark_subtree(subtree, found & marks);
+                    marked |= found & marks;
                 }
                 entry
             },

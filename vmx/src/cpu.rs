@@ -2,6 +2,8 @@
 //! Whether a processor has VMX, and switching it on. SDM Vol. 3C, "Discovering Support for VMX", "Enabling and Entering
 //! VMX Operation", "Restrictions on VMX Operation".
 
+mod writable;
+
 use core::fmt;
 
 use hvkit_vmcs::capability::Features;
@@ -179,6 +181,9 @@ pub enum EnableError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detected {
     /// What decides whether VM entries succeed: give it to [`hvkit_vmcs::check::Checker`].
+    ///
+    /// Reserved bits of `IA32_DEBUGCTL` and `IA32_EFER` differ between models that CPUID does not tell apart: those are
+    /// as in [`Writable`](hvkit_vmcs::capability::Writable).
     pub processor: Processor,
     /// `IA32_FEATURE_CONTROL` as firmware left it.
     pub feature_control: FeatureControl,
@@ -211,7 +216,8 @@ pub fn detect(machine: &impl Machine) -> Result<Detected, Unsupported> {
         physical_address_bits: physical,
         linear_address_bits: linear,
         features: other_features(machine),
-        ..Processor::new(vmx)
+        writable: writable::writable(machine),
+        vmx,
     };
     Ok(Detected {
         processor,

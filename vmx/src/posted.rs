@@ -21,6 +21,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// assert_eq!(POSTED.post(0x42), None); // a notification is under way
 /// assert_eq!(POSTED.take(), [0, 0b110, 0, 0]);
 /// ```
+// Who posts stores a request, then looks at the control word; who takes or allows stores there, then looks at the requests. One
+// of the two must see the other: stores before loads of other words, which only `SeqCst` keeps in order.
 #[repr(C, align(64))]
 pub struct PostedInterrupts {
     requests: [AtomicU64; 4],
@@ -53,10 +55,10 @@ impl PostedInterrupts {
     /// Requests an interrupt. Returns the notification to send, if none is outstanding or suppressed.
     pub fn post(&self, vector: u8) -> Option<Notify> {
         if let Some(word) = self.requests.get(usize::from(vector) / 64) {
-            word.fetch_or(1 << (vector % 64), Ordering::Release);
+            word.fetch_or(1 << (vector % 64), Ordering::SeqCst);
         }
         self.control
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |control| {
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |control| {
                 (control & (OUTSTANDING | SUPPRESS) == 0).then_some(control | OUTSTANDING)
             })
             .ok()
@@ -66,9 +68,9 @@ impl PostedInterrupts {
     /// Takes all requests, 64 vectors a word, as the processor does when it is notified.
     pub fn take(&self) -> [u64; 4] {
         // First the bit, then the requests: whoever posts in between notifies again.
-        self.control.fetch_and(!OUTSTANDING, Ordering::AcqRel);
+        self.control.fetch_and(!OUTSTANDING, Ordering::SeqCst);
         let words = self.requests.each_ref();
-        words.map(|word| word.swap(0, Ordering::AcqRel))
+        words.map(|word| word.swap(0, Ordering::SeqCst))
     }
 
     /// Whether a notification is outstanding.
@@ -78,15 +80,15 @@ impl PostedInterrupts {
 
     /// Keeps notifications back, as while the virtual processor does not run.
     pub fn suppress(&self) {
-        self.control.fetch_or(SUPPRESS, Ordering::AcqRel);
+        self.control.fetch_or(SUPPRESS, Ordering::SeqCst);
     }
 
     /// Lets notifications through again. Returns whether there are requests that nobody was notified of.
     pub fn allow(&self) -> bool {
-        self.control.fetch_and(!SUPPRESS, Ordering::AcqRel);
+        self.control.fetch_and(!SUPPRESS, Ordering::SeqCst);
         self.requests
             .iter()
-            .any(|word| word.load(Ordering::Acquire) != 0)
+            .any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
     /// Directs later notifications elsewhere, as when the virtual processor moves.

@@ -127,7 +127,8 @@ pub fn pass_on(vcpu: &mut Vcpu<'_>) {
     }
     let vmcs = vcpu.vmcs();
     let blocking = vmcs.read(f::GUEST_INTERRUPTIBILITY).unwrap_or(0);
-    let blocks = Interruptibility::MOV_SS | Interruptibility::NMI;
+    // STI too: a processor may refuse to inject one then (guest.interruptibility.nmi-sti).
+    let blocks = Interruptibility::STI | Interruptibility::MOV_SS | Interruptibility::NMI;
     let is_free = !Event(vmcs.read(f::INJECTED_EVENT).unwrap_or(0)).is_valid()
         && !Interruptibility::from_bits_retain(blocking).intersects(blocks);
     let nmi = Event::new(EventKind::NMI, 2);

@@ -8,8 +8,8 @@
 //!   | RAM   | our tables  | RAM          | our stack   | RAM, BIOS   | RAM    | ours       | RAM    | ours   | ACPI | ... devices
 //! ```
 //!
-//! Interrupts, exceptions, ports and most MSRs are the guest's; CPUID, XSETBV, VMX instructions and MSRs, power-off, and
-//! what touches our pages exit.
+//! Interrupts, exceptions, ports and most MSRs are the guest's; CPUID, XSETBV, VMX instructions and MSRs, MSRs that hold
+//! physical addresses, power-off, and what touches our pages exit.
 
 mod boot;
 mod native;
@@ -33,13 +33,20 @@ use crate::run::{self, Counts};
 use crate::{paging_ept, paging_shadow};
 
 pub use boot::Begin;
-use policy::{FEATURE_CONTROL, MISC_ENABLE, Passed};
+use policy::{APIC_BASE, FEATURE_CONTROL, MISC_ENABLE, Passed};
 
 static MSRS: MsrBitmap = MsrBitmap::passing();
 static PORTS: IoBitmaps = IoBitmaps::passing();
 
 /// The VMX capability MSRs.
 const CAPABILITIES: core::ops::RangeInclusive<u32> = 0x480..=0x493;
+
+/// Those of processor trace (`IA32_RTIT_*`), which writes what it records to physical addresses.
+const TRACE: core::ops::RangeInclusive<u32> = 0x560..=0x58f;
+/// Those of hardware feedback (`IA32_HW_FEEDBACK_*`), whose table is at a physical address too.
+const FEEDBACK: core::ops::RangeInclusive<u32> = 0x17d0..=0x17d4;
+/// The state component of processor trace: XRSTORS loads its MSRs past the bitmap.
+const TRACE_STATE: u64 = 1 << 8;
 
 /// Instructions that would fault without their control.
 const INSTRUCTIONS: Secondary = Secondary::ENABLE_RDTSCP
@@ -182,7 +189,9 @@ impl Guest {
     ) -> Result<(), Failed> {
         let processor = *host.root.processor();
         for access in [MsrAccess::Read, MsrAccess::Write] {
-            for index in CAPABILITIES.chain([FEATURE_CONTROL, MISC_ENABLE]) {
+            let physical = TRACE.chain(FEEDBACK).chain([APIC_BASE]);
+            let others = [FEATURE_CONTROL, MISC_ENABLE];
+            for index in CAPABILITIES.chain(physical).chain(others) {
                 MSRS.set(index, access, true).map_err(say("MSR bitmap"))?;
             }
         }
@@ -201,14 +210,15 @@ impl Guest {
             (f::MSR_BITMAP, memory::map().of(&MSRS)),
             (f::IO_BITMAP_A, ports),
             (f::IO_BITMAP_B, ports + IoBitmaps::B),
-            (f::XSS_EXITING_BITMAP, 0),
+            (f::XSS_EXITING_BITMAP, TRACE_STATE),
         ] {
             current.write(field, value).map_err(&missing)?;
         }
         prepare(&paging, &mut current).map_err(&missing)?;
         let registers = self.begin.registers;
-        // SAFETY: `host.state` was captured here; no EPT entry or shadow leaf leads to this program; the MSRs that pass do
-        // not either.
+        // SAFETY: `host.state` was captured here. No EPT entry or shadow leaf leads to this program. Nor do the MSRs that pass, by
+        // RDMSR, WRMSR and XRSTORS: those by which a processor reaches physical addresses past the paging (where processor trace and
+        // hardware feedback write, where the local APIC lies) exit and are refused, or keep their address.
         let vcpu = unsafe { Vcpu::new(current, registers, &host.state) };
         let mut vcpu = vcpu.map_err(say("the host's state"))?;
         vcpu.switch_vector_registers(FxState::new());

@@ -352,7 +352,8 @@ impl<'m> Shadow<'m> {
                 self.mmu.guest_wrote(physical, bytes)
             }
             Err(why) => {
-                // Then it is no table any more, unless the very write goes through it.
+                // Then it is no table any more, unless the very write goes through it. An event whose delivery wrote is
+                // delivered again.
                 self.seen.taken_away += 1;
                 self.memory.recorded(Recorder::end);
                 let gone = hvkit_shadow_paging::mmu::Backed {

@@ -29,7 +29,8 @@ impl<'a> arbitrary::Arbitrary<'a> for Features {
 
 /// For each MSR that VM entry or VM exit may load from a field: the bits that are not reserved.
 ///
-/// They depend on the model; the defaults are those of a processor with the oldest features.
+/// They depend on the model; the defaults are those of a processor with the oldest features. `detect` of `hvkit-vmx` asks
+/// CPUID for most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]

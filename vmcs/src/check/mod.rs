@@ -215,7 +215,7 @@ impl<'a, M: PhysicalMemory, L: MsrLoading> Checker<'a, M, L> {
         transition::check(&mut run, &controls);
         host::check(&mut run, &controls);
         guest::check(&mut run, &controls);
-        msr_area::check(&mut run, self.loading);
+        msr_area::check(&mut run, &controls, self.loading);
         run.into_verdict()
     }
 }

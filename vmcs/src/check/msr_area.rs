@@ -5,7 +5,7 @@
 //! architectural MSRs a hypervisor usually loads.
 
 use super::{
-    context::Run,
+    context::{Controls, Run},
     memory::PhysicalMemory,
     report::{Expected, Place, Sink},
     rule::{Area, declare},
@@ -27,6 +27,9 @@ declare! { RULES: Area::MsrLoad, "Loading MSRs";
         "An entry must hold a value that WRMSR would write at CPL 0 without a general-protection exception.";
 }
 
+/// `IA32_EFER`.
+const EFER: u64 = 0xc000_0080;
+
 /// What becomes of loading a value into an MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -43,7 +46,8 @@ pub enum MsrVerdict {
 
 /// Knows which values MSRs take.
 pub trait MsrLoading {
-    /// What becomes of loading `value` into MSR `index`. Not asked of MSRs that no processor loads.
+    /// What becomes of loading `value` into MSR `index`. Not asked of MSRs that no processor loads; that `IA32_EFER.LME` stays while
+    /// the guest pages is checked besides.
     fn load(&self, index: u32, value: u64) -> MsrVerdict;
 }
 
@@ -57,7 +61,7 @@ impl MsrLoading for Processor {
             }
         };
         let only = |bits: u64| faults_unless(value & !bits == 0);
-        match index {
+        match u64::from(index) {
             // IA32_BIOS_UPDT_TRIG
             0x79 => MsrVerdict::NotLoadable,
             // IA32_SPEC_CTRL
@@ -74,8 +78,8 @@ impl MsrLoading for Processor {
             0x277 => faults_unless(super::guest::registers::pat_is_valid(value)),
             // IA32_PERF_GLOBAL_CTRL
             0x38f => only(self.writable.perf_global_ctrl),
-            // IA32_EFER: LMA is not written; LME may change only without paging, which is not known here.
-            0xc000_0080 => only(self.writable.efer),
+            // IA32_EFER: LMA is not written; that LME changes only without paging is the caller's to see.
+            EFER => only(self.writable.efer),
             // IA32_STAR, IA32_FMASK
             0xc000_0081 => MsrVerdict::Loads,
             0xc000_0084 => only(0xffff_ffff),
@@ -93,17 +97,27 @@ const MOST_ENTRIES: u64 = 4096;
 #[inline(always)]
 pub(super) fn check<S: Fields, M: PhysicalMemory, K: Sink + ?Sized, L: MsrLoading>(
     run: &mut Run<'_, S, M, K>,
+    c: &Controls,
     loading: &L,
 ) {
     let count = run.get(f::ENTRY_MSR_LOAD_COUNT);
     if count != 0 {
-        entries(run, count, loading);
+        entries(run, c, count, loading);
     }
+}
+
+/// Whether loading `value` into `IA32_EFER` changes LME while the guest has paging enabled: then, when the list is read, LME is as
+/// "IA-32e mode guest" says.
+fn changes_lme(c: &Controls, value: u64) -> bool {
+    const PG: u64 = 1 << 31;
+    const LME: u64 = 1 << 8;
+    c.guest_cr0 & PG != 0 && (value & LME != 0) != c.ia32e_guest()
 }
 
 #[inline(never)]
 fn entries<S: Fields, M: PhysicalMemory, K: Sink + ?Sized, L: MsrLoading>(
     run: &mut Run<'_, S, M, K>,
+    c: &Controls,
     count: u64,
     loading: &L,
 ) {
@@ -124,6 +138,11 @@ fn entries<S: Fields, M: PhysicalMemory, K: Sink + ?Sized, L: MsrLoading>(
             0x9b if !run.now.smm => &SMM_ONLY,
             0x1_0000_0000.. => &RESERVED,
             index => match loading.load(index as u32, value) {
+                MsrVerdict::Loads | MsrVerdict::Unknown
+                    if index == EFER && changes_lme(c, value) =>
+                {
+                    &VALUE
+                }
                 MsrVerdict::Loads => continue,
                 MsrVerdict::Faults => &VALUE,
                 MsrVerdict::NotLoadable => &MODEL,

@@ -155,6 +155,99 @@ fn leaf_7_is_asked_for_only_where_it_is() {
     assert_eq!(detect(&machine).unwrap().processor.features, Features::SGX);
 }
 
+/// What CPUID says of the MSRs that VM entry loads, in raw words.
+#[test]
+fn what_msrs_take_is_what_cpuid_says() {
+    let with = |leaves: &[((u32, u32), [u32; 4])]| {
+        let mut machine = skylake();
+        machine.cpuid.insert(
+            (0, 0),
+            Cpuid {
+                eax: 0x1c,
+                ..Cpuid::default()
+            },
+        );
+        for &(leaf, [eax, ebx, ecx, edx]) in leaves {
+            machine.cpuid.insert(leaf, Cpuid { eax, ebx, ecx, edx });
+        }
+        detect(&machine).unwrap().processor.writable
+    };
+    // Nothing is told: no such MSR.
+    let none = with(&[((7, 0), [0; 4])]);
+    let found = [
+        none.perf_global_ctrl,
+        none.rtit_ctl,
+        none.lbr_ctl,
+        none.s_cet,
+        none.spec_ctrl,
+    ];
+    assert_eq!(found, [0; 5]);
+    assert_eq!(none.debugctl, 0xffc3);
+
+    // Version 2: 4 counters and 3 fixed ones. Version 5: fixed ones by number and by mask; metrics, if there may be some.
+    let counters = |leaf, pdcm: u32| {
+        let first = ((1, 0), [0, 0, 1 << 5 | pdcm << 15, 0]);
+        with(&[first, ((0xa, 0), leaf)]).perf_global_ctrl
+    };
+    assert_eq!(counters([0x0730_0402, 0, 0, 0x603], 1), 0x7_0000_000f);
+    assert_eq!(
+        counters([0x0730_0401, 0, 0, 0x603], 1),
+        0,
+        "version 1 has none"
+    );
+    assert_eq!(
+        counters([0x0830_0805, 0, 0xb, 0x602], 1),
+        0x1_000b_0000_00ff
+    );
+    assert_eq!(counters([0x0830_0805, 0, 0, 0x604], 0), 0xf_0000_00ff);
+    assert_eq!(
+        counters([0xffff_ff02, !0, !0, !0], 0),
+        0xffff_ffff_ffff,
+        "whatever it says"
+    );
+
+    // Processor trace of Skylake: CR3 filter, PSB and CYC, IP filtering with two ranges, MTC; ToPA.
+    let trace = |[ebx, ecx]: [u32; 2], ranges| {
+        let leaves = [
+            ((7, 0), [0, 1 << 25, 0, 0]),
+            ((0x14, 0), [1, ebx, ecx, 0]),
+            ((0x14, 1), [ranges, 0, 0, 0]),
+        ];
+        with(&leaves).rtit_ctl
+    };
+    assert_eq!(trace([0xf, 0x7], 0x0249_0002), 0xff_0f7b_ef8f);
+    assert_eq!(trace([0, 0], 0), 0x2c0d);
+    assert_eq!(
+        trace([0x1f0, 0x8], 2),
+        0x0180_0000_8000_3c7d,
+        "no IP filtering, no ranges"
+    );
+    // Without the feature, the leaf says nothing.
+    assert_eq!(with(&[((0x14, 0), [1, 0xf, 7, 0])]).rtit_ctl, 0);
+
+    let branches = |ebx| {
+        let leaves = [((7, 0), [0, 0, 0, 1 << 19]), ((0x1c, 0), [0, ebx, 0, 0])];
+        with(&leaves).lbr_ctl
+    };
+    assert_eq!(
+        [0, 1, 2, 4, 7].map(branches),
+        [1, 7, 0x7f_0001, 9, 0x7f_000f]
+    );
+
+    // Shadow stacks, indirect-branch tracking; bus locks; IBRS, SSBD, and those of subleaf 2.
+    let of_seven = |ecx, edx, more| {
+        let leaves = [((7, 0), [2, 0, ecx, edx]), ((7, 2), [0, 0, 0, more])];
+        with(&leaves)
+    };
+    assert_eq!(of_seven(1 << 7, 0, 0).s_cet, 0x3);
+    assert_eq!(of_seven(0, 1 << 20, 0).s_cet, 0xc3c);
+    assert_eq!(of_seven(1 << 7, 1 << 20, 0).s_cet, 0xc3f);
+    assert_eq!(of_seven(1 << 24, 0, 0).debugctl, 0xffc7);
+    assert_eq!(of_seven(0, 1 << 26, 0).spec_ctrl, 0x3);
+    assert_eq!(of_seven(0, 1 << 31 | 1 << 27, 0).spec_ctrl, 0x7);
+    assert_eq!(of_seven(0, 0, 0b1_1111).spec_ctrl, 0x5f8);
+}
+
 #[test]
 fn enabling_sets_the_msr_and_the_two_bits_and_nothing_else() {
     let mut machine = skylake();

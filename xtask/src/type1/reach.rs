@@ -45,6 +45,10 @@ const ATTEMPTS: &[(&str, Gives, Gives)] = &[
     ("RDMSR of IA32_VMX_BASIC", PROTECTED, PROTECTED),
     ("RDMSR of IA32_VMX_EPT_VPID_CAP", PROTECTED, PROTECTED),
     ("WRMSR to IA32_FEATURE_CONTROL", PROTECTED, PROTECTED),
+    ("IA32_APIC_BASE as it is", UNCHANGED, UNCHANGED),
+    ("IA32_APIC_BASE at its code", PROTECTED, PROTECTED),
+    ("RDMSR of IA32_RTIT_OUTPUT_BASE", PROTECTED, PROTECTED),
+    ("processor trace in CPUID", NOTHING, NOTHING),
     ("VMX in CPUID", NOTHING, NOTHING),
     ("CR4.VMXE", PROTECTED, PROTECTED),
     ("VMXON", UNDEFINED, UNDEFINED),
@@ -66,6 +70,8 @@ const EPT_SAYS: &[&str] = &[
     "isolation: 0x4008 refused: ",
     "isolation: 0x200000 refused: Violation",
     "isolation: 0x480 refused: Msr",
+    "isolation: 0x1b refused: Msr",
+    "isolation: 0x560 refused: Msr",
     "type1: the guest shut down",
 ];
 const SHADOW_SAYS: &[&str] = &[
@@ -74,6 +80,8 @@ const SHADOW_SAYS: &[&str] = &[
     "isolation: 0x4008 refused: ",
     "isolation: 0x4000 refused: PageTables",
     "isolation: 0x480 refused: Msr",
+    "isolation: 0x1b refused: Msr",
+    "isolation: 0x560 refused: Msr",
     "type1: the guest resets its processor by INIT",
     "exits: 1 ",
 ];

@@ -15,6 +15,8 @@ use crate::isolation::{How, Isolation};
 use crate::paging_shadow::EFER;
 use crate::run::{Next, Paging, Policy};
 
+/// `IA32_APIC_BASE`.
+pub const APIC_BASE: u32 = 0x1b;
 pub const FEATURE_CONTROL: u32 = 0x3a;
 /// `IA32_MISC_ENABLE`. The kernel reads it before it can handle a fault, and Bochs 2.7 has none.
 pub const MISC_ENABLE: u32 = 0x1a0;
@@ -23,12 +25,24 @@ pub const MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_VALUE: u64 = 0;
 /// Locked, and VMX off: what firmware leaves that does not want it used.
 const LOCKED: u64 = 1;
+/// `IA32_XSS`, for the components that XSAVES and XRSTORS exit for.
+const XSS: u64 = 0xda0;
 const CR4_OSXSAVE: u64 = 1 << 18;
 /// CPUID.01H:ECX.
 const ECX_VMX: u32 = 1 << 5;
 const ECX_OSXSAVE: u32 = 1 << 27;
+const ECX_X2APIC: u32 = 1 << 21;
+/// CPUID.06H:EAX: hardware feedback, and its enhancement.
+const EAX_FEEDBACK: u32 = 1 << 19 | 1 << 23;
+/// CPUID.07H.0:EBX: processor trace, whose leaf is 14H, and whose state component is 8.
+const EBX_TRACE: u32 = 1 << 25;
+const TRACE_COMPONENT: u32 = 8;
 /// "Sleep enable" of the power-management control register. ACPI, "PM1 Control Registers".
 const SLEEP_ENABLE: u32 = 1 << 13;
+/// `IA32_APIC_BASE`: x2APIC mode, and the local APIC enabled.
+const EXTENDED: u64 = 1 << 10;
+const ENABLED: u64 = 1 << 11;
+
 /// The guest has the machine, less this hypervisor.
 pub struct Passed<P> {
     paging: P,
@@ -68,6 +82,13 @@ impl<P: Paging> Policy for Passed<P> {
             Exit::ReadMsr(exit) if exit.index == FEATURE_CONTROL => exit.answer(LOCKED),
             Exit::ReadMsr(exit) if exit.index == MISC_ENABLE => exit.answer(MISC_ENABLE_VALUE),
             Exit::WriteMsr(exit) if exit.index == MISC_ENABLE => exit.done(),
+            Exit::ReadMsr(exit) if exit.index == APIC_BASE => exit.answer(apic_base()),
+            Exit::WriteMsr(exit)
+                if exit.index == APIC_BASE && keeps_its_place(apic_base(), exit.value) =>
+            {
+                set_apic_base(exit.value);
+                exit.done();
+            }
             Exit::ReadMsr(exit) if exit.index != EFER => {
                 let rip = exit.guest.read(f::GUEST_RIP);
                 self.isolation.meets(exit.index.into(), How::Msr, rip);
@@ -87,6 +108,14 @@ impl<P: Paging> Policy for Passed<P> {
                 println!("type1: the guest resets its processor by INIT");
                 return Next::Stop;
             }
+            Exit::Other(exit)
+                if exit.guest.reason().is(ExitReason::XSAVES)
+                    || exit.guest.reason().is(ExitReason::XRSTORS) =>
+            {
+                let rip = exit.guest.read(f::GUEST_RIP);
+                self.isolation.meets(XSS, How::Msr, rip);
+                exit.fault();
+            }
             Exit::TripleFault(guest) => {
                 println!("type1: {guest:?}");
                 return Next::Give("the guest shut down");
@@ -98,7 +127,7 @@ impl<P: Paging> Policy for Passed<P> {
 }
 
 impl<P: Paging> Passed<P> {
-    /// CPUID: the processor's, less VMX and what the paging cannot give.
+    /// CPUID: the processor's, less VMX, what goes past the paging, and what the paging cannot give.
     fn identify(&self, exit: Cpuid<'_, Current<'_>>) {
         let found = __cpuid_count(exit.leaf, exit.subleaf);
         let mut answer = [found.eax, found.ebx, found.ecx, found.edx];
@@ -107,6 +136,17 @@ impl<P: Paging> Passed<P> {
             .zip(self.paging.hides(exit.leaf, exit.subleaf))
         {
             *register &= !hidden;
+        }
+        // What would reach physical addresses past the paging.
+        match (exit.leaf, exit.subleaf) {
+            (6, _) if answer[0] & EAX_FEEDBACK != 0 => {
+                answer[0] &= !EAX_FEEDBACK;
+                answer[3] = 0;
+            }
+            (7, 0) => answer[1] &= !EBX_TRACE,
+            (0xd, 1) => answer[2] &= !(1 << TRACE_COMPONENT),
+            (0x14, _) | (0xd, TRACE_COMPONENT) => answer = [0; 4],
+            _ => {}
         }
         if exit.leaf == 1 {
             let ecx = &mut answer[2];
@@ -139,6 +179,38 @@ impl<P: Paging> Passed<P> {
             Direction::String { .. } => exit.fault(),
         }
         Next::Go
+    }
+}
+
+/// Whether `IA32_APIC_BASE` may go from `now` to `value`: the APIC stays where it is, and its mode changes as a processor lets it. SDM
+/// Vol. 3A, "x2APIC State Transitions".
+fn keeps_its_place(now: u64, value: u64) -> bool {
+    const MODE: u64 = ENABLED | EXTENDED;
+    let has_x2apic = __cpuid_count(1, 0).ecx & ECX_X2APIC != 0;
+    (now ^ value) & !MODE == 0
+        && match (now & MODE, value & MODE) {
+            (old, new) if old == new => true,
+            (ENABLED, MODE) => has_x2apic,
+            (ENABLED | MODE, 0) | (0, ENABLED) => true,
+            _ => false,
+        }
+}
+
+fn apic_base() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: every processor with VMX has the MSR; reading changes nothing.
+    unsafe {
+        asm!("rdmsr", in("ecx") APIC_BASE, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a value that [`keeps_its_place`].
+fn set_apic_base(value: u64) {
+    // SAFETY: the APIC stays where it is, and the transition is one that does not fault. This program does not use the APIC
+    // while a guest runs.
+    unsafe {
+        asm!("wrmsr", in("ecx") APIC_BASE, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
     }
 }
 

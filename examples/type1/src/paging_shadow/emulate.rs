@@ -35,6 +35,8 @@ const DF: u64 = 1 << 10;
 /// What was not done.
 #[derive(Clone, Copy)]
 pub enum NotDone {
+    /// No instruction writes: an event is delivered, and pushes its frame.
+    Delivery,
     /// The instruction's bytes, or what it reads, cannot be reached.
     Unreachable,
     /// An instruction that is not known here.
@@ -46,6 +48,7 @@ pub enum NotDone {
 impl fmt::Display for NotDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Delivery => f.write_str("the delivery of an event writes"),
             Self::Unreachable => f.write_str("instruction or operand cannot be reached"),
             Self::Unknown(code) => write!(f, "no emulation for instruction form {code:?}"),
             Self::Crosses => f.write_str("an access that crosses words"),
@@ -70,6 +73,9 @@ pub struct Write<'g, 'r, 'm, V: FieldsMut> {
 impl<V: FieldsMut> Write<'_, '_, '_, V> {
     /// Does the instruction, or one iteration of it, and goes past it.
     pub fn emulate(mut self) -> Result<Written, NotDone> {
+        if self.guest.original_event().is_some() {
+            return Err(NotDone::Delivery);
+        }
         let instruction = self.fetch()?;
         let size = instruction.memory_size().size() as u64;
         if !matches!(size, 1 | 2 | 4 | 8) {

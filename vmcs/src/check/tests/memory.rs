@@ -171,6 +171,36 @@ fn msr_entries_fail_by_number() {
     }
 }
 
+/// LME changes only without paging, and "IA-32e mode guest" says what it is when the list is read.
+#[test]
+fn an_entry_for_efer_keeps_lme_while_the_guest_pages() {
+    const LME: u64 = 1 << 8;
+    const LMA: u64 = 1 << 10;
+    const NXE: u64 = 1 << 11;
+    let on = |seed| {
+        case("msr-load.value")
+            .seed(seed)
+            .base([set(0x4014, 1), set(0x200a, 0x9000)])
+    };
+    for (seed, value, loads) in [
+        (Seed::LongMode, LME, true),
+        (Seed::LongMode, LME | LMA | NXE, true),
+        (Seed::LongMode, LMA | NXE, false),
+        (Seed::LongMode, 0, false),
+        (Seed::Pae, NXE, true),
+        (Seed::Pae, LME | NXE, false),
+        // No paging: as it likes.
+        (Seed::RealMode, 0, true),
+        (Seed::RealMode, LME, true),
+    ] {
+        let ram = Ram::default().msr(0x9000, 0xc000_0080, value);
+        let (ids, said, _) = check(&on(seed), &[], &ram);
+        let expected: &[&str] = if loads { &[] } else { &["msr-load.value"] };
+        assert_eq!(ids, expected, "{seed:?} {value:#x}");
+        assert!(loads || said.ends_with("due to MSR loading, qualification 1"));
+    }
+}
+
 #[test]
 fn smm_may_load_what_only_smm_writes() {
     let on = case("msr-load.smm-only")
