@@ -43,6 +43,18 @@ fn processor(n: u32) -> Setup {
     }
 }
 
+/// The model and our format on processor number `n` of 32.
+fn both(n: u32) -> (Cpu, Ept) {
+    let setup = processor(n);
+    let (memory, logged) = Default::default();
+    let cpu = Cpu {
+        setup,
+        memory,
+        logged,
+    };
+    (cpu, ours(setup))
+}
+
 /// One entry at one level, plain numbers both. What is no case proves nothing.
 fn one_entry(cpu: &Cpu, ept: &Ept, entry: u64, level: u8) -> Option<Kind> {
     if !(1..=5).contains(&level) {
@@ -73,16 +85,7 @@ fn one_entry(cpu: &Cpu, ept: &Ept, entry: u64, level: u8) -> Option<Kind> {
 #[test]
 fn every_entry_is_what_the_manual_says() {
     let mut seen = [0u32; 4];
-    for setup in (0..32).map(processor) {
-        let (memory, logged) = Default::default();
-        let (cpu, ept) = (
-            Cpu {
-                setup,
-                memory,
-                logged,
-            },
-            ours(setup),
-        );
+    for (cpu, ept) in (0..32).map(both) {
         for (level, upper) in (1..=5).flat_map(|level| UPPER.map(|upper| (level, upper))) {
             for low in 0..1 << 13 {
                 let kind = one_entry(&cpu, &ept, low | upper, level);
@@ -92,4 +95,14 @@ fn every_entry_is_what_the_manual_says() {
     }
     assert_eq!(seen.iter().sum::<u32>(), (32 * 5 * 10) << 13);
     assert!(seen.iter().all(|&count| count > 100_000), "{seen:?}");
+}
+
+/// `cargo kani --tests`: the same for numbers that stand for all, of every bit of the entry.
+#[cfg(kani)]
+mod proofs {
+    #[kani::proof]
+    fn one_entry() {
+        let (cpu, ept) = super::both(kani::any::<u32>() % 32);
+        super::one_entry(&cpu, &ept, kani::any(), kani::any());
+    }
 }

@@ -3,7 +3,6 @@
 //!
 //! Each harness is a function of plain integers that panics where an entry type and its figure differ. Here it is
 //! called with every combination; a prover may call it with any (`cargo kani --tests`).
-#![expect(unexpected_cfgs, reason = "cfg(kani) is set by the prover alone")]
 
 mod entries;
 mod figure;
