@@ -114,6 +114,14 @@ const NEEDS: &[Need<'_>] = &[
         shows: "/usr/bin/socat",
     },
     Need {
+        package: "iproute2",
+        shows: "/usr/bin/ip",
+    },
+    Need {
+        package: "passt",
+        shows: "/usr/bin/passt",
+    },
+    Need {
         package: "acpica-tools",
         shows: "/usr/bin/iasl",
     },

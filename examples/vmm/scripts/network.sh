@@ -4,8 +4,9 @@
 #
 #   network.sh host-only TAP ADDRESS/PREFIX [USER]   guest and host reach each other, and nobody else
 #   network.sh bridged TAP BRIDGE [UPLINK] [USER]    the guest is on the network of UPLINK; the bridge is made if it is
-#                                                    not there, and an uplink's own addresses move to it
+#                                                    not there, and an uplink's own addresses and routes (IPv4) move to it
 #   network.sh remove TAP                            takes the interface away again; a bridge stays
+#   network.sh unbridge BRIDGE UPLINK                takes a bridge without taps away again: addresses and routes move back
 #
 # With MULTI_QUEUE=1 before it, the interface is one for `--net tap=NAME,num_queue_pairs=N`.
 #
@@ -30,6 +31,24 @@ tap() {
     ip link set dev "$1" up
 }
 
+# Addresses of $1, and routes by it, become those of $2.
+move() {
+    addresses=$(ip -o -4 address show dev "$1" scope global | awk '{print $4}')
+    # The kernel makes those of the addresses themselves.
+    routes=$(ip -4 route show dev "$1" | grep -v 'proto kernel' | sed 's/ linkdown//; s/ dead//' || true)
+    for address in $addresses; do
+        ip address delete "$address" dev "$1"
+        ip address add "$address" dev "$2"
+    done
+    # Gateways are reached by the others.
+    for kind in '-v' '-e'; do
+        printf '%s\n' "$routes" | grep $kind ' via ' | while read -r route; do
+            # A route is several words.
+            [ -z "$route" ] || ip route replace $route dev "$2"
+        done
+    done
+}
+
 [ $# -ge 2 ] || usage
 way=$1 tap=$2
 shift 2
@@ -51,14 +70,8 @@ bridged)
     [ -n "$(ip -o link show dev "$bridge" type bridge 2>/dev/null)" ] || fail "$bridge is no bridge"
     ip link set dev "$bridge" up
     if [ -n "$uplink" ] && ! ip -o link show master "$bridge" | grep -q " $uplink[:@]"; then
-        addresses=$(ip -o -4 address show dev "$uplink" scope global | awk '{print $4}')
-        gateway=$(ip -4 route show default dev "$uplink" | awk '{print $3; exit}')
         ip link set dev "$uplink" master "$bridge"
-        for address in $addresses; do
-            ip address delete "$address" dev "$uplink"
-            ip address add "$address" dev "$bridge"
-        done
-        [ -z "$gateway" ] || ip route replace default via "$gateway" dev "$bridge"
+        move "$uplink" "$bridge"
     fi
     tap "$tap" "${3:-$me}"
     ip link set dev "$tap" master "$bridge"
@@ -67,6 +80,17 @@ bridged)
 remove)
     is_there "$tap" || fail "there is no interface $tap"
     ip link delete dev "$tap"
+    ;;
+unbridge)
+    [ $# -ge 1 ] || usage
+    bridge=$tap uplink=$1
+    [ -n "$(ip -o link show dev "$bridge" type bridge 2>/dev/null)" ] || fail "$bridge is no bridge"
+    ip -o link show master "$bridge" | grep -q " $uplink[:@]" || fail "$uplink is not on $bridge"
+    others=$(ip -o link show master "$bridge" | awk -F': ' '{print $2}' | grep -v "^$uplink\(@\|$\)" || true)
+    [ -z "$others" ] || fail "still on $bridge:" $others
+    ip link set dev "$uplink" nomaster
+    move "$bridge" "$uplink"
+    ip link delete dev "$bridge"
     ;;
 *) usage ;;
 esac

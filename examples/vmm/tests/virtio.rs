@@ -3,13 +3,17 @@
 //! network card on a tap interface, random bytes, a console, a balloon, sockets, persistent memory and a watchdog; by
 //! messages and by interrupt pins.
 
+#[path = "support/images.rs"]
+mod images;
+#[path = "support/marks.rs"]
+mod marks;
+
+use images::{qcow2, tools};
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
 use lab_kit::kernel::Kernel;
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use marks::said;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The guest's init says what it finds, and moves bytes through each device.
@@ -196,57 +200,6 @@ echo "@test late"
 sleep 60
 poweroff -f
 "#;
-
-/// What was said under a mark, by word.
-fn said<'a>(text: &'a str, mark: &str) -> BTreeMap<&'a str, &'a str> {
-    text.lines()
-        .filter_map(|line| line.trim_end().strip_prefix(mark))
-        .map(|line| line.split_once(' ').unwrap_or((line, "")))
-        .collect()
-}
-
-/// An empty qcow2 image of `length` bytes, as `qemu-img` makes it.
-fn qcow2(length: u64) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("image");
-    let made = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2"])
-        .arg(&path)
-        .arg(length.to_string())
-        .status();
-    assert!(made.expect("Debian package qemu-utils").success());
-    fs::read(path).unwrap()
-}
-
-/// A file system with Debian's `fio` and `iperf3` and all that they need, for a guest to mount.
-fn tools() -> Vec<u8> {
-    let mut archive = Initramfs::new();
-    for folder in ["/dev", "/tmp", "/proc"] {
-        archive.folder(folder);
-    }
-    for program in ["/usr/bin/fio", "/usr/bin/iperf3"] {
-        archive.program(Path::new(program), program).unwrap();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (packed, image) = (folder.path().join("cpio"), folder.path().join("image"));
-    archive.write(&packed).unwrap();
-    let root = folder.path().join("root");
-    fs::create_dir(&root).unwrap();
-    let unpacked = Command::new("cpio")
-        .args(["-idm", "--quiet", "--no-absolute-filenames", "-D"])
-        .arg(&root)
-        .stdin(File::open(&packed).unwrap())
-        .status();
-    assert!(unpacked.unwrap().success());
-    let made = Command::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
-        .args([&root, &image])
-        .arg("128M")
-        .stdout(Stdio::null())
-        .status();
-    assert!(made.unwrap().success());
-    fs::read(image).unwrap()
-}
 
 /// Whether bit `bit` of a feature string is set.
 fn has(features: &str, bit: usize) -> bool {
