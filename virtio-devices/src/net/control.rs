@@ -9,12 +9,10 @@
 //! "Control Virtqueue" (5.1.6.5).
 
 use std::io;
-use std::sync::Arc;
 
 use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::pairs::Pairs;
 use crate::queue::{Chain, Reach};
 use crate::serve::{Answer, Handler, Served};
 
@@ -25,9 +23,12 @@ const OK: u8 = 0;
 /// VIRTIO_NET_ERR.
 const REFUSED: u8 = 1;
 
+/// Has so many pairs used.
+type Set = Box<dyn FnMut(u16) -> io::Result<()> + Send>;
+
 /// Obeys the driver.
-pub(super) struct Control {
-    pairs: Arc<Pairs>,
+pub(crate) struct Control {
+    set: Set,
     /// How many pairs the driver knows of.
     known: u16,
     /// Wakes who serves each receive queue: a wire that frames come from again says nothing of those that came before.
@@ -35,17 +36,25 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(pairs: Arc<Pairs>, known: u16, wake: Vec<EventFd>) -> Self {
-        Self { pairs, known, wake }
+    pub(crate) fn new(
+        set: impl FnMut(u16) -> io::Result<()> + Send + 'static,
+        known: u16,
+        wake: Vec<EventFd>,
+    ) -> Self {
+        Self {
+            set: Box::new(set),
+            known,
+            wake,
+        }
     }
 
-    fn obey(&self, command: [u8; 4]) -> Result<u8, io::Error> {
+    fn obey(&mut self, command: [u8; 4]) -> Result<u8, io::Error> {
         let [class, number, low, high] = command;
         let used = u16::from_le_bytes([low, high]);
         if [class, number] != PAIRS_SET || !(1..=self.known).contains(&used) {
             return Ok(REFUSED);
         }
-        self.pairs.set(used)?;
+        (self.set)(used)?;
         for kick in &self.wake {
             // Fails only if the counter is full, and then it is readable.
             let _ = kick.write(1);

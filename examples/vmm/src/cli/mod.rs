@@ -88,7 +88,7 @@ struct Arguments {
     /// Network card, on a tap interface of the host or at a socket of passt's; several may follow,
     /// and the option may be repeated. Keys: tap=NAME or socket=PATH, num_queue_pairs=N (of a tap),
     /// mac=ADDRESS, mtu=BYTES, iommu=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
-    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N, reconnect=SECONDS
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, num_queue_pairs=N, queue_size=N, reconnect=SECONDS
     #[arg(long, value_name = "tap=NAME|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
