@@ -16,7 +16,7 @@ use hvkit_virtio_devices::fake::{ByHand, Driver, Ring, Vectors};
 use hvkit_virtio_devices::pci::PciFunction;
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::vhost_user::channel::Channel;
-use hvkit_virtio_devices::vhost_user::{Options, SharedMemory, VhostUser};
+use hvkit_virtio_devices::vhost_user::{Options, Reconnection, SharedMemory, VhostUser};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
@@ -274,6 +274,13 @@ pub fn run(data: &[u8]) {
     let memory = Arc::new(GuestMemoryMmap::from_ranges_with_files([range]).expect("memory"));
     let shared = SharedMemory::of(&*memory).expect("a file");
     let (socket, theirs) = UnixStream::pair().expect("a pair of sockets");
+    // Some wait for another process, which never comes.
+    let options = match character.features >> 63 {
+        0 => kind.options(),
+        _ => kind
+            .options()
+            .with_reconnection(Reconnection::new("/nowhere/at/all", PATIENCE)),
+    };
     let process = Process {
         channel: Channel::new(theirs).expect("a socket"),
         character,
@@ -281,7 +288,7 @@ pub fn run(data: &[u8]) {
         heard: 0,
     };
     let process = thread::spawn(move || process.run());
-    if let Ok(device) = VhostUser::new(socket, kind.options(), shared) {
+    if let Ok(device) = VhostUser::new(socket, options, shared) {
         let workers = ByHand::default();
         let runner = Box::new(workers.clone());
         let vectors = Arc::new(Vectors::default());

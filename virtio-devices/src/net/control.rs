@@ -9,13 +9,11 @@
 //! "Control Virtqueue" (5.1.6.5).
 
 use std::io;
-use std::sync::Arc;
 
 use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::link::{Announce, Link};
-use super::pairs::Pairs;
 use crate::queue::{Chain, Reach};
 use crate::serve::{Answer, Handler, Served};
 
@@ -31,9 +29,12 @@ const REFUSED: u8 = 1;
 /// Bytes of the longest command.
 const LONGEST: usize = 4;
 
+/// Has so many pairs used.
+type Set = Box<dyn FnMut(u16) -> io::Result<()> + Send>;
+
 /// Obeys the driver.
-pub(super) struct Control {
-    pairs: Arc<Pairs>,
+pub(crate) struct Control {
+    set: Set,
     /// Which a driver that can may announce.
     link: Option<Link>,
     /// How many pairs the driver knows of.
@@ -43,21 +44,25 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(
-        pairs: Arc<Pairs>,
-        link: Option<Link>,
+    pub(crate) fn new(
+        set: impl FnMut(u16) -> io::Result<()> + Send + 'static,
         known: u16,
         wake: Vec<EventFd>,
     ) -> Self {
         Self {
-            pairs,
-            link,
+            set: Box::new(set),
+            link: None,
             known,
             wake,
         }
     }
 
-    fn obey(&self, command: &[u8]) -> Result<u8, io::Error> {
+    /// For a driver that announces itself when it is asked to.
+    pub(super) fn announcing(self, link: Option<Link>) -> Self {
+        Self { link, ..self }
+    }
+
+    fn obey(&mut self, command: &[u8]) -> Result<u8, io::Error> {
         match (command, &self.link) {
             ([class, number, low, high], _) if [*class, *number] == PAIRS_SET => {
                 self.use_pairs(u16::from_le_bytes([*low, *high]))
@@ -70,11 +75,11 @@ impl Control {
         }
     }
 
-    fn use_pairs(&self, used: u16) -> Result<u8, io::Error> {
+    fn use_pairs(&mut self, used: u16) -> Result<u8, io::Error> {
         if !(1..=self.known).contains(&used) {
             return Ok(REFUSED);
         }
-        self.pairs.set(used)?;
+        (self.set)(used)?;
         for kick in &self.wake {
             // Fails only if the counter is full, and then it is readable.
             let _ = kick.write(1);

@@ -24,7 +24,7 @@
 )]
 
 mod both_ways;
-mod control;
+pub(crate) mod control;
 mod frames;
 mod link;
 mod merge;
@@ -88,9 +88,9 @@ pub mod feature {
 }
 
 /// The control queue of a driver that knows of one pair only.
-const CONTROL_OF_ONE: u16 = 2;
+pub(crate) const CONTROL_OF_ONE: u16 = 2;
 const QUEUE_SIZE: u16 = 256;
-const CONTROL_SIZE: u16 = 64;
+pub(crate) const CONTROL_SIZE: u16 = 64;
 
 /// The most pairs of queues that a card can have here.
 pub const MAX_PAIRS: u16 = 64;
@@ -342,7 +342,14 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
         self.pairs.negotiated(features)?;
         let several = features.contains(feature::MQ);
         let known = if several { self.pairs.most() } else { 1 };
-        self.pairs.set(self.pairs.used().min(known))?;
+        let used = if several && !features.contains(feature::CTRL_VQ) {
+            // Whoever took the control queue away, as a VMM does that serves it for us, enables what is used.
+            let live = |receive: &u16| queues.iter().any(|queue| queue.index == *receive);
+            (0u16..).step_by(2).take_while(live).count() as u16
+        } else {
+            self.pairs.used()
+        };
+        self.pairs.set(used.clamp(1, known))?;
         self.link.events.connect(Some(Arc::clone(&interrupts)));
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
         let mut wake = Vec::new();
@@ -374,7 +381,9 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
             let link = features
                 .contains(feature::GUEST_ANNOUNCE)
                 .then(|| self.link());
-            let handler = Control::new(Arc::clone(&self.pairs), link, known, wake);
+            let pairs = Arc::clone(&self.pairs);
+            let set = move |used| pairs.set(used);
+            let handler = Control::new(set, known, wake).announcing(link);
             let counters = self.counters_of(&queue);
             let server = QueueServer::new(memory, queue, interrupts, handler);
             workers.push(Box::new(server.with_counters(counters)));

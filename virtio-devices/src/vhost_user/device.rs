@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +16,12 @@ use super::kind::{Config, Kind, TAG};
 use super::memory::SharedMemory;
 use super::reconnection::{Agreed, Reconnection, Search};
 use super::relay::Relay;
-use crate::device::{ActivateError, Activation, Device, StateError};
+use crate::device::{ActivateError, Activation, ActiveQueue, Device, StateError};
 use crate::features::{DeviceType, Features};
-use crate::net::MacAddress;
+use crate::net::control::Control;
+use crate::net::{CONTROL_OF_ONE, MacAddress, feature};
 use crate::queue::MAX_SIZE;
+use crate::serve::QueueServer;
 use crate::worker::Worker;
 
 const QUEUE_SIZE: u16 = 256;
@@ -76,12 +78,13 @@ impl Options {
         Ok(Self::new(Kind::FileSystem { tag: padded }))
     }
 
-    /// A network card with one pair of queues. Address and MTU are the driver's to choose if they are not given.
+    /// A network card with one pair of queues, if no more are asked for. Address and MTU are the driver's to choose if they are not given.
     pub fn net(mac: Option<MacAddress>, mtu: Option<u16>) -> Self {
         Self::new(Kind::Net { mac, mtu })
     }
 
-    /// Chooses the number of queues: a disk's, or a file system's of requests. 1 to 64; a network card has one pair.
+    /// Chooses the number of queues: a disk's, a file system's of requests, or a network card's pairs. 1 to 64. Of the pairs the
+    /// driver says how many it uses.
     #[must_use]
     pub fn with_queues(mut self, queues: u16) -> Self {
         self.queues = queues;
@@ -162,6 +165,8 @@ pub(super) struct Shared {
     search: Mutex<Search>,
     /// Whether what is in flight can be said only to a back end, and not by the positions of queues.
     unfinished: AtomicBool,
+    /// Of a network card: how many pairs the driver uses.
+    pairs: AtomicU16,
 }
 
 impl Shared {
@@ -179,6 +184,22 @@ impl Shared {
 
     pub(super) fn set_unfinished(&self, unfinished: bool) {
         self.unfinished.store(unfinished, Ordering::SeqCst);
+    }
+
+    /// The queue before which a back end serves all.
+    pub(super) fn end(&self) -> u16 {
+        match self.kind {
+            Kind::Net { .. } => self.pairs.load(Ordering::SeqCst).saturating_mul(2),
+            Kind::Block | Kind::FileSystem { .. } => u16::MAX,
+        }
+    }
+
+    /// Has so many pairs used from now on, by this back end or by the next.
+    fn set_pairs(&self, pairs: u16) {
+        let mut front = self.front();
+        self.pairs.store(pairs, Ordering::SeqCst);
+        // Lost, if it fails, and then whoever watches the connection sees that.
+        let _ = front.enable_before(self.end());
     }
 
     pub(super) fn patience(&self) -> Duration {
@@ -222,6 +243,11 @@ impl VhostUser {
         }
         let offered = front.features();
         let features = options.kind.features(offered, queues);
+        let several = matches!(options.kind, Kind::Net { .. }) && options.queues > 1;
+        if several && !features.contains(feature::MQ) {
+            let what = "several pairs of queues (VIRTIO_NET_F_MQ)";
+            return Err(BackEndError::Lacks { what }.into());
+        }
         let queue_features = offered & (Features::QUEUES.difference(Features::RING_PACKED));
         let agreed = Agreed {
             // Of those that the driver is offered, the back end's.
@@ -237,6 +263,7 @@ impl VhostUser {
             config: Mutex::default(),
             search: Mutex::new(Search::new(options.reconnection, agreed, options.patience)),
             unfinished: AtomicBool::new(false),
+            pairs: AtomicU16::new(1),
         };
         shared.read_config()?;
         Ok(Self {
@@ -262,6 +289,45 @@ impl VhostUser {
     }
 }
 
+impl VhostUser {
+    /// Whether it is a card with several pairs, and so with a control queue, which we serve.
+    fn has_pairs(&self) -> bool {
+        matches!(self.shared.kind, Kind::Net { .. }) && self.queues > CONTROL_OF_ONE
+    }
+
+    /// Takes what is no back end's out of the queues of a card with several pairs: who serves the control queue, if the
+    /// driver has set that up.
+    fn control<A: GuestAddressSpace + Send + 'static>(
+        &self,
+        activation: &mut Activation<A>,
+    ) -> Option<Box<dyn Worker>> {
+        if !self.has_pairs() {
+            return None;
+        }
+        // A driver that knows of one pair has it behind that.
+        let several = activation.features.contains(feature::MQ);
+        let first = if several {
+            self.queues.saturating_sub(1)
+        } else {
+            CONTROL_OF_ONE
+        };
+        let queues = std::mem::take(&mut activation.queues);
+        let (ours, theirs) = queues.into_iter().partition(|queue| queue.index >= first);
+        activation.queues = theirs;
+        let (mut ours, shared): (Vec<_>, _) = (ours, Arc::clone(&self.shared));
+        let queue = ActiveQueue::take(&mut ours, first).ok();
+        let queue = queue.filter(|_| activation.features.contains(feature::CTRL_VQ))?;
+        let set = move |pairs| {
+            shared.set_pairs(pairs);
+            Ok(())
+        };
+        let handler = Control::new(set, first >> 1, Vec::new());
+        let (memory, interrupts) = (activation.memory.clone(), &activation.interrupts);
+        let server = QueueServer::new(memory, queue, Arc::clone(interrupts), handler);
+        Some(Box::new(server))
+    }
+}
+
 impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
     fn device_type(&self) -> DeviceType {
         self.shared.kind.device_type()
@@ -276,7 +342,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![self.queue_size; self.queues.into()]
+        self.shared.kind.sizes(self.queues, self.queue_size)
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
@@ -292,7 +358,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
 
     fn activate(
         &mut self,
-        activation: Activation<A>,
+        mut activation: Activation<A>,
     ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
         if activation.queues.is_empty() {
             return Err(ActivateError::QueueMissing { index: 0 });
@@ -302,25 +368,51 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
             // The back end would take addresses for what they are not.
             return Err(io::Error::from(io::ErrorKind::Unsupported).into());
         }
-        Ok(vec![Box::new(Relay::new(
-            Arc::clone(&self.shared),
-            activation,
-        )?)])
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        workers.extend(self.control(&mut activation));
+        let relay = Relay::new(Arc::clone(&self.shared), activation)?;
+        workers.push(Box::new(relay));
+        Ok(workers)
     }
 
     fn reset(&mut self) {
         // Its queues were stopped with the worker, and the back end is told everything anew.
         self.shared.set_unfinished(false);
+        self.shared.pairs.store(1, Ordering::SeqCst);
     }
 
     fn save(&self) -> Result<Vec<u8>, StateError> {
         match self.shared.kind {
             // What another back end is to finish is noted for it, and nowhere else.
             _ if self.shared.unfinished.load(Ordering::SeqCst) => Err(StateError::Unfinished),
+            // How many pairs its driver uses.
+            Kind::Net { .. } if self.has_pairs() => {
+                let pairs = self.shared.pairs.load(Ordering::SeqCst);
+                Ok(pairs.to_le_bytes().to_vec())
+            }
             // Its state is the positions of its queues, and files or networks that are the back end's.
             Kind::Block | Kind::Net { .. } => Ok(Vec::new()),
             // Which files are open is known to the back end alone.
             Kind::FileSystem { .. } => Err(StateError::Unsaveable),
+        }
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        let expected = if self.has_pairs() { 2 } else { 0 };
+        match *state {
+            [] if expected == 0 => Ok(()),
+            [low, high] if expected == 2 => {
+                let pairs = u16::from_le_bytes([low, high]);
+                if !(1..=self.queues >> 1).contains(&pairs) {
+                    return Err(StateError::Content { at: 0 });
+                }
+                self.shared.pairs.store(pairs, Ordering::SeqCst);
+                Ok(())
+            }
+            _ => Err(StateError::Length {
+                saved: state.len(),
+                expected,
+            }),
         }
     }
 }

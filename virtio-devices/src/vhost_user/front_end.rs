@@ -20,6 +20,7 @@ use super::message::{
     VERSION_MASK,
 };
 use super::own::{self, Outcome, What};
+use super::queues::Started;
 use crate::features::Features;
 use crate::patience::end_of;
 
@@ -74,6 +75,7 @@ pub(super) struct FrontEnd {
     protocol: Protocol,
     /// Where the device's addresses lead, where they are translated.
     space: Space,
+    started: Started,
     over: bool,
 }
 
@@ -91,6 +93,7 @@ impl FrontEnd {
             features: 0,
             protocol: Protocol::empty(),
             space: Space::default(),
+            started: Started::default(),
             over: false,
         };
         front.features = front.number(Request::GET_FEATURES)?;
@@ -172,6 +175,10 @@ impl FrontEnd {
 
     pub(super) fn space_mut(&mut self) -> &mut Space {
         &mut self.space
+    }
+
+    pub(super) fn started_mut(&mut self) -> &mut Started {
+        &mut self.started
     }
 
     /// How many queues it has, if it says.

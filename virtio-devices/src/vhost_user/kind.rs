@@ -7,7 +7,7 @@ use vm_memory::GuestMemory;
 use crate::block::feature as block;
 use crate::bytes::read_at;
 use crate::features::{DeviceType, Features};
-use crate::net::{MacAddress, feature as net};
+use crate::net::{CONTROL_SIZE, MAX_PAIRS, MacAddress, feature as net};
 use crate::queue::{Chain, Reach};
 
 /// Bytes of "struct virtio_blk_config" up to the fields of secure erase, which we do not offer.
@@ -36,7 +36,7 @@ const BLOCK: Features = Features::from_bits_retain(1 << 1 | 1 << 4)
     .union(block::WRITE_ZEROES);
 
 /// Checksums, segmentation (TSO4, TSO6, ECN, UFO, either way) and merged receive buffers: what is between driver and
-/// queue. The rest is ours, or needs a control queue.
+/// queue. The rest is ours.
 const NET: Features = Features::from_bits_retain(0b1 | 0b10 | 0b1111 << 7 | 0b1111 << 11 | 1 << 15);
 
 /// What is served.
@@ -71,21 +71,32 @@ impl Kind {
     }
 
     /// Queues for `asked` of what the user counts: a disk's queues, a file system's queues of requests, a card's
-    /// pairs.
+    /// pairs, behind which is a control queue if there are several.
     pub(super) fn queues(&self, asked: u16) -> u16 {
         match self {
             Self::Block => asked,
             Self::FileSystem { .. } => asked.saturating_add(1),
-            Self::Net { .. } => asked.saturating_mul(2),
+            Self::Net { .. } if asked > 1 => asked.saturating_mul(2).saturating_add(1),
+            Self::Net { .. } => 2,
         }
+    }
+
+    /// The sizes of `queues` queues, of which those of the back end have `size` descriptors.
+    pub(super) fn sizes(&self, queues: u16, size: u16) -> Vec<u16> {
+        let mut sizes = vec![size; queues.into()];
+        if let (Self::Net { .. }, Some(control)) =
+            (self, sizes.get_mut(2..).and_then(<[_]>::last_mut))
+        {
+            *control = CONTROL_SIZE;
+        }
+        sizes
     }
 
     /// How many of them there may be.
     pub(super) fn most(&self) -> u16 {
         match self {
             Self::Block | Self::FileSystem { .. } => 64,
-            // More than one pair needs a control queue.
-            Self::Net { .. } => 1,
+            Self::Net { .. } => MAX_PAIRS,
         }
     }
 
@@ -98,7 +109,12 @@ impl Kind {
             Self::Net { mac, mtu } => {
                 let mac = mac.map_or(Features::empty(), |_| net::MAC);
                 let mtu = mtu.map_or(Features::empty(), |_| net::MTU);
-                offered & NET | net::STATUS | mac | mtu
+                let several = match queues {
+                    // The control queue is ours.
+                    3.. => offered & net::MQ | net::CTRL_VQ,
+                    _ => Features::empty(),
+                };
+                offered & NET | net::STATUS | mac | mtu | several
             }
         }
     }
@@ -130,7 +146,7 @@ impl Kind {
             Self::Net { mac, mtu } => {
                 let status = if given.lost { 0 } else { LINK_UP };
                 let mac = mac.map_or([0; 6], |mac| mac.0);
-                let pairs = 1u16.to_le_bytes();
+                let pairs = (queues >> 1).to_le_bytes();
                 let mtu = mtu.unwrap_or(0).to_le_bytes();
                 let config = [&mac[..], &status.to_le_bytes(), &pairs, &mtu].concat();
                 read_at(&config, offset, data);

@@ -26,6 +26,14 @@ pub(super) struct Ring<'r> {
     pub(super) error: &'r EventFd,
 }
 
+/// The queues that a back end was told to begin with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Started {
+    queues: Vec<u16>,
+    /// It serves those before this one.
+    end: u16,
+}
+
 impl FrontEnd {
     /// Tells the back end all that it needs to serve `rings` with `features`, in place of all that it was told before.
     /// It begins nothing yet.
@@ -39,6 +47,7 @@ impl FrontEnd {
         rings: &[Ring<'_>],
         noted: &mut Option<InFlight>,
     ) -> Result<(), BackEndError> {
+        *self.started_mut() = Started::default();
         let protocol = self.all_features() & PROTOCOL_FEATURES;
         let translated = features.contains(Features::ACCESS_PLATFORM);
         let features = features.bits() & self.all_features() | protocol;
@@ -64,15 +73,36 @@ impl FrontEnd {
         Ok(())
     }
 
-    /// Has the back end begin with `rings`, for which it is prepared.
-    pub(super) fn start(&mut self, rings: &[Ring<'_>]) -> Result<(), BackEndError> {
+    /// Has the back end begin with `rings`, for which it is prepared; with those before queue `end` at once.
+    pub(super) fn start(&mut self, rings: &[Ring<'_>], end: u16) -> Result<(), BackEndError> {
         for ring in rings {
             let queue = Payload::of(ring.index.into());
             self.tell(Request::SET_VRING_ERR, &queue, &[fd(ring.error)])?;
             self.tell(Request::SET_VRING_CALL, &queue, &[fd(ring.call)])?;
             self.tell(Request::SET_VRING_KICK, &queue, &[fd(ring.kick)])?;
         }
-        rings.iter().try_for_each(|ring| self.enable(ring.index, 1))
+        let started = rings.iter().map(|ring| ring.index).collect();
+        *self.started_mut() = Started {
+            queues: started,
+            end: 0,
+        };
+        self.enable_before(end)
+    }
+
+    /// Has those of the queues that were started be served that are before queue `end`, and no other.
+    pub(super) fn enable_before(&mut self, end: u16) -> Result<(), BackEndError> {
+        let Started {
+            queues,
+            end: before,
+        } = self.started_mut().clone();
+        self.started_mut().end = end;
+        for index in queues {
+            let on = index < end;
+            if on != (index < before) {
+                self.enable(index, on.into())?;
+            }
+        }
+        Ok(())
     }
 
     fn ask_for_notes(&mut self, rings: &[Ring<'_>]) -> Result<Option<InFlight>, BackEndError> {
@@ -138,6 +168,9 @@ impl FrontEnd {
 
     /// Stops the queue `index`; the result is the next index that it would take.
     pub(super) fn stop(&mut self, index: u16) -> Result<u16, BackEndError> {
+        self.started_mut()
+            .queues
+            .retain(|started| *started != index);
         self.enable(index, 0)?;
         let asked = Request::GET_VRING_BASE;
         let state = Payload::default().u32(index.into()).u32(0);

@@ -158,7 +158,7 @@ impl<A: GuestAddressSpace> Relay<A> {
         let mut in_flight = None;
         let prepared = front.prepare(self.features, &self.shared.memory, &rings, &mut in_flight);
         let started = match prepared {
-            Ok(()) => front.start(&rings),
+            Ok(()) => front.start(&rings, self.shared.end()),
             // Where the driver has put its queues, no back end could serve them.
             Err(why) if !matches!(why, BackEndError::Torn { .. }) && self.is_patient() => {
                 drop(front);

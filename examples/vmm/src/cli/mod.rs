@@ -95,7 +95,7 @@ struct Arguments {
     /// host that are the guest's, several with + between), host_loopback=on|off (whether the gateway's address is the
     /// host's own loopback; off if not given),
     /// mac=ADDRESS, mtu=BYTES, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
-    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, queue_size=N, reconnect=SECONDS
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, num_queue_pairs=N, queue_size=N, reconnect=SECONDS
     #[arg(long, value_name = "tap=NAME|user|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 

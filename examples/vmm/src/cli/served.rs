@@ -31,6 +31,7 @@ pub(super) fn net(text: &str) -> Result<Served, OptionError> {
         "vhost_user",
         "mac",
         "mtu",
+        "num_queue_pairs",
         "queue_size",
         "reconnect",
         "iommu",
@@ -40,7 +41,11 @@ pub(super) fn net(text: &str) -> Result<Served, OptionError> {
         mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
         mtu: keys.optional("mtu", "a number of bytes", number)?,
     };
-    served(&keys, what)
+    let queues = keys.optional("num_queue_pairs", "a number of queue pairs", number)?;
+    Ok(Served {
+        queues,
+        ..served(&keys, what)?
+    })
 }
 
 pub(super) fn fs(text: &str) -> Result<Served, OptionError> {
@@ -132,6 +137,16 @@ mod tests {
         assert_eq!(
             net("vhost_user=on,socket=/s,mac=52:54:00:01:02:03,mtu=1400"),
             Ok(plain(What::Net { mac, mtu }))
+        );
+        assert_eq!(
+            net("vhost_user=on,socket=/s,num_queue_pairs=4"),
+            Ok(Served {
+                queues: Some(4),
+                ..plain(What::Net {
+                    mac: None,
+                    mtu: None
+                })
+            })
         );
         let tag = "host".to_owned();
         assert_eq!(

@@ -44,7 +44,7 @@ pub struct Served {
     pub what: What,
     /// Where the process listens.
     pub socket: PathBuf,
-    /// Queues: a disk's, or a file system's of requests; none: one.
+    /// Queues: a disk's, a file system's of requests, or a card's pairs; none: one.
     pub queues: Option<u16>,
     /// Descriptors of a queue; none: what is usual.
     pub queue_size: Option<u16>,

@@ -38,7 +38,8 @@ use super::message::{
 };
 use super::translation::Message;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts};
-use crate::features::Features;
+use crate::features::{DeviceType, Features};
+use crate::net::feature as net;
 use crate::patience::end_of;
 use crate::queue::{Position, Queue};
 use crate::worker::{Runner, Running, Stopped};
@@ -115,8 +116,14 @@ impl BackEnd {
         report: impl Fn(&dyn std::error::Error) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let queues = device.queue_sizes().len();
-        let report: Report = Box::new(report);
         let ours = device.features() | device.queue_features() | Features::VERSION_1;
+        let (queues, ours) = if device.device_type() == DeviceType::NETWORK {
+            // A card's control queue is the VMM's to serve: it enables the pairs that the driver uses.
+            (queues & !1, ours.difference(net::CTRL_VQ))
+        } else {
+            (queues, ours)
+        };
+        let report: Report = Box::new(report);
         let ours = ours | Features::ACCESS_PLATFORM;
         Ok(Self {
             channel: Channel::new(socket)?,
@@ -237,7 +244,11 @@ impl BackEnd {
         match asked {
             Request::GET_FEATURES => return number(self.offered.bits() | PROTOCOL_FEATURES),
             Request::GET_PROTOCOL_FEATURES => return number(self.protocol().bits()),
-            Request::GET_QUEUE_NUM => return number(self.rings.len() as u64),
+            Request::GET_QUEUE_NUM => {
+                // A card's are counted in pairs.
+                let pairs = self.device.device_type() == DeviceType::NETWORK;
+                return number((self.rings.len() >> u8::from(pairs)) as u64);
+            }
             Request::SET_OWNER => {}
             Request::SET_PROTOCOL_FEATURES => {
                 let settled = Protocol::from_bits_retain(word(payload)?);

@@ -185,7 +185,7 @@ impl<A: GuestAddressSpace> Relay<A> {
         *front = found;
         let prepared = front.prepare(self.features, &self.shared.memory, &rings, in_flight);
         prepared.map_err(|why| front.end(why))?;
-        let started = front.start(&rings);
+        let started = front.start(&rings, self.shared.end());
         front.set_patience(patience);
         drop(front);
         let in_flight = in_flight.take();

@@ -6,6 +6,7 @@ mod liar;
 mod lost;
 mod noted;
 mod ours;
+mod pairs;
 mod peer;
 mod served;
 mod to_guest;

@@ -30,7 +30,9 @@ use crate::support::{header, image, pattern};
 const ALL: u64 = u64::MAX;
 
 /// A device of ours, served to the socket that is returned; the thread ends with how serving ended.
-fn serve_device(device: Box<dyn Device<back_end::Memory>>) -> (UnixStream, JoinHandle<String>) {
+pub(super) fn serve_device(
+    device: Box<dyn Device<back_end::Memory>>,
+) -> (UnixStream, JoinHandle<String>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let threads =
         Threads::new(|name, body| thread::Builder::new().name(name).spawn(body).map(drop));
