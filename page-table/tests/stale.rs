@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use formats::{Eights, R, RW};
 use hvkit_page_table::fake::FakeTables;
 use hvkit_page_table::stale::SPANS;
-use hvkit_page_table::{Cause, Mapper, Shape, Sizes, Span, Stale, Unsettled, Upper, leaked};
+use hvkit_page_table::{
+    Cause, MapError, Mapper, Shape, Sizes, Span, Stale, Unsettled, Upper, leaked,
+};
 
 type Tiny<'a> = Mapper<Eights, &'a FakeTables, &'a FakeTables>;
 
@@ -296,4 +298,33 @@ fn freed_frames_are_never_walked() {
     }
     mapper.settle(all, &mut done).unwrap();
     assert_eq!(memory.in_use(), 5);
+}
+
+/// Also where the page's table is there and is remembered: an address inside a page is nobody's entry.
+#[test]
+fn a_page_that_is_not_aligned_is_refused() {
+    let memory = FakeTables::new();
+    let mut mapper = tiny(&memory);
+    mapper.map(0..PAGE, 0x10_0000, RW).unwrap();
+    let unaligned = PAGE + 0x800..2 * PAGE + 0x800;
+    mapper
+        .map(unaligned.clone(), 0x20_0000, RW)
+        .expect_err("half of two pages");
+    assert!(mapper.translate(PAGE).is_err() && mapper.translate(2 * PAGE).is_err());
+    mapper.unmap(0x800..PAGE + 0x800).expect_err("the same");
+    assert!(mapper.translate(0).is_ok());
+    mapper.map(PAGE..2 * PAGE, 0x20_0000, RW).unwrap();
+}
+
+/// The address that passes the width is named, of several pages in a table that is to be made.
+#[test]
+fn a_target_that_is_too_wide_is_named_by_its_last_byte() {
+    let memory = FakeTables::new();
+    let mut mapper = tiny(&memory);
+    let refused = mapper.map(0..3 * PAGE, (1 << 46) - 2 * PAGE, RW);
+    let Err(MapError::TargetTooWide { target, bits }) = refused else {
+        panic!("46 bits hold two of the three pages: {refused:?}");
+    };
+    assert_eq!((target, bits), ((1 << 46) + PAGE - 1, 46));
+    assert_eq!(memory.in_use(), 1);
 }

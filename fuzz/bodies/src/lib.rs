@@ -11,6 +11,7 @@ pub mod boot_image;
 pub mod ept_walk;
 pub mod guest_walk;
 pub mod mapper;
+pub mod passed_through;
 pub mod pci_config;
 pub mod pci_msix;
 mod peer;
@@ -43,6 +44,7 @@ macro_rules! for_each_target {
             ept_walk
             guest_walk
             mapper
+            passed_through
             pci_config
             pci_msix
             shadow

@@ -145,3 +145,10 @@ fn what_is_below_an_entry_is_the_rest_of_the_address() {
     let (bits, page_bits) = (267, 255);
     assert_eq!(wider, ShapeError::AddressBits { bits, page_bits });
 }
+
+#[test]
+fn leaves_are_at_levels_that_there_are() {
+    let shape = Shape::nines(4, 0b111, Upper::Zero).unwrap();
+    let at = [0, 1, 2, 3, 4, 5, 6].map(|level| shape.leaf_at(level));
+    assert_eq!(at, [false, true, true, true, false, false, false]);
+}
