@@ -218,6 +218,9 @@ impl<A: GuestAddressSpace> Relay<A> {
                 queue.base = base;
             }
             self.pass_on(at);
+            if let Some(queue) = self.queues.get_mut(at) {
+                queue.ledger = None;
+            }
         }
         Ok(())
     }

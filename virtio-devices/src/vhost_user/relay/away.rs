@@ -65,6 +65,10 @@ impl<A: GuestAddressSpace> Relay<A> {
                         None => None,
                     };
                 }
+                if !ordered && in_flight.is_none() {
+                    // Nothing has been begun since it stopped there.
+                    return Some(Way::From(queue.base));
+                }
                 if !ordered {
                     // Notes that make no sense to us are no help to another.
                     let size = queue.active.queue.size();
@@ -174,6 +178,18 @@ impl<A: GuestAddressSpace> Relay<A> {
     fn go_on(&mut self) -> Result<(), BackEndError> {
         self.shared.search().wait();
         let mut found = self.shared.find()?;
+        let State::Away(in_flight) = std::mem::replace(&mut self.state, State::Stopped) else {
+            return Ok(());
+        };
+        // One that was given up, and did not die, may have gone on until it saw that.
+        let is_known = self.find_bases(in_flight.as_ref());
+        self.state = State::Away(in_flight);
+        if !is_known {
+            let why = BackEndError::Gone { asked: None };
+            let standing = self.queues.iter().map(|_| None).collect();
+            self.lose(why, standing);
+            return Ok(());
+        }
         let State::Away(in_flight) = &mut self.state else {
             return Ok(());
         };
@@ -185,8 +201,9 @@ impl<A: GuestAddressSpace> Relay<A> {
         *front = found;
         let prepared = front.prepare(self.features, &self.shared.memory, &rings, in_flight);
         prepared.map_err(|why| front.end(why))?;
-        let started = front.start(&rings, self.shared.end());
+        // It has answered in time so far. From here on it serves, and is not to be given up in haste.
         front.set_patience(patience);
+        let started = front.start(&rings, self.shared.end());
         drop(front);
         let in_flight = in_flight.take();
         let watched = self.watch_link().map_err(|source| BackEndError::Host {

@@ -237,6 +237,27 @@ fn a_queue_in_order_goes_on_at_the_used_index() {
     assert_eq!(third.told(11), [0; 8]);
 }
 
+/// One that is given up need not be dead: what it uses until it sees that is not done once more.
+#[test]
+fn a_queue_goes_on_where_it_is_when_another_has_come() {
+    let place = Place::new();
+    for liar in [honest, without_notes] {
+        let (mut guest, first) = begin(&place, liar(), Options::block());
+        let mut rings = guest.start(ALL, &[0]);
+        let ring = &mut rings[0];
+        let heads = [0; 3].map(|_| submit(&mut guest, ring, 0, 0, 512));
+        let mut used = 0;
+        use_up(&guest, ring, &mut used, &heads[..1]);
+        first.die();
+        assert_eq!(taken(&mut guest, ring).head, u32::from(heads[0]));
+        use_up(&guest, ring, &mut used, &heads[1..2]);
+        let second = place.accept(&mut guest, liar());
+        begun(&mut guest, &second);
+        assert_eq!(second.bases(), [[0, 2]]);
+        assert!(guest.told.lock().unwrap().is_empty());
+    }
+}
+
 /// "Inflight I/O tracking": the area that the first was given is the next one's, which finds there what it is to finish.
 #[test]
 fn notes_of_what_is_in_flight_are_handed_on() {

@@ -96,3 +96,25 @@ fn the_nursery_may_do_what_those_it_starts_may() {
         }
     }
 }
+
+#[test]
+fn only_who_finds_a_process_again_connects() {
+    for (name, kind) in [
+        ("vhost-blk", Kind::Device),
+        ("vhost-blk-again", Kind::Sockets),
+        ("vhost-net-again", Kind::Sockets),
+        ("blk-again", Kind::Device),
+        ("net-ctrl", Kind::Device),
+        ("vsock", Kind::Sockets),
+    ] {
+        assert_eq!(Kind::of_device(name), kind, "{name}");
+    }
+    let pair = |kind| {
+        let mut calls = of(kind).into_iter();
+        calls.find(|call| call.number == libc::SYS_socketpair)
+    };
+    // Of the family that has paths, as any socket.
+    let unix = Arguments::exactly(0, libc::AF_UNIX as u32);
+    assert_eq!(pair(Kind::Sockets).map(|call| call.arguments), Some(unix));
+    assert_eq!(pair(Kind::Device), None);
+}
