@@ -104,7 +104,7 @@ fn processor_trace(found: super::Cpuid, ranges: super::Cpuid) -> u64 {
         | ebx(8, 1 << 55) // DisTNT
         | if_set(bit(found.ecx, 0), 1 << 8) // ToPA
         | if_set(bit(found.ecx, 3), 1 << 6) // FabricEn
-        | lowest(ranges.min(4) * 4) << 32 // ADDRn_CFG
+        | lowest(ranges.min(4) << 2) << 32 // ADDRn_CFG
 }
 
 /// `IA32_LBR_CTL`. SDM Vol. 3B, "Last Branch Records".
