@@ -90,7 +90,7 @@ fn nothing_is_lost_when_the_process_that_serves_a_disk_is_killed_while_linux_wri
         .unwrap();
     let report = Host::new()
         .memory_mib(2048)
-        .time_out(Duration::from_secs(300))
+        .time_out(Duration::from_secs(600))
         .program(env!("CARGO_BIN_EXE_vmm"), "/bin/vmm")
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
