@@ -140,7 +140,7 @@ impl Options {
         self
     }
 
-    /// Limits what each queue may do.
+    /// Limits what the device may do, all its queues together.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
