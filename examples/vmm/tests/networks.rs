@@ -45,7 +45,10 @@ fi
 if [ "$lab_echo" ]; then
     dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
     say sent "$(digest </tmp/data)"
-    socat -t 30 - TCP:$lab_echo:7000 </tmp/data >/tmp/back
+    for _ in $(seq ${lab_tries:-1}); do
+        socat -t 30 - TCP:$lab_echo:7000 </tmp/data >/tmp/back
+        cmp -s /tmp/data /tmp/back && break
+    done
     say echoed "$(digest </tmp/back)"
     say length "$(wc -c </tmp/back)"
 fi
@@ -151,22 +154,24 @@ ready() { for _ in $(seq 3000); do grep -q "@test ready" /tmp/out 2>/dev/null &&
     ready
     dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
     echo "@host sent $(sha256sum </tmp/data | cut -d" " -f1)"
-    # Until the guest listens; nothing comes from one that does not.
+    # Until the guest listens; nothing comes from one that does not. And again where passt gives something twice.
     for _ in $(seq 50); do
         socat -t 30 - TCP:127.0.0.1:2222 </tmp/data >/tmp/back 2>/dev/null
-        [ -s /tmp/back ] && break
+        cmp -s /tmp/data /tmp/back && break
         usleep 200000
     done
     echo "@host echoed $(sha256sum </tmp/back | cut -d" " -f1) $(wc -c </tmp/back)"
     echo "@host owner $(stat -c %U /proc/$(pidof vmm)) $(stat -c %U /proc/$(pidof passt | cut -d" " -f1))"
     kill $(pidof passt)
 ) &
-# No echo by the loopback address: the passt of Debian 12 gave 18 KiB of a mebibyte twice there, and nowhere else.
+# The passt of Debian 12 gives some bytes of a mebibyte twice now and then, by the loopback address each time: no echo there, and
+# several elsewhere, of which one must come back as it was sent. It ends the guest's connections itself, so that what it puts into the
+# host's is its own: a frame that was lost or came twice would not lengthen a stream.
 run "--net user,mac=52:54:00:12:34:56,tcp=2222:22,host_loopback=on" \
     "pings=192.0.2.1 server=10.0.2.2 serve=yes wait=link" open
 # The host by its own address, but not what only the host itself is to reach. The VMM is killed.
 sleep 1; rm /tmp/out
-run "--net user" "pings=192.0.2.1 server=192.0.2.1 echo=192.0.2.1 closed=10.0.2.2:7000 wait=told" closed & run=$!
+run "--net user" "pings=192.0.2.1 server=192.0.2.1 echo=192.0.2.1 tries=8 closed=10.0.2.2:7000 wait=told" closed & run=$!
 ready
 echo "@host serving $(pidof passt | wc -w)"
 kill -KILL $(pidof vmm)
