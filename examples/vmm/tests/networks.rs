@@ -165,8 +165,8 @@ ready() { for _ in $(seq 3000); do grep -q "@test ready" /tmp/out 2>/dev/null &&
     kill $(pidof passt)
 ) &
 # The passt of Debian 12 gives some bytes of a mebibyte twice now and then, by the loopback address each time: no echo there, and
-# several elsewhere, of which one must come back as it was sent. It ends the guest's connections itself, so that what it puts into the
-# host's is its own: a frame that was lost or came twice would not lengthen a stream.
+# several elsewhere, of which one must come back as it was sent. The connections of the guest end in it, so that what it puts into
+# those of the host is its own doing: a frame that was lost or came twice would not lengthen a stream.
 run "--net user,mac=52:54:00:12:34:56,tcp=2222:22,host_loopback=on" \
     "pings=192.0.2.1 server=10.0.2.2 serve=yes wait=link" open
 # The host by its own address, but not what only the host itself is to reach. The VMM is killed.
