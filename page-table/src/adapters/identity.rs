@@ -327,6 +327,8 @@ mod tests {
         assert!(bad(0x6ff8, Width::Eight) && bad(0x9000, Width::Eight));
         assert!(bad(0x7004, Width::Eight) && bad(0x7002, Width::Four));
         assert!(bad(u64::MAX - 7, Width::Eight) && !bad(0x8ff8, Width::Eight));
+        assert!(bad(0x6ffc, Width::Four) && bad(0x9000, Width::Four));
+        assert!(!bad(0x8ffc, Width::Four));
         let overrun = std::panic::catch_unwind(|| {
             let arena = Arena(UnsafeCell::new([0; 1024]));
             window(&arena).fill(0x8000, Width::Eight, 513, |_| 0);
