@@ -83,10 +83,7 @@ impl<P: Paging> Policy for Passed<P> {
             Exit::ReadMsr(exit) if exit.index == MISC_ENABLE => exit.answer(MISC_ENABLE_VALUE),
             Exit::WriteMsr(exit) if exit.index == MISC_ENABLE => exit.done(),
             Exit::ReadMsr(exit) if exit.index == APIC_BASE => exit.answer(apic_base()),
-            Exit::WriteMsr(exit)
-                if exit.index == APIC_BASE && keeps_its_place(apic_base(), exit.value) =>
-            {
-                set_apic_base(exit.value);
+            Exit::WriteMsr(exit) if exit.index == APIC_BASE && set_apic_base(exit.value) => {
                 exit.done();
             }
             Exit::ReadMsr(exit) if exit.index != EFER => {
@@ -205,13 +202,17 @@ fn apic_base() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Writes a value that [`keeps_its_place`].
-fn set_apic_base(value: u64) {
-    // SAFETY: the APIC stays where it is, and the transition is one that does not fault. This program does not use the APIC
-    // while a guest runs.
+/// Writes a value, if with it the APIC [`keeps_its_place`]; whether it was written.
+fn set_apic_base(value: u64) -> bool {
+    if !keeps_its_place(apic_base(), value) {
+        return false;
+    }
+    // SAFETY: the APIC stays where it is, and the transition is one that does not fault, as was just seen. This program does
+    // not use the APIC while a guest runs.
     unsafe {
         asm!("wrmsr", in("ecx") APIC_BASE, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
     }
+    true
 }
 
 /// XSETBV as the processor would do it for the guest. SDM Vol. 1, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features".
