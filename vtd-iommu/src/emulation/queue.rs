@@ -19,8 +19,31 @@ use crate::spec::registers::{
 const AHEAD: usize = 64;
 
 impl Unit {
+    /// Whether descriptors wait that nothing keeps from being processed: what [`write_some`](Self::write_some) left.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let status: FaultStatus = self.file.get(FSTS);
+        self.file.get(GSTS).queued_invalidation()
+            && !status.queue_error()
+            && !status.time_out_error()
+            && self.file.get(IQH).offset() != self.file.get(IQT).offset()
+    }
+
+    /// Goes on with the queue, up to the next descriptor that may take long.
+    pub fn go_on(&mut self, memory: &impl Memory, host: &mut impl Host) {
+        self.doorbell(memory, host);
+    }
+
+    /// How many descriptors the queue holds: as often can [`go_on`](Self::go_on) find something to do, unless software adds more.
+    #[must_use]
+    pub fn queue_entries(&self) -> u32 {
+        let address: QueueAddress = self.file.get(IQA);
+        let bytes = address.bytes();
+        bytes.checked_div(address.descriptor_bytes()).unwrap_or(0)
+    }
+
     /// Software moved the tail, turned the queue on, or cleared its error: processes what is there, at most one
-    /// round of the queue.
+    /// round of the queue, and no further than the next descriptor for which tables are read or others are asked.
     pub(super) fn doorbell(&mut self, memory: &impl Memory, host: &mut impl Host) {
         let status: FaultStatus = self.file.get(FSTS);
         if !self.file.get(GSTS).queued_invalidation()
@@ -145,7 +168,12 @@ impl Unit {
             silent.get_or_insert(source);
         }
         *head = head.wrapping_add(bytes);
-        Ok(())
+        // A silent device is remembered up to the wait behind it, and not across slices.
+        if raw.kind() == kind::WAIT || silent.is_some() {
+            Ok(())
+        } else {
+            Err(Stop::Slice)
+        }
     }
 
     /// Carries out a descriptor. The device that did not answer, if it was told and did not.
@@ -282,4 +310,6 @@ enum Stop {
     Error(QueueError),
     /// A device did not answer.
     TimeOut,
+    /// It does not: others may use the unit, and then it goes on.
+    Slice,
 }

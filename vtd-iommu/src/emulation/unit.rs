@@ -170,6 +170,30 @@ impl Unit {
     pub fn write(&mut self, memory: &impl Memory, host: &mut impl Host, offset: u32, data: &[u8]) {
         for write in split(offset, data) {
             self.write_word(memory, host, write);
+            // Each time a descriptor at least: this ends.
+            for _ in 0..self.queue_entries() {
+                if !self.is_behind() {
+                    break;
+                }
+                self.go_on(memory, host);
+            }
+        }
+    }
+
+    /// [`write`](Self::write) for a unit that others wait for. Of the invalidation queue it processes what is quick, and at most one
+    /// descriptor for which tables are read or others are asked (the host, devices): a queue may hold 32,768 of them, and
+    /// a guest can make each take a fraction of a second. While the unit [`is_behind`](Self::is_behind), it is to
+    /// [`go_on`](Self::go_on); in between it may be used in every way. A guest sees a head that is short of the tail, as that of a
+    /// processor's unit is for a while.
+    pub fn write_some(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        offset: u32,
+        data: &[u8],
+    ) {
+        for write in split(offset, data) {
+            self.write_word(memory, host, write);
         }
     }
 
