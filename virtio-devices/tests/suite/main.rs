@@ -23,6 +23,7 @@ mod moved;
 mod msi;
 mod msix;
 mod net;
+mod net_filter;
 mod net_pairs;
 mod packed;
 mod packed_random;

@@ -52,7 +52,7 @@ impl Kind {
     pub(super) fn chain(self, ring: usize, words: [u16; 4]) -> Chain {
         match (self, ring) {
             (Self::Vsock, 1) => chain::packet(words),
-            (Self::Net, 4) => chain::pairs(words),
+            (Self::Net, 4) => chain::control(words),
             (Self::Block, _) => chain::request(words),
             (Self::Iommu, 0) => chain::command(words),
             _ => Chain::anywhere(words),

@@ -34,8 +34,14 @@ impl World {
             sockets.happen();
         }
         for wire in &self.wires {
-            // A wire that is full takes no more.
-            let _ = wire.send(&[0x5a; 76]);
+            // To one card, a group, and all; with a tag of VLAN 0x5a and without. A wire that is full takes no more.
+            for first in [0x5a, 0x5b, 0xff] {
+                let mut frame = [0x5a; 76];
+                frame[12..18].fill(first);
+                frame[24..28].copy_from_slice(&[0x81, 0, 0, first]);
+                let _ = wire.send(&frame);
+                let _ = wire.send(&[first; 76]);
+            }
         }
         if let Some(behind) = &self.behind {
             // Some of what is mapped, and some of what is not, which is reported.
