@@ -59,8 +59,8 @@ const ANNOUNCE: u16 = 2;
 /// The smallest MTU of a network that carries IPv4.
 const LEAST_MTU: u16 = 68;
 
-/// The largest speed that is one.
-const MOST_SPEED: u32 = 0x7fff_ffff;
+/// The largest speed of a link, in Mbit/s.
+pub const MOST_SPEED: u32 = 0x7fff_ffff;
 
 /// Bytes of "struct virtio_net_config" as far as `duplex`.
 const LENGTH: usize = 17;

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestAddressSpace;
 
-pub use config::{Duplex, MacAddress, Options, OptionsError, feature};
+pub use config::{Duplex, MOST_SPEED, MacAddress, Options, OptionsError, feature};
 pub use frames::Wire;
 pub use link::{Link, LinkState};
 pub use stream::FrameStream;

@@ -6,6 +6,7 @@ mod behind_iommu;
 mod console;
 mod counters;
 mod disk;
+mod disk_settings;
 mod entropy;
 mod formats;
 mod hostile;
