@@ -78,6 +78,10 @@ pub trait Device<A: GuestAddressSpace>: Send {
     /// Writes device-specific configuration: any `offset`, any length. What is not writable is dropped.
     fn config_write(&mut self, offset: u64, data: &[u8]);
 
+    /// The driver has settled on `features` (FEATURES_OK), on which configuration may depend before the device is activated. Not
+    /// called by who serves a device to another VMM: the activation says it too.
+    fn negotiated(&mut self, _features: Features) {}
+
     /// The driver has set DRIVER_OK: makes the workers that will serve `activation`'s queues.
     fn activate(
         &mut self,
@@ -206,6 +210,13 @@ pub trait Interrupts: Send + Sync {
     /// Device-specific configuration has changed.
     fn config(&self);
 
+    /// Makes a `change` of device-specific configuration that a driver reads in several parts, and tells of it. Where there is a
+    /// generation, nobody reads that of before with what is there after.
+    fn config_changes(&self, change: &mut dyn FnMut()) {
+        change();
+        self.config();
+    }
+
     /// Sends notification `index` of the device's [`Resources`]. Nobody is told where a transport has none.
     fn notification(&self, _index: u16) {}
 
@@ -243,13 +254,23 @@ impl ConfigEvents {
         connected.is_some()
     }
 
+    fn interrupts(&self) -> Option<Arc<dyn Interrupts>> {
+        let connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.clone()
+    }
+
     /// Tells the driver.
     pub(crate) fn changed(&self) {
-        let connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let interrupts = connected.clone();
-        drop(connected);
-        if let Some(interrupts) = interrupts {
+        if let Some(interrupts) = self.interrupts() {
             interrupts.config();
+        }
+    }
+
+    /// Makes a change of what a driver reads in several parts, and tells it.
+    pub(crate) fn changes(&self, mut change: impl FnMut()) {
+        match self.interrupts() {
+            Some(interrupts) => interrupts.config_changes(&mut change),
+            None => change(),
         }
     }
 }

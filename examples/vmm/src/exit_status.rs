@@ -202,6 +202,7 @@ impl From<&DeviceError> for ExitStatus {
     fn from(error: &DeviceError) -> Self {
         match error {
             DeviceError::Disk(error) => error.into(),
+            DeviceError::DiskControl { .. } => ExitStatus::DiskUnusable,
             DeviceError::Tap {
                 error: TapError::NotPermitted { .. },
             } => ExitStatus::NetDenied,

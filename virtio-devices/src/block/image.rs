@@ -5,6 +5,8 @@ use std::fs::{File, FileType, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_memory::GuestMemory;
 
@@ -12,7 +14,7 @@ use super::bounce::{Bounced, bounce, zeros};
 use super::direct::Direct;
 use super::ring::Ring;
 use super::transfer::{self, Direction, Hole, TransferError, transfer};
-use super::{NoRing, OpenError, SECTOR};
+use super::{NoRing, OpenError, ResizeError, SECTOR};
 use crate::queue::{Buffers, Reach};
 
 /// What may be done to an image.
@@ -87,7 +89,9 @@ enum Store {
 #[derive(Debug)]
 pub(super) struct Image {
     store: Store,
-    sectors: u64,
+    sectors: AtomicU64,
+    /// Held by who finds another length, until it is the disk's.
+    measuring: Mutex<()>,
     access: Access,
     physical_block_exponent: u8,
 }
@@ -101,12 +105,11 @@ impl Image {
             path: here(),
             source,
         };
-        let mut file = open_file(path, how)?;
+        let file = open_file(path, how)?;
         let block = file.metadata().map_err(host)?.blksize();
         let (store, length) = match (how.format, how.cache) {
             (Format::Raw, cache) => {
-                // A block device has no length in its metadata.
-                let length = file.seek(SeekFrom::End(0)).map_err(host)?;
+                let length = length_of(&file).map_err(host)?;
                 let store = match cache {
                     HostCache::Used => Store::File(file),
                     HostCache::Bypassed => {
@@ -125,15 +128,50 @@ impl Image {
         }
         Ok(Self {
             store,
-            sectors: length / SECTOR,
+            sectors: AtomicU64::new(length / SECTOR),
+            measuring: Mutex::default(),
             access: how.access,
             physical_block_exponent: exponent(block),
         })
     }
 
-    /// Capacity in sectors, fixed when it was opened.
+    /// One of so many sectors that is not in a file.
+    #[cfg(test)]
+    pub(super) fn of(store: Box<dyn Bounced>, sectors: u64) -> Self {
+        Self {
+            store: Store::Bounced(store),
+            sectors: AtomicU64::new(sectors),
+            measuring: Mutex::default(),
+            access: Access::ReadWrite,
+            physical_block_exponent: 0,
+        }
+    }
+
+    /// Capacity in sectors: as it was opened, or as it was found to be since.
     pub(super) fn sectors(&self) -> u64 {
-        self.sectors
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    /// Has it be so long, in sectors.
+    pub(super) fn set_sectors(&self, sectors: u64) {
+        self.sectors.store(sectors, Ordering::Release);
+    }
+
+    /// How long a raw image is now.
+    pub(super) fn measure(&self) -> Result<Measured<'_>, ResizeError> {
+        let alone = self.measuring.lock();
+        let alone = alone.unwrap_or_else(PoisonError::into_inner);
+        let (length, block) = match &self.store {
+            Store::File(file) => (length_of(file)?, SECTOR),
+            Store::Bounced(store) => store.measure()?,
+        };
+        if length == 0 || !length.is_multiple_of(block) {
+            return Err(ResizeError::Length { length, block });
+        }
+        Ok(Measured {
+            length,
+            _alone: alone,
+        })
     }
 
     pub(super) fn access(&self) -> Access {
@@ -183,6 +221,18 @@ impl Image {
             Store::Bounced(store) => store.hole(offset, length, kind),
         }
     }
+}
+
+/// A length that was found, which nobody finds anew before this is dropped.
+pub(super) struct Measured<'a> {
+    /// In bytes.
+    pub(super) length: u64,
+    _alone: MutexGuard<'a, ()>,
+}
+
+/// A block device has no length in its metadata.
+pub(super) fn length_of(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
 }
 
 /// Opens and locks a file or block device that can be a disk, without waiting.

@@ -210,6 +210,9 @@ impl<A: GuestAddressSpace> Session<A> {
         if live {
             new |= Status::DRIVER_OK;
         }
+        if new.contains(Status::FEATURES_OK) && !old.contains(Status::FEATURES_OK) {
+            self.device.negotiated(self.accepted);
+        }
         self.status.add(new);
         if live && let Err(why) = self.activate(interrupts) {
             // Those that did start have nothing to do any more. The reset collects them.

@@ -70,7 +70,8 @@ struct Arguments {
     /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
     /// host's cache), iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off (off: queues are split), and limits of the whole disk: bw_size=BYTES, bw_refill_time=MS,
-    /// ops_size=N, ops_refill_time=MS. Served by another process (vhost-user): vhost_user=on,
+    /// ops_size=N, ops_refill_time=MS; control=PATH (a socket for the lines "size" and "resize", which looks how long a
+    /// raw image is by now). Served by another process (vhost-user): vhost_user=on,
     /// socket=PATH, num_queues=N, queue_size=N, reconnect=SECONDS (when that process is gone, another is looked
     /// for so often, and the guest's requests wait)
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
@@ -94,7 +95,7 @@ struct Arguments {
     /// socket=PATH, num_queue_pairs=N (of a tap), of user: tcp=PORT:GUESTPORT and udp=PORT:GUESTPORT (ports of the
     /// host that are the guest's, several with + between), host_loopback=on|off (whether the gateway's address is the
     /// host's own loopback; off if not given),
-    /// mac=ADDRESS, mtu=BYTES, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
+    /// mac=ADDRESS, mtu=BYTES, speed=MBIT that the guest shows, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
     /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, num_queue_pairs=N, queue_size=N, reconnect=SECONDS
     #[arg(long, value_name = "tap=NAME|user|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Lines as users type them, and what is refused.
 
+use super::options::disk_to_serve;
 use super::*;
 use crate::config::{
     Access, Balloon, Disk, Dma, Format, HostDevice, Iommufd, Net, NetWire, Place, Pmem, Rings, Rng,
@@ -125,6 +126,7 @@ fn devices_have_their_keys() {
             },
             mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
             mtu: None,
+            speed: None,
             limits: Limits::default(),
             dma: Dma::Direct,
             place: Place::default(),
@@ -165,7 +167,7 @@ fn devices_have_their_keys() {
     assert_eq!(config.console, VirtioConsole::Null);
 
     let limited = disk(
-        "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50",
+        "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50,control=c",
     );
     let expected = Disk {
         serial: "s1".into(),
@@ -174,6 +176,7 @@ fn devices_have_their_keys() {
         format: Format::Qcow2,
         backing: true,
         direct: true,
+        control: Some("c".into()),
         limits: Limits {
             bytes: Some(Rate {
                 per_second: 10 << 20,
@@ -307,6 +310,20 @@ fn devices_that_make_no_sense_are_told_by_key() {
     );
     let socket = net("socket=/run/passt").unwrap();
     assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
+    let fast = net("tap=t,speed=2147483647").unwrap();
+    assert_eq!(fast.speed, Some(0x7fff_ffff));
+    let speed = text(net("tap=t,speed=2147483648").unwrap_err());
+    assert!(
+        speed.contains("speed=2147483648 is not a number of Mbit/s up to"),
+        "{speed}"
+    );
+    // Of a disk that is served, the other VMM has control.
+    let control = text(disk_to_serve("d,control=c").unwrap_err());
+    assert!(
+        control.contains("--disk: unknown key 'control'"),
+        "{control}"
+    );
+    assert_eq!(disk_to_serve("d,ops_size=50"), disk("d,ops_size=50"));
     let several = net("tap=t,num_queue_pairs=64").unwrap();
     let expected = NetWire::Tap {
         name: "t".into(),

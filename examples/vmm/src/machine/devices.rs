@@ -2,6 +2,7 @@
 //! From the configuration to the virtio devices that it asks for.
 
 use super::balloon::{self as balloon_lines, pages};
+use super::disk as disk_lines;
 use super::line_socket::LineSocket;
 use super::user_network::{self, UserNetworkError};
 use super::vm::Vm;
@@ -21,14 +22,14 @@ use hvkit_virtio_devices::counters::Counters;
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::net::{
-    self, FrameStream, MacAddress, Net, OptionsError, Tap, TapError, Wire,
+    self, Duplex, FrameStream, MacAddress, Net, OptionsError, Tap, TapError, Wire,
 };
 use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Why a device cannot be had.
@@ -37,6 +38,14 @@ pub enum DeviceError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] OpenError),
+    /// The socket of a disk.
+    #[error("--disk control={}: {source}", path.display())]
+    DiskControl {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A tap interface.
     #[error("{error}{}", because(error))]
     Tap {
@@ -148,7 +157,7 @@ impl Opened {
 
 type Named = (&'static str, Place, Opened);
 
-/// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
+/// Opens all devices, in the order in which the guest finds them, and their sockets.
 pub(super) fn open(
     config: &Config,
     vm: &Vm,
@@ -156,10 +165,15 @@ pub(super) fn open(
     slots: Option<&KvmSlots>,
     confiner: &Confiner,
     tty: Option<&TtyPort>,
-) -> Result<(Vec<Named>, Option<LineSocket>), DeviceError> {
+) -> Result<(Vec<Named>, Vec<LineSocket>), DeviceError> {
     let mut devices: Vec<Named> = Vec::new();
+    let mut sockets = Vec::new();
     for disk in &config.disks {
-        let device = Opened::new(disk.dma, self::disk(disk)?);
+        let device = self::disk(disk)?;
+        if let Some(path) = &disk.control {
+            sockets.push(disk_control(path, &device, confiner)?);
+        }
+        let device = Opened::new(disk.dma, device);
         devices.push(("disk", disk.place.clone(), device));
     }
     for net in &config.nets {
@@ -195,13 +209,12 @@ pub(super) fn open(
         let device = Opened::new(config.console_dma, console);
         devices.push(("console", config.console_place.clone(), device));
     }
-    let mut socket = None;
     if let Some(balloon) = &config.balloon {
         if !config.devices.is_empty() {
             return Err(DeviceError::BalloonPinned);
         }
         let (device, listening) = self::balloon(balloon, memory, confiner)?;
-        socket = listening;
+        sockets.extend(listening);
         let device = Opened::new(Dma::Direct, device);
         let place = Place {
             rings: balloon.rings,
@@ -214,7 +227,17 @@ pub(super) fn open(
         let device = Opened::new(vsock.dma, device);
         devices.push(("sockets", vsock.place.clone(), device));
     }
-    Ok((devices, socket))
+    Ok((devices, sockets))
+}
+
+/// Answers at `path` what is said to `disk`.
+fn disk_control(path: &Path, disk: &Block, confiner: &Confiner) -> Result<LineSocket, DeviceError> {
+    let capacity = disk.capacity();
+    let obey = move |line: &str| disk_lines::obey(line, &capacity);
+    LineSocket::listen(path, "disk", confiner.clone(), obey).map_err(|source| {
+        let path = path.to_path_buf();
+        DeviceError::DiskControl { path, source }
+    })
 }
 
 fn balloon(
@@ -297,6 +320,9 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
     }
     if let Some(mtu) = net.mtu {
         options = options.with_mtu(mtu)?;
+    }
+    if let Some(megabits) = net.speed {
+        options = options.with_speed(megabits, Duplex::Full)?;
     }
     let wire = match &net.wire {
         NetWire::Tap { name, pairs: 1 } => {

@@ -23,6 +23,7 @@ pub mod balloon;
 mod counters;
 pub mod cpuid;
 mod devices;
+mod disk;
 mod error;
 mod exit;
 pub mod history;
@@ -309,10 +310,12 @@ fn boot(
 /// The folders of what the VMM makes and removes again: sockets that it listens on, a snapshot that was not taken.
 fn made_in(config: &Config) -> Vec<PathBuf> {
     let balloon = config.balloon.iter().filter_map(|b| b.socket.as_deref());
+    let disks = config.disks.iter().filter_map(|d| d.control.as_deref());
     let vsock = config.vsock.iter().map(|vsock| vsock.socket.as_path());
     let back_ends = config.back_ends.iter().map(|asked| asked.socket.as_path());
     let log = config.dirty_log.iter().map(|log| log.socket.as_path());
     let parents = balloon
+        .chain(disks)
         .chain(vsock)
         .chain(log)
         .chain(config.counters.as_deref())

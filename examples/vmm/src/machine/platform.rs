@@ -48,7 +48,7 @@ pub(super) struct Platform {
     /// Its interrupts end with it.
     chipset: Chipset,
     reclaim: Reclaim,
-    _balloon: Option<LineSocket>,
+    _sockets: Vec<LineSocket>,
     watchdog: Option<watchdog::Timer>,
     /// Dropped after the chipset, whose devices' threads it starts.
     _nursery: Nursery,
@@ -113,7 +113,7 @@ impl Platform {
         let limit = u32::try_from(vm.fd().check_extension_int(Cap::NrMemslots)).unwrap_or(0);
         let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit).map(Arc::new);
         let slots = slots.as_ref();
-        let (mut opened, balloon) = devices::open(
+        let (mut opened, sockets) = devices::open(
             config,
             vm,
             &memory,
@@ -204,7 +204,7 @@ impl Platform {
             buses,
             chipset,
             reclaim,
-            _balloon: balloon,
+            _sockets: sockets,
             watchdog,
             _nursery: nursery,
             tables,
