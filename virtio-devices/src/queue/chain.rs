@@ -349,8 +349,8 @@ fn grow(room: &mut Vec<Segment>, size: usize) {
 
 /// "struct virtq_desc". In the packed layout the last two fields are the other way round, and `next` is the
 /// buffer's identifier.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Descriptor {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
     pub(super) address: u64,
     pub(super) length: u32,
     pub(super) flags: u16,

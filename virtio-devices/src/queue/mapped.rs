@@ -3,6 +3,8 @@
 
 use vm_memory::GuestMemory;
 
+#[cfg(feature = "vhost-user")]
+use super::Begun;
 use super::areas::{self, Areas, Layout, Places};
 use super::in_order::InOrder;
 use super::packed::PackedRing;
@@ -101,12 +103,13 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
             .as_mut()
             .and_then(|notes| notes.take_left())
         {
-            return self.retake(left, chain).map(Some).map_err(Box::new);
+            return self.retake(&left, chain).map(Some).map_err(Box::new);
         }
         let mut head = on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain))?;
         #[cfg(feature = "vhost-user")]
-        if let (Some(head), Some(notes)) = (&head, &mut self.guard.notes) {
-            notes.began(head.index());
+        if let (Some(head), Some(notes)) = (&mut head, &mut self.guard.notes) {
+            let descriptors = on_areas!(self, ring, areas => ring.descriptors(areas, head))?;
+            notes.began(head, &descriptors);
         }
         if let (Some(head), Some(order)) = (&mut head, &mut self.guard.order) {
             order.number(head);
@@ -114,23 +117,49 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         Ok(head)
     }
 
-    /// Takes the chain `head`, which somebody took who cannot complete it any more. Before anything else is popped,
-    /// from a split queue that goes on where the used ring does.
+    /// Takes back what somebody who had `begun` those may have completed and not shown the driver. Before any of them is retaken.
     #[cfg(feature = "vhost-user")]
-    pub(crate) fn retake(&mut self, head: u16, chain: &mut Chain) -> Result<Head, QueueError> {
-        let packed = |ring: &PackedRing| QueueError::Position {
-            size: ring.size(),
-            position: ring.position(),
-        };
-        let taken = match &mut self.found {
-            Found::Split(ring, areas) => ring.retake(&self.reach, areas, head, chain),
-            Found::Packed(ring, _) => Err(packed(ring)),
-            Found::Scattered(Ring::Split(ring), areas) => {
-                ring.retake(&self.reach, areas, head, chain)
+    pub(crate) fn withdraw(&mut self, begun: &[Begun]) -> Result<(), QueueError> {
+        let slots = begun.iter().map(|begun| begun.slots()).sum::<usize>();
+        // No queue has more.
+        let slots = u16::try_from(slots).unwrap_or(u16::MAX);
+        Ok(on_areas!(self, ring, areas => ring.withdraw(areas, slots))?)
+    }
+
+    /// Takes the chain that somebody has `begun` who cannot complete it any more. Before anything else is popped, from a queue
+    /// that goes on where the used ring does.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn retake(&mut self, begun: &Begun, chain: &mut Chain) -> Result<Head, QueueError> {
+        let reach = &self.reach;
+        let taken = match (begun, &mut self.found) {
+            (Begun::Split(head), Found::Split(ring, areas)) => {
+                ring.retake(reach, areas, *head, chain)
             }
-            Found::Scattered(Ring::Packed(ring), _) => Err(packed(ring)),
+            (Begun::Split(head), Found::Scattered(Ring::Split(ring), areas)) => {
+                ring.retake(reach, areas, *head, chain)
+            }
+            (Begun::Packed(copied), Found::Packed(ring, _)) => {
+                ring.retake(reach, copied.descriptors(), chain)
+            }
+            (Begun::Packed(copied), Found::Scattered(Ring::Packed(ring), _)) => {
+                ring.retake(reach, copied.descriptors(), chain)
+            }
+            // Of the other layout.
+            (_, found) => {
+                let (size, position) = match found {
+                    Found::Split(ring, _) => (ring.size(), ring.position()),
+                    Found::Packed(ring, _) => (ring.size(), ring.position()),
+                    Found::Scattered(ring, _) => {
+                        either!(ring, ring => (ring.size(), ring.position()))
+                    }
+                };
+                Err(QueueError::Position { size, position })
+            }
         };
         let mut head = self.guard.latch(taken)?;
+        if let Begun::Packed(copied) = begun {
+            head.set_entry(copied.head());
+        }
         if let Some(order) = &mut self.guard.order {
             order.number(&mut head);
         }
@@ -151,7 +180,7 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         }
         #[cfg(feature = "vhost-user")]
         if let Some(notes) = &mut self.guard.notes {
-            notes.put_back(head.index());
+            notes.put_back(&head);
         }
     }
 
@@ -188,7 +217,7 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     fn show(&mut self, head: &Head, written: u32) -> Result<(), Box<QueueError>> {
         #[cfg(feature = "vhost-user")]
         if let Some(notes) = &mut self.guard.notes {
-            notes.completed(head.index());
+            notes.completed(head);
         }
         on_areas!(self, ring, areas => ring.complete(areas, head, written))
     }
@@ -197,14 +226,18 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     ///
     /// "Used Buffer Notification Suppression" (2.7.7), "Driver and Device Event Suppression" (2.8.10).
     pub fn publish(&mut self) -> Result<Notify, QueueError> {
+        #[cfg(feature = "vhost-user")]
+        if let Some(notes) = &mut self.guard.notes {
+            notes.publishing(on_areas!(self, ring, _areas => ring.position()));
+        }
         let published = on_areas!(self, ring, areas => ring.publish(areas));
         if self.guard.failed && published.is_err() {
             return Ok(Notify::No);
         }
+        // Where that failed, the ring alone says whether the driver was shown it.
         #[cfg(feature = "vhost-user")]
-        if let Some(notes) = &mut self.guard.notes {
-            let position = on_areas!(self, ring, _areas => ring.position());
-            notes.published(position.used);
+        if let (Ok(_), Some(notes)) = (&published, &mut self.guard.notes) {
+            notes.published(on_areas!(self, ring, _areas => ring.position()));
         }
         self.guard.latch(published)
     }

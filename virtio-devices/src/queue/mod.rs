@@ -104,8 +104,8 @@ impl Position {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the driver waits for this chain: complete it"]
 pub struct Head {
-    /// The index, above it the descriptors of the ring that it took, and above those its place among the
-    /// chains under way, if that matters. In one word: parts that are stored one by one and loaded together
+    /// The index, above it the descriptors of the ring that it took, above those its place among the
+    /// chains under way, if that matters, and above that where it is noted, if it is. In one word: parts that are stored one by one and loaded together
     /// cost more than all else that popping a chain does.
     word: u64,
 }
@@ -131,6 +131,17 @@ impl Head {
 
     fn place(&self) -> u16 {
         (self.word >> 32) as u16
+    }
+
+    /// Says where it is noted, once.
+    #[cfg(feature = "vhost-user")]
+    fn set_entry(&mut self, entry: u16) {
+        self.word |= u64::from(entry) << 48;
+    }
+
+    #[cfg(feature = "vhost-user")]
+    fn entry(&self) -> u16 {
+        (self.word >> 48) as u16
     }
 
     /// What the driver knows the chain by: the index of its first descriptor, or in a packed queue its
@@ -208,7 +219,7 @@ macro_rules! either {
 }
 
 #[cfg(feature = "vhost-user")]
-pub(crate) use notes::Notes;
+pub(crate) use notes::{Begun, Left, Notes};
 
 mod mapped;
 
@@ -289,7 +300,7 @@ impl Queue {
         })
     }
 
-    /// Notes what is under way from now on, and takes first what `notes` say that another process has begun. A split queue, before
+    /// Notes what is under way from now on, and takes first what `notes` say that another process has begun. Before
     /// anything is taken.
     #[cfg(feature = "vhost-user")]
     pub(crate) fn note_in(&mut self, notes: Notes) {

@@ -73,7 +73,7 @@ struct Arguments {
     /// ops_size=N, ops_refill_time=MS; control=PATH (a socket for the lines "size" and "resize", which looks how long a
     /// raw image is by now). Served by another process (vhost-user): vhost_user=on,
     /// socket=PATH, num_queues=N, queue_size=N, reconnect=SECONDS (when that process is gone, another is looked
-    /// for so often, and the guest's requests wait)
+    /// for so often, and the guest's requests wait), iommu=on|off, packed=on|off (on: queues can be packed; off if not given)
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
@@ -96,12 +96,14 @@ struct Arguments {
     /// host that are the guest's, several with + between), host_loopback=on|off (whether the gateway's address is the
     /// host's own loopback; off if not given),
     /// mac=ADDRESS, mtu=BYTES, speed=MBIT that the guest shows, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
-    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, num_queue_pairs=N, queue_size=N, reconnect=SECONDS
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, num_queue_pairs=N, queue_size=N, reconnect=SECONDS,
+    /// iommu=on|off, packed=on|off
     #[arg(long, value_name = "tap=NAME|user|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
     /// Files of the host, served by another process such as virtiofsd; several may follow, and the
-    /// option may be repeated. Keys: tag=NAME to mount it by, socket=PATH, num_queues=N, queue_size=N
+    /// option may be repeated. Keys: tag=NAME to mount it by, socket=PATH, num_queues=N, queue_size=N, iommu=on|off,
+    /// packed=on|off
     #[arg(long, value_name = "tag=NAME,socket=PATH", num_args = 1.., action = ArgAction::Append)]
     fs: Vec<String>,
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is under way in a queue, noted in memory that outlives this process, so that another can finish it.
+//! The notes of a split queue.
 //!
 //! ```text
 //!   features:64  version:16  descriptors:16  last_batch_head:16  used_idx:16
@@ -8,14 +8,14 @@
 //!
 //! A chain is noted before it is begun. One that was completed is linked to those completed since the used ring's index was
 //! last shown; they are taken out after it is shown. Whoever finds more shown than noted finds them by those links.
-//!
-//! "Inflight I/O tracking" of the vhost-user protocol, whose byte order is the host's.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vm_memory::{AtomicAccess, Bytes, MmapRegion, VolatileMemory};
+
+use super::{Begun, Left};
 
 /// Bytes before the descriptors, and of each descriptor.
 pub(crate) const HEAD: usize = 16;
@@ -30,56 +30,37 @@ const VERSION: u16 = 1;
 
 /// The notes of one split queue.
 #[derive(Debug)]
-pub(crate) struct Notes {
+pub(super) struct Notes {
     memory: Arc<MmapRegion>,
     area: Range<usize>,
     counter: u64,
     last: u16,
     /// Completed, and not shown yet.
     batch: Vec<u16>,
-    /// Begun by a process that is gone, the last one first.
-    left: Vec<u16>,
-    /// The chain that was taken last, if it was one of those.
-    again: Option<u16>,
 }
 
 impl Notes {
-    /// Goes on in `area` of `memory` with a queue of `size` descriptors, whose used ring's index is `used` and which has `left`,
-    /// in that order, to be finished first. Nothing if the area has no room.
-    pub(crate) fn new(
-        memory: Arc<MmapRegion>,
-        area: Range<usize>,
-        size: u16,
-        used: u16,
-        mut left: Vec<u16>,
-    ) -> Option<Self> {
-        let room = DESCRIPTOR.checked_mul(size.into())?.checked_add(HEAD)?;
-        let end = area.start.checked_add(room)?;
-        if end > area.end || area.end > memory.size() {
-            return None;
-        }
-        let counter = left.len() as u64;
-        let mut notes = Self {
+    /// Goes on in `area` of `memory`, which has the room.
+    pub(super) fn new(memory: Arc<MmapRegion>, area: Range<usize>, size: u16, left: &Left) -> Self {
+        let counter = left.begun.len() as u64;
+        let notes = Self {
             memory,
             area,
             counter,
             last: 0,
             batch: Vec::new(),
-            left: Vec::new(),
-            again: None,
         };
         for head in 0..size {
             // In the order in which they are to be finished, should it be a third process that does.
-            let counter = left.iter().position(|left| *left == head);
+            let mut begun = left.begun.iter();
+            let counter = begun.position(|begun| *begun == Begun::Split(head));
             notes.put(head, COUNTER, counter.unwrap_or(0) as u64);
             notes.put(head, 0, u8::from(counter.is_some()));
         }
         notes.set(DESCRIPTORS_AT, size);
-        notes.set(USED_AT, used);
+        notes.set(USED_AT, left.used);
         notes.set(VERSION_AT, VERSION);
-        left.reverse();
-        notes.left = left;
-        Some(notes)
+        notes
     }
 
     fn set<T: AtomicAccess>(&self, at: usize, value: T) {
@@ -96,12 +77,6 @@ impl Notes {
         self.set(place.saturating_add(HEAD).saturating_add(at), value);
     }
 
-    /// The next one that another process has begun.
-    pub(super) fn take_left(&mut self) -> Option<u16> {
-        self.again = self.left.pop();
-        self.again
-    }
-
     /// A chain is begun.
     pub(super) fn began(&mut self, head: u16) {
         self.put(head, COUNTER, self.counter);
@@ -111,10 +86,7 @@ impl Notes {
 
     /// The chain that was begun last was not.
     pub(super) fn put_back(&mut self, head: u16) {
-        match self.again.take() {
-            Some(again) => self.left.push(again),
-            None => self.put(head, 0, 0u8),
-        }
+        self.put(head, 0, 0u8);
     }
 
     /// A chain is about to be used.
@@ -136,10 +108,11 @@ impl Notes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Notes;
     use super::*;
     use crate::fake::Ring;
     use crate::features::Features;
-    use crate::queue::{Chain, Head, Position, Queue, QueueConfig};
+    use crate::queue::{Chain, Head, Layout, Position, Queue, QueueConfig};
     use crate::vhost_user::in_flight::InFlight;
     use proptest::prelude::*;
     use std::fs::File;
@@ -166,7 +139,8 @@ mod tests {
         answer.extend([0; 8]);
         answer.extend(1u16.to_ne_bytes());
         answer.extend(SIZE.to_ne_bytes());
-        InFlight::new(&answer, file.try_clone().unwrap(), 1, SIZE).unwrap()
+        let file = file.try_clone().unwrap();
+        InFlight::new(&answer, file, 1, (Layout::Split, SIZE)).unwrap()
     }
 
     fn queue(memory: &GuestMemoryMmap, ring: &Ring, file: &File, features: Features) -> Queue {
@@ -182,10 +156,11 @@ mod tests {
             used,
         };
         let mut queue = Queue::restored(&config, features, memory, position).unwrap();
-        let left = told(file).begun(0, SIZE, used).unwrap();
+        let left = told(file).left(0, &config, memory, used).unwrap();
         let mapped = FileOffset::new(file.try_clone().unwrap(), 0);
         let memory = Arc::new(MmapRegion::from_file(mapped, LENGTH).unwrap());
-        queue.note_in(Notes::new(memory, 0..LENGTH, SIZE, used, left).unwrap());
+        let shape = (Layout::Split, SIZE);
+        queue.note_in(Notes::new(memory, 0..LENGTH, shape, left).unwrap());
         queue
     }
 
@@ -291,16 +266,5 @@ mod tests {
                 prop_assert_eq!(noted.taken_by_another(features), all);
             }
         }
-    }
-
-    #[test]
-    fn an_area_without_room_is_none() {
-        let memory = || Arc::new(MmapRegion::new(LENGTH).unwrap());
-        let made = |area, size| Notes::new(memory(), area, size, 0, Vec::new()).is_some();
-        assert!(made(0..LENGTH, SIZE));
-        assert!(!made(0..LENGTH, SIZE + 1));
-        assert!(!made(1..LENGTH, SIZE));
-        assert!(!made(1..LENGTH + 1, SIZE));
-        assert!(!made(usize::MAX..usize::MAX, SIZE));
     }
 }
