@@ -57,6 +57,7 @@ pub mod pci;
 pub mod peer;
 pub mod served;
 pub mod snapshot;
+mod stderr;
 pub mod vfio_user;
 pub mod viommu;
 pub mod wake;

@@ -52,6 +52,25 @@ fn power_off_is_success_and_silent() {
 }
 
 #[test]
+fn a_machine_goes_on_when_nobody_reads_what_it_says() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    // What it prints is lost, which is worth a line, which is lost as well.
+    let said = [out(0x3f8, b'A'), out(0x3f8, b'\n')].concat();
+    let off = out(0x600, 5 << 2 | 1 << 5);
+    let mut command = machine(&folder, &[&said[..], &said, &off, SPIN].concat());
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(0));
+}
+
+#[test]
 fn each_way_to_reset_is_told() {
     if !has_kvm() {
         return;

@@ -32,14 +32,18 @@ use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use crate::served::Served;
+use crate::stderr;
 use clap::{ArgAction, Parser, ValueEnum};
 use options::{
     RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, platform, pmem, rng,
     terminal, vsock,
 };
 use restart::{OnReboot, Waiting};
+use signal_hook::consts::SIGUSR1;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
+use vmm_sys_util::signal::block_signal;
 use vtd::vtd;
 
 /// Runs a virtual machine on this host's KVM.
@@ -251,15 +255,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         (None, OnReboot::Exit) => {}
         (Some(waiting), _) => {
             if let Err(error) = waiting.end_with() {
-                eprintln!("vmm: {error}");
+                stderr::line(format_args!("vmm: {error}"));
                 return ExitStatus::Host.code();
             }
         }
     }
+    if arguments.snapshot.is_some() {
+        // Until the machine can be saved, the request waits: else it would end the process. It may wait already.
+        let _ = block_signal(SIGUSR1);
+    }
     match run(arguments) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("vmm: {error}");
+            stderr::line(format_args!("vmm: {error}"));
             error.exit_status().code()
         }
     }
@@ -334,7 +342,7 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
         // clap sees to it that there is one of them.
         (Some(Guest::Hello), _) | (None, None) => {
             let report = hello::run(&arguments.kvm)?;
-            print!("{report}");
+            let _ = write!(std::io::stdout(), "{report}");
             let status = if report.holds() {
                 ExitStatus::PoweredOff
             } else {
@@ -346,12 +354,12 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     let outcome = Machine::new(&config)?.run()?;
     ::log::info!("{}", outcome.reason);
     if let Some(registers) = &outcome.registers {
-        eprintln!("vmm: {}\n{registers}", outcome.reason);
+        stderr::line(format_args!("vmm: {}\n{registers}", outcome.reason));
     } else if outcome.is_failure() {
-        eprintln!("vmm: {}", outcome.reason);
+        stderr::line(format_args!("vmm: {}", outcome.reason));
     }
     if outcome.is_failure() {
-        eprint!("{}", outcome.history);
+        stderr::text(&outcome.history);
     }
     Ok(ExitStatus::code_of(&outcome.reason))
 }

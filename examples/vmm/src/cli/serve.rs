@@ -65,7 +65,7 @@ pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match run(&arguments) {
         Ok(()) => ExitStatus::PoweredOff.code(),
         Err(error) => {
-            eprintln!("vmm: {error}");
+            crate::stderr::line(format_args!("vmm: {error}"));
             let status = match error {
                 Error::Option(_) => ExitStatus::Usage,
                 Error::Serving(ServingError::Disk(error)) => (&error).into(),

@@ -376,7 +376,7 @@ fn port(
         VirtioConsole::Pty => {
             let terminal = PseudoTerminal::open().map_err(DeviceError::Pty)?;
             let output = terminal.output().map_err(DeviceError::Pty)?;
-            eprintln!("vmm: console on {}", terminal.name());
+            crate::stderr::line(format_args!("vmm: console on {}", terminal.name()));
             Some(Port::new(NAME, output).with_input(terminal))
         }
     })
