@@ -15,7 +15,6 @@ use std::io;
 use std::iter;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -32,12 +31,9 @@ use super::queues::Ring;
 use super::stand_in::StandIn;
 use crate::device::{Activation, ActiveQueue, Failure, Interrupts, Trouble};
 use crate::features::Features;
-use crate::patience::end_of;
 use crate::queue::{Begun, Layout, Position, Queue, Reach};
 use crate::worker::{Progress, Worker};
 
-/// Between two looks at a used ring that is about to be complete.
-const INTERVAL: Duration = Duration::from_millis(1);
 /// Requests of the back end's own that are taken in one call.
 const OWN_REQUESTS: usize = 16;
 
@@ -67,6 +63,7 @@ struct Served {
 }
 
 mod away;
+mod stop;
 
 enum State {
     Stopped,
@@ -200,47 +197,6 @@ impl<A: GuestAddressSpace> Relay<A> {
 
     fn is_packed(&self) -> bool {
         self.features.contains(Features::RING_PACKED)
-    }
-
-    /// Has the back end stop, and finds where each queue goes on.
-    fn stop(&mut self, in_flight: Option<&InFlight>) -> Result<(), BackEndError> {
-        for at in 0..self.queues.len() {
-            let Some(queue) = self.queues.get(at) else {
-                break;
-            };
-            let (index, layout) = (queue.active.index, queue.layout);
-            let config = *queue.active.queue.config();
-            let said = self.shared.front().stop(index, layout, config.size)?;
-            let base = said.available;
-            let end = end_of(self.shared.patience());
-            // A back end may answer before the last requests that it has begun are done.
-            loop {
-                let memory = self.memory.memory();
-                let used = match layout {
-                    Layout::Split => used_index(&*memory, config.device_area).unwrap_or(base),
-                    // The ring itself does not tell, but the back end and its notes do.
-                    Layout::Packed => in_flight
-                        .and_then(|notes| notes.left(index, &config, &*memory, said.used))
-                        .map_or(said.used, |left| left.used),
-                };
-                if used == base {
-                    break;
-                }
-                if Instant::now() >= end {
-                    let why = BackEndError::Unfinished { index, base, used };
-                    return Err(self.shared.front().end(why));
-                }
-                std::thread::sleep(INTERVAL);
-            }
-            if let Some(queue) = self.queues.get_mut(at) {
-                queue.base = base;
-            }
-            self.pass_on(at);
-            if let Some(queue) = self.queues.get_mut(at) {
-                queue.ledger = None;
-            }
-        }
-        Ok(())
     }
 
     /// Passes an interrupt on.

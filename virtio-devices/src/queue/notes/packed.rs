@@ -21,8 +21,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-#[cfg(test)]
-use vm_memory::ByteValued;
 use vm_memory::{AtomicAccess, Bytes, MmapRegion, VolatileMemory};
 
 use super::{Begun, Left};

@@ -136,10 +136,9 @@ fn our_disk_for_our_guest() {
 
 #[test]
 fn only_who_asks_for_packed_queues_has_them() {
-    let image = image(8);
-    let (socket, _) = serve(&image);
+    let (socket, _) = serve(&image(8));
     assert_eq!(guest(socket, Options::block()).offered() & PACKED, 0);
-    let (socket, _) = serve(&image);
+    let (socket, _) = serve(&image(8));
     assert_eq!(guest(socket, packed()).offered() & PACKED, PACKED);
     // A back end without; one that notes nothing, where another is to go on.
     let refused = |liar: Liar, options| {

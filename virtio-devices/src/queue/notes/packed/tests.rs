@@ -167,7 +167,6 @@ impl Noted {
             let before = taken.insert(head.index(), chain.writable_bytes());
             assert_eq!(before, None, "twice");
         }
-        drop(mapped);
         (taken, other.position())
     }
 
@@ -398,7 +397,7 @@ fn a_batch_is_used_if_the_driver_was_shown_it() {
             (0, &[3, 1][..]),
             "{flags:#x}"
         );
-        assert_eq!(descriptors(&found), [second.clone()]);
+        assert_eq!(descriptors(&found), std::slice::from_ref(&second));
     }
     // As the driver made it available: it was not.
     let found = left(&area, 4, 0, |_| Some(0x81)).unwrap();
