@@ -92,6 +92,10 @@ fn sockets_that_cannot_be_had() {
     );
     let balloon = format!("socket={name}");
     refused(&folder, &["--balloon", &balloon], 70, &["--balloon", name]);
+    let image = folder.file("image", &[0; 512]);
+    let disk = format!("path={},control={name}", image.display());
+    let parts = ["--disk control=", name, "Address already in use"];
+    refused(&folder, &["--disk", &disk], 54, &parts);
     let log = format!("socket={name}");
     refused(&folder, &["--dirty-log", &log], 76, &["--dirty-log", name]);
     let log = format!("socket={absent},bitmap={name}/bits");

@@ -203,6 +203,6 @@ fn a_generation_is_read_before_a_change_or_after_all_of_it() {
     let before = b.driver.get(0x0fc);
     let mut after = before;
     let read = || after = b.driver.get(0x0fc);
-    assert!(is_read_after_the_change(activated.interrupts, read));
+    assert!(is_read_after_the_change(&activated.interrupts, read));
     assert_ne!(after, before);
 }

@@ -295,7 +295,7 @@ fn a_disk_comes_back_after_a_reset_in_the_middle_of_its_work() {
 
 /// Reads a generation while configuration changes: whether the change was over by then.
 pub(crate) fn is_read_after_the_change(
-    interrupts: Arc<dyn Interrupts>,
+    interrupts: &Arc<dyn Interrupts>,
     read: impl FnOnce(),
 ) -> bool {
     let over = AtomicBool::new(false);
@@ -324,6 +324,6 @@ fn a_generation_is_read_before_a_change_or_after_all_of_it() {
     let before = bench.driver.get(common, 0x15, 1);
     let mut after = before;
     let read = || after = bench.driver.get(common, 0x15, 1);
-    assert!(is_read_after_the_change(interrupts, read));
+    assert!(is_read_after_the_change(&interrupts, read));
     assert_ne!(after, before);
 }
