@@ -56,15 +56,16 @@ impl Unit {
         let tail = self.file.get(IQT).offset();
         let size = u64::from(address.bytes());
         let step = u64::from(address.descriptor_bytes());
+        if self.file.get(IQH).offset() != tail
+            && let Some(error) = self.no_descriptors(address)
+        {
+            return self.queue_error(error, host);
+        }
         if !tail.is_multiple_of(step) {
             return self.queue_error(QueueError::TAIL_ALIGNMENT, host);
         }
         if tail >= size {
             return self.queue_error(QueueError::INVALID_TAIL, host);
-        }
-        let idle = self.file.get(IQH).offset() == tail;
-        if self.mode() == TranslationTableMode::Reserved && !idle {
-            return self.queue_error(QueueError::INVALID_MODE, host);
         }
         let mut head = self.file.get(IQH).offset();
         // A head from a queue of other descriptors may lie anywhere.
@@ -108,6 +109,21 @@ impl Unit {
             return self.stopped(Stop::TimeOut, head, silent, host);
         }
         self.file.set(IQH, QueueHead(0).with_offset(head));
+    }
+
+    /// Why no descriptor of the queue's width is valid, if none is: "List of Valid Descriptor Types for Each Mode".
+    fn no_descriptors(&self, address: QueueAddress) -> Option<QueueError> {
+        let extended = self.options.extended;
+        match self.mode() {
+            TranslationTableMode::Reserved => Some(QueueError::INVALID_MODE),
+            TranslationTableMode::Scalable | TranslationTableMode::AbortDma if !address.wide() => {
+                Some(QueueError::INVALID_WIDTH)
+            }
+            _ if address.wide() && !extended.scalable_mode() && !extended.abort_dma_mode() => {
+                Some(QueueError::INVALID_WIDTH)
+            }
+            _ => None,
+        }
     }
 
     /// Carries out the descriptors in `words`, and moves `head` past each that is done. `silent` is the device that did
@@ -184,13 +200,15 @@ impl Unit {
         raw: RawDescriptor,
     ) -> Result<Option<u16>, Stop> {
         let (capability, extended) = (self.options.capability, self.options.extended);
+        // In legacy mode there are the types 1 to 5 only.
+        let more = self.mode() != TranslationTableMode::Legacy;
         let known = match raw.kind() {
             kind::CONTEXT | kind::IOTLB | kind::WAIT => true,
             kind::DEVICE_TLB => extended.device_tlb(),
             kind::INTERRUPT => extended.interrupt_remapping(),
-            kind::PASID_IOTLB | kind::PASID_CACHE => extended.scalable_mode(),
-            kind::PASID_DEVICE_TLB => extended.device_tlb() && extended.pasid(),
-            kind::PAGE_GROUP_RESPONSE => extended.page_requests(),
+            kind::PASID_IOTLB | kind::PASID_CACHE => more && extended.scalable_mode(),
+            kind::PASID_DEVICE_TLB => more && extended.device_tlb() && extended.pasid(),
+            kind::PAGE_GROUP_RESPONSE => more && extended.page_requests(),
             _ => false,
         };
         if !known {
