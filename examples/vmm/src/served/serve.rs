@@ -12,7 +12,7 @@ use crate::machine::{DeviceError, disk};
 use crate::peer::program::{Bridge, Function, ProgramError};
 use crate::vfio_user;
 use crate::vfio_user::server::{Events, GivenMemory};
-use hvkit_virtio_devices::block::Block;
+use hvkit_virtio_devices::block::{Block, Metadata};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::vhost_user::BackEnd;
@@ -27,6 +27,9 @@ use std::time::Duration;
 
 /// How long the device that carries the protocol may take to be given back.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The guest outlives this process, and is not told that another goes on with its disk: what was completed is to be there.
+const METADATA: Metadata = Metadata::WrittenThrough;
 
 /// Why a disk is not served.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +83,7 @@ pub fn serve(
         socket: socket.to_path_buf(),
         source,
     };
-    let disk = disk(asked).map_err(DeviceError::Disk)?;
+    let disk = disk(asked, METADATA).map_err(DeviceError::Disk)?;
     let confiner = Confiner::new(confinement)?;
     let listener = UnixListener::bind(socket).map_err(failed)?;
     log::info!("{} is served at {}", asked.path.display(), socket.display());
@@ -100,7 +103,7 @@ pub fn serve_by_device(
     device: &Path,
     confinement: Confinement,
 ) -> Result<(), ServingError> {
-    let disk = disk(asked).map_err(DeviceError::Disk)?;
+    let disk = disk(asked, METADATA).map_err(DeviceError::Disk)?;
     let confiner = Confiner::new(confinement)?;
     let function = Function::open(device)?;
     log::info!("{} is served by {}", asked.path.display(), device.display());
