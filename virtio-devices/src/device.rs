@@ -22,6 +22,7 @@
     )
 )]
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::GuestAddressSpace;
@@ -103,11 +104,12 @@ pub trait Device<A: GuestAddressSpace>: Send {
     }
 
     /// What the device has in itself that neither its options nor its queues say, in bytes of its own layout. Asked
-    /// while its workers stand still.
+    /// while its workers stand still. What its driver has written to a file of the host's is on stable storage when this
+    /// returns: a state that outlives the host's next crash is of no use without it.
     ///
     /// # Errors
     ///
-    /// It has what cannot be saved.
+    /// It has what cannot be saved, or [`StateError::Storage`].
     fn save(&self) -> Result<Vec<u8>, StateError> {
         Ok(Vec::new())
     }
@@ -140,6 +142,12 @@ pub enum StateError {
         "the process that served the device is gone, and has left requests that another is to finish"
     )]
     Unfinished,
+    /// What its driver wrote cannot be put on stable storage.
+    #[error("what was written cannot be put on stable storage: {kind}")]
+    Storage {
+        /// What the host said.
+        kind: io::ErrorKind,
+    },
     /// Not the number of bytes that it saves.
     #[error("{saved} bytes of a device's own state; it has {expected}")]
     Length {
@@ -284,7 +292,7 @@ pub struct Trouble {
     /// How many so far. Not each of them is told.
     pub count: u64,
     /// What the host said.
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// Why a device stopped until its driver resets it.
@@ -337,5 +345,5 @@ pub enum ActivateError {
     },
     /// The host refused something.
     #[error("the host refused a resource")]
-    Host(#[from] std::io::Error),
+    Host(#[from] io::Error),
 }

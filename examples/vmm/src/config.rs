@@ -146,7 +146,7 @@ pub enum Output {
     /// It is emptied.
     #[default]
     Anew,
-    /// What comes is added: a machine before this one wrote it.
+    /// What comes is added: a machine before this one wrote it, or this one before it was saved.
     GoesOn,
 }
 

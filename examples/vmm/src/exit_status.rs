@@ -214,6 +214,7 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,
             DeviceError::ConsoleFile { .. }
+            | DeviceError::ConsoleEmpty(_)
             | DeviceError::Pty(_)
             | DeviceError::Tty(_)
             | DeviceError::Console(_) => ExitStatus::ConsoleUnusable,

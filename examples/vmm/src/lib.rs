@@ -52,6 +52,7 @@ pub mod exit_status;
 pub mod hello;
 pub mod interrupts;
 pub mod machine;
+pub mod output_file;
 pub mod passthrough;
 pub mod pci;
 pub mod peer;

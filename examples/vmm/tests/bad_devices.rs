@@ -307,6 +307,12 @@ fn files_that_are_no_memory_and_no_image() {
         72,
         &[name, "not a multiple of 2 MiB"],
     );
+    let twice = folder.file("twice", &[0; 2 << 20]);
+    let name = twice.to_str().unwrap();
+    let locked = format!("{name}: in use by another VMM");
+    refused(&folder, &["--pmem", name, name], 72, &[&locked]);
+    refused(&folder, &["--pmem", name, "--disk", name], 53, &[&locked]);
+    let name = odd.to_str().unwrap();
     let disk = format!("{name},image_type=qcow2");
     refused(
         &folder,

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::image::{Backing, Format, HostCache, How, Image};
+use super::image::{Backing, Format, HostCache, How, Image, Metadata};
 use super::request::{MAX_HOLE_SECTORS, MAX_HOLES};
 use super::{Access, OpenError, SECTOR, SERIAL};
 use crate::bytes::put_at;
@@ -70,6 +70,7 @@ pub struct Options {
     format: Format,
     backing: Backing,
     cache: HostCache,
+    metadata: Metadata,
     engine: Engine,
 }
 
@@ -87,6 +88,7 @@ impl Options {
             format: Format::default(),
             backing: Backing::default(),
             cache: HostCache::default(),
+            metadata: Metadata::default(),
             engine: Engine::default(),
         }
     }
@@ -140,6 +142,13 @@ impl Options {
         self
     }
 
+    /// Chooses when changed tables of a qcow2 image are in the file.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
     /// Chooses how the image is read and written.
     #[must_use]
     pub fn with_engine(mut self, engine: Engine) -> Self {
@@ -176,6 +185,7 @@ impl Options {
             format: self.format,
             backing: self.backing,
             cache: self.cache,
+            metadata: self.metadata,
         }
     }
 

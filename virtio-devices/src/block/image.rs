@@ -67,6 +67,20 @@ pub enum HostCache {
     Bypassed,
 }
 
+/// Where changed tables of a [qcow2](Format::Qcow2) image are when a write of the guest's is completed. They say where the
+/// guest's data lies in the file, so that without them the data is lost. A raw image has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Metadata {
+    /// In this process, until the guest flushes its disk, or the image is closed. If the process is killed, writes that were
+    /// completed since are gone, as after a power failure. Right where the guest goes with the process.
+    #[default]
+    Kept,
+    /// In the file. If the process is killed, all that was completed is there for the next one; not if the host crashes,
+    /// until the guest has flushed. For a process that serves a disk to a guest that outlives it. The first write to
+    /// each cluster costs two tables of a cluster each, written to the host's cache (64 KiB as a rule); later ones nothing.
+    WrittenThrough,
+}
+
 /// How an image is to be opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct How {
@@ -74,6 +88,7 @@ pub(super) struct How {
     pub(super) format: Format,
     pub(super) backing: Backing,
     pub(super) cache: HostCache,
+    pub(super) metadata: Metadata,
 }
 
 /// Where the disk's bytes are.
@@ -302,6 +317,7 @@ fn qcow2(_file: File, path: &Path, how: How) -> Result<(Store, u64), OpenError> 
     let How {
         format,
         backing: _backing,
+        metadata: _metadata,
         ..
     } = how;
     let path = path.to_path_buf();

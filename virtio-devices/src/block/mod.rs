@@ -46,7 +46,7 @@ use vm_memory::GuestAddressSpace;
 pub use capacity::{Capacity, ResizeError};
 pub use config::{Engine, Options, feature};
 pub use error::{NoRing, OpenError};
-pub use image::{Access, Backing, Format, HostCache};
+pub use image::{Access, Backing, Format, HostCache, Metadata};
 
 use self::cache::Cache;
 use self::image::Image;
@@ -204,6 +204,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
 
     /// Nothing, or, if its driver has chosen that writes are not cached, a byte of 0.
     fn save(&self) -> Result<Vec<u8>, StateError> {
+        if self.image.access() == Access::ReadWrite {
+            let flushed = self.image.flush();
+            flushed.map_err(|error| StateError::Storage { kind: error.kind() })?;
+        }
         Ok(self.cache.save())
     }
 

@@ -10,6 +10,7 @@ use super::bounce::Bounced;
 use super::image::Image;
 use super::transfer::Hole;
 use super::{Block, Options};
+use crate::device::{Device, StateError};
 use crate::fake::Buffer::{Readable, Writable};
 use crate::fake::{ByHand, Driver, Vectors};
 use crate::transport::pci::VirtioPci;
@@ -56,6 +57,41 @@ impl Bounced for Ledger {
     fn hole(&self, _offset: u64, _length: u64, _kind: Hole) -> io::Result<()> {
         self.note(Done::Holed)
     }
+}
+
+/// Storage that is full.
+#[derive(Debug)]
+struct Full;
+
+impl Bounced for Full {
+    fn read(&self, _offset: u64, _buffer: &mut [u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, _offset: u64, _buffer: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn hole(&self, _offset: u64, _length: u64, _kind: Hole) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_is_saved_only_with_what_was_written() {
+    type Memory = Arc<GuestMemoryMmap<()>>;
+    let of = |store: Box<dyn Bounced>| Block::over(Image::of(store, 64), Options::new("store"));
+    let ledger = Ledger::default();
+    let block = of(Box::new(ledger.clone()));
+    assert_eq!(Device::<Memory>::save(&block), Ok(Vec::new()));
+    assert_eq!(*ledger.0.lock().unwrap(), [Done::Flushed]);
+    let kind = io::ErrorKind::StorageFull;
+    let saved = Device::<Memory>::save(&of(Box::new(Full)));
+    assert_eq!(saved, Err(StateError::Storage { kind }));
 }
 
 /// What is done for a request of this type, from a driver that has accepted `features` and then written this to

@@ -89,8 +89,8 @@ struct Arguments {
     device: Vec<String>,
 
     /// PCI device that another process serves (vfio-user); several may follow, and the option may be
-    /// repeated. Keys: socket=PATH, id=NAME, iommu=on|off, share=on|off (on: the process is given the
-    /// guest's memory; off: it asks for each transfer)
+    /// repeated. Keys: socket=PATH, id=NAME, iommu=on|off|ID (of a --vtd), pci_segment=N,
+    /// share=on|off (on: the process is given the guest's memory; off: it asks for each transfer)
     #[arg(long, value_name = "socket=PATH[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     user_device: Vec<String>,
 
@@ -194,7 +194,7 @@ struct Arguments {
     on_reboot: OnReboot,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "counters", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "serial", "console", "platform", "transport", "confine", "report", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "counters", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -441,6 +441,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         serial,
         output: match arguments.restarted_by {
             Some(waiting) if waiting.before > 0 => Output::GoesOn,
+            // What the machine wrote before it was saved is its own.
+            _ if arguments.restore.is_some() => Output::GoesOn,
             _ => Output::Anew,
         },
         transport: arguments.transport,

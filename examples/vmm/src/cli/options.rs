@@ -244,10 +244,18 @@ pub(super) fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
             burst,
         })
     };
-    let bytes = keys.optional("bw_size", "a number of bytes", size)?;
+    // Nothing at all is no limit that a disk could be used with.
+    let above_zero = |number: &u64| *number > 0;
+    let bytes = keys.optional("bw_size", "a number of bytes above 0", |text| {
+        size(text).filter(above_zero)
+    })?;
     let time = keys.optional("bw_refill_time", TIME, number)?;
-    let requests = keys.optional("ops_size", "a number of requests", number)?;
+    let requests = keys.optional("ops_size", "a number of requests above 0", |text| {
+        number(text).filter(above_zero)
+    })?;
     let requests_time = keys.optional("ops_refill_time", TIME, number)?;
+    keys.needs("bw_refill_time", "bw_size")?;
+    keys.needs("ops_refill_time", "ops_size")?;
     Ok(Limits {
         bytes: rate(bytes, time),
         requests: rate(requests, requests_time),
@@ -330,6 +338,7 @@ pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma, Place), OptionE
     const KEYS: &[&str] = &["mode", "file", "iommu", "packed", "pci_segment"];
     let keys = Keys::parse("console", KEYS, text)?;
     let (dma, place) = placed(&keys)?;
+    keys.not_both(["mode", "file"])?;
     let path = keys.optional("file", "a file's name", file)?;
     let console = match path {
         Some(path) => VirtioConsole::File(path),
@@ -367,18 +376,17 @@ pub(super) fn terminal(
 }
 
 fn serial(text: &str) -> Result<Serial, OptionError> {
-    match text {
-        "off" => Ok(Serial::Off),
-        "null" => Ok(Serial::Null),
-        "tty" => Ok(Serial::Tty),
-        _ => {
-            let keys = Keys::parse("serial", &["mode", "file"], text)?;
-            let path = keys.optional("file", "a file's name", file)?;
-            match path {
-                Some(path) => Ok(Serial::File(path)),
-                None => keys.required("mode", "tty, null, off or file=PATH", |_| None),
-            }
-        }
+    let keys = Keys::parse("serial", &["mode", "file"], text)?;
+    keys.not_both(["mode", "file"])?;
+    let path = keys.optional("file", "a file's name", file)?;
+    match path {
+        Some(path) => Ok(Serial::File(path)),
+        None => keys.required("mode", "tty, null, off or file=PATH", |mode| match mode {
+            "tty" => Some(Serial::Tty),
+            "null" => Some(Serial::Null),
+            "off" => Some(Serial::Off),
+            _ => None,
+        }),
     }
 }
 

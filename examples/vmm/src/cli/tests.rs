@@ -92,6 +92,89 @@ fn serial_modes_are_listed_when_one_is_wrong() {
 }
 
 #[test]
+fn a_console_has_one_end() {
+    let serial = |text| terminal(Some(text), &VirtioConsole::Off);
+    for (mode, is) in [
+        ("mode=tty", Serial::Tty),
+        ("mode=null", Serial::Null),
+        ("mode=off", Serial::Off),
+    ] {
+        assert_eq!(serial(mode), Ok(is));
+    }
+    let text = |error: OptionError| error.to_string();
+    assert_eq!(
+        text(serial("mode=pty").unwrap_err()),
+        "--serial: mode=pty is not tty, null, off or file=PATH"
+    );
+    for both in ["tty,file=x", "file=x,mode=tty", "garbage,file=x"] {
+        let why = "one of 'mode' and 'file' must be given, not both";
+        assert_eq!(text(serial(both).unwrap_err()), format!("--serial: {why}"));
+        assert_eq!(
+            text(console(both).unwrap_err()),
+            format!("--console: {why}")
+        );
+    }
+}
+
+#[test]
+fn limits_that_limit_nothing_or_everything_are_refused() {
+    for (keys, why) in [
+        ("bw_size=0", "bw_size=0 is not a number of bytes above 0"),
+        ("bw_size=0K", "bw_size=0K is not a number of bytes above 0"),
+        (
+            "ops_size=0",
+            "ops_size=0 is not a number of requests above 0",
+        ),
+        (
+            "bw_refill_time=10",
+            "bw_refill_time does nothing without bw_size",
+        ),
+        (
+            "bw_size=1,ops_refill_time=10",
+            "ops_refill_time does nothing without ops_size",
+        ),
+    ] {
+        let error = disk(&format!("d,{keys}")).unwrap_err().to_string();
+        assert_eq!(error, format!("--disk: {why}"));
+        let error = net(&format!("tap=t,{keys}")).unwrap_err().to_string();
+        assert_eq!(error, format!("--net: {why}"));
+    }
+}
+
+#[test]
+fn the_built_in_guest_has_no_options() {
+    for option in [
+        "--cpus 2",
+        "--memory 1G",
+        "--serial null",
+        "--console pty",
+        "--cmdline quiet",
+        "--platform 2",
+        "--transport mmio",
+        "--confine off",
+        "--report r",
+        "--rng",
+    ] {
+        let line = format!("vmm --guest hello {option}");
+        let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+        let name = option.split(' ').next().unwrap();
+        let error = error.to_string();
+        assert!(
+            error.contains("cannot be used with") && error.contains(name),
+            "{error}"
+        );
+    }
+    Arguments::try_parse_from(["vmm", "--guest", "hello", "--kvm", "/k", "-v"]).unwrap();
+}
+
+#[test]
+fn a_machine_that_was_saved_goes_on_in_its_files() {
+    let of = |line: &str| super::parse(line.split(' ').map(OsString::from)).unwrap();
+    assert_eq!(of("vmm --kernel k").output, Output::Anew);
+    assert_eq!(of("vmm --restore f").output, Output::GoesOn);
+}
+
+#[test]
 fn one_console_has_the_terminal() {
     let config = parse("vmm --kernel k --console tty");
     assert_eq!(
@@ -355,6 +438,55 @@ fn help_lists_keys_and_exit_statuses() {
     }
     for status in ExitStatus::ALL {
         assert!(help.contains(status.meaning()), "{status:?}");
+    }
+}
+
+/// Whatever an option takes, its help names.
+#[test]
+fn help_names_every_key() {
+    const NONE: &str = "no-such-key=1";
+    let known = |error: Option<OptionError>| match error {
+        Some(OptionError::UnknownKey { known, .. }) => known,
+        other => panic!("{other:?}"),
+    };
+    let command = Arguments::command();
+    for (option, keys) in [
+        ("disk", known(disk(NONE).err())),
+        ("disk", known(served::disk(NONE).err())),
+        ("device", known(device(NONE).err())),
+        ("user_device", known(served::user_device(NONE).err())),
+        ("net", known(net(NONE).err())),
+        ("net", known(user_network::net(NONE).err())),
+        ("net", known(served::net(NONE).err())),
+        ("fs", known(served::fs(NONE).err())),
+        ("vhost_user_backend", known(peer::back_end(NONE).err())),
+        ("rng", known(rng(NONE).err())),
+        ("balloon", known(balloon(NONE).err())),
+        ("vsock", known(vsock(NONE).err())),
+        ("pmem", known(pmem(NONE).err())),
+        ("vtd", known(vtd(NONE).err())),
+        ("platform", known(platform(NONE).err())),
+        ("dirty_log", known(dirty_log::dirty_log(NONE).err())),
+        ("counters", known(counters::counters(NONE).err())),
+    ] {
+        let argument = command.get_arguments().find(|a| a.get_id() == option);
+        let help = argument.unwrap().get_help().unwrap().to_string();
+        for key in keys {
+            // A word on its own, and limits that are as for disks.
+            let elsewhere = *key == "user" || key.starts_with("bw_") || key.starts_with("ops_");
+            assert!(
+                help.contains(&format!("{key}=")) || option == "net" && elsewhere,
+                "--{option}: {key} is not in: {help}"
+            );
+        }
+    }
+    let units = |option: &str| {
+        let argument = command.get_arguments().find(|a| a.get_id() == option);
+        let help = argument.unwrap().get_help().unwrap().to_string();
+        help.contains("iommu=on|off|ID")
+    };
+    for option in ["disk", "device", "user_device", "net", "rng", "vsock"] {
+        assert!(units(option), "{option}");
     }
 }
 

@@ -11,12 +11,14 @@ use crate::config::{self, Access, Config, Dma, NetWire, Output, Place, VirtioCon
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
+use crate::output_file::{self, NotEmptied, ToEmpty};
 use crate::passthrough::KvmSlots;
 use crate::peer::{self, PeerBackEndError};
 use crate::served::{self, Served, ServedError, Told};
 use crate::viommu::TranslatedMemory;
+use crate::wake::Wake;
 use hvkit_virtio_devices::balloon::{self, Balloon};
-use hvkit_virtio_devices::block::{self, Block, OpenError};
+use hvkit_virtio_devices::block::{self, Block, Metadata, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
 use hvkit_virtio_devices::counters::Counters;
 use hvkit_virtio_devices::device::Device;
@@ -96,11 +98,14 @@ pub enum DeviceError {
         /// Why.
         source: io::Error,
     },
+    /// That file cannot be emptied.
+    #[error(transparent)]
+    ConsoleEmpty(#[from] NotEmptied),
     /// The pseudo-terminal for the paravirtual console.
     #[error("cannot make a pseudo-terminal: {0}")]
     Pty(io::Error),
     /// Between the terminal and the paravirtual console.
-    #[error("cannot join the console to the terminal: {0}")]
+    #[error("--console tty: cannot take over the terminal: {0}")]
     Tty(io::Error),
     /// The console.
     #[error(transparent)]
@@ -157,7 +162,18 @@ impl Opened {
 
 type Named = (&'static str, Place, Opened);
 
-/// Opens all devices, in the order in which the guest finds them, and their sockets.
+/// What was opened.
+#[derive(Default)]
+pub(super) struct Devices {
+    /// In the order in which the guest finds them.
+    pub(super) devices: Vec<Named>,
+    /// At which some of them can be spoken to.
+    pub(super) sockets: Vec<LineSocket>,
+    /// A file that one writes to.
+    pub(super) to_empty: Option<ToEmpty>,
+}
+
+/// Opens all devices, and what belongs to them.
 pub(super) fn open(
     config: &Config,
     vm: &Vm,
@@ -165,11 +181,14 @@ pub(super) fn open(
     slots: Option<&KvmSlots>,
     confiner: &Confiner,
     tty: Option<&TtyPort>,
-) -> Result<(Vec<Named>, Vec<LineSocket>), DeviceError> {
-    let mut devices: Vec<Named> = Vec::new();
-    let mut sockets = Vec::new();
+) -> Result<Devices, DeviceError> {
+    let Devices {
+        mut devices,
+        mut sockets,
+        mut to_empty,
+    } = Devices::default();
     for disk in &config.disks {
-        let device = self::disk(disk)?;
+        let device = self::disk(disk, Metadata::Kept)?;
         if let Some(path) = &disk.control {
             sockets.push(disk_control(path, &device, confiner)?);
         }
@@ -201,7 +220,7 @@ pub(super) fn open(
         let device = Opened::new(rng.dma, Entropy::new(file));
         devices.push(("random bytes", rng.place.clone(), device));
     }
-    if let Some(port) = port(&config.console, config.output, tty)? {
+    if let Some(port) = port(&config.console, config.output, tty, &mut to_empty)? {
         let console = Console::new(vec![port])?;
         if let Some(tty) = tty {
             tty.follow(console.terminal());
@@ -227,13 +246,17 @@ pub(super) fn open(
         let device = Opened::new(vsock.dma, device);
         devices.push(("sockets", vsock.place.clone(), device));
     }
-    Ok((devices, sockets))
+    Ok(Devices {
+        devices,
+        sockets,
+        to_empty,
+    })
 }
 
 /// Answers at `path` what is said to `disk`.
 fn disk_control(path: &Path, disk: &Block, confiner: &Confiner) -> Result<LineSocket, DeviceError> {
     let capacity = disk.capacity();
-    let obey = move |line: &str| disk_lines::obey(line, &capacity);
+    let obey = move |line: &str, _: &Wake| disk_lines::obey(line, &capacity);
     LineSocket::listen(path, "disk", confiner.clone(), obey).map_err(|source| {
         let path = path.to_path_buf();
         DeviceError::DiskControl { path, source }
@@ -264,15 +287,15 @@ fn balloon(
     let device = Balloon::new(options, Arc::new(pages)).map_err(failed)?;
     let listen = |path| {
         let control = device.control();
-        let obey = move |line: &str| balloon_lines::obey(line, &control);
+        let obey = move |line: &str, end: &Wake| balloon_lines::obey(line, &control, end);
         LineSocket::listen(path, "balloon", confiner.clone(), obey)
     };
     let socket = balloon.socket.as_deref().map(listen);
     Ok((device, socket.transpose().map_err(failed)?))
 }
 
-/// Opens the disk of `disk`.
-pub(crate) fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
+/// Opens the disk of `disk`, its tables written when `metadata` says.
+pub(crate) fn disk(disk: &config::Disk, metadata: Metadata) -> Result<Block, OpenError> {
     let access = match disk.access {
         Access::ReadOnly => block::Access::ReadOnly,
         Access::ReadWrite => block::Access::ReadWrite,
@@ -291,6 +314,7 @@ pub(crate) fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
             true => block::HostCache::Bypassed,
             false => block::HostCache::Used,
         })
+        .with_metadata(metadata)
         .with_serial(disk.serial.as_str())
         .with_limits(disk.limits);
     if let Some(queues) = disk.queues {
@@ -349,10 +373,12 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
     Ok(Net::new(options, wire))
 }
 
+/// The console's port; a file is put in `to_empty` if it is to be.
 fn port(
     console: &VirtioConsole,
     output: Output,
     tty: Option<&TtyPort>,
+    to_empty: &mut Option<ToEmpty>,
 ) -> Result<Option<Port>, DeviceError> {
     const NAME: &str = "console";
     Ok(match console {
@@ -363,14 +389,12 @@ fn port(
         }
         VirtioConsole::Null => Some(Port::new(NAME, io::sink())),
         VirtioConsole::File(path) => {
-            let opened = match output {
-                Output::Anew => File::create(path),
-                Output::GoesOn => File::options().create(true).append(true).open(path),
-            };
-            let file = opened.map_err(|source| DeviceError::ConsoleFile {
+            let opened = output_file::open("--console file", path, output);
+            let (file, when_it_starts) = opened.map_err(|source| DeviceError::ConsoleFile {
                 path: path.clone(),
                 source,
             })?;
+            *to_empty = when_it_starts;
             Some(Port::new(NAME, file))
         }
         VirtioConsole::Pty => {

@@ -54,9 +54,9 @@ pub use error::MachineError;
 use crate::boot::{self, Payload};
 use crate::config::{Config, VirtioConsole};
 use crate::confine::{Confiner, Kind, alarm};
+use crate::console::Console;
 use crate::console::input::{Signals, Waited, wait};
 use crate::console::tty::TtyPort;
-use crate::console::{Console, ConsoleError};
 use crate::passthrough;
 use crate::snapshot::{self, Description, Source};
 use crate::vfio_user;
@@ -234,9 +234,10 @@ impl Machine {
         if saving.is_possible() {
             signals.catch_save().map_err(MachineError::Event)?;
         }
+        platform.empty_files()?;
         let session = console.as_ref().map(Console::enter).transpose()?;
         let mut session = match &tty {
-            Some(tty) => Some(tty.enter(session).map_err(ConsoleError::Enter)?),
+            Some(tty) => Some(tty.enter(session).map_err(DeviceError::Tty)?),
             None => session,
         };
         confiner.give_up_files(&made_in)?;
