@@ -162,8 +162,6 @@ pub struct Queue {
 /// What may stand before a ring.
 #[derive(Debug)]
 struct Guard {
-    /// An error has ended the queue, or completions may have to wait: the next two have to be looked at.
-    special: bool,
     failed: bool,
     order: Option<InOrder>,
     /// Where what is under way is noted.
@@ -172,22 +170,15 @@ struct Guard {
 }
 
 impl Guard {
-    /// Latches an error. It stays in its box until it is returned: an error that is written through a pointer
-    /// keeps what is returned instead of it out of registers.
-    #[cold]
-    #[inline(never)]
-    fn end(&mut self, error: Box<QueueError>) -> Box<QueueError> {
-        self.fail();
-        error
-    }
-
-    fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
-        result.inspect_err(|_| self.fail())
-    }
-
-    fn fail(&mut self) {
-        self.failed = true;
-        self.special = true;
+    /// Whether it is to be asked each time: an error has ended the queue, or completions may have to wait, or what is
+    /// under way is noted.
+    #[inline(always)]
+    fn special(&self) -> bool {
+        #[cfg(feature = "vhost-user")]
+        let noted = self.notes.is_some();
+        #[cfg(not(feature = "vhost-user"))]
+        let noted = false;
+        self.failed || noted || self.order.is_some()
     }
 }
 
@@ -213,13 +204,6 @@ pub(crate) use notes::Notes;
 mod mapped;
 
 pub use mapped::Mapped;
-
-/// Keeps what is slow anyway out of the way of what is not.
-#[cold]
-#[inline(never)]
-fn apart<R>(run: impl FnOnce() -> R) -> R {
-    run()
-}
 
 impl Layout {
     /// The layout that was negotiated.
@@ -280,7 +264,6 @@ impl Queue {
             config: *config,
             ring,
             guard: Guard {
-                special: ordered,
                 failed: false,
                 order: ordered.then(|| InOrder::new(size)),
                 #[cfg(feature = "vhost-user")]
@@ -293,7 +276,6 @@ impl Queue {
     /// anything is taken.
     #[cfg(feature = "vhost-user")]
     pub(crate) fn note_in(&mut self, notes: Notes) {
-        self.guard.special = true;
         self.guard.notes = Some(Box::new(notes));
     }
 
@@ -321,7 +303,7 @@ impl Queue {
 
     /// Ends this queue for a reason that only the device can see, as a protocol error would.
     pub fn fail(&mut self) {
-        self.guard.fail();
+        self.guard.failed = true;
     }
 
     /// Finds the queue in `memory`, for a batch of work on it.

@@ -188,6 +188,21 @@ impl PackedRing {
         }
     }
 
+    /// Chains that another process has begun are noted for split queues only.
+    #[cfg(feature = "vhost-user")]
+    pub(super) fn retake<M: GuestMemory + ?Sized, W: Words>(
+        &mut self,
+        _reach: &Reach<'_, M>,
+        _areas: &Areas<W>,
+        _head: u16,
+        _chain: &mut Chain,
+    ) -> Result<Head, QueueError> {
+        Err(QueueError::Position {
+            size: self.size,
+            position: self.position(),
+        })
+    }
+
     /// Undoes the last `pop`.
     pub(super) fn put_back(&mut self, head: &Head) {
         self.taken = self.taken.back(head.slots(), self.size);
@@ -259,11 +274,15 @@ impl PackedRing {
         }
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "by value it stays in a register, and it is completed once"
+    )]
     #[inline(always)]
     pub(super) fn complete<W: Words>(
         &mut self,
         areas: &Areas<W>,
-        head: &Head,
+        head: Head,
         written: u32,
     ) -> Result<(), Box<QueueError>> {
         let place = self.completed;

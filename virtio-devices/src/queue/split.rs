@@ -188,11 +188,15 @@ impl SplitRing {
         Ok(self.taken != self.seen)
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "by value it stays in a register, and it is completed once"
+    )]
     #[inline(always)]
     pub(super) fn complete<W: Words>(
         &mut self,
         areas: &Areas<W>,
-        head: &Head,
+        head: Head,
         written: u32,
     ) -> Result<(), Box<QueueError>> {
         let at = SLOTS.wrapping_add(self.slot(self.completed) << 3);
