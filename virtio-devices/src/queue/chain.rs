@@ -185,16 +185,20 @@ impl Chain {
         self.room.get(readable..count).unwrap_or_default()
     }
 
-    /// Begins anew, with at most `size` buffers. Until [`set`](Self::set) the chain is the old one.
+    /// Room for `size` buffers. Until [`set`](Self::set) the chain is the old one.
     #[inline(always)]
-    pub(super) fn refill(&mut self, size: u16) -> Filling<'_> {
+    pub(super) fn room(&mut self, size: u16) -> &mut [Segment] {
         let size = usize::from(size);
         if self.room.len() < size {
             grow(&mut self.room, size);
         }
-        let room = self.room.get_mut(..size).unwrap_or_default();
+        self.room.get_mut(..size).unwrap_or_default()
+    }
+
+    /// Begins anew, with at most `size` buffers.
+    pub(super) fn refill(&mut self, size: u16) -> Filling<'_> {
         Filling {
-            room,
+            room: self.room(size),
             count: 0,
             readable: 0,
             readable_bytes: 0,
@@ -212,16 +216,22 @@ impl Chain {
         self.numbers = numbers;
         Ok(())
     }
+
+    /// The same, for numbers that are known not to be too much.
+    #[inline(always)]
+    pub(super) fn set_quick(&mut self, numbers: Numbers) {
+        self.numbers = numbers;
+    }
 }
 
 /// How much of a chain's room is filled, and with what.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Numbers {
-    count: usize,
+    pub(super) count: usize,
     /// How many of the segments, and of their bytes, are for the device to read.
-    readable: usize,
-    readable_bytes: u64,
-    bytes: u64,
+    pub(super) readable: usize,
+    pub(super) readable_bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// A chain that is being filled. Its numbers are apart, so that they stay in registers.

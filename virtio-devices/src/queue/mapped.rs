@@ -118,8 +118,8 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
     #[inline(always)]
     pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, Box<QueueError>> {
         let popped = match &mut self.found {
-            Found::Split(ring, areas) => ring.pop(&self.reach, areas, chain),
-            Found::Packed(ring, areas) => ring.pop(&self.reach, areas, chain),
+            Found::Split(ring, areas) => ring.pop_quick(&self.reach, areas, chain),
+            Found::Packed(ring, areas) => ring.pop_quick(&self.reach, areas, chain),
             _ => self.pop_guarded(chain),
         };
         match popped {

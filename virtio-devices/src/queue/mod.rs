@@ -36,6 +36,7 @@ mod in_order;
 #[cfg(feature = "vhost-user")]
 pub(crate) mod notes;
 mod packed;
+mod quick;
 mod reach;
 mod refused;
 mod split;
@@ -104,9 +105,9 @@ impl Position {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the driver waits for this chain: complete it"]
 pub struct Head {
-    /// The index, above it the descriptors of the ring that it took, and above those its place among the
-    /// chains under way, if that matters. In one word: parts that are stored one by one and loaded together
-    /// cost more than all else that popping a chain does.
+    /// The descriptors of the ring that it took, above them its place among the chains under way, if that matters, and
+    /// above that the index, where a used descriptor has it. In one word: parts that are stored one by one and loaded
+    /// together cost more than all else that popping a chain does.
     word: u64,
 }
 
@@ -114,30 +115,36 @@ impl Head {
     #[inline(always)]
     fn new(index: u16, slots: u16) -> Self {
         Self {
-            word: u64::from(index) | u64::from(slots) << 16,
+            word: u64::from(index) << 32 | u64::from(slots),
         }
     }
 
     /// Truncated on purpose.
     #[inline(always)]
     fn slots(&self) -> u16 {
-        (self.word >> 16) as u16
+        self.word as u16
+    }
+
+    /// The index, above 32 bits of nothing.
+    #[inline(always)]
+    fn index_above(&self) -> u64 {
+        self.word >> 32 << 32
     }
 
     /// Gives it a place among the chains under way, once.
     fn set_place(&mut self, place: u16) {
-        self.word |= u64::from(place) << 32;
+        self.word |= u64::from(place) << 16;
     }
 
     fn place(&self) -> u16 {
-        (self.word >> 32) as u16
+        (self.word >> 16) as u16
     }
 
     /// What the driver knows the chain by: the index of its first descriptor, or in a packed queue its
     /// identifier.
     #[inline(always)]
     pub fn index(&self) -> u16 {
-        self.word as u16
+        (self.word >> 32) as u16
     }
 }
 
