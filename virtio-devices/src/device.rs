@@ -306,7 +306,7 @@ pub enum Failure {
         index: u16,
         /// What the driver did.
         #[source]
-        source: QueueError,
+        source: Box<QueueError>,
     },
     /// The driver sent a request that cannot even be answered.
     #[error("queue {index}: chain {head} has no room for an answer")]

@@ -231,8 +231,12 @@ impl<A: GuestAddressSpace> Session<A> {
             let memory = self.memory.memory();
             for ((registers, kick), index) in self.queues.iter().zip(&self.kicks).zip(0..) {
                 if registers.is_enabled() {
-                    let queue = Queue::new(registers.config(), self.accepted, &*memory)
-                        .map_err(|source| Failure::Queue { index, source })?;
+                    let queue = Queue::new(registers.config(), self.accepted, &*memory).map_err(
+                        |source| Failure::Queue {
+                            index,
+                            source: source.into(),
+                        },
+                    )?;
                     let kick = kick.try_clone().map_err(ActivateError::Host)?;
                     queues.push(ActiveQueue { index, queue, kick });
                 }

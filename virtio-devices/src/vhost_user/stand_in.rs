@@ -52,7 +52,7 @@ impl StandIn {
         kind: &Kind,
         memory: &A,
         interrupts: &Arc<dyn Interrupts>,
-    ) -> Result<u64, QueueError> {
+    ) -> Result<u64, Box<QueueError>> {
         let memory = memory.memory();
         let mut queue = self.queue.map(&*memory);
         let mut count = 0u64;
@@ -95,7 +95,7 @@ impl StandIn {
         kind: &Kind,
         memory: &M,
         interrupts: &dyn Interrupts,
-    ) -> Result<(u64, Progress), QueueError> {
+    ) -> Result<(u64, Progress), Box<QueueError>> {
         let mut queue = self.queue.map(memory);
         let mut count = 0;
         let mut rest = Progress::More;

@@ -106,11 +106,9 @@ impl<'a> Noted<'a> {
     /// A place in the ring, and which wrap counter it has.
     fn place(&self, index: usize, wrap: usize) -> Option<Place> {
         let (slot, wrap) = (self.field(index)?, *self.head.get(wrap)?);
-        let place = Place {
-            slot,
-            wrap: wrap == 1,
-        };
-        (slot < self.size() && wrap <= 1).then_some(place)
+        // Below the size of a queue, which is below bit 15.
+        let place = || Place::from_word(slot | u16::from(wrap) << 15);
+        (slot < self.size() && wrap <= 1).then(place)
     }
 
     /// The list of entries that hold nothing, which are marked as `seen`. It ends where no entry is.
@@ -327,8 +325,8 @@ impl Notes {
         let mut word = [0; 8];
         fill(&mut word, USED_AT, &used.slot.to_ne_bytes());
         fill(&mut word, OLD_USED_AT, &old.slot.to_ne_bytes());
-        fill(&mut word, WRAP_AT, &[used.wrap.into()]);
-        fill(&mut word, OLD_WRAP_AT, &[old.wrap.into()]);
+        fill(&mut word, WRAP_AT, &[(used.word() >> 15) as u8]);
+        fill(&mut word, OLD_WRAP_AT, &[(old.word() >> 15) as u8]);
         self.set(USED_AT, u64::from_ne_bytes(word));
     }
 

@@ -15,12 +15,12 @@ use crate::queue::{Head, QueueError};
 
 /// Whether a descriptor with those `flags` is available at `place`.
 pub(in crate::queue) fn is_available(place: Place, flags: u16) -> bool {
-    flags & (AVAIL | USED) == if place.wrap { AVAIL } else { USED }
+    flags & (AVAIL | USED) == place.wrap.available()
 }
 
 /// Whether it is used there.
 pub(in crate::queue) fn is_used(place: Place, flags: u16) -> bool {
-    flags & (AVAIL | USED) == if place.wrap { AVAIL | USED } else { 0 }
+    flags & (AVAIL | USED) == place.wrap.used()
 }
 
 impl PackedRing {
@@ -36,7 +36,7 @@ impl PackedRing {
             let words = words(&areas.descriptors, place.slot, self.size.into())
                 .map_err(|source| QueueError::chain(place.slot, source))?;
             descriptors.push(packed(words));
-            place = place.next(self.size);
+            place = place.on(1, self.size);
         }
         Ok(descriptors)
     }
@@ -68,11 +68,10 @@ impl PackedRing {
             let at = place.offset(FLAGS);
             let flags = areas.descriptors.load(at, Ordering::Relaxed)?;
             if is_used(place, flags) {
-                let marks = if place.wrap { AVAIL } else { USED };
-                let available = flags & !(AVAIL | USED) | marks;
+                let available = flags & !(AVAIL | USED) | place.wrap.available();
                 areas.descriptors.store(at, available, Ordering::Release)?;
             }
-            place = place.next(self.size);
+            place = place.on(1, self.size);
         }
         Ok(())
     }
