@@ -166,7 +166,11 @@ pub fn run(data: &[u8]) {
 /// The bits of an entry that mean something, P set; the descriptor of a posted one where this memory has it.
 fn good([low, high]: [u64; 2], extended: bool) -> [u64; 2] {
     if low & 1 << 15 == 0 {
-        let destination = if extended { u64::from(u32::MAX) } else { 0xff00 };
+        let destination = if extended {
+            u64::from(u32::MAX)
+        } else {
+            0xff00
+        };
         let meaning = destination << 32 | 0x00ff_0fff;
         [low & meaning | 1, high & 0xf_ffff]
     } else {
