@@ -25,7 +25,7 @@ const TRANSLATED: u8 = 2;
 /// Whether a device wants to write through the translation that it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wanted {
-    /// NW: it will read only.
+    /// NW: it will read only. A unit without ECAP.NWFS takes it for the other.
     Reads,
     /// It may write, too: dirty flags are set now.
     ReadsAndWrites,
