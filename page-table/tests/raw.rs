@@ -364,6 +364,8 @@ fn bad_input_is_named_and_changes_nothing() {
         wide((1 << 46) + 0xfff)
     );
     assert_eq!(refuse(Span::new(0, 0x2000), !0xfff, R), wide(u64::MAX));
+    // The last of all addresses: one past it would be 0.
+    assert_eq!(refuse(Span::new(0, 0x1000), !0xfff, R), wide(u64::MAX));
     let rule = Rule::WriteAndExecute;
     let unsupported = MapError::Unsupported {
         attributes: RWX,
