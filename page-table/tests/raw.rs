@@ -363,6 +363,7 @@ fn bad_input_is_named_and_changes_nothing() {
     let unaligned = |value| MapError::Unaligned { value, granule };
     assert_eq!(refuse(Span::new(1, 0x1000), 0, R), unaligned(1));
     assert_eq!(refuse(Span::new(0, 0x1001), 0, R), unaligned(0x1001));
+    assert_eq!(refuse(Span::new(0x800, 0x800), 0, R), unaligned(0x800));
     assert_eq!(refuse(Span::new(0, 0x1000), 0x800, R), unaligned(0x800));
     let out = |start, length| MapError::OutOfReach {
         start,
