@@ -388,15 +388,16 @@ fn leaves_that_are_born_marked_stay_so() {
         ..Eights::tiny()
     };
     let mut mapper = Mapper::new(format, &memory, &memory).unwrap();
-    mapper.map(0..SIXTEEN, 0x10_0000, RW).unwrap();
+    mapper.map(0..2 * SIXTEEN, 0x10_0000, RW).unwrap();
     let all_marked = |mapper: &Tiny<'_>| {
         let leaf = |page| mapper.walk(page * PAGE).steps().last().unwrap().entry;
-        (0..16).all(|page| leaf(page) & MARKS.all() == MARKS.all())
+        (0..32).all(|page| leaf(page) & MARKS.all() == MARKS.all())
     };
     assert!(all_marked(&mapper));
-    // Whatever is made of them anew: smaller pages, the same with other rights, larger ones.
+    // Whatever is made of them anew: smaller pages, of two at once, for which one of the tables is the other's link for a
+    // while; the same with other rights; larger ones.
     let changes: [fn(&mut Tiny<'_>) -> Stale; 3] = [
-        |mapper| mapper.split(0..SIXTEEN, 1).unwrap(),
+        |mapper| mapper.split(0..2 * SIXTEEN, 1).unwrap(),
         |mapper| mapper.protect(0..2 * PAGE, |_| R).unwrap(),
         |mapper| mapper.merge(4 * PAGE..SIXTEEN).unwrap(),
     ];
