@@ -3,15 +3,15 @@
 
 use vm_memory::GuestMemory;
 
-#[cfg(feature = "vhost-user")]
-use super::Begun;
 use super::areas::{self, Areas, Layout, Places};
 use super::in_order::InOrder;
 use super::packed::PackedRing;
 use super::reach::{Reach, Slice};
 use super::split::SplitRing;
 use super::words::Scattered;
-use super::{Chain, Guard, Head, Notify, Position, Queue, QueueError, Ring};
+#[cfg(feature = "vhost-user")]
+use super::{Begun, Position};
+use super::{Chain, Guard, Head, Notify, Queue, QueueError, Ring};
 
 /// A ring and its areas, and how they are to be gone about. One look tells the first two, which are quick, from all
 /// that is slow anyway.

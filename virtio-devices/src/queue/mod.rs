@@ -10,7 +10,9 @@
 //! ```
 //!
 //! Everything that we read there may change under our feet. So each word is read once, kept
-//! here, checked, and never read again. The first thing that no driver may do ends the queue: it is
+//! here, checked, and never read again; or all that was read of a chain is forgotten, and the chain read anew from its
+//! start. Chains come by one of two ways: a short one for the usual, which only says that a chain is not one of
+//! them, and a long one, which takes any and says what is wrong. The first thing that no driver may do ends the queue: it is
 //! reported once, and from then on the queue looks empty. Whoever gets the report asks for a reset.
 //!
 //! A queue has one of two layouts, split or packed; devices cannot tell. If the driver relies on the order of
