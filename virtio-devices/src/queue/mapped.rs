@@ -148,8 +148,14 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
             on_areas!(self, ring, areas => ring.pop(&self.reach, areas, chain), Ok(None))?;
         #[cfg(feature = "vhost-user")]
         if let (Some(head), Some(notes)) = (&mut head, &mut self.guard.notes) {
-            let descriptors =
-                on_areas!(self, ring, areas => ring.descriptors(areas, head), Ok(Vec::new()))?;
+            let descriptors = match &self.found {
+                Found::Packed(ring, areas) | Found::GuardedPacked(ring, areas) => {
+                    ring.descriptors(areas, head)?
+                }
+                Found::Scattered(Ring::Packed(ring), areas) => ring.descriptors(areas, head)?,
+                // In a split ring nothing of a chain is written over before it is used.
+                _ => Vec::new(),
+            };
             notes.began(head, &descriptors);
         }
         if let (Some(head), Some(order)) = (&mut head, &mut self.guard.order) {
@@ -164,7 +170,14 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
         let slots = begun.iter().map(|begun| begun.slots()).sum::<usize>();
         // No queue has more.
         let slots = u16::try_from(slots).unwrap_or(u16::MAX);
-        on_areas!(self, ring, areas => ring.withdraw(areas, slots), Ok(()))
+        match &self.found {
+            Found::Packed(ring, areas) | Found::GuardedPacked(ring, areas) => {
+                ring.withdraw(areas, slots)
+            }
+            Found::Scattered(Ring::Packed(ring), areas) => ring.withdraw(areas, slots),
+            // A split ring's driver sees no further than the used ring's index.
+            _ => Ok(()),
+        }
     }
 
     /// Takes the chain that somebody has `begun` who cannot complete it any more. Before anything else is popped, from a queue

@@ -158,36 +158,6 @@ impl SplitRing {
         Ok(Some(Head::new(index, 1)))
     }
 
-    /// What is in the ring of a chain: nothing that is written over before it is used.
-    #[cfg(feature = "vhost-user")]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "as a packed ring has it"
-    )]
-    pub(super) fn descriptors<W: Words>(
-        &self,
-        _areas: &Areas<W>,
-        _head: &Head,
-    ) -> Result<Vec<Descriptor>, Box<QueueError>> {
-        Ok(Vec::new())
-    }
-
-    /// Nothing: the driver sees no further than the used ring's index.
-    #[cfg(feature = "vhost-user")]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "as a packed ring has it"
-    )]
-    pub(super) fn withdraw<W: Words>(
-        &self,
-        _areas: &Areas<W>,
-        _count: u16,
-    ) -> Result<(), Box<QueueError>> {
-        Ok(())
-    }
-
     /// As `pop`, for a chain that was taken before, and not by us.
     #[cfg(feature = "vhost-user")]
     pub(super) fn retake<M: GuestMemory + ?Sized, W: Words>(
