@@ -3,13 +3,12 @@
 //! program in this guest that answers anything, behind a window that comes and goes.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -19,11 +18,14 @@ use hvkit_virtio_devices::pci::{PciFunction, Window};
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::vhost_user::GuestBackEnd;
 use hvkit_virtio_devices::vhost_user::channel::{Channel, MOST_FILES};
-use hvkit_virtio_devices::vhost_user::to_guest::{Held, Host, Mapping, Options};
+use hvkit_virtio_devices::vhost_user::to_guest::Options;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
+
+mod host;
+
+use host::{FakeHost, Handle, WINDOW};
 
 /// Bytes of guest memory.
 const MEMORY: usize = 0x4_0000;
@@ -42,8 +44,6 @@ const ROUNDS: usize = 2000;
 const ROOM: u64 = 0x1_0000;
 /// Bytes of a file that can be shown.
 const FILE: u64 = 0x8000;
-/// Of the window.
-const WINDOW: u64 = 0x40_0000;
 /// Header flags: version 1; that it is an answer.
 const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
@@ -123,95 +123,6 @@ enum Action {
     /// The guest's driver begins again.
     Start,
     Step,
-}
-
-/// Where something is shown, and its bytes.
-type Places = Arc<Mutex<Vec<(u64, u64)>>>;
-
-/// A host that knows what it may be asked.
-#[derive(Default)]
-struct FakeHost {
-    window: Mutex<Option<u64>>,
-    shown: Places,
-    doorbells: Places,
-    refuses: AtomicBool,
-}
-
-/// Adds `length` bytes at `address` to what is there, where nothing is.
-fn hold(places: &Places, address: u64, length: u64) -> Held {
-    let mut there = places.lock().expect("no panic");
-    let free = |(at, size): &(u64, u64)| address + length <= *at || at + size <= address;
-    assert!(there.iter().all(free), "two at {address:#x}: {there:x?}");
-    there.push((address, length));
-    let places = Arc::clone(places);
-    Held::new(move || {
-        let mut there = places.lock().expect("no panic");
-        there.retain(|place| *place != (address, length));
-    })
-}
-
-impl FakeHost {
-    fn asked(&self) -> io::Result<()> {
-        if self.refuses.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        }
-        Ok(())
-    }
-
-    fn is_empty(&self) -> bool {
-        let none = |places: &Places| places.lock().expect("no panic").is_empty();
-        none(&self.shown) && none(&self.doorbells)
-    }
-
-    fn inside(&self, address: u64, length: u64) {
-        let window = self.window.lock().expect("no panic");
-        let begin = window.expect("nothing is shown without a window");
-        let end = begin + WINDOW;
-        assert!(
-            begin <= address && address + length <= end,
-            "{address:#x} is outside the window"
-        );
-    }
-}
-
-struct Piece {
-    host: Arc<FakeHost>,
-    length: u64,
-}
-
-/// The host, as the device has it.
-struct Handle(Arc<FakeHost>);
-
-impl Host for Handle {
-    fn map(&self, file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<Box<dyn Mapping>> {
-        assert!(length > 0 && (offset | length) & 0xfff == 0, "whole pages");
-        let seals = fcntl_get_seals(file).expect("a file in memory");
-        assert!(
-            seals.contains(SealFlags::SHRINK),
-            "it could be made shorter"
-        );
-        let size = File::from(file.try_clone_to_owned()?).metadata()?.size();
-        assert!(offset + length <= size, "behind the end of its file");
-        self.0.asked()?;
-        Ok(Box::new(Piece {
-            host: Arc::clone(&self.0),
-            length,
-        }))
-    }
-
-    fn ring(&self, address: u64, _event: &EventFd) -> io::Result<Held> {
-        self.0.inside(address, 4);
-        self.0.asked()?;
-        Ok(hold(&self.0.doorbells, address, 4))
-    }
-}
-
-impl Mapping for Piece {
-    fn show(&self, address: u64) -> io::Result<Held> {
-        self.host.inside(address, self.length);
-        self.host.asked()?;
-        Ok(hold(&self.host.shown, address, self.length))
-    }
 }
 
 /// The other machine's end of a connection.
