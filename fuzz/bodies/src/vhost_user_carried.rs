@@ -24,8 +24,10 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 mod host;
+mod other;
 
 use host::{FakeHost, Handle, WINDOW};
+use other::{Other, REPLY, VERSION, head, words};
 
 /// Bytes of guest memory.
 const MEMORY: usize = 0x4_0000;
@@ -44,9 +46,6 @@ const ROUNDS: usize = 2000;
 const ROOM: u64 = 0x1_0000;
 /// Bytes of a file that can be shown.
 const FILE: u64 = 0x8000;
-/// Header flags: version 1; that it is an answer.
-const VERSION: u32 = 1;
-const REPLY: u32 = 1 << 2;
 
 /// A file that goes with a message.
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -123,60 +122,6 @@ enum Action {
     /// The guest's driver begins again.
     Start,
     Step,
-}
-
-/// The other machine's end of a connection.
-struct Other {
-    socket: UnixStream,
-    channel: Channel,
-    said: Vec<u8>,
-    heard: Vec<u8>,
-    /// The socket took no more: what would come after is not said.
-    full: bool,
-}
-
-impl Other {
-    fn say(&mut self, bytes: &[u8], files: &[OwnedFd]) {
-        let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        if !self.full {
-            self.full = self.channel.send(bytes, &files, Instant::now()).is_err();
-            self.said.extend(bytes);
-        }
-    }
-
-    /// What was answered is answers, of what can be carried.
-    fn hear(&mut self) {
-        let mut some = [0; 4096];
-        while let Ok(count @ 1..) = self.socket.read(&mut some) {
-            self.heard.extend(&some[..count]);
-        }
-        let mut left = &self.heard[..];
-        while let Some((head, rest)) = left.split_first_chunk::<12>() {
-            let [request, flags, size] = words(head);
-            assert_eq!(flags & 7, VERSION | REPLY, "an answer's flags");
-            let Some((payload, rest)) = rest.split_at_checked(size as usize) else {
-                break;
-            };
-            if let Ok(word) = payload.try_into().map(u64::from_ne_bytes) {
-                match request {
-                    // MQ, REPLY_ACK, CONFIG.
-                    15 => assert_eq!(word & !0x209, 0, "a feature that needs files"),
-                    17 => assert!(word <= 16, "{word} queues"),
-                    _ => {}
-                }
-            }
-            left = rest;
-        }
-    }
-}
-
-fn words(head: &[u8; 12]) -> [u32; 3] {
-    let (words, _) = head.as_chunks::<4>();
-    [0, 1, 2].map(|word| u32::from_ne_bytes(words[word]))
-}
-
-fn head(request: u32, flags: u32, size: u32) -> Vec<u8> {
-    [request, flags, size].map(u32::to_ne_bytes).concat()
 }
 
 struct Bench {
