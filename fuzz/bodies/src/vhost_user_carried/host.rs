@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A VMM's side of the device: a window in which memory is shown, and what must hold of it.
+//! A host that knows what it may be asked to show, and where.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub(super) const WINDOW: u64 = 0x40_0000;
 
 /// Where something is shown, and its bytes.
-type Places = Arc<Mutex<Vec<(u64, u64)>>>;
+pub(super) type Places = Arc<Mutex<Vec<(u64, u64)>>>;
 
 /// A host that knows what it may be asked.
 #[derive(Default)]
