@@ -62,10 +62,12 @@ mod tests {
     #[test]
     fn most_bytes_make_something_usable() {
         let (mut aligned, mut shapes) = (0, 0);
+        let mut sizes = std::collections::HashSet::new();
         for seed in 0..=255u8 {
             let bytes: [u8; 64] = core::array::from_fn(|i| seed.wrapping_mul(31) ^ (i as u8) << 2);
             let span = Span::arbitrary(&mut Unstructured::new(&bytes)).unwrap();
             aligned += u32::from((span.start | span.length) & 0xfff == 0 && span.length != 0);
+            sizes.insert(Sizes::arbitrary(&mut Unstructured::new(&bytes)).unwrap());
             shapes += u32::from(Shape::arbitrary(&mut Unstructured::new(&bytes)).is_ok());
         }
         assert!(
@@ -73,5 +75,12 @@ mod tests {
             "{aligned} of 256 spans are aligned"
         );
         assert!(shapes > 200, "{shapes} of 256 shapes");
+        // Seven levels that may be the largest, and as many for what is executable.
+        assert!(sizes.len() > 7, "{} of 49 limits", sizes.len());
+        assert!(
+            sizes
+                .iter()
+                .all(|sizes| sizes.largest <= 6 && sizes.largest_executable <= 6)
+        );
     }
 }

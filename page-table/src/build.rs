@@ -156,25 +156,24 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         if touched.start < whole.start {
             self.fill_cut(change, site, touched.start, (lo, hi), before)?;
         }
-        if whole.start < whole.end {
-            let offset = whole.start << shift;
-            let at = site.base.wrapping_add(offset);
-            let here = before.skip(offset);
-            let Some(after) = change.after(at, here) else {
-                let address = shape.extend(at);
-                let entry = self.word(here, site.level);
-                return Err(MapError::Overlap {
-                    address,
-                    level: site.level,
-                    entry,
-                });
-            };
-            let largest = match after {
-                Block::Hole => u8::MAX,
-                Block::Leaf { attributes, .. } => self.largest(change, attributes),
-            };
-            self.fill_uniform(site, whole.clone(), after, largest)?;
-        }
+        // All of it even where there are none: then nothing is filled.
+        let offset = whole.start << shift;
+        let at = site.base.wrapping_add(offset);
+        let here = before.skip(offset);
+        let Some(after) = change.after(at, here) else {
+            let address = shape.extend(at);
+            let entry = self.word(here, site.level);
+            return Err(MapError::Overlap {
+                address,
+                level: site.level,
+                entry,
+            });
+        };
+        let largest = match after {
+            Block::Hole => u8::MAX,
+            Block::Leaf { attributes, .. } => self.largest(change, attributes),
+        };
+        self.fill_uniform(site, whole.clone(), after, largest)?;
         if whole.start <= whole.end && whole.end < touched.end {
             self.fill_cut(change, site, whole.end, (lo, hi), before)?;
         }

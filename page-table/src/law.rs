@@ -4,6 +4,8 @@
 //! What the mapper relies on and a type cannot say. A format's layout is still to be tested against
 //! raw words: these laws hold for any layout that agrees with itself.
 
+use core::ops::BitOr;
+
 use crate::format::{Encode, Entry};
 
 /// Level 1 to 4, as the mapper spells them in bits 3 and 4 of an absent entry.
@@ -81,7 +83,7 @@ pub fn broken<F: Encode>(
 ) -> Option<Broken<F::Attributes>> {
     let shape = format.shape();
     let empty = format.empty();
-    if empty & (addresses(12, format.frame_bits()).fold(24, |all, bit| all | bit)) != 0 {
+    if empty & addresses(12, format.frame_bits()).fold(24, BitOr::bitor) != 0 {
         return Some(Broken::EmptyBits { empty });
     }
     for level in 1..=shape.levels() {
@@ -109,8 +111,7 @@ pub fn broken<F: Encode>(
                 }
             }
         }
-        for entry in (0..64).flat_map(|bit| [1 << bit, 1 << bit | 1, 1 << bit | 0x81, !(1 << bit)])
-        {
+        for entry in words() {
             let misplaced = match format.decode(entry, level) {
                 Entry::Table { .. } => level == 1,
                 Entry::Leaf { .. } => !shape.leaf_at(level),
@@ -126,8 +127,18 @@ pub fn broken<F: Encode>(
 
 /// Each bit from `low` below `high` alone, none, and all.
 fn addresses(low: u32, high: u32) -> impl Iterator<Item = u64> {
-    let all = (low..high).fold(0, |all, bit| all | 1 << bit);
-    (low..high).map(|bit| 1 << bit).chain([0, all])
+    let each = (low..high).map(|bit| 1 << bit);
+    let all = each.clone().fold(0, BitOr::bitor);
+    each.chain([0, all])
+}
+
+/// Words that may be anything: each bit alone, beside those that say *present* and *large* in many
+/// formats, and all but that bit.
+fn words() -> impl Iterator<Item = u64> {
+    (0..64).map(|bit| 1u64 << bit).flat_map(|one| {
+        let beside = [0, 1, 0x81].map(|low| one | low);
+        beside.into_iter().chain([!one])
+    })
 }
 
 fn table<F: Encode>(
@@ -136,7 +147,7 @@ fn table<F: Encode>(
     level: u8,
     leaves: &[F::Attributes],
 ) -> Option<Broken<F::Attributes>> {
-    let entry = format.table(frame, level);
+    let entry = format.table(frame, level) & !format.marks().accessed;
     for marks in [0, format.marks().accessed] {
         match format.decode(entry | marks, level) {
             Entry::Table {
@@ -172,8 +183,8 @@ fn leaf<F: Encode>(
     attributes: F::Attributes,
     level: u8,
 ) -> Option<Broken<F::Attributes>> {
-    let entry = format.leaf(target, attributes, level);
     let marks = format.marks();
+    let entry = format.leaf(target, attributes, level) & !marks.all();
     [0, marks.accessed, marks.dirty, marks.all()]
         .into_iter()
         .find_map(|marks| {

@@ -356,12 +356,11 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             level,
         } = subtree;
         let shape = self.format.shape();
+        // Most tables are leaf tables: nothing in them need be read.
         if level > 1 {
             for index in 0..shape.entries(level) {
                 let entry = self.memory.load(shape.slot_at(table, index), shape.width());
                 match self.format.decode(entry, level) {
-                    // Most tables are leaf tables: nothing in them need be read.
-                    Entry::Table { frame, .. } if level == 2 => self.frames.free(frame),
                     Entry::Table { frame, .. } => self.free_subtree(Subtree::under(level, frame)),
                     Entry::Empty | Entry::Leaf { .. } | Entry::Malformed(_) => (),
                 }

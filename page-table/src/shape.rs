@@ -228,9 +228,9 @@ impl Shape {
     #[inline]
     #[must_use]
     pub const fn leaf_at(&self, level: u8) -> bool {
-        level != 0
-            && level <= self.levels
-            && self.leaves.wrapping_shr((level as u32).wrapping_sub(1)) & 1 != 0
+        // Level 0 is one far beyond all bits, and no bit is set of levels that are not there.
+        let bits = self.leaves.checked_shr((level as u32).wrapping_sub(1));
+        matches!(bits, Some(bits) if bits & 1 != 0)
     }
 
     /// Bits of an address that the table translates.

@@ -286,6 +286,19 @@ fn a_large_page_is_faulted_in_around_small_ones() {
 }
 
 #[test]
+fn pages_are_faulted_in_up_to_the_last_that_the_format_leads_to() {
+    let memory = FakeTables::new();
+    let mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();
+    mapper.fault_in(0..PAGE, 0, RW).unwrap();
+    // Two, in a table that is there.
+    let top = (1 << 46) - 2 * PAGE;
+    let filled = mapper.fault_in(PAGE..3 * PAGE, top, RW).unwrap();
+    assert_eq!((filled.added, filled.other), (2 * PAGE, 0));
+    let last = mapper.translate(2 * PAGE).unwrap();
+    assert_eq!((last.target, last.level), (top + PAGE, 1));
+}
+
+#[test]
 fn a_malformed_entry_below_a_large_page_refuses_all_of_it() {
     let memory = FakeTables::new();
     let mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();

@@ -3,7 +3,7 @@
 
 mod formats;
 
-use formats::{Eights, Fours, R, RW, RWX, RX, Rights, Rule};
+use formats::{Eights, Fours, MARKS, R, RW, RWX, RX, Rights, Rule};
 use hvkit_page_table::law::{Broken, broken};
 use hvkit_page_table::{Encode, Entry, Format, Marks, Shape, Upper};
 
@@ -24,6 +24,11 @@ fn the_test_formats_keep_the_laws() {
     );
     let five = Eights::with(Shape::nines(5, 0b111, Upper::SignExtended).unwrap());
     assert_eq!(broken(&five, &ALL), None);
+    let born = Eights {
+        born: MARKS.all(),
+        ..Eights::tiny()
+    };
+    assert_eq!(broken(&born, &ALL), None);
     assert_eq!(broken(&Fours::new(), &[RX, RWX]), None);
 }
 
@@ -37,6 +42,12 @@ enum Wrong {
     EmptyBits,
     Misplaced,
     Marks,
+    /// An unmarked leaf is read as another one.
+    Unmarked,
+    /// Two address bits at once in a table's entry.
+    Wide,
+    /// This word is read as a table at level 1.
+    Word(u64),
 }
 
 struct Bent(Eights, Wrong);
@@ -59,6 +70,15 @@ impl Format for Bent {
                 attributes: RWX,
             },
             Wrong::Marks if entry & MARK != 0 => Entry::Malformed(Rule::Misaligned),
+            Wrong::Unmarked if entry & (1 | MARKS.accessed) == 1 && level == 1 => Entry::Leaf {
+                target: 0,
+                attributes: R,
+            },
+            Wrong::Wide if level == 2 && entry & 0x3000 == 0x3000 => Entry::Empty,
+            Wrong::Word(word) if level == 1 && entry == word => Entry::Table {
+                frame: 0,
+                attributes: RWX,
+            },
             _ => self.0.decode(entry, level),
         }
     }
@@ -171,4 +191,51 @@ fn each_broken_law_is_found() {
         matches!(marks, Broken::Leaf { level: 1, entry, .. } if entry & MARK != 0),
         "{marks:?}"
     );
+}
+
+#[test]
+fn a_leaf_that_is_born_marked_is_tried_without_its_marks() {
+    let born = Eights {
+        born: MARKS.accessed,
+        ..Eights::four_levels()
+    };
+    let found = broken(&Bent(born, Wrong::Unmarked), &ALL);
+    assert!(
+        matches!(found, Some(Broken::Leaf { level: 1, entry, .. }) if entry & MARKS.accessed == 0),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn address_bits_are_tried_together() {
+    let found = broken(&Bent(Eights::four_levels(), Wrong::Wide), &ALL);
+    let frame = (1 << 46) - 0x1000;
+    assert!(
+        matches!(found, Some(Broken::Table { level: 2, frame: all, .. }) if all == frame),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn each_bit_is_tried_alone_beside_others_and_left_out() {
+    let one = |bit: u32| 1u64 << bit;
+    for bit in 0..64 {
+        for word in [one(bit), one(bit) | 1, one(bit) | 0x81, !one(bit)] {
+            let found = broken(&Bent(Eights::tiny(), Wrong::Word(word)), &ALL);
+            // Some are what a leaf or a hole looks like, and so are found before.
+            let whole = (46..63).contains(&bit) || word == 0x81;
+            assert!(
+                if whole {
+                    found
+                        == Some(Broken::Misplaced {
+                            entry: word,
+                            level: 1,
+                        })
+                } else {
+                    found.is_some()
+                },
+                "{word:#x}: {found:?}"
+            );
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 mod formats;
 
-use formats::{Eights, R, RW, RWX, Rights};
+use formats::{Eights, MARKS, R, RW, RWX, Rights};
 use hvkit_page_table::fake::{FakeTables, Words};
 use hvkit_page_table::{
     Collect, Fault, Frames, Mapper, OwnEntries, Refused, Root, Sizes, Stale, Width, translate,
@@ -377,5 +377,35 @@ fn a_page_that_is_written_while_its_cut_is_planned_stays_dirty() {
                 "{name} does not read {read} times"
             );
         }
+    }
+}
+
+#[test]
+fn leaves_that_are_born_marked_stay_so() {
+    let memory = FakeTables::new();
+    let format = Eights {
+        born: MARKS.all(),
+        ..Eights::tiny()
+    };
+    let mut mapper = Mapper::new(format, &memory, &memory).unwrap();
+    mapper.map(0..2 * SIXTEEN, 0x10_0000, RW).unwrap();
+    let all_marked = |mapper: &Tiny<'_>| {
+        let leaf = |page| mapper.walk(page * PAGE).steps().last().unwrap().entry;
+        (0..32).all(|page| leaf(page) & MARKS.all() == MARKS.all())
+    };
+    assert!(all_marked(&mapper));
+    // Whatever is made of them anew: smaller pages, of two at once, for which one of the tables is the other's link for a
+    // while; the same with other rights; larger ones.
+    let changes: [fn(&mut Tiny<'_>) -> Stale; 3] = [
+        |mapper| mapper.split(0..2 * SIXTEEN, 1).unwrap(),
+        |mapper| mapper.protect(0..2 * PAGE, |_| R).unwrap(),
+        |mapper| mapper.merge(4 * PAGE..SIXTEEN).unwrap(),
+    ];
+    for change in changes {
+        let stale = change(&mut mapper);
+        mapper
+            .settle(stale, &mut |_: &Stale| Ok::<(), ()>(()))
+            .unwrap();
+        assert!(all_marked(&mapper));
     }
 }

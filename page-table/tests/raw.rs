@@ -6,8 +6,8 @@ mod formats;
 use formats::{Eights, Fours, R, RW, RWX, RX, Rights, Rule};
 use hvkit_page_table::fake::{FakeGuest, FakeTables};
 use hvkit_page_table::{
-    Fault, MapError, Mapper, OwnEntries, Root, Shape, Sizes, Span, Step, Translation, Upper, Width,
-    translate, walk,
+    Fault, MapError, Mapper, OwnEntries, Root, Shape, Sizes, Span, Stale, Step, Translation, Upper,
+    Width, translate, walk,
 };
 
 const E: Width = Width::Eight;
@@ -238,6 +238,29 @@ fn map_uses_the_largest_pages_that_fit() {
 }
 
 #[test]
+fn a_split_makes_pages_of_the_level_that_is_asked_for() {
+    let levels = |mapper: &Mapper<Eights, &FakeTables, &FakeTables>, pages: &[u64]| -> Vec<u8> {
+        let level = |page: &u64| mapper.translate(page * 0x1000).unwrap().level;
+        pages.iter().map(level).collect()
+    };
+    for (to, expected, tables) in [
+        (1, [1, 1, 3], 1 + 1 + 4),
+        (2, [2, 2, 3], 1 + 1),
+        (3, [3, 3, 3], 1),
+    ] {
+        let memory = FakeTables::new();
+        let mut mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();
+        mapper.map(0..0x20_000, 0x10_0000, RW).unwrap();
+        let stale = mapper.split(0..0x10_000, to).unwrap();
+        assert_eq!(levels(&mapper, &[0, 15, 16]), expected, "to level {to}");
+        assert_eq!(memory.in_use(), tables);
+        mapper
+            .settle(stale, &mut |_: &Stale| Ok::<(), ()>(()))
+            .unwrap();
+    }
+}
+
+#[test]
 fn sizes_forbid_large_pages_and_large_executable_ones() {
     let memory = FakeTables::new();
     let sizes = Sizes {
@@ -340,6 +363,7 @@ fn bad_input_is_named_and_changes_nothing() {
     let unaligned = |value| MapError::Unaligned { value, granule };
     assert_eq!(refuse(Span::new(1, 0x1000), 0, R), unaligned(1));
     assert_eq!(refuse(Span::new(0, 0x1001), 0, R), unaligned(0x1001));
+    assert_eq!(refuse(Span::new(0x800, 0x800), 0, R), unaligned(0x800));
     assert_eq!(refuse(Span::new(0, 0x1000), 0x800, R), unaligned(0x800));
     let out = |start, length| MapError::OutOfReach {
         start,
@@ -364,6 +388,8 @@ fn bad_input_is_named_and_changes_nothing() {
         wide((1 << 46) + 0xfff)
     );
     assert_eq!(refuse(Span::new(0, 0x2000), !0xfff, R), wide(u64::MAX));
+    // The last of all addresses: one past it would be 0.
+    assert_eq!(refuse(Span::new(0, 0x1000), !0xfff, R), wide(u64::MAX));
     let rule = Rule::WriteAndExecute;
     let unsupported = MapError::Unsupported {
         attributes: RWX,

@@ -70,7 +70,7 @@ fn what_a_run_cannot_be_is_refused_before_anything_is_stored() {
         );
     }
     // The last target is too wide, or there is none.
-    for target in [(1 << 52) - PAGE, u64::MAX - PAGE + 1] {
+    for target in [(1 << 46) - PAGE, (1 << 52) - PAGE, u64::MAX - PAGE + 1] {
         let refused = mapper.map(BLOCK + PAGE..BLOCK + 3 * PAGE, target, RWX);
         assert!(
             matches!(refused, Err(MapError::TargetTooWide { .. })),

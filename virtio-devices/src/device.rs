@@ -22,6 +22,7 @@
     )
 )]
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::GuestAddressSpace;
@@ -78,6 +79,10 @@ pub trait Device<A: GuestAddressSpace>: Send {
     /// Writes device-specific configuration: any `offset`, any length. What is not writable is dropped.
     fn config_write(&mut self, offset: u64, data: &[u8]);
 
+    /// The driver has settled on `features` (FEATURES_OK), on which configuration may depend before the device is activated. Not
+    /// called by who serves a device to another VMM: the activation says it too.
+    fn negotiated(&mut self, _features: Features) {}
+
     /// The driver has set DRIVER_OK: makes the workers that will serve `activation`'s queues.
     fn activate(
         &mut self,
@@ -99,11 +104,12 @@ pub trait Device<A: GuestAddressSpace>: Send {
     }
 
     /// What the device has in itself that neither its options nor its queues say, in bytes of its own layout. Asked
-    /// while its workers stand still.
+    /// while its workers stand still. What its driver has written to a file of the host's is on stable storage when this
+    /// returns: a state that outlives the host's next crash is of no use without it.
     ///
     /// # Errors
     ///
-    /// It has what cannot be saved.
+    /// It has what cannot be saved, or [`StateError::Storage`].
     fn save(&self) -> Result<Vec<u8>, StateError> {
         Ok(Vec::new())
     }
@@ -136,6 +142,12 @@ pub enum StateError {
         "the process that served the device is gone, and has left requests that another is to finish"
     )]
     Unfinished,
+    /// What its driver wrote cannot be put on stable storage.
+    #[error("what was written cannot be put on stable storage: {kind}")]
+    Storage {
+        /// What the host said.
+        kind: io::ErrorKind,
+    },
     /// Not the number of bytes that it saves.
     #[error("{saved} bytes of a device's own state; it has {expected}")]
     Length {
@@ -206,6 +218,13 @@ pub trait Interrupts: Send + Sync {
     /// Device-specific configuration has changed.
     fn config(&self);
 
+    /// Makes a `change` of device-specific configuration that a driver reads in several parts, and tells of it. Where there is a
+    /// generation, nobody reads that of before with what is there after.
+    fn config_changes(&self, change: &mut dyn FnMut()) {
+        change();
+        self.config();
+    }
+
     /// Sends notification `index` of the device's [`Resources`]. Nobody is told where a transport has none.
     fn notification(&self, _index: u16) {}
 
@@ -243,13 +262,23 @@ impl ConfigEvents {
         connected.is_some()
     }
 
+    fn interrupts(&self) -> Option<Arc<dyn Interrupts>> {
+        let connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.clone()
+    }
+
     /// Tells the driver.
     pub(crate) fn changed(&self) {
-        let connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let interrupts = connected.clone();
-        drop(connected);
-        if let Some(interrupts) = interrupts {
+        if let Some(interrupts) = self.interrupts() {
             interrupts.config();
+        }
+    }
+
+    /// Makes a change of what a driver reads in several parts, and tells it.
+    pub(crate) fn changes(&self, mut change: impl FnMut()) {
+        match self.interrupts() {
+            Some(interrupts) => interrupts.config_changes(&mut change),
+            None => change(),
         }
     }
 }
@@ -263,7 +292,7 @@ pub struct Trouble {
     /// How many so far. Not each of them is told.
     pub count: u64,
     /// What the host said.
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// Why a device stopped until its driver resets it.
@@ -277,7 +306,7 @@ pub enum Failure {
         index: u16,
         /// What the driver did.
         #[source]
-        source: QueueError,
+        source: Box<QueueError>,
     },
     /// The driver sent a request that cannot even be answered.
     #[error("queue {index}: chain {head} has no room for an answer")]
@@ -316,5 +345,5 @@ pub enum ActivateError {
     },
     /// The host refused something.
     #[error("the host refused a resource")]
-    Host(#[from] std::io::Error),
+    Host(#[from] io::Error),
 }

@@ -119,7 +119,7 @@ pub mod features;
 #[cfg(feature = "iommu")]
 pub mod iommu;
 pub mod limit;
-mod listener;
+pub mod listener;
 pub mod net;
 pub mod patience;
 pub mod pci;

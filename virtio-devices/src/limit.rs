@@ -20,7 +20,7 @@
 )]
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::timerfd::TimerFd;
@@ -60,6 +60,16 @@ pub struct TokenBucket {
     /// In parts of a token, of which there are 10^9: tokens times nanoseconds a second.
     level: i128,
     at: Duration,
+}
+
+/// The time of all buckets of devices: since the first was asked for, or, in a test, as its clock says.
+fn now() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    #[cfg(feature = "fake")]
+    if let Some(now) = crate::fake::Clock::now() {
+        return now;
+    }
+    START.get_or_init(Instant::now).elapsed()
 }
 
 const PARTS: i128 = 1_000_000_000;
@@ -122,7 +132,6 @@ pub(crate) struct Allowance(Option<Arc<Mutex<Buckets>>>);
 struct Buckets {
     bytes: Option<TokenBucket>,
     requests: Option<TokenBucket>,
-    start: Instant,
 }
 
 impl Allowance {
@@ -131,11 +140,11 @@ impl Allowance {
         if limits == Limits::default() {
             return Self(None);
         }
-        let bucket = |rate: Rate| TokenBucket::new(rate, Duration::ZERO);
+        let now = now();
+        let bucket = |rate: Rate| TokenBucket::new(rate, now);
         Self(Some(Arc::new(Mutex::new(Buckets {
             bytes: limits.bytes.map(bucket),
             requests: limits.requests.map(bucket),
-            start: Instant::now(),
         }))))
     }
 
@@ -154,7 +163,7 @@ impl Allowance {
 impl Buckets {
     /// How long until neither is empty.
     fn wait(&mut self) -> Duration {
-        let now = self.start.elapsed();
+        let now = now();
         let buckets = [&mut self.bytes, &mut self.requests];
         let wait = buckets.into_iter().flatten().map(|bucket| bucket.wait(now));
         wait.max().unwrap_or_default()

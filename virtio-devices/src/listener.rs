@@ -13,40 +13,44 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 /// Why there is none.
-#[derive(Debug)]
-pub(crate) enum ListenError {
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
     /// Somebody listens there, or it is another kind of file.
+    #[error("in use, or no socket")]
     InUse,
     /// The host.
-    Host(io::Error),
-}
-
-impl From<io::Error> for ListenError {
-    fn from(error: io::Error) -> Self {
-        Self::Host(error)
-    }
+    #[error(transparent)]
+    Host(#[from] io::Error),
 }
 
 /// A socket that does not block, removed with the value.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
 }
 
 impl Listener {
-    /// Listens at `path`, in place of a socket that nobody listens at any more.
-    pub(crate) fn bind(path: &Path) -> Result<Self, ListenError> {
+    /// Listens at `path`, in place of a socket that nobody listens at any more: one that a process left which was killed.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::InUse`]: another's socket, or a file that is none, which stays as it is; and the host's.
+    pub fn bind(path: &Path) -> Result<Self, ListenError> {
         let socket = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let kind = path.symlink_metadata()?.file_type();
                 // Never a file that is none of ours, and never another VMM's.
-                if !kind.is_socket() || UnixStream::connect(path).is_ok() {
+                if !kind.is_socket() || !is_abandoned(path)? {
                     return Err(ListenError::InUse);
                 }
                 std::fs::remove_file(path)?;
@@ -62,14 +66,22 @@ impl Listener {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The socket.
-    pub(crate) fn socket(&self) -> &UnixListener {
+    pub fn socket(&self) -> &UnixListener {
         &self.socket
     }
+}
+
+/// Whether nobody has the socket at `path` open. One that cannot be reached, or has too many that wait, is somebody's.
+fn is_abandoned(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
+    Ok(rustix::net::connect(&socket, &address) == Err(Errno::CONNREFUSED))
 }
 
 impl AsFd for Listener {
@@ -82,5 +94,50 @@ impl Drop for Listener {
     fn drop(&mut self) {
         // If it is gone already, that is as well.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    #[test]
+    fn what_a_killed_process_left_is_taken_over_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        // Dropped without being removed, as after SIGKILL.
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&path).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        assert!(matches!(Listener::bind(&path), Err(ListenError::InUse)));
+        drop(listener);
+        assert!(!path.exists());
+
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(Listener::bind(&path), Err(ListenError::InUse)));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+        // Of another kind, to which no stream can be connected: it is somebody's all the same.
+        let _owner = UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(Listener::bind(&path), Err(ListenError::InUse)));
+        assert!(path.exists());
+    }
+
+    /// One whose owner does not get to accepting is no less its owner's, and is not waited for.
+    #[test]
+    fn a_socket_at_which_many_wait_is_somebodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let [owner, client] = [(); 2].map(|()| {
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+        });
+        let address = SocketAddrUnix::new(path.as_os_str().as_bytes()).unwrap();
+        rustix::net::bind(&owner, &address).unwrap();
+        rustix::net::listen(&owner, 0).unwrap();
+        rustix::net::connect(&client, &address).unwrap();
+        assert!(matches!(Listener::bind(&path), Err(ListenError::InUse)));
+        assert!(path.exists());
     }
 }

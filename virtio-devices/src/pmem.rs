@@ -16,7 +16,7 @@
     )
 )]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use vm_memory::{FileOffset, GuestAddressSpace, GuestMemory, MmapRegion};
 
 use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{ActivateError, Activation, ActiveQueue, Device};
+use crate::device::{ActivateError, Activation, ActiveQueue, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::queue::{Chain, Reach};
 use crate::serve::{Answer, Handler, QueueServer, Served};
@@ -62,6 +62,12 @@ pub enum PmemError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody has it open: as memory, or as a disk.
+    #[error("{}: in use by another VMM", path.display())]
+    Locked {
+        /// As given.
+        path: PathBuf,
+    },
     /// It is not a file.
     #[error("{}: not a file", path.display())]
     NotAFile {
@@ -94,7 +100,7 @@ pub enum PmemError {
     },
 }
 
-/// An open file that is to be a guest's memory.
+/// An open file that is to be a guest's memory. The lock goes with it.
 #[derive(Debug)]
 pub struct Backing {
     file: Arc<File>,
@@ -104,7 +110,8 @@ pub struct Backing {
 }
 
 impl Backing {
-    /// Opens the file at `path`.
+    /// Opens the file at `path`, and locks it, by the lock that [disks](crate::block) have: nobody else has a file open
+    /// that is written, and others may read one that is only read.
     pub fn open(path: &Path, writes: Writes) -> Result<Self, PmemError> {
         let here = || path.to_path_buf();
         let failed = |source| PmemError::Open {
@@ -118,6 +125,14 @@ impl Backing {
         let write = writes == Writes::Kept;
         let file = OpenOptions::new().read(true).write(write).open(path);
         let file = file.map_err(failed)?;
+        let locked = match writes {
+            Writes::Kept => file.try_lock(),
+            Writes::Discarded => file.try_lock_shared(),
+        };
+        locked.map_err(|error| match error {
+            TryLockError::WouldBlock => PmemError::Locked { path: here() },
+            TryLockError::Error(source) => failed(source),
+        })?;
         let length = file.metadata().map_err(failed)?.len();
         if length == 0 || !length.is_multiple_of(ALIGNMENT) {
             let path = here();
@@ -238,6 +253,15 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Pmem {
     }
 
     fn reset(&mut self) {}
+
+    /// Nothing: what the driver wrote is in the file.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        if self.backing.writes == Writes::Kept {
+            let synced = self.backing.file.sync_all();
+            synced.map_err(|error| StateError::Storage { kind: error.kind() })?;
+        }
+        Ok(Vec::new())
+    }
 }
 
 struct Flusher {

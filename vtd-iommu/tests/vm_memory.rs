@@ -62,6 +62,36 @@ fn memory_behind_it_is_read_and_written() {
 }
 
 #[test]
+fn others_use_the_unit_between_invalidations_and_may_end_them() {
+    let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let unit = Unit::new(Options::new(39).with_caching_mode()).unwrap();
+    let shared = SharedUnit::new(unit, memory.clone(), Nobody);
+    // A full queue of global invalidations of the IOTLB, 255 of them, for a requester that is watched.
+    for at in 0..256 {
+        let place = GuestAddress(0x8000 + 16 * at);
+        memory.write_obj(0x12u64, place).unwrap();
+    }
+    shared.with(|unit, memory, host| unit.watch(memory, host, DEVICE, 64));
+    shared.write(0x90, &0x8000u64.to_le_bytes());
+    shared.write(0x18, &(1u32 << 26).to_le_bytes());
+    let head = || {
+        let mut head = [0; 8];
+        shared.read(0x80, &mut head);
+        u64::from_le_bytes(head)
+    };
+    // This would stand still if the unit were held.
+    let heads = std::cell::RefCell::new(Vec::new());
+    shared.write_while(0x88, &0xff0u64.to_le_bytes(), || {
+        heads.borrow_mut().push(head());
+        heads.borrow().len() < 10
+    });
+    let expected: Vec<u64> = (1..=10).map(|done| done << 4).collect();
+    assert_eq!((heads.into_inner(), head()), (expected, 0xa0));
+    shared.write(0x88, &0xff0u64.to_le_bytes());
+    assert_eq!(head(), 0xff0);
+}
+
+#[test]
 fn what_is_not_allowed_is_an_error_and_a_fault() {
     let (_, device) = device();
     for (address, length, access) in [

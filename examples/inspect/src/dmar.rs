@@ -12,6 +12,7 @@ use hvkit_vtd_iommu::dmar::{
 };
 use serde::Serialize;
 
+use crate::page::Page;
 use crate::svg::{LINE, Svg, Tint};
 use crate::{Found, Picture, input};
 
@@ -49,16 +50,16 @@ struct Part {
 }
 
 /// Prints a DMAR table.
-pub(crate) fn inspect(options: &Options) -> Result<Found> {
+pub(crate) fn inspect(options: &Options, page: &mut Page<'_>) -> Result<Found> {
     let bytes = input::read(&options.file)?;
     let table = Dmar::parse(&bytes).with_context(|| options.file.display().to_string())?;
     let table = Table::of(&table);
     if options.picture.json {
-        println!("{}", serde_json::to_string_pretty(&table)?);
+        page.json(&table)?;
     } else if options.picture.svg {
-        print!("{}", table.svg());
+        page.svg(&table.svg())?;
     } else {
-        print!("{}", table.text());
+        page.text(&table.text())?;
     }
     Ok(if table.wrong.is_empty() {
         Found::Nothing

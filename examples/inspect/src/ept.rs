@@ -11,6 +11,7 @@ use hvkit_page_table::{Format, Root, walk};
 use serde::Serialize;
 
 use crate::image::Image;
+use crate::page::Page;
 use crate::stretches::{Map, size};
 use crate::{Found, Picture, input};
 
@@ -43,7 +44,7 @@ pub(crate) struct Options {
 }
 
 /// Prints what is mapped, or where one address leads.
-pub(crate) fn inspect(options: &Options) -> Result<Found> {
+pub(crate) fn inspect(options: &Options, page: &mut Page<'_>) -> Result<Found> {
     let image = Image::read(&options.file, options.base)?;
     let eptp = Eptp(options.eptp);
     let capability = EptVpidCap::from_msr(options.capability);
@@ -56,13 +57,13 @@ pub(crate) fn inspect(options: &Options) -> Result<Found> {
         Some(address) => {
             let why = Why::of(&ept, &image, root, address);
             if options.picture.json {
-                println!("{}", serde_json::to_string_pretty(&why)?);
+                page.json(&why)?;
             } else {
-                print!("{}", why.text());
+                page.text(&why.text())?;
             }
             Ok(why.found())
         }
-        None => map(&ept, &image, root, options),
+        None => map(&ept, &image, root, options, page),
     }
 }
 
@@ -176,18 +177,24 @@ impl Why {
 }
 
 /// What is mapped, from address 0 up, stretch by stretch.
-fn map(ept: &Ept, image: &Image, root: u64, options: &Options) -> Result<Found> {
+fn map(
+    ept: &Ept,
+    image: &Image,
+    root: u64,
+    options: &Options,
+    page: &mut Page<'_>,
+) -> Result<Found> {
     let map = Map::read(ept, image, root, options.lines, describe);
     if options.picture.json {
-        println!("{}", serde_json::to_string_pretty(&map)?);
+        page.json(&map)?;
     } else if options.picture.svg {
         let title = format!(
             "EPT {:#x}: guest-physical, and where it leads",
             options.eptp
         );
-        print!("{}", map.svg(&title));
+        page.svg(&map.svg(&title))?;
     } else {
-        print!("{}", map.text());
+        page.text(&map.text())?;
     }
     Ok(if map.is_wrong() {
         Found::Something

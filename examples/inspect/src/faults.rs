@@ -17,6 +17,7 @@ use clap::Args;
 use hvkit_vtd_iommu::spec::fault::FaultReason;
 use serde::Serialize;
 
+use crate::page::Page;
 use crate::svg::{LINE, Svg, Tint};
 use crate::{Found, Picture, input};
 
@@ -46,16 +47,16 @@ struct Fault {
 }
 
 /// Prints the faults of a log.
-pub(crate) fn inspect(options: &Options) -> Result<Found> {
+pub(crate) fn inspect(options: &Options, page: &mut Page<'_>) -> Result<Found> {
     let bytes = input::read(&options.file)?;
     let log = String::from_utf8_lossy(&bytes);
     let faults: Vec<Fault> = log.lines().filter_map(fault).collect();
     if options.picture.json {
-        println!("{}", serde_json::to_string_pretty(&faults)?);
+        page.json(&faults)?;
     } else if options.picture.svg {
-        print!("{}", svg(&faults));
+        page.svg(&svg(&faults))?;
     } else {
-        print!("{}", text(&faults));
+        page.text(&text(&faults))?;
     }
     Ok(if faults.is_empty() {
         Found::Nothing

@@ -17,6 +17,7 @@ use hvkit_vmcs::dump::Dump;
 use hvkit_vmcs::store::{Snapshot, Vmcs12};
 use serde::Serialize;
 
+use crate::page::Page;
 use crate::vmcs::{On, Report};
 use crate::{Form, Found, input};
 
@@ -106,7 +107,7 @@ fn vmcs12(state: &[u8], offset: usize, name: &str) -> Result<Snapshot> {
 }
 
 /// Prints a nested state: the header, the VMCS12 as `inspect vmcs` does, and the shadow VMCS12 that it links to.
-pub(crate) fn inspect(options: &Options) -> Result<Found> {
+pub(crate) fn inspect(options: &Options, page: &mut Page<'_>) -> Result<Found> {
     let bytes = input::read(&options.file)?;
     let name = options.file.display().to_string();
     let too_short = || {
@@ -147,19 +148,22 @@ pub(crate) fn inspect(options: &Options) -> Result<Found> {
             "vmcs12": report.as_ref().map(|report| report.json(&source)),
             "shadow_vmcs12": shadow,
         });
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        page.json(&value)?;
     } else {
-        println!("{}", header.line());
+        page.line(header.line())?;
         match &report {
-            Some(report) => report.text(&source),
+            Some(report) => report.text(&source, page)?,
             None if header.vmxon.is_none() => {
-                println!("the vCPU is not in VMX operation: there is no VMCS12");
+                page.line("the vCPU is not in VMX operation: there is no VMCS12")?;
             }
-            None => println!("there is no current VMCS"),
+            None => page.line("there is no current VMCS")?,
         }
         if let Some(shadow) = &shadow {
-            println!("\n{name}: the shadow VMCS12, {} fields\n", shadow.len());
-            println!("{}", Dump(shadow));
+            let count = shadow.len();
+            page.line(format_args!(
+                "\n{name}: the shadow VMCS12, {count} fields\n"
+            ))?;
+            page.line(Dump(shadow))?;
         }
     }
     Ok(report.map_or(Found::Nothing, |report| report.found()))

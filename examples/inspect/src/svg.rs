@@ -144,6 +144,8 @@ fn escaped(words: &str) -> String {
             '<' => text.push_str("&lt;"),
             '>' => text.push_str("&gt;"),
             '"' => text.push_str("&quot;"),
+            // XML has neither control characters nor these two, which are no characters.
+            '\u{fffe}' | '\u{ffff}' => text.push('\u{fffd}'),
             character if character.is_control() => text.push('\u{fffd}'),
             character => text.push(character),
         }
@@ -158,10 +160,10 @@ mod tests {
     #[test]
     fn words_of_a_file_cannot_end_an_element() {
         let mut svg = Svg::default();
-        svg.words(0, 0, "</text><script>\u{1b}&");
+        svg.words(0, 0, "</text><script>\u{1b}\u{fffe}\u{ffff}&");
         let text = svg.finish();
         assert!(
-            text.contains(">&lt;/text&gt;&lt;script&gt;\u{fffd}&amp;</text>"),
+            text.contains(">&lt;/text&gt;&lt;script&gt;\u{fffd}\u{fffd}\u{fffd}&amp;</text>"),
             "{text}"
         );
     }

@@ -19,6 +19,7 @@ use hvkit_vtd_iommu::tables::{LargePages, SecondStage};
 use serde::Serialize;
 
 use crate::image::Image;
+use crate::page::Page;
 use crate::stretches::Map;
 use crate::svg::{Svg, Tint};
 use crate::{Found, Picture, input};
@@ -86,26 +87,29 @@ struct Row {
 }
 
 /// Prints devices and domains, or what one of them maps, or where one address leads.
-pub(crate) fn inspect(options: &Options) -> Result<Found> {
+pub(crate) fn inspect(options: &Options, page: &mut Page<'_>) -> Result<Found> {
     let image = Image::read(&options.file, options.base)?;
     let root = RootTableAddress(options.rtaddr);
     if let (Some(address), Some(source)) = (options.explain, options.requester) {
-        return explain(options, &image, root, source, address);
+        return explain(options, &image, root, (source, address), page);
     }
     let rows = rows(options, &image, root)?;
     if let Some(source) = options.requester {
-        return map(options, &image, &rows, source);
+        return map(options, &image, &rows, source, page);
     }
     if options.picture.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        page.json(&rows)?;
     } else if options.picture.svg {
-        print!("{}", svg(&rows));
+        page.svg(&svg(&rows))?;
     } else {
         for row in &rows {
-            println!("{}", row.line());
+            page.line(row.line())?;
         }
         if rows.len() >= options.lines {
-            println!("... and perhaps more: --lines {}", options.lines);
+            page.line(format_args!(
+                "... and perhaps more: --lines {}",
+                options.lines
+            ))?;
         }
     }
     let wrong = rows.iter().any(|row| row.wrong.is_some());
@@ -200,8 +204,8 @@ fn explain(
     options: &Options,
     image: &Image,
     root: RootTableAddress,
-    source: RequesterId,
-    address: u64,
+    (source, address): (RequesterId, u64),
+    page: &mut Page<'_>,
 ) -> Result<Found> {
     let access = if options.write {
         Access::Write
@@ -219,9 +223,9 @@ fn explain(
     }
     let why = Explanation::new(image, unit, root, request)?;
     if options.picture.json {
-        println!("{}", serde_json::to_string_pretty(&Why::of(&why))?);
+        page.json(&Why::of(&why))?;
     } else {
-        print!("{why}");
+        page.text(&why.to_string())?;
     }
     Ok(match why.verdict {
         Ok(_) => Found::Nothing,
@@ -230,7 +234,13 @@ fn explain(
 }
 
 /// What the second stage of `source` maps.
-fn map(options: &Options, image: &Image, rows: &[Row], source: RequesterId) -> Result<Found> {
+fn map(
+    options: &Options,
+    image: &Image,
+    rows: &[Row],
+    source: RequesterId,
+    page: &mut Page<'_>,
+) -> Result<Found> {
     let name = source.to_string();
     let Some(row) = rows.iter().find(|row| row.device == name) else {
         bail!("{name} has no context entry");
@@ -253,15 +263,15 @@ fn map(options: &Options, image: &Image, rows: &[Row], source: RequesterId) -> R
         text
     });
     if options.picture.json {
-        println!("{}", serde_json::to_string_pretty(&map)?);
+        page.json(&map)?;
     } else if options.picture.svg {
         let title = format!(
             "{name}, domain {}: DMA addresses, and where they lead",
             row.domain
         );
-        print!("{}", map.svg(&title));
+        page.svg(&map.svg(&title))?;
     } else {
-        print!("{}", map.text());
+        page.text(&map.text())?;
     }
     Ok(if map.is_wrong() {
         Found::Something

@@ -37,6 +37,53 @@ fn name(path: &Path) -> &str {
     path.to_str().expect("plain")
 }
 
+/// A log in which a device has a name that would speak to a terminal, and end an element of a picture.
+const SPEAKING: &str = "DMAR: [DMA Read] Request device [\u{1b}[2J</text>\u{9b}] fault addr 0x1000 [fault reason 0x06] x\n";
+
+#[test]
+fn a_file_does_not_speak_to_the_terminal() {
+    let faults = |form: &[&str]| {
+        let output = hvkit(&[&["vtd-faults", "-"], form].concat(), SPEAKING.as_bytes());
+        assert_eq!(output.status.code(), Some(1));
+        output
+    };
+    let shown = text(&faults(&[]));
+    assert!(
+        shown.starts_with("\u{fffd}[2J</text>\u{fffd} DMA Read"),
+        "{shown}"
+    );
+    let picture = text(&faults(&["--svg"]));
+    assert!(
+        picture.contains("\u{fffd}[2J&lt;/text&gt;\u{fffd} DMA Read"),
+        "{picture}"
+    );
+    // A program is told what is there.
+    let device = json(&faults(&["--json"]))[0]["device"].clone();
+    assert_eq!(device, "\u{1b}[2J</text>\u{9b}");
+    // Nor does an error.
+    let output = hvkit(&["vmcs", "/no\u{1b}where"], b"");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("/no\u{fffd}where"), "{error}");
+}
+
+#[test]
+fn who_reads_no_more_is_told_no_more() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_hvkit"))
+        .args(["inspect", "vmcs", "-"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().expect("piped");
+    std::io::Write::write_all(&mut stdin, LOG.as_bytes()).expect("read");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(2));
+}
+
 #[test]
 fn a_log_is_explained() {
     let output = hvkit(&["vmcs", "-", "--failure", "exit 33"], LOG.as_bytes());

@@ -146,7 +146,7 @@ pub enum Output {
     /// It is emptied.
     #[default]
     Anew,
-    /// What comes is added: a machine before this one wrote it.
+    /// What comes is added: a machine before this one wrote it, or this one before it was saved.
     GoesOn,
 }
 
@@ -181,6 +181,8 @@ pub struct Disk {
     pub backing: bool,
     /// Whether the host's page cache is bypassed.
     pub direct: bool,
+    /// Where it can be spoken to while the machine runs.
+    pub control: Option<PathBuf>,
     /// How it reaches the guest's memory.
     pub dma: Dma,
     /// Where it is.
@@ -210,6 +212,7 @@ impl Disk {
             format: Format::Raw,
             backing: false,
             direct: false,
+            control: None,
             dma: Dma::Direct,
             place: Place::default(),
         }

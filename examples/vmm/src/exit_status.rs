@@ -202,6 +202,7 @@ impl From<&DeviceError> for ExitStatus {
     fn from(error: &DeviceError) -> Self {
         match error {
             DeviceError::Disk(error) => error.into(),
+            DeviceError::DiskControl { .. } => ExitStatus::DiskUnusable,
             DeviceError::Tap {
                 error: TapError::NotPermitted { .. },
             } => ExitStatus::NetDenied,
@@ -213,6 +214,7 @@ impl From<&DeviceError> for ExitStatus {
             DeviceError::Vsock(_) => ExitStatus::VsockUnusable,
             DeviceError::Rng { .. } => ExitStatus::RngUnusable,
             DeviceError::ConsoleFile { .. }
+            | DeviceError::ConsoleEmpty(_)
             | DeviceError::Pty(_)
             | DeviceError::Tty(_)
             | DeviceError::Console(_) => ExitStatus::ConsoleUnusable,

@@ -92,6 +92,10 @@ fn sockets_that_cannot_be_had() {
     );
     let balloon = format!("socket={name}");
     refused(&folder, &["--balloon", &balloon], 70, &["--balloon", name]);
+    let image = folder.file("image", &[0; 512]);
+    let disk = format!("path={},control={name}", image.display());
+    let parts = ["--disk control=", name, "Address already in use"];
+    refused(&folder, &["--disk", &disk], 54, &parts);
     let log = format!("socket={name}");
     refused(&folder, &["--dirty-log", &log], 76, &["--dirty-log", name]);
     let log = format!("socket={absent},bitmap={name}/bits");
@@ -303,6 +307,12 @@ fn files_that_are_no_memory_and_no_image() {
         72,
         &[name, "not a multiple of 2 MiB"],
     );
+    let twice = folder.file("twice", &[0; 2 << 20]);
+    let name = twice.to_str().unwrap();
+    let locked = format!("{name}: in use by another VMM");
+    refused(&folder, &["--pmem", name, name], 72, &[&locked]);
+    refused(&folder, &["--pmem", name, "--disk", name], 53, &[&locked]);
+    let name = odd.to_str().unwrap();
     let disk = format!("{name},image_type=qcow2");
     refused(
         &folder,

@@ -12,7 +12,7 @@ mod support;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use bzimage::bzimage;
@@ -381,16 +381,25 @@ fn serial_file_in_no_folder_and_one_that_survives() {
         55,
         &["cannot write serial output to /nonexistent/log"],
     );
-    // A machine that never starts leaves the log of the one before it.
-    let log = folder.file("log", b"yesterday's\n");
-    let serial = format!("file={}", log.display());
-    let kernel = Path::new("/nonexistent/vmlinux");
+    // A machine that never starts leaves what the one before it wrote.
+    let logs = ["serial", "console", "bitmap"].map(|name| folder.file(name, b"yesterday's\n"));
+    let [serial, console, bitmap] = logs.each_ref().map(|log| log.display());
+    let socket = folder.path("socket");
     refused(
-        vmm().args(["--serial", &serial, "--kernel"]).arg(kernel),
+        vmm()
+            .args(["--serial", &format!("file={serial}")])
+            .args(["--console", &format!("file={console}")])
+            .arg(format!(
+                "--dirty-log=socket={},bitmap={bitmap}",
+                socket.display()
+            ))
+            .args(["--kernel", "/nonexistent/vmlinux"]),
         20,
         &["cannot read kernel"],
     );
-    assert_eq!(fs::read(&log).unwrap(), b"yesterday's\n");
+    for log in &logs {
+        assert_eq!(fs::read(log).unwrap(), b"yesterday's\n", "{log:?}");
+    }
 }
 
 #[test]

@@ -52,6 +52,25 @@ fn power_off_is_success_and_silent() {
 }
 
 #[test]
+fn a_machine_goes_on_when_nobody_reads_what_it_says() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    // What it prints is lost, which is worth a line, which is lost as well.
+    let said = [out(0x3f8, b'A'), out(0x3f8, b'\n')].concat();
+    let off = out(0x600, 5 << 2 | 1 << 5);
+    let mut command = machine(&folder, &[&said[..], &said, &off, SPIN].concat());
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(0));
+}
+
+#[test]
 fn each_way_to_reset_is_told() {
     if !has_kvm() {
         return;
@@ -248,4 +267,80 @@ fn a_reader_that_does_not_read_keeps_nobody_from_ending_the_vmm() {
         }
     };
     assert_eq!(ended.code(), Some(128 + 15));
+}
+
+/// What a machine wrote before is gone once another runs, and what has nothing to lose is written to as it is.
+#[test]
+fn files_are_emptied_when_the_machine_starts() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let code = [out(0x3f8, b'n'), out(0x600, 0x34), SPIN.to_vec()].concat();
+    let logs = ["serial", "console", "bitmap"].map(|name| folder.file(name, b"yesterday's\n"));
+    let [serial, console, bitmap] = logs.each_ref().map(|log| log.to_str().unwrap());
+    for (serial, console, bitmap) in [
+        (serial, console, bitmap),
+        ("/dev/null", "/dev/null", "/dev/null"),
+    ] {
+        let socket = folder.path("socket");
+        let (code, stdout, stderr) = run(machine(&folder, &code)
+            .args(["--serial", &format!("file={serial}")])
+            .args(["--console", &format!("file={console}")])
+            .arg(format!(
+                "--dirty-log=socket={},bitmap={bitmap}",
+                socket.display()
+            )));
+        assert_eq!(
+            (code, stdout.as_str(), stderr.as_str()),
+            (Some(0), "", ""),
+            "{serial}"
+        );
+    }
+    assert_eq!(
+        logs.map(|log| fs::read(log).unwrap()),
+        [&b"n"[..], b"", b""]
+    );
+}
+
+/// Sockets that a killed VMM has left keep nobody from starting; those of one that runs stay its own.
+#[test]
+fn sockets_of_a_vmm_that_was_killed_are_taken_over() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let names = ["balloon", "disk", "log", "counters"].map(|name| folder.path(name));
+    let [balloon, disk, log, counters] = names.each_ref().map(|name| name.display());
+    let image = folder.file("image", &[0; 4096]);
+    let options = [
+        format!("--balloon=socket={balloon}"),
+        format!("--disk=path={},readonly=on,control={disk}", image.display()),
+        format!("--dirty-log=socket={log}"),
+        format!("--counters=socket={counters}"),
+    ];
+    let mut first = machine(&folder, SPIN)
+        .args(&options)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let since = Instant::now();
+    // The last of them.
+    while std::os::unix::net::UnixStream::connect(&names[3]).is_err() {
+        assert!(since.elapsed() < Duration::from_secs(60), "no socket");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let code = [out(0x600, 0x34), SPIN.to_vec()].concat();
+    let (status, _, stderr) = run(machine(&folder, &code).args(&options));
+    assert_eq!(status, Some(50 + 4), "{stderr}");
+    assert!(
+        stderr.contains(&format!("--disk control={disk}: in use")),
+        "{stderr}"
+    );
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(names.iter().all(|name| name.exists()));
+    let (status, _, stderr) = run(machine(&folder, &code).args(&options));
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    assert!(!names.iter().any(|name| name.exists()));
 }

@@ -107,6 +107,22 @@ fn every_other_end_is_the_end() {
     assert_eq!(code, Some(2), "{stderr}");
 }
 
+/// The signal comes when the machine's process has hardly begun, where it would end it.
+#[test]
+fn a_request_to_save_that_comes_early_waits_for_the_machine() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut command = machine(&folder, &[]);
+    command.arg("--snapshot").arg(folder.path("saved"));
+    let mut waiting = command.spawn().unwrap();
+    until("a machine", || child_of(&waiting).is_some());
+    send(&waiting, rustix::process::Signal::USR1);
+    assert_eq!(waiting.wait().unwrap().code(), Some(16));
+    assert!(folder.path("saved").join("manifest.json").exists());
+}
+
 #[test]
 fn the_machine_ends_with_the_one_that_waits() {
     if !has_kvm() {

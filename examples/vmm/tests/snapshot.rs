@@ -377,6 +377,37 @@ fn a_disk_must_be_the_one_that_was_saved() {
     );
 }
 
+/// What disks and memory of each kind are put on stable storage by is a thread that is confined.
+#[test]
+fn a_machine_with_disks_of_each_kind_is_saved() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let saved = folder.path("saved");
+    let raw = folder.file("raw", &[7; 8192]);
+    let qcow2 = folder.path("qcow2");
+    let (made, _, stderr) = run(Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&qcow2)
+        .arg("1M"));
+    assert_eq!(made, Some(0), "{stderr}");
+    let pmem = folder.file("pmem", &[7; 2 << 20]);
+    let devices = [
+        format!("--disk={}", raw.display()),
+        format!("--disk={},image_type=qcow2", qcow2.display()),
+        format!("--pmem={}", pmem.display()),
+    ];
+    let command = &mut machine(&folder, 1);
+    let (status, stderr) = save(command.args(&devices).arg("--snapshot").arg(&saved));
+    assert_eq!((status, stderr.as_str()), (Some(16), ""));
+    let (status, stdout, stderr) = run(restored(&folder, &saved, 1).args(&devices));
+    assert_eq!(
+        (status, stdout.as_str(), stderr.as_str()),
+        (Some(0), "yk", "")
+    );
+}
+
 /// What the VMM made for the time that it runs is gone when it has ended, although no path is open to it any more.
 #[test]
 fn sockets_and_folders_without_a_machine_are_taken_away() {

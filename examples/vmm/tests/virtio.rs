@@ -51,6 +51,7 @@ ifconfig lo 127.0.0.1 up
 ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up
 ping -c 3 -W 10 10.0.0.1 >/tmp/ping
 say ping "$(sed -n 's/.*, \([0-9]*\) packets received.*/\1/p' /tmp/ping)"
+say speed "$(cat /sys/class/net/eth0/speed) $(cat /sys/class/net/eth0/duplex)"
 if ! grep -q nomsi /proc/cmdline; then
     for way in send receive; do
         [ $way = receive ] && back=-R
@@ -117,6 +118,18 @@ cp /tmp/data /second/data && umount /second
 mount -t ext4 /dev/vdb /second
 say qcow2 "$(digest </second/data) $(cat /sys/block/vdb/size)"
 umount /second
+# The disk becomes larger while it is used, and its cache is taken away.
+through() { echo "$1" >/sys/block/vda/cache_type; cat /sys/block/vda/queue/write_cache; }
+say cache "$(cat /sys/block/vda/queue/write_cache), $(through 'write through'), $(through 'write back')"
+small=$(cat /sys/block/vda/size)
+echo grow >/dev/hvc0
+while [ $(cat /sys/block/vda/size) = $small ]; do usleep 100000; done
+dd if=/tmp/data of=/dev/vda bs=512 seek=$small count=2048 conv=fsync 2>/dev/null
+say grown "$small $(cat /sys/block/vda/size)" "$(dd if=/dev/vda bs=512 skip=$small count=2048 iflag=direct 2>/dev/null | digest)"
+# A card by another address, which the device goes by when it filters.
+ip link set eth0 address 52:54:00:12:34:57
+ping -c 2 -W 10 10.0.0.1 >/tmp/ping
+say moved "$(cat /sys/class/net/eth0/address) $(sed -n 's/.*, \([0-9]*\) packets received.*/\1/p' /tmp/ping)"
 say vectors "$(grep -c 'PCI-MSI.*virtio' /proc/interrupts) $(grep -c 'IO-APIC.*virtio' /proc/interrupts)"
 poweroff -f
 sleep 60
@@ -132,7 +145,7 @@ mkfifo /tmp/silence
 ) &
 nc -l -p 5001 </served &
 iperf3 -s >/dev/null & serving=$!
-rm -f /tmp/vsock* /tmp/balloon
+rm -f /tmp/vsock* /tmp/balloon /tmp/control
 socat -t 20 UNIX-LISTEN:/tmp/vsock_700 EXEC:cat &
 # What the guest says on its console is followed.
 wait_for() { while ! grep -q "$1" /tmp/hvc 2>/dev/null; do usleep 100000; done; }
@@ -160,6 +173,9 @@ memory() { sed -n "s/^Vm$1:[^0-9]*\([0-9]*\) kB/\1/p" /proc/$(pidof vmm)/status;
     echo "@host actual $(ask target)"
     echo "@host freed $(($(memory HWM) - $(memory RSS)))"
     ask 'target 0' >/dev/null
+    wait_for grow
+    dd if=/dev/null of=/disk bs=1 seek=$(($(stat -c %s /disk) + 4194304)) 2>/dev/null
+    echo "@host resize $(echo resize | socat -t 30 - UNIX-CONNECT:/tmp/control) $(stat -c %s /disk)"
 ) &
 vmm VMM
 echo "@host status $?"
@@ -190,6 +206,7 @@ sync
 echo 3 >/proc/sys/vm/drop_caches
 say reread "$(dd if=/dev/vda bs=4k count=4 2>/dev/null | digest)"
 exec 3<>/dev/hvc0
+say size "$(stty size <&3)"
 echo "what do you say?" >&3
 read -r typed <&3
 say typed "$typed"
@@ -200,6 +217,15 @@ echo "@test late"
 sleep 60
 poweroff -f
 "#;
+
+/// The late guest's machine, whose terminal has a size.
+const IN_A_TERMINAL: &str = "#!/bin/sh
+stty rows 33 cols 111
+vmm --kernel /guest/vmlinux --initramfs /guest/late --memory 128M --watchdog \\
+    --transport mmio --disk path=/disk --rng --balloon free_page_hints=on,socket=/tmp/hints --console tty \\
+    --serial file=/tmp/serial --cmdline 'console=ttyS0 quiet'
+echo $? >/tmp/status
+";
 
 /// Whether bit `bit` of a feature string is set.
 fn has(features: &str, bit: usize) -> bool {
@@ -248,8 +274,8 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         let vmm = format!(
             "--kernel /guest/vmlinux --initramfs /guest/initramfs --cpus 2 --memory 256M \
              --cmdline 'console=ttyS0 quiet panic=-1 {more}' \
-             --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M path=/qcow2,image_type=qcow2 path=/tools,readonly=on \
-             --net tap=t0,mac=52:54:00:12:34:56,mtu=1400,num_queue_pairs=2 --rng --console file=/tmp/hvc \
+             --disk path=/disk,num_queues=2,queue_size=128,serial=hvkit-disk,bw_size=64M,control=/tmp/control path=/qcow2,image_type=qcow2 path=/tools,readonly=on \
+             --net tap=t0,mac=52:54:00:12:34:56,mtu=1400,speed=25000,num_queue_pairs=2 --rng --console file=/tmp/hvc \
              --balloon deflate_on_oom=on,free_page_reporting=on,free_page_hints=on,socket=/tmp/balloon \
              --vsock cid=3,socket=/tmp/vsock --pmem path=/pmem --watchdog"
         );
@@ -271,16 +297,15 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         .data(qcow2(64 << 20), "/qcow2", 0o644)
         .data(tools(), "/tools", 0o644)
         .program("/usr/bin/iperf3", "/bin/iperf3")
+        .data(IN_A_TERMINAL.as_bytes().to_vec(), "/late", 0o755)
         .data(late.build().unwrap(), "/guest/late", 0o644)
         .run(&[
             command(""),
             command("pci=nomsi"),
             "(while ! grep -q 'do you say' /tmp/out 2>/dev/null; do usleep 100000; done; \
              echo hints | socat -t 30 - UNIX-CONNECT:/tmp/hints >/tmp/hinted; echo by hand) | \
-             vmm --kernel /guest/vmlinux --initramfs /guest/late --memory 128M --watchdog \
-             --transport mmio --disk path=/disk --rng --balloon free_page_hints=on,socket=/tmp/hints --console tty \
-             --serial file=/tmp/serial --cmdline 'console=ttyS0 quiet' >/tmp/out; \
-             echo \"@host status $?\"; echo \"@host hints $(cat /tmp/hinted)\"; tr -d '\\r' </tmp/serial"
+             socat -t 300 - EXEC:/late,pty,raw,echo=0 >/tmp/out; \
+             echo \"@host status $(cat /tmp/status)\"; echo \"@host hints $(cat /tmp/hinted)\"; tr -d '\\r' </tmp/serial"
                 .to_owned(),
         ])
         .unwrap();
@@ -311,8 +336,9 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
                 "{device}\n{text}"
             );
         }
-        // Checksums and segmentation, either way; merged buffers; MTU, MAC, STATUS; several pairs.
-        for bit in [0, 1, 7, 8, 11, 12, 15, 3, 5, 16, 17, 22] {
+        // Checksums and segmentation, either way; merged buffers; MTU, MAC, STATUS; several pairs; filters of addresses and VLANs,
+        // another address, the speed.
+        for bit in [0, 1, 7, 8, 11, 12, 15, 3, 5, 16, 17, 22, 18, 19, 23, 63] {
             assert!(
                 has(get("features-0x0001"), bit),
                 "bit {bit} of the card\n{text}"
@@ -321,6 +347,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         assert!(get("disk").starts_with("hvkit-disk 2 "), "{text}");
         assert_eq!(get("hwrng"), "virtio_rng.0 1000", "{text}");
         assert!(get("card").starts_with("52:54:00:12:34:56 1400 "), "{text}");
+        assert_eq!(get("speed"), "25000 full", "{text}");
         // The driver asked for both pairs, and the interface has two queues attached.
         assert_eq!((get("pairs"), host["queues"]), ("2", "2"), "{text}");
         assert_eq!(get("ping"), "3", "{text}");
@@ -357,6 +384,14 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
         assert!(freed > 10_000, "only {freed} KiB came back\n{text}");
         assert_eq!((get("inflated"), get("deflated")), ("yes", "yes"), "{text}");
         assert_eq!(get("qcow2"), format!("{} 131072", get("sent")), "{text}");
+        let caches = "write back, write through, write back";
+        assert_eq!(get("cache"), caches, "{text}");
+        let sectors = if by_messages { 8192 } else { 16384 };
+        let grown = format!("{sectors} {} {}", sectors + 8192, get("sent"));
+        assert_eq!(get("grown"), grown, "{text}");
+        let bytes = (sectors + 8192) * 512;
+        assert_eq!(host["resize"], format!("size={bytes} {bytes}"), "{text}");
+        assert_eq!(get("moved"), "52:54:00:12:34:57 2", "{text}");
         assert_eq!(get("watchdog"), "wdat_wdt", "{text}");
         assert_eq!(get("watchdog-state"), "inactive", "{text}");
         if by_messages {
@@ -389,6 +424,7 @@ fn linux_uses_every_device_by_messages_and_by_pins() {
     assert!(guest["interrupts"].parse::<u32>().unwrap() >= 3, "{late}");
     let (length, sent) = guest["sent"].split_once(' ').unwrap();
     assert_eq!((length, guest["reread"]), ("16384", sent), "{late}");
+    assert_eq!(guest["size"], "33 111", "hvc0, {late}");
     assert_eq!(guest["typed"], "by hand", "{late}");
     // The guest sat still while it was asked.
     let hints = said(&late, "@host ")["hints"].strip_prefix("bytes=");

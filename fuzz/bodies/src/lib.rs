@@ -10,7 +10,9 @@ mod arena;
 pub mod boot_image;
 pub mod ept_walk;
 pub mod guest_walk;
+pub mod inspect;
 pub mod mapper;
+pub mod mapper_formats;
 pub mod passed_through;
 pub mod pci_config;
 pub mod pci_msix;
@@ -19,6 +21,7 @@ pub mod shadow;
 pub mod shadow_processors;
 pub mod vfio_user_served;
 pub mod vfio_user_told;
+pub mod vhost_user_carried;
 pub mod vhost_user_served;
 pub mod vhost_user_told;
 pub mod virtio_device;
@@ -43,7 +46,9 @@ macro_rules! for_each_target {
             boot_image
             ept_walk
             guest_walk
+            inspect
             mapper
+            mapper_formats
             passed_through
             pci_config
             pci_msix
@@ -51,6 +56,7 @@ macro_rules! for_each_target {
             shadow_processors
             vfio_user_served
             vfio_user_told
+            vhost_user_carried
             vhost_user_served
             vhost_user_told
             virtio_device

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Operations on an EPT, beside the plainest model of one: a sorted map of ranges.
+//! Operations on an EPT, beside the plainest model of one: a sorted map of ranges. Other formats are `mapper_formats`'.
 
 use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Unstructured};
 use hvkit_ept::spec::{Controls, EptVpidCap, MemoryType, Rights, WalkLength};
 use hvkit_ept::{Attributes, Ept};
-use hvkit_page_table::{MapError, Mapper, Sizes, Span, Stale};
+use hvkit_page_table::{Encode, MapError, Mapper, Sizes, Span, Stale};
 
 use crate::arena::Arena;
 
@@ -17,8 +17,11 @@ const AT_FIRST: usize = 64;
 /// Pages of the space that operations choose from: 8 GiB, so that every page size occurs.
 const PAGES: u64 = 1 << 21;
 
+/// Bytes of the space that is looked at: what no operation chooses, too.
+pub(crate) const SPACE: u64 = 1 << 34;
+
 #[derive(Arbitrary, Debug, Clone, Copy)]
-enum Op {
+pub(crate) enum Op {
     Map(Place, u32, Kind),
     Remap(Place, u32, Kind),
     Unmap(Place),
@@ -32,49 +35,55 @@ enum Op {
 
 /// A range of pages, mostly aligned to something.
 #[derive(Arbitrary, Debug, Clone, Copy)]
-struct Place {
+pub(crate) struct Place {
     page: u32,
     length: u32,
     align: u8,
 }
 
 impl Place {
-    fn span(self) -> Span {
+    /// In the space that begins at `base`.
+    fn span(self, base: u64) -> Span {
         let shift = [0, 0, 0, 9, 9, 18][usize::from(self.align % 6)];
         let start = ((u64::from(self.page) % PAGES) >> shift) << shift;
         let most = if shift == 18 { 2 } else { 8 };
         let length = (1 + u64::from(self.length) % most) << shift;
-        Span::new(start << 12, length << 12)
+        Span::new(base + (start << 12), length << 12)
     }
 }
 
 #[derive(Arbitrary, Debug, Clone, Copy)]
-struct Kind(u8);
+pub(crate) struct Kind(pub(crate) u8);
 
-impl Kind {
-    fn attributes(self) -> Attributes {
-        let rights = match self.0 & 3 {
-            0 => Rights::READ,
-            1 => Rights::READ_WRITE,
-            2 => Rights::READ | Rights::EXECUTE,
-            _ => Rights::READ_WRITE_EXECUTE,
-        };
-        let memory_type = if self.0 & 4 == 0 {
-            MemoryType::WriteBack
-        } else {
-            MemoryType::Uncacheable
-        };
-        Attributes::new(rights, memory_type)
-    }
+fn attributes(kind: Kind) -> Attributes {
+    let rights = match kind.0 & 3 {
+        0 => Rights::READ,
+        1 => Rights::READ_WRITE,
+        2 => Rights::READ | Rights::EXECUTE,
+        _ => Rights::READ_WRITE_EXECUTE,
+    };
+    let memory_type = if kind.0 & 4 == 0 {
+        MemoryType::WriteBack
+    } else {
+        MemoryType::Uncacheable
+    };
+    Attributes::new(rights, memory_type)
 }
 
 /// Start to end, target and attributes; neighbours that continue each other are one.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Model(BTreeMap<u64, (u64, u64, Attributes)>);
+#[derive(Clone, Debug, PartialEq)]
+struct Model<A>(BTreeMap<u64, (u64, u64, A)>);
 
-impl Model {
+/// Start, end, target and attributes of what is mapped.
+type Stretches<A> = Vec<(u64, u64, u64, A)>;
+
+impl<A: Copy + PartialEq> Model<A> {
+    fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// Removes what is in `start..end`, and returns it in pieces.
-    fn cut(&mut self, start: u64, end: u64) -> Vec<(u64, u64, u64, Attributes)> {
+    fn cut(&mut self, start: u64, end: u64) -> Stretches<A> {
         let over: Vec<_> = self
             .0
             .range(..end)
@@ -96,13 +105,13 @@ impl Model {
         cut
     }
 
-    fn insert(&mut self, start: u64, end: u64, target: u64, attributes: Attributes) {
+    fn insert(&mut self, start: u64, end: u64, target: u64, attributes: A) {
         self.0.insert(start, (end, target, attributes));
     }
 
     /// As `Mapper::mappings` tells it.
-    fn stretches(&self) -> Vec<(u64, u64, u64, Attributes)> {
-        let mut out: Vec<(u64, u64, u64, Attributes)> = vec![];
+    fn stretches(&self) -> Stretches<A> {
+        let mut out: Stretches<A> = vec![];
         for (&s, &(e, t, a)) in &self.0 {
             match out.last_mut() {
                 Some(last) if last.1 == s && last.2 + (s - last.0) == t && last.3 == a => {
@@ -115,15 +124,15 @@ impl Model {
     }
 }
 
-type Table<'a> = Mapper<Ept, &'a Arena, &'a Arena>;
+type Table<'a, F> = Mapper<F, &'a Arena, &'a Arena>;
 
-fn settle(mapper: &Table<'_>, stale: Stale) {
+fn settle<F: Encode>(mapper: &Table<'_, F>, stale: Stale) {
     let mut flush = |_: &Stale| Ok::<(), u8>(());
     assert!(mapper.settle(stale, &mut flush).is_ok());
 }
 
-fn stretches(mapper: &Table<'_>) -> Vec<(u64, u64, u64, Attributes)> {
-    let all = mapper.mappings(0..1 << 34).unwrap();
+fn stretches<F: Encode>(mapper: &Table<'_, F>, base: u64) -> Stretches<F::Attributes> {
+    let all = mapper.mappings(Span::new(base, SPACE)).unwrap();
     all.map(|m| m.unwrap())
         .map(|m| {
             (
@@ -136,18 +145,22 @@ fn stretches(mapper: &Table<'_>) -> Vec<(u64, u64, u64, Attributes)> {
         .collect()
 }
 
-fn check(ops: &[Op]) {
-    let capability = EptVpidCap::from_msr(0x0f01_0673_4141);
-    let ept = Ept::new(capability, 46, WalkLength::Four, Controls::ACCESSED_DIRTY).unwrap();
+/// Does `ops` to a new table of `format`, in the space from `base`, with the attributes that `of` makes.
+pub(crate) fn check<F: Encode>(
+    format: F,
+    base: u64,
+    of: impl Fn(Kind) -> F::Attributes,
+    ops: &[Op],
+) {
     let memory = Arena::new(AT_FIRST);
-    let mut mapper = Mapper::new(ept, &memory, &memory).unwrap();
-    let mut model = Model::default();
+    let mut mapper = Mapper::new(format, &memory, &memory).unwrap();
+    let mut model = Model::new();
     for &op in ops.iter().take(32) {
         let target = |page: u32| (u64::from(page) % (1 << 24)) << 12;
         let frames = memory.used();
         let refused = match op {
             Op::Map(place, page, kind) => {
-                let (span, target, a) = (place.span(), target(page), kind.attributes());
+                let (span, target, a) = (place.span(base), target(page), of(kind));
                 let end = span.start + span.length;
                 let taken = !model.clone().cut(span.start, end).is_empty();
                 let done = mapper.map(span, target, a);
@@ -163,7 +176,7 @@ fn check(ops: &[Op]) {
                 done.err()
             }
             Op::Remap(place, page, kind) => {
-                let (span, target, a) = (place.span(), target(page), kind.attributes());
+                let (span, target, a) = (place.span(base), target(page), of(kind));
                 match mapper.remap(span, target, a) {
                     Ok(stale) => {
                         settle(&mapper, stale);
@@ -176,7 +189,7 @@ fn check(ops: &[Op]) {
                 }
             }
             Op::Unmap(place) => {
-                let span = place.span();
+                let span = place.span(base);
                 match mapper.unmap(span) {
                     Ok(stale) => {
                         settle(&mapper, stale);
@@ -187,7 +200,7 @@ fn check(ops: &[Op]) {
                 }
             }
             Op::Protect(place, kind) => {
-                let (span, a) = (place.span(), kind.attributes());
+                let (span, a) = (place.span(base), of(kind));
                 match mapper.protect(span, |_| a) {
                     Ok(stale) => {
                         settle(&mapper, stale);
@@ -199,14 +212,14 @@ fn check(ops: &[Op]) {
                     Err(why) => Some(why),
                 }
             }
-            Op::Split(place, level) => match mapper.split(place.span(), level % 5) {
+            Op::Split(place, level) => match mapper.split(place.span(base), level % 5) {
                 Ok(stale) => {
                     settle(&mapper, stale);
                     None
                 }
                 Err(why) => Some(why),
             },
-            Op::Merge(place) => match mapper.merge(place.span()) {
+            Op::Merge(place) => match mapper.merge(place.span(base)) {
                 Ok(stale) => {
                     settle(&mapper, stale);
                     assert!(memory.used() <= frames, "merging frees");
@@ -215,15 +228,15 @@ fn check(ops: &[Op]) {
                 Err(why) => Some(why),
             },
             Op::FaultIn(place, page, kind) => {
-                let (span, target, a) = (place.span(), target(page), kind.attributes());
+                let (span, target, a) = (place.span(base), target(page), of(kind));
                 match mapper.fault_in(span, target, a) {
                     Ok(filled) => {
                         assert_eq!(filled.added + filled.same + filled.other, span.length);
                         // It fills slots of one size that hold nothing, and leaves the others: which
                         // those are, a model without tables cannot know. What it can: all that was
                         // there is there, and what is new is as asked.
-                        let mut after = Model::default();
-                        for (s, e, t, a) in stretches(&mapper) {
+                        let mut after = Model::new();
+                        for (s, e, t, a) in stretches(&mapper, base) {
                             after.insert(s, e, t, a);
                         }
                         let mut new = after.clone();
@@ -269,7 +282,7 @@ fn check(ops: &[Op]) {
                 "{op:?} was refused and kept frames: {why}"
             );
         }
-        assert_eq!(stretches(&mapper), model.stretches(), "after {op:?}");
+        assert_eq!(stretches(&mapper, base), model.stretches(), "after {op:?}");
     }
     assert!(mapper.destroy(&mut |_: &Stale| Ok::<(), u8>(())).is_ok());
     assert_eq!(memory.used(), 0, "a frame is lost");
@@ -278,6 +291,9 @@ fn check(ops: &[Op]) {
 /// Reads `data` as a list of operations.
 pub fn run(data: &[u8]) {
     if let Ok(ops) = Vec::<Op>::arbitrary_take_rest(Unstructured::new(data)) {
-        check(&ops);
+        let capability = EptVpidCap::from_msr(0x0f01_0673_4141);
+        let controls = Controls::ACCESSED_DIRTY;
+        let ept = Ept::new(capability, 46, WalkLength::Four, controls).unwrap();
+        check(ept, 0, attributes, &ops);
     }
 }

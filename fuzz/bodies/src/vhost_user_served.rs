@@ -73,8 +73,8 @@ enum Message {
     Config(bool, u8, u8, i8),
     /// SET_BACKEND_REQ_FD.
     Own(Vec<Beside>),
-    /// All that brings a queue into service.
-    Start(u8, bool),
+    /// All that brings a queue into service: bit 0, behind an IOMMU; bit 1, packed.
+    Start(u8, u8),
     /// Anything.
     Raw(u32, u32, i16, Vec<u8>, Vec<Beside>),
 }
@@ -128,7 +128,10 @@ impl Vmm {
             Message::Table(regions, more) => self.table(&regions[..regions.len().min(9)], *more),
             Message::State(which, ring, value) => {
                 let asked = [8, 10, 11, 18][usize::from(which % 4)];
-                self.send(asked, &bytes(&[u32::from(*ring), u32::from(*value)]), &[]);
+                // A packed queue's position has two halves.
+                let halves = if which & 4 == 0 { 1 } else { 0x1_0001 };
+                let value = u32::from(*value) * halves;
+                self.send(asked, &bytes(&[u32::from(*ring), value]), &[]);
             }
             Message::Place(ring, areas, flags) => self.place(*ring, *areas, *flags),
             Message::Event(which, ring, beside) => {
@@ -150,9 +153,10 @@ impl Vmm {
                 self.send(if *write { 25 } else { 24 }, &[about, data].concat(), &[]);
             }
             Message::Own(beside) => self.send(21, &[], beside),
-            Message::Start(ring, behind) => {
+            Message::Start(ring, how) => {
+                let (behind, packed) = (u64::from(how & 1), u64::from(how >> 1 & 1));
                 self.word(16, 1 << 3 | 1 << 5, &[]);
-                self.word(2, 1 << 32 | 1 << 30 | u64::from(*behind) << 33, &[]);
+                self.word(2, 1 << 32 | 1 << 30 | behind << 33 | packed << 34, &[]);
                 let all = Region {
                     guest: 0,
                     length: GIVEN as u16,
@@ -162,8 +166,9 @@ impl Vmm {
                 };
                 self.table(&[all], 0);
                 self.send(8, &bytes(&[u32::from(*ring), 16]), &[]);
-                self.send(10, &bytes(&[u32::from(*ring), 0]), &[]);
-                self.place(*ring, [0x1000, 0x3000, 0x2000], u8::from(*behind) << 7);
+                let base = if packed == 0 { 0 } else { 0x8000_8000 };
+                self.send(10, &bytes(&[u32::from(*ring), base]), &[]);
+                self.place(*ring, [0x1000, 0x3000, 0x2000], (behind as u8) << 7);
                 self.word(13, u64::from(*ring), &[Beside::Event]);
                 self.word(12, u64::from(*ring), &[Beside::Event]);
                 self.send(18, &bytes(&[u32::from(*ring), 1]), &[]);

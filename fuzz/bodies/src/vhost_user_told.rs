@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
-use hvkit_virtio_devices::fake::{ByHand, Driver, Ring, Vectors};
+use hvkit_virtio_devices::fake::{ByHand, Driver, PackedRing, Ring, Vectors};
 use hvkit_virtio_devices::pci::PciFunction;
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::vhost_user::channel::Channel;
@@ -24,6 +24,8 @@ use crate::peer::next;
 
 /// Bytes of guest memory.
 const MEMORY: usize = 0x1_0000;
+/// VIRTIO_F_RING_PACKED.
+const PACKED: u64 = 1 << 34;
 /// The most things that happen.
 const ACTIONS: usize = 16;
 /// Rounds in which workers must come to rest.
@@ -76,6 +78,8 @@ struct Character {
     /// Bits of features and of the protocol that are not as they would be.
     features: u64,
     protocol: u16,
+    /// What it notes of queue 0, from the version on, before it has anything to.
+    notes: [u16; 8],
     lies: Vec<(u8, Lie)>,
 }
 
@@ -136,6 +140,10 @@ impl Process {
             31 => {
                 let file = File::from(memfd_create("fuzz", MemfdFlags::CLOEXEC).ok()?);
                 file.set_len(0x4000).ok()?;
+                // Notes from the start, of queues of 16.
+                for (at, word) in (8..).step_by(2).zip(self.character.notes) {
+                    file.write_all_at(&word.to_ne_bytes(), at).ok()?;
+                }
                 let mut answer = payload.to_vec();
                 answer
                     .get_mut(..8)?
@@ -206,13 +214,20 @@ impl Process {
     }
 }
 
+/// What a driver has of a queue.
+enum Queue {
+    Split(Ring),
+    Packed(PackedRing),
+}
+
 /// The driver, and what it drives.
 struct Bench {
     kind: Kind,
+    packed: bool,
     memory: Arc<GuestMemoryMmap>,
     driver: Driver<VirtioPci<Arc<GuestMemoryMmap>>>,
     workers: ByHand,
-    rings: Vec<Ring>,
+    rings: Vec<Queue>,
 }
 
 impl Bench {
@@ -220,10 +235,15 @@ impl Bench {
         assert_eq!(self.driver.set_status(0), 0, "a reset completes");
         self.driver.function.config_write(4, &6u16.to_le_bytes());
         // Of what is offered, all but ACCESS_PLATFORM.
-        self.driver.negotiate(!(1 << 33));
+        let accepted = self.driver.negotiate_packed(!(1 << 33));
+        self.packed = accepted & PACKED != 0;
         let queue = |queue| {
-            let at = 0x1000 + 0x2000 * u64::from(queue);
-            self.driver.queue(queue, &self.memory, at, 16)
+            // A packed one is in three pages.
+            let at = 0x1000 + 0x3000 * u64::from(queue);
+            match self.packed {
+                false => Queue::Split(self.driver.queue(queue, &self.memory, at, 16)),
+                true => Queue::Packed(self.driver.queue_packed(queue, &self.memory, at, 16)),
+            }
         };
         self.rings = (0..self.kind.queues()).map(queue).collect();
         self.driver.set_status(0xf);
@@ -239,10 +259,14 @@ impl Bench {
             }
             Action::Submit(ring, read, read_length, write, write_length) => {
                 let ring = usize::from(*ring) % self.rings.len();
-                self.rings[ring].submit(&[
+                let buffers = [
                     Readable((*read).into(), (*read_length).into()),
                     Writable((*write).into(), (*write_length).into()),
-                ]);
+                ];
+                match &mut self.rings[ring] {
+                    Queue::Split(ring) => ring.submit(&buffers),
+                    Queue::Packed(ring) => ring.submit(&buffers),
+                };
             }
             Action::Kick(queue) => self.driver.kick((*queue).into()),
             Action::Step => self.step(),
@@ -274,12 +298,15 @@ pub fn run(data: &[u8]) {
     let memory = Arc::new(GuestMemoryMmap::from_ranges_with_files([range]).expect("memory"));
     let shared = SharedMemory::of(&*memory).expect("a file");
     let (socket, theirs) = UnixStream::pair().expect("a pair of sockets");
+    // Who offers packed queues is asked for them.
+    let options = match character.features & PACKED {
+        0 => kind.options(),
+        _ => kind.options().with_packed_rings(),
+    };
     // Some wait for another process, which never comes.
     let options = match character.features >> 63 {
-        0 => kind.options(),
-        _ => kind
-            .options()
-            .with_reconnection(Reconnection::new("/nowhere/at/all", PATIENCE)),
+        0 => options,
+        _ => options.with_reconnection(Reconnection::new("/nowhere/at/all", PATIENCE)),
     };
     let process = Process {
         channel: Channel::new(theirs).expect("a socket"),
@@ -295,6 +322,7 @@ pub fn run(data: &[u8]) {
         let function = VirtioPci::new(Box::new(device), Arc::clone(&memory), vectors, runner);
         let mut bench = Bench {
             kind,
+            packed: false,
             memory,
             driver: Driver::probe(function.expect("a function")),
             workers,

@@ -87,7 +87,7 @@ pub fn run(data: &[u8]) {
         };
         let mut mapped = queue.map(&memory);
         let popped = matches!(action, Action::Pop);
-        let result: Result<(), QueueError> = match action {
+        let result: Result<(), Box<QueueError>> = match action {
             Action::Write(at, value) => {
                 let at = u64::from(at) % (MEMORY - 1);
                 memory.write_obj(value, GuestAddress(at)).expect("inside");

@@ -96,7 +96,7 @@ pub fn run(data: &[u8]) {
                 words,
                 extra,
             } => {
-                let mut words = good(words);
+                let mut words = good(words, extended);
                 if let Some(bit) = extra {
                     words[usize::from(bit) / 64 % 2] ^= 1 << (bit % 64);
                 }
@@ -164,9 +164,15 @@ pub fn run(data: &[u8]) {
 }
 
 /// The bits of an entry that mean something, P set; the descriptor of a posted one where this memory has it.
-fn good([low, high]: [u64; 2]) -> [u64; 2] {
+fn good([low, high]: [u64; 2], extended: bool) -> [u64; 2] {
     if low & 1 << 15 == 0 {
-        [low & 0xffff_ffff_00ff_0fff | 1, high & 0xf_ffff]
+        let destination = if extended {
+            u64::from(u32::MAX)
+        } else {
+            0xff00
+        };
+        let meaning = destination << 32 | 0x00ff_0fff;
+        [low & meaning | 1, high & 0xf_ffff]
     } else {
         [low & 0x00ff_cf03 | 0x2000 << 32 | 1, high & 0xf_ffff]
     }
@@ -209,7 +215,9 @@ fn expect(ram: &Ram, extended: bool, compatible: bool, source: u16, message: Mes
     let reserved = if posted {
         low & 0x0000_003f_ff00_30fc != 0 || high & 0xfff0_0000 != 0
     } else {
-        low & 0xff00_7000 != 0 || high >> 20 != 0
+        // Without extended mode an xAPIC id is in DST's bits 15:8, and the others are reserved.
+        let narrow = !extended && low >> 32 & !0xff00 != 0;
+        low & 0xff00_7000 != 0 || high >> 20 != 0 || narrow
     };
     if reserved || high >> 18 & 3 == 3 {
         return Expected::Refused(0x24);

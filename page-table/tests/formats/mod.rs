@@ -50,6 +50,8 @@ pub struct Eights {
     pub empty: u64,
     /// Whether leaves may be writable and executable at once.
     pub wx: bool,
+    /// Marks that every leaf has from the start.
+    pub born: u64,
 }
 
 pub const MARKS: Marks = Marks {
@@ -74,6 +76,7 @@ impl Eights {
             marks: MARKS,
             empty: 0,
             wx: true,
+            born: 0,
         }
     }
 }
@@ -144,6 +147,7 @@ impl Encode for Eights {
             | u64::from(attributes.write) << 1
             | u64::from(level > 1) << 7
             | u64::from(!attributes.execute) << 63
+            | self.born
     }
 
     fn check(&self, attributes: Rights, _: u8) -> Result<(), Rule> {

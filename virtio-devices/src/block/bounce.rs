@@ -5,9 +5,9 @@ use std::io;
 
 use vm_memory::GuestMemory;
 
-use super::NoRing;
 use super::ring::Ring;
 use super::transfer::{Direction, Hole, TransferError};
+use super::{NoRing, ResizeError};
 use crate::queue::{Buffers, Reach};
 
 /// Alignment of a buffer: no host wants more for direct access.
@@ -26,6 +26,11 @@ pub(super) trait Bounced: Send + Sync + std::fmt::Debug {
     /// A ring over all of the store, if requests can go by one.
     fn ring(&self) -> Result<Ring, NoRing> {
         Err(NoRing::Format)
+    }
+
+    /// Bytes of a raw image as it is now, and what they must be a multiple of.
+    fn measure(&self) -> Result<(u64, u64), ResizeError> {
+        Err(ResizeError::Format)
     }
 
     /// Puts what was written on stable storage.

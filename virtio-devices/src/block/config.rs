@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::image::{Backing, Format, HostCache, How, Image};
+use super::image::{Backing, Format, HostCache, How, Image, Metadata};
 use super::request::{MAX_HOLE_SECTORS, MAX_HOLES};
 use super::{Access, OpenError, SECTOR, SERIAL};
-use crate::bytes::read_at;
+use crate::bytes::put_at;
 use crate::features::Features;
 use crate::limit::Limits;
 use crate::queue::MAX_SIZE;
@@ -27,6 +27,8 @@ pub mod feature {
     pub const FLUSH: Features = Features::from_bits_retain(1 << 9);
     /// VIRTIO_BLK_F_TOPOLOGY: there are hints on alignment.
     pub const TOPOLOGY: Features = Features::from_bits_retain(1 << 10);
+    /// VIRTIO_BLK_F_CONFIG_WCE: `writeback` says whether there is a cache, and the driver may say it.
+    pub const CONFIG_WCE: Features = Features::from_bits_retain(1 << 11);
     /// VIRTIO_BLK_F_MQ: several queues.
     pub const MQ: Features = Features::from_bits_retain(1 << 12);
     /// VIRTIO_BLK_F_DISCARD: a request to give space back.
@@ -34,6 +36,11 @@ pub mod feature {
     /// VIRTIO_BLK_F_WRITE_ZEROES: a request to zero without sending zeros.
     pub const WRITE_ZEROES: Features = Features::from_bits_retain(1 << 14);
 }
+
+/// Bytes of "struct virtio_blk_config" as far as `unused1`.
+const LENGTH: usize = 0x3c;
+/// Where `writeback` is.
+pub(super) const WRITEBACK: u64 = 0x20;
 
 const QUEUE_SIZE: u16 = 256;
 /// A header, one buffer of data and a status must fit.
@@ -63,6 +70,7 @@ pub struct Options {
     format: Format,
     backing: Backing,
     cache: HostCache,
+    metadata: Metadata,
     engine: Engine,
 }
 
@@ -80,6 +88,7 @@ impl Options {
             format: Format::default(),
             backing: Backing::default(),
             cache: HostCache::default(),
+            metadata: Metadata::default(),
             engine: Engine::default(),
         }
     }
@@ -133,6 +142,13 @@ impl Options {
         self
     }
 
+    /// Chooses when changed tables of a qcow2 image are in the file.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
     /// Chooses how the image is read and written.
     #[must_use]
     pub fn with_engine(mut self, engine: Engine) -> Self {
@@ -169,6 +185,7 @@ impl Options {
             format: self.format,
             backing: self.backing,
             cache: self.cache,
+            metadata: self.metadata,
         }
     }
 
@@ -205,7 +222,9 @@ impl Options {
         let mut features = feature::SEG_MAX | feature::BLK_SIZE | feature::TOPOLOGY;
         features |= match self.access {
             Access::ReadOnly => feature::RO,
-            Access::ReadWrite => feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES,
+            Access::ReadWrite => {
+                feature::FLUSH | feature::CONFIG_WCE | feature::DISCARD | feature::WRITE_ZEROES
+            }
         };
         if self.queues > 1 {
             features |= feature::MQ;
@@ -217,14 +236,10 @@ impl Options {
         vec![self.queue_size; self.queues.into()]
     }
 
-    /// Reads "struct virtio_blk_config". Fields of features that are not offered are zero.
-    pub(super) fn config_read(&self, image: &Image, offset: u64, data: &mut [u8]) {
-        let mut config = [0; 0x3c];
-        // Every field below is inside.
-        let mut put = |offset: usize, value: &[u8]| {
-            let there = config.iter_mut().skip(offset);
-            there.zip(value).for_each(|(byte, given)| *byte = *given);
-        };
+    /// "struct virtio_blk_config". Fields of features that are not offered are zero.
+    pub(super) fn config(&self, image: &Image, writeback: u8) -> [u8; LENGTH] {
+        let mut config = [0; LENGTH];
+        let mut put = |offset: usize, value: &[u8]| put_at(&mut config, offset, value);
         put(0x00, &image.sectors().to_le_bytes());
         // The header and the status take a descriptor each.
         put(
@@ -237,6 +252,7 @@ impl Options {
             put(0x22, &self.queues.to_le_bytes());
         }
         if self.access == Access::ReadWrite {
+            put(WRITEBACK as usize, &[writeback]);
             let align = 1u32 << image.physical_block_exponent();
             put(0x24, &MAX_HOLE_SECTORS.to_le_bytes());
             put(0x28, &MAX_HOLES.to_le_bytes());
@@ -246,6 +262,6 @@ impl Options {
             // write_zeroes_may_unmap
             put(0x38, &[1]);
         }
-        read_at(&config, offset, data);
+        config
     }
 }

@@ -13,9 +13,10 @@ use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
 use super::bounce::{ALIGNMENT, Aligned, Bounced, zeros};
+use super::image::length_of;
 use super::ring::{ENTRIES, Ring};
 use super::transfer::{self, Hole};
-use super::{Access, NoRing, OpenError, SECTOR};
+use super::{Access, NoRing, OpenError, ResizeError, SECTOR};
 
 /// A file that was opened with O_DIRECT.
 #[derive(Debug)]
@@ -122,6 +123,10 @@ impl Bounced for Direct {
             .custom_flags(libc::O_DIRECT)
             .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
         Ok(Ring::new(&again, ENTRIES)?)
+    }
+
+    fn measure(&self) -> Result<(u64, u64), ResizeError> {
+        Ok((length_of(&self.file)?, self.block as u64))
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -23,6 +23,8 @@
 )]
 
 mod bounce;
+mod cache;
+mod capacity;
 mod config;
 mod direct;
 mod error;
@@ -32,6 +34,8 @@ mod qcow2;
 mod request;
 mod ring;
 mod server;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod under_way;
 
@@ -39,16 +43,18 @@ use std::sync::{Arc, Mutex};
 
 use vm_memory::GuestAddressSpace;
 
+pub use capacity::{Capacity, ResizeError};
 pub use config::{Engine, Options, feature};
 pub use error::{NoRing, OpenError};
-pub use image::{Access, Backing, Format, HostCache};
+pub use image::{Access, Backing, Format, HostCache, Metadata};
 
+use self::cache::Cache;
 use self::image::Image;
-use self::request::Caching;
 use self::server::Server;
 use self::under_way::{SharedRing, UnderWay};
+use crate::bytes::read_at;
 use crate::counters::Counters;
-use crate::device::{ActivateError, Activation, ActiveQueue, Device};
+use crate::device::{ActivateError, Activation, ActiveQueue, ConfigEvents, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::limit::Allowance;
 use crate::serve::QueueServer;
@@ -68,6 +74,8 @@ pub struct Block {
     allowance: Allowance,
     /// One for each queue.
     rings: Result<Vec<SharedRing>, NoRing>,
+    cache: Arc<Cache>,
+    events: ConfigEvents,
 }
 
 impl Block {
@@ -83,16 +91,34 @@ impl Block {
         };
         Ok(Self {
             rings,
+            ..Self::over(image, options)
+        })
+    }
+
+    /// Over an image that is open, without rings.
+    fn over(image: Image, options: Options) -> Self {
+        Self {
+            rings: Err(NoRing::NotWanted),
             image: Arc::new(image),
             counters: Counters::each(options.queue_count()),
             allowance: Allowance::new(options.limits()),
+            cache: Arc::default(),
+            events: ConfigEvents::default(),
             options,
-        })
+        }
     }
 
     /// Why requests are served by system calls that wait, one after another; `None` if they go by rings.
     pub fn no_ring(&self) -> Option<&NoRing> {
         self.rings.as_ref().err()
+    }
+
+    /// The disk's size, to be looked for again while a guest uses it.
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            image: Arc::clone(&self.image),
+            events: self.events.clone(),
+        }
     }
 
     /// The numbers of each queue.
@@ -115,11 +141,21 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        self.options.config_read(&self.image, offset, data);
+        let config = self.options.config(&self.image, self.cache.writeback());
+        read_at(&config, offset, data);
     }
 
-    fn config_write(&mut self, _offset: u64, _data: &[u8]) {
-        // No field that we offer is writable.
+    fn config_write(&mut self, offset: u64, data: &[u8]) {
+        // No other field can be written.
+        let at = config::WRITEBACK.checked_sub(offset);
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        if let Some(value) = at.and_then(|at| data.get(at)) {
+            self.cache.set(*value);
+        }
+    }
+
+    fn negotiated(&mut self, features: Features) {
+        self.cache.begin(features);
     }
 
     fn activate(
@@ -129,12 +165,9 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
         if activation.queues.is_empty() {
             return Err(ActivateError::QueueMissing { index: 0 });
         }
-        // A driver that did not accept the flush cannot ask for one, so every write is flushed (5.2.6.2).
-        let caching = if activation.features.contains(feature::FLUSH) {
-            Caching::WriteBack
-        } else {
-            Caching::WriteThrough
-        };
+        self.cache.begin(activation.features);
+        self.events
+            .connect(Some(Arc::clone(&activation.interrupts)));
         let Activation {
             memory,
             queues,
@@ -149,7 +182,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
                 index: active.index,
                 image: Arc::clone(&self.image),
                 serial: self.options.serial(),
-                caching,
+                cache: Arc::clone(&self.cache),
             };
             let counters = self.counters.get(usize::from(active.index));
             let server = QueueServer::new(memory.clone(), active, interrupts.clone(), handler)
@@ -164,5 +197,25 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
         self.counters.clone()
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.events.connect(None);
+        self.cache.clear();
+    }
+
+    /// Nothing, or, if its driver has chosen that writes are not cached, a byte of 0.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        if self.image.access() == Access::ReadWrite {
+            let flushed = self.image.flush();
+            flushed.map_err(|error| StateError::Storage { kind: error.kind() })?;
+        }
+        Ok(self.cache.save())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
+        match (self.cache.restore(state), state.len()) {
+            (true, _) => Ok(()),
+            (false, 1) => Err(StateError::Content { at: 0 }),
+            (false, saved) => Err(StateError::Length { saved, expected: 1 }),
+        }
+    }
 }

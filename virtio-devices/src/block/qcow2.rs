@@ -16,7 +16,7 @@ use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, StorageOpenOptions};
 
 use super::bounce::{Bounced, zeros};
-use super::image::{Backing, Format, HostCache, How};
+use super::image::{Backing, Format, HostCache, How, Metadata};
 use super::transfer::Hole;
 use super::{Access, OpenError};
 
@@ -29,6 +29,7 @@ pub(super) struct Qcow2Image {
     /// Discards move what others may be reading.
     access: RwLock<FormatAccess<Storage>>,
     length: u64,
+    metadata: Metadata,
 }
 
 impl Qcow2Image {
@@ -37,6 +38,7 @@ impl Qcow2Image {
         let access = open(file, path, how, DEEPEST)?;
         Ok(Self {
             length: access.size(),
+            metadata: how.metadata,
             access: RwLock::new(access),
         })
     }
@@ -44,6 +46,14 @@ impl Qcow2Image {
     /// Bytes of the disk.
     pub(super) fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Writes changed tables to the file, if they are not kept. They go to the host's cache, not to stable storage.
+    fn write_through(&self, access: &FormatAccess<Storage>) -> io::Result<()> {
+        match self.metadata {
+            Metadata::Kept => Ok(()),
+            Metadata::WrittenThrough => access.flush(),
+        }
     }
 }
 
@@ -143,7 +153,8 @@ impl Bounced for Qcow2Image {
 
     fn write(&self, offset: u64, buffer: &[u8]) -> io::Result<()> {
         let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
-        access.write(buffer, offset)
+        access.write(buffer, offset)?;
+        self.write_through(&access)
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -156,11 +167,13 @@ impl Bounced for Qcow2Image {
         let made = match kind {
             Hole::Punch => {
                 let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
-                access.discard_to_zero(offset, length)
+                let made = access.discard_to_zero(offset, length);
+                made.and_then(|()| self.write_through(&access))
             }
             Hole::Zero => {
                 let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
-                access.write_zeroes(offset, length)
+                let made = access.write_zeroes(offset, length);
+                made.and_then(|()| self.write_through(&access))
             }
         };
         match made {

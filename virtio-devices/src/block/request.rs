@@ -12,6 +12,7 @@ use std::io;
 
 use vm_memory::GuestMemory;
 
+use super::cache::Cache;
 use super::image::Image;
 use super::transfer::{Direction, Hole, TransferError};
 use super::{Access, SECTOR, SERIAL};
@@ -67,7 +68,7 @@ pub(super) enum Caching {
 pub(super) struct Disk<'a> {
     pub(super) image: &'a Image,
     pub(super) serial: &'a [u8; SERIAL],
-    pub(super) caching: Caching,
+    pub(super) cache: &'a Cache,
 }
 
 /// What a request asks, if it is right.
@@ -252,10 +253,10 @@ impl Disk<'_> {
         }
     }
 
-    /// Keeps the promise made to a driver that cannot ask for a flush.
+    /// Keeps the promise made to a driver that asks for no flush.
     #[inline]
     fn settle(&self) -> Result<(), Refused> {
-        match self.caching {
+        match self.cache.caching() {
             Caching::WriteBack => Ok(()),
             Caching::WriteThrough => Ok(self.image.flush()?),
         }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use vm_memory::GuestMemory;
 
 use super::SERIAL;
+use super::cache::Cache;
 use super::image::Image;
-use super::request::{Caching, Disk};
+use super::request::Disk;
 use super::under_way::{Begun, UnderWay};
 use crate::queue::{Chain, Reach};
 use crate::serve::{Answer, Handler, Served};
@@ -20,7 +21,7 @@ pub(super) struct Server {
     pub(super) index: u16,
     pub(super) image: Arc<Image>,
     pub(super) serial: [u8; SERIAL],
-    pub(super) caching: Caching,
+    pub(super) cache: Arc<Cache>,
     /// Requests that go by a ring, if there is one.
     pub(super) under_way: Option<UnderWay>,
 }
@@ -30,7 +31,7 @@ impl Server {
         Disk {
             image: &self.image,
             serial: &self.serial,
-            caching: self.caching,
+            cache: &self.cache,
         }
     }
 }

@@ -180,7 +180,7 @@ impl UnderWay {
             let Some(mut moving) = slot.moving.take() else {
                 continue;
             };
-            let result = match moving.next(result, disk.caching) {
+            let result = match moving.next(result, disk.cache.caching()) {
                 Next::Start(operation) => match moving.start(&mut ring, ticket, operation) {
                     Ok(()) => {
                         slot.moving = Some(moving);

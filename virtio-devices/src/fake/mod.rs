@@ -6,6 +6,7 @@
 //! misunderstanding cannot hide on both sides. Its methods panic on misuse, as a test wants.
 
 mod by_hand;
+mod clock;
 mod driver;
 mod interrupts;
 mod mmio;
@@ -15,6 +16,7 @@ mod slots;
 mod tables;
 
 pub use by_hand::ByHand;
+pub use clock::Clock;
 pub use driver::{Driver, Region, TestFunction};
 pub use interrupts::{Event, Line, Refuse, Vectors};
 pub use mmio::MmioDriver;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The control queue: how many pairs of queues the driver uses, and that it has announced itself.
+//! The control queue: how many pairs of queues the driver uses, that it has announced itself, and which frames it wants.
 //!
 //! ```text
 //!   class:8  command:8  data        the device reads
@@ -13,8 +13,10 @@ use std::io;
 use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::filter::{Filter, Obeyed, exactly};
 use super::link::{Announce, Link};
-use crate::queue::{Chain, Reach};
+use crate::device::ConfigEvents;
+use crate::queue::{Buffers, Chain, Reach};
 use crate::serve::{Answer, Handler, Served};
 
 /// VIRTIO_NET_CTRL_MQ and VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET.
@@ -26,9 +28,6 @@ const OK: u8 = 0;
 /// VIRTIO_NET_ERR.
 const REFUSED: u8 = 1;
 
-/// Bytes of the longest command.
-const LONGEST: usize = 4;
-
 /// Has so many pairs used.
 type Set = Box<dyn FnMut(u16) -> io::Result<()> + Send>;
 
@@ -37,6 +36,8 @@ pub(crate) struct Control {
     set: Set,
     /// Which a driver that can may announce.
     link: Option<Link>,
+    /// What it may set, and who is told when the card's address is another.
+    filter: Option<(Filter, Option<ConfigEvents>)>,
     /// How many pairs the driver knows of.
     known: u16,
     /// Wakes who serves each receive queue: a wire that frames come from again says nothing of those that came before.
@@ -52,6 +53,7 @@ impl Control {
         Self {
             set: Box::new(set),
             link: None,
+            filter: None,
             known,
             wake,
         }
@@ -62,14 +64,42 @@ impl Control {
         Self { link, ..self }
     }
 
-    fn obey(&mut self, command: &[u8]) -> Result<u8, io::Error> {
-        match (command, &self.link) {
-            ([class, number, low, high], _) if [*class, *number] == PAIRS_SET => {
-                self.use_pairs(u16::from_le_bytes([*low, *high]))
-            }
-            ([class, number], Some(link)) if [*class, *number] == ANNOUNCED => {
+    /// For a driver that says what it wants; `address` is told of another address of the card.
+    pub(super) fn filtering(self, filter: Filter, address: Option<ConfigEvents>) -> Self {
+        let filter = Some((filter, address));
+        Self { filter, ..self }
+    }
+
+    fn obey<M: GuestMemory + ?Sized>(
+        &mut self,
+        reach: &Reach<'_, M>,
+        asked: Buffers<'_>,
+    ) -> Result<u8, io::Error> {
+        let (head, data) = asked.split_at(2);
+        // One that is not in memory is none at all.
+        let Some(command) = exactly(reach, head) else {
+            return Ok(REFUSED);
+        };
+        match (command, &self.link, &self.filter) {
+            (PAIRS_SET, ..) => match exactly(reach, data) {
+                Some(used) => self.use_pairs(u16::from_le_bytes(used)),
+                None => Ok(REFUSED),
+            },
+            (ANNOUNCED, Some(link), _) if data.is_empty() => {
                 link.ask(Announce::Done);
                 Ok(OK)
+            }
+            ([class, number], _, Some((filter, address))) => {
+                Ok(match filter.obey(reach, class, number, data) {
+                    Obeyed::Done => OK,
+                    Obeyed::Address => {
+                        if let Some(events) = address {
+                            events.changed();
+                        }
+                        OK
+                    }
+                    Obeyed::No => REFUSED,
+                })
             }
             _ => Ok(REFUSED),
         }
@@ -98,15 +128,7 @@ impl<A> Handler<A> for Control {
         if room.is_empty() {
             return Answer::Unanswerable;
         }
-        let mut command = [0; LONGEST];
-        let asked = chain.readable();
-        // A longer one is none that we know; one that is not in memory is none at all.
-        let length = match asked.len() <= LONGEST as u64 {
-            true => asked.read(reach, &mut command).unwrap_or(0),
-            false => 0,
-        };
-        let obeyed = self.obey(command.get(..length).unwrap_or_default());
-        let (ack, trouble) = match obeyed {
+        let (ack, trouble) = match self.obey(reach, chain.readable()) {
             Ok(ack) => (ack, None),
             Err(error) => (REFUSED, Some(error)),
         };

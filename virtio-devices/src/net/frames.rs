@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
+use super::filter::{LOOKED_AT, Sieve};
 use super::link::Cause;
 use super::pairs::{Attached, Line};
 use super::stream::{Came, FrameStream};
@@ -118,6 +119,7 @@ pub(super) fn served(written: usize, moved: usize) -> Answer {
 pub(super) struct Receiver {
     pub(super) line: Arc<Line>,
     pub(super) link: Link,
+    pub(super) sieve: Sieve,
 }
 
 impl<A> Handler<A> for Receiver {
@@ -138,7 +140,8 @@ impl<A> Handler<A> for Receiver {
             return Answer::Later;
         }
         if let Wire::Stream(stream) = &self.line.wire {
-            return self.receive(stream, reach, room);
+            let came = stream.take();
+            return self.receive(came, reach, room);
         }
         let segments = chain.writable_segments();
         let read = with_slices(reach, segments, Permissions::Write, |slices| {
@@ -149,6 +152,15 @@ impl<A> Handler<A> for Receiver {
                 if self.link.state() == LinkState::Down {
                     // It was on the wire, and there was no link: the chain waits for another.
                     return Answer::Retry;
+                }
+                if !self.sieve.is_open() {
+                    // Who changes it meanwhile changes what is its own.
+                    let mut begin = [0; LOOKED_AT];
+                    let there = room.split_at(HEADER).1.read(reach, &mut begin).unwrap_or(0);
+                    let there = there.min(count.saturating_sub(HEADER as usize));
+                    if !self.sieve.wants(begin.get(..there).unwrap_or_default()) {
+                        return Answer::Retry;
+                    }
                 }
                 // One chain a frame: no driver that asked for more was answered so (5.1.6.4).
                 let number = room.split_at(NUM_BUFFERS).1;
@@ -168,14 +180,14 @@ impl<A> Handler<A> for Receiver {
 }
 
 impl Receiver {
-    /// The same from a stream, whose frames have no header.
+    /// The same with what came from a stream, whose frames have no header.
     fn receive<M: GuestMemory + ?Sized>(
-        &self,
-        stream: &FrameStream,
+        &mut self,
+        came: Came,
         reach: &Reach<'_, M>,
         room: Buffers<'_>,
     ) -> Answer {
-        let frame = match stream.take() {
+        let frame = match came {
             Came::Frame(frame) => frame,
             Came::Nothing | Came::Over(None) => return Answer::Later,
             Came::Over(Some(error)) => {
@@ -184,7 +196,7 @@ impl Receiver {
                 return Answer::Gone(error);
             }
         };
-        if self.link.state() == LinkState::Down {
+        if self.link.state() == LinkState::Down || !self.sieve.wants(&frame) {
             return Answer::Retry;
         }
         let mut header = [0; HEADER as usize];

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use vm_memory::{GuestMemory, GuestMemoryError, Permissions};
 
+use super::filter::{LOOKED_AT, Sieve};
 use super::frames::{HEADER, LARGEST, NUM_BUFFERS, Wire, served, with_slices};
 use super::link::Cause;
 use super::pairs::Line;
@@ -36,6 +37,7 @@ const PATIENCE: u32 = 1000;
 pub(super) struct Merger {
     line: Arc<Line>,
     link: Link,
+    sieve: Sieve,
     /// The chains of the next frame: their buffers, and the room in each.
     segments: Vec<Segment>,
     rooms: Vec<u64>,
@@ -71,10 +73,11 @@ enum Taken {
 }
 
 impl Merger {
-    pub(super) fn new(line: Arc<Line>, link: Link) -> Self {
+    pub(super) fn new(line: Arc<Line>, link: Link, sieve: Sieve) -> Self {
         Self {
             line,
             link,
+            sieve,
             segments: Vec::new(),
             rooms: Vec::new(),
             room: 0,
@@ -195,8 +198,35 @@ impl Merger {
             Taken::Held(_) | Taken::Placed(_) if self.link.state() == LinkState::Down => {
                 Taken::Nothing(Answer::Retry)
             }
+            Taken::Held(frame) if !self.wants(&frame) => Taken::Nothing(Answer::Retry),
+            Taken::Placed(count) if !self.wants_placed(reach, count) => {
+                Taken::Nothing(Answer::Retry)
+            }
             taken => taken,
         }
+    }
+
+    /// Whether the driver wants a frame that lies elsewhere, behind its header.
+    fn wants(&mut self, whole: &[u8]) -> bool {
+        let frame = whole.get(HEADER as usize..).unwrap_or_default();
+        self.sieve.wants(frame)
+    }
+
+    /// Whether it wants one of `count` bytes, its header included, that lies in the chains. Who changes it meanwhile changes what is
+    /// its own.
+    fn wants_placed<M: GuestMemory + ?Sized>(
+        &mut self,
+        reach: &Reach<'_, M>,
+        count: usize,
+    ) -> bool {
+        if self.sieve.is_open() {
+            return true;
+        }
+        let mut begin = [0; HEADER as usize + LOOKED_AT];
+        let there = count.min(begin.len());
+        let begin = begin.get_mut(..there).unwrap_or_default();
+        // What is not in memory any more is nobody's frame.
+        read_from(reach, &self.segments, begin).is_err() || self.wants(begin)
     }
 
     /// Reads a frame into the chains, and what they have no room for into the spare.

@@ -8,6 +8,9 @@
 //!   queue 2n control    class:8, command:8, data --> ack:8
 //! ```
 //!
+//! A driver that accepts it says on the control queue which frames it wants, by destination and VLAN; others are taken from the
+//! wire and dropped.
+//!
 //! The header goes through as it is: what it asks for (checksums, segmentation) is the host kernel's to do, which
 //! checks it. Only what the wire can do is offered.
 //!
@@ -24,7 +27,9 @@
 )]
 
 mod both_ways;
+mod config;
 pub(crate) mod control;
+mod filter;
 mod frames;
 mod link;
 mod merge;
@@ -36,6 +41,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestAddressSpace;
 
+pub use config::{Duplex, MOST_SPEED, MacAddress, Options, OptionsError, feature};
 pub use frames::Wire;
 pub use link::{Link, LinkState};
 pub use stream::FrameStream;
@@ -43,6 +49,7 @@ pub use tap::{Tap, TapError};
 
 use self::both_ways::BothWays;
 use self::control::Control;
+use self::filter::{Filter, Sieve};
 use self::frames::{Receiver, Sender};
 use self::link::{Announce, Cause};
 use self::merge::Merger;
@@ -51,124 +58,22 @@ use crate::bytes::read_at;
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts, StateError};
 use crate::features::{DeviceType, Features};
-use crate::limit::{Allowance, Limits};
+use crate::limit::Allowance;
 use crate::serve::QueueServer;
 use crate::worker::Worker;
-
-/// Feature bits of a network card.
-pub mod feature {
-    use crate::features::Features;
-
-    /// VIRTIO_NET_F_CSUM: the device completes checksums.
-    pub const CSUM: Features = Features::from_bits_retain(1 << 0);
-    /// VIRTIO_NET_F_GUEST_CSUM: the driver takes frames whose checksums are not complete.
-    pub const GUEST_CSUM: Features = Features::from_bits_retain(1 << 1);
-    /// VIRTIO_NET_F_MTU: `mtu` is the largest the driver may use.
-    pub const MTU: Features = Features::from_bits_retain(1 << 3);
-    /// VIRTIO_NET_F_MAC: `mac` is the address.
-    pub const MAC: Features = Features::from_bits_retain(1 << 5);
-    /// VIRTIO_NET_F_GUEST_TSO4: the driver takes large TCP segments over IPv4.
-    pub const GUEST_TSO4: Features = Features::from_bits_retain(1 << 7);
-    /// VIRTIO_NET_F_GUEST_TSO6: the driver takes large TCP segments over IPv6.
-    pub const GUEST_TSO6: Features = Features::from_bits_retain(1 << 8);
-    /// VIRTIO_NET_F_HOST_TSO4: the device takes large TCP segments over IPv4.
-    pub const HOST_TSO4: Features = Features::from_bits_retain(1 << 11);
-    /// VIRTIO_NET_F_HOST_TSO6: the device takes large TCP segments over IPv6.
-    pub const HOST_TSO6: Features = Features::from_bits_retain(1 << 12);
-    /// VIRTIO_NET_F_MRG_RXBUF: a frame that comes in may be spread over several chains.
-    pub const MRG_RXBUF: Features = Features::from_bits_retain(1 << 15);
-    /// VIRTIO_NET_F_STATUS: `status` says whether the link is up.
-    pub const STATUS: Features = Features::from_bits_retain(1 << 16);
-    /// VIRTIO_NET_F_CTRL_VQ: there is a control queue.
-    pub const CTRL_VQ: Features = Features::from_bits_retain(1 << 17);
-    /// VIRTIO_NET_F_GUEST_ANNOUNCE: the driver tells the network where it is when it is asked to.
-    pub const GUEST_ANNOUNCE: Features = Features::from_bits_retain(1 << 21);
-    /// VIRTIO_NET_F_MQ: there are several pairs of queues.
-    pub const MQ: Features = Features::from_bits_retain(1 << 22);
-}
 
 /// The control queue of a driver that knows of one pair only.
 pub(crate) const CONTROL_OF_ONE: u16 = 2;
 const QUEUE_SIZE: u16 = 256;
+/// What a driver can say of the frames that it wants.
+const FILTERS: Features = feature::CTRL_RX
+    .union(feature::CTRL_VLAN)
+    .union(feature::CTRL_RX_EXTRA)
+    .union(feature::CTRL_MAC_ADDR);
 pub(crate) const CONTROL_SIZE: u16 = 64;
 
 /// The most pairs of queues that a card can have here.
 pub const MAX_PAIRS: u16 = 64;
-
-/// VIRTIO_NET_S_LINK_UP.
-const LINK_UP: u16 = 1;
-/// VIRTIO_NET_S_ANNOUNCE.
-const ANNOUNCE: u16 = 2;
-
-/// The smallest MTU of a network that carries IPv4.
-const LEAST_MTU: u16 = 68;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MacAddress(pub [u8; 6]);
-
-/// What a network card should be.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    mac: Option<MacAddress>,
-    mtu: Option<u16>,
-    limits: Limits,
-}
-
-/// Options that no card can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionsError {
-    /// A group's address, or nobody's.
-    #[error("{mac:02x?} is not the address of one card")]
-    Mac {
-        /// Asked for.
-        mac: [u8; 6],
-    },
-    /// Too small for IPv4.
-    #[error("an MTU of {mtu}; it must be 68 or more")]
-    Mtu {
-        /// Asked for.
-        mtu: u16,
-    },
-    /// No wire, or too many of them.
-    #[error("{pairs} pairs of queues; there may be 1 to {MAX_PAIRS}")]
-    Pairs {
-        /// As many wires were given.
-        pairs: usize,
-    },
-}
-
-impl Options {
-    /// A card whose driver chooses address and MTU.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Gives the card an address.
-    pub fn with_mac(mut self, mac: MacAddress) -> Result<Self, OptionsError> {
-        if mac.0[0] & 1 != 0 || mac.0 == [0; 6] {
-            return Err(OptionsError::Mac { mac: mac.0 });
-        }
-        self.mac = Some(mac);
-        Ok(self)
-    }
-
-    /// Says what the network carries at most, the Ethernet header not counted.
-    pub fn with_mtu(mut self, mtu: u16) -> Result<Self, OptionsError> {
-        if mtu < LEAST_MTU {
-            return Err(OptionsError::Mtu { mtu });
-        }
-        self.mtu = Some(mtu);
-        Ok(self)
-    }
-
-    /// Limits each direction, all pairs together.
-    #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-}
 
 /// A network card.
 #[derive(Debug)]
@@ -176,6 +81,7 @@ pub struct Net {
     pairs: Arc<Pairs>,
     options: Options,
     link: Link,
+    filter: Filter,
     /// One for each queue.
     counters: Vec<Counters>,
     /// For what is received, and for what is sent.
@@ -200,10 +106,11 @@ impl Net {
     fn with(options: Options, pairs: Pairs) -> Self {
         Self {
             counters: Counters::each(queue_count(pairs.most())),
-            allowances: [(); 2].map(|()| Allowance::new(options.limits)),
+            allowances: [(); 2].map(|()| Allowance::new(options.limits())),
             pairs: Arc::new(pairs),
             options,
             link: Link::default(),
+            filter: Filter::default(),
             moved: None,
         }
     }
@@ -232,6 +139,11 @@ impl Net {
         counters.cloned().unwrap_or_default()
     }
 
+    /// For one who receives.
+    fn sieve(&self) -> Sieve {
+        Sieve::new(self.filter.clone())
+    }
+
     /// The worker of one pair.
     fn pair<A: GuestAddressSpace + Send + 'static>(
         &self,
@@ -255,7 +167,7 @@ impl Net {
         let limiter = receiving.limiter()?;
         let interrupts = Arc::clone(interrupts);
         Ok(if features.contains(feature::MRG_RXBUF) {
-            let merger = Merger::new(line(), link());
+            let merger = Merger::new(line(), link(), self.sieve());
             let receive = QueueServer::new(memory, receive, interrupts, merger)
                 .with_limiter(limiter)
                 .with_counters(received);
@@ -264,6 +176,7 @@ impl Net {
             let receiver = Receiver {
                 line: line(),
                 link: link(),
+                sieve: self.sieve(),
             };
             let receive = QueueServer::new(memory, receive, interrupts, receiver)
                 .with_limiter(limiter)
@@ -280,17 +193,11 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
 
     fn features(&self) -> Features {
         let own = feature::STATUS | feature::MRG_RXBUF | feature::CTRL_VQ | feature::GUEST_ANNOUNCE;
-        let mut features = own | self.pairs.features();
-        if self.pairs.most() > 1 {
-            features |= feature::MQ;
-        }
-        if self.options.mac.is_some() {
-            features |= feature::MAC;
-        }
-        if self.options.mtu.is_some() {
-            features |= feature::MTU;
-        }
-        features
+        let several = match self.pairs.most() {
+            0..=1 => Features::empty(),
+            _ => feature::MQ,
+        };
+        own | FILTERS | several | self.pairs.features() | self.options.features()
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -303,25 +210,10 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
 
     /// Reads "struct virtio_net_config".
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; 12];
-        let mac = self.options.mac.map_or([0; 6], |mac| mac.0);
-        config[..6].copy_from_slice(&mac);
-        let up = match self.link.state() {
-            LinkState::Up => LINK_UP,
-            LinkState::Down => 0,
-        };
-        let announce = match self.link.announce() {
-            Announce::Asked => ANNOUNCE,
-            Announce::Done => 0,
-        };
-        let status = up | announce;
-        config[6..8].copy_from_slice(&status.to_le_bytes());
-        // max_virtqueue_pairs is for those with more than one.
-        if self.pairs.most() > 1 {
-            config[8..10].copy_from_slice(&self.pairs.most().to_le_bytes());
-        }
-        let mtu = self.options.mtu.unwrap_or(0);
-        config[10..].copy_from_slice(&mtu.to_le_bytes());
+        // Which has an address only if it was made with one; the driver may give it another.
+        let mac = self.options.mac();
+        let mac = mac.map(|mac| self.filter.given().unwrap_or(mac));
+        let config = self.options.config(mac, &self.link, self.pairs.most());
         read_at(&config, offset, data);
     }
 
@@ -351,6 +243,18 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
         };
         self.pairs.set(used.clamp(1, known))?;
         self.link.events.connect(Some(Arc::clone(&interrupts)));
+        let control = if several {
+            known.saturating_mul(2)
+        } else {
+            CONTROL_OF_ONE
+        };
+        let control = match features.contains(feature::CTRL_VQ) {
+            true => ActiveQueue::take(&mut queues, control).ok(),
+            false => None,
+        };
+        // Who cannot say what it wants is given all.
+        let filters = control.as_ref().map_or(Features::empty(), |_| features);
+        self.filter.begin(filters, self.options.mac());
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
         let mut wake = Vec::new();
         for (line, receive) in self
@@ -370,20 +274,18 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
             let memory = memory.clone();
             workers.push(self.pair(memory, features, &interrupts, line, receive, transmit)?);
         }
-        let control = if several {
-            known.saturating_mul(2)
-        } else {
-            CONTROL_OF_ONE
-        };
-        if features.contains(feature::CTRL_VQ)
-            && let Ok(queue) = ActiveQueue::take(&mut queues, control)
-        {
+        if let Some(queue) = control {
             let link = features
                 .contains(feature::GUEST_ANNOUNCE)
                 .then(|| self.link());
             let pairs = Arc::clone(&self.pairs);
             let set = move |used| pairs.set(used);
-            let handler = Control::new(set, known, wake).announcing(link);
+            // Whose address changes is known to who looks for it in the configuration.
+            let address = features.contains(feature::MAC);
+            let address = address.then(|| self.link.events.clone());
+            let handler = Control::new(set, known, wake)
+                .announcing(link)
+                .filtering(self.filter.clone(), address);
             let counters = self.counters_of(&queue);
             let server = QueueServer::new(memory, queue, interrupts, handler);
             workers.push(Box::new(server.with_counters(counters)));
@@ -407,6 +309,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
 
     fn reset(&mut self) {
         self.moved = None;
+        self.filter.clear();
         self.link.ask(Announce::Done);
         self.link.events.connect(None);
         // The next driver may know less. If the wire is gone, its next activation says so.
@@ -415,30 +318,36 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Net {
     }
 
     /// The link, by why it is down: 0, it is up; 1, it was taken down; 2, the wire has ended; 3, both. Then, of a card with
-    /// several pairs, how many are used (16 bits).
+    /// several pairs, how many are used (16 bits). Then which frames its driver wants, if it has said so.
     fn save(&self) -> Result<Vec<u8>, StateError> {
         let mut state = vec![self.link.causes().bits()];
         if self.pairs.most() > 1 {
             state.extend(self.pairs.used().to_le_bytes());
         }
+        state.extend(self.filter.save());
         Ok(state)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
-        let (causes, used) = match (state, self.pairs.most()) {
-            ([causes], 1) => (causes, 1),
-            ([causes, low, high], 2..) => (causes, u16::from_le_bytes([*low, *high])),
-            (_, most) => {
+        let expected = if self.pairs.most() > 1 { 3 } else { 1 };
+        let (causes, used, filter) = match (state, expected) {
+            ([causes, filter @ ..], 1) => (causes, 1, filter),
+            ([causes, low, high, filter @ ..], 3) => {
+                (causes, u16::from_le_bytes([*low, *high]), filter)
+            }
+            _ => {
                 return Err(StateError::Length {
                     saved: state.len(),
-                    expected: if most > 1 { 3 } else { 1 },
+                    expected,
                 });
             }
         };
         let causes = Cause::from_bits(*causes).ok_or(StateError::Content { at: 0 })?;
+        let filter = Filter::restored(filter, expected)?;
         if !self.pairs.plan(used) {
             return Err(StateError::Content { at: 1 });
         }
+        self.filter.take(filter);
         // The wire is another, whatever became of the old one.
         self.link.set(match causes.contains(Cause::TAKEN) {
             true => LinkState::Down,

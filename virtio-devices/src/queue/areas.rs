@@ -28,10 +28,10 @@ pub(super) struct AreaShape {
 }
 
 impl QueueConfig {
-    /// Bytes of the descriptor table, the available ring and the used ring of a split queue.
+    /// Bytes of the descriptor, driver and device areas of a queue of that layout, and what is done there.
     #[cfg(feature = "vhost-user")]
-    pub(crate) fn lengths(&self) -> [u64; 3] {
-        self.areas(Layout::Split).map(|area| area.length)
+    pub(crate) fn lengths(&self, layout: Layout) -> [(u64, Permissions); 3] {
+        self.areas(layout).map(|area| (area.length, area.access))
     }
 
     /// The three areas: what they are called, where they lie, how many bytes they have, how they must be

@@ -185,17 +185,21 @@ impl Chain {
         self.room.get(readable..count).unwrap_or_default()
     }
 
-    /// Begins anew, with at most `size` buffers. Until [`set`](Self::set) the chain is the old one.
+    /// Room for `size` buffers. Until [`set`](Self::set) the chain is the old one.
     #[inline(always)]
-    pub(super) fn refill(&mut self, size: u16) -> Filling<'_> {
+    pub(super) fn room(&mut self, size: u16) -> &mut [Segment] {
         let size = usize::from(size);
         if self.room.len() < size {
             grow(&mut self.room, size);
         }
-        let room = self.room.get_mut(..size).unwrap_or_default();
+        self.room.get_mut(..size).unwrap_or_default()
+    }
+
+    /// Begins anew, with at most `size` buffers.
+    pub(super) fn refill(&mut self, size: u16) -> Filling<'_> {
         Filling {
-            size: room.len(),
-            left: room.iter_mut(),
+            room: self.room(size),
+            count: 0,
             readable: 0,
             readable_bytes: 0,
             bytes: 0,
@@ -212,36 +216,36 @@ impl Chain {
         self.numbers = numbers;
         Ok(())
     }
+
+    /// The same, for numbers that are known not to be too much.
+    #[inline(always)]
+    pub(super) fn set_quick(&mut self, numbers: Numbers) {
+        self.numbers = numbers;
+    }
 }
 
 /// How much of a chain's room is filled, and with what.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Numbers {
-    count: usize,
+    pub(super) count: usize,
     /// How many of the segments, and of their bytes, are for the device to read.
-    readable: usize,
-    readable_bytes: u64,
-    bytes: u64,
+    pub(super) readable: usize,
+    pub(super) readable_bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// A chain that is being filled. Its numbers are apart, so that they stay in registers.
 pub(super) struct Filling<'c> {
-    /// Descriptors of the queue: no chain has more.
-    size: usize,
-    /// What is not filled yet.
-    left: std::slice::IterMut<'c, Segment>,
+    /// As many as the queue has descriptors: no chain has more.
+    room: &'c mut [Segment],
+    /// How many are filled.
+    count: usize,
     readable: usize,
     readable_bytes: u64,
     bytes: u64,
 }
 
 impl Filling<'_> {
-    /// How many are filled.
-    #[inline(always)]
-    fn count(&self) -> usize {
-        self.size.wrapping_sub(self.left.len())
-    }
-
     /// Appends a descriptor's buffer, whichever way it goes.
     #[inline(always)]
     fn push(&mut self, descriptor: &Descriptor) -> Result<(), Refused> {
@@ -249,14 +253,17 @@ impl Filling<'_> {
             address, length, ..
         } = descriptor;
         let bytes = u64::from(length);
-        let Some(place) = self.left.next() else {
-            return Err(too_long(self.size));
+        let size = self.room.len();
+        let Some(place) = self.room.get_mut(self.count) else {
+            return Err(too_long(size));
         };
         if address.checked_add(bytes).is_none() {
             return Err(wraps(address, length));
         }
         // At most 2^15 descriptors of less than 2^32 bytes: no overflow. Whether it is too much, `Chain::set` says.
         self.bytes = self.bytes.wrapping_add(bytes);
+        // Not beyond the room.
+        self.count = self.count.wrapping_add(1);
         *place = Segment { address, length };
         Ok(())
     }
@@ -264,7 +271,7 @@ impl Filling<'_> {
     /// Appends the buffer of a descriptor that stands at `index` of its table.
     #[inline(always)]
     pub(super) fn add(&mut self, index: u16, descriptor: &Descriptor) -> Result<(), Refused> {
-        let before = self.count();
+        let before = self.count;
         self.push(descriptor)?;
         if descriptor.flags & WRITE == 0 {
             if self.readable != before {
@@ -278,7 +285,7 @@ impl Filling<'_> {
     /// All until now is for the device to read.
     #[inline(always)]
     fn all_readable(&mut self) {
-        self.readable = self.count();
+        self.readable = self.count;
         self.readable_bytes = self.bytes;
     }
 
@@ -293,7 +300,7 @@ impl Filling<'_> {
         let mut descriptor = first;
         // Most chains begin with some that are read, have a next one, and nothing else. What goes on in an indirect
         // table may have begun with some that are written.
-        if self.readable == self.count() {
+        if self.readable == self.count {
             while descriptor.flags & (NEXT | WRITE | INDIRECT) == NEXT {
                 self.push(&descriptor)?;
                 (index, descriptor) = next(&descriptor)?;
@@ -320,7 +327,7 @@ impl Filling<'_> {
     #[inline(always)]
     pub(super) fn finish(self) -> Numbers {
         Numbers {
-            count: self.count(),
+            count: self.count,
             readable: self.readable,
             readable_bytes: self.readable_bytes,
             bytes: self.bytes,
@@ -349,8 +356,8 @@ fn grow(room: &mut Vec<Segment>, size: usize) {
 
 /// "struct virtq_desc". In the packed layout the last two fields are the other way round, and `next` is the
 /// buffer's identifier.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Descriptor {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
     pub(super) address: u64,
     pub(super) length: u32,
     pub(super) flags: u16,

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! Everything that we read there may change under our feet. So each word is read once, kept
-//! here, checked, and never read again. The first thing that no driver may do ends the queue: it is
+//! here, checked, and never read again; or all that was read of a chain is forgotten, and the chain read anew from its
+//! start. Chains come by one of two ways: a short one for the usual, which only says that a chain is not one of
+//! them, and a long one, which takes any and says what is wrong. The first thing that no driver may do ends the queue: it is
 //! reported once, and from then on the queue looks empty. Whoever gets the report asks for a reset.
 //!
 //! A queue has one of two layouts, split or packed; devices cannot tell. If the driver relies on the order of
@@ -36,6 +38,7 @@ mod in_order;
 #[cfg(feature = "vhost-user")]
 pub(crate) mod notes;
 mod packed;
+mod quick;
 mod reach;
 mod refused;
 mod split;
@@ -104,9 +107,9 @@ impl Position {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the driver waits for this chain: complete it"]
 pub struct Head {
-    /// The index, above it the descriptors of the ring that it took, and above those its place among the
-    /// chains under way, if that matters. In one word: parts that are stored one by one and loaded together
-    /// cost more than all else that popping a chain does.
+    /// The descriptors of the ring that it took, above them its place among the chains under way, if that matters, above
+    /// that the index, where a used descriptor has it, and above all where it is noted, if it is. In one word: parts that
+    /// are stored one by one and loaded together cost more than all else that popping a chain does.
     word: u64,
 }
 
@@ -114,30 +117,47 @@ impl Head {
     #[inline(always)]
     fn new(index: u16, slots: u16) -> Self {
         Self {
-            word: u64::from(index) | u64::from(slots) << 16,
+            word: u64::from(index) << 32 | u64::from(slots),
         }
     }
 
     /// Truncated on purpose.
     #[inline(always)]
     fn slots(&self) -> u16 {
-        (self.word >> 16) as u16
+        self.word as u16
+    }
+
+    /// The index, above 32 bits of nothing, and below 16.
+    #[inline(always)]
+    fn index_above(&self) -> u64 {
+        self.word & 0xffff << 32
     }
 
     /// Gives it a place among the chains under way, once.
     fn set_place(&mut self, place: u16) {
-        self.word |= u64::from(place) << 32;
+        self.word |= u64::from(place) << 16;
     }
 
     fn place(&self) -> u16 {
-        (self.word >> 32) as u16
+        (self.word >> 16) as u16
+    }
+
+    /// Says where it is noted, once.
+    #[cfg(feature = "vhost-user")]
+    fn set_entry(&mut self, entry: u16) {
+        self.word |= u64::from(entry) << 48;
+    }
+
+    #[cfg(feature = "vhost-user")]
+    fn entry(&self) -> u16 {
+        (self.word >> 48) as u16
     }
 
     /// What the driver knows the chain by: the index of its first descriptor, or in a packed queue its
     /// identifier.
     #[inline(always)]
     pub fn index(&self) -> u16 {
-        self.word as u16
+        (self.word >> 32) as u16
     }
 }
 
@@ -162,8 +182,6 @@ pub struct Queue {
 /// What may stand before a ring.
 #[derive(Debug)]
 struct Guard {
-    /// An error has ended the queue, or completions may have to wait: the next two have to be looked at.
-    special: bool,
     failed: bool,
     order: Option<InOrder>,
     /// Where what is under way is noted.
@@ -172,22 +190,15 @@ struct Guard {
 }
 
 impl Guard {
-    /// Latches an error. It stays in its box until it is returned: an error that is written through a pointer
-    /// keeps what is returned instead of it out of registers.
-    #[cold]
-    #[inline(never)]
-    fn end(&mut self, error: Box<QueueError>) -> Box<QueueError> {
-        self.fail();
-        error
-    }
-
-    fn latch<T>(&mut self, result: Result<T, QueueError>) -> Result<T, QueueError> {
-        result.inspect_err(|_| self.fail())
-    }
-
-    fn fail(&mut self) {
-        self.failed = true;
-        self.special = true;
+    /// Whether it is to be asked each time: an error has ended the queue, or completions may have to wait, or what is
+    /// under way is noted.
+    #[inline(always)]
+    fn special(&self) -> bool {
+        #[cfg(feature = "vhost-user")]
+        let noted = self.notes.is_some();
+        #[cfg(not(feature = "vhost-user"))]
+        let noted = false;
+        self.failed || noted || self.order.is_some()
     }
 }
 
@@ -208,18 +219,11 @@ macro_rules! either {
 }
 
 #[cfg(feature = "vhost-user")]
-pub(crate) use notes::Notes;
+pub(crate) use notes::{Begun, Left, Notes};
 
 mod mapped;
 
 pub use mapped::Mapped;
-
-/// Keeps what is slow anyway out of the way of what is not.
-#[cold]
-#[inline(never)]
-fn apart<R>(run: impl FnOnce() -> R) -> R {
-    run()
-}
 
 impl Layout {
     /// The layout that was negotiated.
@@ -280,7 +284,6 @@ impl Queue {
             config: *config,
             ring,
             guard: Guard {
-                special: ordered,
                 failed: false,
                 order: ordered.then(|| InOrder::new(size)),
                 #[cfg(feature = "vhost-user")]
@@ -289,11 +292,10 @@ impl Queue {
         })
     }
 
-    /// Notes what is under way from now on, and takes first what `notes` say that another process has begun. A split queue, before
+    /// Notes what is under way from now on, and takes first what `notes` say that another process has begun. Before
     /// anything is taken.
     #[cfg(feature = "vhost-user")]
     pub(crate) fn note_in(&mut self, notes: Notes) {
-        self.guard.special = true;
         self.guard.notes = Some(Box::new(notes));
     }
 
@@ -321,7 +323,7 @@ impl Queue {
 
     /// Ends this queue for a reason that only the device can see, as a protocol error would.
     pub fn fail(&mut self) {
-        self.guard.fail();
+        self.guard.failed = true;
     }
 
     /// Finds the queue in `memory`, for a batch of work on it.

@@ -17,17 +17,26 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use vm_memory::GuestMemory;
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{GuestMemory, VolatileSlice};
 
 use super::areas::Areas;
 use super::chain::{
     Chain, DESCRIPTOR_BITS, Descriptor, Filling, INDIRECT, Met, Numbers, Table, WRITE, words,
 };
-use super::reach::Reach;
+use super::quick::{Descriptors, Quick, descriptor, descriptors};
+use super::reach::{Reach, Slice};
 use super::refused::{Refused, nested, not_negotiated, too_long, unreadable};
 use super::words::{Place as PlaceInMemory, Words};
 use super::{Head, Notify, Position, QueueError};
 use crate::features::Features;
+
+/// What a process does that goes on after another.
+#[cfg(feature = "vhost-user")]
+mod again;
+
+#[cfg(feature = "vhost-user")]
+pub(super) use again::{is_available, is_used};
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -46,11 +55,38 @@ const ENABLE: u16 = 0;
 const DISABLE: u16 = 1;
 const AT_EVENT: u16 = 2;
 
+/// A wrap counter: of 1 both marks, of 0 none. So a used descriptor has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wrap(u16);
+
+impl Wrap {
+    const ZERO: Self = Self(0);
+    const ONE: Self = Self(AVAIL | USED);
+
+    /// After one more time around.
+    #[inline(always)]
+    fn flipped(self) -> Self {
+        Self(self.0 ^ (AVAIL | USED))
+    }
+
+    /// The marks of an available descriptor.
+    #[inline(always)]
+    fn available(self) -> u16 {
+        self.0 ^ USED
+    }
+
+    /// Those of a used one.
+    #[inline(always)]
+    fn used(self) -> u16 {
+        self.0
+    }
+}
+
 /// A place in the ring, and the wrap counter there. Below the ring's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    slot: u16,
-    wrap: bool,
+pub(super) struct Place {
+    pub(super) slot: u16,
+    wrap: Wrap,
 }
 
 impl Place {
@@ -59,15 +95,19 @@ impl Place {
     fn on(self, count: u16, size: u16) -> Self {
         // At most twice 32768.
         let slot = u32::from(self.slot).wrapping_add(count.into());
-        match slot.checked_sub(size.into()) {
-            None => Self {
-                slot: slot as u16,
-                wrap: self.wrap,
-            },
-            Some(slot) => Self {
-                slot: slot as u16,
-                wrap: !self.wrap,
-            },
+        if slot < size.into() {
+            let slot = slot as u16;
+            return Self { slot, ..self };
+        }
+        self.around(slot.wrapping_sub(size.into()) as u16)
+    }
+
+    /// At `slot`, one time around. Apart: almost every step is not.
+    #[cold]
+    fn around(self, slot: u16) -> Self {
+        Self {
+            slot,
+            wrap: self.wrap.flipped(),
         }
     }
 
@@ -76,34 +116,22 @@ impl Place {
         match self.slot.checked_sub(count) {
             Some(slot) => Self { slot, ..self },
             // Not below 0: `count` is at most `size`.
-            None => Self {
-                slot: size.wrapping_sub(count).wrapping_add(self.slot),
-                wrap: !self.wrap,
-            },
+            None => self.around(size.wrapping_sub(count).wrapping_add(self.slot)),
         }
     }
 
     /// As the specification writes it: the wrap counter in bit 15.
-    fn word(self) -> u16 {
-        self.slot | u16::from(self.wrap) << 15
+    pub(super) fn word(self) -> u16 {
+        self.slot | self.wrap.0 & 1 << 15
     }
 
-    fn from_word(word: u16) -> Self {
+    pub(super) fn from_word(word: u16) -> Self {
         Self {
             slot: word & 0x7fff,
-            wrap: word & 1 << 15 != 0,
-        }
-    }
-
-    /// The one after it.
-    #[inline(always)]
-    fn next(self, size: u16) -> Self {
-        match self.slot.wrapping_add(1) {
-            slot if slot == size => Self {
-                slot: 0,
-                wrap: !self.wrap,
+            wrap: match word & 1 << 15 {
+                0 => Wrap::ZERO,
+                _ => Wrap::ONE,
             },
-            slot => Self { slot, ..self },
         }
     }
 
@@ -129,8 +157,6 @@ pub(super) struct PackedRing {
     in_flight: u16,
     /// The first descriptor that the driver has not seen used, and its flags: written last.
     held: Option<(Place, u16)>,
-    /// Descriptors given back since the last publication.
-    advanced: u16,
 }
 
 impl PackedRing {
@@ -148,7 +174,6 @@ impl PackedRing {
             completed,
             in_flight: 0,
             held: None,
-            advanced: 0,
         })
     }
 
@@ -168,11 +193,78 @@ impl PackedRing {
     fn look<W: Words>(&self, areas: &Areas<W>) -> Result<Option<u64>, Box<QueueError>> {
         // Acquire: what the flags show must be read after the flags.
         let word = areas.descriptors.acquire(self.taken.offset(SECOND))?;
-        let marks = if self.taken.wrap { AVAIL } else { USED };
+        let marks = self.taken.wrap.available();
         Ok(((word >> 48) as u16 & (AVAIL | USED) == marks).then_some(word))
     }
 
+    /// As `pop`, for a ring in one piece: the usual chains at once.
     #[inline(always)]
+    pub(super) fn pop_quick<'m, M: GuestMemory + ?Sized>(
+        &mut self,
+        reach: &Reach<'m, M>,
+        areas: &Areas<Slice<'m, M>>,
+        chain: &mut Chain,
+    ) -> Result<Option<Head>, Box<QueueError>> {
+        let Place { slot, wrap } = self.taken;
+        // To the end of the ring: almost no chain goes around it.
+        let ahead = usize::from(self.size.wrapping_sub(slot));
+        let Some(ring) = descriptors(&areas.descriptors, slot, ahead).filter(|_| ahead > 0) else {
+            return self.pop(reach, areas, chain);
+        };
+        let first = ring.ref_at(0).to_slice();
+        // Acquire: what the flags show must be read after the flags.
+        let word = Words::acquire(&first, SECOND)?;
+        let marks = wrap.available();
+        if (word >> 48) as u16 & (AVAIL | USED) != marks {
+            return Ok(None);
+        }
+        match self.take_quick(reach, &ring, &first, word, marks, chain) {
+            Some(head) => Ok(Some(head)),
+            None => self.pop(reach, areas, chain),
+        }
+    }
+
+    #[inline(always)]
+    fn take_quick<'m, M: GuestMemory + ?Sized, B: BitmapSlice>(
+        &mut self,
+        reach: &Reach<'m, M>,
+        ring: &Descriptors<'_, B>,
+        first: &VolatileSlice<'_, B>,
+        word: u64,
+        marks: u16,
+        chain: &mut Chain,
+    ) -> Option<Head> {
+        let first = [u64::from_le(Words::get(first, 0).ok()?), word];
+        let flags = |rest: u64| (rest >> 48) as u16;
+        let (numbers, slots, last) = if flags(word) == marks | INDIRECT && self.indirect {
+            let [address, rest] = first;
+            let length = rest as u32 as usize;
+            let known = reach.known(address, length)?;
+            if length == 0 || length & 15 != 0 {
+                return None;
+            }
+            let table = descriptors(&known, 0, length >> DESCRIPTOR_BITS)?;
+            let room = chain.room(self.size).get_mut(..table.len())?;
+            (Quick::new(room).take(&table, flags)?, 1, word)
+        } else {
+            let room = chain.room(self.size).get_mut(..ring.len())?;
+            let next = |before, _| descriptor(ring, before);
+            let (numbers, last) = Quick::new(room).follow(first, marks, flags, next)?;
+            // Not more than are ahead.
+            (numbers, numbers.count as u16, last)
+        };
+        // A driver may offer no more than it has got back.
+        let in_flight = u32::from(self.in_flight).wrapping_add(slots.into());
+        if in_flight > self.size.into() {
+            return None;
+        }
+        self.in_flight = in_flight as u16;
+        self.taken = self.taken.on(slots, self.size);
+        chain.set_quick(numbers);
+        Some(Head::new((last >> 32) as u16, slots))
+    }
+
+    #[inline(never)]
     pub(super) fn pop<M: GuestMemory + ?Sized, W: Words>(
         &mut self,
         reach: &Reach<'_, M>,
@@ -215,7 +307,7 @@ impl PackedRing {
                 return Err(too_long(size.into()));
             }
             slots = slots.wrapping_add(1);
-            last = last.next(size);
+            last = last.on(1, size);
             let descriptor = packed(words(ring, last.slot, size.into())?);
             Ok((last.slot, descriptor))
         };
@@ -230,7 +322,7 @@ impl PackedRing {
             }
         };
         chain.set(numbers)?;
-        self.taken = last.next(size);
+        self.taken = last.on(1, size);
         self.in_flight = self.in_flight.wrapping_add(slots);
         Ok(Head::new(id, slots))
     }
@@ -259,22 +351,24 @@ impl PackedRing {
         }
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "by value it stays in a register, and it is completed once"
+    )]
     #[inline(always)]
     pub(super) fn complete<W: Words>(
         &mut self,
         areas: &Areas<W>,
-        head: &Head,
+        head: Head,
         written: u32,
     ) -> Result<(), Box<QueueError>> {
         let place = self.completed;
-        let marks = if place.wrap { AVAIL | USED } else { 0 };
-        let flags = marks | if written > 0 { WRITE } else { 0 };
+        let flags = place.wrap.used() | if written > 0 { WRITE } else { 0 };
         let ring = &areas.descriptors;
         match self.held {
             // The driver looks at them in order: it comes to this one only after the one that is held.
             Some(_) => {
-                let word =
-                    u64::from(written) | u64::from(head.index()) << 32 | u64::from(flags) << 48;
+                let word = u64::from(written) | head.index_above() | u64::from(flags) << 48;
                 ring.put(place.offset(SECOND), word.to_le())?;
             }
             // The flags stay the driver's until `publish`.
@@ -286,7 +380,6 @@ impl PackedRing {
         }
         self.completed = place.on(head.slots(), self.size);
         self.in_flight = self.in_flight.saturating_sub(head.slots());
-        self.advanced = self.advanced.saturating_add(head.slots());
         Ok(())
     }
 
@@ -295,7 +388,6 @@ impl PackedRing {
         let Some((place, flags)) = self.held.take() else {
             return Ok(Notify::No);
         };
-        let advanced = std::mem::take(&mut self.advanced);
         // Release: the later descriptors, and the buffers they speak of, before the first one's flags.
         let offset = place.offset(FLAGS);
         areas.descriptors.store(offset, flags, Ordering::Release)?;
@@ -306,27 +398,23 @@ impl PackedRing {
             DISABLE => false,
             AT_EVENT if self.event_index => {
                 let event = Place::from_word(areas.driver.load(EVENT, Ordering::Relaxed)?);
-                self.stepped_over(event, advanced)
+                self.stepped_over(event, place)
             }
             _ => true,
         };
         Ok(if wanted { Notify::Yes } else { Notify::No })
     }
 
-    /// Whether we passed `event` with our last `advanced` descriptors.
-    fn stepped_over(&self, event: Place, advanced: u16) -> bool {
-        let end = i32::from(self.completed.slot);
-        // All are of 16 bits and a sign.
-        let start = end.wrapping_sub(advanced.into());
-        // The driver speaks of the round before ours if its wrap counter is the other one.
-        let round = if event.wrap == self.completed.wrap {
-            0
-        } else {
-            i32::from(self.size)
+    /// Whether we passed `event` on our way from `start` to where we are.
+    fn stepped_over(&self, event: Place, start: Place) -> bool {
+        // All are of 16 bits and a sign. A place whose wrap counter is the other one is of the round before ours.
+        let on_our_round = |place: Place| match place.wrap == self.completed.wrap {
+            true => i32::from(place.slot),
+            false => i32::from(place.slot).wrapping_sub(self.size.into()),
         };
+        let passed = on_our_round(start)..self.completed.slot.into();
         // A place outside the ring is never passed.
-        let event_slot = i32::from(event.slot).wrapping_sub(round);
-        event.slot < self.size && (start..end).contains(&event_slot)
+        event.slot < self.size && passed.contains(&on_our_round(event))
     }
 
     pub(super) fn disable_kicks<W: Words>(&mut self, areas: &Areas<W>) -> Result<(), QueueError> {

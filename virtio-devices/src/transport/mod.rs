@@ -14,6 +14,7 @@
     )
 )]
 
+mod news;
 mod queue_registers;
 mod session;
 pub mod state;
@@ -23,6 +24,7 @@ pub mod pci;
 
 use std::sync::Arc;
 
+use self::news::News;
 use crate::device::{Failure, Trouble};
 
 /// Tells the VMM why a device stopped.
@@ -30,38 +32,6 @@ type Report = Arc<dyn Fn(&Failure) + Send + Sync>;
 
 /// Tells the VMM what went wrong on the host.
 type TroubleReport = Arc<dyn Fn(&Trouble) + Send + Sync>;
-
-/// Whether the driver is told of a change of configuration at once, or when a restored device has all its registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum News {
-    /// At once.
-    #[default]
-    Told,
-    /// Later, if one comes.
-    Kept,
-    /// Later, and one has come.
-    Waiting,
-}
-
-impl News {
-    fn keep(&mut self) {
-        *self = Self::Kept;
-    }
-
-    /// A change has come: whether to tell of it now.
-    fn comes(&mut self) -> bool {
-        if *self == Self::Told {
-            return true;
-        }
-        *self = Self::Waiting;
-        false
-    }
-
-    /// Each is told at once from now on: whether one waits.
-    fn end(&mut self) -> bool {
-        std::mem::take(self) == Self::Waiting
-    }
-}
 
 bitflags::bitflags! {
     /// The device status field.

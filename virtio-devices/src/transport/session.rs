@@ -36,6 +36,9 @@ use crate::worker::{Runner, Running, Stopped, Worker};
 /// storage hangs; then the driver sees the reset complete later.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the end of a device waits for its workers: as long as storage may take to store.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The status field, shared with whoever can find that the device has failed.
 #[derive(Debug, Default)]
 pub(super) struct SharedStatus(AtomicU8);
@@ -210,6 +213,9 @@ impl<A: GuestAddressSpace> Session<A> {
         if live {
             new |= Status::DRIVER_OK;
         }
+        if new.contains(Status::FEATURES_OK) && !old.contains(Status::FEATURES_OK) {
+            self.device.negotiated(self.accepted);
+        }
         self.status.add(new);
         if live && let Err(why) = self.activate(interrupts) {
             // Those that did start have nothing to do any more. The reset collects them.
@@ -225,8 +231,12 @@ impl<A: GuestAddressSpace> Session<A> {
             let memory = self.memory.memory();
             for ((registers, kick), index) in self.queues.iter().zip(&self.kicks).zip(0..) {
                 if registers.is_enabled() {
-                    let queue = Queue::new(registers.config(), self.accepted, &*memory)
-                        .map_err(|source| Failure::Queue { index, source })?;
+                    let queue = Queue::new(registers.config(), self.accepted, &*memory).map_err(
+                        |source| Failure::Queue {
+                            index,
+                            source: source.into(),
+                        },
+                    )?;
                     let kick = kick.try_clone().map_err(ActivateError::Host)?;
                     queues.push(ActiveQueue { index, queue, kick });
                 }
@@ -303,33 +313,10 @@ impl<A: GuestAddressSpace> Session<A> {
         stuck
     }
 
-    /// Takes back the workers that have stopped, waiting at most `patience` for all of them.
-    fn collect(&mut self, patience: Duration) {
-        let start = Instant::now();
-        let held = &mut self.held;
-        self.workers.retain_mut(|worker| {
-            let left = patience.saturating_sub(start.elapsed());
-            match worker.stopped(left) {
-                Stopped::NotYet => true,
-                Stopped::Gone => false,
-                Stopped::With(worker) => {
-                    held.push(worker);
-                    false
-                }
-            }
-        });
-    }
-
     fn reset(&mut self) -> Outcome {
         self.stop_workers();
         self.resetting = true;
         self.finish_reset(PATIENCE)
-    }
-
-    fn stop_workers(&mut self) {
-        for worker in &mut self.workers {
-            worker.request_stop();
-        }
     }
 
     /// Waits for all workers together, at most `patience`; when all have stopped, forgets everything.
@@ -394,5 +381,39 @@ fn word_of(features: Features, word: u32) -> u32 {
         0 => features.bits() as u32,
         1 => (features.bits() >> 32) as u32,
         _ => 0,
+    }
+}
+
+impl<A> Session<A> {
+    fn stop_workers(&mut self) {
+        for worker in &mut self.workers {
+            worker.request_stop();
+        }
+    }
+
+    /// Takes back the workers that have stopped, waiting at most `patience` for all of them.
+    fn collect(&mut self, patience: Duration) {
+        let start = Instant::now();
+        let held = &mut self.held;
+        self.workers.retain_mut(|worker| {
+            let left = patience.saturating_sub(start.elapsed());
+            match worker.stopped(left) {
+                Stopped::NotYet => true,
+                Stopped::Gone => false,
+                Stopped::With(worker) => {
+                    held.push(worker);
+                    false
+                }
+            }
+        });
+    }
+}
+
+/// Who drops a device has its workers back: what they hold is let go, and what an image of theirs still has to write is
+/// written, before this returns. One in a call that takes longer is left to its thread.
+impl<A> Drop for Session<A> {
+    fn drop(&mut self) {
+        self.stop_workers();
+        self.collect(LAST_PATIENCE);
     }
 }

@@ -37,7 +37,16 @@ pub struct Options {
     queue_size: u16,
     patience: Duration,
     addresses: Addresses,
+    rings: Rings,
     reconnection: Option<Reconnection>,
+}
+
+/// What the queues can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rings {
+    Split,
+    /// Split or packed, as the driver chooses.
+    Both,
 }
 
 /// What the device's addresses are.
@@ -57,6 +66,7 @@ impl Options {
             queue_size: QUEUE_SIZE,
             patience: PATIENCE,
             addresses: Addresses::Guest,
+            rings: Rings::Split,
             reconnection: None,
         }
     }
@@ -111,6 +121,14 @@ impl Options {
     #[must_use]
     pub fn with_translations(mut self) -> Self {
         self.addresses = Addresses::Translated;
+        self
+    }
+
+    /// The driver can have packed queues. The back end has to offer them; where another back end is waited for
+    /// ([`with_reconnection`](Self::with_reconnection)), it has to note what is in flight, too.
+    #[must_use]
+    pub fn with_packed_rings(mut self) -> Self {
+        self.rings = Rings::Both;
         self
     }
 
@@ -248,7 +266,13 @@ impl VhostUser {
             let what = "several pairs of queues (VIRTIO_NET_F_MQ)";
             return Err(BackEndError::Lacks { what }.into());
         }
-        let queue_features = offered & (Features::QUEUES.difference(Features::RING_PACKED));
+        let queue_features = match options.rings {
+            Rings::Both => {
+                front.check_packed(options.reconnection.as_ref())?;
+                offered & Features::QUEUES
+            }
+            Rings::Split => offered & Features::QUEUES.difference(Features::RING_PACKED),
+        };
         let agreed = Agreed {
             // Of those that the driver is offered, the back end's.
             features: offered & (features | queue_features),

@@ -30,8 +30,11 @@
 //! ([`AddressSpace`]), and of each change before the guest goes on. It is trusted with that: all of the memory stays mapped in its
 //! process, so the IOMMU bounds a driver that errs, and not a back end that means ill.
 //!
-//! Split queues only. A device is saved only while it is paused, which has the back end finish what it has begun; a file
-//! system cannot be saved.
+//! Queues are split, or with [`Options::with_packed_rings`] as the driver chooses. Of a packed queue nothing tells what was in flight
+//! but the back end's notes: without them, a driver whose back end is lost is to reset the device, and another back end cannot be
+//! waited for.
+//!
+//! A device is saved only while it is paused, which has the back end finish what it has begun; a file system cannot be saved.
 //!
 //! ```no_run
 //! use std::os::unix::net::UnixStream;
@@ -62,6 +65,7 @@
 
 mod address_space;
 pub mod back_end;
+mod base;
 pub mod channel;
 mod device;
 mod error;

@@ -6,21 +6,23 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::base;
 use super::error::BackEndError;
 use super::front_end::{FrontEnd, word};
 use super::in_flight::InFlight;
 use super::memory::SharedMemory;
 use super::message::{PROTOCOL_FEATURES, Payload, Protocol, Request, halves};
 use crate::features::Features;
-use crate::queue::QueueConfig;
+use crate::queue::{Layout, Position, QueueConfig};
 
 /// A queue for the back end to serve.
 #[derive(Debug)]
 pub(super) struct Ring<'r> {
     pub(super) index: u16,
     pub(super) config: QueueConfig,
-    /// Where it goes on: the next index to take.
-    pub(super) base: u16,
+    pub(super) layout: Layout,
+    /// Where it goes on.
+    pub(super) base: Position,
     pub(super) kick: &'r EventFd,
     pub(super) call: &'r EventFd,
     pub(super) error: &'r EventFd,
@@ -50,12 +52,12 @@ impl FrontEnd {
         *self.started_mut() = Started::default();
         let protocol = self.all_features() & PROTOCOL_FEATURES;
         let translated = features.contains(Features::ACCESS_PLATFORM);
-        let features = features.bits() & self.all_features() | protocol;
-        self.tell(Request::SET_FEATURES, &Payload::of(features), &[])?;
+        let settled = features.bits() & self.all_features() | protocol;
+        self.tell(Request::SET_FEATURES, &Payload::of(settled), &[])?;
         let (table, files) = memory.table();
         self.tell(Request::SET_MEM_TABLE, &table, &files)?;
         if noted.is_none() {
-            *noted = self.ask_for_notes(rings)?;
+            *noted = self.ask_for_notes(Layout::of(features), rings)?;
         }
         if let Some(notes) = noted {
             let about = Payload::default().bytes(notes.about());
@@ -105,7 +107,11 @@ impl FrontEnd {
         Ok(())
     }
 
-    fn ask_for_notes(&mut self, rings: &[Ring<'_>]) -> Result<Option<InFlight>, BackEndError> {
+    fn ask_for_notes(
+        &mut self,
+        layout: Layout,
+        rings: &[Ring<'_>],
+    ) -> Result<Option<InFlight>, BackEndError> {
         if !self.protocol().contains(Protocol::INFLIGHT_SHMFD) {
             return Ok(None);
         }
@@ -122,7 +128,7 @@ impl FrontEnd {
         let asked = Request::GET_INFLIGHT_FD;
         let (answer, files) = self.ask_for_files(asked, &about, about.as_slice().len(), 1)?;
         let file = files.into_iter().next().map(File::from);
-        let region = file.and_then(|file| InFlight::new(&answer, file, queues, size));
+        let region = file.and_then(|file| InFlight::new(&answer, file, queues, (layout, size)));
         if region.is_none() {
             let (value, what) = (word(&answer), "area for so many queues");
             return Err(self.end(BackEndError::Value { asked, value, what }));
@@ -136,11 +142,17 @@ impl FrontEnd {
         ring: &Ring<'_>,
         memory: Option<&SharedMemory>,
     ) -> Result<(), BackEndError> {
-        let Ring { index, config, .. } = ring;
-        let state = |value: u16| Payload::default().u32((*index).into()).u32(value.into());
-        self.tell(Request::SET_VRING_NUM, &state(config.size), &[])?;
-        self.tell(Request::SET_VRING_BASE, &state(ring.base), &[])?;
-        let [table, available, used] = config.lengths();
+        let Ring {
+            index,
+            config,
+            layout,
+            ..
+        } = ring;
+        let state = |value: u32| Payload::default().u32((*index).into()).u32(value);
+        let base = base::said(*layout, ring.base);
+        self.tell(Request::SET_VRING_NUM, &state(config.size.into()), &[])?;
+        self.tell(Request::SET_VRING_BASE, &state(base), &[])?;
+        let [table, available, used] = config.lengths(*layout).map(|(length, _)| length);
         let ours = |address, length| {
             let index = *index;
             let ours = memory.map_or(Some(address), |memory| memory.ours(address, length));
@@ -166,8 +178,13 @@ impl FrontEnd {
         self.tell(Request::SET_VRING_ENABLE, &payload, &[])
     }
 
-    /// Stops the queue `index`; the result is the next index that it would take.
-    pub(super) fn stop(&mut self, index: u16) -> Result<u16, BackEndError> {
+    /// Stops the queue `index`, of `size` descriptors of `layout`; the result is where it would go on.
+    pub(super) fn stop(
+        &mut self,
+        index: u16,
+        layout: Layout,
+        size: u16,
+    ) -> Result<Position, BackEndError> {
         self.started_mut()
             .queues
             .retain(|started| *started != index);
@@ -175,12 +192,18 @@ impl FrontEnd {
         let asked = Request::GET_VRING_BASE;
         let state = Payload::default().u32(index.into()).u32(0);
         let value = word(&self.ask(asked, &state, 8)?);
-        // Queue in the first half, index in the other; as they lie in memory.
-        let (queue, base) = halves(value);
-        if let (true, Ok(base)) = (queue == u32::from(index), u16::try_from(base)) {
+        // Queue in the first half, where in the other; as they lie in memory.
+        let (queue, said) = halves(value);
+        if let (true, Some(base)) = (
+            queue == u32::from(index),
+            base::position(layout, size, said),
+        ) {
             return Ok(base);
         }
-        let what = "index of that queue";
+        let what = match layout {
+            Layout::Split => "index of that queue",
+            Layout::Packed => "place in that packed queue",
+        };
         Err(self.end(BackEndError::Value { asked, value, what }))
     }
 }

@@ -234,6 +234,24 @@ impl FrontEnd {
         self.check_queues(agreed.queues)
     }
 
+    /// Whether the back end has packed queues; and, where `reconnection` is on, whether another could go on with them.
+    pub(super) fn check_packed(
+        &self,
+        reconnection: Option<&Reconnection>,
+    ) -> Result<(), BackEndError> {
+        let lacks = |what| Err(BackEndError::Lacks { what });
+        if !self.features().contains(Features::RING_PACKED) {
+            return lacks("packed queues (VIRTIO_F_RING_PACKED)");
+        }
+        if reconnection.is_some() && !self.protocol().contains(Protocol::INFLIGHT_SHMFD) {
+            return lacks(
+                "memory for what is in flight (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), without which no other back end \
+                 goes on with packed queues",
+            );
+        }
+        Ok(())
+    }
+
     /// Whether the back end has so many queues, as far as it says.
     pub(super) fn check_queues(&mut self, asked: u64) -> Result<(), BackEndError> {
         match self.queues()? {

@@ -15,7 +15,6 @@ use std::io;
 use std::iter;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemory};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -26,18 +25,15 @@ use super::address_space::Astray;
 use super::device::Shared;
 use super::error::BackEndError;
 use super::front_end::Own;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, used_index};
 use super::ledger::Ledger;
 use super::queues::Ring;
-use super::stand_in::{StandIn, used_index};
+use super::stand_in::StandIn;
 use crate::device::{Activation, ActiveQueue, Failure, Interrupts, Trouble};
 use crate::features::Features;
-use crate::patience::end_of;
-use crate::queue::{Position, Queue, Reach};
+use crate::queue::{Begun, Layout, Position, Queue, Reach};
 use crate::worker::{Progress, Worker};
 
-/// Between two looks at a used ring that is about to be complete.
-const INTERVAL: Duration = Duration::from_millis(1);
 /// Requests of the back end's own that are taken in one call.
 const OWN_REQUESTS: usize = 16;
 
@@ -59,13 +55,15 @@ enum Source {
 struct Served {
     active: ActiveQueue,
     call: EventFd,
-    /// Where it goes on while it is stopped.
+    layout: Layout,
+    /// Where it goes on while it is stopped: as [`Position::used`].
     base: u16,
     /// What is in flight, where the back end does not say.
     ledger: Option<Ledger>,
 }
 
 mod away;
+mod stop;
 
 enum State {
     Stopped,
@@ -101,9 +99,11 @@ impl<A: GuestAddressSpace> Relay<A> {
             queues,
             interrupts,
         } = activation;
+        let layout = Layout::of(features);
         let served = |active: ActiveQueue| {
             Ok(Served {
                 call: EventFd::new(EFD_NONBLOCK)?,
+                layout,
                 base: active.queue.position().available,
                 ledger: None,
                 active,
@@ -181,9 +181,10 @@ impl<A: GuestAddressSpace> Relay<A> {
 
     /// The back end serves, if it has `started`, and notes what is in flight there.
     fn live(&mut self, in_flight: Option<InFlight>, started: Result<(), BackEndError>) {
-        let ordered = self.features.contains(Features::IN_ORDER);
+        // Of a packed queue, which is written over, and of one in order, an account of both rings says nothing more.
+        let told = self.is_packed() || self.features.contains(Features::IN_ORDER);
         for queue in &mut self.queues {
-            let ours = !ordered && in_flight.is_none();
+            let ours = !told && in_flight.is_none();
             queue.ledger = ours.then(|| Ledger::new(*queue.active.queue.config(), queue.base));
             // What came while nobody served. Fails only if the counter is full, and then it is readable.
             let _ = queue.active.kick.write(1);
@@ -194,35 +195,8 @@ impl<A: GuestAddressSpace> Relay<A> {
         }
     }
 
-    /// Has the back end stop, and finds where each queue goes on.
-    fn stop(&mut self) -> Result<(), BackEndError> {
-        for at in 0..self.queues.len() {
-            let Some((index, used_ring)) = self.queues.get(at).map(Served::place) else {
-                break;
-            };
-            let base = self.shared.front().stop(index)?;
-            let end = end_of(self.shared.patience());
-            // A back end may answer before the last requests that it has begun are done.
-            loop {
-                let used = used_index(&*self.memory.memory(), used_ring).unwrap_or(base);
-                if used == base {
-                    break;
-                }
-                if Instant::now() >= end {
-                    let why = BackEndError::Unfinished { index, base, used };
-                    return Err(self.shared.front().end(why));
-                }
-                std::thread::sleep(INTERVAL);
-            }
-            if let Some(queue) = self.queues.get_mut(at) {
-                queue.base = base;
-            }
-            self.pass_on(at);
-            if let Some(queue) = self.queues.get_mut(at) {
-                queue.ledger = None;
-            }
-        }
-        Ok(())
+    fn is_packed(&self) -> bool {
+        self.features.contains(Features::RING_PACKED)
     }
 
     /// Passes an interrupt on.
@@ -246,26 +220,31 @@ impl<A: GuestAddressSpace> Relay<A> {
         for queue in &self.queues {
             self.interrupts.queue(queue.active.index);
         }
-        let in_flight = if self.is_patient() && self.find_bases(in_flight.as_ref()) {
+        // Where nobody notes what is in flight in packed queues, nobody knows it.
+        let known = in_flight.is_some() || !self.is_packed();
+        let in_flight = if known && self.is_patient() && self.find_bases(in_flight.as_ref()) {
             return self.wait_for_another(Some(&why), in_flight);
         } else {
             in_flight
         };
         let memory = self.memory.memory();
-        let ordered = self.features.contains(Features::IN_ORDER);
+        let (packed, ordered) = (self.is_packed(), self.features.contains(Features::IN_ORDER));
         let begun = self.queues.iter_mut().map(|queue| {
-            let (index, used_ring) = queue.place();
+            let config = *queue.active.queue.config();
             if let Some(ledger) = &mut queue.ledger {
                 ledger.look(&Reach::new(&*memory));
-                return ledger.in_flight();
+                let (used, begun) = ledger.in_flight()?;
+                return Some((used, begun.into_iter().map(Begun::Split).collect()));
             }
-            let used = used_index(&*memory, used_ring)?;
-            if ordered {
+            if ordered && !packed {
                 // Used in the order in which they came: what is not used is next.
-                return Some((used, Vec::new()));
+                return Some((used_index(&*memory, config.device_area)?, Vec::new()));
             }
-            let size = queue.active.queue.size();
-            Some((used, in_flight.as_ref()?.begun(index, size, used)?))
+            let left =
+                in_flight
+                    .as_ref()?
+                    .left(queue.active.index, &config, &*memory, queue.base)?;
+            Some((left.used, left.begun))
         });
         let begun: Vec<_> = begun.collect();
         drop(memory);
@@ -364,16 +343,20 @@ impl Served {
         Ring {
             index: self.active.index,
             config: *self.active.queue.config(),
-            base: self.base,
+            layout: self.layout,
+            base: self.position(),
             kick: &self.active.kick,
             call: &self.call,
             error,
         }
     }
 
-    /// Its number, and where its used ring is.
-    fn place(&self) -> (u16, u64) {
-        (self.active.index, self.active.queue.config().device_area)
+    /// Where it goes on, with nothing in flight but what is noted.
+    fn position(&self) -> Position {
+        Position {
+            available: self.base,
+            used: self.base,
+        }
     }
 
     /// Somebody who goes on at `used`, after `begun`.
@@ -381,7 +364,7 @@ impl Served {
         &self,
         relay: &Relay<A>,
         used: u16,
-        begun: Vec<u16>,
+        begun: Vec<Begun>,
     ) -> Option<StandIn> {
         let position = Position {
             available: used,
@@ -389,7 +372,8 @@ impl Served {
         };
         let config = self.active.queue.config();
         let memory = relay.memory.memory();
-        let queue = Queue::restored(config, relay.features, &*memory, position).ok()?;
+        let mut queue = Queue::restored(config, relay.features, &*memory, position).ok()?;
+        queue.map(&*memory).withdraw(&begun).ok()?;
         let kick = self.active.kick.try_clone().ok()?;
         Some(StandIn::new(self.active.index, queue, kick, begun))
     }
@@ -414,10 +398,7 @@ impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
         let position = |queue: &Served| {
             let index = queue.active.index;
             let stand_in = standing.iter().find(|stand_in| stand_in.index() == index);
-            let stopped = Position {
-                available: queue.base,
-                used: queue.base,
-            };
+            let stopped = queue.position();
             (index, stand_in.map_or(stopped, StandIn::position))
         };
         self.queues.iter().map(position).collect()
@@ -430,10 +411,14 @@ impl<A: GuestAddressSpace + Send> Worker for Relay<A> {
     }
 
     fn stopping(&mut self) {
-        if let State::Live(_) = self.state {
-            match self.stop() {
+        if let State::Live(in_flight) = &mut self.state {
+            let in_flight = in_flight.take();
+            match self.stop(in_flight.as_ref()) {
                 Ok(()) => self.state = State::Stopped,
-                Err(why) => self.lost(why),
+                Err(why) => {
+                    self.state = State::Live(in_flight);
+                    self.lost(why);
+                }
             }
         }
     }

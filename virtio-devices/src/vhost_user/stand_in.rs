@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::kind::Kind;
 use crate::device::{Failure, Interrupts};
-use crate::queue::{Chain, Notify, Position, Queue, QueueError, Reach};
+use crate::queue::{Begun, Chain, Notify, Position, Queue, QueueError};
 use crate::worker::Progress;
 
 /// Chains that are answered in one call.
@@ -21,13 +21,13 @@ pub(super) struct StandIn {
     queue: Queue,
     kick: EventFd,
     /// Begun by the back end and not finished, the last one first.
-    begun: Vec<u16>,
+    begun: Vec<Begun>,
     chain: Chain,
 }
 
 impl StandIn {
     /// One for queue `index`, which goes on where its used ring does, after `begun`.
-    pub(super) fn new(index: u16, queue: Queue, kick: EventFd, mut begun: Vec<u16>) -> Self {
+    pub(super) fn new(index: u16, queue: Queue, kick: EventFd, mut begun: Vec<Begun>) -> Self {
         begun.reverse();
         Self {
             index,
@@ -52,12 +52,12 @@ impl StandIn {
         kind: &Kind,
         memory: &A,
         interrupts: &Arc<dyn Interrupts>,
-    ) -> Result<u64, QueueError> {
+    ) -> Result<u64, Box<QueueError>> {
         let memory = memory.memory();
         let mut queue = self.queue.map(&*memory);
         let mut count = 0u64;
-        while let Some(head) = self.begun.pop() {
-            let head = queue.retake(head, &mut self.chain)?;
+        while let Some(begun) = self.begun.pop() {
+            let head = queue.retake(&begun, &mut self.chain)?;
             let written = kind.refuse(queue.reach(), &self.chain);
             queue.complete(head, written)?;
             count = count.saturating_add(1);
@@ -95,13 +95,13 @@ impl StandIn {
         kind: &Kind,
         memory: &M,
         interrupts: &dyn Interrupts,
-    ) -> Result<(u64, Progress), QueueError> {
+    ) -> Result<(u64, Progress), Box<QueueError>> {
         let mut queue = self.queue.map(memory);
         let mut count = 0;
         let mut rest = Progress::More;
         for served in 1..=BATCH {
             let head = match self.begun.pop() {
-                Some(head) => Some(queue.retake(head, &mut self.chain)?),
+                Some(begun) => Some(queue.retake(&begun, &mut self.chain)?),
                 None => queue.pop(&mut self.chain)?,
             };
             let Some(head) = head else {
@@ -120,13 +120,4 @@ impl StandIn {
         }
         Ok((count, rest))
     }
-}
-
-/// The index of a used ring at `address`, as the driver sees it.
-pub(super) fn used_index<M: GuestMemory + ?Sized>(memory: &M, address: u64) -> Option<u16> {
-    let mut index = [0; 2];
-    // Behind the flags.
-    let at = address.checked_add(2)?;
-    Reach::new(memory).read(&mut index, at).ok()?;
-    Some(u16::from_le_bytes(index))
 }

@@ -423,6 +423,7 @@ fn configuration_space_says_what_the_specification_says() {
     assert_eq!(field(0x00, 8), 2048, "capacity");
     assert_eq!(field(0x0c, 4), 126, "seg_max");
     assert_eq!(field(0x14, 4), 512, "blk_size");
+    assert_eq!(field(0x20, 2), 1, "writeback, and what is unused");
     assert_eq!(field(0x22, 2), 4, "num_queues");
     assert_eq!(field(0x24, 4), 65536, "max_discard_sectors");
     assert_eq!(field(0x28, 4), 16, "max_discard_seg");
@@ -441,7 +442,7 @@ fn configuration_space_says_what_the_specification_says() {
     let expected = VERSION_1
         | 1 << 28 | 1 << 29 // INDIRECT_DESC, EVENT_IDX
         | 1 << 34 | 1 << 35 | 1 << 38 // RING_PACKED, IN_ORDER, NOTIFICATION_DATA
-        | 1 << 2 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14;
+        | 1 << 2 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
     assert_eq!(driver.offered(), expected);
     assert_eq!(
         driver.get(driver.common, 0x12, 2),

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use hvkit_virtio_devices::block::{
-    Access, Backing, Block, Engine, Format, HostCache, OpenError, Options,
+    Access, Backing, Block, Engine, Format, HostCache, Metadata, OpenError, Options,
 };
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use tempfile::{TempDir, tempdir};
@@ -187,6 +187,57 @@ fn a_qcow2_disk_is_what_its_tables_say() {
     assert_eq!(disk.read(5, 512), pattern(5 * 512, 512));
     // Behind the end is an error, not a larger image.
     assert_eq!(disk.request(1, CLUSTERS * 128, 0, &[1; 512]), 1);
+}
+
+/// The file as it is at this moment, as whoever opens it finds it after the process that has it open was killed.
+fn as_it_is(path: &Path) -> PathBuf {
+    let now = path.with_extension("now");
+    fs::copy(path, &now).unwrap();
+    now
+}
+
+#[test]
+fn what_was_completed_outlives_the_process_if_that_was_asked() {
+    let folder = tempdir().unwrap();
+    let path = image(&folder);
+    let options = Options::new(&path).with_format(Format::Qcow2);
+    let mut disk = Disk::new(options.with_metadata(Metadata::WrittenThrough));
+    let data: Vec<u8> = (0..CLUSTER).map(|i| (i % 241) as u8).collect();
+    // Clusters that have no data yet, one of them in part; no flush follows.
+    disk.write(3 * 128, &data);
+    disk.write(7 * 128 + 5, &data[..512]);
+    let now = as_it_is(&path);
+    assert_eq!(cluster(&now, 3).unwrap(), data);
+    assert_eq!(cluster(&now, 7).unwrap()[5 * 512..6 * 512], data[..512]);
+    // Their references are counted: the next one does not give them away.
+    let mut next = Disk::new(Options::new(&now).with_format(Format::Qcow2));
+    next.write(9 * 128, &[0x99; CLUSTER as usize]);
+    assert_eq!(next.read(3 * 128, CLUSTER as u32), data);
+    assert_eq!(next.read(7 * 128 + 5, 512), data[..512]);
+    drop(next);
+    // Holes too: of whole clusters, given back.
+    assert_eq!(disk.hole(11, 3 * 128, 128, 0), 0);
+    assert_eq!(disk.hole(13, 7 * 128, 128, 0), 0);
+    let mut next = Disk::new(Options::new(as_it_is(&path)).with_format(Format::Qcow2));
+    for gone in [3, 7] {
+        assert_eq!(
+            next.read(gone * 128, CLUSTER as u32),
+            vec![0; CLUSTER as usize],
+            "{gone}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_is_saved_is_in_its_file() {
+    let folder = tempdir().unwrap();
+    let path = image(&folder);
+    let mut disk = Disk::new(Options::new(&path).with_format(Format::Qcow2));
+    disk.write(3 * 128, &[0x33; CLUSTER as usize]);
+    disk.machine.driver.function.pause();
+    disk.machine.driver.function.save().unwrap();
+    let now = as_it_is(&path);
+    assert_eq!(cluster(&now, 3).unwrap(), [0x33; CLUSTER as usize]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use hvkit_virtio_devices::transport::mmio::{MmioError, NOTIFY, VirtioMmio};
 
 use crate::support::memory;
 use crate::support::probe::{Memory, Probe, Seen};
+use crate::transport_life::is_read_after_the_change;
 
 struct Bench {
     driver: MmioDriver<Memory>,
@@ -191,4 +192,17 @@ fn a_device_that_no_driver_could_use() {
         let error = new(vec![8, size]).unwrap_err();
         assert!(matches!(error, MmioError::QueueSize { index: 1, size: s } if s == size));
     }
+}
+
+/// "ConfigGeneration" (4.2.2.1): no part of a change is seen with the number of before.
+#[test]
+fn a_generation_is_read_before_a_change_or_after_all_of_it() {
+    let mut b = bench();
+    b.start();
+    let activated = b.seen.lock().unwrap().activated.take().unwrap();
+    let before = b.driver.get(0x0fc);
+    let mut after = before;
+    let read = || after = b.driver.get(0x0fc);
+    assert!(is_read_after_the_change(&activated.interrupts, read));
+    assert_ne!(after, before);
 }

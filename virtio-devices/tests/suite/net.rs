@@ -40,8 +40,10 @@ fn configuration_says_what_was_asked_for() {
         let (net, _wire) = card();
         let link = net.link();
         let mut guest = Guest::new(Box::new(net), transport);
-        // GUEST_ANNOUNCE, CTRL_VQ, STATUS, MRG_RXBUF, MAC, MTU; no offload, which a socket cannot do.
-        let expected = 1 << 21 | 1 << 17 | 1 << 16 | 1 << 15 | 1 << 5 | 1 << 3;
+        // CTRL_MAC_ADDR, GUEST_ANNOUNCE, CTRL_RX_EXTRA, CTRL_VLAN, CTRL_RX, CTRL_VQ, STATUS, MRG_RXBUF, MAC, MTU; no offload,
+        // which a socket cannot do.
+        let filters = 1 << 23 | 1 << 20 | 1 << 19 | 1 << 18;
+        let expected = filters | 1 << 21 | 1 << 17 | 1 << 16 | 1 << 15 | 1 << 5 | 1 << 3;
         assert_eq!(guest.offered() & 0x00ff_ffff, expected);
         assert_eq!(guest.config(0, 6), 0x5634_1200_5452);
         assert_eq!(guest.config(6, 2), 1, "link up");

@@ -57,7 +57,7 @@ impl Pair {
         }
     }
 
-    fn pop(&mut self) -> Result<Option<Head>, QueueError> {
+    fn pop(&mut self) -> Result<Option<Head>, Box<QueueError>> {
         self.queue.map(&*self.memory).pop(&mut self.chain)
     }
 
@@ -84,7 +84,7 @@ impl Pair {
         let error = self.pop().unwrap_err();
         assert!(self.queue.is_failed());
         assert!(self.pop().unwrap().is_none(), "an error must be latched");
-        match error {
+        match *error {
             QueueError::Chain { source, .. } => source,
             other => panic!("{other:?}"),
         }

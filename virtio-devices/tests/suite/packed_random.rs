@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hvkit_virtio_devices::fake::Buffer::{self, Readable, Writable};
 use hvkit_virtio_devices::fake::PackedRing;
 use hvkit_virtio_devices::features::Features;
-use hvkit_virtio_devices::queue::{Chain, Queue, QueueConfig, QueueError};
+use hvkit_virtio_devices::queue::{Chain, Head, Queue, QueueConfig, QueueError};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -24,14 +24,17 @@ fn memory() -> Arc<GuestMemoryMmap> {
     Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap())
 }
 
-fn queue(ring: &PackedRing, memory: &GuestMemoryMmap) -> Queue {
-    let config = QueueConfig {
+fn config(ring: &PackedRing) -> QueueConfig {
+    QueueConfig {
         size: ring.size,
         descriptor_area: ring.ring,
         driver_area: ring.driver,
         device_area: ring.device,
-    };
-    Queue::new(&config, PACKED, memory).unwrap()
+    }
+}
+
+fn queue(ring: &PackedRing, memory: &GuestMemoryMmap) -> Queue {
+    Queue::new(&config(ring), PACKED, memory).unwrap()
 }
 
 fn words() -> impl Strategy<Value = Words> {
@@ -134,7 +137,24 @@ proptest! {
         }
         let slot = ring.free.0;
         ring.offer(&ring_words);
+        // A queue that keeps an order takes the chain by the long way. Nobody can tell.
+        let (long, at) = (PACKED | Features::IN_ORDER, queue.position());
+        let mut long = Queue::restored(&config(&ring), long, &*memory, at).unwrap();
+        let mut long_chain = Chain::new();
+        let long_popped = long.map(&*memory).pop(&mut long_chain);
         let popped = queue.map(&*memory).pop(&mut chain);
+        let index = |head: &Option<Head>| head.as_ref().map(Head::index);
+        prop_assert_eq!(
+            format!("{:?}", popped.as_ref().map(index)),
+            format!("{:?}", long_popped.as_ref().map(index))
+        );
+        if popped.is_ok() {
+            prop_assert_eq!(queue.position(), long.position());
+            prop_assert_eq!(chain.readable_segments(), long_chain.readable_segments());
+            prop_assert_eq!(chain.writable_segments(), long_chain.writable_segments());
+            prop_assert_eq!(chain.readable_bytes(), long_chain.readable_bytes());
+            prop_assert_eq!(chain.writable_bytes(), long_chain.writable_bytes());
+        }
         match model(&memory, slot) {
             Some((expected, id)) => {
                 prop_assert_eq!(popped.unwrap().map(|head| head.index()), Some(id));
@@ -143,7 +163,7 @@ proptest! {
                 prop_assert_eq!(segments.collect::<Vec<_>>(), expected);
             }
             None => prop_assert!(
-                matches!(popped, Err(QueueError::Chain { head, .. }) if head == slot),
+                matches!(popped.as_ref().err().map(|e| &**e), Some(QueueError::Chain { head, .. }) if *head == slot),
                 "accepted: {:?}", chain
             ),
         }

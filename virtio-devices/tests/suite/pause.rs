@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A live device that is not to run: because it masters no bus, or because the VMM has paused it.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -194,6 +195,41 @@ fn a_pause_that_came_to_nothing_costs_the_guest_nothing() {
     // And now it can be saved.
     driver.function.pause();
     driver.function.save().unwrap();
+}
+
+/// Random bytes whose owner has something to do at the end, which takes a while.
+struct Ending(Arc<AtomicBool>);
+
+impl Read for Ending {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        bytes.fill(7);
+        Ok(bytes.len())
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(200));
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// An image has tables to write when it is closed: a process that ends after its devices must find that done.
+#[test]
+fn who_drops_a_device_waits_for_the_end_of_its_workers() {
+    let ended = Arc::<AtomicBool>::default();
+    let threads =
+        Threads::new(|name, body| std::thread::Builder::new().name(name).spawn(body).map(drop));
+    let memory = crate::support::memory();
+    let device = Box::new(Entropy::new(Ending(Arc::clone(&ended))));
+    let vectors = Arc::new(Vectors::default());
+    let function = VirtioPci::new(device, memory.clone(), vectors, Box::new(threads)).unwrap();
+    let mut driver = Driver::probe(function);
+    driver.negotiate(u64::MAX);
+    driver.queue(0, &memory, 0x1000, 16);
+    driver.set_status(0xf);
+    drop(driver);
+    assert!(ended.load(Ordering::Acquire));
 }
 
 /// Who runs a worker, neither has it go on nor gives it back.

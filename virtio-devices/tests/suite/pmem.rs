@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::FileExt;
 
+use hvkit_virtio_devices::block::{Block, Options};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::pmem::{Backing, Pmem, PmemError, Writes};
 use tempfile::NamedTempFile;
@@ -64,6 +65,31 @@ fn what_is_written_there_is_in_the_file_or_not() {
         file.as_file().read_exact_at(&mut data, 0).unwrap();
         assert_eq!(data, expected);
     }
+}
+
+/// A disk's lock is the same: the other guest has the file as memory, or as a disk.
+#[test]
+fn one_guest_writes_a_file_and_several_read_it() {
+    let file = file(2 << 20);
+    let open = |writes| Backing::open(file.path(), writes);
+    let locked = |error: PmemError| {
+        let line = format!("{}: in use by another VMM", file.path().display());
+        assert!(matches!(error, PmemError::Locked { .. }), "{error:?}");
+        assert_eq!(error.to_string(), line);
+    };
+    // Held for as long as the device is there.
+    let writer = Pmem::new(open(Writes::Kept).unwrap(), PLACE).unwrap();
+    locked(open(Writes::Kept).unwrap_err());
+    locked(open(Writes::Discarded).unwrap_err());
+    Block::open(Options::new(file.path())).unwrap_err();
+    drop(writer);
+    let readers = [(); 2].map(|()| open(Writes::Discarded).unwrap());
+    locked(open(Writes::Kept).unwrap_err());
+    drop(readers);
+    let disk = Block::open(Options::new(file.path())).unwrap();
+    locked(open(Writes::Discarded).unwrap_err());
+    drop(disk);
+    open(Writes::Kept).unwrap();
 }
 
 #[test]

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From DRIVER_OK to reset: what a device is given, what stops it, and what is left afterwards.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use hvkit_virtio_devices::device::Interrupts;
 use hvkit_virtio_devices::fake::Event;
 use hvkit_virtio_devices::pci::PciFunction;
 
@@ -284,4 +291,39 @@ fn a_disk_comes_back_after_a_reset_in_the_middle_of_its_work() {
     ring.submit(&[Readable(0x8000, 16), Writable(0x9000, 1)]);
     machine.run();
     assert!(ring.take().is_some());
+}
+
+/// Reads a generation while configuration changes: whether the change was over by then.
+pub(crate) fn is_read_after_the_change(
+    interrupts: &Arc<dyn Interrupts>,
+    read: impl FnOnce(),
+) -> bool {
+    let over = AtomicBool::new(false);
+    let (begun, changing) = channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            interrupts.config_changes(&mut || {
+                begun.send(()).unwrap();
+                thread::sleep(Duration::from_millis(50));
+                over.store(true, Ordering::SeqCst);
+            });
+        });
+        changing.recv().unwrap();
+        read();
+        over.load(Ordering::SeqCst)
+    })
+}
+
+/// No part of a change is seen with the generation of before (2.5.2).
+#[test]
+fn a_generation_is_read_before_a_change_or_after_all_of_it() {
+    let mut bench = Bench::new();
+    bench.start();
+    let interrupts = bench.interrupts();
+    let common = bench.driver.common;
+    let before = bench.driver.get(common, 0x15, 1);
+    let mut after = before;
+    let read = || after = bench.driver.get(common, 0x15, 1);
+    assert!(is_read_after_the_change(&interrupts, read));
+    assert_ne!(after, before);
 }

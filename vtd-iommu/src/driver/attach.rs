@@ -13,7 +13,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use hvkit_page_table::{Format, Frames, OwnEntries, Span};
+use hvkit_page_table::{Frames, OwnEntries, Span};
 
 use super::domain::{Attachment, Domain, Stage, StageKind};
 use super::entries::{Entry, Moved};
@@ -43,8 +43,28 @@ pub(super) struct Device<M, P> {
     /// Where it is while it is nowhere else, if it has reserved memory.
     pub(super) holding: Option<Domain<SecondStage, M, P>>,
     pub(super) regions: Vec<Span>,
-    /// The domains of its PASIDs.
-    pub(super) pasids: BTreeMap<Pasid, u16>,
+    /// Through what its requests without PASID go, unless they are blocked or held.
+    pub(super) plain: Option<Way>,
+    /// Through what those of its PASIDs go.
+    pub(super) pasids: BTreeMap<Pasid, Way>,
+}
+
+/// An entry of a device that is in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// The id of the domain that it was attached to.
+    pub(super) domain: u16,
+    /// The domain-id in the entry: under nested translation, that of its first-stage table.
+    pub(super) id: u16,
+    /// The device-TLB that is filled through it.
+    pub(super) tlb: Option<DeviceTlb>,
+}
+
+impl<M, P> Device<M, P> {
+    /// All that are in use.
+    pub(super) fn ways(&self) -> impl Iterator<Item = &Way> {
+        self.plain.iter().chain(self.pasids.values())
+    }
 }
 
 impl<M, P> Default for Device<M, P> {
@@ -53,6 +73,7 @@ impl<M, P> Default for Device<M, P> {
             reach: Reach::Blocked,
             holding: None,
             regions: Vec::new(),
+            plain: None,
             pasids: BTreeMap::new(),
         }
     }
@@ -80,7 +101,9 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     ///
     /// # Errors
     ///
-    /// The device is attached already, a region cannot be mapped, or there are no ids or frames.
+    /// The device is attached already, a region cannot be mapped, there are no ids or frames, or the unit does not do as
+    /// it is told. Nothing is left of it then; if the unit does not even take the entry back, [remove](Self::remove) the
+    /// device once it answers, and declare its memory again.
     pub fn reserve(&mut self, source: RequesterId, regions: &[Span]) -> Result<(), DriverError> {
         let known = self.devices.get(&source);
         if known.is_some_and(|d| d.reach != Reach::Blocked || d.holding.is_some()) {
@@ -111,7 +134,9 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         let device = self.devices.entry(source).or_default();
         device.holding = Some(holding);
         device.regions = regions.to_vec();
-        self.show(source, Pasid::ZERO, domain)
+        self.show(source, Pasid::ZERO, domain).inspect_err(|_| {
+            let _ = self.remove(source);
+        })
     }
 
     /// Identity-maps `regions` in `domain`, where that is not so already: all of them, or none. Returns those that
@@ -181,7 +206,16 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
                 .reserved
                 .extend(regions.iter().map(|&span| (source, span)));
         }
-        let done = self.enter(device, entry, domain.id);
+        let id = domain.id;
+        let done = self.enter(
+            device,
+            entry,
+            Way {
+                domain: id,
+                id,
+                tlb,
+            },
+        );
         if self.domain_of_device(source, pasid) == Some(domain.id) {
             domain.attached.push(device);
         } else if pasid.is_none() {
@@ -219,7 +253,12 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }
             Mode::Scalable => Entry::pasid(PasidEntry::pass_through(domain, width)),
         };
-        let done = self.enter(device, entry, domain);
+        let way = Way {
+            domain,
+            id: domain,
+            tlb: None,
+        };
+        let done = self.enter(device, entry, way);
         // Also if the unit took the entry neither in nor back: then it can be detached again.
         if let Some(state) = self.devices.get_mut(&source)
             && state.reach == Reach::Domain(domain)
@@ -229,59 +268,13 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         done
     }
 
-    /// Translates requests of a PASID through a first-stage table that somebody else owns (a guest, for a device
-    /// of its own) and then through `second`. Addresses in that table, and its own, are `second`'s.
-    ///
-    /// Changes of that table are reported with [`forget_pasid`](Self::forget_pasid).
-    ///
-    /// # Errors
-    ///
-    /// As [`attach`](Self::attach), or the unit does not nest.
-    pub fn attach_nested(
-        &mut self,
-        second: &mut Domain<SecondStage, M, P>,
-        device: Attachment,
-        first: FirstTable,
-    ) -> Result<(), DriverError> {
-        if self.mode == Mode::Legacy || !self.ecap.nested() || !self.ecap.first_stage() {
-            return Err(DriverError::Unsupported(Ability::Nested));
-        }
-        let five = match first.levels {
-            4 => 0,
-            5 if self.cap.first_stage_5_levels() => 1,
-            levels => return Err(DriverError::Unsupported(Ability::FirstStageLevels(levels))),
-        };
-        if second.unit != self.root {
-            return Err(DriverError::ForeignDomain(second.id));
-        }
-        self.admit(device)?;
-        let width = self.width(second.mapper.format().shape().levels())?;
-        let table = second.mapper.root();
-        let entry = PasidEntry::nested(second.id, first.address, width, table).with_fspm(five);
-        let done = self.enter(device, Entry::pasid(self.snooping(entry)), second.id);
-        if self.domain_of_device(device.source, device.pasid) == Some(second.id) {
-            second.attached.push(device);
-        }
-        done
-    }
-
-    /// Has the unit forget first-stage translations of a PASID of `domain`: some pages, or all.
-    ///
-    /// # Errors
-    ///
-    /// It does not.
-    pub fn forget_pasid<F: Stage>(
-        &mut self,
-        domain: &Domain<F, M, P>,
-        pasid: Option<Pasid>,
-        pages: Option<crate::spec::invalidation::Pages>,
-    ) -> Result<(), DriverError> {
-        self.ask_pasid_iotlb(domain.id, pasid, pages)?;
-        self.wait()
-    }
-
     /// Blocks a device that is attached to `domain` (but for its reserved memory), and returns when nothing of
     /// the domain can be reached by it any more.
+    ///
+    /// Page requests of the PASID that the unit received before are in the page request queue when this returns, if the
+    /// unit drains them (ECAP.PDS; a device with a TLB only). The queue is the caller's: have the device stop, detach,
+    /// then [poll](Self::poll_page_request) until it is empty and drop what names the PASID, or answer it as invalid.
+    /// Only then may the PASID be attached to anything else, or an old request is taken for a new one.
     ///
     /// # Errors
     ///
@@ -302,13 +295,19 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             });
         };
         let gone = Gone {
-            domain: domain.id,
+            domain: domain.id_of(attached),
             kind: Some(F::KIND),
             tlb: attached.tlb,
         };
         self.leave(source, pasid, gone)?;
         domain.attached.swap_remove(index);
-        domain.reserved.retain(|(of, _)| *of != source);
+        // Of requests without PASID: those with one never had it.
+        if pasid.is_none() {
+            domain.reserved.retain(|(of, _)| *of != source);
+        }
+        if let Some(id) = domain.forget_nested(source, pasid) {
+            self.ids.free(id, 1);
+        }
         Ok(())
     }
 
@@ -333,15 +332,6 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }),
         }
     }
-}
-
-/// A first-stage table that somebody else owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FirstTable {
-    /// Its root's address, in the second stage.
-    pub address: u64,
-    /// 4 or 5.
-    pub levels: u8,
 }
 
 /// Whether every page of `span` is mapped to itself, for reading and writing.

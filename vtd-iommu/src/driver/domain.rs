@@ -14,6 +14,7 @@ use hvkit_page_table::{
     Encode, Format, Frames, MapError, Mapper, Outcome, OwnEntries, Span, Stale,
 };
 
+use super::nested::FirstTable;
 use crate::spec::Pasid;
 use crate::spec::RequesterId;
 use crate::spec::invalidation::DeviceTlb;
@@ -146,6 +147,16 @@ impl Attachment {
     }
 }
 
+/// An attachment that comes through a first-stage table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nested {
+    pub(super) source: RequesterId,
+    pub(super) pasid: Option<Pasid>,
+    pub(super) first: FirstTable,
+    /// The domain-id in its entry, which this first-stage table has to itself.
+    pub(super) id: u16,
+}
+
 /// One translation table of one unit, with a domain-id.
 ///
 /// Dropping it leaks its table and id: hardware may be using them. [`Unit::destroy`](super::Unit::destroy) frees
@@ -158,6 +169,8 @@ pub struct Domain<F, M, P> {
     pub(super) mapper: Mapper<F, M, P>,
     pub(super) guest_bits: u32,
     pub(super) attached: Vec<Attachment>,
+    /// Those of them that come through a first-stage table of somebody else's.
+    pub(super) nested: Vec<Nested>,
     /// Identity-mapped for as long as its device is attached.
     pub(super) reserved: Vec<(RequesterId, Span)>,
 }
@@ -188,6 +201,38 @@ impl<F: Stage, M: OwnEntries, P: Frames> Domain<F, M, P> {
     /// The fault that the unit would report, rights apart.
     pub fn translate(&self, address: u64) -> Outcome<F, M> {
         self.mapper.translate(address)
+    }
+
+    /// How `at` is nested, if it is.
+    pub(super) fn nesting(&self, at: &Attachment) -> Option<&Nested> {
+        let mut all = self.nested.iter();
+        all.find(|nested| nested.source == at.source && nested.pasid == at.pasid)
+    }
+
+    /// The domain-id in the entry of `at`.
+    pub(super) fn id_of(&self, at: &Attachment) -> u16 {
+        self.nesting(at).map_or(self.id, |nested| nested.id)
+    }
+
+    /// The domain-ids of first-stage tables, each once.
+    pub(super) fn nested_ids(&self) -> impl Iterator<Item = u16> {
+        let earlier = |count, id| self.nested.iter().take(count).any(|nested| nested.id == id);
+        let all = self.nested.iter().enumerate();
+        all.filter(move |(count, nested)| !earlier(*count, nested.id))
+            .map(|(_, nested)| nested.id)
+    }
+
+    /// Takes a nested attachment out; its domain-id, if no other has it.
+    pub(super) fn forget_nested(
+        &mut self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+    ) -> Option<u16> {
+        let mut all = self.nested.iter();
+        let index = all.position(|nested| nested.source == source && nested.pasid == pasid)?;
+        let gone = self.nested.swap_remove(index);
+        let shared = self.nested.iter().any(|nested| nested.id == gone.id);
+        (!shared).then_some(gone.id)
     }
 
     fn admit(&self, span: Span) -> Result<(), Refused<F>> {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The tables between a requester and its domain, and how an entry in them is stored.
 
+use alloc::collections::BTreeSet;
+
 use hvkit_page_table::{Frames, OwnEntries, Width};
 
+use super::domain::Attachment;
 use super::memory::{store_first_word_last, word_at, zeroed};
 use super::{DriverError, Mmio, Mode, Unit};
 use crate::spec::context::{ContextEntry, ScalableContextEntry};
-use crate::spec::invalidation::{ContextScope, Descriptor, DeviceTlb};
+use crate::spec::invalidation::{AtsRange, ContextScope, Descriptor, DeviceTlb, PasidCacheScope};
 use crate::spec::pasid::{PasidDirectoryEntry, PasidEntry};
 use crate::spec::root::{RootEntry, RootHalf};
 use crate::spec::{Pasid, RequesterId};
@@ -153,20 +156,79 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             store_first_word_last(&self.memory, at, &entry.0);
             return Ok(directory);
         }
-        if tlb.is_some() && !entry.device_tlb() {
+        if tlb.is_some() && !self.fills_tlb(source, None) {
+            let before = entry;
             entry = entry.with_device_tlb();
             if self.ecap.page_requests() {
                 entry = entry.with_page_requests();
             }
             self.memory.write(at, Width::Eight, entry.0[0]);
-            // Scalable-mode context entries are cached under domain 0.
-            self.ask(Descriptor::Context(ContextScope::Device {
-                domain: 0,
-                source,
-                function_mask: 0,
-            }))?;
-            self.wait()?;
+            // The device-TLB holds nothing: no translation request was answered before.
+            let done = self.forget_context(source).and_then(|()| self.wait());
+            if let Err(error) = done {
+                self.memory.write(at, Width::Eight, before.0[0]);
+                return Err(error);
+            }
         }
         Ok(entry.directory())
+    }
+
+    /// Whether a device-TLB of `source` is filled through any of its entries but that of `except`.
+    pub(super) fn fills_tlb(&self, source: RequesterId, except: Option<Attachment>) -> bool {
+        let Some(device) = self.devices.get(&source) else {
+            return false;
+        };
+        let plain = device.plain.iter().map(|way| (None, way));
+        let pasids = device.pasids.iter();
+        plain
+            .chain(pasids.map(|(pasid, way)| (Some(*pasid), way)))
+            .filter(|(pasid, _)| except.is_none_or(|except| except.pasid != *pasid))
+            .any(|(_, way)| way.tlb.is_some())
+    }
+
+    /// Lets no translation or page request of `source` through any more: its last entry that filled a device-TLB is
+    /// gone.
+    pub(super) fn close_tlb(
+        &mut self,
+        source: RequesterId,
+        device: DeviceTlb,
+    ) -> Result<(), DriverError> {
+        let half = u64::from(source.device() >= 16);
+        let at = word_at(RootEntry::address(self.root, source), half);
+        let contexts = self.table_at(at, |table| RootHalf::new(table).0)?;
+        let at = ScalableContextEntry::address(contexts, source);
+        let low = self.memory.load(at, Width::Eight);
+        let closed = ScalableContextEntry([low, 0, 0, 0]).without_device_tlb();
+        self.memory.write(at, Width::Eight, closed.0[0]);
+        self.forget_context(source)?;
+        self.ask_device_tlb(device, None, AtsRange::ALL)?;
+        self.wait()
+    }
+
+    /// Asks for a scalable-mode context entry to be forgotten that was changed while present, and all that was found
+    /// through it: "Guidance to Software for Invalidations".
+    fn forget_context(&mut self, source: RequesterId) -> Result<(), DriverError> {
+        // Scalable-mode context entries are not tagged with a domain.
+        self.ask(Descriptor::Context(ContextScope::Device {
+            domain: 0,
+            source,
+            function_mask: 0,
+        }))?;
+        let mut ids = BTreeSet::new();
+        if let Some(device) = self.devices.get(&source) {
+            ids.extend(device.ways().map(|way| way.id));
+            ids.extend(device.holding.as_ref().map(|holding| holding.id));
+        }
+        if self.cap.caching_mode() {
+            // Absent entries are cached under 0.
+            ids.insert(0);
+        }
+        for &domain in &ids {
+            self.ask(Descriptor::PasidCache(PasidCacheScope::Domain { domain }))?;
+        }
+        for &domain in &ids {
+            self.ask_iotlb(domain, None)?;
+        }
+        Ok(())
     }
 }

@@ -130,6 +130,15 @@ pub enum DriverError {
         /// Its size field.
         size: u8,
     },
+    /// No first-stage table of a guest's can be there: its address is not aligned or beyond the second stage, or the
+    /// same table is in use with another number of levels.
+    #[error("no first-stage table of {levels} levels can be at {address:#x}")]
+    BadFirstTable {
+        /// Its address.
+        address: u64,
+        /// Its levels.
+        levels: u8,
+    },
     /// The device (or the PASID of it) is attached already.
     #[error("{source_id} is attached already")]
     Attached {

@@ -52,4 +52,13 @@ impl<M: OwnEntries> Invalidation<M> {
             _ => Ok(()),
         }
     }
+
+    /// The same, until page requests that the unit has received are in their queue, too.
+    pub(super) fn wait_drained<R: Mmio>(&mut self, unit: &R) -> Result<(), DriverError> {
+        self.asked = false;
+        match &mut self.queue {
+            Some(queue) => queue.wait_drained(unit),
+            None => Ok(()),
+        }
+    }
 }

@@ -79,7 +79,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         })
     }
 
-    /// Takes the next request.
+    /// Takes the next request. It may be of a PASID that was [detached](Self::detach) after the device had asked.
     pub fn poll_page_request(&mut self, queue: &mut PageRequestQueue<M>) -> Polled {
         let unit = &self.registers;
         // Cleared before the tail is read: what comes later sets it again.

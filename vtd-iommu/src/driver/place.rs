@@ -4,7 +4,7 @@
 
 use hvkit_page_table::{Frames, OwnEntries, Width};
 
-use super::attach::{Gone, Reach};
+use super::attach::{Gone, Reach, Way};
 use super::domain::{Attachment, Domain, Stage, StageKind};
 use super::entries::{Entry, Moved};
 use super::{Ability, DriverError, Mmio, Mode, Unit, command};
@@ -21,7 +21,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     ) -> Option<u16> {
         let device = self.devices.get(&source)?;
         match (pasid, device.reach) {
-            (Some(pasid), _) => device.pasids.get(&pasid).copied(),
+            (Some(pasid), _) => device.pasids.get(&pasid).map(|way| way.domain),
             (None, Reach::Domain(id)) => Some(id),
             (None, _) => None,
         }
@@ -110,7 +110,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         &mut self,
         device: Attachment,
         entry: Entry,
-        domain: u16,
+        way: Way,
     ) -> Result<(), DriverError> {
         let Attachment { source, pasid, tlb } = device;
         let at = self.slot(source, pasid.unwrap_or(Pasid::ZERO), tlb)?;
@@ -118,9 +118,12 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         let state = self.devices.entry(source).or_default();
         match pasid {
             Some(pasid) => {
-                state.pasids.insert(pasid, domain);
+                state.pasids.insert(pasid, way);
             }
-            None => state.reach = Reach::Domain(domain),
+            None => {
+                state.reach = Reach::Domain(way.domain);
+                state.plain = Some(way);
+            }
         }
         let held = state.holding.as_ref().filter(|_| pasid.is_none());
         let held = held.map(|holding| holding.id);
@@ -130,13 +133,13 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
                 let gone = Gone { domain, kind, tlb };
                 self.forget_entry(source, pasid, gone)
             }
-            None => self.show(source, pasid.unwrap_or(Pasid::ZERO), domain),
+            None => self.show(source, pasid.unwrap_or(Pasid::ZERO), way.id),
         };
         if outcome.is_err() {
             // Back to where it was. If the unit does not answer to that either, the device stays where it may be by
             // now, and can be taken out later.
             let gone = Gone {
-                domain,
+                domain: way.id,
                 kind: None,
                 tlb,
             };
@@ -170,12 +173,29 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             self.ask_iotlb(domain, None)?;
             self.wait()?;
         }
+        if pasid.is_some() && gone.tlb.is_some() && self.ecap.page_request_drain() {
+            self.invalidation.wait_drained(&self.registers)?;
+        }
+        let this = Attachment {
+            source,
+            pasid,
+            tlb: gone.tlb,
+        };
+        if let Some(device) = gone.tlb
+            && self.mode == Mode::Scalable
+            && !self.fills_tlb(source, Some(this))
+        {
+            self.close_tlb(source, device)?;
+        }
         let device = self.devices.entry(source).or_default();
         match pasid {
             Some(pasid) => {
                 device.pasids.remove(&pasid);
             }
-            None => device.reach = Reach::Blocked,
+            None => {
+                device.reach = Reach::Blocked;
+                device.plain = None;
+            }
         }
         Ok(())
     }
@@ -210,15 +230,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         // The unit must have forgotten before the device asks it again.
         self.wait()?;
         if let Some(device) = tlb {
-            let range = AtsRange::ALL;
-            self.ask(match pasid {
-                None => Descriptor::DeviceTlb { device, range },
-                pasid => Descriptor::PasidDeviceTlb {
-                    device,
-                    pasid,
-                    range,
-                },
-            })?;
+            self.ask_device_tlb(device, pasid, AtsRange::ALL)?;
             self.wait()?;
         }
         Ok(())

@@ -213,7 +213,13 @@ impl<M: OwnEntries> InvalidationQueue<M> {
     }
 
     /// Tells hardware of everything pushed so far.
-    fn ring<R: Mmio>(&self, unit: &R) {
+    ///
+    /// An error that the unit repeated since of an invalidation that was given up is cleared before: what it says from
+    /// here on is about what is asked for now.
+    fn ring<R: Mmio>(&mut self, unit: &R) {
+        if core::mem::take(&mut self.silence) {
+            unit.put(FSTS, FaultStatus(0).with_time_out_error(true));
+        }
         let offset = self.bytes_of(self.tail);
         unit.put(IQT, QueueTail(0).with_offset(offset));
     }
@@ -230,10 +236,11 @@ impl<M: OwnEntries> InvalidationQueue<M> {
         loop {
             let head = self.head(unit);
             self.free = self.within(head.wrapping_sub(self.tail).wrapping_sub(1));
+            // Also when there is room: the queue may have gone on behind what was not done.
+            self.check(unit)?;
             if self.free > 0 {
                 return Ok(());
             }
-            self.check(unit)?;
             asked = asked.saturating_add(1);
             if !unit.keep_waiting(asked) {
                 return Err(DriverError::TimedOut(Waiting::QueueSpace));
@@ -243,6 +250,21 @@ impl<M: OwnEntries> InvalidationQueue<M> {
 
     /// Pushes a wait, tells hardware, and waits.
     pub(super) fn wait<R: Mmio>(&mut self, unit: &R) -> Result<(), DriverError> {
+        self.wait_by(unit, Wait::default())
+    }
+
+    /// The same, until page requests that the unit has received are in their queue, too (PD).
+    pub(super) fn wait_drained<R: Mmio>(&mut self, unit: &R) -> Result<(), DriverError> {
+        self.wait_by(
+            unit,
+            Wait {
+                page_drain: true,
+                ..Wait::default()
+            },
+        )
+    }
+
+    fn wait_by<R: Mmio>(&mut self, unit: &R, wait: Wait) -> Result<(), DriverError> {
         self.sequence = self.sequence.wrapping_add(1);
         let wait = Wait {
             status: Some(StatusWrite {
@@ -250,11 +272,8 @@ impl<M: OwnEntries> InvalidationQueue<M> {
                 data: self.sequence,
             }),
             fence: true,
-            ..Wait::default()
+            ..wait
         };
-        if core::mem::take(&mut self.silence) {
-            unit.put(FSTS, FaultStatus(0).with_time_out_error(true));
-        }
         self.push(unit, Descriptor::Wait(wait).encode())?;
         self.ring(unit);
         let mut asked = 0u32;

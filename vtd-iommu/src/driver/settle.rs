@@ -8,7 +8,9 @@ use hvkit_page_table::{Cause, Frames, OwnEntries, Span, Stale, Unsettled};
 use super::domain::{Domain, Fresh, Stage, StageKind};
 use super::{DriverError, Mmio, Unit, command};
 use crate::spec::Pasid;
-use crate::spec::invalidation::{AtsRange, Descriptor, IotlbScope, Pages, PasidIotlbScope};
+use crate::spec::invalidation::{
+    AtsRange, Descriptor, DeviceTlb, IotlbScope, Pages, PasidIotlbScope,
+};
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +140,14 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         match F::KIND {
             // Nobody to whom a translation could belong: detaching has had them forgotten.
             _ if domain.attached.is_empty() => return Ok(()),
-            StageKind::Second => self.ask_iotlb(domain.id, pages)?,
+            StageKind::Second => {
+                if domain.nested.len() < domain.attached.len() {
+                    self.ask_iotlb(domain.id, pages)?;
+                }
+                for id in domain.nested_ids() {
+                    self.ask_iotlb(id, pages)?;
+                }
+            }
             StageKind::First => {
                 for at in &domain.attached {
                     self.ask_pasid_iotlb(domain.id, at.pasid, pages)?;
@@ -150,18 +159,32 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             Pages { address, order, .. } => AtsRange { address, order },
         };
         for at in &domain.attached {
-            if let Some(device) = at.tlb {
-                self.ask(match at.pasid {
-                    None => Descriptor::DeviceTlb { device, range },
-                    pasid => Descriptor::PasidDeviceTlb {
-                        device,
-                        pasid,
-                        range,
-                    },
-                })?;
-            }
+            let Some(device) = at.tlb else { continue };
+            // Under nested translation the device knows addresses of the first stage, and these are the second's.
+            let range = match domain.nesting(at) {
+                Some(_) => AtsRange::ALL,
+                None => range,
+            };
+            self.ask_device_tlb(device, at.pasid, range)?;
         }
         Ok(())
+    }
+
+    /// What a device keeps of its requests with `pasid`, or of those without.
+    pub(super) fn ask_device_tlb(
+        &mut self,
+        device: DeviceTlb,
+        pasid: Option<Pasid>,
+        range: AtsRange,
+    ) -> Result<(), DriverError> {
+        self.ask(match pasid {
+            None => Descriptor::DeviceTlb { device, range },
+            pasid => Descriptor::PasidDeviceTlb {
+                device,
+                pasid,
+                range,
+            },
+        })
     }
 
     /// Second-stage translations of a domain: some pages, or all.

@@ -377,6 +377,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
                 mapper,
                 guest_bits: self.cap.guest_address_bits(),
                 attached: Vec::new(),
+                nested: Vec::new(),
                 reserved: Vec::new(),
             }),
             Err(_) => {
@@ -411,6 +412,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             mapper,
             guest_bits,
             attached,
+            nested,
             reserved,
             ..
         } = domain;
@@ -434,6 +436,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
                     mapper,
                     guest_bits,
                     attached,
+                    nested,
                     reserved,
                 };
                 Err((domain, error))

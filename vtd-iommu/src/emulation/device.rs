@@ -123,6 +123,29 @@ pub(super) struct Binding {
     pub(super) snoops: bool,
 }
 
+/// Who asks for the tables of a requester.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Untranslated requests, page requests.
+    Anyone,
+    /// Translation requests and translated requests, which TT or DTE must let through.
+    DeviceTlb,
+}
+
+impl Binding {
+    /// Refuses `asker` what TT or DTE does not let through.
+    pub(super) fn admit(self, asker: Asker) -> Result<Self, Fault> {
+        if asker == Asker::Anyone || self.device_tlb {
+            return Ok(self);
+        }
+        let reason = match self.mode {
+            Mode::Legacy => FaultReason::BLOCKED,
+            Mode::Scalable => FaultReason::SM_DEVICE_TLB_DISABLED,
+        };
+        Err(Fault::new(reason, self.processing))
+    }
+}
+
 /// Reads the tables of a requester.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lookup<'a, M> {
@@ -134,14 +157,19 @@ pub(super) struct Lookup<'a, M> {
 
 impl<M: Memory> Lookup<'_, M> {
     /// What `source`, with `pasid` or without, is bound to.
-    pub(super) fn find(&self, source: RequesterId, pasid: Option<Pasid>) -> Result<Binding, Fault> {
+    pub(super) fn find(
+        &self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+        asker: Asker,
+    ) -> Result<Binding, Fault> {
         match self.mode {
             TranslationTableMode::Legacy if pasid.is_some() => Err(Fault::new(
                 FaultReason::SM_MODE_REQUEST_WITH_PASID,
                 Processing::On,
             )),
-            TranslationTableMode::Legacy => self.legacy(source),
-            TranslationTableMode::Scalable => self.scalable(source, pasid),
+            TranslationTableMode::Legacy => self.legacy(source)?.admit(asker),
+            TranslationTableMode::Scalable => self.scalable(source, pasid, asker),
             TranslationTableMode::Reserved | TranslationTableMode::AbortDma => Err(Fault::new(
                 FaultReason::SM_ROOT_TABLE_INVALID,
                 Processing::On,
@@ -219,7 +247,12 @@ impl<M: Memory> Lookup<'_, M> {
             .filter(|levels| self.options.capability.second_stage_levels(*levels))
     }
 
-    fn scalable(&self, source: RequesterId, pasid: Option<Pasid>) -> Result<Binding, Fault> {
+    fn scalable(
+        &self,
+        source: RequesterId,
+        pasid: Option<Pasid>,
+        asker: Asker,
+    ) -> Result<Binding, Fault> {
         let bits = self.options.host_bits;
         let plain = |reason| Fault::new(reason, Processing::On);
         let at = RootEntry::address(self.root.table(), source);
@@ -248,6 +281,9 @@ impl<M: Memory> Lookup<'_, M> {
             || context.request_pasid() != 0 && !extended.rid_pasid();
         if unsupported {
             return Err(fault(FaultReason::SM_CONTEXT_INVALID));
+        }
+        if asker == Asker::DeviceTlb && !context.device_tlb() {
+            return Err(fault(FaultReason::SM_DEVICE_TLB_DISABLED));
         }
         let counts = match pasid {
             Some(_) if !context.pasid_enabled() => {

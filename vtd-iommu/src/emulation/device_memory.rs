@@ -17,7 +17,7 @@ use ::vm_memory::{
 };
 
 use super::host::Host;
-use super::kept::{Kept, READ, WRITE};
+use super::kept::{Kept, NO_READ, NO_WRITE};
 use super::options::Caching;
 use super::request::Refused;
 use super::vm_memory::{DeviceIommu, FRAGMENTS};
@@ -33,8 +33,9 @@ use super::vm_memory::{DeviceIommu, FRAGMENTS};
 pub struct DeviceMemory<B, H> {
     device: DeviceIommu<B, H>,
     changes: Arc<AtomicU64>,
-    /// `None`: nothing may be kept.
-    kept: Option<Kept>,
+    kept: Kept,
+    /// Whether anything may be kept.
+    keeps: bool,
 }
 
 impl<B, H> fmt::Debug for DeviceMemory<B, H> {
@@ -50,7 +51,8 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
         let caching = device.shared.with(|unit, _, _| unit.options().caching);
         Self {
             changes: device.shared.changes(),
-            kept: (caching == Caching::UntilInvalidated).then(Kept::new),
+            kept: Kept::new(),
+            keeps: caching == Caching::UntilInvalidated,
             device,
         }
     }
@@ -64,15 +66,14 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
     fn kept_target(&self, address: u64, access: Permissions) -> Option<u64> {
         let needed = match access {
             // No right is asked for, and none is looked up.
-            Permissions::No => u64::MAX,
-            Permissions::Read => READ,
-            Permissions::Write => WRITE,
-            Permissions::ReadWrite => READ | WRITE,
+            Permissions::No => return None,
+            Permissions::Read => NO_READ,
+            Permissions::Write => NO_WRITE,
+            Permissions::ReadWrite => NO_READ | NO_WRITE,
         };
-        let kept = self.kept.as_ref()?;
         let changes = self.changes.load(Ordering::Acquire);
-        let target = kept.get(changes, address >> 12, needed)?;
-        Some(target & !0xfff | address & 0xfff)
+        let kept = self.kept.get(changes, address >> 12, needed)?;
+        Some(address ^ (kept & !0xfff))
     }
 
     /// Where the byte at `address` leads.
@@ -88,11 +89,16 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
     fn ask(&self, address: u64, access: Permissions) -> Result<u64, Refused> {
         self.device.shared.with(|unit, memory, host| {
             let to = self.device.reach(unit, memory, host, address, access)?;
-            if let (Some(kept), Some(to)) = (&self.kept, to) {
-                let rights = if to.reads { READ } else { 0 } | if to.writes { WRITE } else { 0 };
+            if let Some(to) = to
+                && self.keeps
+            {
+                let no_read = if to.reads { 0 } else { NO_READ };
+                let no_write = if to.writes { 0 } else { NO_WRITE };
+                let differs = (to.address ^ address) & !0xfff;
                 // The unit is ours while it is asked: nothing changes between the question and this.
                 let changes = self.changes.load(Ordering::Relaxed);
-                kept.put(changes, address >> 12, to.address & !0xfff | rights);
+                let kept = differs | no_read | no_write;
+                self.kept.put(changes, address >> 12, kept);
             }
             Ok(to.map_or(address, |to| to.address))
         })
@@ -131,8 +137,9 @@ impl<B: GuestMemoryBackend, H: Host> DeviceMemory<B, H> {
     /// Where `left` is, if it is in one page that was found before, and that page in the first region: almost always.
     #[inline(always)]
     fn at_hand(&self, left: Left) -> Option<Slice<'_, B>> {
-        let page = 0x1000usize.wrapping_sub((left.address & 0xfff) as usize);
-        if left.length > page || left.length == 0 {
+        // A length that wraps is longer than any region; of a length of 0 there is no piece, wherever it is.
+        let behind = left.address.wrapping_add(left.length as u64);
+        if (left.address ^ behind.wrapping_sub(1)) >> 12 != 0 {
             return None;
         }
         let target = self.kept_target(left.address, left.access)?;

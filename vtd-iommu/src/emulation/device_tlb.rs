@@ -4,13 +4,14 @@
 
 use hvkit_page_table::Width;
 
-use super::device::{Fault, Mode, Processing};
+use super::device::{Asker, Fault, Mode, Processing};
 use super::faults::Event;
 use super::host::Host;
 use super::memory::Memory;
-use super::request::{Access, Refused, Request, Translated};
+use super::request::{Access, Fate, Refused, Request, Translated};
 use super::unit::Unit;
 use crate::spec::fault::{FaultReason, FaultRecord, RequestKind};
+use crate::spec::interrupt::Message;
 use crate::spec::page_request::{PAGE_REQUEST_BYTES, PageRequest, ResponseCode};
 use crate::spec::registers::{
     GSTS, PQA, PQH, PQT, PRS, PageQueueTail, PageRequestStatus, TranslationTableMode,
@@ -24,7 +25,7 @@ const TRANSLATED: u8 = 2;
 /// Whether a device wants to write through the translation that it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wanted {
-    /// NW: it will read only.
+    /// NW: it will read only. A unit without ECAP.NWFS takes it for the other.
     Reads,
     /// It may write, too: dirty flags are set now.
     ReadsAndWrites,
@@ -54,16 +55,9 @@ impl Unit {
         request: &Request,
         wanted: Wanted,
     ) -> Result<Translated, Refused> {
+        self.answers_device_tlbs()?;
         let refuse = |unit: &mut Self, host: &mut _, fault| {
             Err(unit.refuse(host, request, TRANSLATION_REQUEST, fault))
-        };
-        if !self.file.get(GSTS).translation() {
-            let fault = Fault::new(FaultReason::BLOCKED, Processing::On);
-            return refuse(self, host, fault);
-        }
-        let known = match self.bind_device(memory, request) {
-            Ok(known) => known,
-            Err(fault) => return refuse(self, host, fault),
         };
         let nothing = Translated {
             address: 0,
@@ -71,6 +65,16 @@ impl Unit {
             reads: false,
             writes: false,
             snoops: false,
+        };
+        let known = match self.bind_as(memory, request, Asker::DeviceTlb) {
+            Ok(known) => known,
+            Err(fault) if is_absence(fault.reason) => return Ok(nothing),
+            Err(fault) => return refuse(self, host, fault),
+        };
+        // NW is ignored where the unit does not report it.
+        let wanted = match wanted {
+            Wanted::Reads if self.options.extended.no_write_flag() => Wanted::Reads,
+            _ => Wanted::ReadsAndWrites,
         };
         let mut found = nothing;
         let accesses = match wanted {
@@ -110,39 +114,57 @@ impl Unit {
         host: &mut impl Host,
         request: &Request,
     ) -> Result<Translated, Refused> {
-        let admitted = if self.file.get(GSTS).translation() {
-            self.bind_device(memory, request).and_then(|known| {
-                let beyond = match known.binding.mode {
-                    Mode::Legacy => FaultReason::ADDRESS_BEYOND_WIDTH,
-                    Mode::Scalable => FaultReason::SM_ADDRESS_BEYOND_WIDTH,
+        self.answers_device_tlbs()?;
+        // The unit has no PASIDs in translated requests: unsupported requests, whatever the tables say.
+        if request.process.is_some() {
+            return Err(Refused {
+                reason: FaultReason::SM_TRANSLATED_WITH_PASID,
+                fate: Fate::Silent,
+            });
+        }
+        let admitted = self
+            .bind_as(memory, request, Asker::DeviceTlb)
+            .and_then(|known| {
+                let (beyond, interrupts) = match known.binding.mode {
+                    Mode::Legacy => (
+                        FaultReason::ADDRESS_BEYOND_WIDTH,
+                        FaultReason::INTERRUPT_RANGE,
+                    ),
+                    Mode::Scalable => (
+                        FaultReason::SM_ADDRESS_BEYOND_WIDTH,
+                        FaultReason::SM_INTERRUPT_RANGE,
+                    ),
                 };
-                if request.address >> self.options.host_bits == 0 {
-                    Ok(Translated::identity(request.address))
-                } else {
-                    Err(Fault::new(beyond, known.binding.processing))
+                let fault = |reason| Err(Fault::new(reason, known.binding.processing));
+                if request.address >> self.options.host_bits != 0 {
+                    return fault(beyond);
                 }
-            })
-        } else {
-            Err(Fault::new(FaultReason::BLOCKED, Processing::On))
-        };
+                if Message::is_interrupt(request.address) {
+                    return fault(interrupts);
+                }
+                // Of this page: on others there may be interrupts.
+                Ok(Translated {
+                    page_bits: 12,
+                    ..Translated::identity(request.address)
+                })
+            });
         admitted.map_err(|fault| self.refuse(host, request, TRANSLATED, fault))
     }
 
-    /// The tables of a requester that may use a TLB of its own.
-    fn bind_device(
-        &mut self,
-        memory: &impl Memory,
-        request: &Request,
-    ) -> Result<super::caches::Known, Fault> {
-        let known = self.bind(memory, request)?;
-        if known.binding.device_tlb {
-            return Ok(known);
-        }
-        let reason = match known.binding.mode {
-            Mode::Legacy => FaultReason::BLOCKED,
-            Mode::Scalable => FaultReason::SM_DEVICE_TLB_DISABLED,
+    /// With translation off, requests of other address types than untranslated ones are unsupported requests ("Handling
+    /// of ATS Protocol Errors"), as all are in abort-DMA mode. Nothing is recorded.
+    fn answers_device_tlbs(&self) -> Result<(), Refused> {
+        let reason = if !self.file.get(GSTS).translation() {
+            FaultReason::BLOCKED
+        } else if self.mode() == TranslationTableMode::AbortDma {
+            FaultReason::SM_ROOT_TABLE_INVALID
+        } else {
+            return Ok(());
         };
-        Err(Fault::new(reason, known.binding.processing))
+        Err(Refused {
+            reason,
+            fate: Fate::Silent,
+        })
     }
 
     /// Queues a device's request for a page.
@@ -229,19 +251,34 @@ impl Unit {
     }
 }
 
-/// Whether a reason says no more than that there is no such page, or not with that right.
+/// Whether a translation request is answered, with neither right, where any other request would be refused for this
+/// reason: "Fault Conditions and Remapping Hardware Behavior for Various Requests", *Success with R=W=U=S=0* or *with
+/// effective permission*.
 const fn is_absence(reason: FaultReason) -> bool {
     matches!(
         reason,
-        FaultReason::NO_READ
+        FaultReason::ADDRESS_BEYOND_WIDTH
+            | FaultReason::NO_READ
             | FaultReason::NO_WRITE
+            | FaultReason::SM_PASID_DIRECTORY_NOT_PRESENT
+            | FaultReason::SM_PASID_NOT_PRESENT
+            | FaultReason::SM_EXECUTE_DISABLED
+            | FaultReason::SM_SUPERVISOR_DISABLED
+            | FaultReason::SM_FIRST_STAGE_ACCESS
             | FaultReason::SM_FIRST_STAGE_NOT_PRESENT
+            | FaultReason::SM_FIRST_STAGE_RESERVED
+            | FaultReason::SM_FIRST_STAGE_TOP_ACCESS
+            | FaultReason::SM_FIRST_STAGE_BEYOND_WIDTH
             | FaultReason::SM_FIRST_STAGE_TOP_NO_READ
             | FaultReason::SM_FIRST_STAGE_NO_READ
             | FaultReason::SM_FIRST_STAGE_NO_WRITE
+            | FaultReason::SM_FIRST_STAGE_NO_SNOOP_UPDATE
             | FaultReason::SM_SECOND_STAGE_NO_PERMISSION
+            | FaultReason::SM_NOT_CANONICAL
             | FaultReason::SM_NO_USER
             | FaultReason::SM_NO_EXECUTE
+            | FaultReason::SM_ADDRESS_BEYOND_WIDTH
+            | FaultReason::SM_OUTPUT_BEYOND_WIDTH
             | FaultReason::SM_NO_WRITE
             | FaultReason::SM_NO_READ
     )

@@ -274,7 +274,12 @@ impl Unit {
             return fault(FaultReason::INTERRUPT_NOT_PRESENT);
         }
         let posts = self.options.capability.posted_interrupts();
-        if entry.reserved() != [0; 2] || entry.posted() && !posts || entry.svt() == 3 {
+        let wide = self.interrupt_table.extended_interrupt_mode();
+        if entry.reserved() != [0; 2]
+            || entry.posted() && !posts
+            || entry.svt() == 3
+            || !wide && entry.reserved_destination() != 0
+        {
             return fault(FaultReason::INTERRUPT_ENTRY_RESERVED);
         }
         if !entry.source_check().admits(source) {

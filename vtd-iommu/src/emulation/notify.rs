@@ -21,7 +21,7 @@ use core::ops::RangeInclusive;
 use hvkit_page_table as page_table;
 use hvkit_page_table::{Format, ReadEntry, Root, Width};
 
-use super::device::{Binding, Lookup, Stage};
+use super::device::{Asker, Binding, Lookup, Stage};
 use super::host::Host;
 use super::memory::Memory;
 use super::request::Access;
@@ -221,7 +221,7 @@ impl Unit {
             mode: self.mode(),
         };
         let binding = if translating {
-            lookup.find(watch.source, None).ok()
+            lookup.find(watch.source, None, Asker::Anyone).ok()
         } else {
             None
         };

@@ -19,8 +19,31 @@ use crate::spec::registers::{
 const AHEAD: usize = 64;
 
 impl Unit {
+    /// Whether descriptors wait that nothing keeps from being processed: what [`write_some`](Self::write_some) left.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let status: FaultStatus = self.file.get(FSTS);
+        self.file.get(GSTS).queued_invalidation()
+            && !status.queue_error()
+            && !status.time_out_error()
+            && self.file.get(IQH).offset() != self.file.get(IQT).offset()
+    }
+
+    /// Goes on with the queue, up to the next descriptor that may take long.
+    pub fn go_on(&mut self, memory: &impl Memory, host: &mut impl Host) {
+        self.doorbell(memory, host);
+    }
+
+    /// How many descriptors the queue holds: as often can [`go_on`](Self::go_on) find something to do, unless software adds more.
+    #[must_use]
+    pub fn queue_entries(&self) -> u32 {
+        let address: QueueAddress = self.file.get(IQA);
+        let bytes = address.bytes();
+        bytes.checked_div(address.descriptor_bytes()).unwrap_or(0)
+    }
+
     /// Software moved the tail, turned the queue on, or cleared its error: processes what is there, at most one
-    /// round of the queue.
+    /// round of the queue, and no further than the next descriptor for which tables are read or others are asked.
     pub(super) fn doorbell(&mut self, memory: &impl Memory, host: &mut impl Host) {
         let status: FaultStatus = self.file.get(FSTS);
         if !self.file.get(GSTS).queued_invalidation()
@@ -33,15 +56,16 @@ impl Unit {
         let tail = self.file.get(IQT).offset();
         let size = u64::from(address.bytes());
         let step = u64::from(address.descriptor_bytes());
+        if self.file.get(IQH).offset() != tail
+            && let Some(error) = self.no_descriptors(address)
+        {
+            return self.queue_error(error, host);
+        }
         if !tail.is_multiple_of(step) {
             return self.queue_error(QueueError::TAIL_ALIGNMENT, host);
         }
         if tail >= size {
             return self.queue_error(QueueError::INVALID_TAIL, host);
-        }
-        let idle = self.file.get(IQH).offset() == tail;
-        if self.mode() == TranslationTableMode::Reserved && !idle {
-            return self.queue_error(QueueError::INVALID_MODE, host);
         }
         let mut head = self.file.get(IQH).offset();
         // A head from a queue of other descriptors may lie anywhere.
@@ -85,6 +109,21 @@ impl Unit {
             return self.stopped(Stop::TimeOut, head, silent, host);
         }
         self.file.set(IQH, QueueHead(0).with_offset(head));
+    }
+
+    /// Why no descriptor of the queue's width is valid, if none is: "List of Valid Descriptor Types for Each Mode".
+    fn no_descriptors(&self, address: QueueAddress) -> Option<QueueError> {
+        let extended = self.options.extended;
+        match self.mode() {
+            TranslationTableMode::Reserved => Some(QueueError::INVALID_MODE),
+            TranslationTableMode::Scalable | TranslationTableMode::AbortDma if !address.wide() => {
+                Some(QueueError::INVALID_WIDTH)
+            }
+            _ if address.wide() && !extended.scalable_mode() && !extended.abort_dma_mode() => {
+                Some(QueueError::INVALID_WIDTH)
+            }
+            _ => None,
+        }
     }
 
     /// Carries out the descriptors in `words`, and moves `head` past each that is done. `silent` is the device that did
@@ -145,7 +184,12 @@ impl Unit {
             silent.get_or_insert(source);
         }
         *head = head.wrapping_add(bytes);
-        Ok(())
+        // A silent device is remembered up to the wait behind it, and not across slices.
+        if raw.kind() == kind::WAIT || silent.is_some() {
+            Ok(())
+        } else {
+            Err(Stop::Slice)
+        }
     }
 
     /// Carries out a descriptor. The device that did not answer, if it was told and did not.
@@ -156,13 +200,15 @@ impl Unit {
         raw: RawDescriptor,
     ) -> Result<Option<u16>, Stop> {
         let (capability, extended) = (self.options.capability, self.options.extended);
+        // In legacy mode there are the types 1 to 5 only.
+        let more = self.mode() != TranslationTableMode::Legacy;
         let known = match raw.kind() {
             kind::CONTEXT | kind::IOTLB | kind::WAIT => true,
             kind::DEVICE_TLB => extended.device_tlb(),
             kind::INTERRUPT => extended.interrupt_remapping(),
-            kind::PASID_IOTLB | kind::PASID_CACHE => extended.scalable_mode(),
-            kind::PASID_DEVICE_TLB => extended.device_tlb() && extended.pasid(),
-            kind::PAGE_GROUP_RESPONSE => extended.page_requests(),
+            kind::PASID_IOTLB | kind::PASID_CACHE => more && extended.scalable_mode(),
+            kind::PASID_DEVICE_TLB => more && extended.device_tlb() && extended.pasid(),
+            kind::PAGE_GROUP_RESPONSE => more && extended.page_requests(),
             _ => false,
         };
         if !known {
@@ -282,4 +328,6 @@ enum Stop {
     Error(QueueError),
     /// A device did not answer.
     TimeOut,
+    /// It does not: others may use the unit, and then it goes on.
+    Slice,
 }

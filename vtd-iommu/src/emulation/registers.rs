@@ -57,6 +57,8 @@ impl RegisterFile {
             register.access.read_write &= match register.name {
                 "FEDATA" | "IEDATA" | "PEDATA" => 0xffff,
                 "FEUADDR" | "IEUADDR" | "PEUADDR" if !ecap.extended_interrupt_mode() => 0,
+                // EIME.
+                "IRTA" if !ecap.extended_interrupt_mode() => !(1 << 11),
                 _ => u64::MAX,
             };
             file.allow(&register);

@@ -7,8 +7,8 @@ use super::faults::FaultLog;
 use super::options::{Options, OptionsError, WINDOW};
 use super::unit::Unit;
 use crate::spec::registers::{
-    CAP, Capability, ECAP, ExtendedCapability, InterruptTableAddress, InvalidateAddress,
-    RootTableAddress, VER, Version,
+    CAP, Capability, ContextCommand, ECAP, ExtendedCapability, InterruptTableAddress,
+    InvalidateAddress, RootTableAddress, VER, Version, Word,
 };
 
 /// Everything that software can tell of a unit. What it keeps of tables is not among it, nor who is watched: a
@@ -25,6 +25,9 @@ pub struct State {
     pub interrupt_table: u64,
     /// IVA_REG, which does not read back.
     pub invalidate_address: u64,
+    /// SID and FM of CCMD_REG, which do not read back.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub context_command: u64,
     /// The fault record that is next.
     pub next_record: u8,
 }
@@ -57,8 +60,8 @@ pub enum StateError {
         /// ECAP_REG.
         extended: ExtendedCapability,
     },
-    /// A pointer with bits that its register does not have.
-    #[error("{0:#x} was never in a table pointer register")]
+    /// Bits that the register that they were written to does not have.
+    #[error("{0:#x} was never in that register")]
     Pointer(u64),
     /// A fault record that the unit does not have.
     #[error("fault record {0} is next, of fewer")]
@@ -74,6 +77,7 @@ impl Unit {
             root: self.root.0,
             interrupt_table: self.interrupt_table.0,
             invalidate_address: self.invalidate_address.0,
+            context_command: self.context_command.0,
             next_record: self.faults.next,
         }
     }
@@ -112,6 +116,7 @@ impl TryFrom<(Options, &State)> for Unit {
             (state.root, RootTableAddress::DEFINED),
             (state.interrupt_table, InterruptTableAddress::DEFINED),
             (state.invalidate_address, InvalidateAddress::DEFINED),
+            (state.context_command, ContextCommand::ACCESS.write_only),
         ] {
             if pointer & !defined != 0 {
                 return Err(StateError::Pointer(pointer));
@@ -123,6 +128,7 @@ impl TryFrom<(Options, &State)> for Unit {
         unit.root = RootTableAddress(state.root);
         unit.interrupt_table = InterruptTableAddress(state.interrupt_table);
         unit.invalidate_address = InvalidateAddress(state.invalidate_address);
+        unit.context_command = ContextCommand(state.context_command);
         unit.faults = FaultLog {
             next: state.next_record,
         };

@@ -4,7 +4,7 @@
 use hvkit_page_table::{Entry, Format, Width};
 
 use super::caches::{Hit, Known, rights};
-use super::device::{Binding, Fault, Lookup, Mode, Processing, Stage, refuses};
+use super::device::{Asker, Binding, Fault, Lookup, Mode, Processing, Stage, refuses};
 use super::host::Host;
 use super::memory::Memory;
 use super::options::Caching;
@@ -173,8 +173,19 @@ impl Unit {
 
     /// The tables of a requester, kept or looked up.
     pub(super) fn bind(&mut self, memory: &impl Memory, request: &Request) -> Result<Known, Fault> {
+        self.bind_as(memory, request, Asker::Anyone)
+    }
+
+    /// The same, if `asker` may ask.
+    pub(super) fn bind_as(
+        &mut self,
+        memory: &impl Memory,
+        request: &Request,
+        asker: Asker,
+    ) -> Result<Known, Fault> {
         let (source, pasid) = (request.source, request.pasid());
         if let Some(known) = self.caches.known(source, pasid) {
+            known.binding.admit(asker)?;
             return Ok(known);
         }
         let lookup = Lookup {
@@ -183,7 +194,7 @@ impl Unit {
             root: self.root,
             mode: self.mode(),
         };
-        let binding = lookup.find(source, pasid)?;
+        let binding = lookup.find(source, pasid, asker)?;
         Ok(match self.options.caching {
             Caching::Never => Known { binding, space: 0 },
             Caching::UntilInvalidated => self.caches.remember(source, pasid, binding),

@@ -30,6 +30,8 @@ pub struct Unit {
     pub(super) interrupt_table: InterruptTableAddress,
     /// IVA_REG: written, never read.
     pub(super) invalidate_address: InvalidateAddress,
+    /// SID and FM of CCMD_REG: written, never read.
+    pub(super) context_command: ContextCommand,
     pub(super) caches: Caches,
     pub(super) interrupts: InterruptCache,
     pub(super) watches: Watches,
@@ -124,6 +126,7 @@ impl Unit {
             root: RootTableAddress(0),
             interrupt_table: InterruptTableAddress(0),
             invalidate_address: InvalidateAddress(0),
+            context_command: ContextCommand(0),
             caches: Caches::new(options.iotlb_pages, options.capability.domains()),
             interrupts: InterruptCache::new(),
             watches: Watches::default(),
@@ -170,6 +173,30 @@ impl Unit {
     pub fn write(&mut self, memory: &impl Memory, host: &mut impl Host, offset: u32, data: &[u8]) {
         for write in split(offset, data) {
             self.write_word(memory, host, write);
+            // Each time a descriptor at least: this ends.
+            for _ in 0..self.queue_entries() {
+                if !self.is_behind() {
+                    break;
+                }
+                self.go_on(memory, host);
+            }
+        }
+    }
+
+    /// [`write`](Self::write) for a unit that others wait for. Of the invalidation queue it processes what is quick, and at most one
+    /// descriptor for which tables are read or others are asked (the host, devices): a queue may hold 32,768 of them, and
+    /// a guest can make each take a fraction of a second. While the unit [`is_behind`](Self::is_behind), it is to
+    /// [`go_on`](Self::go_on); in between it may be used in every way. A guest sees a head that is short of the tail, as that of a
+    /// processor's unit is for a while.
+    pub fn write_some(
+        &mut self,
+        memory: &impl Memory,
+        host: &mut impl Host,
+        offset: u32,
+        data: &[u8],
+    ) {
+        for write in split(offset, data) {
+            self.write_word(memory, host, write);
         }
     }
 
@@ -211,6 +238,11 @@ impl Unit {
         const PAGE_EVENT: u32 = PECTL.offset();
         let high = write.lanes >> 32 != 0;
         self.file.write(write);
+        if write.offset == CONTEXT {
+            let kept = self.context_command.0 & !write.lanes;
+            let written = (kept | write.value) & ContextCommand::ACCESS.write_only;
+            self.context_command = ContextCommand(written);
+        }
         match write.offset {
             GLOBAL if write.lanes as u32 != 0 => {
                 // What is not written of the command is as the status has it.
@@ -218,7 +250,7 @@ impl Unit {
                 let kept = self.file.get(GSTS).unchanged().0 & !lanes;
                 self.command(memory, host, GlobalCommand(write.value as u32 | kept));
             }
-            CONTEXT if write.value >> 63 != 0 => self.context_command(memory, host, write.value),
+            CONTEXT if write.value >> 63 != 0 => self.invalidate_contexts(memory, host),
             STATUS if high => self.fault_status_written(memory, host),
             FAULT_EVENT => Event::FAULT.unmask(&mut self.file, host),
             TAIL => self.doorbell(memory, host),
@@ -326,10 +358,8 @@ impl Unit {
     }
 
     /// "Context Command Register". While the queue is in use the command is refused: granularity 0.
-    fn context_command(&mut self, memory: &impl Memory, host: &mut impl Host, written: u64) {
-        // SID and FM are not kept.
-        let written = written & ContextCommand::ACCESS.write_only;
-        let command = ContextCommand(self.file.get(CCMD).0 | written);
+    fn invalidate_contexts(&mut self, memory: &impl Memory, host: &mut impl Host) {
+        let command = ContextCommand(self.file.get(CCMD).0 | self.context_command.0);
         let scope = match command.granularity() {
             1 => Some(ContextScope::Global),
             2 => Some(ContextScope::Domain {
@@ -395,6 +425,13 @@ impl Unit {
         host: &mut impl Host,
         scope: ContextScope,
     ) {
+        // In scalable mode the context cache is not tagged with domain-ids.
+        let scope = match scope {
+            ContextScope::Domain { .. } if self.mode() == TranslationTableMode::Scalable => {
+                ContextScope::Global
+            }
+            scope => scope,
+        };
         self.caches.forget_contexts(scope);
         self.follow_everything(memory, host);
     }

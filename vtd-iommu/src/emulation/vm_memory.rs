@@ -52,10 +52,35 @@ impl<B: GuestMemoryBackend, H: Host> SharedUnit<B, H> {
         self.lock().0.read(offset, data);
     }
 
-    /// The register window is written.
+    /// The register window is written. All that the write starts is done when this returns; while it is being done, others can use the
+    /// unit between one descriptor of the invalidation queue and the next.
     pub fn write(&self, offset: u32, data: &[u8]) {
-        let (unit, host) = &mut *self.lock();
-        unit.write(&GuestTables(&self.memory), host, offset, data);
+        self.write_while(offset, data, || true);
+    }
+
+    /// The same, as long as `wanted` says: it is asked before each descriptor but the first that takes long, and while it
+    /// is, nobody holds the unit. What is left then is done by the next write to a doorbell, or not at all.
+    pub fn write_while(&self, offset: u32, data: &[u8], wanted: impl Fn() -> bool) {
+        let memory = GuestTables(&self.memory);
+        let mut left = {
+            let (unit, host) = &mut *self.lock();
+            unit.write_some(&memory, host, offset, data);
+            if !unit.is_behind() {
+                return;
+            }
+            unit.queue_entries()
+        };
+        // Whoever moves the tail meanwhile sees to the descriptors that this does not come to.
+        while left != 0 && wanted() {
+            // The lock goes to who waits for it, if the scheduler will.
+            std::thread::yield_now();
+            left = left.wrapping_sub(1);
+            let (unit, host) = &mut *self.lock();
+            if !unit.is_behind() {
+                return;
+            }
+            unit.go_on(&memory, host);
+        }
     }
 
     /// Does something else with the unit: interrupts, watching, saving.

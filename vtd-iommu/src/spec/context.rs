@@ -199,6 +199,13 @@ impl ScalableContextEntry {
         Self([directory & ADDRESS | 1, 0, 0, 0]).with_directory_size(size)
     }
 
+    /// The same with DTE and PRE clear.
+    #[must_use]
+    pub const fn without_device_tlb(self) -> Self {
+        let [first, second, third, fourth] = self.0;
+        Self([first & !0b1_0100, second, third, fourth])
+    }
+
     /// Where the entry of `source` lies in the lower or upper context table at `table`, whichever is its.
     #[inline]
     #[must_use]

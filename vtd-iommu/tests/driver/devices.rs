@@ -153,9 +153,12 @@ fn a_guests_first_stage_is_nested() {
     let entry = pasid_entry(&puppet, &unit, 0x318, 5);
     assert_eq!(entry[0], second.table().root() | 0xc9);
     assert_eq!(entry[2], 0xabc_d000);
+    // DID: the first-stage table's own.
+    let domain = entry[1] as u16;
+    assert_ne!(domain, second.id());
     puppet.forget_asked();
     unit.forget_pasid(&second, Some(pasid), None).unwrap();
-    let (domain, scope) = (second.id(), PasidIotlbScope::All);
+    let scope = PasidIotlbScope::All;
     let first = Descriptor::PasidIotlb {
         domain,
         pasid,
@@ -195,8 +198,11 @@ fn a_device_tlb_is_let_through_when_it_comes() {
     let pasid = Pasid::new(1).unwrap();
     let device = Attachment::new(DEVICE).with_pasid(pasid).with_tlb(tlb);
     unit.attach(&mut domain, device).unwrap();
-    let asked = puppet.take_asked();
-    assert!(matches!(asked[..], [Descriptor::Context(_)]), "{asked:?}");
+    // Context cache of the device, PASID cache and IOTLB of the domain it is in.
+    let id = u64::from(domain.id()) << 16;
+    let asked = puppet.take_words();
+    let changed = [0x318 << 32 | 0x31, id | 0x07, id | 0xe2];
+    assert_eq!(asked, changed.map(|word| [word, 0, 0, 0]));
     // DTE, PASIDE, PRE in the context entry; PDTS 2.
     use hvkit_vtd_iommu::driver::Registers;
     let root = unit.registers().get(RTADDR).table();

@@ -47,8 +47,14 @@ pub(crate) struct Puppet {
     pub(crate) failure: Cell<Failure>,
     /// Everything that was asked, waits aside.
     pub(crate) asked: RefCell<Vec<Descriptor>>,
+    /// The words of the same.
+    words_asked: RefCell<Vec<[u64; 4]>>,
+    /// The first word of each wait.
+    pub(crate) wait_words: RefCell<Vec<u64>>,
     pub(crate) waits: Cell<u32>,
     pub(crate) write_buffer_flushes: Cell<u32>,
+    /// So many of them are done.
+    pub(crate) flushes_done: Cell<u32>,
 }
 
 /// 39, 48 and 57 bits, 57-bit addresses, 256 domains, large pages, page-selective, draining.
@@ -97,8 +103,11 @@ impl Puppet {
             deaf_to: Cell::default(),
             failure: Cell::default(),
             asked: RefCell::default(),
+            words_asked: RefCell::default(),
+            wait_words: RefCell::default(),
             waits: Cell::default(),
             write_buffer_flushes: Cell::default(),
+            flushes_done: Cell::new(u32::MAX),
         };
         puppet.set32(VER.offset(), 0x60);
         puppet.set64(CAP.offset(), cap.0);
@@ -120,13 +129,23 @@ impl Puppet {
 
     pub(crate) fn forget_asked(&self) {
         self.asked.borrow_mut().clear();
+        self.words_asked.borrow_mut().clear();
+        self.wait_words.borrow_mut().clear();
         self.waits.set(0);
+    }
+
+    /// The words of what was asked since things asked were last taken or forgotten, waits aside.
+    pub(crate) fn take_words(&self) -> Vec<[u64; 4]> {
+        let words = self.words_asked.take();
+        self.forget_asked();
+        words
     }
 
     /// What was asked since this was last called.
     pub(crate) fn take_asked(&self) -> Vec<Descriptor> {
-        self.waits.set(0);
-        self.asked.take()
+        let asked = self.asked.take();
+        self.forget_asked();
+        asked
     }
 
     pub(crate) fn set32(&self, offset: u32, value: u32) {
@@ -146,6 +165,9 @@ impl Puppet {
             self.write_buffer_flushes
                 .set(self.write_buffer_flushes.get() + 1);
             new |= deaf & 1 << 27;
+            if self.write_buffer_flushes.get() > self.flushes_done.get() {
+                new |= 1 << 27;
+            }
         }
         // One-shots: root table, interrupt table.
         new |= command & (1 << 30 | 1 << 24);
@@ -173,7 +195,7 @@ impl Puppet {
                 _ => RawDescriptor::from_wide([word(0), word(1), word(2), word(3)]),
             };
             match Descriptor::decode(raw) {
-                Ok(descriptor) => self.act(descriptor),
+                Ok(descriptor) => self.act(descriptor, raw),
                 Err(error) => {
                     let QueueError(code) = error.queue_error();
                     self.set64(IQERCD.offset(), code.into());
@@ -186,10 +208,11 @@ impl Puppet {
         }
     }
 
-    fn act(&self, descriptor: Descriptor) {
+    fn act(&self, descriptor: Descriptor, raw: RawDescriptor) {
         let device = match descriptor {
             Descriptor::Wait(wait) => {
                 self.waits.set(self.waits.get() + 1);
+                self.wait_words.borrow_mut().push(raw.wide()[0]);
                 let aborted = self.read32(FSTS.offset()) & 0x40 != 0;
                 if let Some(status) = wait.status.filter(|_| !aborted) {
                     self.memory
@@ -203,6 +226,7 @@ impl Puppet {
             _ => None,
         };
         self.asked.borrow_mut().push(descriptor);
+        self.words_asked.borrow_mut().push(raw.wide());
         let Some(source) = device else { return };
         match self.failure.get() {
             Failure::DeviceTlbTimesOut => {

@@ -5,9 +5,10 @@ use hvkit_page_table::{Frames, ReadEntry, Width};
 use hvkit_vtd_iommu::driver::{
     Attachment, DescriptorWidth, DriverError, InvalidationQueue, Mmio, Options, RingMemory, Unit,
 };
-use hvkit_vtd_iommu::spec::invalidation::{ContextScope, Descriptor};
+use hvkit_vtd_iommu::spec::RequesterId;
+use hvkit_vtd_iommu::spec::invalidation::{AtsRange, ContextScope, Descriptor, DeviceTlb};
 
-use crate::puppet::{DEVICE, Puppet, cap, ecap};
+use crate::puppet::{DEVICE, Failure, Puppet, cap, ecap};
 
 /// Invalidation Queue Tail Register, and Invalidation Queue Address Register.
 const IQT: u32 = 0x88;
@@ -71,4 +72,34 @@ fn what_cannot_be_a_ring_is_refused_and_nothing_is_lost() {
         assert_eq!(unit.err(), Some(bad));
         assert_eq!(puppet.memory.in_use(), free);
     }
+}
+
+/// "Invalidation Time-out Error" stands until software clears it, and then it is about what was asked: one that a ring
+/// that is full brings up is not lost in that of an invalidation before.
+#[test]
+fn a_time_out_in_the_middle_of_many_is_told() {
+    let puppet = Puppet::new(cap(), ecap());
+    let (memory, width) = (&puppet.memory, DescriptorWidth::Narrow);
+    let queue = InvalidationQueue::enable(&&puppet, memory, &memory, width, None);
+    let mut queue = queue.unwrap();
+    let device = DeviceTlb {
+        source: DEVICE,
+        physical_source: RequesterId(0),
+        max_pending: 0,
+    };
+    let range = AtsRange::ALL;
+    let tlb = || Descriptor::DeviceTlb { device, range };
+    let others = || (0..400).map(|domain| Descriptor::Context(ContextScope::Domain { domain }));
+    let silent = Err(DriverError::DeviceTlbTimedOut { source_id: DEVICE });
+    puppet.failure.set(Failure::DeviceTlbTimesOut);
+    assert_eq!(queue.run(&&puppet, [tlb()]), silent);
+    // Again, and now with more behind it than the ring holds: no more is asked than that.
+    puppet.forget_asked();
+    let many = [tlb()].into_iter().chain(others());
+    assert_eq!(queue.run(&&puppet, many), silent);
+    assert!(puppet.take_asked().len() < 256);
+    // The unit repeats it of what was given up: that is nobody's any more.
+    puppet.set32(0x34, 0x40);
+    assert_eq!(queue.run(&&puppet, others()), Ok(()));
+    assert_eq!(puppet.read32(0x34), 0);
 }

@@ -61,6 +61,27 @@ fn what_is_wrong_with_an_entry_has_its_reason() {
     assert!(with(0x0041_0001, 0x4_0018).is_ok());
 }
 
+/// "Extended Interrupt Mode Enable": without it DST has an xAPIC id in its bits 15:8, and the others are reserved.
+#[test]
+fn an_xapic_id_has_eight_bits() {
+    assert!(with(0x0000_ff00_0041_0001, 0).is_ok());
+    for bit in (32..40).chain(48..64) {
+        assert_eq!(with(0x0041_0001 | 1 << bit, 0), Err(0x24), "{bit}");
+    }
+    // Of an entry that posts they are the descriptor's address.
+    assert_eq!(with(0x8000_0000_0041_8001, 0), Err(0x27));
+    // A unit without extended mode has no such bit, and its ids are narrow whatever is written.
+    let mut options = Options::new(39);
+    options.extended = options.extended.with_extended_interrupt_mode(false);
+    let mut machine = Machine::new(options);
+    machine.write64(0xb8, TABLE | 1 << 11 | 7);
+    assert_eq!(machine.unit.read64(0xb8), TABLE | 7);
+    machine.write32(0x18, 1 << 24);
+    machine.write32(0x18, 1 << 25);
+    machine.ram.set_all(TABLE, &[0x1234_5678_0041_0001, 0]);
+    assert_eq!(send(&mut machine, 0xfee0_0010, 0), Err(0x24));
+}
+
 #[test]
 fn requests_that_are_refused_before_the_table() {
     let mut machine = machine(0);

@@ -25,6 +25,7 @@ pub(crate) struct Machine {
     pub(crate) unit: Unit,
     pub(crate) host: Journal,
     tail: u64,
+    wide: bool,
 }
 
 impl Machine {
@@ -35,6 +36,7 @@ impl Machine {
             unit: Unit::new(options).unwrap(),
             host: Journal::default(),
             tail: 0,
+            wide: false,
         }
     }
 
@@ -64,18 +66,22 @@ impl Machine {
         self.write32(GCMD.offset(), 1 << 31);
     }
 
-    /// Turns the queue on, of `descriptor` bytes.
+    /// Turns the queue on, with DW `wide`.
     pub(crate) fn queue_on(&mut self, wide: u64) {
+        self.wide = wide != 0;
         self.write64(IQA.offset(), QUEUE | wide << 11);
         let keep = self.unit.read32(0x1c) & 0x9680_0000;
         self.write32(GCMD.offset(), keep | 1 << 26);
     }
 
-    /// Puts 128-bit descriptors into the queue and rings.
+    /// Puts descriptors into the queue, wide ones with zeros above, and rings.
     pub(crate) fn submit(&mut self, descriptors: &[[u64; 2]]) {
         for words in descriptors {
             self.ram.set_all(QUEUE + self.tail, words);
-            self.tail = (self.tail + 16) % 0x1000;
+            if self.wide {
+                self.ram.set_all(QUEUE + self.tail + 16, &[0, 0]);
+            }
+            self.tail = (self.tail + if self.wide { 32 } else { 16 }) % 0x1000;
         }
         self.write64(IQT.offset(), self.tail);
     }

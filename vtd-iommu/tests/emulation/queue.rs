@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The invalidation queue: waits, errors, both widths, and invalidation by register.
 
-use hvkit_vtd_iommu::emulation::Options;
 use hvkit_vtd_iommu::emulation::fake::Event;
+use hvkit_vtd_iommu::emulation::{Access, Options, Request, State, StateError, Unit};
 use hvkit_vtd_iommu::spec::registers::{CCMD, GCMD, GSTS, ICS, IECTL, IQERCD, IQH};
 
 use super::machine::*;
@@ -134,7 +134,7 @@ fn tails_and_queues_that_are_nowhere() {
         (0x10, 1)
     );
     // Half of a 256-bit descriptor.
-    let mut machine = Machine::legacy(Options::new(39));
+    let mut machine = Machine::legacy(Options::new(39).with_scalable_mode());
     machine.queue_on(1);
     machine.write64(0x88, 0x10);
     assert_eq!(
@@ -168,7 +168,7 @@ fn tails_and_queues_that_are_nowhere() {
 
 #[test]
 fn wide_descriptors() {
-    let mut machine = Machine::legacy(Options::new(39));
+    let mut machine = Machine::legacy(Options::new(39).with_scalable_mode());
     machine.queue_on(1);
     machine.ram.set_all(QUEUE, &[0x12, 0, 0, 0]);
     machine
@@ -208,4 +208,94 @@ fn without_the_queue_registers_do() {
     machine.write64(0x500, 63);
     machine.write64(0x508, 0xb000_0007_0000_0000);
     assert_eq!(machine.unit.read64(0x508), 0x3000_0007_0000_0000);
+}
+
+/// "List of Valid Descriptor Types for Each Mode", each row; IQEI 3 is a type, 5 a width, 7 the mode.
+#[test]
+fn each_mode_has_its_widths_and_types() {
+    let with = Options::new(39).with_scalable_mode().with_device_tlbs();
+    // A unit of abort-DMA mode only, and one of neither.
+    let mut abort = Options::new(39).with_device_tlbs();
+    abort.extended = abort.extended.with_abort_dma_mode(true);
+    let neither = Options::new(39).with_device_tlbs();
+    // The types 1 to 9 as this unit has them; 0Ah is of a table that it has not.
+    let all = [
+        [0x11, 0],
+        [0x12, 0],
+        [0x18_0000_0003, 0x1000],
+        [0x4, 0],
+        [0x1_0000_0025, STATUS],
+        [0x1_0008_0026, 0],
+        [0x37, 0],
+        [0x1_0018_0008, 0x1000],
+        [0x18_0009, 0],
+    ];
+    let found = |options: Options, mode: u64, wide: u64, words: [u64; 2]| {
+        let mut machine = Machine::new(options);
+        machine.write64(0x20, ROOT | mode << 10);
+        machine.write32(0x18, 1 << 30);
+        machine.queue_on(wide);
+        assert_eq!(machine.unit.read32(FSTS), 0, "nothing is there yet");
+        machine.submit(&[words]);
+        let stopped = machine.unit.read32(FSTS) & 0x10 != 0;
+        let head = machine.unit.read64(0x80);
+        assert_eq!(head == 0, stopped);
+        stopped.then(|| machine.unit.read64(0xb0) & 0xf)
+    };
+    for (index, words) in all.into_iter().enumerate() {
+        let legacy = if index < 5 { None } else { Some(3) };
+        for (options, mode, wide, expected) in [
+            (with, 0, 0, legacy),
+            (with, 0, 1, legacy),
+            (with, 1, 0, Some(5)),
+            (with, 1, 1, None),
+            (with, 2, 0, Some(7)),
+            (with, 2, 1, Some(7)),
+            (with, 3, 0, Some(5)),
+            (with, 3, 1, None),
+            (abort, 0, 1, legacy),
+            (abort, 3, 0, Some(5)),
+            (neither, 0, 0, legacy),
+            (neither, 0, 1, Some(5)),
+        ] {
+            let seen = found(options, mode, wide, words);
+            assert_eq!(seen, expected, "{words:x?} in mode {mode}, DW {wide}");
+        }
+    }
+}
+
+/// "Context Command Register": SID and FM are written with the lower half, ICC with the upper one.
+#[test]
+fn a_command_may_be_written_in_halves() {
+    let mut machine = Machine::legacy(Options::new(39));
+    assert_eq!(machine.read(0x1000), Ok(DATA + 0x1000));
+    machine.ram.set(ENTRY, 0);
+    // Another device, by halves; then this one.
+    machine.write32(0x28, 0x0020_0007);
+    machine.write32(0x2c, 0xe000_0000);
+    assert_eq!(machine.read(0x1000), Ok(DATA + 0x1000));
+    machine.write32(0x28, 0x0018_0007);
+    assert_eq!(machine.unit.read32(0x28), 7, "SID does not read back");
+    let state = machine.unit.save();
+    machine.write32(0x2c, 0xe000_0000);
+    assert_eq!(machine.unit.read32(0x2c), 0x7800_0000);
+    assert_eq!(machine.read(0x1000), Err(2));
+    // A unit that goes on in between has what was written.
+    let mut unit = Unit::try_from((Options::new(39), &state)).unwrap();
+    assert_eq!(unit.save(), state);
+    let request = Request::new(DEVICE, 0x1000, Access::Read);
+    machine.ram.set(ENTRY, TOP | 1);
+    unit.translate(&machine.ram, &mut machine.host, &request)
+        .unwrap();
+    machine.ram.set(ENTRY, 0);
+    unit.write32(&machine.ram, &mut machine.host, 0x2c, 0xe000_0000);
+    let refused = unit.translate(&machine.ram, &mut machine.host, &request);
+    assert_eq!(refused.unwrap_err().reason.0, 2);
+    // And bits that the register has not, nobody wrote.
+    let bad = State {
+        context_command: 7,
+        ..state
+    };
+    let refused = Unit::try_from((Options::new(39), &bad)).unwrap_err();
+    assert_eq!(refused, StateError::Pointer(7));
 }

@@ -284,7 +284,7 @@ fn a_record_names_the_pasid() {
 #[test]
 fn invalidations_by_pasid() {
     let mut machine = machine(options().with_caching(Caching::UntilInvalidated));
-    machine.queue_on(0);
+    machine.queue_on(1);
     let all = [(1, 0x1000), (2, DATA + 0x1000)];
     for (pasid, to) in all {
         assert_eq!(machine.dma_with(pasid, 0x1000, Access::Read), Ok(to));
@@ -415,4 +415,23 @@ fn a_global_invalidation_forgets_what_each_pasid_had() {
     assert_eq!(machine.unit.read64(0x80), 0x20, "it was done");
     assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Ok(0x2000));
     assert_eq!(machine.dma_with(2, 0x1000, Access::Read), Ok(DATA + 0x2000));
+}
+
+/// "Context-cache Invalidate Descriptor": in scalable mode a domain-selective one is global. Source-ids tag the cache.
+#[test]
+fn context_entries_have_no_domain() {
+    let mut machine = machine(options().with_caching(Caching::UntilInvalidated));
+    machine.queue_on(1);
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Ok(0x1000));
+    machine.ram.set(ENTRY, 0);
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Ok(0x1000));
+    // The PASID's entry has domain 8.
+    machine.submit(&[[0x55_0021, 0], [0x37, 0], [0x12, 0]]);
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Err(0x41));
+    // Alone, too.
+    machine.ram.set(ENTRY, DIRECTORY | 9);
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Ok(0x1000));
+    machine.ram.set(ENTRY, 0);
+    machine.submit(&[[0x55_0021, 0]]);
+    assert_eq!(machine.dma_with(1, 0x1000, Access::Read), Err(0x41));
 }

@@ -84,6 +84,41 @@ fn the_shadow_is_right_before_the_wait_says_so() {
 }
 
 #[test]
+fn a_unit_that_others_wait_for_looks_at_one_table_at_a_time() {
+    let mut machine = watched();
+    for page in 1..4 {
+        machine.ram.set(LEAVES + 8 * page, 0);
+        let at = QUEUE + 16 * (page - 1);
+        machine.ram.set_all(at, &[0x7_0032, page << 12]);
+    }
+    machine
+        .ram
+        .set_all(QUEUE + 48, &[0x1_0000_0025, STATUS, 0x7_0032, 0x4000]);
+    let (unit, ram, host) = (&mut machine.unit, &machine.ram, &mut machine.host);
+    unit.write_some(ram, host, 0x88, &0x50u64.to_le_bytes());
+    let gone = |n: u64| Event::Unmap(DEVICE, page(n << 12, DATA + (n << 12)));
+    for done in 1..4u64 {
+        assert!(unit.is_behind());
+        assert_eq!((unit.read64(0x80), ram.get(STATUS)), (done << 4, 0));
+        assert_eq!(host.take(), [gone(done)]);
+        unit.go_on(ram, host);
+    }
+    // The wait is quick, and so it comes with what follows it.
+    assert_eq!((unit.read64(0x80), ram.get(STATUS)), (0x50, 1));
+    assert!(!unit.is_behind());
+    unit.go_on(ram, host);
+    assert!(host.take().is_empty());
+    assert_eq!(unit.read64(0x80), 0x50);
+    // What was left is done with the next write, and an error keeps it from being done.
+    ram.set_all(QUEUE + 0x50, &[0x7_0032, 0x4000, 0x7_0032, 0x5000, 0xf, 0]);
+    unit.write_some(ram, host, 0x88, &0x80u64.to_le_bytes());
+    assert_eq!(unit.read64(0x80), 0x60);
+    unit.write64(ram, host, 0x88, 0x80);
+    assert!(!unit.is_behind());
+    assert_eq!((unit.read64(0x80), unit.read32(0x34) & 0x10), (0x70, 0x10));
+}
+
+#[test]
 fn large_pages_replace_small_ones_and_back() {
     let mut machine = watched();
     machine.ram.set(MIDDLE, 0x20_0083);

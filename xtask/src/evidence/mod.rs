@@ -32,9 +32,10 @@ pub struct Options {
 
 /// Runs the oracles, counts, and writes the page.
 pub fn evidence(options: &Options) -> Result<()> {
-    if !options.no_run {
-        oracles::run_all(options.cases)?;
-    }
+    let failed = match options.no_run {
+        true => Vec::new(),
+        false => oracles::run_all(options.cases)?,
+    };
     let step = Step::start("EVIDENCE.md");
     let sources = Sources::read()?;
     let mut page = String::new();
@@ -51,6 +52,11 @@ pub fn evidence(options: &Options) -> Result<()> {
     bug_classes::write(&mut page, &sources)?;
     fs::write(paths::root().join("EVIDENCE.md"), page).context("cannot write EVIDENCE.md")?;
     step.done("written");
+    ensure!(
+        failed.is_empty(),
+        "the page says so: failed oracles: {}",
+        failed.join(", ")
+    );
     Ok(())
 }
 

@@ -10,30 +10,12 @@ use crate::mutants::record::{Record, records};
 pub(super) fn write(page: &mut String) -> Result<()> {
     writeln!(
         page,
-        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A score is of a sample: so many of all changes, drawn by lots from a seed; newer ones leave the fakes alone, with which tests are made. `without`: test binaries that were left out, such as those that start an emulator. The interval holds the share of all mutants that would be noticed with a probability of 95% (Wilson).\n\n\
-         | crate | sample | at commit | tried | noticed | 95% interval | by time-out | survived |\n|---|---|---|---|---|---|---|---|"
+        "## Mutation tests\n\nChanges of the code by cargo-mutants, and whether a test of the crate itself noticed. A score is of a sample: so many of all changes, drawn by lots from a seed; newer ones leave the fakes alone, with which tests are made. `without`: test binaries that were left out, such as those that start an emulator. The interval holds the share of all mutants that would be noticed with a probability of 95% (Wilson). `without reasons`: the same, had the survivors that have a reason below not been drawn; most of them mean the same as the code.\n\n\
+         | crate | sample | at commit | tried | noticed | 95% interval | by time-out | survived | without reasons |\n|---|---|---|---|---|---|---|---|---|"
     )?;
     let records = records()?;
     for (name, record) in &records {
-        let Record {
-            sample,
-            commit,
-            run,
-            ..
-        } = record;
-        let noticed = run.caught + run.timeout;
-        let percent = noticed * 100 / run.tried().max(1);
-        let (low, high) = interval(noticed, run.tried());
-        let sample = drawn(sample);
-        writeln!(
-            page,
-            "| `{name}` | {sample} | {commit} | {} | {noticed} ({percent}%) | {:.0}–{:.0}% | {} | {} |",
-            run.tried(),
-            low * 100.0,
-            high * 100.0,
-            run.timeout,
-            run.missed.len()
-        )?;
+        writeln!(page, "{}", row(name, record))?;
     }
     writeln!(page, "\n| survivor | why it may live |\n|---|---|")?;
     for (_, record) in &records {
@@ -45,6 +27,31 @@ pub(super) fn write(page: &mut String) -> Result<()> {
     }
     writeln!(page)?;
     Ok(())
+}
+
+/// A crate's score.
+fn row(name: &str, record: &Record) -> String {
+    let Record {
+        sample,
+        commit,
+        run,
+        reasons,
+    } = record;
+    let (tried, noticed) = (run.tried(), run.caught + run.timeout);
+    let percent = |of: u64| noticed * 100 / of.max(1);
+    let (low, high) = interval(noticed, tried);
+    let has_reason = |survivor: &&String| reasons.contains_key(*survivor);
+    let rest = tried - run.missed.iter().filter(has_reason).count() as u64;
+    format!(
+        "| `{name}` | {} | {commit} | {tried} | {noticed} ({}%) | {:.0}–{:.0}% | {} | {} | {noticed} of {rest} ({}%) |",
+        drawn(sample),
+        percent(tried),
+        low * 100.0,
+        high * 100.0,
+        run.timeout,
+        run.missed.len(),
+        percent(rest)
+    )
 }
 
 /// A sample as it is read: `120of879,seed=1` is 120 of 879, seed=1.
@@ -73,6 +80,29 @@ fn interval(noticed: u64, tried: u64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutants::record::Run;
+
+    #[test]
+    fn a_survivor_with_a_reason_is_in_the_first_score_and_not_in_the_second() {
+        let missed = ["a", "a", "b"].map(str::to_owned).to_vec();
+        let record = Record {
+            sample: "20of900,seed=1".to_owned(),
+            commit: "abc".to_owned(),
+            run: Run {
+                caught: 16,
+                timeout: 1,
+                unviable: 5,
+                missed,
+            },
+            reasons: [("a", "it is 0"), ("z", "of another draw")]
+                .map(|(survivor, reason)| (survivor.to_owned(), reason.to_owned()))
+                .into(),
+        };
+        assert_eq!(
+            row("ept", &record),
+            "| `ept` | 20 of 900, seed=1 | abc | 20 | 17 (85%) | 64–95% | 1 | 3 | 17 of 18 (94%) |"
+        );
+    }
 
     #[test]
     fn an_interval_is_wilsons() {

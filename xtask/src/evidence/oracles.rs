@@ -19,8 +19,9 @@ fn names() -> Vec<String> {
         .collect()
 }
 
-/// Runs every oracle, each in a process of its own. A difference does not stop it: the page will show it.
-pub(super) fn run_all(cases: Option<u64>) -> Result<()> {
+/// Runs every oracle, each in a process of its own; those that failed. A difference does not stop it: the page will show it.
+pub(super) fn run_all(cases: Option<u64>) -> Result<Vec<String>> {
+    let mut failed = Vec::new();
     let program = std::env::current_exe().context("where is this program?")?;
     for name in names() {
         let mut command = Command::new(&program);
@@ -34,9 +35,10 @@ pub(super) fn run_all(cases: Option<u64>) -> Result<()> {
             .with_context(|| format!("cannot start oracle {name}"))?;
         if !status.success() {
             eprintln!("oracle {name} failed: {status}");
+            failed.push(name);
         }
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// A row for each oracle, then what each explained difference was.

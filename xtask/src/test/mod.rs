@@ -36,7 +36,8 @@ const ALL: [&str; 3] = ["test", "--workspace", "--all-features"];
 /// ```
 ///
 /// Ends in the line `N passed, N failed, N skipped`. With `CI` in the environment a skipped test
-/// is a failed one.
+/// is a failed one, but for what needs a model newer than Debian's, which a registry far away may not give: that is
+/// counted.
 pub fn test() -> Result<()> {
     let start = Instant::now();
     setup::setup()?;
@@ -123,6 +124,9 @@ fn oracles(outcome: &mut Outcome, newer: bool) {
     }
     if newer {
         outcome.twice(|| oracle(&["vtd-scalable", "--cases", "3000"]));
+    } else {
+        eprintln!("SKIPPED oracle vtd-scalable: no QEMU 11");
+        outcome.count.skip();
     }
 }
 

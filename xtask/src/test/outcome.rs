@@ -21,6 +21,11 @@ impl Count {
         unstable: 0,
     };
 
+    /// A step that does not run here.
+    pub(super) fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
     /// One of those that passed was skipped.
     pub(super) fn skip_passed(&mut self) {
         self.skipped += 1;

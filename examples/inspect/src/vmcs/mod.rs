@@ -14,6 +14,7 @@ use hvkit_vmcs::diff::differences;
 use hvkit_vmcs::exit::{ExitReason, InstructionError};
 use hvkit_vmcs::store::Snapshot;
 
+use crate::page::Page;
 use crate::{Form, Found, input};
 pub(crate) use report::Report;
 
@@ -65,10 +66,10 @@ impl On {
 }
 
 /// Prints a VMCS and what is wrong with it.
-pub(crate) fn inspect(options: &Options) -> Result<Found> {
+pub(crate) fn inspect(options: &Options, page: &mut Page<'_>) -> Result<Found> {
     let (vmcs, source) = one(&options.file, options.number)?;
     let report = Report::new(&vmcs, &options.on.processor()?, options.failure);
-    report.print(&source, options.form)
+    report.print(&source, options.form, page)
 }
 
 /// Which two.
@@ -83,14 +84,16 @@ pub(crate) struct DiffOptions {
 }
 
 /// Prints in which fields two VMCSs differ.
-pub(crate) fn diff(options: &DiffOptions) -> Result<Found> {
+pub(crate) fn diff(options: &DiffOptions, page: &mut Page<'_>) -> Result<Found> {
     let (before, _) = one(&options.before, None)?;
     let (after, _) = one(&options.after, None)?;
     let changes: Vec<_> = differences(&before, &after).collect();
     if options.form.json {
-        println!("{}", serde_json::to_string_pretty(&changes)?);
+        page.json(&changes)?;
     } else {
-        changes.iter().for_each(|change| println!("{change}"));
+        for change in &changes {
+            page.line(change)?;
+        }
     }
     Ok(if changes.is_empty() {
         Found::Nothing

@@ -2,6 +2,7 @@
 //! What is wrong with a VMCS, as text and as JSON.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use anyhow::Result;
 use hvkit_vmcs::capability::Processor;
@@ -10,6 +11,7 @@ use hvkit_vmcs::dump::Dump;
 use hvkit_vmcs::encoding::Encoding;
 use hvkit_vmcs::store::{Fields, Snapshot};
 
+use crate::page::Page;
 use crate::{Form, Found};
 
 /// A VMCS checked.
@@ -78,11 +80,11 @@ impl<'a> Report<'a> {
         self.broken.iter().filter(shows)
     }
 
-    pub(crate) fn print(&self, source: &str, form: Form) -> Result<Found> {
+    pub(crate) fn print(&self, source: &str, form: Form, page: &mut Page<'_>) -> Result<Found> {
         if form.json {
-            println!("{}", serde_json::to_string_pretty(&self.json(source))?);
+            page.json(&self.json(source))?;
         } else {
-            self.text(source);
+            self.text(source, page)?;
         }
         Ok(self.found())
     }
@@ -97,33 +99,36 @@ impl<'a> Report<'a> {
     }
 
     /// Prints it for people.
-    pub(crate) fn text(&self, source: &str) {
-        println!("{source}, {} fields\n", self.vmcs.len());
-        println!("{}", Dump(self.vmcs));
+    pub(crate) fn text(&self, source: &str, page: &mut Page<'_>) -> io::Result<()> {
+        page.line(format_args!("{source}, {} fields\n", self.vmcs.len()))?;
+        page.line(Dump(self.vmcs))?;
         let causes: Vec<_> = self.causes().collect();
-        match self.failure {
-            Some(failure) => println!("Rules that show as \"{failure}\": {}", causes.len()),
-            None => println!("Broken rules of VM entry: {}", causes.len()),
+        let count = causes.len();
+        let which = match self.failure {
+            Some(failure) => format!("Rules that show as \"{failure}\""),
+            None => "Broken rules of VM entry".to_owned(),
+        };
+        page.line(format_args!("{which}: {count}"))?;
+        for violation in &causes {
+            page.line(format_args!("  {violation}"))?;
         }
-        causes
-            .iter()
-            .for_each(|violation| println!("  {violation}"));
         if let (Some(_), true) = (self.failure, causes.is_empty()) {
-            println!(
-                "  none: this VMCS, the processor or the moment is not the one of the failure"
-            );
-            println!("  all broken rules:");
-            self.broken
-                .iter()
-                .for_each(|violation| println!("  {violation}"));
+            page.line(
+                "  none: this VMCS, the processor or the moment is not the one of the failure",
+            )?;
+            page.line("  all broken rules:")?;
+            for violation in &self.broken {
+                page.line(format_args!("  {violation}"))?;
+            }
         }
         if !self.open.is_empty() {
-            println!(
-                "Not decided, because the file does not say: {}",
-                ids(&self.open)
-            );
+            let open = ids(&self.open);
+            page.line(format_args!(
+                "Not decided, because the file does not say: {open}"
+            ))?;
         }
-        println!("The processor will say: {}", self.verdict.outcome());
+        let outcome = self.verdict.outcome();
+        page.line(format_args!("The processor will say: {outcome}"))
     }
 
     /// The same for programs.

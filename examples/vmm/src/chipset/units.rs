@@ -67,12 +67,12 @@ impl Chipset {
             viommu::remap(&units, &router, &watcher);
             let mut chipset = Chipset::on(router, vm.fd(), buses, map, stop, starter)?;
             chipset.io_apic = Some(io_apic);
-            chipset.add_units(vtds, units)?;
+            chipset.add_units(vtds, units, stop)?;
             chipset
         } else {
             let mut chipset = Chipset::new(vm.fd(), buses, map, stop, starter)?;
             let units = units(vtds, vm, map, &chipset.router, stop)?;
-            chipset.add_units(vtds, units)?;
+            chipset.add_units(vtds, units, stop)?;
             chipset
         };
         chipset.io_apic_unit = io_apic_unit;
@@ -80,9 +80,14 @@ impl Chipset {
     }
 
     /// Puts the registers of `units` on the memory bus.
-    fn add_units(&mut self, vtds: &[Vtd], units: Vec<RemappingUnit>) -> Result<(), ChipsetError> {
+    fn add_units(
+        &mut self,
+        vtds: &[Vtd],
+        units: Vec<RemappingUnit>,
+        stop: &Stop,
+    ) -> Result<(), ChipsetError> {
         for ((number, vtd), unit) in (0..).map(UnitNumber).zip(vtds).zip(units) {
-            let window = viommu::Window::new(Arc::clone(unit.shared()));
+            let window = viommu::Window::new(Arc::clone(unit.shared()), stop);
             let window = Arc::new(Mutex::new(window));
             self.memory_bus
                 .insert(viommu::registers(number), WINDOW.into(), window)?;

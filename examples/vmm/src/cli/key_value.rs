@@ -40,6 +40,16 @@ pub enum OptionError {
         /// Which of them were.
         given: &'static str,
     },
+    /// A key that does nothing without another.
+    #[error("--{option}: {key} does nothing without {needs}")]
+    Needs {
+        /// The option.
+        option: &'static str,
+        /// The key given.
+        key: &'static str,
+        /// The one that is not.
+        needs: &'static str,
+    },
     /// Two options of which only one can have the terminal.
     #[error("--serial tty and --console tty: one of them can have the terminal")]
     Terminal,
@@ -113,6 +123,31 @@ impl<'a> Keys<'a> {
                 wanted,
             }),
         }
+    }
+
+    /// Refuses `key` where `needs` is not given.
+    pub(super) fn needs(&self, key: &'static str, needs: &'static str) -> Result<(), OptionError> {
+        let option = self.option;
+        match self.has(key) && !self.has(needs) {
+            true => Err(OptionError::Needs { option, key, needs }),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses both of `keys` together.
+    pub(super) fn not_both(&self, keys: [&'static str; 2]) -> Result<(), OptionError> {
+        match keys.iter().all(|key| self.has(key)) {
+            true => Err(OptionError::OneOf {
+                option: self.option,
+                keys,
+                given: "both",
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.values.iter().any(|&(given, _)| given == key)
     }
 
     /// The value of `key`, which must be given.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The log: lines on standard error.
 
+use crate::stderr;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 struct StandardError;
@@ -12,11 +13,8 @@ impl Log for StandardError {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            eprintln!(
-                "vmm: {}: {}",
-                record.level().as_str().to_ascii_lowercase(),
-                record.args()
-            );
+            let level = record.level().as_str().to_ascii_lowercase();
+            stderr::line(format_args!("vmm: {level}: {}", record.args()));
         }
     }
 

@@ -32,14 +32,18 @@ use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
 use crate::served::Served;
+use crate::stderr;
 use clap::{ArgAction, Parser, ValueEnum};
 use options::{
     RANDOM, balloon, confinement, console, cpus, device, disk, memory, net, platform, pmem, rng,
     terminal, vsock,
 };
 use restart::{OnReboot, Waiting};
+use signal_hook::consts::SIGUSR1;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
+use vmm_sys_util::signal::block_signal;
 use vtd::vtd;
 
 /// Runs a virtual machine on this host's KVM.
@@ -70,9 +74,10 @@ struct Arguments {
     /// readonly=on|off, serial=TEXT, num_queues=N, queue_size=N, image_type=raw|qcow2,
     /// backing=on|off (whether a qcow2 image may be built on another), direct=on|off (without the
     /// host's cache), iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off (off: queues are split), and limits of the whole disk: bw_size=BYTES, bw_refill_time=MS,
-    /// ops_size=N, ops_refill_time=MS. Served by another process (vhost-user): vhost_user=on,
+    /// ops_size=N, ops_refill_time=MS; control=PATH (a socket for the lines "size" and "resize", which looks how long a
+    /// raw image is by now). Served by another process (vhost-user): vhost_user=on,
     /// socket=PATH, num_queues=N, queue_size=N, reconnect=SECONDS (when that process is gone, another is looked
-    /// for so often, and the guest's requests wait)
+    /// for so often, and the guest's requests wait), iommu=on|off, packed=on|off (on: queues can be packed; off if not given)
     #[arg(long, value_name = "path=FILE[,readonly=on]", num_args = 1.., action = ArgAction::Append)]
     disk: Vec<String>,
 
@@ -84,8 +89,8 @@ struct Arguments {
     device: Vec<String>,
 
     /// PCI device that another process serves (vfio-user); several may follow, and the option may be
-    /// repeated. Keys: socket=PATH, id=NAME, iommu=on|off, share=on|off (on: the process is given the
-    /// guest's memory; off: it asks for each transfer)
+    /// repeated. Keys: socket=PATH, id=NAME, iommu=on|off|ID (of a --vtd), pci_segment=N,
+    /// share=on|off (on: the process is given the guest's memory; off: it asks for each transfer)
     #[arg(long, value_name = "socket=PATH[,id=NAME]", num_args = 1.., action = ArgAction::Append)]
     user_device: Vec<String>,
 
@@ -94,13 +99,15 @@ struct Arguments {
     /// socket=PATH, num_queue_pairs=N (of a tap), of user: tcp=PORT:GUESTPORT and udp=PORT:GUESTPORT (ports of the
     /// host that are the guest's, several with + between), host_loopback=on|off (whether the gateway's address is the
     /// host's own loopback; off if not given),
-    /// mac=ADDRESS, mtu=BYTES, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
-    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, num_queue_pairs=N, queue_size=N, reconnect=SECONDS
+    /// mac=ADDRESS, mtu=BYTES, speed=MBIT that the guest shows, iommu=on|off|ID (of a --vtd), pci_segment=N, packed=on|off, and limits of each direction as for disks. Served by another process (vhost-user):
+    /// vhost_user=on, socket=PATH, mac=ADDRESS, mtu=BYTES, num_queue_pairs=N, queue_size=N, reconnect=SECONDS,
+    /// iommu=on|off, packed=on|off
     #[arg(long, value_name = "tap=NAME|user|socket=PATH[,mac=ADDRESS]", num_args = 1.., action = ArgAction::Append)]
     net: Vec<String>,
 
     /// Files of the host, served by another process such as virtiofsd; several may follow, and the
-    /// option may be repeated. Keys: tag=NAME to mount it by, socket=PATH, num_queues=N, queue_size=N
+    /// option may be repeated. Keys: tag=NAME to mount it by, socket=PATH, num_queues=N, queue_size=N, iommu=on|off,
+    /// packed=on|off
     #[arg(long, value_name = "tag=NAME,socket=PATH", num_args = 1.., action = ArgAction::Append)]
     fs: Vec<String>,
 
@@ -187,7 +194,7 @@ struct Arguments {
     on_reboot: OnReboot,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "counters", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "serial", "console", "platform", "transport", "confine", "report", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "counters", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -248,15 +255,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         (None, OnReboot::Exit) => {}
         (Some(waiting), _) => {
             if let Err(error) = waiting.end_with() {
-                eprintln!("vmm: {error}");
+                stderr::line(format_args!("vmm: {error}"));
                 return ExitStatus::Host.code();
             }
         }
     }
+    if arguments.snapshot.is_some() {
+        // Until the machine can be saved, the request waits: else it would end the process. It may wait already.
+        let _ = block_signal(SIGUSR1);
+    }
     match run(arguments) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("vmm: {error}");
+            stderr::line(format_args!("vmm: {error}"));
             error.exit_status().code()
         }
     }
@@ -331,7 +342,7 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
         // clap sees to it that there is one of them.
         (Some(Guest::Hello), _) | (None, None) => {
             let report = hello::run(&arguments.kvm)?;
-            print!("{report}");
+            let _ = write!(std::io::stdout(), "{report}");
             let status = if report.holds() {
                 ExitStatus::PoweredOff
             } else {
@@ -343,12 +354,12 @@ fn run(arguments: Arguments) -> Result<u8, RunError> {
     let outcome = Machine::new(&config)?.run()?;
     ::log::info!("{}", outcome.reason);
     if let Some(registers) = &outcome.registers {
-        eprintln!("vmm: {}\n{registers}", outcome.reason);
+        stderr::line(format_args!("vmm: {}\n{registers}", outcome.reason));
     } else if outcome.is_failure() {
-        eprintln!("vmm: {}", outcome.reason);
+        stderr::line(format_args!("vmm: {}", outcome.reason));
     }
     if outcome.is_failure() {
-        eprint!("{}", outcome.history);
+        stderr::text(&outcome.history);
     }
     Ok(ExitStatus::code_of(&outcome.reason))
 }
@@ -430,6 +441,8 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
         serial,
         output: match arguments.restarted_by {
             Some(waiting) if waiting.before > 0 => Output::GoesOn,
+            // What the machine wrote before it was saved is its own.
+            _ if arguments.restore.is_some() => Output::GoesOn,
             _ => Output::Anew,
         },
         transport: arguments.transport,

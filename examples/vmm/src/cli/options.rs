@@ -9,7 +9,7 @@ use crate::config::{
 use crate::machine::address_map::MOST_SEGMENTS;
 use crate::machine::balloon::pages;
 use hvkit_virtio_devices::limit::{Limits, Rate};
-use hvkit_virtio_devices::net::MAX_PAIRS;
+use hvkit_virtio_devices::net::{MAX_PAIRS, MOST_SPEED};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -31,25 +31,42 @@ pub(super) fn memory(text: &str) -> Result<u64, OptionError> {
     )
 }
 
+/// The keys of a disk in a file; the last is for the disk of a machine.
+const DISK: &[&str] = &[
+    "path",
+    "readonly",
+    "serial",
+    "num_queues",
+    "queue_size",
+    "image_type",
+    "backing",
+    "direct",
+    "iommu",
+    "packed",
+    "pci_segment",
+    "bw_size",
+    "bw_refill_time",
+    "ops_size",
+    "ops_refill_time",
+    "control",
+];
+
+/// The disk of a machine.
 pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
-    const KEYS: &[&str] = &[
-        "path",
-        "readonly",
-        "serial",
-        "num_queues",
-        "queue_size",
-        "image_type",
-        "backing",
-        "direct",
-        "iommu",
-        "packed",
-        "pci_segment",
-        "bw_size",
-        "bw_refill_time",
-        "ops_size",
-        "ops_refill_time",
-    ];
-    let keys = Keys::parse("disk", KEYS, text)?;
+    disk_with(DISK, text)
+}
+
+/// A disk for another VMM, of which that has control.
+pub(super) fn disk_to_serve(text: &str) -> Result<Disk, OptionError> {
+    const KEYS: &[&str] = match DISK.split_last() {
+        Some((_control, keys)) => keys,
+        None => &[],
+    };
+    disk_with(KEYS, text)
+}
+
+fn disk_with(known: &'static [&'static str], text: &str) -> Result<Disk, OptionError> {
+    let keys = Keys::parse("disk", known, text)?;
     let readonly = keys.optional("readonly", "on or off", switch)?;
     // Never guessed: a guest that writes its own first sector must not choose.
     let format = keys.optional("image_type", "raw or qcow2", |text| match text {
@@ -73,6 +90,7 @@ pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
         format: format.unwrap_or(Format::Raw),
         backing: on("backing")?,
         direct: on("direct")?,
+        control: keys.optional("control", "a socket's name", file)?,
         dma,
         place,
         ..Disk::new(keys.required("path", "a file's name", file)?)
@@ -98,21 +116,45 @@ pub(super) fn device(text: &str) -> Result<HostDevice, OptionError> {
     })
 }
 
+/// The keys of a card whose wire has keys of its own.
+macro_rules! card_keys {
+    ($($own:expr),*) => {
+        &[
+            $($own,)*
+            "mac",
+            "mtu",
+            "speed",
+            "iommu",
+            "packed",
+            "pci_segment",
+            "bw_size",
+            "bw_refill_time",
+            "ops_size",
+            "ops_refill_time",
+        ]
+    };
+}
+pub(super) use card_keys;
+
+/// A card on `wire`, by the keys that all have.
+pub(super) fn card(keys: &Keys<'_>, wire: NetWire) -> Result<Net, OptionError> {
+    const _: () = assert!(MOST_SPEED == 2_147_483_647);
+    let (dma, place) = placed(keys)?;
+    Ok(Net {
+        wire,
+        mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
+        mtu: keys.optional("mtu", "a number of bytes", number)?,
+        speed: keys.optional("speed", "a number of Mbit/s up to 2147483647", |text| {
+            number(text).filter(|megabits| *megabits <= MOST_SPEED)
+        })?,
+        limits: limits(keys)?,
+        dma,
+        place,
+    })
+}
+
 pub(super) fn net(text: &str) -> Result<Net, OptionError> {
-    const KEYS: &[&str] = &[
-        "tap",
-        "socket",
-        "num_queue_pairs",
-        "mac",
-        "mtu",
-        "iommu",
-        "packed",
-        "pci_segment",
-        "bw_size",
-        "bw_refill_time",
-        "ops_size",
-        "ops_refill_time",
-    ];
+    const KEYS: &[&str] = card_keys!("tap", "socket", "num_queue_pairs");
     let keys = Keys::parse("net", KEYS, text)?;
     let tap = keys.optional("tap", "an interface's name", |text| {
         (!text.is_empty()).then(|| text.to_owned())
@@ -141,15 +183,7 @@ pub(super) fn net(text: &str) -> Result<Net, OptionError> {
             });
         }
     };
-    let (dma, place) = placed(&keys)?;
-    Ok(Net {
-        wire,
-        mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
-        mtu: keys.optional("mtu", "a number of bytes", number)?,
-        limits: limits(&keys)?,
-        dma,
-        place,
-    })
+    card(&keys, wire)
 }
 
 /// `iommu=on`: behind the remapping unit.
@@ -210,10 +244,18 @@ pub(super) fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
             burst,
         })
     };
-    let bytes = keys.optional("bw_size", "a number of bytes", size)?;
+    // Nothing at all is no limit that a disk could be used with.
+    let above_zero = |number: &u64| *number > 0;
+    let bytes = keys.optional("bw_size", "a number of bytes above 0", |text| {
+        size(text).filter(above_zero)
+    })?;
     let time = keys.optional("bw_refill_time", TIME, number)?;
-    let requests = keys.optional("ops_size", "a number of requests", number)?;
+    let requests = keys.optional("ops_size", "a number of requests above 0", |text| {
+        number(text).filter(above_zero)
+    })?;
     let requests_time = keys.optional("ops_refill_time", TIME, number)?;
+    keys.needs("bw_refill_time", "bw_size")?;
+    keys.needs("ops_refill_time", "ops_size")?;
     Ok(Limits {
         bytes: rate(bytes, time),
         requests: rate(requests, requests_time),
@@ -296,6 +338,7 @@ pub(super) fn console(text: &str) -> Result<(VirtioConsole, Dma, Place), OptionE
     const KEYS: &[&str] = &["mode", "file", "iommu", "packed", "pci_segment"];
     let keys = Keys::parse("console", KEYS, text)?;
     let (dma, place) = placed(&keys)?;
+    keys.not_both(["mode", "file"])?;
     let path = keys.optional("file", "a file's name", file)?;
     let console = match path {
         Some(path) => VirtioConsole::File(path),
@@ -333,18 +376,17 @@ pub(super) fn terminal(
 }
 
 fn serial(text: &str) -> Result<Serial, OptionError> {
-    match text {
-        "off" => Ok(Serial::Off),
-        "null" => Ok(Serial::Null),
-        "tty" => Ok(Serial::Tty),
-        _ => {
-            let keys = Keys::parse("serial", &["mode", "file"], text)?;
-            let path = keys.optional("file", "a file's name", file)?;
-            match path {
-                Some(path) => Ok(Serial::File(path)),
-                None => keys.required("mode", "tty, null, off or file=PATH", |_| None),
-            }
-        }
+    let keys = Keys::parse("serial", &["mode", "file"], text)?;
+    keys.not_both(["mode", "file"])?;
+    let path = keys.optional("file", "a file's name", file)?;
+    match path {
+        Some(path) => Ok(Serial::File(path)),
+        None => keys.required("mode", "tty, null, off or file=PATH", |mode| match mode {
+            "tty" => Some(Serial::Tty),
+            "null" => Some(Serial::Null),
+            "off" => Some(Serial::Off),
+            _ => None,
+        }),
     }
 }
 

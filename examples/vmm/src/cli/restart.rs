@@ -11,9 +11,11 @@
 //! guest's but the status.
 
 use crate::exit_status::ExitStatus;
+use crate::stderr;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{ExitStatusExt, parent_id};
@@ -27,6 +29,10 @@ use std::time::{Duration, Instant};
 pub(super) const OPTION: &str = "--restarted-by";
 /// From one start to the next: a guest that does nothing else shall not keep the host busy.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often a machine that begins is asked whether it can be told to save itself.
+const BEGINNING: Duration = Duration::from_millis(50);
+/// A machine that ends by a reset so soon after it was told to save itself was ending already, and did not hear it.
+const UNHEARD: Duration = Duration::from_secs(5);
 /// Signals that are for the machine.
 const PASSED_ON: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1];
 
@@ -73,7 +79,7 @@ pub(super) fn main(arguments: &[OsString]) -> u8 {
     match machines(arguments) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("vmm: --on-reboot restart: {error}");
+            stderr::line(format_args!("vmm: --on-reboot restart: {error}"));
             ExitStatus::Host.code()
         }
     }
@@ -81,7 +87,7 @@ pub(super) fn main(arguments: &[OsString]) -> u8 {
 
 fn machines(arguments: &[OsString]) -> io::Result<u8> {
     let program = std::env::current_exe()?;
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     let mut before = 0u32;
     loop {
         let began = Instant::now();
@@ -90,9 +96,10 @@ fn machines(arguments: &[OsString]) -> io::Result<u8> {
             .arg(format!("{OPTION}={},{before}", std::process::id()))
             .spawn()?;
         let status = signals.wait(&mut child)?;
-        if status != ExitStatus::Reset.code() || signals.ending.load(Ordering::Acquire) {
+        if status != ExitStatus::Reset.code() || signals.ending {
             return Ok(status);
         }
+        signals.keep_unheard();
         before = before.saturating_add(1);
         log::info!("the guest asked for a reset: machine {before} after the first");
         thread::sleep(INTERVAL.saturating_sub(began.elapsed()));
@@ -104,7 +111,9 @@ struct Signals {
     woken: UnixStream,
     arrived: [(i32, Arc<AtomicBool>); PASSED_ON.len()],
     /// Whether one asked for the end.
-    ending: AtomicBool,
+    ending: bool,
+    /// When a machine was last told to save itself.
+    told_to_save: Option<Instant>,
 }
 
 impl Signals {
@@ -121,12 +130,13 @@ impl Signals {
         Ok(Signals {
             woken,
             arrived,
-            ending: AtomicBool::new(false),
+            ending: false,
+            told_to_save: None,
         })
     }
 
     /// Waits for `child` and passes on what comes; its exit status as a shell tells it.
-    fn wait(&self, child: &mut Child) -> io::Result<u8> {
+    fn wait(&mut self, child: &mut Child) -> io::Result<u8> {
         loop {
             if let Some(status) = child.try_wait()? {
                 let signal = status.signal().and_then(|signal| u8::try_from(signal).ok());
@@ -135,20 +145,55 @@ impl Signals {
                     .or(signal.map(|signal| 128 | signal))
                     .unwrap_or(u8::MAX));
             }
+            let mut early = false;
             for (number, flag) in &self.arrived {
-                if flag.swap(false, Ordering::AcqRel) {
-                    if *number != SIGUSR1 {
-                        self.ending.store(true, Ordering::Release);
+                // One that has not come so far would be ended by it.
+                if *number == SIGUSR1 && flag.load(Ordering::Acquire) && !takes(child, *number) {
+                    early = true;
+                } else if flag.swap(false, Ordering::AcqRel) {
+                    match *number {
+                        SIGUSR1 => self.told_to_save = Some(Instant::now()),
+                        _ => self.ending = true,
                     }
                     pass_on(*number, child);
                 }
             }
+            self.woken.set_read_timeout(early.then_some(BEGINNING))?;
             match (&self.woken).read(&mut [0; 16]) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) =>
+                {
+                    return Err(error);
+                }
                 _ => {}
             }
         }
     }
+
+    /// A machine ended by a reset: what it was told in its last moments is for the next one.
+    fn keep_unheard(&mut self) {
+        let told = self.told_to_save.take();
+        if told.is_some_and(|told| told.elapsed() < UNHEARD) {
+            for (number, flag) in &self.arrived {
+                flag.fetch_or(*number == SIGUSR1, Ordering::AcqRel);
+            }
+        }
+    }
+}
+
+/// Whether `child` catches this signal, or lets it wait, by what Linux tells of a process: proc_pid_status(5).
+fn takes(child: &Child, number: i32) -> bool {
+    let told = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let set = |name| {
+        let words = told.lines().find_map(|line| line.strip_prefix(name));
+        words.and_then(|words| u64::from_str_radix(words.trim(), 16).ok())
+    };
+    let either = set("SigBlk:").unwrap_or(0) | set("SigCgt:").unwrap_or(0);
+    let bit = u32::try_from(number).ok().and_then(|n| n.checked_sub(1));
+    bit.is_some_and(|bit| either.checked_shr(bit).is_some_and(|set| set & 1 != 0))
 }
 
 fn pass_on(number: i32, child: &Child) {
@@ -162,6 +207,26 @@ fn pass_on(number: i32, child: &Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Stdio;
+
+    #[test]
+    fn a_process_takes_a_signal_from_when_it_catches_it() {
+        let shell = |script: &str| {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", script]).stdout(Stdio::piped()).spawn()
+        };
+        let mut idle = shell("echo; read _ < /dev/null; sleep 60").unwrap();
+        let mut catching = shell("trap : USR1; echo; sleep 60").unwrap();
+        for child in [&mut idle, &mut catching] {
+            child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        }
+        let answers = [&idle, &catching].map(|child| takes(child, SIGUSR1));
+        for child in [&mut idle, &mut catching] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(answers, [false, true]);
+    }
 
     #[test]
     fn who_waits_is_told_by_two_numbers() {

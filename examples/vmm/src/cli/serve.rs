@@ -2,7 +2,7 @@
 //! `vmm serve`.
 
 use super::key_value::OptionError;
-use super::options::{confinement, disk};
+use super::options::{confinement, disk_to_serve};
 use super::{log, reported};
 use crate::exit_status::ExitStatus;
 use crate::served::serve::{Protocol, ServingError, serve, serve_by_device};
@@ -17,7 +17,7 @@ pub(super) const WORD: &str = "serve";
 #[derive(Debug, Parser)]
 #[command(name = "vmm serve", max_term_width = 100)]
 struct Arguments {
-    /// Disk image. Keys: as for the disk of a machine
+    /// Disk image. Keys: as for the disk of a machine, but for control
     #[arg(long, value_name = "path=FILE[,readonly=on]")]
     disk: String,
 
@@ -65,7 +65,7 @@ pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match run(&arguments) {
         Ok(()) => ExitStatus::PoweredOff.code(),
         Err(error) => {
-            eprintln!("vmm: {error}");
+            crate::stderr::line(format_args!("vmm: {error}"));
             let status = match error {
                 Error::Option(_) => ExitStatus::Usage,
                 Error::Serving(ServingError::Disk(error)) => (&error).into(),
@@ -82,7 +82,7 @@ pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
-    let asked = disk(&arguments.disk)?;
+    let asked = disk_to_serve(&arguments.disk)?;
     let confinement = confinement(&arguments.confine)?;
     match (&arguments.socket, &arguments.device) {
         (_, Some(device)) => serve_by_device(&asked, device, confinement)?,

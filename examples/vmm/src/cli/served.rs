@@ -3,6 +3,7 @@
 
 use super::key_value::{Keys, OptionError, number, switch};
 use super::options::{dma, file, mac, placed};
+use crate::config::Rings;
 use crate::served::{Served, What};
 use crate::vfio_user::{Given, UserDevice};
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub(super) fn disk(text: &str) -> Result<Served, OptionError> {
         "queue_size",
         "reconnect",
         "iommu",
+        "packed",
     ];
     let keys = Keys::parse("disk", KEYS, text)?;
     served(&keys, What::Disk)
@@ -35,6 +37,7 @@ pub(super) fn net(text: &str) -> Result<Served, OptionError> {
         "queue_size",
         "reconnect",
         "iommu",
+        "packed",
     ];
     let keys = Keys::parse("net", KEYS, text)?;
     let what = What::Net {
@@ -49,7 +52,14 @@ pub(super) fn net(text: &str) -> Result<Served, OptionError> {
 }
 
 pub(super) fn fs(text: &str) -> Result<Served, OptionError> {
-    const KEYS: &[&str] = &["tag", "socket", "num_queues", "queue_size", "iommu"];
+    const KEYS: &[&str] = &[
+        "tag",
+        "socket",
+        "num_queues",
+        "queue_size",
+        "iommu",
+        "packed",
+    ];
     let keys = Keys::parse("fs", KEYS, text)?;
     let tag = keys.required("tag", "a name of 1 to 36 bytes", |tag| {
         (1..=36).contains(&tag.len()).then(|| tag.to_owned())
@@ -87,6 +97,11 @@ fn served(keys: &Keys<'_>, what: What) -> Result<Served, OptionError> {
         queue_size: keys.optional("queue_size", "a number of descriptors", number)?,
         reconnect: keys.optional("reconnect", "a number of seconds from 1 to 3600", interval)?,
         dma: dma(keys)?,
+        // Not without being asked: of a packed queue, a process that is gone has to have noted what it had begun.
+        rings: match keys.optional("packed", "on or off", switch)? {
+            Some(true) => Rings::Both,
+            Some(false) | None => Rings::Split,
+        },
     })
 }
 
@@ -115,6 +130,7 @@ mod tests {
             queue_size: None,
             reconnect: None,
             dma: Dma::Direct,
+            rings: Rings::Split,
         };
         assert_eq!(disk("vhost_user=on,socket=/s"), Ok(plain(What::Disk)));
         assert_eq!(
@@ -133,6 +149,15 @@ mod tests {
                 ..plain(What::Disk)
             })
         );
+        let packed = disk("vhost_user=on,socket=/s,packed=on").unwrap();
+        assert_eq!(packed.rings, Rings::Both);
+        for split in [
+            "vhost_user=on,socket=/s,packed=off",
+            "vhost_user=on,socket=/s",
+        ] {
+            assert_eq!(net(split).unwrap().rings, Rings::Split);
+        }
+        assert_eq!(fs("tag=a,socket=/s,packed=on").unwrap().rings, Rings::Both);
         let (mac, mtu) = (Some([0x52, 0x54, 0, 1, 2, 3]), Some(1400));
         assert_eq!(
             net("vhost_user=on,socket=/s,mac=52:54:00:01:02:03,mtu=1400"),
@@ -193,7 +218,7 @@ mod tests {
         );
         assert_eq!(
             error(disk("vhost_user=on,socket=/s,readonly=on")),
-            "--disk: unknown key 'readonly' (known: socket, vhost_user, num_queues, queue_size, reconnect, iommu)"
+            "--disk: unknown key 'readonly' (known: socket, vhost_user, num_queues, queue_size, reconnect, iommu, packed)"
         );
         for wrong in ["0", "3601", "-1", "on", ""] {
             assert_eq!(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Lines as users type them, and what is refused.
 
+use super::options::disk_to_serve;
 use super::*;
 use crate::config::{
     Access, Balloon, Disk, Dma, Format, HostDevice, Iommufd, Net, NetWire, Place, Pmem, Rings, Rng,
@@ -91,6 +92,89 @@ fn serial_modes_are_listed_when_one_is_wrong() {
 }
 
 #[test]
+fn a_console_has_one_end() {
+    let serial = |text| terminal(Some(text), &VirtioConsole::Off);
+    for (mode, is) in [
+        ("mode=tty", Serial::Tty),
+        ("mode=null", Serial::Null),
+        ("mode=off", Serial::Off),
+    ] {
+        assert_eq!(serial(mode), Ok(is));
+    }
+    let text = |error: OptionError| error.to_string();
+    assert_eq!(
+        text(serial("mode=pty").unwrap_err()),
+        "--serial: mode=pty is not tty, null, off or file=PATH"
+    );
+    for both in ["tty,file=x", "file=x,mode=tty", "garbage,file=x"] {
+        let why = "one of 'mode' and 'file' must be given, not both";
+        assert_eq!(text(serial(both).unwrap_err()), format!("--serial: {why}"));
+        assert_eq!(
+            text(console(both).unwrap_err()),
+            format!("--console: {why}")
+        );
+    }
+}
+
+#[test]
+fn limits_that_limit_nothing_or_everything_are_refused() {
+    for (keys, why) in [
+        ("bw_size=0", "bw_size=0 is not a number of bytes above 0"),
+        ("bw_size=0K", "bw_size=0K is not a number of bytes above 0"),
+        (
+            "ops_size=0",
+            "ops_size=0 is not a number of requests above 0",
+        ),
+        (
+            "bw_refill_time=10",
+            "bw_refill_time does nothing without bw_size",
+        ),
+        (
+            "bw_size=1,ops_refill_time=10",
+            "ops_refill_time does nothing without ops_size",
+        ),
+    ] {
+        let error = disk(&format!("d,{keys}")).unwrap_err().to_string();
+        assert_eq!(error, format!("--disk: {why}"));
+        let error = net(&format!("tap=t,{keys}")).unwrap_err().to_string();
+        assert_eq!(error, format!("--net: {why}"));
+    }
+}
+
+#[test]
+fn the_built_in_guest_has_no_options() {
+    for option in [
+        "--cpus 2",
+        "--memory 1G",
+        "--serial null",
+        "--console pty",
+        "--cmdline quiet",
+        "--platform 2",
+        "--transport mmio",
+        "--confine off",
+        "--report r",
+        "--rng",
+    ] {
+        let line = format!("vmm --guest hello {option}");
+        let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+        let name = option.split(' ').next().unwrap();
+        let error = error.to_string();
+        assert!(
+            error.contains("cannot be used with") && error.contains(name),
+            "{error}"
+        );
+    }
+    Arguments::try_parse_from(["vmm", "--guest", "hello", "--kvm", "/k", "-v"]).unwrap();
+}
+
+#[test]
+fn a_machine_that_was_saved_goes_on_in_its_files() {
+    let of = |line: &str| super::parse(line.split(' ').map(OsString::from)).unwrap();
+    assert_eq!(of("vmm --kernel k").output, Output::Anew);
+    assert_eq!(of("vmm --restore f").output, Output::GoesOn);
+}
+
+#[test]
 fn one_console_has_the_terminal() {
     let config = parse("vmm --kernel k --console tty");
     assert_eq!(
@@ -125,6 +209,7 @@ fn devices_have_their_keys() {
             },
             mac: Some([0x52, 0x54, 0, 0xab, 0, 1]),
             mtu: None,
+            speed: None,
             limits: Limits::default(),
             dma: Dma::Direct,
             place: Place::default(),
@@ -165,7 +250,7 @@ fn devices_have_their_keys() {
     assert_eq!(config.console, VirtioConsole::Null);
 
     let limited = disk(
-        "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50",
+        "d,serial=s1,num_queues=4,queue_size=128,image_type=qcow2,backing=on,direct=on,bw_size=1M,bw_refill_time=100,ops_size=50,control=c",
     );
     let expected = Disk {
         serial: "s1".into(),
@@ -174,6 +259,7 @@ fn devices_have_their_keys() {
         format: Format::Qcow2,
         backing: true,
         direct: true,
+        control: Some("c".into()),
         limits: Limits {
             bytes: Some(Rate {
                 per_second: 10 << 20,
@@ -307,6 +393,20 @@ fn devices_that_make_no_sense_are_told_by_key() {
     );
     let socket = net("socket=/run/passt").unwrap();
     assert_eq!(socket.wire, NetWire::Socket("/run/passt".into()));
+    let fast = net("tap=t,speed=2147483647").unwrap();
+    assert_eq!(fast.speed, Some(0x7fff_ffff));
+    let speed = text(net("tap=t,speed=2147483648").unwrap_err());
+    assert!(
+        speed.contains("speed=2147483648 is not a number of Mbit/s up to"),
+        "{speed}"
+    );
+    // Of a disk that is served, the other VMM has control.
+    let control = text(disk_to_serve("d,control=c").unwrap_err());
+    assert!(
+        control.contains("--disk: unknown key 'control'"),
+        "{control}"
+    );
+    assert_eq!(disk_to_serve("d,ops_size=50"), disk("d,ops_size=50"));
     let several = net("tap=t,num_queue_pairs=64").unwrap();
     let expected = NetWire::Tap {
         name: "t".into(),
@@ -338,6 +438,55 @@ fn help_lists_keys_and_exit_statuses() {
     }
     for status in ExitStatus::ALL {
         assert!(help.contains(status.meaning()), "{status:?}");
+    }
+}
+
+/// Whatever an option takes, its help names.
+#[test]
+fn help_names_every_key() {
+    const NONE: &str = "no-such-key=1";
+    let known = |error: Option<OptionError>| match error {
+        Some(OptionError::UnknownKey { known, .. }) => known,
+        other => panic!("{other:?}"),
+    };
+    let command = Arguments::command();
+    for (option, keys) in [
+        ("disk", known(disk(NONE).err())),
+        ("disk", known(served::disk(NONE).err())),
+        ("device", known(device(NONE).err())),
+        ("user_device", known(served::user_device(NONE).err())),
+        ("net", known(net(NONE).err())),
+        ("net", known(user_network::net(NONE).err())),
+        ("net", known(served::net(NONE).err())),
+        ("fs", known(served::fs(NONE).err())),
+        ("vhost_user_backend", known(peer::back_end(NONE).err())),
+        ("rng", known(rng(NONE).err())),
+        ("balloon", known(balloon(NONE).err())),
+        ("vsock", known(vsock(NONE).err())),
+        ("pmem", known(pmem(NONE).err())),
+        ("vtd", known(vtd(NONE).err())),
+        ("platform", known(platform(NONE).err())),
+        ("dirty_log", known(dirty_log::dirty_log(NONE).err())),
+        ("counters", known(counters::counters(NONE).err())),
+    ] {
+        let argument = command.get_arguments().find(|a| a.get_id() == option);
+        let help = argument.unwrap().get_help().unwrap().to_string();
+        for key in keys {
+            // A word on its own, and limits that are as for disks.
+            let elsewhere = *key == "user" || key.starts_with("bw_") || key.starts_with("ops_");
+            assert!(
+                help.contains(&format!("{key}=")) || option == "net" && elsewhere,
+                "--{option}: {key} is not in: {help}"
+            );
+        }
+    }
+    let units = |option: &str| {
+        let argument = command.get_arguments().find(|a| a.get_id() == option);
+        let help = argument.unwrap().get_help().unwrap().to_string();
+        help.contains("iommu=on|off|ID")
+    };
+    for option in ["disk", "device", "user_device", "net", "rng", "vsock"] {
+        assert!(units(option), "{option}");
     }
 }
 

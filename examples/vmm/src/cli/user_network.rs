@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the keys of `--net user` mean.
 
-use super::key_value::{Keys, OptionError, number, switch};
-use super::options::{limits, mac, placed};
+use super::key_value::{Keys, OptionError, switch};
+use super::options::{card, card_keys};
 use crate::config::{Net, NetWire, Reach, UserNetwork};
 
 /// The word that asks for it; a tap of that name is `tap=user`.
@@ -14,43 +14,22 @@ pub(super) fn is_meant(text: &str) -> bool {
 }
 
 pub(super) fn net(text: &str) -> Result<Net, OptionError> {
-    const KEYS: &[&str] = &[
-        WORD,
-        "tcp",
-        "udp",
-        "host_loopback",
-        "mac",
-        "mtu",
-        "iommu",
-        "packed",
-        "pci_segment",
-        "bw_size",
-        "bw_refill_time",
-        "ops_size",
-        "ops_refill_time",
-    ];
+    const KEYS: &[&str] = card_keys!(WORD, "tcp", "udp", "host_loopback");
     let keys = Keys::parse("net", KEYS, text)?;
     let ports = |key| {
         let wanted = "ports such as 2222:22 or 127.0.0.1/8080, with + between";
         Ok(keys.optional(key, wanted, ports)?.unwrap_or_default())
     };
     let loopback = keys.optional("host_loopback", "on or off", switch)?;
-    let (dma, place) = placed(&keys)?;
-    Ok(Net {
-        wire: NetWire::User(UserNetwork {
-            tcp: ports("tcp")?,
-            udp: ports("udp")?,
-            host: match loopback {
-                Some(true) => Reach::Loopback,
-                Some(false) | None => Reach::Outside,
-            },
-        }),
-        mac: keys.optional("mac", "an address such as 52:54:00:12:34:56", mac)?,
-        mtu: keys.optional("mtu", "a number of bytes", number)?,
-        limits: limits(&keys)?,
-        dma,
-        place,
-    })
+    let wire = NetWire::User(UserNetwork {
+        tcp: ports("tcp")?,
+        udp: ports("udp")?,
+        host: match loopback {
+            Some(true) => Reach::Loopback,
+            Some(false) | None => Reach::Outside,
+        },
+    });
+    card(&keys, wire)
 }
 
 /// Ports, each as passt has it: no option of its own, and no list.
@@ -82,7 +61,8 @@ mod tests {
     fn one_word_is_enough() {
         assert!(!is_meant("tap=user") && !is_meant("user0") && !is_meant("socket=/tmp/user"));
         assert_eq!(network("user"), UserNetwork::default());
-        let card = net("mac=52:54:00:00:00:01,user,mtu=1400").unwrap();
+        let card = net("mac=52:54:00:00:00:01,user,mtu=1400,speed=1000").unwrap();
+        assert_eq!(card.speed, Some(1000));
         assert_eq!(card.mac, Some([0x52, 0x54, 0, 0, 0, 1]));
         assert_eq!(
             (card.mtu, card.wire.to_string()),

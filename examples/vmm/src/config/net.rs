@@ -14,6 +14,8 @@ pub struct Net {
     pub mac: Option<[u8; 6]>,
     /// What the network carries at most; none: the guest chooses.
     pub mtu: Option<u16>,
+    /// What the guest shows as the link's speed, in Mbit/s; none: nothing.
+    pub speed: Option<u32>,
     /// What each direction may do in a time.
     pub limits: Limits,
     /// How it reaches the guest's memory.

@@ -387,9 +387,12 @@ pub fn of(kind: Kind) -> Vec<Call> {
         Kind::Sockets => (&[FILES, WAITING, SOCKETS], &[SOCKETS_WITH, KVM_MACHINE]),
         Kind::Watch => (&[], &[]),
         // A client has so long and no longer. What it asks for the guest is told, by a pin it may be: a line of KVM's.
-        // It may ask what was written, which goes to a file.
+        // It may ask what was written, which goes to a file, and how long a disk's image is.
         Kind::Control => (
-            &[SOCKETS, &[libc::SYS_pwrite64, libc::SYS_setsockopt]],
+            &[
+                SOCKETS,
+                &[libc::SYS_lseek, libc::SYS_pwrite64, libc::SYS_setsockopt],
+            ],
             &[KVM_MACHINE, DIRTY_LOG],
         ),
         Kind::Interrupts => (&[FILES, WAITING], &[KVM_MACHINE, VFIO]),

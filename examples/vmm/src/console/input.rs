@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmm_sys_util::signal::unblock_signal;
 
 /// Signals that ask for an orderly end.
 const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
@@ -59,7 +60,8 @@ impl Signals {
     pub fn catch_save(&mut self) -> io::Result<()> {
         signal_hook::flag::register(SIGUSR1, Arc::clone(&self.save))?;
         signal_hook::low_level::pipe::register(SIGUSR1, self.wake.try_clone()?)?;
-        Ok(())
+        // One that came before this waits, if whoever made the machine had it wait.
+        unblock_signal(SIGUSR1).map_err(|error| io::Error::other(error.to_string()))
     }
 
     /// Whether somebody asked that the machine be saved; from now on nobody did.

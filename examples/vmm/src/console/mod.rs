@@ -22,6 +22,7 @@ pub mod tty;
 
 use crate::config::{self, Serial};
 use crate::machine::stop::Stop;
+use crate::output_file::{self, NotEmptied, ToEmpty};
 use crate::snapshot::{SerialState, SnapshotError};
 use crate::wake::Wake;
 use escape::Escape;
@@ -29,7 +30,6 @@ use input::{Session, Typing};
 use output::{Deadline, Output};
 use patient::Patient;
 use serial::SerialLine;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,9 +47,12 @@ pub enum ConsoleError {
         /// Why.
         source: io::Error,
     },
-    /// The terminal's mode cannot be changed, or the file not be emptied.
-    #[error("cannot take over the serial line's output: {0}")]
+    /// The terminal's mode cannot be changed.
+    #[error("--serial tty: cannot take over the terminal: {0}")]
     Enter(io::Error),
+    /// The file cannot be emptied.
+    #[error(transparent)]
+    Empty(#[from] NotEmptied),
     /// The host has no more file descriptors, or something of that kind.
     #[error("cannot create an event: {0}")]
     Event(io::Error),
@@ -63,8 +66,8 @@ pub struct Console {
     room: Arc<Wake>,
     deadline: Arc<Deadline>,
     is_interactive: bool,
-    /// Emptied only when the machine starts: one that never does leaves it as it was.
-    file: Option<File>,
+    /// The file, when the machine starts.
+    to_empty: Option<ToEmpty>,
 }
 
 impl Console {
@@ -76,7 +79,7 @@ impl Console {
         begun: config::Output,
         stop: &Stop,
     ) -> Result<Option<Self>, ConsoleError> {
-        let mut file = None;
+        let mut to_empty = None;
         let to: Box<dyn Write + Send> = match serial {
             Serial::Off => return Ok(None),
             Serial::Null => Box::new(io::sink()),
@@ -86,13 +89,9 @@ impl Console {
                     path: path.clone(),
                     source,
                 };
-                let mut options = File::options();
-                let goes_on = begun == config::Output::GoesOn;
-                let options = options.create(true).append(goes_on).write(true);
-                let opened = options.truncate(false).open(path).map_err(fail)?;
-                if !goes_on {
-                    file = Some(opened.try_clone().map_err(fail)?);
-                }
+                let opened = output_file::open("--serial file", path, begun);
+                let (opened, when_it_starts) = opened.map_err(fail)?;
+                to_empty = when_it_starts;
                 Box::new(Patient::new(opened, stop.clone()))
             }
         };
@@ -109,7 +108,7 @@ impl Console {
             interrupt,
             deadline,
             is_interactive: *serial == Serial::Tty,
-            file,
+            to_empty,
         }))
     }
 
@@ -147,8 +146,8 @@ impl Console {
 
     /// Takes over standard input, and the terminal if it is one, for as long as the session lives.
     pub fn enter(&self) -> Result<Session<'_>, ConsoleError> {
-        if let Some(file) = &self.file {
-            file.set_len(0).map_err(ConsoleError::Enter)?;
+        if let Some(file) = &self.to_empty {
+            file.empty()?;
         }
         let mut session = Session::new(&self.line, &self.deadline);
         if self.is_interactive {

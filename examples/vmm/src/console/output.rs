@@ -113,8 +113,8 @@ impl Output {
                 .write_all(&self.waiting)
                 .and_then(|()| self.to.flush())
         {
-            log::warn!("console output is lost from here on: {error}");
             self.failed = true;
+            log::warn!("console output is lost from here on: {error}");
         }
         self.waiting.clear();
     }

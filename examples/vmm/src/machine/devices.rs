@@ -2,6 +2,7 @@
 //! From the configuration to the virtio devices that it asks for.
 
 use super::balloon::{self as balloon_lines, pages};
+use super::disk as disk_lines;
 use super::line_socket::LineSocket;
 use super::user_network::{self, UserNetworkError};
 use super::vm::Vm;
@@ -10,25 +11,27 @@ use crate::config::{self, Access, Config, Dma, NetWire, Output, Place, VirtioCon
 use crate::confine::Confiner;
 use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
+use crate::output_file::{self, NotEmptied, ToEmpty};
 use crate::passthrough::KvmSlots;
 use crate::peer::{self, PeerBackEndError};
 use crate::served::{self, Served, ServedError, Told};
 use crate::viommu::TranslatedMemory;
+use crate::wake::Wake;
 use hvkit_virtio_devices::balloon::{self, Balloon};
-use hvkit_virtio_devices::block::{self, Block, OpenError};
+use hvkit_virtio_devices::block::{self, Block, Metadata, OpenError};
 use hvkit_virtio_devices::console::{Console, ConsoleError, Port};
 use hvkit_virtio_devices::counters::Counters;
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::net::{
-    self, FrameStream, MacAddress, Net, OptionsError, Tap, TapError, Wire,
+    self, Duplex, FrameStream, MacAddress, Net, OptionsError, Tap, TapError, Wire,
 };
 use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Why a device cannot be had.
@@ -37,6 +40,14 @@ pub enum DeviceError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] OpenError),
+    /// The socket of a disk.
+    #[error("--disk control={}: {source}", path.display())]
+    DiskControl {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A tap interface.
     #[error("{error}{}", because(error))]
     Tap {
@@ -87,11 +98,14 @@ pub enum DeviceError {
         /// Why.
         source: io::Error,
     },
+    /// That file cannot be emptied.
+    #[error(transparent)]
+    ConsoleEmpty(#[from] NotEmptied),
     /// The pseudo-terminal for the paravirtual console.
     #[error("cannot make a pseudo-terminal: {0}")]
     Pty(io::Error),
     /// Between the terminal and the paravirtual console.
-    #[error("cannot join the console to the terminal: {0}")]
+    #[error("--console tty: cannot take over the terminal: {0}")]
     Tty(io::Error),
     /// The console.
     #[error(transparent)]
@@ -148,7 +162,18 @@ impl Opened {
 
 type Named = (&'static str, Place, Opened);
 
-/// Opens all devices, in the order in which the guest finds them, and the balloon's socket.
+/// What was opened.
+#[derive(Default)]
+pub(super) struct Devices {
+    /// In the order in which the guest finds them.
+    pub(super) devices: Vec<Named>,
+    /// At which some of them can be spoken to.
+    pub(super) sockets: Vec<LineSocket>,
+    /// A file that one writes to.
+    pub(super) to_empty: Option<ToEmpty>,
+}
+
+/// Opens all devices, and what belongs to them.
 pub(super) fn open(
     config: &Config,
     vm: &Vm,
@@ -156,10 +181,18 @@ pub(super) fn open(
     slots: Option<&KvmSlots>,
     confiner: &Confiner,
     tty: Option<&TtyPort>,
-) -> Result<(Vec<Named>, Option<LineSocket>), DeviceError> {
-    let mut devices: Vec<Named> = Vec::new();
+) -> Result<Devices, DeviceError> {
+    let Devices {
+        mut devices,
+        mut sockets,
+        mut to_empty,
+    } = Devices::default();
     for disk in &config.disks {
-        let device = Opened::new(disk.dma, self::disk(disk)?);
+        let device = self::disk(disk, Metadata::Kept)?;
+        if let Some(path) = &disk.control {
+            sockets.push(disk_control(path, &device, confiner)?);
+        }
+        let device = Opened::new(disk.dma, device);
         devices.push(("disk", disk.place.clone(), device));
     }
     for net in &config.nets {
@@ -187,7 +220,7 @@ pub(super) fn open(
         let device = Opened::new(rng.dma, Entropy::new(file));
         devices.push(("random bytes", rng.place.clone(), device));
     }
-    if let Some(port) = port(&config.console, config.output, tty)? {
+    if let Some(port) = port(&config.console, config.output, tty, &mut to_empty)? {
         let console = Console::new(vec![port])?;
         if let Some(tty) = tty {
             tty.follow(console.terminal());
@@ -195,13 +228,12 @@ pub(super) fn open(
         let device = Opened::new(config.console_dma, console);
         devices.push(("console", config.console_place.clone(), device));
     }
-    let mut socket = None;
     if let Some(balloon) = &config.balloon {
         if !config.devices.is_empty() {
             return Err(DeviceError::BalloonPinned);
         }
         let (device, listening) = self::balloon(balloon, memory, confiner)?;
-        socket = listening;
+        sockets.extend(listening);
         let device = Opened::new(Dma::Direct, device);
         let place = Place {
             rings: balloon.rings,
@@ -214,7 +246,21 @@ pub(super) fn open(
         let device = Opened::new(vsock.dma, device);
         devices.push(("sockets", vsock.place.clone(), device));
     }
-    Ok((devices, socket))
+    Ok(Devices {
+        devices,
+        sockets,
+        to_empty,
+    })
+}
+
+/// Answers at `path` what is said to `disk`.
+fn disk_control(path: &Path, disk: &Block, confiner: &Confiner) -> Result<LineSocket, DeviceError> {
+    let capacity = disk.capacity();
+    let obey = move |line: &str, _: &Wake| disk_lines::obey(line, &capacity);
+    LineSocket::listen(path, "disk", confiner.clone(), obey).map_err(|source| {
+        let path = path.to_path_buf();
+        DeviceError::DiskControl { path, source }
+    })
 }
 
 fn balloon(
@@ -241,15 +287,15 @@ fn balloon(
     let device = Balloon::new(options, Arc::new(pages)).map_err(failed)?;
     let listen = |path| {
         let control = device.control();
-        let obey = move |line: &str| balloon_lines::obey(line, &control);
+        let obey = move |line: &str, end: &Wake| balloon_lines::obey(line, &control, end);
         LineSocket::listen(path, "balloon", confiner.clone(), obey)
     };
     let socket = balloon.socket.as_deref().map(listen);
     Ok((device, socket.transpose().map_err(failed)?))
 }
 
-/// Opens the disk of `disk`.
-pub(crate) fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
+/// Opens the disk of `disk`, its tables written when `metadata` says.
+pub(crate) fn disk(disk: &config::Disk, metadata: Metadata) -> Result<Block, OpenError> {
     let access = match disk.access {
         Access::ReadOnly => block::Access::ReadOnly,
         Access::ReadWrite => block::Access::ReadWrite,
@@ -268,6 +314,7 @@ pub(crate) fn disk(disk: &config::Disk) -> Result<Block, OpenError> {
             true => block::HostCache::Bypassed,
             false => block::HostCache::Used,
         })
+        .with_metadata(metadata)
         .with_serial(disk.serial.as_str())
         .with_limits(disk.limits);
     if let Some(queues) = disk.queues {
@@ -298,6 +345,9 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
     if let Some(mtu) = net.mtu {
         options = options.with_mtu(mtu)?;
     }
+    if let Some(megabits) = net.speed {
+        options = options.with_speed(megabits, Duplex::Full)?;
+    }
     let wire = match &net.wire {
         NetWire::Tap { name, pairs: 1 } => {
             Wire::Tap(Tap::open(name).map_err(|error| DeviceError::Tap { error })?)
@@ -323,10 +373,12 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
     Ok(Net::new(options, wire))
 }
 
+/// The console's port; a file is put in `to_empty` if it is to be.
 fn port(
     console: &VirtioConsole,
     output: Output,
     tty: Option<&TtyPort>,
+    to_empty: &mut Option<ToEmpty>,
 ) -> Result<Option<Port>, DeviceError> {
     const NAME: &str = "console";
     Ok(match console {
@@ -337,20 +389,18 @@ fn port(
         }
         VirtioConsole::Null => Some(Port::new(NAME, io::sink())),
         VirtioConsole::File(path) => {
-            let opened = match output {
-                Output::Anew => File::create(path),
-                Output::GoesOn => File::options().create(true).append(true).open(path),
-            };
-            let file = opened.map_err(|source| DeviceError::ConsoleFile {
+            let opened = output_file::open("--console file", path, output);
+            let (file, when_it_starts) = opened.map_err(|source| DeviceError::ConsoleFile {
                 path: path.clone(),
                 source,
             })?;
+            *to_empty = when_it_starts;
             Some(Port::new(NAME, file))
         }
         VirtioConsole::Pty => {
             let terminal = PseudoTerminal::open().map_err(DeviceError::Pty)?;
             let output = terminal.output().map_err(DeviceError::Pty)?;
-            eprintln!("vmm: console on {}", terminal.name());
+            crate::stderr::line(format_args!("vmm: console on {}", terminal.name()));
             Some(Port::new(NAME, output).with_input(terminal))
         }
     })

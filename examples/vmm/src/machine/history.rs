@@ -4,6 +4,7 @@
 //! A vCPU's thread writes its own ring; anybody may read it at any time, a signal handler too. Nothing is locked, so an
 //! exit that is being written may be read half old, half new.
 
+use crate::stderr;
 use kvm_ioctls::VcpuExit;
 use std::fmt;
 use std::sync::Arc;
@@ -170,7 +171,7 @@ pub(super) struct TellOnPanic<'a>(pub(super) &'a History);
 impl Drop for TellOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprint!("{}", self.0);
+            stderr::text(self.0);
         }
     }
 }

@@ -3,10 +3,11 @@
 
 use crate::confine::{Confiner, Kind};
 use crate::wake::Wake;
+use hvkit_virtio_devices::listener::{ListenError, Listener};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,29 +25,34 @@ const PAUSE: Timespec = Timespec {
 /// The thread that answers at the socket; both end with the value.
 #[derive(Debug)]
 pub struct LineSocket {
-    path: PathBuf,
     end: Arc<Wake>,
     thread: Option<JoinHandle<()>>,
+    /// Removed here, not by the thread, which could not.
+    _listener: Arc<Listener>,
 }
 
 impl LineSocket {
-    /// Listens at `path`; `obey` makes an answer of a line. The thread is called `name`, and confined by `confiner`.
+    /// Listens at `path`, in place of a socket that a VMM left which was killed; `obey` makes an answer of a line, and waits
+    /// for nothing any more once what it is given is signalled. The thread is called `name`, and confined by `confiner`.
     ///
     /// # Errors
     ///
-    /// The host's: the path is in use, say.
+    /// The host's, and [`io::ErrorKind::AddrInUse`]: somebody listens there, or it is no socket.
     pub fn listen(
         path: &Path,
         name: &'static str,
         confiner: Confiner,
-        mut obey: impl FnMut(&str) -> String + Send + 'static,
+        mut obey: impl FnMut(&str, &Wake) -> String + Send + 'static,
     ) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
+        let listener = Arc::new(Listener::bind(path).map_err(|error| match error {
+            ListenError::InUse => io::Error::new(io::ErrorKind::AddrInUse, error),
+            ListenError::Host(source) => source,
+        })?);
         let end = Arc::new(Wake::new()?);
         let mut socket = LineSocket {
-            path: path.to_path_buf(),
             end: Arc::clone(&end),
             thread: None,
+            _listener: Arc::clone(&listener),
         };
         let serve = move || match confiner.enter(Kind::Control) {
             Ok(()) => serve(&listener, &end, &mut obey),
@@ -64,13 +70,11 @@ impl Drop for LineSocket {
             // It has no way to panic; if it did, the machine is at its end here anyway.
             let _ = thread.join();
         }
-        // If it is gone already, that is as well.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 /// Answers one client after another until the end.
-fn serve(listener: &UnixListener, end: &Wake, obey: &mut impl FnMut(&str) -> String) {
+fn serve(listener: &Listener, end: &Wake, obey: &mut impl FnMut(&str, &Wake) -> String) {
     loop {
         let mut sources = [
             PollFd::new(end, PollFlags::IN),
@@ -86,7 +90,7 @@ fn serve(listener: &UnixListener, end: &Wake, obey: &mut impl FnMut(&str) -> Str
         if sources[1].revents().is_empty() {
             continue;
         }
-        match listener.accept() {
+        match listener.socket().accept() {
             // A client that is gone, or says nothing for too long, is no trouble.
             Ok((client, _)) => drop(answer(&client, end, obey)),
             // No file descriptor is free, say: the client waits, and so do we, unless it is the end.
@@ -100,10 +104,10 @@ fn serve(listener: &UnixListener, end: &Wake, obey: &mut impl FnMut(&str) -> Str
 fn answer(
     client: &UnixStream,
     end: &Wake,
-    obey: &mut impl FnMut(&str) -> String,
+    obey: &mut impl FnMut(&str, &Wake) -> String,
 ) -> io::Result<()> {
     let line = hear(client, end)?;
-    let answer = format!("{}\n", obey(String::from_utf8_lossy(&line).trim_end()));
+    let answer = format!("{}\n", obey(String::from_utf8_lossy(&line).trim_end(), end));
     client.set_write_timeout(Some(PATIENCE))?;
     let (begun, mut left) = (Instant::now(), answer.as_bytes());
     while !left.is_empty() && begun.elapsed() < PATIENCE {
@@ -162,7 +166,7 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lines");
         let mut lines = Vec::new();
-        let obey = move |line: &str| {
+        let obey = move |line: &str, _: &Wake| {
             lines.push(line.to_owned());
             lines.join("+")
         };
@@ -176,7 +180,9 @@ pub(crate) mod tests {
         let mut answer = Vec::new();
         let _ = long.read_to_end(&mut answer);
         assert!(answer.len() < 128, "{}", answer.len());
-        let error = LineSocket::listen(&path, "test", Confiner::off(), |_: &str| String::new());
+        let error = LineSocket::listen(&path, "test", Confiner::off(), |_: &str, _: &Wake| {
+            String::new()
+        });
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop((silent, socket));
         assert!(!path.exists());
@@ -187,7 +193,7 @@ pub(crate) mod tests {
     fn a_client_that_dawdles_has_no_longer_than_one_that_is_silent() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lines");
-        let obey = |line: &str| line.to_owned();
+        let obey = |line: &str, _: &Wake| line.to_owned();
         let socket = LineSocket::listen(&path, "test", Confiner::off(), obey).unwrap();
         let mut slow = UnixStream::connect(&path).unwrap();
         let begun = Instant::now();
@@ -202,5 +208,26 @@ pub(crate) mod tests {
         let begun = Instant::now();
         drop(socket);
         assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_socket_of_a_vmm_that_was_killed_is_no_hindrance() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        // Dropped and not removed.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listen = || {
+            let obey = |line: &str, _: &Wake| line.to_owned();
+            LineSocket::listen(&path, "test", Confiner::off(), obey)
+        };
+        let socket = listen().unwrap();
+        assert_eq!(ask(&path, "one\n"), "one\n");
+        // Not from one that lives.
+        let error = listen().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.to_string(), "in use, or no socket");
+        assert_eq!(ask(&path, "two\n"), "two\n");
+        drop(socket);
+        assert!(!path.exists());
     }
 }

@@ -23,6 +23,7 @@ pub mod balloon;
 mod counters;
 pub mod cpuid;
 mod devices;
+mod disk;
 mod error;
 mod exit;
 pub mod history;
@@ -53,9 +54,9 @@ pub use error::MachineError;
 use crate::boot::{self, Payload};
 use crate::config::{Config, VirtioConsole};
 use crate::confine::{Confiner, Kind, alarm};
+use crate::console::Console;
 use crate::console::input::{Signals, Waited, wait};
 use crate::console::tty::TtyPort;
-use crate::console::{Console, ConsoleError};
 use crate::passthrough;
 use crate::snapshot::{self, Description, Source};
 use crate::vfio_user;
@@ -233,9 +234,10 @@ impl Machine {
         if saving.is_possible() {
             signals.catch_save().map_err(MachineError::Event)?;
         }
+        platform.empty_files()?;
         let session = console.as_ref().map(Console::enter).transpose()?;
         let mut session = match &tty {
-            Some(tty) => Some(tty.enter(session).map_err(ConsoleError::Enter)?),
+            Some(tty) => Some(tty.enter(session).map_err(DeviceError::Tty)?),
             None => session,
         };
         confiner.give_up_files(&made_in)?;
@@ -309,10 +311,12 @@ fn boot(
 /// The folders of what the VMM makes and removes again: sockets that it listens on, a snapshot that was not taken.
 fn made_in(config: &Config) -> Vec<PathBuf> {
     let balloon = config.balloon.iter().filter_map(|b| b.socket.as_deref());
+    let disks = config.disks.iter().filter_map(|d| d.control.as_deref());
     let vsock = config.vsock.iter().map(|vsock| vsock.socket.as_path());
     let back_ends = config.back_ends.iter().map(|asked| asked.socket.as_path());
     let log = config.dirty_log.iter().map(|log| log.socket.as_path());
     let parents = balloon
+        .chain(disks)
         .chain(vsock)
         .chain(log)
         .chain(config.counters.as_deref())

@@ -18,21 +18,22 @@ use crate::acpi::Tables;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::{Chipset, ChipsetError, Placement};
-use crate::config::{self, Config, Place, Transport, Watchdog};
+use crate::config::{self, Config, Output, Place, Transport, Watchdog};
 use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
 use crate::console::tty::TtyPort;
 use crate::dirty_log::{DirtyLog, Pages, Processors, Writer};
 use crate::interrupts::IoApic;
+use crate::output_file::{self, NotEmptied, ToEmpty};
 use crate::passthrough::dirty::Devices;
 use crate::passthrough::space::{Contents, DmaSpace, KvmVfio};
 use crate::passthrough::{Interface, KvmSlots, PassthroughError, Reclaim, Selected};
 use crate::served::ServedError;
 use crate::snapshot::{SnapshotError, WatchdogState};
 use crate::viommu::plan::unit_of;
+use crate::wake::Wake;
 use kvm_ioctls::Cap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -48,8 +49,10 @@ pub(super) struct Platform {
     /// Its interrupts end with it.
     chipset: Chipset,
     reclaim: Reclaim,
-    _balloon: Option<LineSocket>,
+    _sockets: Vec<LineSocket>,
     watchdog: Option<watchdog::Timer>,
+    console_file: Option<ToEmpty>,
+    bitmap: Option<ToEmpty>,
     /// Dropped after the chipset, whose devices' threads it starts.
     _nursery: Nursery,
     tables: Tables,
@@ -113,7 +116,11 @@ impl Platform {
         let limit = u32::try_from(vm.fd().check_extension_int(Cap::NrMemslots)).unwrap_or(0);
         let slots = KvmSlots::new(Arc::clone(vm.fd()), vm.slots(), limit).map(Arc::new);
         let slots = slots.as_ref();
-        let (mut opened, balloon) = devices::open(
+        let devices::Devices {
+            devices: mut opened,
+            sockets,
+            to_empty: console_file,
+        } = devices::open(
             config,
             vm,
             &memory,
@@ -191,8 +198,9 @@ impl Platform {
         let log = log
             .map(|log| listen(log, vm, spaces, confiner))
             .transpose()?;
+        let (log, bitmap) = log.unzip();
         let counters = config.counters.as_ref().map(|path| {
-            let obey = move |line: &str| counters::obey(line, &counted);
+            let obey = move |line: &str, _: &Wake| counters::obey(line, &counted);
             LineSocket::listen(path, "counters", confiner.clone(), obey).map_err(|source| {
                 let path = path.clone();
                 MachineError::Counters { path, source }
@@ -204,8 +212,10 @@ impl Platform {
             buses,
             chipset,
             reclaim,
-            _balloon: balloon,
+            _sockets: sockets,
             watchdog,
+            console_file,
+            bitmap: bitmap.flatten(),
             _nursery: nursery,
             tables,
         })
@@ -214,6 +224,18 @@ impl Platform {
     /// What the vCPUs' exits are answered by.
     pub(super) fn buses(&self) -> &Buses {
         &self.buses
+    }
+
+    /// Empties the files that devices and logs write to: the machine starts.
+    pub(super) fn empty_files(&self) -> Result<(), MachineError> {
+        if let Some(file) = &self.console_file {
+            file.empty().map_err(DeviceError::from)?;
+        }
+        if let Some(file) = &self.bitmap {
+            let failed = |NotEmptied { path, source, .. }| MachineError::DirtyLog { path, source };
+            file.empty().map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// The I/O APIC, if it is ours.
@@ -372,29 +394,31 @@ struct Shared {
     space: Arc<DmaSpace>,
 }
 
-/// Answers at the socket of `log` what is written to the memory of `vm`, by devices in `spaces` too.
+/// Answers at the socket of `log`, which may have a file that is to be emptied, what is written to the memory of `vm`, by devices in `spaces` too.
 fn listen(
     log: &config::DirtyLog,
     vm: &Arc<Vm>,
     spaces: Vec<Shared>,
     confiner: &Confiner,
-) -> Result<LineSocket, MachineError> {
+) -> Result<(LineSocket, Option<ToEmpty>), MachineError> {
     let failed = |path: &PathBuf| {
         let path = path.clone();
         move |source| MachineError::DirtyLog { path, source }
     };
     let bitmap = log.bitmap.as_ref().map(|path| {
-        let file = File::create(path);
+        // A machine before this one may have had more memory: nothing goes on here.
+        let file = output_file::open("--dirty-log bitmap", path, Output::Anew);
         file.map_err(failed(path))
     });
+    let (bitmap, to_empty) = bitmap.transpose()?.unzip();
     let mut writers: Vec<Box<dyn Writer>> = vec![Box::new(Processors::new(Arc::clone(vm)))];
     for Shared { names, space, .. } in spaces {
         writers.push(Box::new(Devices::new(names, space)));
     }
-    let mut answers = DirtyLog::new(Pages::none(vm.memory()), writers, bitmap.transpose()?);
-    let obey = move |line: &str| answers.obey(line);
-    LineSocket::listen(&log.socket, "dirty-log", confiner.clone(), obey)
-        .map_err(failed(&log.socket))
+    let mut answers = DirtyLog::new(Pages::none(vm.memory()), writers, bitmap);
+    let obey = move |line: &str, _: &Wake| answers.obey(line);
+    let socket = LineSocket::listen(&log.socket, "dirty-log", confiner.clone(), obey);
+    Ok((socket.map_err(failed(&log.socket))?, to_empty.flatten()))
 }
 
 /// Where the user has a device.

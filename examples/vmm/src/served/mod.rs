@@ -23,7 +23,7 @@
 
 pub mod serve;
 
-use crate::config::Dma;
+use crate::config::{Dma, Rings};
 use crate::viommu::DmaTable;
 use hvkit_virtio_devices::net::MacAddress;
 use hvkit_virtio_devices::vhost_user::{
@@ -52,6 +52,8 @@ pub struct Served {
     pub reconnect: Option<Duration>,
     /// How it reaches the guest's memory.
     pub dma: Dma,
+    /// What its queues can be.
+    pub rings: Rings,
 }
 
 /// What a device is that another process serves.
@@ -178,6 +180,9 @@ pub fn open(served: &Served, memory: &GuestMemoryMmap) -> Result<VhostUser, Serv
     }
     if served.dma == Dma::Translated {
         options = options.with_translations();
+    }
+    if served.rings == Rings::Both {
+        options = options.with_packed_rings();
     }
     if let Some(interval) = served.reconnect {
         options = options.with_reconnection(reconnection(served, interval));

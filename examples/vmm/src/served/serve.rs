@@ -12,7 +12,7 @@ use crate::machine::{DeviceError, disk};
 use crate::peer::program::{Bridge, Function, ProgramError};
 use crate::vfio_user;
 use crate::vfio_user::server::{Events, GivenMemory};
-use hvkit_virtio_devices::block::Block;
+use hvkit_virtio_devices::block::{Block, Metadata};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::vhost_user::BackEnd;
@@ -80,7 +80,7 @@ pub fn serve(
         socket: socket.to_path_buf(),
         source,
     };
-    let disk = disk(asked).map_err(DeviceError::Disk)?;
+    let disk = open(asked)?;
     let confiner = Confiner::new(confinement)?;
     let listener = UnixListener::bind(socket).map_err(failed)?;
     log::info!("{} is served at {}", asked.path.display(), socket.display());
@@ -100,7 +100,7 @@ pub fn serve_by_device(
     device: &Path,
     confinement: Confinement,
 ) -> Result<(), ServingError> {
-    let disk = disk(asked).map_err(DeviceError::Disk)?;
+    let disk = open(asked)?;
     let confiner = Confiner::new(confinement)?;
     let function = Function::open(device)?;
     log::info!("{} is served by {}", asked.path.display(), device.display());
@@ -121,6 +121,12 @@ pub fn serve_by_device(
     // The device is reset before the process ends. Nothing is ever sent: this ends when the thread does.
     let _ = is_done.recv_timeout(PATIENCE);
     served
+}
+
+/// Opens the disk. The guest outlives this process, and is not told that another goes on with it: what was completed is to
+/// be there.
+fn open(asked: &Disk) -> Result<Block, DeviceError> {
+    Ok(disk(asked, Metadata::WrittenThrough)?)
 }
 
 /// Serves `disk` to the VMM at the other end of `stream`; `carry` may start threads first.
@@ -192,4 +198,64 @@ fn function(
         .with_report(move |why| report(why))
         .with_trouble_report(move |why| report(why));
     Ok((function, memory, events))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Format;
+    use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+    use hvkit_virtio_devices::fake::{ByHand, Driver, Vectors};
+    use std::process::Command;
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    /// A request for sector 0 with 512 bytes at 0x9000, which is `data`; its status.
+    fn request(block: Block, kind: u32, data: &GuestMemoryMmap<()>) -> u8 {
+        let memory = Arc::new(data.clone());
+        let (workers, vectors) = (ByHand::default(), Arc::new(Vectors::default()));
+        let runner = Box::new(workers.clone());
+        let function = VirtioPci::new(Box::new(block), Arc::clone(&memory), vectors, runner);
+        let mut driver = Driver::probe(function.unwrap());
+        driver.negotiate(u64::MAX);
+        let mut ring = driver.queue(0, &memory, 0x1000, 16);
+        assert_eq!(driver.set_status(0xf), 0xf);
+        memory
+            .write_slice(&u128::from(kind).to_le_bytes(), GuestAddress(0x8000))
+            .unwrap();
+        let moved = match kind {
+            0 => Writable(0x9000, 512),
+            _ => Readable(0x9000, 512),
+        };
+        ring.submit(&[Readable(0x8000, 16), moved, Writable(0xa000, 1)]);
+        driver.kick(0);
+        workers.step(10);
+        assert!(ring.take().is_some());
+        // As if the process were killed: nothing is written when this ends.
+        std::mem::forget(driver);
+        memory.read_obj(GuestAddress(0xa000)).unwrap()
+    }
+
+    #[test]
+    fn what_was_completed_is_there_for_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let mut image = Command::new("qemu-img");
+        image.args(["create", "-q", "-f", "qcow2"]).arg(&path);
+        assert!(image.arg("1M").status().unwrap().success());
+        let asked = |path: &Path| Disk {
+            format: Format::Qcow2,
+            ..Disk::new(path.to_path_buf())
+        };
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        memory.write_slice(&[7; 512], GuestAddress(0x9000)).unwrap();
+        assert_eq!(request(open(&asked(&path)).unwrap(), 1, &memory), 0);
+        // The lock is the first one's.
+        let next = folder.path().join("next");
+        std::fs::copy(&path, &next).unwrap();
+        memory.write_slice(&[0; 512], GuestAddress(0x9000)).unwrap();
+        assert_eq!(request(open(&asked(&next)).unwrap(), 0, &memory), 0);
+        let mut found = [0; 512];
+        memory.read_slice(&mut found, GuestAddress(0x9000)).unwrap();
+        assert_eq!(found, [7; 512]);
+    }
 }

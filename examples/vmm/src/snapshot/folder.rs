@@ -24,10 +24,53 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Snapsh
     }
 }
 
+/// A file that was made, and is removed again unless it is kept.
+struct Made<'a>(Option<&'a Path>);
+
+impl Made<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            // Where that is not possible, an empty file stays, which the next machine takes.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Opens the file at `path`, or makes it, so that none but the user may read it; and what removes it if it was made.
+fn open_or_make(path: &Path) -> Result<(File, Made<'_>), SnapshotError> {
+    let mut options = File::options();
+    let options = options.write(true).truncate(false).mode(0o600);
+    let (opened, made) = match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            (options.create(true).open(path), None)
+        }
+        opened => (opened, Some(path)),
+    };
+    let file = opened.map_err(failed("write", path))?;
+    Ok((file, Made(made)))
+}
+
+/// Has the names in a folder be on stable storage.
+fn sync_names(folder: &File) -> io::Result<()> {
+    match folder.sync_all() {
+        // fsync(2), "ERRORS": a file system that has nothing to write for a folder.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
 /// Where a machine may be saved. Its files are removed with it, unless one was.
 #[derive(Debug)]
 pub struct Destination {
     folder: PathBuf,
+    /// The folder, and the one that it is in if that can be opened: it may be new there.
+    names: Vec<File>,
     manifest: File,
     memory: File,
     saved: bool,
@@ -42,35 +85,39 @@ impl Destination {
     /// [`SnapshotError::Taken`], [`SnapshotError::InUse`], [`SnapshotError::Foreign`], and the host's.
     pub fn create(folder: &Path) -> Result<Self, SnapshotError> {
         fs::create_dir_all(folder).map_err(failed("make", folder))?;
-        let open = |name| {
-            let path = folder.join(name);
-            let mut options = File::options();
-            let options = options.write(true).create(true).truncate(false).mode(0o600);
-            options.open(&path).map_err(failed("write", &path))
-        };
         let length = |file: &File| {
             let data = file.metadata().map_err(failed("look at", folder))?;
             Ok::<_, SnapshotError>(data.len())
         };
         let path = || folder.to_path_buf();
-        let manifest = open(MANIFEST)?;
+        let mut names = vec![File::open(folder).map_err(failed("read", folder))?];
+        names.extend(File::open(folder.join("..")));
+        let manifest_at = folder.join(MANIFEST);
+        let (manifest, made_manifest) = open_or_make(&manifest_at)?;
         // It goes with the file, however we end.
-        flock(&manifest, FlockOperation::NonBlockingLockExclusive).map_err(
-            |error| match error {
-                Errno::WOULDBLOCK => SnapshotError::InUse { path: path() },
-                error => failed("lock", folder)(error.into()),
-            },
-        )?;
+        match flock(&manifest, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                // Also if another was between our making it and now.
+                made_manifest.keep();
+                return Err(SnapshotError::InUse { path: path() });
+            }
+            Err(error) => return Err(failed("lock", folder)(error.into())),
+        }
         if length(&manifest)? > 0 {
             return Err(SnapshotError::Taken { path: path() });
         }
-        let memory = open(MEMORY)?;
+        let memory_at = folder.join(MEMORY);
+        let (memory, made_memory) = open_or_make(&memory_at)?;
         if length(&memory)? > 0 {
-            let path = folder.join(MEMORY);
+            let path = memory_at.clone();
             return Err(SnapshotError::Foreign { path });
         }
+        made_manifest.keep();
+        made_memory.keep();
         Ok(Destination {
             folder: folder.to_path_buf(),
+            names,
             manifest,
             memory,
             saved: false,
@@ -83,12 +130,25 @@ impl Destination {
         &self.folder
     }
 
-    /// Writes a machine, its manifest last.
+    /// Writes a machine, its manifest last. All of it is on stable storage when this returns; its devices' files are
+    /// others' business.
     ///
     /// # Errors
     ///
-    /// The host's. What was written is no snapshot; it may be tried again.
+    /// The host's. Nothing of what was written stays, for the storage may be full of it; it may be tried again.
     pub fn save(&mut self, manifest: &Manifest, ram: &GuestRam) -> Result<(), SnapshotError> {
+        let saved = self.write(manifest, ram);
+        self.saved = saved.is_ok();
+        if saved.is_err() {
+            // Half a manifest is none. Where that fails, too, it is no JSON, and refused for that; and memory without a
+            // manifest is no machine.
+            let _ = self.manifest.set_len(0);
+            let _ = self.memory.set_len(0);
+        }
+        saved
+    }
+
+    fn write(&self, manifest: &Manifest, ram: &GuestRam) -> Result<(), SnapshotError> {
         let written = self.memory.set_len(0);
         written
             .and_then(|()| memory::write(ram, &self.memory))
@@ -99,13 +159,11 @@ impl Destination {
             self.manifest.write_all_at(&bytes, 0)?;
             self.manifest.sync_all()
         });
-        written.map_err(|error| {
-            // Half a manifest is none. If that fails, too, it is no JSON, and refused for that.
-            let _ = self.manifest.set_len(0);
-            failed("write", &self.folder.join(MANIFEST))(error)
-        })?;
-        self.saved = true;
-        Ok(())
+        written.map_err(failed("write", &self.folder.join(MANIFEST)))?;
+        let mut names = self.names.iter();
+        names
+            .try_for_each(sync_names)
+            .map_err(failed("write", &self.folder))
     }
 }
 
@@ -174,5 +232,104 @@ impl Source {
             return Err(SnapshotError::MemoryLength { path, saved, ours });
         }
         memory::read(ram, &self.memory).map_err(failed("read", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{ChipsetState, Controllers, Description, VERSION};
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    use tempfile::tempdir;
+    use vm_memory::{Bytes, GuestAddress};
+
+    fn ram() -> GuestRam {
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        ram.write_slice(&[7; 4096], GuestAddress(0x8000)).unwrap();
+        ram
+    }
+
+    fn manifest() -> Manifest {
+        Manifest {
+            version: VERSION,
+            machine: Description {
+                memory: 1 << 20,
+                processors: 0,
+                address_bits: 40,
+                features: Vec::new(),
+            },
+            processors: Vec::new(),
+            clock: Default::default(),
+            interrupts: Controllers::Kvm(Default::default()),
+            chipset: ChipsetState::default(),
+            units: Vec::new(),
+            serial: None,
+            watchdog: None,
+            disks: Vec::new(),
+            devices: Vec::new(),
+        }
+    }
+
+    fn lengths(folder: &Path) -> [u64; 2] {
+        [MANIFEST, MEMORY].map(|name| folder.join(name).metadata().unwrap().len())
+    }
+
+    #[test]
+    fn what_was_not_saved_takes_no_room_and_may_be_tried_again() {
+        let folder = tempdir().unwrap();
+        let at = folder.path();
+        let mut to = Destination::create(at).unwrap();
+        // A manifest that cannot be written, when all of the memory was.
+        let writable = std::mem::replace(&mut to.manifest, File::open(at.join(MANIFEST)).unwrap());
+        let error = to.save(&manifest(), &ram()).unwrap_err().to_string();
+        assert!(error.contains(MANIFEST), "{error}");
+        assert_eq!(lengths(at), [0, 0]);
+        to.manifest = writable;
+        // Memory that can be made long, and not be written.
+        let sealed = memfd_create("memory", MemfdFlags::ALLOW_SEALING).unwrap();
+        fcntl_add_seals(&sealed, SealFlags::WRITE).unwrap();
+        let sealed = File::from(sealed);
+        let writable = std::mem::replace(&mut to.memory, sealed.try_clone().unwrap());
+        to.save(&manifest(), &ram()).unwrap_err();
+        assert_eq!(sealed.metadata().unwrap().len(), 0);
+        assert_eq!(lengths(at), [0, 0]);
+        to.memory = writable;
+        // Names that cannot be: the manifest was there already.
+        let names = std::mem::replace(&mut to.names, vec![memory_only()]);
+        to.save(&manifest(), &ram()).unwrap_err();
+        assert_eq!(lengths(at), [0, 0]);
+        to.names = names;
+
+        to.save(&manifest(), &ram()).unwrap();
+        drop(to);
+        assert_eq!(lengths(at)[1], 1 << 20);
+        assert!(Source::open(at).is_ok());
+    }
+
+    /// What has no storage and says so otherwise than by [`io::ErrorKind::InvalidInput`]: a descriptor of a path alone.
+    fn memory_only() -> File {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        File::from(rustix::fs::open("/", flags, rustix::fs::Mode::empty()).unwrap())
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_a_folder_as_it_was() {
+        let folder = tempdir().unwrap();
+        let at = folder.path();
+        fs::write(at.join(MEMORY), "of the years at sea").unwrap();
+        let error = Destination::create(at).unwrap_err();
+        assert!(matches!(error, SnapshotError::Foreign { .. }), "{error}");
+        assert!(!at.join(MANIFEST).exists());
+        // Where the other file cannot be had at all.
+        fs::remove_file(at.join(MEMORY)).unwrap();
+        fs::create_dir(at.join(MEMORY)).unwrap();
+        Destination::create(at).unwrap_err();
+        assert!(!at.join(MANIFEST).exists());
+        fs::remove_dir(at.join(MEMORY)).unwrap();
+        // What was there is not removed, empty as it is.
+        fs::write(at.join(MANIFEST), "").unwrap();
+        fs::write(at.join(MEMORY), "x").unwrap();
+        Destination::create(at).unwrap_err();
+        assert!(at.join(MANIFEST).exists());
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   vCPUs, main thread -- ask --> socket              wait for the answer, and no longer than so long
-//!   a thread of its own <-------- socket              answers go to who waits, requests for memory are fulfilled
+//!   the unit -- tell soon --> outbox --> socket       a thread of its own, or who speaks next; the unit waits for nobody
+//!   another thread of its own <-- socket              answers go to who waits, requests for memory are fulfilled
 //! ```
 //!
 //! The server is not believed, and not waited for without end: the first message that makes no sense, and the first
@@ -11,6 +12,7 @@
 
 use super::dma::{Access, Astray, Dma};
 use super::message::{Command, Header, MOST_DATA, Wanted, Words, command, receive, refusal, reply};
+use super::outbox::{Kept, Outbox, Turn};
 use super::version::Limits;
 use hvkit_virtio_devices::patience::end_of;
 use hvkit_virtio_devices::vhost_user::channel::Channel;
@@ -76,8 +78,7 @@ pub(super) struct Connection {
     /// What messages call it.
     name: String,
     channel: Channel,
-    /// Held while a message is sent.
-    turn: Mutex<()>,
+    outbox: Outbox,
     calls: Mutex<Calls>,
     answered: Condvar,
     patience: Duration,
@@ -93,7 +94,7 @@ impl Connection {
         Connection {
             name,
             channel,
-            turn: Mutex::new(()),
+            outbox: Outbox::default(),
             calls: Mutex::default(),
             answered: Condvar::new(),
             patience: PATIENCE,
@@ -178,10 +179,42 @@ impl Connection {
         Ok(())
     }
 
+    /// Tells what needs no answer as soon as the server reads, and waits for nobody: for who holds a lock. Only if
+    /// thousands of messages wait already does it wait for its turn.
+    pub(super) fn tell_soon(&self, what: Command, payload: &[u8]) -> Result<(), CallError> {
+        let id = self.calls().free_id()?;
+        let message = command(id, what, payload, Wanted::Nothing);
+        if self.outbox.leave(message) == Kept::Full {
+            self.send(&command(id, what, payload, Wanted::Nothing), &[]);
+        }
+        Ok(())
+    }
+
+    /// Says what was left to be told, until the connection ends.
+    pub(super) fn speak(&self) {
+        while let Some(turn) = self.outbox.wait() {
+            let sent = self.say_what_was_left(&turn, end_of(self.patience));
+            drop(turn);
+            self.said(sent);
+        }
+    }
+
+    /// All of it within the time of one message: a server that reads a byte now and then is not waited for without end.
+    fn say_what_was_left(&self, turn: &Turn<'_>, end: Instant) -> io::Result<()> {
+        let mut left = turn.left();
+        left.try_for_each(|message| self.channel.send(&message, &[], end))
+    }
+
     fn send(&self, message: &[u8], files: &[BorrowedFd<'_>]) {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = self.channel.send(message, files, end_of(self.patience));
+        let turn = self.outbox.turn();
+        let end = end_of(self.patience);
+        let sent = self.say_what_was_left(&turn, end);
+        let sent = sent.and_then(|()| self.channel.send(message, files, end));
         drop(turn);
+        self.said(sent);
+    }
+
+    fn said(&self, sent: io::Result<()>) {
         if let Err(error) = sent {
             self.give_up(&match error.kind() {
                 ErrorKind::TimedOut => "it does not read what it is sent".to_owned(),
@@ -210,6 +243,7 @@ impl Connection {
             self.channel.end();
         }
         drop(calls);
+        self.outbox.end();
         self.answered.notify_all();
     }
 
@@ -221,6 +255,7 @@ impl Connection {
             .get_or_insert_with(|| "it is not needed any more".to_owned());
         drop(calls);
         self.channel.end();
+        self.outbox.end();
         self.answered.notify_all();
     }
 
@@ -367,6 +402,8 @@ mod tests {
         let connection = Arc::new(connection.with_patience(patience));
         let listener = Arc::clone(&connection);
         thread::spawn(move || listener.listen());
+        let speaker = Arc::clone(&connection);
+        thread::spawn(move || speaker.speak());
         (connection, theirs)
     }
 
@@ -389,6 +426,45 @@ mod tests {
         // Far more than a socket holds.
         let refused = (0..10_000).any(|_| {
             let told = connection.tell(Command::REGION_WRITE, &payload);
+            told.is_err()
+        });
+        assert!(refused && connection.is_gone());
+    }
+
+    #[test]
+    fn who_holds_a_lock_does_not_wait_for_a_server_that_reads_nothing() {
+        let (connection, theirs) = connect(PATIENCE);
+        let payload = vec![0; 64];
+        // More than a socket holds: what is sent, and waited for, would stand here for ten seconds.
+        let begun = Instant::now();
+        for _ in 0..10_000 {
+            connection.tell_soon(Command::DMA_UNMAP, &payload).unwrap();
+        }
+        assert!(begun.elapsed() < PATIENCE / 2 && !connection.is_gone());
+        // What is asked afterwards comes after it, and each of them once, with a number of its own.
+        let asking = Arc::clone(&connection);
+        let asked = thread::spawn(move || asking.ask(Command::RESET, &[], &[]));
+        let channel = Channel::new(theirs).unwrap();
+        let end = Instant::now() + PATIENCE;
+        let mut last = 0;
+        for _ in 0..10_000 {
+            let (header, told, _) = receive(&channel, end).unwrap();
+            assert_eq!(header.command, Command::DMA_UNMAP);
+            assert_eq!((header.id, told.len()), (last + 1, 64));
+            last = header.id;
+        }
+        let (header, ..) = receive(&channel, end).unwrap();
+        assert_eq!(header.command, Command::RESET);
+        channel.send(&reply(header, &[]), &[], end).unwrap();
+        asked.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_so_is_the_waiting() {
+        let (connection, _theirs) = connect(Duration::from_millis(50));
+        let payload = vec![0; 64];
+        let refused = (0..100_000).any(|_| {
+            let told = connection.tell_soon(Command::DMA_UNMAP, &payload);
             told.is_err()
         });
         assert!(refused && connection.is_gone());

@@ -38,6 +38,7 @@ mod dma;
 mod function;
 mod message;
 mod open;
+mod outbox;
 mod regions;
 pub mod server;
 mod table;

@@ -139,10 +139,20 @@ fn connect(
 ) -> Result<Arc<Connection>, UserDeviceError> {
     let dma = Dma::new(ram);
     let connection = Arc::new(Connection::new(name.clone(), channel, limits, dma));
-    let listener = Arc::clone(&connection);
-    starter
+    let (listener, speaker) = (Arc::clone(&connection), Arc::clone(&connection));
+    let started = starter
         .start("vfio-user".to_owned(), Box::new(move || listener.listen()))
-        .map_err(|source| UserDeviceError::Thread { name, source })?;
+        .and_then(|()| {
+            starter.start(
+                "vfio-user-out".to_owned(),
+                Box::new(move || speaker.speak()),
+            )
+        });
+    started.map_err(|source| {
+        // One of them may be there.
+        connection.close();
+        UserDeviceError::Thread { name, source }
+    })?;
     Ok(connection)
 }
 

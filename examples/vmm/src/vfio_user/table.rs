@@ -55,7 +55,7 @@ impl UserTable {
             // the unit in hand that a request of its may need.
             Given::Nothing => {
                 let payload = sized(rights, &[0, piece.first, size]);
-                let told = self.connection.tell(Command::DMA_MAP, &payload);
+                let told = self.connection.tell_soon(Command::DMA_MAP, &payload);
                 told.map_err(io::Error::from)
             }
         };
@@ -84,7 +84,7 @@ impl DmaTable for UserTable {
                 }
             }
             Given::Nothing => {
-                let _ = self.connection.tell(Command::DMA_UNMAP, &payload);
+                let _ = self.connection.tell_soon(Command::DMA_UNMAP, &payload);
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Debian's kernel on the real `vmm`, in the laboratory's host: it writes, many requests at once, to a disk that `vmm serve`
-//! serves, while that is killed and started again. Nothing fails, and nothing is lost.
+//! Debian's kernel on the real `vmm`, in the laboratory's host: it writes, many requests at once, to disks that `vmm serve`
+//! serves, one by a split queue and one by a packed one, while those are killed and started again. Nothing fails, and nothing is
+//! lost.
 
 use super::linux::said;
 use lab_kit::host::Host;
@@ -18,7 +19,9 @@ while read -r module; do insmod "$module" || echo "@test trouble $module"; done 
 say() { echo "@test $*"; }
 digest() { sha256sum | cut -d' ' -f1; }
 now() { cut -d. -f1 /proc/uptime; }
-say disk "$(cat /sys/block/vda/size)"
+say disk "$(cat /sys/block/vda/size) $(cat /sys/block/vdb/size)"
+# VIRTIO_F_RING_PACKED is bit 34, and the first is bit 0.
+say packed "$(cut -c35 /sys/block/vda/device/features) $(cut -c35 /sys/block/vdb/device/features)"
 echo working >/dev/hvc0
 rounds=0
 end=$(($(now) + 24))
@@ -30,13 +33,18 @@ while [ $(now) -lt $end ]; do
     for part in 0 1 2 3 4 5 6 7; do
         size=$((4 << (part % 4)))
         count=$((512 / size))
-        dd if=/tmp/data of=/dev/vda bs=${size}k skip=$((part * count)) seek=$((part * count)) count=$count \
-            oflag=direct conv=notrunc 2>/dev/null || say trouble write $part &
-        writers="$writers $!"
+        for disk in vda vdb; do
+            dd if=/tmp/data of=/dev/$disk bs=${size}k skip=$((part * count)) seek=$((part * count)) count=$count \
+                oflag=direct conv=notrunc 2>/dev/null || say trouble write $disk $part &
+            writers="$writers $!"
+        done
     done
     wait $writers
     echo 3 >/proc/sys/vm/drop_caches
-    [ "$(dd if=/dev/vda bs=64k count=64 2>/dev/null | digest)" = "$(digest </tmp/data)" ] || say trouble data in round $rounds
+    for disk in vda vdb; do
+        [ "$(dd if=/dev/$disk bs=64k count=64 2>/dev/null | digest)" = "$(digest </tmp/data)" ] ||
+            say trouble $disk data in round $rounds
+    done
 done
 say rounds $rounds
 say last "$(digest </tmp/data)"
@@ -47,12 +55,14 @@ sleep 60
 "#;
 
 const HOST: &str = r#"
-rm -f /tmp/own /tmp/hvc /tmp/done
+rm -f /tmp/split /tmp/packed /tmp/hvc /tmp/done
 serve() {
-    rm -f /tmp/own
-    vmm serve --disk path=/second --socket /tmp/own -v 2>>/tmp/served &
+    rm -f /tmp/split /tmp/packed
+    vmm serve --disk path=/second --socket /tmp/split -v 2>>/tmp/served &
     own=$!
-    while [ ! -S /tmp/own ]; do usleep 10000; done
+    vmm serve --disk path=/third --socket /tmp/packed -v 2>>/tmp/served &
+    own="$own $!"
+    while [ ! -S /tmp/split ] || [ ! -S /tmp/packed ]; do usleep 10000; done
 }
 serve
 (
@@ -71,13 +81,17 @@ serve
 killer=$!
 vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory 256M --cpus boot=2 --console file=/tmp/hvc \
     --cmdline 'console=ttyS0 quiet loglevel=1 panic=-1' \
-    --disk vhost_user=on,socket=/tmp/own,num_queues=1,reconnect=1 -v 2>/tmp/said
+    --disk vhost_user=on,socket=/tmp/split,num_queues=1,reconnect=1 \
+    vhost_user=on,socket=/tmp/packed,num_queues=1,reconnect=1,packed=on -v 2>/tmp/said
 echo "@host status $?"
 touch /tmp/done
 cat /tmp/said
 wait $killer
-echo "@host back $(grep -c 'another back end goes on' /tmp/said)"
-echo "@host image $(sha256sum </second | cut -d' ' -f1)"
+for queue in split packed; do
+    echo "@host back-$queue $(grep -c "/tmp/$queue: another back end goes on" /tmp/said)"
+done
+echo "@host image-split $(sha256sum </second | cut -d' ' -f1)"
+echo "@host image-packed $(sha256sum </third | cut -d' ' -f1)"
 "#;
 
 #[test]
@@ -95,6 +109,7 @@ fn nothing_is_lost_when_the_process_that_serves_a_disk_is_killed_while_linux_wri
         .file(kernel.vmlinux().unwrap(), "/guest/vmlinux", 0o644)
         .data(initramfs.build().unwrap(), "/guest/initramfs", 0o644)
         .data(vec![0; 4 << 20], "/second", 0o644)
+        .data(vec![0; 4 << 20], "/third", 0o644)
         .run(&[HOST])
         .unwrap();
     let text = report.commands[0].text();
@@ -105,11 +120,15 @@ fn nothing_is_lost_when_the_process_that_serves_a_disk_is_killed_while_linux_wri
     };
     assert!(!text.contains("@test trouble"), "{text}");
     assert_eq!(host["status"], "0", "{text}");
-    assert_eq!(guest["disk"], "8192", "{text}");
+    assert_eq!(guest["disk"], "8192 8192", "{text}");
+    assert_eq!(guest["packed"], "0 1", "{text}");
     assert_eq!(guest["errors"], "0", "{text}");
     assert!(number(&guest, "rounds") > 0, "{text}");
     // Killed in the middle of it, and gone on with.
     assert!(number(&host, "kills") >= 3, "{text}");
-    assert!(number(&host, "back") >= 3, "{text}");
-    assert_eq!(host["image"], guest["last"], "{text}");
+    for queue in ["split", "packed"] {
+        assert!(number(&host, &format!("back-{queue}")) >= 3, "{text}");
+        let image = format!("image-{queue}");
+        assert_eq!(host[image.as_str()], guest["last"], "{text}");
+    }
 }

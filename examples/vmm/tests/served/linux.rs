@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Debian's kernel on the real `vmm`, in the laboratory's host: a disk that QEMU's storage daemon serves, and files
-//! that virtiofsd does; then both are killed while the guest uses them. And a disk that another process of ours serves.
+//! that virtiofsd does; then both are killed while the guest uses them. And a disk that another process of ours serves, by a packed queue.
 
 use lab_kit::host::Host;
 use lab_kit::initramfs::Initramfs;
@@ -27,6 +27,8 @@ sync
 echo 3 >/proc/sys/vm/drop_caches
 say reread "$(dd if=/dev/vda bs=64k skip=32 count=16 2>/dev/null | digest)"
 say own-size "$(cat /sys/block/vdb/size)"
+# VIRTIO_F_RING_PACKED is bit 34, and the first is bit 0.
+say packed "$(cut -c35 /sys/block/vda/device/features) $(cut -c35 /sys/block/vdb/device/features)"
 dd if=/tmp/data of=/dev/vdb bs=64k 2>/dev/null
 sync
 echo 3 >/proc/sys/vm/drop_caches
@@ -75,7 +77,7 @@ while [ ! -S /tmp/blk ] || [ ! -S /tmp/fs ] || [ ! -S /tmp/own ]; do usleep 1000
 ) &
 vmm --kernel /guest/vmlinux --initramfs /guest/initramfs --memory 256M --console file=/tmp/hvc \
     --cmdline 'console=ttyS0 quiet loglevel=1 panic=-1' \
-    --disk vhost_user=on,socket=/tmp/blk,num_queues=2 vhost_user=on,socket=/tmp/own \
+    --disk vhost_user=on,socket=/tmp/blk,num_queues=2 vhost_user=on,socket=/tmp/own,packed=on \
     --fs tag=host,socket=/tmp/fs -v 2>/tmp/said
 echo "@host status $?"
 cat /tmp/said
@@ -157,6 +159,8 @@ fn linux_uses_what_other_processes_serve_and_outlives_them() {
     assert_eq!(host["file"], get("written"), "{text}");
     // The one that `vmm serve` serves, which has ended with the machine.
     assert_eq!(get("own-size"), "4096", "{text}");
+    // Its queue is packed, and that of QEMU's daemon is not.
+    assert_eq!(get("packed"), "0 1", "{text}");
     assert_eq!(
         (host["own"], host["serve"]),
         (get("written"), "0"),

@@ -77,9 +77,30 @@ pub(super) fn packet([at, length, ports, operation]: [u16; 4]) -> Chain {
     Chain::with(at, &raw, &[Readable(0x8000, length.into())])
 }
 
-/// What is said to a card: how many pairs of queues are used.
-pub(super) fn pairs([at, _, status, pairs]: [u16; 4]) -> Chain {
-    let command = [4, 0, pairs.to_le_bytes()[0] % 4, 0];
+/// What is said to a card ("Control Virtqueue", 5.1.6.5): how many pairs of queues are used, and which frames are wanted.
+pub(super) fn control([at, kind, status, value]: [u16; 4]) -> Chain {
+    let [low, high] = value.to_le_bytes();
+    let address = |first: u8, last: u8| [first, 0x5a, 0x5a, 0x5a, 0x5a, last];
+    let command = match kind % 8 {
+        0 => vec![4, 0, low % 4, 0],
+        // A mode that is on or off, or neither.
+        1 | 2 => vec![0, low % 7, high % 3],
+        3 => [&[1, 1][..], &address(low, high)].concat(),
+        // VLANs, most of which there are.
+        4 => vec![2, low >> 7, low, high >> 3],
+        5 => vec![3, 0],
+        // Two tables, about as long as they may be; a length that is not, and an address of the other kind.
+        _ => {
+            let mut tables = vec![1, 0];
+            for (count, first) in [(low % 70, 0x5a), (high % 70, 0x5b)] {
+                let lie = u32::from(kind >> 3 == 1);
+                tables.extend((u32::from(count) + lie).to_le_bytes());
+                let first = if kind >> 3 == 2 { 0x5b } else { first };
+                tables.extend((0..count).flat_map(|last| address(first, last)));
+            }
+            tables
+        }
+    };
     Chain::with(at, &command, &[Writable(status.into(), 1)])
 }
 

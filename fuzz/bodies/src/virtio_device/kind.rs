@@ -52,7 +52,7 @@ impl Kind {
     pub(super) fn chain(self, ring: usize, words: [u16; 4]) -> Chain {
         match (self, ring) {
             (Self::Vsock, 1) => chain::packet(words),
-            (Self::Net, 4) => chain::pairs(words),
+            (Self::Net, 4) => chain::control(words),
             (Self::Block, _) => chain::request(words),
             (Self::Iommu, 0) => chain::command(words),
             _ => Chain::anywhere(words),
@@ -125,7 +125,11 @@ impl Kind {
                 Box::new(vsock)
             }
             Self::Pmem => Box::new(Pmem::new(backing(), 1 << 32).expect("a place")),
-            Self::Block => Box::new(disk()),
+            Self::Block => {
+                let (block, around) = disk();
+                world.disk = Some(around);
+                Box::new(block)
+            }
             Self::Iommu => {
                 let iommu = Iommu::new(Limits::default(), AtBoot::Block).expect("an event");
                 let endpoint = iommu.add_endpoint(8, Vec::new()).expect("the first");

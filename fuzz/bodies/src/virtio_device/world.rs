@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hvkit_virtio_devices::balloon::Control;
-use hvkit_virtio_devices::block::{self, Block};
+use hvkit_virtio_devices::block::{self, Block, Capacity};
 use hvkit_virtio_devices::iommu::SharedEndpoint;
 use hvkit_virtio_devices::pmem::{self, Backing, Writes};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -23,6 +23,8 @@ pub(super) struct World {
     pub(super) wires: Vec<UnixDatagram>,
     pub(super) balloon: Option<Control>,
     pub(super) sockets: Option<Sockets>,
+    /// A disk's image, and its size as the guest has it.
+    pub(super) disk: Option<(File, Capacity)>,
     /// Memory as a device behind an IOMMU sees it.
     pub(super) behind: Option<IommuMemory<GuestMemoryMmap, SharedEndpoint>>,
 }
@@ -34,8 +36,23 @@ impl World {
             sockets.happen();
         }
         for wire in &self.wires {
-            // A wire that is full takes no more.
-            let _ = wire.send(&[0x5a; 76]);
+            // To one card, a group, and all; with a tag of VLAN 0x5a and without. A wire that is full takes no more.
+            for first in [0x5a, 0x5b, 0xff] {
+                let mut frame = [0x5a; 76];
+                frame[12..18].fill(first);
+                frame[24..28].copy_from_slice(&[0x81, 0, 0, first]);
+                let _ = wire.send(&frame);
+                let _ = wire.send(&[first; 76]);
+            }
+        }
+        if let Some((file, capacity)) = &self.disk {
+            // It becomes shorter, until it is too short, and then longer than it was.
+            let length = match capacity.sectors() {
+                0..=40 => 200 << 9,
+                sectors => (sectors - 40) << 9,
+            };
+            file.set_len(length).expect("our file");
+            assert_eq!(capacity.look_again().expect("whole sectors") << 9, length);
         }
         if let Some(behind) = &self.behind {
             // Some of what is mapped, and some of what is not, which is reported.
@@ -122,11 +139,13 @@ pub(super) fn backing() -> Backing {
     Backing::open(Path::new(&path), Writes::Kept).expect("our file")
 }
 
-/// A disk of 128 sectors and two queues.
-pub(super) fn disk() -> Block {
+/// A disk of 128 sectors and two queues, and what it is in.
+pub(super) fn disk() -> (Block, (File, Capacity)) {
     let file = File::from(memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("a file"));
     file.set_len(128 << 9).expect("a file");
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let options = block::Options::new(path).with_serial("fuzz").with_queues(2);
-    Block::open(options).expect("our file")
+    let block = Block::open(options).expect("our file");
+    let capacity = block.capacity();
+    (block, (file, capacity))
 }

@@ -22,7 +22,6 @@ pub(super) struct MmioInterrupts {
 /// What the lock guards.
 pub(super) struct State {
     pending: u32,
-    generation: u32,
     line: Arc<dyn InterruptLine>,
     report: Option<Report>,
     trouble: Option<TroubleReport>,
@@ -35,7 +34,6 @@ impl MmioInterrupts {
             status,
             state: Mutex::new(State {
                 pending: 0,
-                generation: 0,
                 line,
                 report: None,
                 trouble: None,
@@ -64,10 +62,10 @@ impl State {
     }
 
     pub(super) fn generation(&self) -> u32 {
-        self.generation
+        self.news.generation()
     }
 
-    /// Changes of configuration are kept until [`tell`](Self::tell): what they are told by is about to be restored.
+    /// What changes are told by is about to be restored.
     pub(super) fn keep_news(&mut self) {
         self.news.keep();
     }
@@ -75,22 +73,14 @@ impl State {
     /// Tells of a change that was kept, and of each from now on.
     pub(super) fn tell(&mut self) {
         if self.news.end() {
-            self.config_changed();
+            self.raise(CONFIGURATION);
         }
-    }
-
-    fn config_changed(&mut self) {
-        if !self.news.comes() {
-            return;
-        }
-        self.generation = self.generation.wrapping_add(1);
-        self.raise(CONFIGURATION);
     }
 
     /// Takes what was saved.
     pub(super) fn restore(&mut self, pending: u32, generation: u32) {
         self.pending = pending & (USED_BUFFER | CONFIGURATION);
-        self.generation = generation;
+        self.news.restore(generation);
         self.drive();
     }
 
@@ -118,7 +108,15 @@ impl Interrupts for MmioInterrupts {
     }
 
     fn config(&self) {
-        self.lock().config_changed();
+        self.config_changes(&mut || ());
+    }
+
+    fn config_changes(&self, change: &mut dyn FnMut()) {
+        let mut state = self.lock();
+        change();
+        if state.news.comes() {
+            state.raise(CONFIGURATION);
+        }
     }
 
     fn needs_reset(&self, why: &Failure) {

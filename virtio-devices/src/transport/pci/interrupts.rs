@@ -48,7 +48,6 @@ pub(super) struct State {
     /// Of the device's resources.
     notification_vectors: Vec<u16>,
     isr: u8,
-    generation: u8,
     pin_disabled: bool,
     line: Option<Arc<dyn InterruptLine>>,
     report: Option<Report>,
@@ -71,7 +70,6 @@ impl PciInterrupts {
                 queue_vectors: vec![NO_VECTOR; queues.into()],
                 notification_vectors: vec![NO_VECTOR; notifications.into()],
                 isr: 0,
-                generation: 0,
                 pin_disabled: false,
                 line: None,
                 report: None,
@@ -106,11 +104,11 @@ impl State {
             config_vector: self.config_vector,
             queue_vectors: self.queue_vectors.clone(),
             isr: self.isr,
-            generation: self.generation,
+            generation: self.generation(),
         }
     }
 
-    /// Changes of configuration are kept until [`tell`](Self::tell): what they are told by is about to be restored.
+    /// What changes are told by is about to be restored.
     pub(super) fn keep_news(&mut self) {
         self.news.keep();
     }
@@ -118,16 +116,8 @@ impl State {
     /// Tells of a change that was kept, and of each from now on.
     pub(super) fn tell(&mut self) {
         if self.news.end() {
-            self.config_changed();
+            self.config_event();
         }
-    }
-
-    fn config_changed(&mut self) {
-        if !self.news.comes() {
-            return;
-        }
-        self.generation = self.generation.wrapping_add(1);
-        self.config_event();
     }
 
     /// Takes what was saved, of as many vectors and queues as there are.
@@ -138,7 +128,7 @@ impl State {
             self.set_queue_vector(queue, *vector);
         }
         self.isr = state.isr & (ISR_QUEUE | ISR_CONFIG);
-        self.generation = state.generation;
+        self.news.restore(state.generation.into());
         self.drive();
     }
 
@@ -195,7 +185,8 @@ impl State {
     }
 
     pub(super) fn generation(&self) -> u8 {
-        self.generation
+        // What there is room for.
+        self.news.generation() as u8
     }
 
     /// The ISR status byte; reading clears it and takes the pin back.
@@ -262,7 +253,15 @@ impl Interrupts for PciInterrupts {
     }
 
     fn config(&self) {
-        self.lock().config_changed();
+        self.config_changes(&mut || ());
+    }
+
+    fn config_changes(&self, change: &mut dyn FnMut()) {
+        let mut state = self.lock();
+        change();
+        if state.news.comes() {
+            state.config_event();
+        }
     }
 
     fn needs_reset(&self, why: &Failure) {

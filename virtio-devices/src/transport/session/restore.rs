@@ -70,7 +70,11 @@ impl<A: GuestAddressSpace> Session<A> {
                 }
             }
         }
-        self.device.restore(&state.device)?;
+        if status.contains(Status::FEATURES_OK) {
+            self.device.negotiated(accepted);
+        }
+        let restored = self.device.restore(&state.device);
+        restored.inspect_err(|_| self.device.reset())?;
         if live {
             let activated = self.device.activate(Activation {
                 memory: self.memory.clone(),

@@ -15,12 +15,12 @@ use rustix::fs::{
 };
 use vm_memory::{FileOffset, GuestMemory, MmapRegion};
 
+use super::rings::Ring;
 use super::{BackEnd, PATIENCE};
 use crate::features::DeviceType;
 use crate::patience::end_of;
-use crate::queue::{Notes, Queue};
+use crate::queue::{Layout, Left, Notes, Queue};
 use crate::vhost_user::in_flight::{InFlight, bytes};
-use crate::vhost_user::stand_in::used_index;
 
 /// Between two looks at notes that are about to be empty.
 const INTERVAL: Duration = Duration::from_millis(1);
@@ -51,8 +51,8 @@ pub(super) fn room(device: DeviceType) -> Option<File> {
 }
 
 /// Bytes from one area to the next.
-fn stride(size: u16) -> Option<usize> {
-    bytes(size).checked_next_multiple_of(ALIGNMENT)
+fn stride(layout: Layout, size: u16) -> Option<usize> {
+    bytes(layout, size).checked_next_multiple_of(ALIGNMENT)
 }
 
 /// Queues and their size, as said by the VMM.
@@ -71,7 +71,7 @@ impl BackEnd {
             return None;
         }
         let room = self.room.as_ref()?.try_clone().ok()?;
-        let length = stride(size)?.checked_mul(queues.into())? as u64;
+        let length = stride(self.layout(), size)?.checked_mul(queues.into())? as u64;
         // Nobody notes anything in them meanwhile.
         self.stop()?;
         self.noted = None;
@@ -106,7 +106,7 @@ impl BackEnd {
         }
         let mapped = FileOffset::new(file.try_clone().ok()?, offset);
         let memory = MmapRegion::from_file(mapped, usize::try_from(length).ok()?).ok()?;
-        let told = InFlight::new(payload, file, queues, size)?;
+        let told = InFlight::new(payload, file, queues, (self.layout(), size))?;
         self.stop()?;
         self.noted = Some(Noted {
             told,
@@ -117,31 +117,46 @@ impl BackEnd {
         self.start()
     }
 
-    /// Has queue `index` noted, if the VMM wants that of it; nothing if what is noted of it already makes no sense.
+    /// What another process has left of queue `index`: of a queue that the VMM wants noted, and else nothing inside; nothing at all if
+    /// what is noted of it makes no sense.
+    pub(super) fn left<M: GuestMemory + ?Sized>(
+        &self,
+        index: u16,
+        ring: &Ring,
+        memory: &M,
+    ) -> Option<Option<Left>> {
+        let noted = self.noted.as_ref().filter(|noted| index < noted.queues);
+        let Some(noted) = noted else {
+            return Some(None);
+        };
+        let (config, base) = (&ring.config, ring.base);
+        if config.size > noted.size || noted.told.layout() != self.layout() {
+            return None;
+        }
+        let left = noted.told.left(index, config, memory, base.used)?;
+        // A packed queue goes on where the notes say: a VMM whose back end is gone knows no better. A split one has told the driver
+        // where it is, and what is left is taken before what is available from there on.
+        let known = self.layout() == Layout::Packed || base.used == left.used;
+        known.then_some(Some(left))
+    }
+
+    /// Has queue `index` noted, of which so much is left.
     pub(super) fn note<M: GuestMemory + ?Sized>(
         &self,
         index: u16,
         queue: &mut Queue,
         memory: &M,
+        left: Left,
     ) -> Option<()> {
-        let noted = self.noted.as_ref().filter(|noted| index < noted.queues);
-        let Some(noted) = noted else { return Some(()) };
-        let size = queue.size();
-        if size > noted.size {
-            return None;
-        }
-        let used = used_index(memory, queue.config().device_area)?;
-        let left = noted.told.begun(index, size, used)?;
-        // What is left is taken before what is available from there on.
-        if queue.position().used != used {
-            return None;
-        }
+        queue.map(memory).withdraw(&left.begun).ok()?;
+        let noted = self.noted.as_ref()?;
         // As it was told to the parser of the notes, which has checked that they are there.
         let stride = noted.memory.size().checked_div(noted.queues.into())?;
         let start = stride.checked_mul(index.into())?;
         let area = start..start.checked_add(stride)?;
         let memory = Arc::clone(&noted.memory);
-        queue.note_in(Notes::new(memory, area, size, used, left)?);
+        let shape = (self.layout(), queue.size());
+        queue.note_in(Notes::new(memory, area, shape, left)?);
         Some(())
     }
 
@@ -157,13 +172,12 @@ impl BackEnd {
         let noted = self.noted.as_ref()?;
         let config = &self.rings.get(at).filter(|ring| ring.is_live())?.config;
         let memory = &self.given.as_ref()?.memory;
-        // Behind an IOMMU a device's address is none of the guest's: then the notes alone say it.
-        let used = (!self.translated()).then(|| used_index(memory, config.device_area));
         let index = u16::try_from(at).ok().filter(|at| *at < noted.queues)?;
-        let begun = match used.flatten() {
-            Some(used) => noted.told.begun(index, config.size, used),
-            None => noted.told.noted(index, config.size),
-        };
-        Some(!begun?.is_empty())
+        // Behind an IOMMU a device's address is none of the guest's: then the notes alone say it.
+        if self.translated() {
+            return noted.told.is_left(index, config.size);
+        }
+        let left = noted.told.left(index, config, memory, 0)?;
+        Some(!left.begun.is_empty())
     }
 }

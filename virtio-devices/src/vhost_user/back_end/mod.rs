@@ -31,6 +31,7 @@ use self::memory::Given;
 pub use self::rings::event;
 use self::rings::{Calls, Report, Ring};
 pub use self::translator::Translator;
+use super::base;
 use super::channel::Channel;
 use super::message::{
     HEADER, Header, LONGEST, NEED_REPLY, PROTOCOL_FEATURES, Protocol, REPLY, Request, VERSION,
@@ -41,7 +42,7 @@ use crate::device::{ActivateError, Activation, ActiveQueue, Device, Interrupts};
 use crate::features::{DeviceType, Features};
 use crate::net::feature as net;
 use crate::patience::end_of;
-use crate::queue::{Position, Queue};
+use crate::queue::{Layout, Left, Position, Queue};
 use crate::worker::{Runner, Running, Stopped};
 
 /// The memory that a device of a [`BackEnd`] is over: the guest's, by the guest's addresses or by those of an IOMMU of the
@@ -128,7 +129,7 @@ impl BackEnd {
         Ok(Self {
             channel: Channel::new(socket)?,
             calls: Calls::new(queues, report),
-            offered: ours.difference(Features::RING_PACKED),
+            offered: ours,
             accepted: Features::empty(),
             acknowledges: false,
             translator: Translator::default(),
@@ -199,6 +200,11 @@ impl BackEnd {
                 self.channel.send(&message, &beside, end_of(PATIENCE))?;
             }
         }
+    }
+
+    /// The layout of the queues.
+    fn layout(&self) -> Layout {
+        Layout::of(self.accepted)
     }
 
     fn protocol(&self) -> Protocol {
@@ -328,13 +334,19 @@ impl BackEnd {
         let (index, value) = halves(word(payload)?);
         let at = index as usize;
         let most = *self.device.queue_sizes().get(at)?;
+        let layout = self.layout();
         let ring = self.rings.get_mut(at)?;
         match asked {
             Request::SET_VRING_NUM if ring.kick.is_none() && value <= most.into() => {
                 ring.config.size = u16::try_from(value).ok()?;
             }
             Request::SET_VRING_BASE if ring.kick.is_none() => {
-                ring.base = u16::try_from(value).ok()?;
+                // One that has no size yet is checked against it when it starts.
+                let size = match ring.config.size {
+                    0 => most,
+                    size => size,
+                };
+                ring.base = base::position(layout, size, value)?;
             }
             Request::SET_VRING_ENABLE if value <= 1 => {
                 self.stop()?;
@@ -346,9 +358,9 @@ impl BackEnd {
                 self.stop()?;
                 let ring = self.rings.get_mut(at)?;
                 ring.kick = None;
-                let base = ring.base;
+                let base = base::said(layout, ring.base);
                 self.start()?;
-                let state = [index, base.into()].map(u32::to_ne_bytes);
+                let state = [index, base].map(u32::to_ne_bytes);
                 return Some(Some(state.concat()));
             }
             _ => return None,
@@ -397,14 +409,20 @@ impl BackEnd {
         });
         for (ring, index) in self.rings.iter().zip(0..) {
             if ring.is_live() {
-                let position = Position {
-                    available: ring.base,
-                    used: ring.base,
-                };
                 let memory = memory.as_deref()?;
-                let mut queue =
-                    Queue::restored(&ring.config, self.accepted, memory, position).ok()?;
-                self.note(index, &mut queue, memory)?;
+                let left = self.left(index, ring, memory)?;
+                let position = match &left {
+                    Some(Left { used, .. }) => Position {
+                        available: *used,
+                        used: *used,
+                    },
+                    None => ring.base,
+                };
+                let restored = Queue::restored(&ring.config, self.accepted, memory, position);
+                let mut queue = restored.ok()?;
+                if let Some(left) = left {
+                    self.note(index, &mut queue, memory, left)?;
+                }
                 let kick = ring.kick.as_ref()?.try_clone().ok()?;
                 queues.push(ActiveQueue { index, queue, kick });
             }
@@ -445,7 +463,7 @@ impl BackEnd {
             };
             for (index, position) in worker.positions() {
                 if let Some(ring) = self.rings.get_mut(usize::from(index)) {
-                    ring.base = position.available;
+                    ring.base = position;
                 }
             }
         }

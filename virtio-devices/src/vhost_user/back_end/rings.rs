@@ -8,14 +8,14 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Failure, Interrupts, Trouble};
-use crate::queue::QueueConfig;
+use crate::queue::{Position, QueueConfig};
 
 /// A queue as far as it was set up.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     pub(super) config: QueueConfig,
     /// Where it goes on.
-    pub(super) base: u16,
+    pub(super) base: Position,
     /// Present while it is started.
     pub(super) kick: Option<EventFd>,
     pub(super) enabled: bool,

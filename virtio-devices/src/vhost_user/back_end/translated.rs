@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A device behind an IOMMU of the guest's, as its VMM tells it: "IOMMU support".
 
-use vm_memory::Permissions;
-
 use super::BackEnd;
 use super::rings::Ring;
 use crate::features::Features;
@@ -50,15 +48,14 @@ impl BackEnd {
     /// Whether all that a queue consists of can be reached; if not, the VMM has been asked for it.
     pub(super) fn foresee(&self, ring: &Ring) -> bool {
         let config = &ring.config;
-        let [table, available, used] = config.lengths();
-        [
-            (config.descriptor_area, table, Permissions::Read),
-            (config.driver_area, available, Permissions::Read),
-            (config.device_area, used, Permissions::Write),
-        ]
-        .into_iter()
+        let places = [
+            config.descriptor_area,
+            config.driver_area,
+            config.device_area,
+        ];
+        let mut areas = places.into_iter().zip(config.lengths(self.layout()));
         // What wraps is refused where the queue is made.
-        .all(|(start, length, access)| {
+        areas.all(|(start, (length, access))| {
             let end = start.saturating_add(length);
             self.translator.foresee(start..end, access)
         })

@@ -6,6 +6,7 @@
 //! | what is known of what was in flight | where the next one goes on |
 //! |---|---|
 //! | the back end notes it in memory that outlives it | at the used ring's index, and it reads the notes |
+//! | the same, of a packed queue | at the used place that is noted |
 //! | the queue is in order | at the used ring's index |
 //! | our ledger of both rings, and the available ring shows the same from there on | at the used ring's index |
 //! | our ledger, and something was used out of turn | behind it: what was in flight is answered with errors |
@@ -20,11 +21,10 @@ use vm_memory::GuestAddressSpace;
 use super::{Relay, Served, State};
 use crate::device::{Failure, Trouble};
 use crate::features::Features;
-use crate::queue::Reach;
+use crate::queue::{Begun, Reach};
 use crate::vhost_user::error::BackEndError;
-use crate::vhost_user::in_flight::InFlight;
+use crate::vhost_user::in_flight::{InFlight, used_index};
 use crate::vhost_user::message::Request;
-use crate::vhost_user::stand_in::used_index;
 use crate::worker::Progress;
 
 /// A timer that is set to nothing never ends.
@@ -51,9 +51,19 @@ impl<A: GuestAddressSpace> Relay<A> {
             let reach = Reach::new(&*memory);
             let ordered = self.features.contains(Features::IN_ORDER);
             let says = self.shared.kind.says_when_lost();
+            let packed = self.is_packed();
             let way = |queue: &mut Served| {
-                let (index, used_ring) = queue.place();
-                let used = used_index(&*memory, used_ring)?;
+                let (index, config) = (queue.active.index, *queue.active.queue.config());
+                let left = |notes: &InFlight| notes.left(index, &config, &*memory, queue.base);
+                if packed {
+                    // Without notes, nothing has been begun since it stopped there.
+                    let used = match in_flight {
+                        Some(notes) => left(notes)?.used,
+                        None => queue.base,
+                    };
+                    return Some(Way::From(used));
+                }
+                let used = used_index(&*memory, config.device_area)?;
                 if let Some(ledger) = &mut queue.ledger {
                     ledger.look(&reach);
                     return match ledger.in_flight() {
@@ -71,8 +81,7 @@ impl<A: GuestAddressSpace> Relay<A> {
                 }
                 if !ordered {
                     // Notes that make no sense to us are no help to another.
-                    let size = queue.active.queue.size();
-                    in_flight?.begun(index, size, used)?;
+                    left(in_flight?)?;
                 }
                 Some(Way::From(used))
             };
@@ -97,6 +106,7 @@ impl<A: GuestAddressSpace> Relay<A> {
             return used;
         };
         let index = queue.active.index;
+        let begun = begun.into_iter().map(Begun::Split).collect();
         let Some(mut stand_in) = queue.stand_in(self, used, begun) else {
             return used;
         };
@@ -122,12 +132,16 @@ impl<A: GuestAddressSpace> Relay<A> {
     ) {
         // What the one that is gone reports is nothing to the next.
         let _ = self.error.read();
+        let memory = self.memory.memory();
         let begun = |queue: &Served| {
-            let (index, size) = (queue.active.index, queue.active.queue.size());
-            let begun = in_flight.as_ref()?.begun(index, size, queue.base);
-            Some(begun.is_none_or(|begun| !begun.is_empty()))
+            let (index, config) = (queue.active.index, queue.active.queue.config());
+            let left = in_flight
+                .as_ref()?
+                .left(index, config, &*memory, queue.base);
+            Some(left.is_none_or(|left| !left.begun.is_empty()))
         };
         let unfinished = self.queues.iter().filter_map(begun).any(|begun| begun);
+        drop(memory);
         self.shared.set_unfinished(unfinished);
         self.state = State::Away(in_flight);
         self.say_served(false);

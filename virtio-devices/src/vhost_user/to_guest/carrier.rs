@@ -285,7 +285,7 @@ impl From<PeerError> for Ended {
 }
 
 /// What the driver did to queue `index` ends the device.
-fn broken(index: u16) -> impl Fn(QueueError) -> Ended {
+fn broken(index: u16) -> impl Fn(Box<QueueError>) -> Ended {
     move |source| Ended::Device(Failure::Queue { index, source })
 }
 

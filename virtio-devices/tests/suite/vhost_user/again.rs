@@ -30,14 +30,14 @@ const WITHOUT_NOTES: u64 = 0x229;
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// A back end that answers as it should, and does with queues what a test does for it.
-struct Peer {
+pub(super) struct Peer {
     heard: Arc<Mutex<Vec<Message>>>,
     files: Arc<Mutex<BTreeMap<u32, File>>>,
     socket: UnixStream,
 }
 
 impl Peer {
-    fn new(liar: Liar, socket: UnixStream) -> Self {
+    pub(super) fn new(liar: Liar, socket: UnixStream) -> Self {
         let (heard, files) = (liar.heard.clone(), liar.files.clone());
         let theirs = socket.try_clone().unwrap();
         thread::spawn(move || liar.run(theirs));
@@ -49,19 +49,19 @@ impl Peer {
     }
 
     /// As the end of its process.
-    fn die(&self) {
+    pub(super) fn die(&self) {
         self.socket.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// What it was told by a request, all of it.
-    fn told(&self, request: u32) -> Vec<u8> {
+    pub(super) fn told(&self, request: u32) -> Vec<u8> {
         let heard = self.heard.lock().unwrap();
         let told = heard.iter().filter(|(number, _)| *number == request);
         told.flat_map(|(_, payload)| payload.clone()).collect()
     }
 
     /// Queue and index, as it was told where queues go on.
-    fn bases(&self) -> Vec<[u32; 2]> {
+    pub(super) fn bases(&self) -> Vec<[u32; 2]> {
         let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap());
         let told = self.told(10);
         told.chunks(8)
@@ -69,32 +69,32 @@ impl Peer {
             .collect()
     }
 
-    fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         !self.told(18).is_empty()
     }
 
     /// The inode of the file that came last with a request.
-    fn file(&self, request: u32) -> u64 {
+    pub(super) fn file(&self, request: u32) -> u64 {
         let files = self.files.lock().unwrap();
         files[&request].metadata().unwrap().ino()
     }
 }
 
 /// Where back ends are found, and what is said of them.
-struct Place {
+pub(super) struct Place {
     folder: TempDir,
     said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
             said: Arc::default(),
         }
     }
 
-    fn reconnection(&self) -> Reconnection {
+    pub(super) fn reconnection(&self) -> Reconnection {
         let said = self.said.clone();
         let report = move |link: &Link<'_>| {
             let line = match link {
@@ -108,7 +108,7 @@ impl Place {
         Reconnection::new(socket, INTERVAL).with_report(report)
     }
 
-    fn listen(&self) -> UnixListener {
+    pub(super) fn listen(&self) -> UnixListener {
         let path = self.folder.path().join("socket");
         // Of a process that is gone.
         let _ = std::fs::remove_file(&path);
@@ -116,20 +116,20 @@ impl Place {
     }
 
     /// Waits for a connection, and has `liar` answer it.
-    fn accept(&self, guest: &mut Guest, liar: Liar) -> Peer {
+    pub(super) fn accept(&self, guest: &mut Guest, liar: Liar) -> Peer {
         let listener = self.listen();
         let socket = accept(&listener, guest, liar);
         drop(listener);
         socket
     }
 
-    fn said(&self) -> Vec<String> {
+    pub(super) fn said(&self) -> Vec<String> {
         self.said.lock().unwrap().clone()
     }
 }
 
 /// Whoever connects to `listener` while the guest goes on is answered by `liar`.
-fn accept(listener: &UnixListener, guest: &mut Guest, liar: Liar) -> Peer {
+pub(super) fn accept(listener: &UnixListener, guest: &mut Guest, liar: Liar) -> Peer {
     let listener = listener.try_clone().unwrap();
     let (tell, told) = channel();
     // By a thread of its own: a worker that connects waits to be answered.
@@ -141,7 +141,7 @@ fn accept(listener: &UnixListener, guest: &mut Guest, liar: Liar) -> Peer {
     until(guest, "connection", |_| told.try_recv().ok())
 }
 
-fn honest() -> Liar {
+pub(super) fn honest() -> Liar {
     Liar::new(99, Lie::HangUp)
 }
 
@@ -158,7 +158,7 @@ fn without_notes() -> Liar {
 }
 
 /// A guest whose device's first back end is `liar`.
-fn begin(place: &Place, liar: Liar, options: Options) -> (Guest, Peer) {
+pub(super) fn begin(place: &Place, liar: Liar, options: Options) -> (Guest, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let peer = Peer::new(liar, theirs);
     let options = options
@@ -178,7 +178,7 @@ fn use_up(guest: &Guest, ring: &Ring, index: &mut u16, heads: &[u16]) {
 }
 
 /// Waits until a back end has been told to begin.
-fn begun(guest: &mut Guest, peer: &Peer) {
+pub(super) fn begun(guest: &mut Guest, peer: &Peer) {
     until(guest, "back end that begins", |_| {
         peer.has_begun().then_some(())
     });

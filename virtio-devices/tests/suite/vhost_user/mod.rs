@@ -6,6 +6,7 @@ mod liar;
 mod lost;
 mod noted;
 mod ours;
+mod packed;
 mod pairs;
 mod peer;
 mod served;

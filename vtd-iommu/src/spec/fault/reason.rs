@@ -105,6 +105,7 @@ reasons! {
     SM_PASID_TOO_LARGE = 0x46, qualified, "the PASID is beyond the PASID directory";
     SM_PAGE_REQUESTS_DISABLED = 0x47, qualified, "the context entry does not enable page requests";
     SM_RID_PASID = 0x48, qualified, "RID_PASID of the context entry is beyond the PASID directory";
+    SM_TRANSLATED_WITH_PASID = 0x49, qualified, "the context entry does not enable PASIDs in translated requests";
     SM_PASID_DIRECTORY_ACCESS = 0x50, always, "the PASID directory entry could not be accessed";
     SM_PASID_DIRECTORY_NOT_PRESENT = 0x51, qualified, "the PASID directory entry is not present";
     SM_PASID_DIRECTORY_RESERVED = 0x52, qualified, "a reserved field of the PASID directory entry is not zero";

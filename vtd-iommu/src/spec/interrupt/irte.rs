@@ -217,6 +217,17 @@ impl Irte {
             [first & 0xff00_7000, second & !0xf_ffff]
         }
     }
+
+    /// The bits of DST that are set and reserved while IRTA.EIME is clear, remapped: an xAPIC id is in its bits 15:8.
+    #[inline]
+    #[must_use]
+    pub const fn reserved_destination(self) -> u64 {
+        if self.posted() {
+            0
+        } else {
+            self.destination() & !0xff00
+        }
+    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl QueueError {
     pub const INVALID_TYPE: Self = Self(3);
     /// A reserved field is not zero.
     pub const RESERVED_FIELD: Self = Self(4);
-    /// 128-bit descriptors in scalable mode.
+    /// 128-bit descriptors in scalable mode, or 256-bit ones on a unit that has neither scalable nor abort-DMA mode.
     pub const INVALID_WIDTH: Self = Self(5);
     /// The tail is not aligned to 256-bit descriptors.
     pub const TAIL_ALIGNMENT: Self = Self(6);

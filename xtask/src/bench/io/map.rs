@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use super::FOLDER;
@@ -107,6 +107,10 @@ pub(in crate::bench) fn map(options: &Options) -> Result<()> {
     if options.only.is_none() {
         super::write(&options.folder, &[(PAGE, page)])?;
     }
+    ensure!(
+        !results.is_empty() || !failed.is_empty(),
+        "no machine has that name"
+    );
     if !failed.is_empty() {
         bail!("no figures for {}", failed.join(", "));
     }

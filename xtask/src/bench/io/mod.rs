@@ -19,7 +19,7 @@ mod report;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::setup;
@@ -60,9 +60,13 @@ pub(super) fn io(options: &Options) -> Result<()> {
     let mut results = Results::default();
     let mut failed = Vec::new();
     let wanted = |name: &str| match &options.only {
-        Some(part) => name == part.as_str(),
+        Some(part) => name.contains(part.as_str()),
         None => true,
     };
+    ensure!(
+        MACHINES.iter().any(|machine| wanted(machine.name)),
+        "no machine has that in its name"
+    );
     for machine in MACHINES.iter().filter(|machine| wanted(machine.name)) {
         let step = Step::start(machine.name);
         let report = lab.run(machine, options.requests);

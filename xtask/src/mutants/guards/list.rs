@@ -154,9 +154,11 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         package: "virtio-devices",
         file: "src/queue/chain.rs",
-        with: "let room = self.room.get_mut(..size).unwrap_or_default();",
+        with: "self.room.get_mut(..size).unwrap_or_default()
+    }",
         without: "grow(&mut self.room, 1 << 16);
-        let room = &mut self.room[..];",
+        &mut self.room[..]
+    }",
         target: "suite",
         test: "loops_end",
     },

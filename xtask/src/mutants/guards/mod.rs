@@ -40,6 +40,10 @@ pub fn guards(options: &Options) -> Result<()> {
         let name = options.name.as_deref();
         name.is_none_or(|name| guard.test.contains(name))
     };
+    ensure!(
+        GUARDS.iter().any(|guard| wanted(&guard)),
+        "no guard's test has that in its name"
+    );
     for guard in GUARDS.iter().filter(wanted) {
         match take_out(&copy.beside(guard.package), guard) {
             Ok(()) => {

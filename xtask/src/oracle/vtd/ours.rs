@@ -13,7 +13,7 @@ use hvkit_vtd_iommu::emulation::{
 use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::fault::FaultReason;
 use hvkit_vtd_iommu::spec::interrupt::Message;
-use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GCMD, GSTS, IRTA};
+use hvkit_vtd_iommu::spec::registers::{CAP, FECTL, FSTS, GCMD, GSTS, IRTA, InterruptTableAddress};
 
 use super::program::{Program, Seen, Step, layout, start};
 use super::quirks::{Front, Quirks};
@@ -62,6 +62,14 @@ impl Ours {
         if quirks.has(Quirks::SNOOP_IGNORED) {
             options.extended = options.extended.with_snoop_control(true);
         }
+        let extended = self.options.extended.extended_interrupt_mode();
+        let quirks = match extended {
+            true => quirks.without(Quirks::EXTENDED_KEPT),
+            false => quirks,
+        };
+        if quirks.has(Quirks::EXTENDED_KEPT) {
+            options.extended = options.extended.with_extended_interrupt_mode(true);
+        }
         let unit = Unit::new(options)
             .map_err(|error| anyhow!("the model's unit cannot be emulated: {error}"))?;
         for at in self.astray.borrow().iter() {
@@ -85,7 +93,7 @@ impl Ours {
             unit,
             quirks,
             front: Front::new(quirks),
-            interrupt_table: 0,
+            interrupt_table: InterruptTableAddress(0),
             buffer,
             seen: Vec::new(),
         };
@@ -128,7 +136,7 @@ struct Run<'a> {
     quirks: Quirks,
     front: Front,
     /// The table of interrupt entries that was taken last.
-    interrupt_table: u64,
+    interrupt_table: InterruptTableAddress,
     buffer: [u64; layout::BUFFER_WORDS as usize],
     seen: Vec<Seen>,
 }
@@ -140,7 +148,7 @@ impl Run<'_> {
             Step::Store { at, word } => ram.set(at, word),
             Step::Write32 { offset, value } => {
                 if offset == GCMD.offset() && value & SIRTP != 0 {
-                    self.interrupt_table = self.unit.register(IRTA).table();
+                    self.interrupt_table = self.unit.register(IRTA);
                 }
                 self.front
                     .write(&mut self.unit, ram, offset, value.into(), 4);

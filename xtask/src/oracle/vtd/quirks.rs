@@ -4,7 +4,7 @@
 use hvkit_vtd_iommu::emulation::fake::Ram;
 use hvkit_vtd_iommu::emulation::{Nobody, Unit};
 use hvkit_vtd_iommu::spec::registers::{
-    CCMD, FSTS, GCMD, GSTS, IEDATA, IQA, IQERCD, IQH, IQT, QueueError,
+    CCMD, ECAP, FEUADDR, FSTS, GCMD, GSTS, IEDATA, IEUADDR, IQA, IQERCD, IQH, IQT, QueueError,
 };
 
 use super::program::layout;
@@ -44,6 +44,7 @@ quirks! {
     COARSE_CONTEXT = 9, "coarse-context";
     RESERVED_CONTEXT = 10, "reserved-context";
     WIDE_PASS_THROUGH = 11, "wide-pass-through";
+    EXTENDED_KEPT = 26, "extended-kept";
 }
 
 quirks! {
@@ -56,6 +57,8 @@ quirks! {
     POSTING_IGNORED = 16, "posting-ignored";
     RESERVED_CHECK = 17, "reserved-check";
     RESERVED_LAST = 18, "reserved-last";
+    DESTINATION_UNCHECKED = 27, "destination-unchecked";
+    + EXTENDED_KEPT, "extended-kept";
 }
 
 quirks! {
@@ -213,6 +216,9 @@ impl Front {
         const ERROR_HIGH: u32 = IQERCD.offset() + 4;
         const TAIL: u32 = IQT.offset();
         const EVENT: u32 = IEDATA.offset();
+        const CAPABILITIES: u32 = ECAP.offset();
+        const FAULT_UPPER: u32 = FEUADDR.offset();
+        const EVENT_UPPER: u32 = IEUADDR.offset();
         const CONTEXT_HIGH: u32 = CCMD.offset() + 4;
         const IOTLB_HIGH: u32 = IOTLB + 4;
         let value = unit.read32(offset);
@@ -224,6 +230,9 @@ impl Front {
             ERROR | ERROR_HIGH if has(Quirks::NO_ERROR_RECORD) => 0,
             TAIL => self.tail.map_or(value, |tail| tail as u32),
             EVENT if has(Quirks::EVENT_DATA) => self.event_data,
+            // Our unit has extended interrupt mode then, so that it keeps EIME.
+            CAPABILITIES if has(Quirks::EXTENDED_KEPT) => value & !(1 << 4),
+            FAULT_UPPER | EVENT_UPPER if has(Quirks::EXTENDED_KEPT) => 0,
             CONTEXT_HIGH => {
                 let value = context.unwrap_or(value);
                 // Granularity 2, by domain, is done as 1.

@@ -5,6 +5,7 @@ use hvkit_vtd_iommu::emulation::fake::Ram;
 use hvkit_vtd_iommu::emulation::{Delivered, Interrupt, Nobody, Refused, Unit};
 use hvkit_vtd_iommu::spec::RequesterId;
 use hvkit_vtd_iommu::spec::interrupt::{Irte, Message, SourceCheck, SourceQualifier};
+use hvkit_vtd_iommu::spec::registers::InterruptTableAddress;
 
 use super::quirks::Quirks;
 
@@ -17,8 +18,8 @@ const NOBODY: RequesterId = RequesterId(0xffff);
 #[derive(Clone, Copy)]
 pub(super) struct Asker {
     pub(super) source: RequesterId,
-    /// Where the table of entries is; `None` while interrupts are not remapped.
-    pub(super) table: Option<u64>,
+    /// The table of entries; `None` while interrupts are not remapped.
+    pub(super) table: Option<InterruptTableAddress>,
     pub(super) quirks: Quirks,
 }
 
@@ -66,7 +67,7 @@ impl Asker {
     /// The entry that a message asks for, and where it is.
     fn entry(self, ram: &Ram, message: Message) -> Option<(u64, Irte)> {
         let index = message.to_remappable()?.index();
-        let at = self.table? + u64::from(index) * Irte::SIZE;
+        let at = self.table?.table() + u64::from(index) * Irte::SIZE;
         let there = at + Irte::SIZE <= ram.size();
         there.then(|| (at, Irte([ram.get(at), ram.get(at + 8)])))
     }
@@ -88,6 +89,10 @@ impl Asker {
     fn taken(self, mut entry: Irte) -> Irte {
         if self.quirks.has(Quirks::POSTING_IGNORED) {
             entry.0[0] &= !POSTED;
+        }
+        let wide = |table: InterruptTableAddress| table.extended_interrupt_mode();
+        if self.quirks.has(Quirks::DESTINATION_UNCHECKED) && !self.table.is_some_and(wide) {
+            entry.0[0] &= !(entry.reserved_destination() << 32);
         }
         if self.source == NOBODY {
             return entry.with_svt(0);

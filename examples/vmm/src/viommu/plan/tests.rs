@@ -2,7 +2,7 @@
 //! Lines that a user sees.
 
 use super::*;
-use crate::config::{Disk, HostDevice, Iommufd};
+use crate::config::{Disk, HostDevice, Iommufd, Rings};
 use crate::served::{Served, What};
 
 fn line(config: &Config) -> String {
@@ -113,6 +113,7 @@ fn a_device_of_another_process_is_told_by_a_unit_in_caching_mode() {
             queue_size: None,
             reconnect: None,
             dma,
+            rings: Rings::Split,
         };
         let config = Config {
             served: vec![served],

@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use super::super::Notes;
+use super::*;
+use crate::fake::PackedRing;
+use crate::features::Features;
+use crate::queue::{Chain, Head, Layout, Position, Queue, QueueConfig, QueueError};
+use crate::vhost_user::in_flight::InFlight;
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+
+/// Of no power of two, so that chains lie across the end in every way.
+const SIZE: u16 = 7;
+const LENGTH: usize = HEAD + ENTRY * SIZE as usize;
+const RING: u64 = 0x1000;
+const TABLE: u64 = 0x8000;
+const MEMORY: usize = 0x9000;
+
+fn told(file: &File) -> InFlight {
+    let mut answer = (LENGTH as u64).to_ne_bytes().to_vec();
+    answer.extend([0; 8]);
+    answer.extend(1u16.to_ne_bytes());
+    answer.extend(SIZE.to_ne_bytes());
+    let file = file.try_clone().unwrap();
+    InFlight::new(&answer, file, 1, (Layout::Packed, SIZE)).unwrap()
+}
+
+fn config(ring: &PackedRing) -> QueueConfig {
+    QueueConfig {
+        size: SIZE,
+        descriptor_area: ring.ring,
+        driver_area: ring.driver,
+        device_area: ring.device,
+    }
+}
+
+/// A queue in a process that comes after another, or first.
+fn queue(memory: &GuestMemoryMmap, ring: &PackedRing, file: &File, features: Features) -> Queue {
+    let config = config(ring);
+    let left = told(file).left(0, &config, memory, 0x8000).unwrap();
+    let position = Position {
+        available: left.used,
+        used: left.used,
+    };
+    let features = features | Features::RING_PACKED | Features::INDIRECT_DESC;
+    let mut queue = Queue::restored(&config, features, memory, position).unwrap();
+    queue.map(memory).withdraw(&left.begun).unwrap();
+    let mapped = FileOffset::new(file.try_clone().unwrap(), 0);
+    let memory = Arc::new(MmapRegion::from_file(mapped, LENGTH).unwrap());
+    let shape = (Layout::Packed, SIZE);
+    queue.note_in(Notes::new(memory, 0..LENGTH, shape, left).unwrap());
+    queue
+}
+
+/// A driver, a queue, and what is noted of it in a file.
+struct Noted {
+    memory: Arc<GuestMemoryMmap>,
+    ring: PackedRing,
+    file: File,
+    queue: Queue,
+    /// Available and not used, for the driver: identifiers, and how many descriptors and what length each has.
+    outstanding: BTreeMap<u16, (u16, u32)>,
+    lengths: u32,
+}
+
+impl Noted {
+    fn new(features: Features) -> Self {
+        let ranges = [(GuestAddress(0), MEMORY)];
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
+        let ring = PackedRing::new(memory.clone(), RING, SIZE);
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LENGTH as u64).unwrap();
+        let queue = queue(&memory, &ring, &file, features);
+        Self {
+            memory,
+            ring,
+            file,
+            queue,
+            outstanding: BTreeMap::new(),
+            lengths: 1,
+        }
+    }
+
+    fn area(&self) -> Vec<u8> {
+        let mut area = vec![0; LENGTH];
+        self.file.read_exact_at(&mut area, 0).unwrap();
+        area
+    }
+
+    /// Makes a chain of `count` descriptors available, or one of a table, whose bytes no other chain has.
+    fn offer(&mut self, count: u16, indirect: bool) {
+        let taken: u16 = self.outstanding.values().map(|(count, _)| count).sum();
+        let id = (0..SIZE).find(|id| !self.outstanding.contains_key(id));
+        let (Some(id), true) = (id, count > 0 && taken + count <= SIZE) else {
+            return;
+        };
+        let length = self.lengths;
+        self.lengths += u32::from(SIZE);
+        if indirect {
+            let table = TABLE + 0x100 * u64::from(id);
+            self.ring.descriptor(table, 0, (0x6000, length, 0, 2));
+            self.ring.offer(&[(table, 16, id, 4)]);
+        } else {
+            let descriptors: Vec<_> = (0..count)
+                .map(|at| {
+                    (
+                        0x6000,
+                        length + u32::from(at),
+                        id,
+                        2 | u16::from(at + 1 < count),
+                    )
+                })
+                .collect();
+            self.ring.offer(&descriptors);
+        }
+        let count = if indirect { 1 } else { count };
+        self.outstanding.insert(id, (count, length));
+    }
+
+    /// The driver sees what was used.
+    fn look(&mut self) {
+        loop {
+            let (slot, wrap) = self.ring.seen;
+            let (_, _, id, flags) = self.ring.words(self.ring.ring, slot);
+            if flags & 0x8080 != if wrap { 0x8080 } else { 0 } {
+                return;
+            }
+            let (count, _) = self
+                .outstanding
+                .remove(&id)
+                .expect("one that is outstanding");
+            let next = slot + count;
+            self.ring.seen = match next.checked_sub(SIZE) {
+                Some(next) => (next, !wrap),
+                None => (next, wrap),
+            };
+        }
+    }
+
+    /// All of memory.
+    fn bytes(&self) -> Vec<u8> {
+        let mut all = vec![0; MEMORY];
+        self.memory.read_slice(&mut all, GuestAddress(0)).unwrap();
+        all
+    }
+
+    /// What a process would do that came to such notes and such memory: all that it takes, by identifier and length, and where it
+    /// goes on behind that.
+    fn taken_by_another(
+        &self,
+        features: Features,
+        area: &[u8],
+        bytes: &[u8],
+    ) -> (BTreeMap<u16, u64>, Position) {
+        let copy = tempfile::tempfile().unwrap();
+        copy.write_all_at(area, 0).unwrap();
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        memory.write_slice(bytes, GuestAddress(0)).unwrap();
+        let mut other = queue(&memory, &self.ring, &copy, features);
+        let (mut mapped, mut chain) = (other.map(&memory), Chain::new());
+        let mut taken = BTreeMap::new();
+        while let Some(head) = mapped.pop(&mut chain).unwrap() {
+            let before = taken.insert(head.index(), chain.writable_bytes());
+            assert_eq!(before, None, "twice");
+        }
+        (taken, other.position())
+    }
+
+    /// Whoever comes to such notes and such memory does what is not used, each once, and goes on where the driver does.
+    fn check_with(&self, features: Features, area: &[u8], bytes: &[u8]) {
+        let all = self.outstanding.iter().map(|(id, (count, length))| {
+            let (count, length) = (u64::from(*count), u64::from(*length));
+            (*id, count * length + count * (count - 1) / 2)
+        });
+        let (taken, position) = self.taken_by_another(features, area, bytes);
+        assert_eq!(taken, all.collect());
+        let word = |(slot, wrap): (u16, bool)| slot | u16::from(wrap) << 15;
+        assert_eq!(position.available, word(self.ring.free));
+        assert_eq!(position.used, word(self.ring.seen));
+    }
+
+    fn check(&self, features: Features) {
+        self.check_with(features, &self.area(), &self.bytes());
+    }
+
+    /// Does `step`, and checks what another would find between any two of its stores to the notes.
+    fn moment_by_moment(&mut self, features: Features, step: impl FnOnce(&mut Self)) {
+        let (mut area, bytes) = (self.area(), self.bytes());
+        STORES.set(Some(Vec::new()));
+        step(self);
+        let mut stores = STORES.take().unwrap_or_default().into_iter().peekable();
+        // Until something is shown, or to the end.
+        self.check_with(features, &area, &bytes);
+        while let Some(Some((at, value))) = stores.next_if(Option::is_some) {
+            area[at..at + value.len()].copy_from_slice(&value);
+            self.check_with(features, &area, &bytes);
+        }
+        self.look();
+        for (at, value) in stores.flatten() {
+            self.check_with(features, &area, &self.bytes());
+            area[at..at + value.len()].copy_from_slice(&value);
+        }
+        assert_eq!(area, self.area());
+    }
+}
+
+type Store = (usize, Vec<u8>);
+
+thread_local! {
+    /// What is stored in this thread's notes while somebody wants to know; nothing, where the driver is shown something.
+    static STORES: RefCell<Option<Vec<Option<Store>>>> = const { RefCell::new(None) };
+}
+
+/// To be told of each store.
+pub(super) fn stored(at: usize, value: &[u8]) {
+    journal(Some((at, value.to_vec())));
+}
+
+/// To be told where what was completed has been shown.
+pub(super) fn shown() {
+    journal(None);
+}
+
+fn journal(event: Option<Store>) {
+    STORES.with_borrow_mut(|stores| {
+        if let Some(stores) = stores {
+            stores.push(event);
+        }
+    });
+}
+
+proptest! {
+    /// Whenever the process is killed, another one takes what is not used, each once.
+    #[test]
+    fn nothing_is_lost_or_done_twice_wherever_it_ends(
+        ordered in any::<bool>(),
+        steps in prop::collection::vec((0u8..8, 0usize..8), 0..80),
+    ) {
+        let features = if ordered { Features::IN_ORDER } else { Features::empty() };
+        let mut noted = Noted::new(features);
+        let mut begun: Vec<Head> = Vec::new();
+        let mut chain = Chain::new();
+        for (step, which) in steps {
+            match step {
+                0 | 1 => noted.offer(which as u16 % 4, which > 5),
+                2 | 3 => noted.moment_by_moment(features, |noted| {
+                    let mut mapped = noted.queue.map(&*noted.memory);
+                    begun.extend(mapped.pop(&mut chain).unwrap());
+                }),
+                4 | 5 if !begun.is_empty() => {
+                    let head = begun.remove(which % begun.len());
+                    noted.moment_by_moment(features, |noted| {
+                        noted.queue.map(&*noted.memory).complete(head, 0).unwrap();
+                    });
+                }
+                6 => noted.moment_by_moment(features, |noted| {
+                    let _ = noted.queue.map(&*noted.memory).publish().unwrap();
+                }),
+                // The last that was popped is given back, or the process is another one from here on.
+                7 if which < 4 => noted.moment_by_moment(features, |noted| {
+                    let mut mapped = noted.queue.map(&*noted.memory);
+                    if let Some(head) = mapped.pop(&mut chain).unwrap() {
+                        mapped.put_back(head);
+                    }
+                }),
+                7 => {
+                    begun.clear();
+                    noted.moment_by_moment(features, |noted| {
+                        noted.queue = queue(&noted.memory, &noted.ring, &noted.file, features);
+                    });
+                }
+                _ => {}
+            }
+            noted.check(features);
+        }
+    }
+
+    /// Any area is read to its end, and what it says is within the queue.
+    #[test]
+    fn whatever_is_noted_ends(
+        mut area in prop::collection::vec(any::<u8>(), LENGTH),
+        small in any::<u64>(),
+        marks in any::<u16>(),
+    ) {
+        area[VERSION_AT..][..2].copy_from_slice(&VERSION.to_ne_bytes());
+        area[DESCRIPTORS_AT..][..2].copy_from_slice(&SIZE.to_ne_bytes());
+        area[WRAP_AT] &= 1;
+        area[OLD_WRAP_AT] &= 1;
+        // Links and places mostly within it.
+        let fields = [FREE_AT, OLD_FREE_AT, USED_AT, OLD_USED_AT].map(|at| (at, 7));
+        let links = (0..usize::from(SIZE))
+            .flat_map(|entry| [NEXT_AT, LAST_AT, COUNT_AT].map(|at| (HEAD + ENTRY * entry + at, 8)));
+        for (count, (at, most)) in fields.into_iter().chain(links).enumerate() {
+            if small >> count & 1 == 0 {
+                let word = u16::from_ne_bytes([area[at], area[at + 1]]) % most;
+                area[at..at + 2].copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+        for entry in 0..usize::from(SIZE) {
+            area[HEAD + ENTRY * entry] &= 1;
+        }
+        if let Some(left) = left(&area, SIZE, 0, |_| Some(marks)) {
+            prop_assert!(left.used & 0x7fff < SIZE);
+            let mut all: Vec<u16> = left.free.clone();
+            for begun in &left.begun {
+                let Begun::Packed(copied) = begun else { panic!("of a packed queue") };
+                prop_assert_eq!(copied.entries.len(), copied.descriptors.len());
+                all.extend(&copied.entries);
+            }
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..SIZE).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// An area of four descriptors, as the specification's structures have it: before the entries, and of each its first 16 bytes as
+/// (in flight, next, last, num, counter) and (id, flags, len, addr).
+type Entry = ((u8, u16, u16, u16, u64), (u16, u16, u32, u64));
+
+fn raw(head: [u16; 6], wraps: [u8; 2], entries: [Entry; 4]) -> Vec<u8> {
+    let mut raw = vec![0; 8];
+    raw.extend(head.map(u16::to_ne_bytes).concat());
+    raw.extend(wraps);
+    raw.extend([0; 10]);
+    for ((flies, next, last, count, counter), (id, flags, length, address)) in entries {
+        raw.extend([flies, 0]);
+        raw.extend([next, last, count].map(u16::to_ne_bytes).concat());
+        raw.extend(counter.to_ne_bytes());
+        raw.extend([id, flags].map(u16::to_ne_bytes).concat());
+        raw.extend(length.to_ne_bytes());
+        raw.extend(address.to_ne_bytes());
+    }
+    raw
+}
+
+/// Entry 2 and, behind it, entry 0 hold a chain that was begun second; entry 3 one that was begun first; entry 1 is free.
+const ENTRIES: [Entry; 4] = [
+    ((0, 1, 0, 0, 0), (9, 0x82, 7, 0x2000)),
+    ((0, 4, 0, 0, 0), (0, 0, 0, 0)),
+    ((1, 0, 0, 2, 6), (9, 0x81, 16, 0x1000)),
+    ((1, 1, 3, 1, 5), (4, 0x84, 32, 0x3000)),
+];
+/// Version, descriptors, free, old free, used and old used place.
+const WORDS: [u16; 6] = [1, 4, 1, 1, 2, 2];
+
+fn descriptors(left: &Left) -> Vec<Vec<(u64, u32, u16, u16)>> {
+    let copied = left.begun.iter().map(|begun| match begun {
+        Begun::Packed(copied) => copied.descriptors.iter(),
+        Begun::Split(_) => panic!("of a packed queue"),
+    });
+    copied
+        .map(|descriptors| {
+            descriptors
+                .map(|d| (d.address, d.length, d.next, d.flags))
+                .collect()
+        })
+        .collect()
+}
+
+/// No ring is looked at.
+fn unseen(_: u16) -> Option<u16> {
+    panic!("the ring tells nothing that the notes do not")
+}
+
+#[test]
+fn raw_words_of_what_was_begun() {
+    let area = raw(WORDS, [1, 1], ENTRIES);
+    assert_eq!(area.len(), 32 + 4 * 32);
+    let found = left(&area, 4, 0, unseen).unwrap();
+    assert_eq!((found.used, found.free.as_slice()), (0x8002, &[1][..]));
+    let first = vec![(0x3000, 32, 4, 0x84)];
+    let second = vec![(0x1000, 16, 9, 0x81), (0x2000, 7, 9, 0x82)];
+    assert_eq!(descriptors(&found), [first, second]);
+    // Never written: it goes on where it was said to.
+    let fresh = vec![0; 160];
+    let found = left(&fresh, 4, 0x8003, |slot| (slot == 3).then_some(0x80)).unwrap();
+    assert_eq!(found, Left::nothing(0x8003));
+    // But not if something was used there: nobody notes it.
+    assert_eq!(left(&fresh, 4, 0x8003, |_| Some(0x8080)), None);
+    assert_eq!(left(&fresh, 4, 0x8003, |_| None), None);
+}
+
+#[test]
+fn a_batch_is_used_if_the_driver_was_shown_it() {
+    // Entry 3 is linked before the list, and the used place is one on; the old ones are as they were.
+    let area = raw([1, 4, 3, 1, 0, 3], [0, 1], ENTRIES);
+    let second = vec![(0x1000, 16, 9, 0x81), (0x2000, 7, 9, 0x82)];
+    // Whatever the driver has made of the descriptor since: it was used.
+    for flags in [0x8080, 0x8000, 0] {
+        let found = left(&area, 4, 0, |slot| (slot == 3).then_some(flags)).unwrap();
+        assert_eq!(
+            (found.used, found.free.as_slice()),
+            (0, &[3, 1][..]),
+            "{flags:#x}"
+        );
+        assert_eq!(descriptors(&found), std::slice::from_ref(&second));
+    }
+    // As the driver made it available: it was not.
+    let found = left(&area, 4, 0, |_| Some(0x81)).unwrap();
+    assert_eq!((found.used, found.free.as_slice()), (0x8003, &[1][..]));
+    assert_eq!(found.begun.len(), 2);
+    // A ring that cannot be read says nothing.
+    assert_eq!(left(&area, 4, 0, |_| None), None);
+}
+
+#[test]
+fn a_whole_round_in_one_batch_is_told_by_the_wrap_counter() {
+    let entries = ENTRIES.map(|(_, words)| ((0, 4, 0, 0, 0), words));
+    let area = raw([1, 4, 0, 0, 2, 2], [0, 1], entries);
+    let found = left(&area, 4, 0, |_| Some(0x8080)).unwrap();
+    assert_eq!(found.used, 2);
+    let found = left(&area, 4, 0, |_| Some(0x80)).unwrap();
+    assert_eq!(found.used, 0x8002);
+}
+
+#[test]
+fn notes_that_make_no_sense() {
+    let made = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut area = raw(WORDS, [1, 1], ENTRIES);
+        change(&mut area);
+        left(&area, 4, 0, |_| Some(0)).is_some()
+    };
+    let word = |at: usize, word: u16| {
+        made(&|area: &mut Vec<u8>| area[at..at + 2].copy_from_slice(&word.to_ne_bytes()))
+    };
+    assert!(made(&|_| ()));
+    // Another version, another size, places that the queue does not have, wrap counters of neither value.
+    assert!(!word(VERSION_AT, 2));
+    assert!(!word(DESCRIPTORS_AT, 5));
+    assert!(!word(USED_AT, 4));
+    assert!(!word(OLD_USED_AT, 4));
+    assert!(!made(&|area| area[WRAP_AT] = 2));
+    assert!(!made(&|area| area[OLD_WRAP_AT] = 2));
+    let entry = |entry: usize, at: usize, value| word(HEAD + ENTRY * entry + at, value);
+    // A free list that comes back to itself, and one that runs into a chain.
+    assert!(!entry(1, NEXT_AT, 1));
+    assert!(!entry(1, NEXT_AT, 2));
+    // A chain of none, of more than there is a next one for, that leads nowhere, to itself, to a free entry, or to another's end.
+    assert!(!entry(3, COUNT_AT, 0));
+    assert!(!entry(3, COUNT_AT, 2));
+    assert!(!entry(2, NEXT_AT, 4));
+    assert!(!entry(2, NEXT_AT, 2));
+    assert!(!entry(2, NEXT_AT, 1));
+    assert!(!entry(2, LAST_AT, 3));
+    // One that goes on where its descriptors do not.
+    assert!(!entry(2, FLAGS_AT, 0x80));
+    assert!(!entry(0, FLAGS_AT, 0x83));
+    // Another's entry in its middle.
+    assert!(!made(&|area| area[HEAD] = 1));
+    assert!(!made(&|area| area.truncate(HEAD + 3 * ENTRY)));
+    assert!(!made(&|area| area.truncate(8)));
+}
+
+#[test]
+fn a_copy_of_what_no_driver_may_do_ends_the_queue() {
+    let noted = Noted::new(Features::empty());
+    let mut chain = Chain::new();
+    // More descriptors than the queue has left, with and without an end; an indirect one with a next.
+    for (count, flags) in [(SIZE + 1, 2), (2, 4)] {
+        let position = Position {
+            available: 0x8000,
+            used: 0x8000,
+        };
+        let features = Features::RING_PACKED | Features::INDIRECT_DESC;
+        let restored = Queue::restored(&config(&noted.ring), features, &*noted.memory, position);
+        let mut queue = restored.unwrap();
+        let descriptors = (0..count).map(|at| Descriptor {
+            address: 0x6000,
+            length: 16,
+            flags: flags | u16::from(at + 1 < count),
+            next: 0,
+        });
+        let begun = Begun::Packed(Copied {
+            entries: (0..count).collect(),
+            descriptors: descriptors.collect(),
+            counter: 0,
+        });
+        let taken = queue.map(&*noted.memory).retake(&begun, &mut chain);
+        assert!(
+            matches!(
+                taken.as_ref().map_err(|why| &**why),
+                Err(QueueError::Chain { .. })
+            ),
+            "{taken:?}"
+        );
+        assert!(queue.is_failed());
+    }
+    // Of the other layout.
+    let mut queue = noted.queue;
+    let taken = queue
+        .map(&*noted.memory)
+        .retake(&Begun::Split(0), &mut chain);
+    assert!(
+        matches!(
+            taken.as_ref().map_err(|why| &**why),
+            Err(QueueError::Position { .. })
+        ),
+        "{taken:?}"
+    );
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Device-TLBs that come and go: what the context entry lets through, and what is forgotten when it changes.
+
+use hvkit_page_table::{OwnEntries, Span, Width};
+use hvkit_vtd_iommu::driver::{Attachment, DriverError, Registers, Waiting};
+use hvkit_vtd_iommu::spec::invalidation::DeviceTlb;
+use hvkit_vtd_iommu::spec::registers::RTADDR;
+use hvkit_vtd_iommu::spec::{Pasid, RequesterId};
+
+use crate::puppet::{DEVICE, Failure, Puppet, PuppetUnit, cap, ecap, scalable_ecap};
+
+const TLB: DeviceTlb = DeviceTlb {
+    source: DEVICE,
+    physical_source: RequesterId(0),
+    max_pending: 0,
+};
+/// DTE and PRE of a scalable-mode context entry.
+const LET_THROUGH: u64 = 0x14;
+
+/// The first word of the scalable-mode context entry of the device, by the figures.
+fn context(puppet: &Puppet, unit: &PuppetUnit<'_>) -> u64 {
+    let word = |at| puppet.memory.load(at, Width::Eight);
+    let root = unit.registers().get(RTADDR).table();
+    word((word(root + 3 * 16) & !0xfff) + 0x18 * 32)
+}
+
+fn with_tlb(pasid: u32) -> Attachment {
+    let pasid = Pasid::new(pasid).unwrap();
+    Attachment::new(DEVICE).with_pasid(pasid).with_tlb(TLB)
+}
+
+#[test]
+fn the_last_device_tlb_that_goes_is_let_through_no_more() {
+    let puppet = Puppet::new(cap(), scalable_ecap());
+    let mut unit = puppet.scalable();
+    let mut domain = unit.new_domain().unwrap();
+    unit.attach(&mut domain, Attachment::new(DEVICE)).unwrap();
+    for _ in 0..2 {
+        unit.attach(&mut domain, with_tlb(1)).unwrap();
+        assert_eq!(context(&puppet, &unit) & LET_THROUGH, LET_THROUGH);
+        puppet.forget_asked();
+        unit.attach(&mut domain, with_tlb(2)).unwrap();
+        assert!(puppet.take_words().is_empty(), "nothing changed above it");
+        unit.detach(&mut domain, DEVICE, Pasid::new(1)).unwrap();
+        assert_eq!(context(&puppet, &unit) & LET_THROUGH, LET_THROUGH);
+        puppet.forget_asked();
+        unit.detach(&mut domain, DEVICE, Pasid::new(2)).unwrap();
+        assert_eq!(context(&puppet, &unit) & LET_THROUGH, 0);
+        assert_eq!(context(&puppet, &unit) & 9, 9, "P and PASIDE stay");
+        // Behind what the PASID owes: device-selective context cache, the domain's PASID cache and IOTLB, all of the
+        // device-TLB.
+        let id = u64::from(domain.id()) << 16;
+        let asked = puppet.take_words();
+        let changed = [
+            [0x318_0000_0031, 0],
+            [id | 0x07, 0],
+            [id | 0xe2, 0],
+            [0x318_0000_0003, 0x7fff_ffff_ffff_f001],
+        ];
+        let changed = changed.map(|[low, high]| [low, high, 0, 0]);
+        assert_eq!(asked[asked.len() - 4..], changed);
+    }
+}
+
+/// The unit may have seen the entry with DTE: it is asked to forget it again.
+#[test]
+fn a_device_tlb_that_could_not_come_is_asked_for_again() {
+    let puppet = Puppet::new(cap(), scalable_ecap());
+    let mut unit = puppet.scalable();
+    let mut domain = unit.new_domain().unwrap();
+    unit.attach(&mut domain, Attachment::new(DEVICE)).unwrap();
+    puppet.failure.set(Failure::DeafQueue);
+    let late = DriverError::TimedOut(Waiting::InvalidationWait);
+    assert_eq!(unit.attach(&mut domain, with_tlb(1)), Err(late));
+    assert_eq!(context(&puppet, &unit) & LET_THROUGH, 0);
+    puppet.failure.set(Failure::None);
+    unit.forget_everything().unwrap();
+    puppet.forget_asked();
+    unit.attach(&mut domain, with_tlb(1)).unwrap();
+    let asked = puppet.take_words();
+    assert_eq!(asked.first(), Some(&[0x318_0000_0031, 0, 0, 0]));
+}
+
+/// PD of an invalidation wait: page requests that the unit has received are in the queue before the wait is done.
+#[test]
+fn page_requests_of_a_pasid_that_goes_are_drained() {
+    const DRAIN: u64 = 1 << 7;
+    let drained = |extended| {
+        let puppet = Puppet::new(cap(), extended);
+        let mut unit = puppet.scalable();
+        let mut domain = unit.new_domain().unwrap();
+        unit.attach(&mut domain, with_tlb(1)).unwrap();
+        puppet.forget_asked();
+        unit.detach(&mut domain, DEVICE, Pasid::new(1)).unwrap();
+        let waits = puppet.wait_words.take();
+        waits.iter().filter(|word| *word & DRAIN != 0).count()
+    };
+    assert_eq!(drained(scalable_ecap().with_page_request_drain(true)), 1);
+    // Reserved where the unit has no PDS.
+    assert_eq!(drained(scalable_ecap()), 0);
+}
+
+#[test]
+fn reserved_memory_that_cannot_be_shown_is_taken_back() {
+    let regions = [Span::new(0x8000, 0x1000)];
+    let with = cap().with_write_buffer_flush(true);
+    let puppet = Puppet::new(with, ecap());
+    let mut unit = puppet.legacy();
+    let entry = |unit: &PuppetUnit<'_>| {
+        let word = |at| puppet.memory.load(at, Width::Eight);
+        let root = unit.registers().get(RTADDR).table();
+        word((word(root + 3 * 16) & !0xfff) + 0x18 * 16)
+    };
+    // The region is flushed out, the entry never.
+    puppet.flushes_done.set(1);
+    let late = DriverError::TimedOut(Waiting::WriteBuffer);
+    assert_eq!(unit.reserve(DEVICE, &regions), Err(late));
+    assert_eq!(entry(&unit), 0);
+    puppet.flushes_done.set(u32::MAX);
+    puppet.set32(0x1c, 0x4400_0000);
+    unit.reserve(DEVICE, &regions).unwrap();
+    assert_eq!(entry(&unit) & 1, 1);
+
+    // And where the unit does not even take that: it is removed when it answers.
+    let puppet = Puppet::new(cap().with_caching_mode(true), ecap());
+    let mut unit = puppet.legacy();
+    puppet.failure.set(Failure::DeafQueue);
+    let late = DriverError::TimedOut(Waiting::InvalidationWait);
+    assert_eq!(unit.reserve(DEVICE, &regions), Err(late));
+    puppet.failure.set(Failure::None);
+    unit.remove(DEVICE).unwrap();
+    unit.reserve(DEVICE, &regions).unwrap();
+}
