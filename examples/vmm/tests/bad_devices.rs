@@ -94,7 +94,7 @@ fn sockets_that_cannot_be_had() {
     refused(&folder, &["--balloon", &balloon], 70, &["--balloon", name]);
     let image = folder.file("image", &[0; 512]);
     let disk = format!("path={},control={name}", image.display());
-    let parts = ["--disk control=", name, "Address already in use"];
+    let parts = ["--disk control=", name, "in use, or no socket"];
     refused(&folder, &["--disk", &disk], 54, &parts);
     let log = format!("socket={name}");
     refused(&folder, &["--dirty-log", &log], 76, &["--dirty-log", name]);
