@@ -80,7 +80,7 @@ fn told(guest: &mut Guest) -> (u64, bool) {
 fn a_disk_that_grows_is_told_and_used() {
     for transport in TRANSPORTS {
         for cache in [HostCache::Used, HostCache::Bypassed] {
-            let folder = tempfile::tempdir_in(".").unwrap();
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
             let path = folder.path().join("disk.img");
             fs::write(&path, vec![1; 64 * 512]).unwrap();
             let options = Options::new(&path).with_host_cache(cache);
@@ -120,7 +120,7 @@ fn a_disk_that_shrinks_refuses_what_is_gone() {
             (HostCache::Bypassed, Engine::Calls),
             (HostCache::Bypassed, Engine::Ring),
         ] {
-            let folder = tempfile::tempdir_in(".").unwrap();
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
             let path = folder.path().join("disk.img");
             fs::write(&path, vec![1; 64 * 512]).unwrap();
             let options = Options::new(&path)

@@ -356,7 +356,7 @@ fn another_file_is_opened_only_if_that_is_allowed() {
 #[test]
 fn a_file_without_the_host_s_cache_is_the_same_disk() {
     // Not where other temporary files are: that may be memory, which has no other cache.
-    let folder = tempfile::tempdir_in(".").unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("disk.img");
     let mut model = pattern(0, 1 << 20);
     fs::write(&path, &model).unwrap();

@@ -47,7 +47,7 @@ const PLAIN: Kind = Kind {
 
 /// A disk without the host's cache, not where other temporary files are: that may be memory, which has no other.
 fn uncached(engine: Engine) -> Made {
-    let folder = tempfile::tempdir_in(".").unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("disk.img");
     std::fs::write(&path, pattern(0, SECTORS * 512)).unwrap();
     let options = Options::new(&path).with_engine(engine);

@@ -139,7 +139,7 @@ fn a_card_s_pairs_share_and_its_directions_do_not() {
 /// Requests that are under way together have been paid for, each of them.
 #[test]
 fn a_ring_lets_no_more_through_at_once() {
-    let folder = tempfile::tempdir_in(".").unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("disk.img");
     std::fs::write(&path, vec![7; 1 << 20]).unwrap();
     let options = Options::new(&path).with_host_cache(HostCache::Bypassed);

@@ -38,7 +38,7 @@ const DATA: u64 = 0x2_0000;
 /// An image of 2,048 sectors, not where other temporary files are: that may be memory, which has no other cache.
 /// `None`: this host has no rings for it, and the test is skipped.
 fn disk() -> Option<(TempDir, PathBuf, Options)> {
-    let folder = tempfile::tempdir_in(".").unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("disk.img");
     fs::write(&path, pattern(0, 1 << 20)).unwrap();
     let options = Options::new(&path).with_host_cache(HostCache::Bypassed);
