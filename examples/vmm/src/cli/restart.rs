@@ -213,10 +213,12 @@ mod tests {
     fn a_process_takes_a_signal_from_when_it_catches_it() {
         let shell = |script: &str| {
             let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", script]).stdout(Stdio::piped()).spawn()
+            let shell = shell.args(["-c", script]).stdin(Stdio::piped());
+            shell.stdout(Stdio::piped()).spawn()
         };
-        let mut idle = shell("echo; read _ < /dev/null; sleep 60").unwrap();
-        let mut catching = shell("trap : USR1; echo; sleep 60").unwrap();
+        // A shell that starts a program lets every signal wait for a moment; these start none.
+        let mut idle = shell("echo; read _").unwrap();
+        let mut catching = shell("trap : USR1; echo; read _").unwrap();
         for child in [&mut idle, &mut catching] {
             child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
         }
