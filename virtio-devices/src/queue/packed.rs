@@ -24,7 +24,7 @@ use super::areas::Areas;
 use super::chain::{
     Chain, DESCRIPTOR_BITS, Descriptor, Filling, INDIRECT, Met, Numbers, Table, WRITE, words,
 };
-use super::quick::{Descriptors, Quick, descriptor, descriptors};
+use super::quick::{Descriptors, Quick, descriptor, descriptors, table};
 use super::reach::{Reach, Slice};
 use super::refused::{Refused, nested, not_negotiated, too_long, unreadable};
 use super::words::{Place as PlaceInMemory, Words};
@@ -237,13 +237,8 @@ impl PackedRing {
         let first = [u64::from_le(Words::get(first, 0).ok()?), word];
         let flags = |rest: u64| (rest >> 48) as u16;
         let (numbers, slots, last) = if flags(word) == marks | INDIRECT && self.indirect {
-            let [address, rest] = first;
-            let length = rest as u32 as usize;
-            let known = reach.known(address, length)?;
-            if length == 0 || length & 15 != 0 {
-                return None;
-            }
-            let table = descriptors(&known, 0, length >> DESCRIPTOR_BITS)?;
+            let known = table(reach, first)?;
+            let table = descriptors(&known, 0, known.len() >> DESCRIPTOR_BITS)?;
             let room = chain.room(self.size).get_mut(..table.len())?;
             (Quick::new(room).take(&table, flags)?, 1, word)
         } else {

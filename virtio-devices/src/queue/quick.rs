@@ -6,10 +6,11 @@
 //! anew from its start, by code that says what is wrong with it, and what was read before is forgotten.
 
 use vm_memory::bitmap::BitmapSlice;
-use vm_memory::{VolatileArrayRef, VolatileMemory, VolatileSlice};
+use vm_memory::{GuestMemory, VolatileArrayRef, VolatileMemory, VolatileSlice};
 
 use super::Segment;
 use super::chain::{DESCRIPTOR_BITS, INDIRECT, NEXT, Numbers, WRITE};
+use super::reach::{Reach, Slice};
 
 /// Descriptors one behind the other, as their two words.
 pub(super) type Descriptors<'m, B> = VolatileArrayRef<'m, [u64; 2], B>;
@@ -32,6 +33,18 @@ pub(super) fn descriptor<B: BitmapSlice>(
     index: usize,
 ) -> Option<[u64; 2]> {
     (index < table.len()).then(|| table.load(index).map(u64::from_le))
+}
+
+/// The indirect table that a descriptor names, if it is whole and in one piece.
+#[inline(always)]
+pub(super) fn table<'m, M: GuestMemory + ?Sized>(
+    reach: &Reach<'m, M>,
+    [address, rest]: [u64; 2],
+) -> Option<Slice<'m, M>> {
+    let length = rest as u32 as usize;
+    (length != 0 && length.trailing_zeros() >= DESCRIPTOR_BITS)
+        .then(|| reach.known(address, length))
+        .flatten()
 }
 
 /// A chain that is being followed.

@@ -18,7 +18,7 @@ use super::areas::Areas;
 use super::chain::{
     Chain, DESCRIPTOR_BITS, Descriptor, Filling, INDIRECT, Met, Numbers, Table, words,
 };
-use super::quick::{Quick, descriptor, descriptors};
+use super::quick::{Quick, descriptor, descriptors, table};
 use super::reach::{Reach, Slice};
 use super::refused::{Refused, nested, not_negotiated};
 use super::words::{Place, Words};
@@ -121,13 +121,8 @@ impl SplitRing {
         let flags = |rest: u64| (rest >> 32) as u16;
         let quick = Quick::new(chain.room(self.size));
         let (numbers, _) = if flags(first[1]) == INDIRECT && self.indirect {
-            let [address, rest] = first;
-            let length = rest as u32 as usize;
-            let known = reach.known(address, length)?;
-            if length == 0 || length & 15 != 0 {
-                return None;
-            }
-            let table = descriptors(&known, 0, length >> DESCRIPTOR_BITS)?;
+            let known = table(reach, first)?;
+            let table = descriptors(&known, 0, known.len() >> DESCRIPTOR_BITS)?;
             let next = |_, rest: u64| descriptor(&table, (rest >> 48) as usize);
             quick.follow(descriptor(&table, 0)?, 0, flags, next)?
         } else {

@@ -59,7 +59,7 @@ impl<B: GuestMemoryBackend, H: Host> SharedUnit<B, H> {
     }
 
     /// The same, as long as `wanted` says: it is asked before each descriptor but the first that takes long, and while it
-    /// is, nobody holds the unit. What is left then is done by the next write to a doorbell, or not at all.
+    /// is, nobody holds the unit. What is left then is done by the next write to any register, or not at all.
     pub fn write_while(&self, offset: u32, data: &[u8], wanted: impl Fn() -> bool) {
         let memory = GuestTables(&self.memory);
         let mut left = {

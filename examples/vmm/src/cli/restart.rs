@@ -177,8 +177,9 @@ impl Signals {
     fn keep_unheard(&mut self) {
         let told = self.told_to_save.take();
         if told.is_some_and(|told| told.elapsed() < UNHEARD) {
-            for (number, flag) in &self.arrived {
-                flag.fetch_or(*number == SIGUSR1, Ordering::AcqRel);
+            let mut arrived = self.arrived.iter();
+            if let Some((_, flag)) = arrived.find(|(number, _)| *number == SIGUSR1) {
+                flag.store(true, Ordering::Release);
             }
         }
     }

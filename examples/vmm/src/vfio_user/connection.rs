@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_and_so_is_the_waiting() {
+    fn who_leaves_messages_without_end_is_told_of_the_end() {
         let (connection, _theirs) = connect(Duration::from_millis(50));
         let payload = vec![0; 64];
         let refused = (0..100_000).any(|_| {

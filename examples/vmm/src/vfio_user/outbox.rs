@@ -92,3 +92,29 @@ impl Turn<'_> {
         (0..count).map_while(|_| self.outbox.later().messages.pop_front())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_much_is_kept_and_said_in_order() {
+        let outbox = Outbox::default();
+        let word = |number: usize| number.to_ne_bytes().to_vec();
+        assert!((0..MOST).all(|number| outbox.leave(word(number)) == Kept::Yes));
+        assert_eq!(outbox.leave(word(MOST)), Kept::Full);
+        let turn = outbox.wait().unwrap();
+        assert!(turn.left().take(2).eq([word(0), word(1)]));
+        // What is left meanwhile is for the next turn.
+        let mut rest = turn.left();
+        assert_eq!(rest.next(), Some(word(2)));
+        assert_eq!(outbox.leave(word(MOST)), Kept::Yes);
+        assert!(rest.eq((3..MOST).map(word)));
+        assert!(turn.left().eq([word(MOST)]));
+        drop(turn);
+        outbox.leave(word(0));
+        outbox.end();
+        assert!(outbox.wait().is_none());
+        assert_eq!(outbox.turn().left().count(), 0);
+    }
+}

@@ -56,15 +56,20 @@ pub fn guards(options: &Options) -> Result<()> {
                 wrong.push(guard.test);
             }
         }
+        // Each at once: a run takes long, and may be broken off.
+        write(&noticed)?;
     }
+    ensure!(wrong.is_empty(), "not shown: {}", wrong.join(", "));
+    Ok(())
+}
+
+fn write(noticed: &BTreeMap<String, String>) -> Result<()> {
     let lines = noticed
         .iter()
         .map(|(test, commit)| format!("{test} {commit}\n"));
     let path = record();
     fs::write(&path, lines.collect::<String>())
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    ensure!(wrong.is_empty(), "not shown: {}", wrong.join(", "));
-    Ok(())
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Sees that the guard's test passes with it, and does not without it.
