@@ -117,7 +117,11 @@ fn a_request_to_save_that_comes_early_waits_for_the_machine() {
     let mut command = machine(&folder, &[]);
     command.arg("--snapshot").arg(folder.path("saved"));
     let mut waiting = command.spawn().unwrap();
-    until("a machine", || child_of(&waiting).is_some());
+    // Without a pause between two looks: what is meant is over in milliseconds.
+    let began = Instant::now();
+    while child_of(&waiting).is_none() {
+        assert!(began.elapsed() < PATIENCE, "a machine");
+    }
     send(&waiting, rustix::process::Signal::USR1);
     assert_eq!(waiting.wait().unwrap().code(), Some(16));
     assert!(folder.path("saved").join("manifest.json").exists());
