@@ -150,7 +150,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
         let outside = |slots: Range<u64>| {
             let block = before.skip(slots.start << shift);
-            self.fill_uniform(site, slots, block, u8::MAX)
+            self.fill_uniform(site.table, site.level, slots, block, u8::MAX)
         };
         outside(0..touched.start)?;
         if touched.start < whole.start {
@@ -173,7 +173,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             Block::Hole => u8::MAX,
             Block::Leaf { attributes, .. } => self.largest(change, attributes),
         };
-        self.fill_uniform(site, whole.clone(), after, largest)?;
+        self.fill_uniform(site.table, site.level, whole.clone(), after, largest)?;
         if whole.start <= whole.end && whole.end < touched.end {
             self.fill_cut(change, site, whole.end, (lo, hi), before)?;
         }
@@ -202,10 +202,11 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         Ok(())
     }
 
-    /// Fills `slots` with `block`, which starts at the first of them.
+    /// Fills `slots` of a table with `block`, which starts at the first of them.
     fn fill_uniform(
         &self,
-        site: Site,
+        table: u64,
+        level: u8,
         slots: Range<u64>,
         block: Block<F::Attributes>,
         largest: u8,
@@ -213,9 +214,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         if slots.is_empty() {
             return Ok(());
         }
-        let (shape, format, level) = (self.shape(), self.format(), site.level);
+        let (shape, format) = (self.shape(), self.format());
         let (width, shift) = (shape.width(), shape.shift(level));
-        let at = shape.slot_at(site.table, slots.start);
+        let at = shape.slot_at(table, slots.start);
         let count = slots.end.saturating_sub(slots.start);
         match block {
             Block::Hole if level > 1 => (),
@@ -242,10 +243,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             Block::Leaf { .. } => {
                 let below = level.saturating_sub(1);
                 for (i, slot) in (0u64..).zip(slots) {
-                    let base = site.base.wrapping_add(slot << shift);
                     let here = block.skip(i << shift);
-                    let frame = self.build_uniform(below, base, here, largest)?;
-                    let at = shape.slot_at(site.table, slot);
+                    let frame = self.build_uniform(below, here, largest)?;
+                    let at = shape.slot_at(table, slot);
                     self.memory().write(at, width, format.table(frame, level));
                 }
             }
@@ -257,7 +257,6 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     fn build_uniform(
         &self,
         level: u8,
-        base: u64,
         block: Block<F::Attributes>,
         largest: u8,
     ) -> Result<u64, Refused<F>> {
@@ -274,8 +273,7 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
             let empty = self.format().empty();
             self.memory().fill(table, shape.width(), count, |_| empty);
         }
-        let site = Site { table, level, base };
-        self.fill_uniform(site, 0..count, block, largest)
+        self.fill_uniform(table, level, 0..count, block, largest)
             .inspect_err(|_| {
                 self.free_subtree(Subtree {
                     frame: table,

@@ -159,8 +159,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
                 },
             ) => {
                 let largest = self.mapper.largest(&crate::change::Unmap, attributes);
-                let ledger =
-                    usize::from(level) < MAX_LEVELS && self.mapper.shape().entries(level) > 1;
+                // A ledger is a subtree, and so below the highest level of all.
+                let ledger = usize::from(level) < MAX_LEVELS;
                 if ledger && self.mapper.fits(level, largest, 1, target, attributes) {
                     Verdict::Becomes(block)
                 } else {

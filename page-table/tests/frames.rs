@@ -235,6 +235,17 @@ fn a_fault_in_range_lies_in_one_table() {
             level: 1
         })
     );
+    // Nor are four pages a leaf of four where neither end is a multiple of that.
+    let refused = mapper.fault_in(PAGE..5 * PAGE, 0x4000, RW);
+    let (start, length) = (PAGE, 4 * PAGE);
+    assert_eq!(
+        refused,
+        Err(MapError::Straddles {
+            start,
+            length,
+            level: 1
+        })
+    );
     // Two leaves of four pages do.
     let filled = mapper.fault_in(4 * PAGE..12 * PAGE, 0x4000, RW).unwrap();
     assert_eq!(filled.added, 8 * PAGE);
