@@ -32,6 +32,16 @@ fn the_test_formats_keep_the_laws() {
     assert_eq!(broken(&Fours::new(), &[RX, RWX]), None);
 }
 
+#[test]
+fn a_format_that_says_nothing_of_it_leaves_any_other_attributes_stale() {
+    let format = Eights::tiny();
+    for old in ALL {
+        for new in ALL {
+            assert_eq!(format.leaves_stale(old, new), old != new);
+        }
+    }
+}
+
 /// `Eights` with one method wrong.
 #[derive(Clone, Copy)]
 enum Wrong {

@@ -9,22 +9,67 @@ use std::os::unix::fs::FileExt;
 
 use arbitrary::{Arbitrary, Unstructured};
 use hvkit_inspect::{Cli, Found, answer};
+use hvkit_vmcs::fields::ALL;
+use hvkit_vmcs::store::Vmcs12;
 use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::vtd_dmar::with_header;
 
 /// What is asked about.
 #[derive(Arbitrary, Clone, Debug)]
 enum What {
-    Vmcs(Failure, u8),
+    Vmcs(Failure, u8, Fields),
     /// Two of the same file, of which the second lacks its last bytes.
-    VmcsDiff(u16),
-    /// The bytes behind a header that makes sense, if that is asked for.
-    KvmNested(Option<(u16, u8)>),
+    VmcsDiff(u16, Fields),
+    /// The bytes behind a header that makes sense, if that is asked for, and a VMCS12's revision.
+    KvmNested(Option<(u16, u8)>, Words),
     /// The EPTP's low bits, the width of addresses, an address to explain.
     Ept(u8, u8, Option<u64>, Words),
-    Dmar,
+    /// The bytes behind a header that makes sense, if that is asked for.
+    Dmar(Option<(u8, u8)>),
     /// The mode, the width of addresses, whose device, an address to explain, a PASID, a write.
     Vtd(bool, u8, Option<u8>, Option<u64>, Option<u32>, bool, Words),
-    VtdFaults,
+    VtdFaults(Vec<Fault>),
+}
+
+/// Fields of a VMCS, by their numbers in the list of all, and values: a line each before what else is in the file.
+type Fields = Vec<(u8, u64)>;
+
+/// A fault as a log says it: when, by what device, what it asked, where, why.
+#[derive(Arbitrary, Clone, Debug)]
+struct Fault {
+    time: Option<f64>,
+    device: Vec<u8>,
+    request: Vec<u8>,
+    at: u32,
+    reason: u8,
+}
+
+impl Fault {
+    fn line(&self) -> Vec<u8> {
+        let time = self.time.map(|time| format!("[{time}] "));
+        let some = |bytes: &[u8]| bytes[..bytes.len().min(16)].to_vec();
+        let (at, reason) = (self.at, self.reason);
+        let parts = [
+            time.unwrap_or_default().into_bytes(),
+            b"DMAR: [".to_vec(),
+            some(&self.request),
+            b"] Request device [".to_vec(),
+            some(&self.device),
+            format!("] fault addr {at:#x} [fault reason {reason:#x}] x\n").into_bytes(),
+        ];
+        parts.concat()
+    }
+}
+
+/// A listing of `fields`, of which those that take less take the low bits.
+fn listing(fields: &Fields) -> Vec<u8> {
+    let lines = fields.iter().take(WORDS * 4).map(|(number, value)| {
+        let info = &ALL[usize::from(*number) % ALL.len()];
+        let value = value & info.encoding.width().mask();
+        format!("{} = {value:#x}\n", info.id)
+    });
+    lines.collect::<String>().into_bytes()
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -96,7 +141,7 @@ fn command(what: &What, bytes: &[u8]) -> (Vec<String>, Vec<Nameless>) {
         }
     };
     match what {
-        What::Vmcs(failure, number) => {
+        What::Vmcs(failure, number, fields) => {
             option(
                 "--failure",
                 match failure {
@@ -111,24 +156,40 @@ fn command(what: &What, bytes: &[u8]) -> (Vec<String>, Vec<Nameless>) {
                 "--number",
                 (number % 4 > 0).then(|| (number % 4).to_string()),
             );
-            (arguments, vec![Nameless::new(bytes)])
+            let file = [&listing(fields)[..], bytes].concat();
+            (arguments, vec![Nameless::new(&file)])
         }
-        What::VmcsDiff(cut) => {
-            let rest = bytes.len().saturating_sub((*cut).into());
-            let files = [bytes, &bytes[..rest]].map(Nameless::new);
+        What::VmcsDiff(cut, fields) => {
+            let file = [&listing(fields)[..], bytes].concat();
+            let rest = file.len().saturating_sub((*cut).into());
+            let files = [&file[..], &file[..rest]].map(Nameless::new);
             (arguments, files.into())
         }
-        What::KvmNested(header) => {
+        What::KvmNested(header, words) => {
             let mut state = Vec::new();
             if let Some((flags, pointers)) = header {
                 state.extend(flags.to_le_bytes());
                 state.extend([0; 2]);
-                state.extend((128 + bytes.len() as u32).to_le_bytes());
+                let length = if words.is_empty() {
+                    bytes.len()
+                } else {
+                    Vmcs12::<()>::SIZE
+                };
+                state.extend((128 + length as u32).to_le_bytes());
                 for bit in 0..2 {
                     let there = pointers >> bit & 1 == 0;
                     state.extend((if there { 0x1000 } else { u64::MAX }).to_le_bytes());
                 }
                 state.resize(128, 0);
+            }
+            if !words.is_empty() {
+                let mut vmcs12 = [0; Vmcs12::<()>::SIZE];
+                vmcs12[..4].copy_from_slice(&Vmcs12::<()>::REVISION.to_le_bytes());
+                for (at, word) in words.iter().take(WORDS) {
+                    let at = 8 + usize::from(*at) * 8 % (vmcs12.len() - 8);
+                    vmcs12[at..at + 8].copy_from_slice(&word.value().to_le_bytes());
+                }
+                state.extend(vmcs12);
             }
             state.extend(bytes);
             (arguments, vec![Nameless::new(&state)])
@@ -140,7 +201,16 @@ fn command(what: &What, bytes: &[u8]) -> (Vec<String>, Vec<Nameless>) {
             option("--lines", Some(LINES.to_owned()));
             (arguments, vec![Nameless::image(words)])
         }
-        What::Dmar | What::VtdFaults => (arguments, vec![Nameless::new(bytes)]),
+        What::Dmar(None) => (arguments, vec![Nameless::new(bytes)]),
+        What::Dmar(Some((width, flags))) => {
+            let table = with_header(*width, *flags, bytes);
+            (arguments, vec![Nameless::new(&table)])
+        }
+        What::VtdFaults(faults) => {
+            let mut log: Vec<u8> = faults.iter().flat_map(Fault::line).collect();
+            log.extend(bytes);
+            (arguments, vec![Nameless::new(&log)])
+        }
         What::Vtd(scalable, bits, whose, explain, pasid, write, words) => {
             let rtaddr = 0x1000 | u64::from(*scalable) << 10;
             option("--rtaddr", Some(rtaddr.to_string()));
@@ -167,21 +237,21 @@ impl What {
     fn name(&self) -> &'static str {
         match self {
             Self::Vmcs(..) => "vmcs",
-            Self::VmcsDiff(_) => "vmcs-diff",
-            Self::KvmNested(_) => "kvm-nested",
+            Self::VmcsDiff(..) => "vmcs-diff",
+            Self::KvmNested(..) => "kvm-nested",
             Self::Ept(..) => "ept",
-            Self::Dmar => "dmar",
+            Self::Dmar(_) => "dmar",
             Self::Vtd(..) => "vtd",
-            Self::VtdFaults => "vtd-faults",
+            Self::VtdFaults(_) => "vtd-faults",
         }
     }
 
     /// Whether there is a picture of it.
     fn is_drawn(&self) -> bool {
         match self {
-            Self::Vmcs(..) | Self::VmcsDiff(_) | Self::KvmNested(_) => false,
+            Self::Vmcs(..) | Self::VmcsDiff(..) | Self::KvmNested(..) => false,
             Self::Ept(_, _, explain, _) | Self::Vtd(_, _, _, explain, ..) => explain.is_none(),
-            Self::Dmar | Self::VtdFaults => true,
+            Self::Dmar(_) | Self::VtdFaults(_) => true,
         }
     }
 }

@@ -107,6 +107,19 @@ fn walk(table: &Dmar<'_>) -> (Builder, Vec<String>) {
     (builder, found)
 }
 
+/// `structures` as a table of firmware's.
+pub(crate) fn with_header(width: u8, flags: u8, structures: &[u8]) -> Vec<u8> {
+    let mut table = vec![0; HEADER];
+    table[..4].copy_from_slice(b"DMAR");
+    (table[36], table[37]) = (width, flags);
+    table.extend(structures);
+    let length = u32::try_from(table.len()).expect("inputs are short");
+    table[4..8].copy_from_slice(&length.to_le_bytes());
+    let sum = table.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+    table[9] = sum.wrapping_neg();
+    table
+}
+
 /// Reads `data` as a table: as it is, and with a header that makes it one.
 pub fn run(data: &[u8]) {
     // Nothing is believed, so nothing can happen.
@@ -116,15 +129,7 @@ pub fn run(data: &[u8]) {
     let Some((&[width, flags], structures)) = data.split_first_chunk() else {
         return;
     };
-    let mut table = vec![0; HEADER];
-    table[..4].copy_from_slice(b"DMAR");
-    (table[36], table[37]) = (width, flags);
-    table.extend(structures);
-    let length = u32::try_from(table.len()).expect("inputs are short");
-    table[4..8].copy_from_slice(&length.to_le_bytes());
-    let sum = table.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
-    table[9] = sum.wrapping_neg();
-
+    let table = with_header(width, flags, structures);
     let dmar = Dmar::parse(&table).expect("the header is right");
     let (builder, mut found) = walk(&dmar);
     let again = builder
