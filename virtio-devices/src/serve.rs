@@ -56,6 +56,12 @@ pub(crate) trait Handler<A>: Send {
         Answer::Retry
     }
 
+    /// Whether a driver that had chains served is likely to be about to make more available, and to be kept from that by this worker,
+    /// if both share a processor.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
     /// Sets all going that was answered with [`Answer::UnderWay`]. `false`: it is to be called again soon.
     fn submit(&mut self) -> io::Result<bool> {
         Ok(true)
@@ -132,8 +138,8 @@ struct Held {
 
 /// Why a batch ended.
 enum Batch {
-    /// Nothing more is available.
-    Drained,
+    /// Nothing more is available, after so many chains.
+    Drained(u32),
     /// It was time.
     Full,
     /// The next chain waits for the handler's source or for the limiter.
@@ -200,7 +206,11 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
         let more = match batch? {
             Batch::Full => true,
             Batch::Waiting => false,
-            Batch::Drained => queue.enable_kicks().map_err(broken)?,
+            // The driver is spared the next notification, and its next chains come as one batch.
+            Batch::Drained(1..) if told && serving.handler.is_stream() => {
+                return Ok(Progress::Yield);
+            }
+            Batch::Drained(_) => queue.enable_kicks().map_err(broken)?,
         };
         Ok(match more || !told {
             true => Progress::More,
@@ -321,7 +331,7 @@ impl<H> Serving<H> {
                     self.held.push(Held { head, room });
                     self.handler.serve(queue.reach(), chain)
                 }
-                None if self.held.is_empty() => return Ok(Batch::Drained),
+                None if self.held.is_empty() => return Ok(Batch::Drained(answers)),
                 None => self.handler.no_more(queue.reach()),
             };
             match answer {
