@@ -78,6 +78,12 @@ pub enum SnapshotError {
         /// The file.
         path: PathBuf,
     },
+    /// Nobody could find what is written to it.
+    #[error("{} was removed while the machine ran", path.display())]
+    Removed {
+        /// The file, which is there no more; what may be in its place is another.
+        path: PathBuf,
+    },
     /// The manifest.
     #[error("--restore: {}: {source}", path.display())]
     Manifest {
