@@ -12,6 +12,7 @@ use hvkit_virtio_devices::limit::{Limits, Rate};
 use hvkit_virtio_devices::net::{MAX_PAIRS, MOST_SPEED};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where random bytes come from, unless somebody says otherwise.
 pub(super) const RANDOM: &str = "/dev/urandom";
@@ -237,10 +238,9 @@ pub(super) fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
     let rate = |burst: Option<u64>, time: Option<NonZeroU64>| {
         let burst = burst?;
         let time = time.map_or(1000, NonZeroU64::get);
-        let thousandfold = u128::from(burst).saturating_mul(1000);
-        let per_second = thousandfold.checked_div(time.into())?;
         Some(Rate {
-            per_second: u64::try_from(per_second).unwrap_or(u64::MAX),
+            tokens: burst,
+            per: Duration::from_millis(time),
             burst,
         })
     };

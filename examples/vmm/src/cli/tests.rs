@@ -11,6 +11,7 @@ use crate::config::{
 };
 use clap::CommandFactory;
 use hvkit_virtio_devices::limit::{Limits, Rate};
+use std::time::Duration;
 
 fn parse(line: &str) -> Config {
     let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
@@ -264,17 +265,30 @@ fn devices_have_their_keys() {
         control: Some("c".into()),
         limits: Limits {
             bytes: Some(Rate {
-                per_second: 10 << 20,
+                tokens: 1 << 20,
+                per: Duration::from_millis(100),
                 burst: 1 << 20,
             }),
-            requests: Some(Rate {
-                per_second: 50,
-                burst: 50,
-            }),
+            requests: Some(Rate::per_second(50)),
         },
         ..Disk::new("d".into())
     };
     assert_eq!(limited, Ok(expected));
+}
+
+#[test]
+fn a_refill_may_take_longer_than_a_second_for_each() {
+    let slow = disk("d,ops_size=1,ops_refill_time=60000,bw_size=512,bw_refill_time=3600000");
+    let rate = |tokens, seconds| Rate {
+        tokens,
+        per: Duration::from_secs(seconds),
+        burst: tokens,
+    };
+    let expected = Limits {
+        bytes: Some(rate(512, 3600)),
+        requests: Some(rate(1, 60)),
+    };
+    assert_eq!(slow.unwrap().limits, expected);
 }
 
 #[test]
