@@ -32,8 +32,8 @@ pub(super) fn memory(text: &str) -> Result<u64, OptionError> {
     )
 }
 
-/// The keys of a disk in a file; the last is for the disk of a machine.
-const DISK: &[&str] = &[
+/// The keys of a disk in a file, and then those that only the disk of a machine has: where it is in that.
+const DISK: [&str; 16] = [
     "path",
     "readonly",
     "serial",
@@ -42,25 +42,25 @@ const DISK: &[&str] = &[
     "image_type",
     "backing",
     "direct",
-    "iommu",
-    "packed",
-    "pci_segment",
     "bw_size",
     "bw_refill_time",
     "ops_size",
     "ops_refill_time",
+    "iommu",
+    "packed",
+    "pci_segment",
     "control",
 ];
 
 /// The disk of a machine.
 pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
-    disk_with(DISK, text)
+    disk_with(&DISK, text)
 }
 
-/// A disk for another VMM, of which that has control.
+/// A disk for another VMM, which has control of it, and says where it is, behind which unit and with which queues.
 pub(super) fn disk_to_serve(text: &str) -> Result<Disk, OptionError> {
-    const KEYS: &[&str] = match DISK.split_last() {
-        Some((_control, keys)) => keys,
+    const KEYS: &[&str] = match DISK.split_last_chunk::<4>() {
+        Some((keys, _of_a_machine)) => keys,
         None => &[],
     };
     disk_with(KEYS, text)

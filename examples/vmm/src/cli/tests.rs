@@ -416,13 +416,20 @@ fn devices_that_make_no_sense_are_told_by_key() {
         speed.contains("speed=2147483648 is not a number of Mbit/s up to"),
         "{speed}"
     );
-    // Of a disk that is served, the other VMM has control.
-    let control = text(disk_to_serve("d,control=c").unwrap_err());
-    assert!(
-        control.contains("--disk: unknown key 'control'"),
-        "{control}"
-    );
-    assert_eq!(disk_to_serve("d,ops_size=50"), disk("d,ops_size=50"));
+    // Of a disk that is served, the other VMM has control, and says where it is.
+    for (key, value) in [
+        ("control", "c"),
+        ("iommu", "on"),
+        ("pci_segment", "3"),
+        ("packed", "off"),
+    ] {
+        let error = text(disk_to_serve(&format!("d,{key}={value}")).unwrap_err());
+        let unknown = format!("--disk: unknown key '{key}'");
+        assert!(error.contains(&unknown), "{error}");
+    }
+    let others = "d,readonly=on,serial=s,num_queues=2,queue_size=64,image_type=qcow2,backing=on,direct=on,\
+        bw_size=1M,bw_refill_time=10,ops_size=50,ops_refill_time=20";
+    assert_eq!(disk_to_serve(others), disk(others));
     let several = net("tap=t,num_queue_pairs=64").unwrap();
     let expected = NetWire::Tap {
         name: "t".into(),
