@@ -276,6 +276,22 @@ fn devices_have_their_keys() {
     assert_eq!(limited, Ok(expected));
 }
 
+/// The kernel that a saved machine has has read its command line.
+#[test]
+fn a_machine_that_goes_on_takes_no_command_line() {
+    let refused = |line: &str| {
+        let parsed = Arguments::try_parse_from(line.split(' '));
+        parsed.unwrap_err().to_string()
+    };
+    let error = refused("vmm --restore f --cmdline quiet");
+    assert!(
+        error.contains("'--restore <FOLDER>' cannot be used with"),
+        "{error}"
+    );
+    assert!(error.contains("--cmdline <TEXT>"), "{error}");
+    assert!(Arguments::try_parse_from(["vmm", "--restore", "f"]).is_ok());
+}
+
 #[test]
 fn a_refill_may_take_longer_than_a_second_for_each() {
     let slow = disk("d,ops_size=1,ops_refill_time=60000,bw_size=512,bw_refill_time=3600000");
