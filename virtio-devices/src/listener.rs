@@ -77,9 +77,13 @@ impl Listener {
 }
 
 /// Whether nobody has the socket at `path` open. One that cannot be reached, or has too many that wait, is somebody's.
+///
+/// The kernel looks for who has it open before it sees that a socket of this kind cannot be connected to theirs (EPROTOTYPE),
+/// so that nobody who accepts streams takes us for the one client that is waited for.
 fn is_abandoned(path: &Path) -> io::Result<bool> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let kind = SocketType::SEQPACKET;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
     Ok(rustix::net::connect(&socket, &address) == Err(Errno::CONNREFUSED))
 }
@@ -110,7 +114,11 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let listener = Listener::bind(&path).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
+        drop(listener.socket().accept().unwrap());
         assert!(matches!(Listener::bind(&path), Err(ListenError::InUse)));
+        // Who looked is no client.
+        let kind = listener.socket().accept().unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
         drop(listener);
         assert!(!path.exists());
 
