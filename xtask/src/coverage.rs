@@ -15,7 +15,7 @@ use lab_kit::paths;
 
 use crate::cargo::{self, Package};
 use crate::check::lint::Sources;
-use crate::evidence::git;
+use crate::checkout::Stamp;
 use crate::{setup, step};
 
 /// The version that was tried here.
@@ -73,7 +73,7 @@ pub fn coverage(options: &Options) -> Result<()> {
     if !options.crates.is_empty() {
         packages.retain(|package| options.crates.contains(&package.name));
     }
-    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let Stamp { commit, .. } = Stamp::now()?;
     let mut all = records()?;
     for package in &packages {
         let text = measure(package)?;

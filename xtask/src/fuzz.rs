@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 
 use lab_kit::paths;
 
+use crate::checkout::Stamp;
 use crate::{cargo, setup};
 
 pub(crate) mod record;
@@ -87,11 +88,12 @@ pub fn fuzz(options: &Options) -> Result<()> {
     let (seeds, corpus) = (folder("seeds", target)?, folder("corpus", target)?);
     // What is found goes to the first folder; git ignores it.
     let sanitizer = options.sanitizer;
+    let stamp = Stamp::now()?;
     let run = run(target, sanitizer, &[&corpus, &seeds], &limits(options)).with_context(|| {
         format!("{target} found something, or could not run; inputs it found are in fuzz/artifacts/{target}")
     })?;
     if options.record {
-        run.append(target, sanitizer.name())?;
+        run.append(target, &stamp, sanitizer.name())?;
     }
     if options.seeds {
         distil(target, sanitizer, &corpus, &seeds)?;

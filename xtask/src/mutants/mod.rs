@@ -17,6 +17,7 @@ use clap::Args;
 use lab_kit::paths;
 
 use crate::cargo::install;
+use crate::checkout::Stamp;
 
 pub(crate) mod guards;
 mod list;
@@ -71,6 +72,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let all = list::all(package)?;
     let count = all.len();
     let drawn = list::sample(all, options.sample, *seed);
+    let stamp = Stamp::now()?;
     let tree = Tree::copy(package, "tree")?;
     tree.add_switch()?;
     let unviable = tree.weave(&drawn)?;
@@ -110,7 +112,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let cases = std::env::var("HVKIT_CASES").map(|cases| format!(",cases={cases}"));
     let cases = cases.unwrap_or_default();
     let sample = format!("{tried}of{count},seed={seed},without={without}{cases}");
-    let path = run.write(package, &sample)?;
+    let path = run.write(package, &stamp, &sample)?;
     println!(
         "{package}: {} of {} caught; {} survive, in {}",
         run.caught + run.timeout,
