@@ -8,7 +8,7 @@ use std::fs;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 
 use crate::cargo::cargo;
@@ -16,6 +16,7 @@ use crate::oracle::{self, Oracle};
 use lab_kit::models::{Model, with_iommufd};
 use lab_kit::paths;
 
+use self::libtest::Next;
 use self::outcome::{Count, Outcome};
 use crate::{check, demo, setup, step};
 
@@ -151,12 +152,21 @@ fn cargo_tests(outcome: &mut Outcome) {
         let ran = step::run(name, cargo(&ALL).arg("--no-fail-fast"));
         let text = log(name)?;
         let mut count = libtest::counts(&text);
-        let Err(error) = ran else { return Ok(count) };
-        let failed = libtest::failures(&text);
-        if failed.is_empty() || failed.len() as u64 != count.failed {
-            // It did not build, or a test program died before it could count.
-            return Err(error);
-        }
+        let end = ran.as_ref().map(drop).map_err(drop);
+        let failed = match libtest::next(&text, end) {
+            Next::Count => return Ok(count),
+            Next::Settle(failed) => failed,
+            Next::Fail(failed, untold) => {
+                for test in failed {
+                    outcome.unsettled(format!("FAILED {}\n{}", test.name, test.said));
+                }
+                let error = ran.err().unwrap_or_else(|| anyhow!("a test was left"));
+                return Err(match &untold[..] {
+                    [] => error,
+                    untold => error.context(format!("no count from {}", untold.join(", "))),
+                });
+            }
+        };
         let again = match failed.len() {
             0..=FEW => {
                 let name = "cargo test, again what failed";
@@ -165,8 +175,7 @@ fn cargo_tests(outcome: &mut Outcome) {
                     .args(["--no-fail-fast", "--", "--exact"])
                     .args(failed.iter().map(|test| &test.name));
                 let passed = step::run(name, &mut command).is_ok();
-                let ran = libtest::counts(&log(name)?);
-                passed && ran.passed >= count.failed
+                passed && libtest::all_passed(&log(name)?, &failed)
             }
             _ => false,
         };
