@@ -24,7 +24,7 @@ const CARGO_LLVM_COV: &str = "0.9.1";
 /// What `cargo xtask coverage` takes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Only these crates, such as `hvkit-ept`; all that are published if none is given.
+    /// Only these crates, such as `ept` or `hvkit-ept`; all that are published if none is given.
     crates: Vec<String>,
 }
 
@@ -66,12 +66,16 @@ pub fn coverage(options: &Options) -> Result<()> {
     let mut packages = sources.packages.clone();
     packages.retain(|package| package.published);
     for name in &options.crates {
-        if !packages.iter().any(|package| package.name == *name) {
+        let called = |package: &Package| cargo::folder_of(&package.name) == cargo::folder_of(name);
+        if !packages.iter().any(called) {
             bail!("{name} is no published crate");
         }
     }
     if !options.crates.is_empty() {
-        packages.retain(|package| options.crates.contains(&package.name));
+        packages.retain(|package| {
+            let mut names = options.crates.iter().map(|name| cargo::folder_of(name));
+            names.any(|name| name == cargo::folder_of(&package.name))
+        });
     }
     let Stamp { commit, .. } = Stamp::now()?;
     let mut all = records()?;

@@ -16,7 +16,7 @@ use clap::Args;
 
 use lab_kit::paths;
 
-use crate::cargo::install;
+use crate::cargo::{folder_of, install};
 use crate::checkout::Stamp;
 
 pub(crate) mod guards;
@@ -37,7 +37,7 @@ const CARGO_MUTANTS: &str = "27.1.0";
 /// What `cargo xtask mutants` takes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// A library crate's folder, such as `ept`.
+    /// A library crate, such as `ept` or `hvkit-ept`.
     package: String,
     /// How many mutants to draw.
     #[arg(long, default_value_t = 150)]
@@ -64,6 +64,7 @@ pub struct Options {
 /// Tries mutants of a crate and writes the record. Survivors are no failure: they are listed.
 pub fn mutants(options: &Options) -> Result<()> {
     let Options { package, seed, .. } = options;
+    let package = folder_of(package);
     ensure!(
         paths::root().join(package).join("Cargo.toml").exists(),
         "there is no crate {package}"
