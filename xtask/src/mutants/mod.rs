@@ -16,7 +16,8 @@ use clap::Args;
 
 use lab_kit::paths;
 
-use crate::cargo::install;
+use crate::cargo::{folder_of, install};
+use crate::checkout::Stamp;
 
 pub(crate) mod guards;
 mod list;
@@ -36,7 +37,7 @@ const CARGO_MUTANTS: &str = "27.1.0";
 /// What `cargo xtask mutants` takes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// A library crate's folder, such as `ept`.
+    /// A library crate, such as `ept` or `hvkit-ept`.
     package: String,
     /// How many mutants to draw.
     #[arg(long, default_value_t = 150)]
@@ -63,6 +64,7 @@ pub struct Options {
 /// Tries mutants of a crate and writes the record. Survivors are no failure: they are listed.
 pub fn mutants(options: &Options) -> Result<()> {
     let Options { package, seed, .. } = options;
+    let package = folder_of(package);
     ensure!(
         paths::root().join(package).join("Cargo.toml").exists(),
         "there is no crate {package}"
@@ -71,6 +73,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let all = list::all(package)?;
     let count = all.len();
     let drawn = list::sample(all, options.sample, *seed);
+    let stamp = Stamp::now()?;
     let tree = Tree::copy(package, "tree")?;
     tree.add_switch()?;
     let unviable = tree.weave(&drawn)?;
@@ -110,7 +113,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let cases = std::env::var("HVKIT_CASES").map(|cases| format!(",cases={cases}"));
     let cases = cases.unwrap_or_default();
     let sample = format!("{tried}of{count},seed={seed},without={without}{cases}");
-    let path = run.write(package, &sample)?;
+    let path = run.write(package, &stamp, &sample)?;
     println!(
         "{package}: {} of {} caught; {} survive, in {}",
         run.caught + run.timeout,
