@@ -270,6 +270,7 @@ impl BackEnd {
                 }
                 self.stop()?;
                 self.accepted = accepted;
+                self.device.negotiated(accepted);
                 self.start()?;
             }
             Request::GET_CONFIG | SET_CONFIG => return self.config(asked, payload),
@@ -437,7 +438,6 @@ impl BackEnd {
             Ok(workers) => workers,
             Err(ActivateError::QueueMissing { .. }) => {
                 // The VMM starts one after the other, and some devices need several.
-                self.device.reset();
                 return Some(());
             }
             Err(_) => return None,
@@ -449,13 +449,12 @@ impl BackEnd {
     }
 
     /// Stops all workers, and notes where each queue goes on; nothing if one does not stop in time, for nobody else may
-    /// serve its queues then.
+    /// serve its queues then. No driver has reset anything: of that a VMM says nothing by this protocol.
     fn stop(&mut self) -> Option<()> {
         for worker in &mut self.running {
             worker.request_stop();
         }
         let end = end_of(PATIENCE);
-        let ran = !self.running.is_empty();
         for mut worker in self.running.drain(..) {
             let left = end.saturating_duration_since(Instant::now());
             let Stopped::With(worker) = worker.stopped(left) else {
@@ -466,9 +465,6 @@ impl BackEnd {
                     ring.base = position;
                 }
             }
-        }
-        if ran {
-            self.device.reset();
         }
         Some(())
     }
