@@ -428,6 +428,7 @@ impl BackEnd {
                 queues.push(ActiveQueue { index, queue, kick });
             }
         }
+        self.calls.forget_failures();
         let workers = self.device.activate(Activation {
             memory: memory?,
             features: self.accepted,
