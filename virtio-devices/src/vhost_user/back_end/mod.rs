@@ -89,6 +89,8 @@ pub struct BackEnd {
     offered: Features,
     accepted: Features,
     acknowledges: bool,
+    /// The VMM enables rings: it has accepted VHOST_USER_F_PROTOCOL_FEATURES, or nothing yet.
+    enables: bool,
     /// Where the device's addresses lead, if they are translated.
     translator: Translator,
     given: Option<Given>,
@@ -132,6 +134,7 @@ impl BackEnd {
             offered: ours,
             accepted: Features::empty(),
             acknowledges: false,
+            enables: true,
             translator: Translator::default(),
             given: None,
             rings: (0..queues).map(|_| Ring::default()).collect(),
@@ -264,12 +267,14 @@ impl BackEnd {
                 self.acknowledges = settled.contains(Protocol::REPLY_ACK);
             }
             Request::SET_FEATURES => {
-                let accepted = Features::from_bits_retain(word(payload)? & !PROTOCOL_FEATURES);
+                let bits = word(payload)?;
+                let accepted = Features::from_bits_retain(bits & !PROTOCOL_FEATURES);
                 if !self.offered.contains(accepted) {
                     return None;
                 }
                 self.stop()?;
                 self.accepted = accepted;
+                self.begin_rings(bits & PROTOCOL_FEATURES != 0);
                 self.device.negotiated(accepted);
                 self.start()?;
             }
@@ -283,6 +288,15 @@ impl BackEnd {
             _ => return self.set_state(asked, payload),
         }
         Some(None)
+    }
+
+    /// How rings begin: disabled if the VMM enables them, and else enabled ("Ring states"). Said again, it changes nothing.
+    fn begin_rings(&mut self, enables: bool) {
+        if std::mem::replace(&mut self.enables, enables) != enables {
+            for ring in &mut self.rings {
+                ring.enabled = !enables;
+            }
+        }
     }
 
     fn config(&mut self, asked: Request, payload: &[u8]) -> Option<Option<Vec<u8>>> {
