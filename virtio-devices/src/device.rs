@@ -79,11 +79,13 @@ pub trait Device<A: GuestAddressSpace>: Send {
     /// Writes device-specific configuration: any `offset`, any length. What is not writable is dropped.
     fn config_write(&mut self, offset: u64, data: &[u8]);
 
-    /// The driver has settled on `features` (FEATURES_OK), on which configuration may depend before the device is activated. Not
-    /// called by who serves a device to another VMM: the activation says it too.
+    /// The driver has settled on `features` (FEATURES_OK), on which configuration may depend before the device is activated. The
+    /// activation says it too, and who serves the device to another VMM says it whenever that does.
     fn negotiated(&mut self, _features: Features) {}
 
-    /// The driver has set DRIVER_OK: makes the workers that will serve `activation`'s queues.
+    /// The driver has set DRIVER_OK: makes the workers that will serve `activation`'s queues. Who serves the device to another VMM
+    /// calls it again for each change of queues or memory, after the workers of before have stopped: no reset has come between,
+    /// and what the driver has set is as it was.
     fn activate(
         &mut self,
         activation: Activation<A>,

@@ -9,6 +9,7 @@ mod ours;
 mod packed;
 mod pairs;
 mod peer;
+mod ring_states;
 mod served;
 mod to_guest;
 mod translated;
