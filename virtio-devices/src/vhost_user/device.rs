@@ -228,14 +228,18 @@ impl Shared {
         self.front().patience()
     }
 
-    /// Asks for the configuration anew.
-    pub(super) fn read_config(&self) -> Result<(), BackEndError> {
-        if let Some(length) = self.kind.config_of_back_end() {
-            let given = self.front().config(length)?;
-            let what = "configuration space (VHOST_USER_PROTOCOL_F_CONFIG)";
-            self.config().bytes = given.ok_or(BackEndError::Lacks { what })?;
-        }
-        Ok(())
+    /// Asks for the configuration; empty if it is ours alone. Nothing changes before [`set_config`](Self::set_config).
+    pub(super) fn ask_config(&self) -> Result<Vec<u8>, BackEndError> {
+        let Some(length) = self.kind.config_of_back_end() else {
+            return Ok(Vec::new());
+        };
+        let given = self.front().config(length)?;
+        let what = "configuration space (VHOST_USER_PROTOCOL_F_CONFIG)";
+        given.ok_or(BackEndError::Lacks { what })
+    }
+
+    pub(super) fn set_config(&self, bytes: Vec<u8>) {
+        self.config().bytes = bytes;
     }
 }
 
@@ -293,7 +297,7 @@ impl VhostUser {
             unfinished: AtomicBool::new(false),
             pairs: AtomicU16::new(1),
         };
-        shared.read_config()?;
+        shared.set_config(shared.ask_config()?);
         Ok(Self {
             shared: Arc::new(shared),
             features,

@@ -332,8 +332,9 @@ impl<A: GuestAddressSpace> Relay<A> {
                 None => return Ok(Progress::Wait),
                 Some(Own::Answered) => {}
                 Some(Own::ConfigChanged) => {
-                    self.shared.read_config()?;
-                    self.interrupts.config();
+                    let mut given = self.shared.ask_config()?;
+                    self.interrupts
+                        .config_changes(&mut || self.shared.set_config(std::mem::take(&mut given)));
                 }
                 Some(Own::Astray(Astray { address, access })) => {
                     // So that whoever translates records the fault; not with the connection in hand, of which it may have to
