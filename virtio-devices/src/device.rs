@@ -139,7 +139,8 @@ pub enum StateError {
     /// This kind of device cannot be saved.
     #[error("a device of this kind cannot be saved")]
     Unsaveable,
-    /// The process that serves it is gone, and another is to finish what that had begun.
+    /// The process that serves it is gone, and another is to finish what that had begun; or nobody knows what that is, and its driver
+    /// has to reset it first.
     #[error(
         "the process that served the device is gone, and has left requests that another is to finish"
     )]

@@ -4,6 +4,7 @@
 mod again;
 mod liar;
 mod lost;
+mod lost_card;
 mod noted;
 mod ours;
 mod packed;
