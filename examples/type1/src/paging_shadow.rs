@@ -340,6 +340,7 @@ impl<'m> Shadow<'m> {
             memory: &self.memory,
             mode: self.vcpu.mode(),
             privilege: fault.access().privilege,
+            linear: fault.linear,
             physical,
         };
         let owed = match write.emulate() {

@@ -18,6 +18,8 @@ use Gives::{End, Exception, Rax};
 
 /// What RAX holds before each attempt.
 const UNCHANGED: Gives = Rax(0x77);
+/// Half of it in a page, half in the page directory behind it.
+const ACROSS: u64 = 0x83_0000_0077;
 const NOTHING: Gives = Rax(0);
 const UNDEFINED: Gives = Exception(6, 0);
 const PROTECTED: Gives = Exception(13, 0);
@@ -55,6 +57,8 @@ const ATTEMPTS: &[(&str, Gives, Gives)] = &[
     ("VMREAD", UNDEFINED, UNDEFINED),
     ("INVEPT", UNDEFINED, UNDEFINED),
     ("VMCALL", UNDEFINED, UNDEFINED),
+    // What it writes lands where it writes it.
+    ("a store across into a page directory", Rax(ACROSS), Rax(ACROSS)),
     ("CR0.PG cleared in 64-bit code", PROTECTED, PROTECTED),
     // Real mode takes an unrestricted guest, which takes EPT.
     ("CR0.PE cleared, and set again", UNCHANGED, PROTECTED),

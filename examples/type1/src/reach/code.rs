@@ -25,6 +25,9 @@ const STUB: u64 = 16;
 const OUR_TABLES: u64 = 0x4000;
 const OUR_CODE: u64 = 0x20_0000;
 
+/// A page directory for addresses from 4 GiB on, which no attempt's own memory hangs on. The page before it is not a table.
+const DIRECTORY: u64 = 0x11_5000;
+
 macro_rules! attempts {
     ($($name:literal: $code:literal)*) => {
         /// The attempts in words.
@@ -67,6 +70,8 @@ attempts! {
     "VMREAD": "mov ebx, 0x6c16; vmread rax, rbx"
     "INVEPT": "mov ecx, 2; invept rcx, [rsp - 16]"
     "VMCALL": "vmcall"
+    "a store across into a page directory": "movabs rbx, 0x100000000; mov rax, [rbx]; mov ebx, 0x114ffc; movabs rax, 0x8300000077; \
+        mov [rbx], rax; mov rax, [rbx]"
     "CR0.PG cleared in 64-bit code": "mov rax, cr0; btr rax, 31; mov cr0, rax"
     "CR0.PE cleared, and set again": "push 0x20; lea rbx, [rip + 2f]; push rbx; retfq; 2: .code32; mov ebx, 0x30; mov cr0, ebx; mov ebx, 0x80000033; \
         mov cr0, ebx; .byte 0xea; .long 3f - reach + 0x100000; .word 0x10; .code64; 3: "
@@ -145,6 +150,8 @@ pub unsafe fn place() {
     put(level_3, low | 3);
     put(level_3 + 8 * 2, OUR_TABLES | 3);
     put(level_3 + 8 * 3, high | 3);
+    put(level_3 + 8 * 4, DIRECTORY | 3);
+    put(DIRECTORY, 0x83);
     for page in 0..128 {
         put(low + 8 * page, page << 21 | 0x83);
     }
