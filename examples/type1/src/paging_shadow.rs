@@ -26,7 +26,7 @@ use hvkit_vmcs::controls::{Entry, Primary, Secondary};
 use hvkit_vmcs::fields as f;
 use hvkit_vmcs::store::{Fields, FieldsMut, NoSuchField};
 use hvkit_vmx::exit::{Delivery, Exception};
-use hvkit_vmx::{Current, Exit, InvVpid, InvalidateError, Root};
+use hvkit_vmx::{Current, Exit, InvVpid, InvalidateError, Registers, Root};
 use payload_rt::println;
 
 use crate::controls::{USUAL, Wanted};
@@ -72,8 +72,41 @@ const HIDDEN_STATE: u32 = 1 << 9;
 /// Pages up to which a span is forgotten page by page.
 const SINGLE_PAGES: u64 = 32;
 
-/// How many tables may be given up because a write to them is not understood: one that never succeeds would go on for ever.
-const MOST_TAKEN_AWAY: u64 = 1000;
+/// How often in a row a table may be given up for one write that is not understood: one that never succeeds would go on for ever.
+const MOST_TRIES: u32 = 1000;
+
+/// A write that is not understood, by where it is, where to, and all that the guest had in its registers. If the next is the same in all
+/// of these, the guest has made no progress.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Try {
+    rip: u64,
+    linear: u64,
+    registers: Registers,
+    rsp: u64,
+    rflags: u64,
+}
+
+/// The last, and how often it came in a row.
+#[derive(Default)]
+struct Tries {
+    last: Option<Try>,
+    count: u32,
+}
+
+impl Tries {
+    /// Whether this one may be tried again.
+    fn again(&mut self, this: Try) -> bool {
+        if self.last == Some(this) {
+            self.count += 1;
+        } else {
+            *self = Self {
+                last: Some(this),
+                count: 1,
+            };
+        }
+        self.count <= MOST_TRIES
+    }
+}
 
 /// Shadow tables of a guest that is recorded: as many as whoever replays has frames for.
 const TRACED_FRAMES: u32 = 2048;
@@ -104,6 +137,7 @@ pub struct Shadow<'m> {
     features: Features,
     /// How many bytes of trace to record, from the guest's first mark on.
     trace: u64,
+    tries: Tries,
     seen: Seen,
 }
 
@@ -140,6 +174,7 @@ impl<'m> Shadow<'m> {
             memory,
             features,
             trace,
+            tries: Tries::default(),
             seen: Seen::default(),
         })
     }
@@ -367,7 +402,14 @@ impl<'m> Shadow<'m> {
                 if settled != Next::Go {
                     return settled;
                 }
-                if self.seen.taken_away > MOST_TAKEN_AWAY {
+                let this = Try {
+                    rip: exit.guest.read(f::GUEST_RIP),
+                    linear: fault.linear,
+                    registers: *exit.guest.registers(),
+                    rsp: exit.guest.read(f::GUEST_RSP),
+                    rflags: fault.rflags,
+                };
+                if !self.tries.again(this) {
                     println!("type1: {why}: {:?}", exit.guest);
                     return Next::Give("a write to a table is not understood");
                 }

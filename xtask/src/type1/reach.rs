@@ -59,6 +59,7 @@ const ATTEMPTS: &[(&str, Gives, Gives)] = &[
     ("VMCALL", UNDEFINED, UNDEFINED),
     // What it writes lands where it writes it.
     ("a store across into a page directory", Rax(ACROSS), Rax(ACROSS)),
+    ("1100 stores across into a page directory", Rax(ACROSS), Rax(ACROSS)),
     ("CR0.PG cleared in 64-bit code", PROTECTED, PROTECTED),
     // Real mode takes an unrestricted guest, which takes EPT.
     ("CR0.PE cleared, and set again", UNCHANGED, PROTECTED),
