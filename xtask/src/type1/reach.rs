@@ -60,6 +60,7 @@ const ATTEMPTS: &[(&str, Gives, Gives)] = &[
     // What it writes lands where it writes it.
     ("a store across into a page directory", Rax(ACROSS), Rax(ACROSS)),
     ("1100 stores across into a page directory", Rax(ACROSS), Rax(ACROSS)),
+    ("a move from ROM into a page directory, less what is in ROM", NOTHING, NOTHING),
     ("CR0.PG cleared in 64-bit code", PROTECTED, PROTECTED),
     // Real mode takes an unrestricted guest, which takes EPT.
     ("CR0.PE cleared, and set again", UNCHANGED, PROTECTED),

@@ -37,7 +37,7 @@ const DF: u64 = 1 << 10;
 pub enum NotDone {
     /// No instruction writes: an event is delivered, and pushes its frame.
     Delivery,
-    /// The instruction's bytes, or what it reads, cannot be reached.
+    /// The instruction's bytes, or what it reads, cannot be reached, or are not in the guest's RAM.
     Unreachable,
     /// An instruction that is not known here.
     Unknown(Code),
@@ -89,6 +89,7 @@ impl<V: FieldsMut> Write<'_, '_, '_, V> {
             return Err(NotDone::Crosses);
         }
         let old = self.memory.load(self.physical, size);
+        let old = old.ok_or(NotDone::Unreachable)?;
         let (new, done) = match instruction.mnemonic() {
             Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
                 return self.string(&instruction, size, |write| Ok(write.guest.get(Gpr::RAX)));
@@ -234,7 +235,8 @@ impl<V: FieldsMut> Write<'_, '_, '_, V> {
         let access = Access::new(Kind::Read, self.privilege);
         let found = translate(self.mode, self.memory, from, access);
         let found = found.map_err(|_| NotDone::Unreachable)?;
-        Ok(self.memory.load(found.physical, size))
+        let loaded = self.memory.load(found.physical, size);
+        loaded.ok_or(NotDone::Unreachable)
     }
 
     /// The instruction at RIP.
@@ -268,7 +270,10 @@ impl<V: FieldsMut> Write<'_, '_, '_, V> {
                 }
             }
             let Some(distance) = page else { break };
-            *byte = self.memory.load(at.wrapping_add(distance), 1) as u8;
+            let Some(loaded) = self.memory.load(at.wrapping_add(distance), 1) else {
+                break;
+            };
+            *byte = loaded as u8;
             length += 1;
         }
         let bytes = bytes.get(..length).unwrap_or_default();

@@ -74,6 +74,8 @@ attempts! {
         mov [rbx], rax; mov rax, [rbx]"
     "1100 stores across into a page directory": "mov ecx, 1100; 2: movabs rbx, 0x100000000; mov rax, [rbx]; mov ebx, 0x114ffc; \
         movabs rax, 0x8300000077; mov [rbx], rax; loop 2b; mov rax, [rbx]"
+    "a move from ROM into a page directory, less what is in ROM": "movabs rbx, 0x100000000; mov rax, [rbx]; mov r12, rdi; mov esi, 0xffff0; \
+        mov edi, 0x115008; movsq; mov rdi, r12; mov eax, 0x115008; mov rax, [rax]; mov ebx, 0xffff0; sub rax, [rbx]"
     "CR0.PG cleared in 64-bit code": "mov rax, cr0; btr rax, 31; mov cr0, rax"
     "CR0.PE cleared, and set again": "push 0x20; lea rbx, [rip + 2f]; push rbx; retfq; 2: .code32; mov ebx, 0x30; mov cr0, ebx; mov ebx, 0x80000033; \
         mov cr0, ebx; .byte 0xea; .long 3f - reach + 0x100000; .word 0x10; .code64; 3: "
