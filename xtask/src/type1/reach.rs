@@ -51,6 +51,9 @@ const ATTEMPTS: &[(&str, Gives, Gives)] = &[
     ("IA32_APIC_BASE at its code", PROTECTED, PROTECTED),
     ("RDMSR of IA32_RTIT_OUTPUT_BASE", PROTECTED, PROTECTED),
     ("processor trace in CPUID", NOTHING, NOTHING),
+    ("WRMSR to IA32_DS_AREA", PROTECTED, PROTECTED),
+    ("WRMSR to IA32_PEBS_ENABLE", PROTECTED, PROTECTED),
+    ("debug store in CPUID", NOTHING, NOTHING),
     ("VMX in CPUID", NOTHING, NOTHING),
     ("CR4.VMXE", PROTECTED, PROTECTED),
     ("VMXON", UNDEFINED, UNDEFINED),
@@ -78,6 +81,8 @@ const EPT_SAYS: &[&str] = &[
     "isolation: 0x480 refused: Msr",
     "isolation: 0x1b refused: Msr",
     "isolation: 0x560 refused: Msr",
+    "isolation: 0x600 refused: Msr",
+    "isolation: 0x3f1 refused: Msr",
     "type1: the guest shut down",
 ];
 const SHADOW_SAYS: &[&str] = &[
@@ -88,6 +93,8 @@ const SHADOW_SAYS: &[&str] = &[
     "isolation: 0x480 refused: Msr",
     "isolation: 0x1b refused: Msr",
     "isolation: 0x560 refused: Msr",
+    "isolation: 0x600 refused: Msr",
+    "isolation: 0x3f1 refused: Msr",
     "type1: the guest resets its processor by INIT",
     "exits: 1 ",
 ];

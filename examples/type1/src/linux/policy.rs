@@ -21,8 +21,8 @@ pub const FEATURE_CONTROL: u32 = 0x3a;
 /// `IA32_MISC_ENABLE`. The kernel reads it before it can handle a fault, and Bochs 2.7 has none.
 pub const MISC_ENABLE: u32 = 0x1a0;
 /// All off, fast strings too: as the model answers where it is told to ignore what it does not know, so the kernel chooses the
-/// same code with and without this hypervisor.
-const MISC_ENABLE_VALUE: u64 = 0;
+/// same code with and without this hypervisor. But branch trace storage and PEBS are unavailable, which bits 11 and 12 say.
+const MISC_ENABLE_VALUE: u64 = 1 << 11 | 1 << 12;
 /// Locked, and VMX off: what firmware leaves that does not want it used.
 const LOCKED: u64 = 1;
 /// `IA32_XSS`, for the components that XSAVES and XRSTORS exit for.
@@ -32,6 +32,11 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 const ECX_VMX: u32 = 1 << 5;
 const ECX_OSXSAVE: u32 = 1 << 27;
 const ECX_X2APIC: u32 = 1 << 21;
+/// Debug store: its 64-bit layout, and its qualification by privilege; in EDX, itself.
+const ECX_DEBUG_STORE: u32 = 1 << 2 | 1 << 4;
+const EDX_DEBUG_STORE: u32 = 1 << 21;
+/// CPUID.23H.0:EAX: the subleaves 4 and 5 of PEBS are there.
+const EAX_PEBS: u32 = 3 << 4;
 /// CPUID.06H:EAX: hardware feedback, and its enhancement.
 const EAX_FEEDBACK: u32 = 1 << 19 | 1 << 23;
 /// CPUID.07H.0:EBX: processor trace, whose leaf is 14H, and whose state component is 8.
@@ -142,15 +147,18 @@ impl<P: Paging> Passed<P> {
             }
             (7, 0) => answer[1] &= !EBX_TRACE,
             (0xd, 1) => answer[2] &= !(1 << TRACE_COMPONENT),
-            (0x14, _) | (0xd, TRACE_COMPONENT) => answer = [0; 4],
+            (0x14, _) | (0xd, TRACE_COMPONENT) | (0x23, 4 | 5) => answer = [0; 4],
+            // What would write where an exit leads.
+            (0x23, 0) => answer[0] &= !EAX_PEBS,
             _ => {}
         }
         if exit.leaf == 1 {
             let ecx = &mut answer[2];
-            *ecx &= !(ECX_VMX | ECX_OSXSAVE);
+            *ecx &= !(ECX_VMX | ECX_OSXSAVE | ECX_DEBUG_STORE);
             if exit.guest.read(f::GUEST_CR4) & CR4_OSXSAVE != 0 {
                 *ecx |= ECX_OSXSAVE;
             }
+            answer[3] &= !EDX_DEBUG_STORE;
         }
         exit.answer(answer);
     }
