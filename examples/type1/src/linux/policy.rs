@@ -196,16 +196,41 @@ fn keeps_its_place(now: u64, value: u64) -> bool {
         && match (now & MODE, value & MODE) {
             (old, new) if old == new => true,
             (ENABLED, MODE) => has_x2apic,
-            (ENABLED | MODE, 0) | (0, ENABLED) => true,
+            (ENABLED, 0) | (0, ENABLED) => true,
+            (MODE, 0) => !x2apic_is_locked(),
             _ => false,
         }
 }
 
+/// Whether the local APIC cannot leave x2APIC mode. SDM Vol. 4: bit 0 of `IA32_XAPIC_DISABLE_STATUS`, where bit 21 of
+/// `IA32_ARCH_CAPABILITIES`, if that is there, tells of it.
+fn x2apic_is_locked() -> bool {
+    const EDX_ARCH_CAPABILITIES: u32 = 1 << 29;
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    const XAPIC_DISABLE: u64 = 1 << 21;
+    const XAPIC_DISABLE_STATUS: u32 = 0xbd;
+    if __cpuid_count(0, 0).eax < 7 || __cpuid_count(7, 0).edx & EDX_ARCH_CAPABILITIES == 0 {
+        return false;
+    }
+    // SAFETY: CPUID tells of it.
+    let tells = unsafe { msr(ARCH_CAPABILITIES) } & XAPIC_DISABLE != 0;
+    // SAFETY: its bit tells of the other.
+    tells && unsafe { msr(XAPIC_DISABLE_STATUS) } & 1 != 0
+}
+
 fn apic_base() -> u64 {
+    // SAFETY: every processor with VMX has the MSR.
+    unsafe { msr(APIC_BASE) }
+}
+
+/// # Safety
+///
+/// The processor must have the MSR.
+unsafe fn msr(index: u32) -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: every processor with VMX has the MSR; reading changes nothing.
+    // SAFETY: the caller's promise; reading changes nothing.
     unsafe {
-        asm!("rdmsr", in("ecx") APIC_BASE, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+        asm!("rdmsr", in("ecx") index, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }
     u64::from(high) << 32 | u64::from(low)
 }
@@ -223,27 +248,14 @@ fn set_apic_base(value: u64) -> bool {
     true
 }
 
-/// XSETBV as the processor would do it for the guest. SDM Vol. 1, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features".
+/// XSETBV as the processor would do it for the guest.
 fn extended_state(exit: Xsetbv<'_, Current<'_>>) {
-    const X87: u64 = 1;
-    const SSE: u64 = 1 << 1;
-    const AVX: u64 = 1 << 2;
-    const BOUNDS: u64 = 3 << 3;
-    const AVX_512: u64 = 7 << 5;
     let known = __cpuid_count(0xd, 0);
     let known = u64::from(known.edx) << 32 | u64::from(known.eax);
-    let value = exit.value;
-    let all_or_none = |bits: u64| value & bits == 0 || value & bits == bits;
-    let is_right = exit.index == 0
-        && value & X87 != 0
-        && value & !known == 0
-        && (value & AVX == 0 || value & SSE != 0)
-        && (value & AVX_512 == 0 || value & AVX != 0)
-        && all_or_none(AVX_512)
-        && all_or_none(BOUNDS);
-    if !is_right {
+    if !exit.is_taken(known) {
         return exit.fault();
     }
+    let value = exit.value;
     // SAFETY: CR4.OSXSAVE is set, and the value is one that XCR0 takes. The host uses SSE registers at most, which work
     // whatever XCR0 says.
     unsafe {
