@@ -42,6 +42,8 @@ const EAX_FEEDBACK: u32 = 1 << 19 | 1 << 23;
 /// CPUID.07H.0:EBX: processor trace, whose leaf is 14H, and whose state component is 8.
 const EBX_TRACE: u32 = 1 << 25;
 const TRACE_COMPONENT: u32 = 8;
+/// CPUID.07H.1:EAX: FRED transitions.
+const EAX_FRED: u32 = 1 << 17;
 /// "Sleep enable" of the power-management control register. ACPI, "PM1 Control Registers".
 const SLEEP_ENABLE: u32 = 1 << 13;
 /// `IA32_APIC_BASE`: x2APIC mode, and the local APIC enabled.
@@ -146,6 +148,8 @@ impl<P: Paging> Passed<P> {
                 answer[3] = 0;
             }
             (7, 0) => answer[1] &= !EBX_TRACE,
+            // Its MSRs are not switched.
+            (7, 1) => answer[0] &= !EAX_FRED,
             (0xd, 1) => answer[2] &= !(1 << TRACE_COMPONENT),
             (0x14, _) | (0xd, TRACE_COMPONENT) | (0x23, 4 | 5) => answer = [0; 4],
             // What would write where an exit leads.
