@@ -67,6 +67,8 @@ const VMXE: u64 = 1 << 13;
 /// What shadows cannot express. CPUID.(07H, 0):ECX: PKU, CET_SS, LA57, PKS; EDX: CET_IBT.
 const HIDDEN_ECX: u32 = 1 << 3 | 1 << 7 | 1 << 16 | 1 << 31;
 const HIDDEN_EDX: u32 = 1 << 20;
+/// CPUID.(07H, 1):EAX: LAM.
+const HIDDEN_1_EAX: u32 = 1 << 26;
 /// CPUID.(0DH, 0):EAX: PKRU.
 const HIDDEN_STATE: u32 = 1 << 9;
 /// Pages up to which a span is forgotten page by page.
@@ -434,6 +436,7 @@ impl Paging for Shadow<'_> {
     fn hides(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         match (leaf, subleaf) {
             (7, 0) => [0, 0, HIDDEN_ECX, HIDDEN_EDX],
+            (7, 1) => [HIDDEN_1_EAX, 0, 0, 0],
             // The state component of what is hidden.
             (0xd, 0) => [HIDDEN_STATE, 0, 0, 0],
             _ => [0; 4],
