@@ -18,6 +18,8 @@ use Gives::{End, Exception, Rax};
 
 /// What RAX holds before each attempt.
 const UNCHANGED: Gives = Rax(0x77);
+/// Half of it in a page, half in the page directory behind it.
+const ACROSS: u64 = 0x83_0000_0077;
 const NOTHING: Gives = Rax(0);
 const UNDEFINED: Gives = Exception(6, 0);
 const PROTECTED: Gives = Exception(13, 0);
@@ -49,12 +51,19 @@ const ATTEMPTS: &[(&str, Gives, Gives)] = &[
     ("IA32_APIC_BASE at its code", PROTECTED, PROTECTED),
     ("RDMSR of IA32_RTIT_OUTPUT_BASE", PROTECTED, PROTECTED),
     ("processor trace in CPUID", NOTHING, NOTHING),
+    ("WRMSR to IA32_DS_AREA", PROTECTED, PROTECTED),
+    ("WRMSR to IA32_PEBS_ENABLE", PROTECTED, PROTECTED),
+    ("debug store in CPUID", NOTHING, NOTHING),
     ("VMX in CPUID", NOTHING, NOTHING),
     ("CR4.VMXE", PROTECTED, PROTECTED),
     ("VMXON", UNDEFINED, UNDEFINED),
     ("VMREAD", UNDEFINED, UNDEFINED),
     ("INVEPT", UNDEFINED, UNDEFINED),
     ("VMCALL", UNDEFINED, UNDEFINED),
+    // What it writes lands where it writes it.
+    ("a store across into a page directory", Rax(ACROSS), Rax(ACROSS)),
+    ("1100 stores across into a page directory", Rax(ACROSS), Rax(ACROSS)),
+    ("a move from ROM into a page directory, less what is in ROM", NOTHING, NOTHING),
     ("CR0.PG cleared in 64-bit code", PROTECTED, PROTECTED),
     // Real mode takes an unrestricted guest, which takes EPT.
     ("CR0.PE cleared, and set again", UNCHANGED, PROTECTED),
@@ -72,6 +81,8 @@ const EPT_SAYS: &[&str] = &[
     "isolation: 0x480 refused: Msr",
     "isolation: 0x1b refused: Msr",
     "isolation: 0x560 refused: Msr",
+    "isolation: 0x600 refused: Msr",
+    "isolation: 0x3f1 refused: Msr",
     "type1: the guest shut down",
 ];
 const SHADOW_SAYS: &[&str] = &[
@@ -82,6 +93,8 @@ const SHADOW_SAYS: &[&str] = &[
     "isolation: 0x480 refused: Msr",
     "isolation: 0x1b refused: Msr",
     "isolation: 0x560 refused: Msr",
+    "isolation: 0x600 refused: Msr",
+    "isolation: 0x3f1 refused: Msr",
     "type1: the guest resets its processor by INIT",
     "exits: 1 ",
 ];

@@ -341,7 +341,7 @@ impl Shadow<'_> {
             if found.physical & 0xfff > 0xff8 {
                 return None;
             }
-            *word = self.memory.load(found.physical, 8);
+            *word = self.memory.load(found.physical, 8)?;
         }
         Some(words)
     }

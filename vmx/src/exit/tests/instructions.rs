@@ -317,3 +317,35 @@ fn cr3_cr4_and_cr8() {
     });
     assert_eq!(injected(&vmcs), (0, true));
 }
+
+#[test]
+fn xcr0_takes_what_the_manual_lets_it() {
+    let takes = |index: u64, value: u64, supported: u64| {
+        let mut registers = Registers::new().with(Gpr::RCX, index);
+        registers.set_edx_eax(value);
+        let mut taken = None;
+        answer(&mut stopped(&[]), &mut registers, 55, |exit| match exit {
+            Exit::Xsetbv(exit) => taken = Some(exit.is_taken(supported)),
+            other => panic!("{other:?}"),
+        });
+        taken.unwrap()
+    };
+    let all = 0xe_02ff;
+    for value in [
+        1, 3, 7, 0x1f, 0x1b, 0xe7, 0x203, 0x6_0003, 0x8_0003, 0xe_02e7,
+    ] {
+        assert!(takes(0, value, all), "{value:#x}");
+        assert!(!takes(1, value, all), "there is no XCR1");
+    }
+    for value in [
+        // Without x87; AVX without SSE; half of MPX; AVX-512 without AVX, and parts of it.
+        0, 2, 5, 0xb, 0x13, 0xe3, 0x27, 0x67, 0xc7, // Half of AMX; APX with MPX.
+        0x2_0003, 0x4_0003, 0x8_001b,
+    ] {
+        assert!(!takes(0, value, u64::MAX), "{value:#x}");
+    }
+    // Not there; of IA32_XSS; not known.
+    assert!(!takes(0, 7, 3) && takes(0, 3, 3));
+    assert!(!takes(0, 0x103, u64::MAX) && !takes(0, 1 << 20 | 3, u64::MAX));
+    assert!(!takes(0, 1 << 62 | 3, u64::MAX));
+}
