@@ -176,7 +176,8 @@ impl<P: Paging> Passed<P> {
         exit.answer(answer);
     }
 
-    /// The port that exits: power-off ends the guest, everything else is done for it.
+    /// The port that exits: power-off ends the guest, other IN and OUT are done for it. INS and OUTS there are refused, which no processor does:
+    /// they would take the guest's memory, and nobody powers off so.
     fn port(&self, exit: Io<'_, Current<'_>>) -> Next {
         match exit.direction {
             Direction::Out(value) => {
