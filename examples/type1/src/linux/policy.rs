@@ -28,6 +28,7 @@ const LOCKED: u64 = 1;
 /// `IA32_XSS`, for the components that XSAVES and XRSTORS exit for.
 const XSS: u64 = 0xda0;
 const CR4_OSXSAVE: u64 = 1 << 18;
+const CR4_PKE: u64 = 1 << 22;
 /// CPUID.01H:ECX.
 const ECX_VMX: u32 = 1 << 5;
 const ECX_OSXSAVE: u32 = 1 << 27;
@@ -39,6 +40,8 @@ const EDX_DEBUG_STORE: u32 = 1 << 21;
 const EAX_PEBS: u32 = 3 << 4;
 /// CPUID.06H:EAX: hardware feedback, and its enhancement.
 const EAX_FEEDBACK: u32 = 1 << 19 | 1 << 23;
+/// CPUID.07H.0:ECX: CR4.PKE is set.
+const ECX_OSPKE: u32 = 1 << 4;
 /// CPUID.07H.0:EBX: processor trace, whose leaf is 14H, and whose state component is 8.
 const EBX_TRACE: u32 = 1 << 25;
 const TRACE_COMPONENT: u32 = 8;
@@ -147,7 +150,13 @@ impl<P: Paging> Passed<P> {
                 answer[0] &= !EAX_FEEDBACK;
                 answer[3] = 0;
             }
-            (7, 0) => answer[1] &= !EBX_TRACE,
+            (7, 0) => {
+                answer[1] &= !EBX_TRACE;
+                answer[2] &= !ECX_OSPKE;
+                if exit.guest.read(f::GUEST_CR4) & CR4_PKE != 0 {
+                    answer[2] |= ECX_OSPKE;
+                }
+            }
             // Its MSRs are not switched.
             (7, 1) => answer[0] &= !EAX_FRED,
             (0xd, 1) => answer[2] &= !(1 << TRACE_COMPONENT),
@@ -167,7 +176,8 @@ impl<P: Paging> Passed<P> {
         exit.answer(answer);
     }
 
-    /// The port that exits: power-off ends the guest, everything else is done for it.
+    /// The port that exits: power-off ends the guest, other IN and OUT are done for it. INS and OUTS there are refused, which no processor does:
+    /// they would take the guest's memory, and nobody powers off so.
     fn port(&self, exit: Io<'_, Current<'_>>) -> Next {
         match exit.direction {
             Direction::Out(value) => {

@@ -79,6 +79,10 @@ attempts! {
         movabs rax, 0x8300000077; mov [rbx], rax; loop 2b; mov rax, [rbx]"
     "a move from ROM into a page directory, less what is in ROM": "movabs rbx, 0x100000000; mov rax, [rbx]; mov r12, rdi; mov esi, 0xffff0; \
         mov edi, 0x115008; movsq; mov rdi, r12; mov eax, 0x115008; mov rax, [rax]; mov ebx, 0xffff0; sub rax, [rbx]"
+    "CR4.PKE less OSPKE in CPUID": "mov eax, 7; xor ecx, ecx; cpuid; mov r8d, ecx; shr r8d, 3; mov r9, cr4; mov r10, r9; \
+        bt r8d, 0; jnc 2f; bts r9, 22; 2: mov cr4, r9; mov eax, 7; xor ecx, ecx; cpuid; mov cr4, r10; shr ecx, 3; mov eax, ecx; shr eax, 1; xor eax, ecx; and eax, 1"
+    "INVPCID with a descriptor that is none": "push 0; push 0x1000; mov ecx, 2; invpcid rcx, [rsp]"
+    "CR0.PG and CR0.NE cleared in 64-bit code": "mov rax, cr0; btr rax, 31; btr rax, 5; mov cr0, rax"
     "CR0.PG cleared in 64-bit code": "mov rax, cr0; btr rax, 31; mov cr0, rax"
     "CR0.PE cleared, and set again": "push 0x20; lea rbx, [rip + 2f]; push rbx; retfq; 2: .code32; mov ebx, 0x30; mov cr0, ebx; mov ebx, 0x80000033; \
         mov cr0, ebx; .byte 0xea; .long 3f - reach + 0x100000; .word 0x10; .code64; 3: "
