@@ -200,8 +200,7 @@ fn a_disk_s_interrupts_go_to_the_same_vectors_and_none_is_lost() {
     assert_eq!(guest.vectors.delivered(), [1]);
 }
 
-type OnPci =
-    hvkit_virtio_devices::fake::Driver<VirtioPci<Memory>>;
+type OnPci = hvkit_virtio_devices::fake::Driver<VirtioPci<Memory>>;
 
 fn on_bus_pci(guest: &mut Guest, act: impl FnOnce(&mut OnPci)) {
     let Bus::Pci(driver) = &mut guest.bus else {
