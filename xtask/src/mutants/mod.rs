@@ -9,6 +9,7 @@
 //!
 //! `HVKIT_CASES=6` in the environment has tests that take so many random cases be quick: what a few cases catch, many do.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -61,6 +62,13 @@ pub struct Options {
     jobs: u32,
 }
 
+/// How many that are unviable lie before the first that was not tried, since the time was up: the sample ends there.
+fn came_to(unviable: &BTreeSet<u32>, tried: &[u32], ends: &[Option<End>]) -> u64 {
+    let untried = tried.iter().zip(ends).find(|(_, end)| end.is_none());
+    let end = untried.map_or(u32::MAX, |(id, _)| *id);
+    unviable.range(..end).count() as u64
+}
+
 /// Tries mutants of a crate and writes the record. Survivors are no failure: they are listed.
 pub fn mutants(options: &Options) -> Result<()> {
     let Options { package, seed, .. } = options;
@@ -91,7 +99,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let time = Duration::from_secs(options.minutes.saturating_mul(60));
     let ends = trial::try_all(&ids, &mut tests, &tree.folder(), options.jobs, time)?;
     let mut run = Run {
-        unviable: unviable.len() as u64,
+        unviable: came_to(&unviable, &ids, &ends),
         ..Run::default()
     };
     for (id, end) in ids.iter().zip(ends) {
@@ -122,4 +130,22 @@ pub fn mutants(options: &Options) -> Result<()> {
         path.display()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_that_was_broken_off_has_no_mutants_of_behind_its_end() {
+        let unviable = BTreeSet::from([0, 3, 5, 9]);
+        let tried = [1, 2, 4, 6, 7, 8];
+        let mut ends = [Some(End::Caught); 6];
+        assert_eq!(came_to(&unviable, &tried, &ends), 4);
+        ends[3..].fill(None);
+        // 6 was not tried: 0, 3 and 5 were drawn before it.
+        assert_eq!(came_to(&unviable, &tried, &ends), 3);
+        ends.fill(None);
+        assert_eq!(came_to(&unviable, &tried, &ends), 1);
+    }
 }
