@@ -300,7 +300,7 @@ unsafe fn write(port: u16, bytes: u8, value: u32) {
 
 /// # Safety
 ///
-/// As for [`write`]: a read may have effects too.
+/// As for [`write()`]: a read may have effects too.
 unsafe fn read(port: u16, bytes: u8) -> u32 {
     let value: u32;
     // SAFETY: the caller's promise.
