@@ -14,6 +14,7 @@ mod emulate;
 mod map;
 mod registers;
 mod trace;
+mod tries;
 
 use hvkit_page_table::PhysicalWindow;
 use hvkit_shadow_paging::guest::{ErrorCode, Features, GuestFault};
@@ -26,7 +27,7 @@ use hvkit_vmcs::controls::{Entry, Primary, Secondary};
 use hvkit_vmcs::fields as f;
 use hvkit_vmcs::store::{Fields, FieldsMut, NoSuchField};
 use hvkit_vmx::exit::{Delivery, Exception};
-use hvkit_vmx::{Current, Exit, InvVpid, InvalidateError, Registers, Root};
+use hvkit_vmx::{Current, Exit, InvVpid, InvalidateError, Root};
 use payload_rt::println;
 
 use crate::controls::{USUAL, Wanted};
@@ -39,6 +40,7 @@ use hvkit_ept::builder::Kind;
 use lab_cases::trace::Record;
 use lab_cases::type1::PARTS;
 use trace::Recorder;
+use tries::{Tries, Try};
 
 pub use map::{GuestMemory, Map};
 pub use registers::EFER;
@@ -73,42 +75,6 @@ const HIDDEN_1_EAX: u32 = 1 << 26;
 const HIDDEN_STATE: u32 = 1 << 9;
 /// Pages up to which a span is forgotten page by page.
 const SINGLE_PAGES: u64 = 32;
-
-/// How often in a row a table may be given up for one write that is not understood: one that never succeeds would go on for ever.
-const MOST_TRIES: u32 = 1000;
-
-/// A write that is not understood, by where it is, where to, and all that the guest had in its registers. If the next is the same in all
-/// of these, the guest has made no progress.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Try {
-    rip: u64,
-    linear: u64,
-    registers: Registers,
-    rsp: u64,
-    rflags: u64,
-}
-
-/// The last, and how often it came in a row.
-#[derive(Default)]
-struct Tries {
-    last: Option<Try>,
-    count: u32,
-}
-
-impl Tries {
-    /// Whether this one may be tried again.
-    fn again(&mut self, this: Try) -> bool {
-        if self.last == Some(this) {
-            self.count += 1;
-        } else {
-            *self = Self {
-                last: Some(this),
-                count: 1,
-            };
-        }
-        self.count <= MOST_TRIES
-    }
-}
 
 /// Shadow tables of a guest that is recorded: as many as whoever replays has frames for.
 const TRACED_FRAMES: u32 = 2048;
