@@ -79,11 +79,13 @@ pub trait Device<A: GuestAddressSpace>: Send {
     /// Writes device-specific configuration: any `offset`, any length. What is not writable is dropped.
     fn config_write(&mut self, offset: u64, data: &[u8]);
 
-    /// The driver has settled on `features` (FEATURES_OK), on which configuration may depend before the device is activated. Not
-    /// called by who serves a device to another VMM: the activation says it too.
+    /// The driver has settled on `features` (FEATURES_OK), on which configuration may depend before the device is activated. The
+    /// activation says it too, and who serves the device to another VMM says it whenever that does.
     fn negotiated(&mut self, _features: Features) {}
 
-    /// The driver has set DRIVER_OK: makes the workers that will serve `activation`'s queues.
+    /// The driver has set DRIVER_OK: makes the workers that will serve `activation`'s queues. Who serves the device to another VMM
+    /// calls it again for each change of queues or memory, after the workers of before have stopped: no reset has come between,
+    /// and what the driver has set is as it was.
     fn activate(
         &mut self,
         activation: Activation<A>,
@@ -137,7 +139,8 @@ pub enum StateError {
     /// This kind of device cannot be saved.
     #[error("a device of this kind cannot be saved")]
     Unsaveable,
-    /// The process that serves it is gone, and another is to finish what that had begun.
+    /// The process that serves it is gone, and another is to finish what that had begun; or nobody knows what that is, and its driver
+    /// has to reset it first.
     #[error(
         "the process that served the device is gone, and has left requests that another is to finish"
     )]

@@ -28,8 +28,10 @@ use vmm_sys_util::timerfd::TimerFd;
 /// A rate, and how much may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
-    /// Tokens a second. Not 0.
-    pub per_second: u64,
+    /// Tokens that [`per`](Self::per) brings. Not 0.
+    pub tokens: u64,
+    /// In which time. Not 0; more than 2^60 nanoseconds, which are 36 years, count as those.
+    pub per: Duration,
     /// Tokens that a full bucket holds. Not 0.
     pub burst: u64,
 }
@@ -38,7 +40,8 @@ impl Rate {
     /// A rate whose burst is what one second brings.
     pub fn per_second(per_second: u64) -> Self {
         Self {
-            per_second,
+            tokens: per_second,
+            per: Duration::from_secs(1),
             burst: per_second,
         }
     }
@@ -57,7 +60,10 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     rate: Rate,
-    /// In parts of a token, of which there are 10^9: tokens times nanoseconds a second.
+    /// Parts that a token has: as many as the rate's time has nanoseconds, so that each nanosecond brings as many parts as that
+    /// time brings tokens, and nothing is rounded however slow the rate is.
+    parts: i128,
+    /// In parts of a token.
     level: i128,
     at: Duration,
 }
@@ -72,23 +78,27 @@ fn now() -> Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
-const PARTS: i128 = 1_000_000_000;
+/// Nanoseconds beyond which no time is told from another: all sums of parts fit.
+const LONGEST: u128 = 1 << 60;
 
-/// So many tokens in parts: at most 2^94.
-fn parts(tokens: u64) -> i128 {
-    i128::from(tokens).saturating_mul(PARTS)
+/// `time` in nanoseconds, at most [`LONGEST`] of them.
+fn nanoseconds(time: Duration) -> i128 {
+    i128::try_from(time.as_nanos().min(LONGEST)).unwrap_or(0)
 }
 
 impl TokenBucket {
-    /// A full bucket at time `now`. A rate or burst of 0 counts as 1.
+    /// A full bucket at time `now`. Tokens, a time in nanoseconds or a burst of 0 count as 1.
     pub fn new(rate: Rate, now: Duration) -> Self {
         let rate = Rate {
-            per_second: rate.per_second.max(1),
+            tokens: rate.tokens.max(1),
+            per: rate.per.max(Duration::from_nanos(1)),
             burst: rate.burst.max(1),
         };
+        let parts = nanoseconds(rate.per);
         Self {
             rate,
-            level: parts(rate.burst),
+            parts,
+            level: parts.saturating_mul(rate.burst.into()),
             at: now,
         }
     }
@@ -100,25 +110,25 @@ impl TokenBucket {
             return Duration::ZERO;
         }
         // How much it lacks of the first token, which is more than 0: it is empty.
-        let missing = PARTS.saturating_sub(self.level).unsigned_abs();
+        let missing = self.parts.saturating_sub(self.level).unsigned_abs();
         // Rounded up: at the end of it the bucket is not empty. The rate is not 0.
-        let nanoseconds = missing.div_ceil(self.rate.per_second.into());
+        let nanoseconds = missing.div_ceil(self.rate.tokens.into());
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
     /// Pays `tokens`, into debt if need be.
     pub fn pay(&mut self, tokens: u64) {
         // A debt that no number says is the largest that one does.
-        self.level = self.level.saturating_sub(parts(tokens));
+        let price = self.parts.saturating_mul(tokens.into());
+        self.level = self.level.saturating_sub(price);
     }
 
     fn refill(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.at);
         self.at = self.at.max(now);
-        // At most 2^64 tokens a second in 2^60 nanoseconds, and never above the burst: nothing saturates.
-        let passed = i128::try_from(passed.as_nanos().min(1 << 60)).unwrap_or(0);
-        let brought = passed.saturating_mul(self.rate.per_second.into());
-        let full = parts(self.rate.burst);
+        // At most 2^64 parts in each of 2^60 nanoseconds, and never above the burst: nothing saturates.
+        let brought = nanoseconds(passed).saturating_mul(self.rate.tokens.into());
+        let full = self.parts.saturating_mul(self.rate.burst.into());
         self.level = self.level.saturating_add(brought).min(full);
     }
 }
@@ -218,8 +228,8 @@ mod tests {
     fn a_full_bucket_empties_and_refills() {
         let second = Duration::from_secs(1);
         let rate = Rate {
-            per_second: 100,
             burst: 10,
+            ..Rate::per_second(100)
         };
         let mut bucket = TokenBucket::new(rate, second);
         for _ in 0..10 {
@@ -245,10 +255,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_does_no_harm() {
-        let rate = Rate {
-            per_second: u64::MAX,
-            burst: u64::MAX,
-        };
+        let rate = Rate::per_second(u64::MAX);
         let mut bucket = TokenBucket::new(rate, Duration::from_secs(5));
         for _ in 0..10 {
             bucket.pay(u64::MAX);
@@ -256,7 +263,8 @@ mod tests {
         assert_ne!(bucket.wait(Duration::ZERO), Duration::ZERO);
         assert_eq!(bucket.wait(Duration::MAX), Duration::ZERO);
         let nothing = Rate {
-            per_second: 0,
+            tokens: 0,
+            per: Duration::ZERO,
             burst: 0,
         };
         assert_eq!(
@@ -265,15 +273,54 @@ mod tests {
         );
     }
 
+    #[test]
+    fn slow_rates_are_not_rounded() {
+        let seconds = Duration::from_secs;
+        // Two a minute and a second: not one a second, nor one in 30 seconds.
+        let rate = Rate {
+            tokens: 2,
+            per: seconds(61),
+            burst: 2,
+        };
+        let mut bucket = TokenBucket::new(rate, Duration::ZERO);
+        bucket.pay(2);
+        assert_eq!(bucket.wait(Duration::ZERO), Duration::from_millis(30_500));
+        bucket.pay(1);
+        assert_eq!(bucket.wait(Duration::ZERO), seconds(61));
+        // The slowest there is, deep in debt, and the quickest.
+        let slowest = Rate {
+            tokens: 1,
+            per: Duration::MAX,
+            burst: u64::MAX,
+        };
+        let mut bucket = TokenBucket::new(slowest, Duration::ZERO);
+        bucket.pay(u64::MAX);
+        assert_eq!(bucket.wait(Duration::ZERO), Duration::from_nanos(1 << 60));
+        bucket.pay(u64::MAX);
+        bucket.pay(u64::MAX);
+        assert_eq!(bucket.wait(Duration::ZERO), Duration::from_nanos(u64::MAX));
+        let quickest = Rate {
+            tokens: u64::MAX,
+            per: Duration::from_nanos(1),
+            burst: 1,
+        };
+        let mut bucket = TokenBucket::new(quickest, Duration::ZERO);
+        bucket.pay(u64::MAX);
+        assert_eq!(bucket.wait(Duration::ZERO), Duration::from_nanos(1));
+        assert_eq!(bucket.wait(Duration::from_nanos(1)), Duration::ZERO);
+    }
+
     proptest! {
         /// What passes in a time is at most the burst, the rate times the time, and one request.
         #[test]
         fn no_more_passes_than_was_agreed(
-            per_second in 1u64..1_000_000,
+            tokens in 1u64..1_000_000,
+            per in 1u64..100_000_000_000,
             burst in 1u64..10_000,
             requests in prop::collection::vec((1u64..5_000, 0u64..20_000_000), 1..200),
         ) {
-            let mut bucket = TokenBucket::new(Rate { per_second, burst }, Duration::ZERO);
+            let rate = Rate { tokens, per: Duration::from_nanos(per), burst };
+            let mut bucket = TokenBucket::new(rate, Duration::ZERO);
             let (mut now, mut passed, mut largest) = (Duration::ZERO, 0u128, 0);
             for (cost, pause) in requests {
                 now += Duration::from_nanos(pause);
@@ -282,15 +329,21 @@ mod tests {
                     passed += u128::from(cost);
                     largest = largest.max(cost);
                 }
-                let most = u128::from(burst) + u128::from(per_second) * now.as_nanos() / 1_000_000_000;
+                let most = u128::from(burst) + u128::from(tokens) * now.as_nanos() / u128::from(per);
                 prop_assert!(passed <= most + u128::from(largest), "{passed} by {now:?}");
             }
         }
 
         /// And who waits as long as it is told gets on.
         #[test]
-        fn a_wait_is_enough(per_second in 1u64..1_000_000_000, burst in 1u64..1000, cost in 1u64..1_000_000) {
-            let mut bucket = TokenBucket::new(Rate { per_second, burst }, Duration::ZERO);
+        fn a_wait_is_enough(
+            tokens in 1u64..1_000_000_000,
+            per in 1u64..100_000_000_000,
+            burst in 1u64..1000,
+            cost in 1u64..1_000_000,
+        ) {
+            let rate = Rate { tokens, per: Duration::from_nanos(per), burst };
+            let mut bucket = TokenBucket::new(rate, Duration::ZERO);
             bucket.pay(cost);
             let wait = bucket.wait(Duration::ZERO);
             prop_assert_eq!(bucket.wait(wait), Duration::ZERO);

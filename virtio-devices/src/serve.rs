@@ -38,6 +38,9 @@ const BATCH_BYTES: u64 = 8 << 20;
 /// How long one look for what is under way takes at most, when a worker stops.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// How many more looks there are when the host has failed, and may never serve what is under way.
+const LOOKS: u32 = 50;
+
 /// What a device does with one chain.
 pub(crate) trait Handler<A>: Send {
     /// A name for the worker.
@@ -54,6 +57,12 @@ pub(crate) trait Handler<A>: Send {
     /// There is no chain after those that were answered with [`Answer::More`].
     fn no_more<M: GuestMemory + ?Sized>(&mut self, _reach: &Reach<'_, M>) -> Answer {
         Answer::Retry
+    }
+
+    /// Whether a driver that had chains served is likely to be about to make more available, and to be kept from that by this worker,
+    /// if both share a processor.
+    fn is_stream(&self) -> bool {
+        false
     }
 
     /// Sets all going that was answered with [`Answer::UnderWay`]. `false`: it is to be called again soon.
@@ -74,8 +83,14 @@ pub(crate) trait Handler<A>: Send {
         false
     }
 
-    /// Waits until one that is under way may be served, at most `patience`.
-    fn wait(&mut self, _patience: Duration) {}
+    /// Waits until one that is under way may be served, or for `patience`.
+    ///
+    /// # Errors
+    ///
+    /// The host's: some are never served.
+    fn wait(&mut self, _patience: Duration) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What became of a chain.
@@ -132,8 +147,8 @@ struct Held {
 
 /// Why a batch ended.
 enum Batch {
-    /// Nothing more is available.
-    Drained,
+    /// Nothing more is available, after so many chains.
+    Drained(u32),
     /// It was time.
     Full,
     /// The next chain waits for the handler's source or for the limiter.
@@ -200,7 +215,11 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
         let more = match batch? {
             Batch::Full => true,
             Batch::Waiting => false,
-            Batch::Drained => queue.enable_kicks().map_err(broken)?,
+            // The driver is spared the next notification, and its next chains come as one batch.
+            Batch::Drained(1..) if told && serving.handler.is_stream() => {
+                return Ok(Progress::Yield);
+            }
+            Batch::Drained(_) => queue.enable_kicks().map_err(broken)?,
         };
         Ok(match more || !told {
             true => Progress::More,
@@ -321,7 +340,7 @@ impl<H> Serving<H> {
                     self.held.push(Held { head, room });
                     self.handler.serve(queue.reach(), chain)
                 }
-                None if self.held.is_empty() => return Ok(Batch::Drained),
+                None if self.held.is_empty() => return Ok(Batch::Drained(answers)),
                 None => self.handler.no_more(queue.reach()),
             };
             match answer {
@@ -442,10 +461,18 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
     }
 
     /// Waits for what is under way, as a call that does not return would: who has asked has patience of its own, and
-    /// the device is not reset before.
+    /// the device is not reset before. Where the host has failed, it is not waited for without end.
     fn stopping(&mut self) {
-        while self.serving.handler.under_way() {
-            self.serving.handler.wait(PATIENCE);
+        let mut looks = None;
+        while self.serving.handler.under_way() && looks != Some(0) {
+            let waited = self.serving.handler.wait(PATIENCE);
+            looks = looks.map(|left: u32| left.saturating_sub(1));
+            if let (Err(why), None) = (waited, looks) {
+                looks = Some(LOOKS);
+                self.active.queue.fail();
+                let why = ActivateError::from(why).into();
+                self.serving.interrupts.needs_reset(&why);
+            }
             if let Err(why) = self.settle() {
                 // Only this once: the queue is at its end.
                 self.serving.interrupts.needs_reset(&why);
@@ -463,5 +490,76 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
             self.serving.interrupts.needs_reset(&why);
             Progress::Done
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use vm_memory::{GuestAddress, GuestMemoryMmap};
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+    use crate::features::Features;
+    use crate::queue::{Queue, QueueConfig};
+
+    /// Of a host that fails for good.
+    struct Stuck(u32);
+
+    impl<A> Handler<A> for Stuck {
+        fn name(&self) -> String {
+            "stuck".to_owned()
+        }
+
+        fn serve<M: GuestMemory + ?Sized>(&mut self, _: &Reach<'_, M>, _: &Chain) -> Answer {
+            Answer::Later
+        }
+
+        fn under_way(&self) -> bool {
+            true
+        }
+
+        fn wait(&mut self, _patience: Duration) -> io::Result<()> {
+            self.0 += 1;
+            assert!(self.0 < 1000, "it waits without end");
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl Interrupts for Told {
+        fn queue(&self, _index: u16) {}
+        fn config(&self) {}
+        fn needs_reset(&self, why: &Failure) {
+            self.0.lock().unwrap().push(why.to_string());
+        }
+        fn trouble(&self, _trouble: &Trouble) {}
+    }
+
+    #[test]
+    fn a_host_that_has_failed_is_not_waited_for_without_end() {
+        let ranges = [(GuestAddress(0), 0x4000)];
+        let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap());
+        let config = QueueConfig {
+            size: 16,
+            descriptor_area: 0,
+            driver_area: 0x1000,
+            device_area: 0x2000,
+        };
+        let active = ActiveQueue {
+            index: 3,
+            queue: Queue::new(&config, Features::VERSION_1, &*memory).unwrap(),
+            kick: EventFd::new(EFD_NONBLOCK).unwrap(),
+        };
+        let told = Arc::new(Told::default());
+        let mut server = QueueServer::new(memory, active, told.clone(), Stuck(0));
+        server.stopping();
+        assert_eq!(server.serving.handler.0, LOOKS + 1);
+        assert_eq!(told.0.lock().unwrap().len(), 1);
+        // What was never served is not passed by.
+        assert_eq!(server.ready(0), Progress::Done);
     }
 }

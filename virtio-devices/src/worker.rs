@@ -37,6 +37,9 @@ pub enum Progress {
     Wait,
     /// There is more, but it was time to return: call again soon, also if nothing is readable.
     More,
+    /// Nothing left, and there is likely to be more when others that share the processor have run, the driver among them: let them, then
+    /// call again, also if nothing is readable. Nobody notifies until then.
+    Yield,
     /// Nothing will come of any further call: the device has failed until it is reset.
     Done,
 }
@@ -170,6 +173,7 @@ fn watch(worker: &mut dyn Worker, stop: &EventFd) -> io::Result<()> {
             match worker.ready(index) {
                 Progress::Wait => *want = false,
                 Progress::More => {}
+                Progress::Yield => std::thread::yield_now(),
                 Progress::Done => return Ok(()),
             }
         }

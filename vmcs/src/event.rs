@@ -252,7 +252,9 @@ bitflags::bitflags! {
         const B2 = 1 << 2;
         /// Breakpoint 3 was met.
         const B3 = 1 << 3;
-        /// A bus lock was asserted at CPL above 0.
+        /// A bus lock was asserted at CPL above 0. The table names the bit; the list of checks on VM entry has it among those that must
+        /// be 0, and the checker ([`check`](crate::check)) follows the list. Whether a processor with bus-lock detection enters with it
+        /// set was tried on none.
         const BUS_LOCK = 1 << 11;
         /// An enabled breakpoint was met.
         const ENABLED_BREAKPOINT = 1 << 12;

@@ -39,6 +39,11 @@ pub fn install(subcommand: &str, version: &str) -> Result<()> {
     Ok(())
 }
 
+/// A library crate's folder, by that or by the crate's name: `ept` for `ept` and for `hvkit-ept`.
+pub fn folder_of(name: &str) -> &str {
+    name.strip_prefix("hvkit-").unwrap_or(name)
+}
+
 /// A member of the workspace.
 #[derive(Debug, Clone)]
 pub struct Package {
@@ -120,4 +125,18 @@ fn package(value: &Value) -> Result<Package> {
             .is_none_or(|registries| !registries.is_empty()),
         needs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_is_called_by_its_name_or_its_folder() {
+        for package in packages().unwrap().iter().filter(|p| p.published) {
+            let folder = package.folder.file_name().unwrap().to_str().unwrap();
+            assert_eq!(folder_of(&package.name), folder);
+            assert_eq!(folder_of(folder), folder);
+        }
+    }
 }

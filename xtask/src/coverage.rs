@@ -15,7 +15,7 @@ use lab_kit::paths;
 
 use crate::cargo::{self, Package};
 use crate::check::lint::Sources;
-use crate::evidence::git;
+use crate::checkout::Stamp;
 use crate::{setup, step};
 
 /// The version that was tried here.
@@ -24,7 +24,7 @@ const CARGO_LLVM_COV: &str = "0.9.1";
 /// What `cargo xtask coverage` takes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Only these crates, such as `hvkit-ept`; all that are published if none is given.
+    /// Only these crates, such as `ept` or `hvkit-ept`; all that are published if none is given.
     crates: Vec<String>,
 }
 
@@ -66,14 +66,18 @@ pub fn coverage(options: &Options) -> Result<()> {
     let mut packages = sources.packages.clone();
     packages.retain(|package| package.published);
     for name in &options.crates {
-        if !packages.iter().any(|package| package.name == *name) {
+        let called = |package: &Package| cargo::folder_of(&package.name) == cargo::folder_of(name);
+        if !packages.iter().any(called) {
             bail!("{name} is no published crate");
         }
     }
     if !options.crates.is_empty() {
-        packages.retain(|package| options.crates.contains(&package.name));
+        packages.retain(|package| {
+            let mut names = options.crates.iter().map(|name| cargo::folder_of(name));
+            names.any(|name| name == cargo::folder_of(&package.name))
+        });
     }
-    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    let Stamp { commit, .. } = Stamp::now()?;
     let mut all = records()?;
     for package in &packages {
         let text = measure(package)?;

@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use tempfile::TempDir;
 
 use lab_kit::paths;
 
+use crate::checkout::Stamp;
 use crate::{cargo, setup};
 
 pub(crate) mod record;
@@ -87,11 +89,12 @@ pub fn fuzz(options: &Options) -> Result<()> {
     let (seeds, corpus) = (folder("seeds", target)?, folder("corpus", target)?);
     // What is found goes to the first folder; git ignores it.
     let sanitizer = options.sanitizer;
+    let stamp = Stamp::now()?;
     let run = run(target, sanitizer, &[&corpus, &seeds], &limits(options)).with_context(|| {
         format!("{target} found something, or could not run; inputs it found are in fuzz/artifacts/{target}")
     })?;
     if options.record {
-        run.append(target, sanitizer.name())?;
+        run.append(target, &stamp, sanitizer.name())?;
     }
     if options.seeds {
         distil(target, sanitizer, &corpus, &seeds)?;
@@ -116,7 +119,10 @@ fn limits(options: &Options) -> Vec<String> {
 ///
 /// A seed with a name somebody gave it stays: it was a finding once.
 fn distil(target: &str, sanitizer: Sanitizer, corpus: &Path, seeds: &Path) -> Result<()> {
-    let fresh = folder("seeds.new", target)?;
+    let mine = beside(seeds)?;
+    // Within it, since it is for nobody else to read, and seeds are.
+    let fresh = &mine.path().join("new");
+    fs::create_dir(fresh)?;
     for seed in files(seeds)? {
         if !is_hash(&seed) {
             let name = seed.file_name().unwrap_or_default();
@@ -126,17 +132,11 @@ fn distil(target: &str, sanitizer: Sanitizer, corpus: &Path, seeds: &Path) -> Re
     let merged = run(
         target,
         sanitizer,
-        &[&fresh, seeds, corpus],
+        &[fresh, seeds, corpus],
         &["-set_cover_merge=1".into()],
     );
-    if merged.is_ok() {
-        fs::remove_dir_all(seeds)?;
-        fs::rename(&fresh, seeds)?;
-    }
-    // Whatever happened, nothing half made stays behind.
-    let parent = paths::root().join("fuzz/seeds.new");
-    fs::remove_dir_all(&parent).with_context(|| format!("cannot remove {}", parent.display()))?;
     merged.context("the seeds are as they were")?;
+    replace(seeds, fresh)?;
     let mut bytes = 0;
     let kept = files(seeds)?;
     for seed in &kept {
@@ -148,6 +148,30 @@ fn distil(target: &str, sanitizer: Sanitizer, corpus: &Path, seeds: &Path) -> Re
         seeds.display()
     );
     Ok(())
+}
+
+/// A folder of this run alone, on the same storage as `seeds`: another run, of another target or of this one, has its own. Whatever happens,
+/// nothing half made stays behind.
+fn beside(seeds: &Path) -> Result<TempDir> {
+    let parent = seeds.parent().and_then(Path::parent);
+    let parent = parent.with_context(|| format!("no folder for {}", seeds.display()))?;
+    tempfile::Builder::new()
+        .prefix(".seeds.")
+        .tempdir_in(parent)
+        .with_context(|| format!("cannot make a folder in {}", parent.display()))
+}
+
+/// Puts what is in `fresh` in the place of `seeds`. What was there is removed last: it comes back if nothing takes its place.
+fn replace(seeds: &Path, fresh: &Path) -> Result<()> {
+    let place = beside(seeds)?;
+    let old = place.path().join("old");
+    fs::rename(seeds, &old).with_context(|| format!("cannot move {}", seeds.display()))?;
+    let moved = fs::rename(fresh, seeds);
+    if moved.is_err() {
+        fs::rename(&old, seeds)
+            .with_context(|| format!("the seeds are {}", place.keep().display()))?;
+    }
+    moved.with_context(|| format!("cannot move {}", fresh.display()))
 }
 
 /// Whether libFuzzer named this file: by the SHA-1 of what is in it.
@@ -232,6 +256,47 @@ fn nightly(arguments: &[&str]) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a run left, as a folder of seeds.
+    fn seeded(folder: &Path, seed: &str) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join(seed), seed).unwrap();
+    }
+
+    #[test]
+    fn two_runs_at_once_leave_each_others_seeds_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let [mapper, walk] =
+            ["mapper", "walk"].map(|target| root.path().join("seeds").join(target));
+        seeded(&mapper, "old");
+        seeded(&walk, "old");
+        let of_mapper = beside(&mapper).unwrap();
+        let of_walk = beside(&walk).unwrap();
+        let again = beside(&walk).unwrap();
+        seeded(of_mapper.path(), "new");
+        seeded(of_walk.path(), "new");
+        seeded(again.path(), "newer");
+        replace(&mapper, of_mapper.path()).unwrap();
+        drop(of_mapper);
+        assert!(of_walk.path().join("new").exists());
+        replace(&walk, of_walk.path()).unwrap();
+        replace(&walk, again.path()).unwrap();
+        drop((of_walk, again));
+        let names = |folder: &Path| names(folder).unwrap();
+        assert_eq!(names(&mapper), ["new"]);
+        assert_eq!(names(&walk), ["newer"]);
+        assert_eq!(names(root.path()), ["seeds"], "nothing half made");
+    }
+
+    #[test]
+    fn seeds_stay_if_nothing_comes_in_their_place() {
+        let root = tempfile::tempdir().unwrap();
+        let seeds = root.path().join("seeds/mapper");
+        seeded(&seeds, "old");
+        assert!(replace(&seeds, &root.path().join("none")).is_err());
+        assert_eq!(names(&seeds).unwrap(), ["old"]);
+        assert_eq!(names(root.path()).unwrap(), ["seeds"]);
+    }
 
     #[test]
     fn a_seed_that_somebody_named_is_told_from_one_by_libfuzzer() {

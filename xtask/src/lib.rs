@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cargo;
 mod chart;
 pub mod check;
+mod checkout;
 pub mod coverage;
 pub mod demo;
 pub mod evidence;

@@ -108,11 +108,38 @@ fn a_log_is_explained() {
     );
     assert!(
         text.ends_with(
-            "exit reason 33, VM-entry failure due to invalid guest state, qualification 0\n"
+            "The processor will say, as far as the file says: exit reason 33, VM-entry failure due to invalid guest state, qualification 0\n"
         ),
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// An unrestricted guest in real mode, whose SS and CS have other RPLs than they could have otherwise: without the controls, who knows.
+#[test]
+fn what_hangs_on_a_field_that_is_not_there_is_not_decided() {
+    let listing = "guest_cs_selector = 0xf000\nguest_ss_selector = 0x3\nguest_ss_access_rights = 0x93\nguest_rflags = 2\n";
+    let few = hvkit(&["vmcs", "-"], listing.as_bytes());
+    let told = text(&few);
+    assert!(!told.contains("guest.ss.rpl:"), "{told}");
+    assert!(!told.contains("guest.ss.dpl-rpl:"), "{told}");
+    assert!(told.contains("guest.ss.dpl-rpl, guest.ss.rpl"), "{told}");
+    assert!(
+        told.ends_with("The processor will say, as far as the file says: the guest runs\n"),
+        "{told}"
+    );
+    assert_eq!(few.status.code(), Some(0));
+    let missing = json(&hvkit(&["vmcs", "-", "--json"], listing.as_bytes()))["missing"].clone();
+    let missing = missing.as_array().expect("a list");
+    assert!(missing.contains(&"PRIMARY_CONTROLS".into()), "{missing:?}");
+    // Neither control is set, says the file now, and the rules are decided.
+    let controls = "primary_controls = 0\nsecondary_controls = 0\n";
+    let told = text(&hvkit(
+        &["vmcs", "-"],
+        format!("{listing}{controls}").as_bytes(),
+    ));
+    assert!(told.contains("guest.ss.rpl:"), "{told}");
+    assert!(told.contains("guest.ss.dpl-rpl:"), "{told}");
 }
 
 #[test]

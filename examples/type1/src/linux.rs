@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Interrupts, exceptions, ports and most MSRs are the guest's; CPUID, XSETBV, VMX instructions and MSRs, MSRs that hold
-//! physical addresses, power-off, and what touches our pages exit.
+//! physical addresses or addresses that an exit would make ours, power-off, and what touches our pages exit.
 
 mod boot;
 mod native;
@@ -45,6 +45,9 @@ const CAPABILITIES: core::ops::RangeInclusive<u32> = 0x480..=0x493;
 const TRACE: core::ops::RangeInclusive<u32> = 0x560..=0x58f;
 /// Those of hardware feedback (`IA32_HW_FEEDBACK_*`), whose table is at a physical address too.
 const FEEDBACK: core::ops::RangeInclusive<u32> = 0x17d0..=0x17d4;
+/// Those by which events are recorded where the guest's addresses lead, or, once it has exited, ours: `IA32_PEBS_ENABLE`, `IA32_PEBS_BASE`,
+/// `IA32_PEBS_INDEX`, `IA32_DS_AREA`. No control switches them, and no exit stops them.
+const DEBUG_STORE: [u32; 4] = [0x3f1, 0x3f4, 0x3f5, 0x600];
 /// The state component of processor trace: XRSTORS loads its MSRs past the bitmap.
 const TRACE_STATE: u64 = 1 << 8;
 
@@ -191,7 +194,8 @@ impl Guest {
         for access in [MsrAccess::Read, MsrAccess::Write] {
             let physical = TRACE.chain(FEEDBACK).chain([APIC_BASE]);
             let others = [FEATURE_CONTROL, MISC_ENABLE];
-            for index in CAPABILITIES.chain(physical).chain(others) {
+            let refused = physical.chain(DEBUG_STORE);
+            for index in CAPABILITIES.chain(refused).chain(others) {
                 MSRS.set(index, access, true).map_err(say("MSR bitmap"))?;
             }
         }
@@ -218,7 +222,8 @@ impl Guest {
         let registers = self.begin.registers;
         // SAFETY: `host.state` was captured here. No EPT entry or shadow leaf leads to this program. Nor do the MSRs that pass, by
         // RDMSR, WRMSR and XRSTORS: those by which a processor reaches physical addresses past the paging (where processor trace and
-        // hardware feedback write, where the local APIC lies) exit and are refused, or keep their address.
+        // hardware feedback write, where the local APIC lies) exit and are refused, or keep their address; so do those by which it
+        // would go on, in this program's address space, to store records of events at a linear address of the guest's choice.
         let vcpu = unsafe { Vcpu::new(current, registers, &host.state) };
         let mut vcpu = vcpu.map_err(say("the host's state"))?;
         vcpu.switch_vector_registers(FxState::new());

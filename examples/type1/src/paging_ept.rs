@@ -111,6 +111,10 @@ impl Paging for Extended<'_, '_> {
                 exit.fault();
                 Next::Go
             }
+            Exit::ControlRegister(exit) if exit.refuses_cr0(exit.guest.read(f::GUEST_EFER)) => {
+                exit.fault();
+                Next::Go
+            }
             Exit::ControlRegister(exit) => {
                 let fixed = if exit.new_cr0().is_some() { NE } else { VMXE };
                 exit.allow(fixed);

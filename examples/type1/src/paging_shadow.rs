@@ -14,6 +14,7 @@ mod emulate;
 mod map;
 mod registers;
 mod trace;
+mod tries;
 
 use hvkit_page_table::PhysicalWindow;
 use hvkit_shadow_paging::guest::{ErrorCode, Features, GuestFault};
@@ -39,6 +40,7 @@ use hvkit_ept::builder::Kind;
 use lab_cases::trace::Record;
 use lab_cases::type1::PARTS;
 use trace::Recorder;
+use tries::{Tries, Try};
 
 pub use map::{GuestMemory, Map};
 pub use registers::EFER;
@@ -67,13 +69,12 @@ const VMXE: u64 = 1 << 13;
 /// What shadows cannot express. CPUID.(07H, 0):ECX: PKU, CET_SS, LA57, PKS; EDX: CET_IBT.
 const HIDDEN_ECX: u32 = 1 << 3 | 1 << 7 | 1 << 16 | 1 << 31;
 const HIDDEN_EDX: u32 = 1 << 20;
+/// CPUID.(07H, 1):EAX: LAM.
+const HIDDEN_1_EAX: u32 = 1 << 26;
 /// CPUID.(0DH, 0):EAX: PKRU.
 const HIDDEN_STATE: u32 = 1 << 9;
 /// Pages up to which a span is forgotten page by page.
 const SINGLE_PAGES: u64 = 32;
-
-/// How many tables may be given up because a write to them is not understood: one that never succeeds would go on for ever.
-const MOST_TAKEN_AWAY: u64 = 1000;
 
 /// Shadow tables of a guest that is recorded: as many as whoever replays has frames for.
 const TRACED_FRAMES: u32 = 2048;
@@ -104,6 +105,7 @@ pub struct Shadow<'m> {
     features: Features,
     /// How many bytes of trace to record, from the guest's first mark on.
     trace: u64,
+    tries: Tries,
     seen: Seen,
 }
 
@@ -140,6 +142,7 @@ impl<'m> Shadow<'m> {
             memory,
             features,
             trace,
+            tries: Tries::default(),
             seen: Seen::default(),
         })
     }
@@ -340,6 +343,7 @@ impl<'m> Shadow<'m> {
             memory: &self.memory,
             mode: self.vcpu.mode(),
             privilege: fault.access().privilege,
+            linear: fault.linear,
             physical,
         };
         let owed = match write.emulate() {
@@ -366,7 +370,14 @@ impl<'m> Shadow<'m> {
                 if settled != Next::Go {
                     return settled;
                 }
-                if self.seen.taken_away > MOST_TAKEN_AWAY {
+                let this = Try {
+                    rip: exit.guest.read(f::GUEST_RIP),
+                    linear: fault.linear,
+                    registers: *exit.guest.registers(),
+                    rsp: exit.guest.read(f::GUEST_RSP),
+                    rflags: fault.rflags,
+                };
+                if !self.tries.again(this) {
                     println!("type1: {why}: {:?}", exit.guest);
                     return Next::Give("a write to a table is not understood");
                 }
@@ -391,6 +402,7 @@ impl Paging for Shadow<'_> {
     fn hides(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         match (leaf, subleaf) {
             (7, 0) => [0, 0, HIDDEN_ECX, HIDDEN_EDX],
+            (7, 1) => [HIDDEN_1_EAX, 0, 0, 0],
             // The state component of what is hidden.
             (0xd, 0) => [HIDDEN_STATE, 0, 0, 0],
             _ => [0; 4],

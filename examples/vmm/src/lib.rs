@@ -46,6 +46,7 @@ pub mod chipset;
 pub mod cli;
 pub mod config;
 pub mod confine;
+mod connect;
 pub mod console;
 pub mod dirty_log;
 pub mod exit_status;

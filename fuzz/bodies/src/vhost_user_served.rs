@@ -201,7 +201,8 @@ fn work(worker: &mut dyn Worker) {
     for round in 0.. {
         assert!(round < ROUNDS, "a worker does not come to rest");
         let sources = worker.sources().len();
-        if (0..sources).all(|source| worker.ready(source) != Progress::More) {
+        let mut rests = |source| matches!(worker.ready(source), Progress::Wait | Progress::Done);
+        if (0..sources).all(&mut rests) {
             break;
         }
     }

@@ -77,6 +77,8 @@ const CONFIG: usize = 16;
 const ACTUAL: usize = 4;
 const COMMAND: usize = 8;
 const POISON: usize = 12;
+/// What is saved: the configuration, and the identifier of the last round of hints. Earlier versions saved the former alone.
+const SAVED: usize = CONFIG + 4;
 
 /// What a balloon should do. Nothing but inflate, deflate and tell statistics, unless asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -389,25 +391,34 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
         let _ = self.shared.asked.read();
     }
 
-    /// The configuration structure.
+    /// The configuration structure, and the identifier of the last round of hints (32 bits).
     fn save(&self) -> Result<Vec<u8>, StateError> {
-        Ok(self.config().to_vec())
+        let last = self.shared.last_round.load(Ordering::SeqCst);
+        Ok([&self.config()[..], &last.to_le_bytes()].concat())
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
-        let config: [u8; CONFIG] = state.try_into().map_err(|_| StateError::Length {
-            saved: state.len(),
-            expected: CONFIG,
-        })?;
-        let [t0, t1, t2, t3, ..] = config;
+        let (config, last) = match state.split_first_chunk::<CONFIG>() {
+            Some((config, [])) => (config, None),
+            Some((config, &[l0, l1, l2, l3])) => (config, Some([l0, l1, l2, l3])),
+            _ => {
+                return Err(StateError::Length {
+                    saved: state.len(),
+                    expected: SAVED,
+                });
+            }
+        };
+        let [t0, t1, t2, t3, ..] = *config;
         let target = u32::from_le_bytes([t0, t1, t2, t3]);
         self.shared.target.store(target, Ordering::SeqCst);
-        Device::<A>::config_write(self, 0, &config);
+        Device::<A>::config_write(self, 0, config);
         // What was hinted stays behind, so the round is over; the driver is told when it can be.
-        let [.., c0, c1, c2, c3, _, _, _, _] = config;
+        let [.., c0, c1, c2, c3, _, _, _, _] = *config;
         let command = u32::from_le_bytes([c0, c1, c2, c3]);
         self.shared.command.store(command, Ordering::SeqCst);
-        self.shared.last_round.store(command, Ordering::SeqCst);
+        // Linux does not answer to the identifier that it has answered to last, although that round is over.
+        let last = last.map_or(command, u32::from_le_bytes);
+        self.shared.last_round.store(last, Ordering::SeqCst);
         self.untold = self.shared.end_round();
         Ok(())
     }

@@ -36,14 +36,16 @@ impl Cache {
         Features::from_bits_retain(self.accepted.load(Ordering::Acquire))
     }
 
-    /// A driver has accepted `features`, which may be said more than once.
+    /// A driver has accepted `features`, which may be said more than once. What was chosen stays where it may: the VMM that a disk is
+    /// served to tells of no reset, and may have kept it. A driver reads which it is, as either may follow a reset (5.2.5).
     pub(super) fn begin(&self, features: Features) {
         if self.accepted.swap(features.bits(), Ordering::AcqRel) == features.bits() {
             return;
         }
         // Who cannot flush begins with a cache that needs none (5.2.5.2).
-        let settable = features.contains(feature::CONFIG_WCE);
-        self.choose(!settable || features.contains(feature::FLUSH));
+        if features.contains(feature::CONFIG_WCE) && !features.contains(feature::FLUSH) {
+            self.choose(false);
+        }
     }
 
     /// As after a reset.

@@ -15,6 +15,7 @@
     reason = "the kernel is told where a buffer is, and uses it after the call has returned"
 )]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -76,8 +77,10 @@ pub(super) struct Ring {
     places: Vec<Place>,
     free: Vec<Ticket>,
     under_way: usize,
-    /// Started, and the kernel does not know.
-    unsubmitted: bool,
+    /// Started, and the kernel does not know, the first first.
+    unsubmitted: VecDeque<Ticket>,
+    /// The kernel takes nothing any more, and is told nothing: what it was not told of stays undone.
+    broken: bool,
 }
 
 impl std::fmt::Debug for Ring {
@@ -125,7 +128,8 @@ impl Ring {
                 .collect(),
             free: (0..count).rev().map(Ticket).collect(),
             under_way: 0,
-            unsubmitted: false,
+            unsubmitted: VecDeque::new(),
+            broken: false,
         })
     }
 
@@ -176,7 +180,7 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// The bytes are not there, or the kernel has the buffer, or the ring is full.
+    /// The bytes are not there, or the kernel has the buffer, or the ring is full or broken.
     pub(super) fn start(
         &mut self,
         ticket: Ticket,
@@ -185,6 +189,9 @@ impl Ring {
         from: usize,
         to: usize,
     ) -> io::Result<()> {
+        if self.broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let bytes = self.bytes(ticket, to).get_mut(from..);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
         let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -209,7 +216,7 @@ impl Ring {
         place.under_way = true;
         // At most one for each place.
         self.under_way = self.under_way.wrapping_add(1);
-        self.unsubmitted = true;
+        self.unsubmitted.push_back(ticket);
         Ok(())
     }
 
@@ -218,22 +225,45 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// The host's.
+    /// The host's, other than for now. What it was not told of is given up, and no more can be started.
     pub(super) fn submit(&mut self) -> io::Result<bool> {
-        if !self.unsubmitted {
+        if self.unsubmitted.is_empty() {
             return Ok(true);
         }
-        match self.ring.submit() {
-            Ok(_) => {
-                self.unsubmitted = !self.ring.submission().is_empty();
-                Ok(!self.unsubmitted)
+        let said = self.ring.submit();
+        self.told(said)?;
+        Ok(self.unsubmitted.is_empty())
+    }
+
+    /// After a call that told the kernel of what was started: whether it did as it was asked, or not now.
+    fn told(&mut self, said: io::Result<usize>) -> io::Result<bool> {
+        let left = self.ring.submission().len();
+        let taken = self.unsubmitted.len().saturating_sub(left);
+        self.unsubmitted.drain(..taken);
+        let Err(error) = said else { return Ok(true) };
+        if error.raw_os_error() == Some(libc::ETIME) {
+            return Ok(true);
+        }
+        match error.kind() {
+            io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+            | io::ErrorKind::ResourceBusy => Ok(false),
+            _ => {
+                self.give_up();
+                Err(error)
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted
-                | io::ErrorKind::WouldBlock
-                | io::ErrorKind::ResourceBusy => Ok(false),
-                _ => Err(error),
-            },
+        }
+    }
+
+    /// Nobody calls the kernel again, so it never comes to know of what it does not know yet, and nothing uses those buffers.
+    fn give_up(&mut self) {
+        self.broken = true;
+        for ticket in std::mem::take(&mut self.unsubmitted) {
+            if let Some(place) = self.places.get_mut(ticket.number()) {
+                place.under_way = false;
+                self.under_way = self.under_way.saturating_sub(1);
+            }
+            self.release(ticket);
         }
     }
 
@@ -257,13 +287,24 @@ impl Ring {
         }
     }
 
-    /// Tells the kernel of all that was started, and waits until something has finished, at most `patience`.
-    pub(super) fn wait(&mut self, patience: Duration) {
-        let time = Timespec::from(patience);
-        let wait = SubmitArgs::new().timespec(&time);
-        // Whatever it says, what has finished is looked for next.
-        let _ = self.ring.submitter().submit_with_args(1, &wait);
-        self.unsubmitted = !self.ring.submission().is_empty();
+    /// Tells the kernel of all that was started, and waits until something has finished, or for `patience`.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`submit`](Self::submit), once.
+    pub(super) fn wait(&mut self, patience: Duration) -> io::Result<()> {
+        let mut waited = false;
+        if !self.broken {
+            let time = Timespec::from(patience);
+            let wait = SubmitArgs::new().timespec(&time);
+            let said = self.ring.submitter().submit_with_args(1, &wait);
+            waited = self.told(said)?;
+        }
+        if !waited {
+            // What the kernel knows of is finished without a call.
+            std::thread::sleep(patience);
+        }
+        Ok(())
     }
 }
 
@@ -345,7 +386,7 @@ mod tests {
         assert_eq!(ring.prepare(1), None);
         let mut finished = ring.finished();
         for _ in 0..LOOKS {
-            ring.wait(PATIENCE);
+            ring.wait(PATIENCE).unwrap();
             finished = finished.or_else(|| ring.finished());
         }
         let (_, moved) = finished.unwrap();
@@ -354,5 +395,50 @@ mod tests {
         ring.release(ticket);
         ring.release(ticket);
         assert!(ring.prepare(1).is_some() && ring.prepare(1).is_none());
+    }
+
+    /// A ring whose descriptor leads elsewhere: the kernel refuses each call on it, for good.
+    fn refused(ring: &Ring) {
+        let other = File::open("/dev/null").unwrap();
+        // SAFETY: both are open, and the ring has the second still: it only leads to another file.
+        let moved = unsafe { libc::dup2(other.as_raw_fd(), ring.ring.as_raw_fd()) };
+        assert!(moved >= 0);
+    }
+
+    #[test]
+    fn what_the_kernel_was_not_told_of_is_given_up() {
+        type Call = fn(&mut Ring) -> bool;
+        let calls: [Call; 2] = [
+            |ring| ring.submit().is_err(),
+            |ring| ring.wait(PATIENCE).is_err(),
+        ];
+        for is_refused in calls {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&[1; 512]).unwrap();
+            let Ok(mut ring) = Ring::new(&file, 2) else {
+                eprintln!("not tried: this host has no rings");
+                return;
+            };
+            let tickets = [0; 2].map(|_| {
+                let ticket = ring.prepare(512).unwrap();
+                ring.start(ticket, Operation::Read, 0, 0, 512).unwrap();
+                ticket
+            });
+            assert_eq!(ring.under_way(), 2);
+            refused(&ring);
+            assert!(is_refused(&mut ring));
+            assert_eq!(ring.under_way(), 0);
+            assert!(ring.finished().is_none());
+            for ticket in tickets {
+                assert_eq!(ring.bytes(ticket, 512).len(), 512);
+            }
+            // Nothing more is begun, and nobody is told twice.
+            let ticket = ring.prepare(512).unwrap();
+            assert!(ring.start(ticket, Operation::Read, 0, 0, 512).is_err());
+            assert!(ring.submit().unwrap());
+            let begun = std::time::Instant::now();
+            ring.wait(PATIENCE).unwrap();
+            assert!(begun.elapsed() >= PATIENCE, "it spins");
+        }
     }
 }

@@ -82,9 +82,8 @@ impl<A> Handler<A> for Server {
         self.under_way.as_ref().is_some_and(UnderWay::any)
     }
 
-    fn wait(&mut self, patience: Duration) {
-        if let Some(under_way) = &self.under_way {
-            under_way.wait(patience);
-        }
+    fn wait(&mut self, patience: Duration) -> io::Result<()> {
+        let under_way = self.under_way.as_ref();
+        under_way.map_or(Ok(()), |under_way| under_way.wait(patience))
     }
 }

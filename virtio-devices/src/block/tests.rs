@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! When writes are put on stable storage, seen from the storage.
 
+#[cfg(feature = "vhost-user")]
+mod served;
+
 use std::io;
 use std::sync::{Arc, Mutex};
 

@@ -97,8 +97,8 @@ impl UnderWay {
     }
 
     /// As [`Ring::wait`].
-    pub(super) fn wait(&self, patience: Duration) {
-        lock(&self.ring).wait(patience);
+    pub(super) fn wait(&self, patience: Duration) -> io::Result<()> {
+        lock(&self.ring).wait(patience)
     }
 
     /// Begins what the chain asks, if the ring can do it.

@@ -82,6 +82,11 @@ impl Control {
         self.size
     }
 
+    /// Whether the driver would be told of this size by the configuration.
+    pub(super) fn changes_config(&self, size: Size) -> bool {
+        self.size != size && self.size_by == Some(SizeBy::Configuration)
+    }
+
     /// Takes a size; true if the driver is to be told by the configuration.
     pub(super) fn resize(&mut self, size: Size) -> bool {
         if std::mem::replace(&mut self.size, size) == size {

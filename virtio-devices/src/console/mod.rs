@@ -100,6 +100,13 @@ pub struct Terminal {
 impl Terminal {
     /// Says what size the terminal has now, and tells the driver if it is another.
     pub fn resize(&self, size: Size) {
+        // A driver reads it in two parts.
+        if self.lock().changes_config(size) {
+            return self.events.changes(|| {
+                self.lock().resize(size);
+            });
+        }
+        // A driver that has come meanwhile.
         let by_config = self.lock().resize(size);
         if by_config {
             self.events.changed();

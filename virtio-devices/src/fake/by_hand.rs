@@ -68,7 +68,7 @@ impl ByHand {
                 };
                 let Some(mut worker) = taken else { continue };
                 for source in 0..worker.sources().len() {
-                    busy |= worker.ready(source) == Progress::More;
+                    busy |= matches!(worker.ready(source), Progress::More | Progress::Yield);
                 }
                 self.lock().slots[index].worker = Some(worker);
             }

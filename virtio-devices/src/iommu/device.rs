@@ -43,9 +43,9 @@ const BYPASS: u64 = 36;
 pub(super) const PROBE_SIZE: u32 = 512;
 /// Bytes of one reserved-memory property, its head included.
 pub(super) const PROPERTY: usize = 24;
-/// Descriptors in each queue.
 /// Requests, events.
 const QUEUES: usize = 2;
+/// Descriptors in each queue.
 const QUEUE_SIZE: u16 = 256;
 
 /// What devices may do before a driver says so.

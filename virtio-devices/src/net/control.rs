@@ -92,9 +92,11 @@ impl Control {
             ([class, number], _, Some((filter, address))) => {
                 Ok(match filter.obey(reach, class, number, data) {
                     Obeyed::Done => OK,
-                    Obeyed::Address => {
-                        if let Some(events) = address {
-                            events.changed();
+                    Obeyed::Address(given) => {
+                        match address {
+                            // A driver reads it in parts.
+                            Some(events) => events.changes(|| filter.give(given)),
+                            None => filter.give(given),
                         }
                         OK
                     }

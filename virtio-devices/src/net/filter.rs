@@ -214,8 +214,8 @@ struct Shared {
 pub(super) enum Obeyed {
     /// It was done.
     Done,
-    /// It was done, and the card's address is another.
-    Address,
+    /// The card is to have another address: [`Filter::give`].
+    Address(MacAddress),
     /// It is none, or wrong.
     No,
 }
@@ -250,6 +250,11 @@ impl Filter {
     /// The address that the driver has given the card.
     pub(super) fn given(&self) -> Option<MacAddress> {
         self.lock().given.map(MacAddress)
+    }
+
+    /// The driver gives the card an address.
+    pub(super) fn give(&self, address: MacAddress) {
+        self.change(|rules| rules.given = Some(address.0));
     }
 
     /// Does what a command of the classes of filters says.
@@ -320,8 +325,7 @@ impl Filter {
         if is_group(address) || address == [0; 6] {
             return None;
         }
-        self.change(|rules| rules.given = Some(address));
-        Some(Obeyed::Address)
+        Some(Obeyed::Address(MacAddress(address)))
     }
 
     fn set_vlan<M: GuestMemory + ?Sized>(

@@ -226,6 +226,11 @@ impl<A> Handler<A> for Sender {
         "net-tx".to_owned()
     }
 
+    /// What is sent is followed by more: the rest of a window, acknowledgements.
+    fn is_stream(&self) -> bool {
+        true
+    }
+
     fn serve<M: GuestMemory + ?Sized>(&mut self, reach: &Reach<'_, M>, chain: &Chain) -> Answer {
         let length = chain.readable().len();
         // What is no frame, and what nobody can take, is lost as on any network.

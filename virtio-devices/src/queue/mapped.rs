@@ -156,7 +156,9 @@ impl<'a, M: GuestMemory + ?Sized> Mapped<'a, M> {
                 // In a split ring nothing of a chain is written over before it is used.
                 _ => Vec::new(),
             };
-            notes.began(head, &descriptors);
+            notes
+                .began(head, &descriptors)
+                .map_err(|source| QueueError::chain(head.index(), source))?;
         }
         if let (Some(head), Some(order)) = (&mut head, &mut self.guard.order) {
             order.number(head);

@@ -38,6 +38,11 @@ impl News {
         self.telling = Telling::Later;
     }
 
+    /// Whether changes are kept.
+    pub(super) fn are_kept(&self) -> bool {
+        self.telling != Telling::Now
+    }
+
     /// A change has come: whether to tell of it now.
     #[must_use]
     pub(super) fn comes(&mut self) -> bool {

@@ -28,6 +28,8 @@ const QUEUE_SIZE: u16 = 256;
 const MIN_QUEUE_SIZE: u16 = 4;
 /// How long a back end has for an answer, if nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Saved of a card whose driver was told that its link is down.
+const LOST: u8 = 1;
 
 /// What a device served by another process should be.
 #[derive(Clone, Debug)]
@@ -171,6 +173,8 @@ pub struct VhostUser {
     queues: u16,
     queue_size: u16,
     addresses: Addresses,
+    /// It was saved while nobody served it, and its driver was told so.
+    untold: bool,
 }
 
 /// What the device and its worker have together.
@@ -224,14 +228,18 @@ impl Shared {
         self.front().patience()
     }
 
-    /// Asks for the configuration anew.
-    pub(super) fn read_config(&self) -> Result<(), BackEndError> {
-        if let Some(length) = self.kind.config_of_back_end() {
-            let given = self.front().config(length)?;
-            let what = "configuration space (VHOST_USER_PROTOCOL_F_CONFIG)";
-            self.config().bytes = given.ok_or(BackEndError::Lacks { what })?;
-        }
-        Ok(())
+    /// Asks for the configuration; empty if it is ours alone. Nothing changes before [`set_config`](Self::set_config).
+    pub(super) fn ask_config(&self) -> Result<Vec<u8>, BackEndError> {
+        let Some(length) = self.kind.config_of_back_end() else {
+            return Ok(Vec::new());
+        };
+        let given = self.front().config(length)?;
+        let what = "configuration space (VHOST_USER_PROTOCOL_F_CONFIG)";
+        given.ok_or(BackEndError::Lacks { what })
+    }
+
+    pub(super) fn set_config(&self, bytes: Vec<u8>) {
+        self.config().bytes = bytes;
     }
 }
 
@@ -289,7 +297,7 @@ impl VhostUser {
             unfinished: AtomicBool::new(false),
             pairs: AtomicU16::new(1),
         };
-        shared.read_config()?;
+        shared.set_config(shared.ask_config()?);
         Ok(Self {
             shared: Arc::new(shared),
             features,
@@ -297,6 +305,7 @@ impl VhostUser {
             queues,
             queue_size: options.queue_size,
             addresses: options.addresses,
+            untold: false,
         })
     }
 
@@ -394,8 +403,12 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
         }
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
         workers.extend(self.control(&mut activation));
+        let interrupts = Arc::clone(&activation.interrupts);
         let relay = Relay::new(Arc::clone(&self.shared), activation)?;
         workers.push(Box::new(relay));
+        if std::mem::take(&mut self.untold) {
+            interrupts.config();
+        }
         Ok(workers)
     }
 
@@ -403,40 +416,52 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for VhostUser {
         // Its queues were stopped with the worker, and the back end is told everything anew.
         self.shared.set_unfinished(false);
         self.shared.pairs.store(1, Ordering::SeqCst);
+        self.untold = false;
     }
 
+    /// Of a card with several pairs, how many are used (16 bits). Then, of a card that nobody serves, a byte of 1.
     fn save(&self) -> Result<Vec<u8>, StateError> {
         match self.shared.kind {
-            // What another back end is to finish is noted for it, and nowhere else.
-            _ if self.shared.unfinished.load(Ordering::SeqCst) => Err(StateError::Unfinished),
-            // How many pairs its driver uses.
-            Kind::Net { .. } if self.has_pairs() => {
-                let pairs = self.shared.pairs.load(Ordering::SeqCst);
-                Ok(pairs.to_le_bytes().to_vec())
-            }
-            // Its state is the positions of its queues, and files or networks that are the back end's.
-            Kind::Block | Kind::Net { .. } => Ok(Vec::new()),
             // Which files are open is known to the back end alone.
             Kind::FileSystem { .. } => Err(StateError::Unsaveable),
+            // What another back end is to finish is noted for it, and nowhere else.
+            _ if self.shared.unfinished.load(Ordering::SeqCst) => Err(StateError::Unfinished),
+            // Its state is the positions of its queues, and files that are the back end's.
+            Kind::Block => Ok(Vec::new()),
+            Kind::Net { .. } => {
+                let mut state = Vec::new();
+                if self.has_pairs() {
+                    state.extend(self.shared.pairs.load(Ordering::SeqCst).to_le_bytes());
+                }
+                if self.shared.config().lost {
+                    state.push(LOST);
+                }
+                Ok(state)
+            }
         }
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateError> {
         let expected = if self.has_pairs() { 2 } else { 0 };
-        match *state {
-            [] if expected == 0 => Ok(()),
-            [low, high] if expected == 2 => {
-                let pairs = u16::from_le_bytes([low, high]);
-                if !(1..=self.queues >> 1).contains(&pairs) {
-                    return Err(StateError::Content { at: 0 });
-                }
-                self.shared.pairs.store(pairs, Ordering::SeqCst);
-                Ok(())
+        let length = StateError::Length {
+            saved: state.len(),
+            expected,
+        };
+        let (pairs, lost) = state.split_at_checked(expected).ok_or(length)?;
+        let untold = match (lost, &self.shared.kind) {
+            ([], _) => false,
+            ([LOST], Kind::Net { .. }) => true,
+            ([_], Kind::Net { .. }) => return Err(StateError::Content { at: expected }),
+            _ => return Err(length),
+        };
+        if let &[low, high] = pairs {
+            let pairs = u16::from_le_bytes([low, high]);
+            if !(1..=self.queues >> 1).contains(&pairs) {
+                return Err(StateError::Content { at: 0 });
             }
-            _ => Err(StateError::Length {
-                saved: state.len(),
-                expected,
-            }),
+            self.shared.pairs.store(pairs, Ordering::SeqCst);
         }
+        self.untold = untold;
+        Ok(())
     }
 }

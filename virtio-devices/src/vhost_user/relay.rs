@@ -21,6 +21,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
+use self::away::Known;
 use super::address_space::Astray;
 use super::device::Shared;
 use super::error::BackEndError;
@@ -69,7 +70,7 @@ enum State {
     Stopped,
     /// The back end serves, and notes there what it has begun.
     Live(Option<InFlight>),
-    /// It is gone.
+    /// It is gone. Those of queues that nobody answers only say where these are.
     Lost(Vec<StandIn>),
     /// It is gone, and another is to go on where each queue has its base, and with what is noted there.
     Away(Option<InFlight>),
@@ -229,8 +230,13 @@ impl<A: GuestAddressSpace> Relay<A> {
         };
         let memory = self.memory.memory();
         let (packed, ordered) = (self.is_packed(), self.features.contains(Features::IN_ORDER));
+        let rest = Known::of(self, &*memory, in_flight.as_ref());
+        let kind = &self.shared.kind;
         let begun = self.queues.iter_mut().map(|queue| {
             let config = *queue.active.queue.config();
+            if !kind.is_refusable(queue.active.index) {
+                return known.then(|| rest.rest(queue)).flatten();
+            }
             if let Some(ledger) = &mut queue.ledger {
                 ledger.look(&Reach::new(&*memory));
                 let (used, begun) = ledger.in_flight()?;
@@ -263,11 +269,7 @@ impl<A: GuestAddressSpace> Relay<A> {
             self.queues.iter().zip(&standing).all(|(queue, stand_in)| {
                 stand_in.is_some() || !kind.is_refusable(queue.active.index)
             });
-        let standing: Vec<_> = standing
-            .into_iter()
-            .flatten()
-            .filter(|stand_in| kind.is_refusable(stand_in.index()))
-            .collect();
+        let standing: Vec<_> = standing.into_iter().flatten().collect();
         for queue in self.queues.iter().filter(|_| known) {
             let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
             let fd = queue.active.kick.as_raw_fd();
@@ -281,6 +283,8 @@ impl<A: GuestAddressSpace> Relay<A> {
             self.interrupts.config();
         }
         if !known && !says {
+            // Its driver has to begin anew wherever it is restored.
+            self.shared.set_unfinished(false);
             self.interrupts.needs_reset(&Failure::BackEnd(why));
             return;
         }
@@ -301,14 +305,22 @@ impl<A: GuestAddressSpace> Relay<A> {
             return (0, Progress::Wait);
         };
         let (mut all, mut progress) = (0, Progress::Wait);
-        for stand_in in standing {
-            let kind = &self.shared.kind;
+        let kind = &self.shared.kind;
+        for stand_in in &mut *standing {
+            // What is to be received does not come; only its place in the queue is kept.
+            if !kind.is_refusable(stand_in.index()) {
+                continue;
+            }
             let (count, after) = stand_in.work(kind, &self.memory, &self.interrupts);
             all = count.saturating_add(all);
             if after == Progress::More {
                 progress = after;
             }
         }
+        // Of a queue that has nobody, nobody can say where it goes on; of one that needs a reset, nobody asks.
+        let unknown = kind.says_when_lost() && standing.len() < self.queues.len();
+        let unfinished = unknown || standing.iter().any(StandIn::has_begun);
+        self.shared.set_unfinished(unfinished);
         (all, progress)
     }
 
@@ -320,8 +332,9 @@ impl<A: GuestAddressSpace> Relay<A> {
                 None => return Ok(Progress::Wait),
                 Some(Own::Answered) => {}
                 Some(Own::ConfigChanged) => {
-                    self.shared.read_config()?;
-                    self.interrupts.config();
+                    let mut given = self.shared.ask_config()?;
+                    self.interrupts
+                        .config_changes(&mut || self.shared.set_config(std::mem::take(&mut given)));
                 }
                 Some(Own::Astray(Astray { address, access })) => {
                     // So that whoever translates records the fault; not with the connection in hand, of which it may have to

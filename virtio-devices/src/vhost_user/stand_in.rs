@@ -46,6 +46,11 @@ impl StandIn {
         self.queue.position()
     }
 
+    /// Whether something is still to be answered that the queue's position does not say.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.begun.is_empty() && !self.queue.is_failed()
+    }
+
     /// Answers what was begun, a bounded number of chains, and nothing else; says how many that were.
     pub(super) fn answer_begun<A: GuestAddressSpace>(
         &mut self,

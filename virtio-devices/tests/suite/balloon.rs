@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use hvkit_virtio_devices::balloon::{Balloon, Control, Options, Round, Statistic};
-use hvkit_virtio_devices::device::Device;
+use hvkit_virtio_devices::device::{Device, StateError};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::reclaim::{HostPages, Reclaim, ReclaimError};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
@@ -333,4 +333,50 @@ fn a_round_of_hints_ends_with_a_move() {
     assert_eq!(other.config(8, 4), 1, "DONE");
     other.start(u64::MAX, &[0, 1, 2, 3]);
     assert!(other.vectors.delivered().contains(&0), "the driver is told");
+}
+
+/// A driver that remembers which identifier it has answered to does not answer to that again.
+#[test]
+fn a_round_after_a_move_is_not_the_one_before_it() {
+    let options = Options::new().with_free_page_hints();
+    for rounds in 1..4 {
+        for ended in [true, false] {
+            let old = Balloon::new(options, Arc::new(Taken::default())).unwrap();
+            let mut ids = Vec::new();
+            let id = |balloon: &Balloon| {
+                let mut raw = [0; 4];
+                Device::<Memory>::config_read(balloon, 8, &mut raw);
+                u32::from_le_bytes(raw)
+            };
+            for _ in 0..rounds {
+                old.control().ask_hints();
+                ids.push(id(&old));
+            }
+            if ended {
+                old.control().end_hints();
+            }
+            let state = Device::<Memory>::save(&old).unwrap();
+            // "struct virtio_balloon_config", and the last identifier.
+            let last = *ids.last().unwrap();
+            let command = if ended { 1 } else { last };
+            assert_eq!(state, numbers(&[0, 0, command, 0, last]));
+            let mut new = Balloon::new(options, Arc::new(Taken::default())).unwrap();
+            for wrong in [&state[..19], &state[..17], &state[..15], &[]] {
+                let error = Device::<Memory>::restore(&mut new, wrong).unwrap_err();
+                let (saved, expected) = (wrong.len(), 20);
+                assert_eq!(error, StateError::Length { saved, expected });
+            }
+            Device::<Memory>::restore(&mut new, &state).unwrap();
+            assert_eq!(id(&new), 1, "DONE");
+            new.control().ask_hints();
+            assert!(id(&new) > 1 && !ids.contains(&id(&new)), "{ids:?}");
+        }
+    }
+    // After the last of all identifiers comes the first: neither STOP nor DONE.
+    let mut new = Balloon::new(options, Arc::new(Taken::default())).unwrap();
+    Device::<Memory>::restore(&mut new, &numbers(&[0, 0, 1, 0, u32::MAX])).unwrap();
+    new.control().ask_hints();
+    let mut raw = [0; 4];
+    Device::<Memory>::config_read(&new, 8, &mut raw);
+    assert_eq!(u32::from_le_bytes(raw), 2);
 }

@@ -103,8 +103,8 @@ fn a_source_that_fails_is_told_but_not_for_ever() {
 #[test]
 fn a_limit_makes_the_driver_wait() {
     let rate = Rate {
-        per_second: 1,
         burst: 16,
+        ..Rate::per_second(1)
     };
     let entropy = counting(usize::MAX).with_limits(Limits {
         bytes: Some(rate),

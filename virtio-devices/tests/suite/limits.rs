@@ -22,8 +22,8 @@ const DATA: u64 = 0xa000;
 /// `burst` requests, and then one a second.
 fn requests(burst: u64) -> Limits {
     let rate = Rate {
-        per_second: 1,
         burst,
+        ..Rate::per_second(1)
     };
     Limits {
         bytes: None,
@@ -101,6 +101,29 @@ fn a_reset_brings_nothing_and_queues_share() {
     }
 }
 
+/// One request a minute, and not one a second. A driver that asks again soon has the one that is beyond, as a bucket is not
+/// empty then, and waits the longer for the next.
+#[test]
+fn a_limit_may_be_slower_than_one_a_second() {
+    let rate = Rate {
+        tokens: 1,
+        per: Duration::from_secs(60),
+        burst: 1,
+    };
+    let limits = Limits {
+        bytes: None,
+        requests: Some(rate),
+    };
+    let entropy = || Box::new(Entropy::new(std::io::repeat(7)).with_limits(limits));
+    let mut entropy = Limited::new(|| entropy(), Transport::Pci);
+    for (seconds, served) in [(0, 1), (1, 2), (58, 2), (1, 2), (1, 3), (59, 3), (1, 4)] {
+        entropy.pass(seconds);
+        let mut rings = entropy.guest.start(u64::MAX, &[0]);
+        entropy.offer(0, &mut rings[0], &[Writable(DATA, 8)]);
+        assert_eq!(entropy.served, served);
+    }
+}
+
 #[test]
 fn a_card_s_pairs_share_and_its_directions_do_not() {
     let (_ends, wires): (Vec<_>, Vec<_>) = [(), ()]
@@ -145,8 +168,8 @@ fn a_ring_lets_no_more_through_at_once() {
     let options = Options::new(&path).with_host_cache(HostCache::Bypassed);
     let bytes = Limits {
         bytes: Some(Rate {
-            per_second: 512,
             burst: 4 * 512,
+            ..Rate::per_second(512)
         }),
         requests: None,
     };

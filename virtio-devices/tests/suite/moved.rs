@@ -10,13 +10,15 @@ use hvkit_virtio_devices::console::{Console, Port};
 use hvkit_virtio_devices::device::{ActivateError, Activation, Device, StateError};
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+use hvkit_virtio_devices::fake::ByHand;
 use hvkit_virtio_devices::features::{DeviceType, Features};
 use hvkit_virtio_devices::iommu::{AtBoot, Iommu, Limits};
 use hvkit_virtio_devices::net::{self, LinkState, Net, Wire};
+use hvkit_virtio_devices::pci::{InterruptLine, Level};
 use hvkit_virtio_devices::queue::Position;
 use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::transport::mmio::MmioState;
-use hvkit_virtio_devices::transport::pci::PciState;
+use hvkit_virtio_devices::transport::pci::{PciState, VirtioPci};
 use hvkit_virtio_devices::transport::state::{RestoreError, SaveError, SessionState};
 use hvkit_virtio_devices::vsock::Vsock;
 use hvkit_virtio_devices::worker::Worker;
@@ -198,8 +200,7 @@ fn a_disk_s_interrupts_go_to_the_same_vectors_and_none_is_lost() {
     assert_eq!(guest.vectors.delivered(), [1]);
 }
 
-type OnPci =
-    hvkit_virtio_devices::fake::Driver<hvkit_virtio_devices::transport::pci::VirtioPci<Memory>>;
+type OnPci = hvkit_virtio_devices::fake::Driver<VirtioPci<Memory>>;
 
 fn on_bus_pci(guest: &mut Guest, act: impl FnOnce(&mut OnPci)) {
     let Bus::Pci(driver) = &mut guest.bus else {
@@ -612,5 +613,62 @@ fn a_card_that_was_moved_asks_its_driver_to_announce_itself() {
             guest.start(u64::MAX, &[0, 1]);
             assert_eq!(guest.config(6, 2), 1);
         }
+    }
+}
+
+/// What an interrupt line was set to.
+#[derive(Default)]
+struct Levels(std::sync::Mutex<Vec<Level>>);
+
+impl InterruptLine for Levels {
+    fn set(&self, level: Level) {
+        self.0.lock().unwrap().push(level);
+    }
+}
+
+/// "ISR status" (4.1.4.5) has bit 1 with MSI-X too, and the pin is not used then.
+#[test]
+fn the_pin_of_a_function_that_sends_messages_stays_down() {
+    for (msix, isr, disabled, last) in [
+        (true, 2, false, Level::Deasserted),
+        (true, 3, true, Level::Deasserted),
+        (false, 1, true, Level::Deasserted),
+        (false, 1, false, Level::Asserted),
+    ] {
+        let mut guest = Guest::new(counting(0), Transport::Pci);
+        guest.start(u64::MAX, &[0]);
+        guest.pause();
+        let State::Pci(mut state) = save(&guest).unwrap() else {
+            unreachable!()
+        };
+        state.interrupts.isr = isr;
+        // Interrupt Disable, bit 10 of the command.
+        state.config[5] |= if disabled { 4 } else { 0 };
+        if !msix {
+            // MSI-X Enable, bit 15 of Message Control, in the capability of identity 0x11.
+            let mut at = usize::from(state.config[0x34]);
+            while state.config[at] != 0x11 {
+                at = state.config[at + 1].into();
+            }
+            state.config[at + 3] &= 0x7f;
+        }
+        let levels = Arc::new(Levels::default());
+        let mut new = VirtioPci::new(
+            counting(0),
+            guest.memory.clone(),
+            guest.vectors.clone(),
+            Box::<ByHand>::default(),
+        )
+        .unwrap()
+        .with_interrupt_line(levels.clone());
+        new.pause();
+        levels.0.lock().unwrap().clear();
+        new.restore(&state).unwrap();
+        let set = levels.0.lock().unwrap().clone();
+        assert!(
+            set.iter().all(|level| *level == last),
+            "{msix} {isr}: {set:?}"
+        );
+        assert_eq!(set.last(), Some(&last));
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+use hvkit_virtio_devices::fake::Ring;
 use hvkit_virtio_devices::net::{LinkState, MacAddress, Net, Options, OptionsError, Wire};
 
 use crate::support::END;
@@ -94,6 +95,48 @@ fn frames_go_out_as_they_are_however_they_are_cut() {
         }
         assert_eq!(counters[1].read().bytes, 224);
         assert_eq!(counters[0].read().bytes, 0);
+    }
+}
+
+/// A driver that shares its processor with the card's worker has not sent all that it is about to. It is spared notifications
+/// (VIRTQ_USED_F_NO_NOTIFY, 2.7.10; avail_event, 2.7.10.1) until the worker has let it run and found nothing more.
+#[test]
+fn a_driver_that_sends_need_not_notify_until_it_pauses() {
+    const EVENT_IDX: u64 = 1 << 29;
+    for transport in TRANSPORTS {
+        for features in [u64::MAX, !EVENT_IDX] {
+            let (net, wire) = card();
+            let mut guest = Guest::new(Box::new(net), transport);
+            let mut rings = guest.start(features, &[0, 1]);
+            let ring = &mut rings[1];
+            let event = ring.used + 4 + 8 * u64::from(ring.size);
+            // Whether the driver is to notify when it has made so many available.
+            let wanted = |ring: &Ring, made: u16| match features & EVENT_IDX {
+                0 => ring.get16(ring.used) == 0,
+                _ => ring.get16(event) == made - 1,
+            };
+            guest.write(0x8000, &frame(7));
+            let mut received = [0; 200];
+            guest.step();
+            assert!(wanted(ring, 1), "nothing was sent yet");
+            ring.submit(&[Readable(0x8000, 112)]);
+            guest.kick(1);
+            for made in 2..5 {
+                // Sent at once, and nothing asked for.
+                assert_eq!(guest.workers.step(1), 1);
+                assert_eq!(wire.recv(&mut received).unwrap(), 112);
+                assert!(ring.take().is_some());
+                assert!(!wanted(ring, made), "{made}");
+                // As a driver does that was told not to notify.
+                ring.submit(&[Readable(0x8000, 112)]);
+            }
+            guest.workers.step(1);
+            assert_eq!(wire.recv(&mut received).unwrap(), 112);
+            assert!(!wanted(ring, 5));
+            guest.step();
+            assert!(wanted(ring, 5), "nobody would look again");
+            assert!(wire.recv(&mut received).is_err());
+        }
     }
 }
 

@@ -85,6 +85,33 @@ fn a_worker_is_called_once_at_first_and_then_when_a_source_is_readable() {
 }
 
 #[test]
+fn a_worker_that_lets_others_run_is_called_again_without_an_event() {
+    let (report, reports) = channel();
+    let mut calls = 0;
+    let on_ready = move |_, readable| {
+        report.send(readable).unwrap();
+        calls += 1;
+        match calls {
+            1..4 => Progress::Yield,
+            _ => Progress::Wait,
+        }
+    };
+    let worker = Box::new(Scripted {
+        events: vec![event()],
+        on_ready,
+    });
+    let mut running = threads().start(worker).unwrap();
+    let called: Vec<bool> = (0..4)
+        .map(|_| reports.recv_timeout(LONG).unwrap())
+        .collect();
+    assert_eq!(called, [false; 4]);
+    let more = reports.recv_timeout(Duration::from_millis(20));
+    assert!(more.is_err(), "called for nothing");
+    running.request_stop();
+    assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+}
+
+#[test]
 fn a_worker_that_comes_back_can_be_started_again() {
     let kick = event();
     let (worker, reports) = reporting(&[&kick]);

@@ -43,7 +43,7 @@ declare! { RULES: Area::Controls, "VM-Execution Control Fields";
         "If \"PASID translation\" is 1, the low PASID directory address must be page-aligned and within the physical-address width.";
     PASID_HIGH = "execution.pasid-directory-high.address", [HIGH_PASID_DIRECTORY],
         "If \"PASID translation\" is 1, the high PASID directory address must be page-aligned and within the physical-address width.";
-    TPR_RESERVED = "execution.tpr-threshold.reserved", [TPR_THRESHOLD],
+    TPR_RESERVED = "execution.tpr-threshold.reserved", [TPR_THRESHOLD, SECONDARY_CONTROLS],
         "If \"use TPR shadow\" is 1 and \"virtual-interrupt delivery\" is 0, bits 31:4 of the TPR threshold must be 0.";
     TPR_ABOVE_VTPR = "execution.tpr-threshold.vtpr", [TPR_THRESHOLD, VIRTUAL_APIC_ADDRESS],
         "If \"use TPR shadow\" is 1 and neither APIC accesses are virtualized nor virtual interrupts delivered, bits 3:0 of the TPR threshold must not exceed bits 7:4 of VTPR.";
@@ -59,7 +59,7 @@ declare! { RULES: Area::Controls, "VM-Execution Control Fields";
         "If \"virtualize x2APIC mode\" is 1, \"virtualize APIC accesses\" must be 0.";
     VID_NEEDS_EXITING = "execution.virtual-interrupts.external-interrupt-exiting", [PIN_BASED_CONTROLS, SECONDARY_CONTROLS],
         "If \"virtual-interrupt delivery\" is 1, \"external-interrupt exiting\" must be 1.";
-    POSTED_NEEDS_VID = "execution.posted-interrupts.virtual-interrupts", [SECONDARY_CONTROLS, PIN_BASED_CONTROLS],
+    POSTED_NEEDS_VID = "execution.posted-interrupts.virtual-interrupts", [SECONDARY_CONTROLS, PIN_BASED_CONTROLS, PRIMARY_CONTROLS],
         "If \"process posted interrupts\" is 1, \"virtual-interrupt delivery\" must be 1.";
     POSTED_NEEDS_ACK = "execution.posted-interrupts.acknowledge", [PRIMARY_EXIT_CONTROLS, PIN_BASED_CONTROLS],
         "If \"process posted interrupts\" is 1, \"acknowledge interrupt on exit\" must be 1.";

@@ -31,7 +31,8 @@ pub struct Rule {
     pub area: Area,
     /// The title of the manual's section.
     pub section: &'static str,
-    /// The fields it is about; the first is the one it constrains. Empty for rules about the processor.
+    /// The fields on which it depends, those that make it apply among them; the first is the one it constrains. Where one is absent, and
+    /// so taken as zero, the rule is not decided. Empty for rules about the processor.
     pub fields: &'static [Encoding],
     /// What it asks, in a sentence.
     pub sentence: &'static str,

@@ -44,7 +44,7 @@ declare! { ENTRY_RULES: Area::Controls, "VM-Entry Control Fields";
         "The type of an injected event must not be reserved: 1 is on all processors, 7 where neither \"monitor trap flag\" nor FRED is supported.";
     EVENT_VECTOR = "event.vector", [INJECTED_EVENT, GUEST_CR4],
         "The vector must fit the type: 2 for an NMI, at most 31 for a hardware exception; for other events 0 (pending MTF), or with FRED transitions 1 (SYSCALL) or 2 (SYSENTER).";
-    EVENT_ERROR_MISSING = "event.error-code.missing", [INJECTED_EVENT, GUEST_CR0],
+    EVENT_ERROR_MISSING = "event.error-code.missing", [INJECTED_EVENT, GUEST_CR0, PRIMARY_CONTROLS, SECONDARY_CONTROLS],
         "An exception that has an error code must deliver one, unless the guest is an unrestricted one in real mode or IA32_VMX_BASIC bit 56 is 1.";
     EVENT_ERROR_FORBIDDEN = "event.error-code.forbidden", [INJECTED_EVENT, GUEST_CR0],
         "No error code may be delivered for anything but a hardware exception, nor in real mode, nor (if IA32_VMX_BASIC bit 56 is 0) for an exception that has none.";

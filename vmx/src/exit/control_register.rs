@@ -41,7 +41,16 @@ pub struct ControlRegisterExit<'r, V: FieldsMut> {
     pub access: CrAccess,
 }
 
+const PE: u64 = 1 << 0;
 const TS: u64 = 1 << 3;
+const WP: u64 = 1 << 16;
+const NW: u64 = 1 << 29;
+const CD: u64 = 1 << 30;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_PCIDE: u64 = 1 << 17;
+const CR4_CET: u64 = 1 << 23;
+/// In the access rights of CS.
+const CS_LONG: u32 = 1 << 13;
 const PG: u64 = 1 << 31;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
@@ -82,6 +91,33 @@ impl<'r, V: FieldsMut> ControlRegisterExit<'r, V> {
             }
             _ => None,
         }
+    }
+
+    /// Whether a processor refuses the new CR0 with a general-protection exception, in a guest whose `IA32_EFER` is `efer` as the guest reads it.
+    /// `false` if CR0 is not written.
+    ///
+    /// SDM Vol. 2B, "MOV - Move to/from Control Registers", "64-Bit Mode Exceptions"; Vol. 3A, "Initializing IA-32e Mode".
+    pub fn refuses_cr0(&self, efer: u64) -> bool {
+        let Some(new) = self.new_cr0() else {
+            return false;
+        };
+        let (old, cr4) = (self.visible_cr0(), self.visible_cr4());
+        let has = |bits: u64| new & bits != 0;
+        let begins = has(PG) && old & PG == 0 && efer & EFER_LME != 0;
+        let ends = !has(PG) && old & PG != 0;
+        let code_is_long = self.guest.read(f::GUEST_CS_ACCESS_RIGHTS) & CS_LONG != 0;
+        new >> 32 != 0
+            || has(PG) && !has(PE)
+            || has(NW) && !has(CD)
+            || !has(WP) && cr4 & CR4_CET != 0
+            || ends && (self.guest.is_64_bit() || cr4 & CR4_PCIDE != 0)
+            || begins && (cr4 & CR4_PAE == 0 || code_is_long)
+    }
+
+    /// CR4 as the guest reads it.
+    fn visible_cr4(&self) -> u64 {
+        let mask = self.guest.read(f::CR4_GUEST_HOST_MASK);
+        self.guest.read(f::CR4_READ_SHADOW) & mask | self.guest.read(f::GUEST_CR4) & !mask
     }
 
     /// CR0 as the guest reads it.

@@ -22,6 +22,7 @@ pub struct Guest<'r, V: FieldsMut> {
 const CR0_PE: u64 = 1 << 0;
 const RFLAGS_TF: u64 = 1 << 8;
 const DEBUGCTL_BTF: u64 = 1 << 1;
+const CR4_FRED: u64 = 1 << 32;
 const CS_LONG: u32 = 1 << 13;
 const GENERAL_PROTECTION: u8 = 13;
 const UNDEFINED: u8 = 6;
@@ -130,8 +131,19 @@ impl<'r, V: FieldsMut> Guest<'r, V> {
     /// unrestricted guest) no exception has, and VM entry fails with one. For software interrupts and exceptions, the length of the
     /// instruction is that of the exit.
     ///
-    /// An event that was to be delivered already is replaced: see [`combine`](super::combine).
+    /// An event that was to be delivered already is replaced: see [`combine`](super::combine). A guest that uses FRED transitions finds 0 as
+    /// the event data.
     pub fn inject(&mut self, event: Event, error_code: u32) {
+        self.inject_with_data(event, error_code, 0);
+    }
+
+    /// [`inject`](Self::inject), with event data for a guest that uses FRED transitions (CR4.FRED): of a page fault the address, of a
+    /// debug exception its conditions, of a device-not-available exception `IA32_XFD_ERR`. SDM Vol. 3C, "VM-Entry Controls for Event
+    /// Injection".
+    pub(super) fn inject_with_data(&mut self, event: Event, error_code: u32, data: u64) {
+        if self.read(f::GUEST_CR4) & CR4_FRED != 0 {
+            self.write(f::INJECTED_EVENT_DATA, data);
+        }
         let real_mode = self.read(f::GUEST_CR0) & CR0_PE == 0;
         let event = if real_mode && event.is_a(EventKind::HARDWARE_EXCEPTION) {
             Event(event.0 & !(1 << 11))
@@ -176,7 +188,8 @@ impl<'r, V: FieldsMut> Guest<'r, V> {
                 // Bit 12 is undefined in this field and reserved for injection.
                 let again = Event(event.0 & !(1 << 12));
                 let error_code = self.read(f::ORIGINAL_EVENT_ERROR_CODE);
-                self.inject(again, error_code);
+                let data = self.read(f::ORIGINAL_EVENT_DATA);
+                self.inject_with_data(again, error_code, data);
                 if event.kind() == EventKind::NMI {
                     // Its delivery began, and will begin again: that blocks.
                     let bits = blocking.difference(Interruptibility::NMI).bits();

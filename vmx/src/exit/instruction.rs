@@ -119,6 +119,25 @@ exit! {
     }
 }
 
+const fn xcr0_takes(value: u64, supported: u64) -> bool {
+    const X87: u64 = 1 << 0;
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
+    const MPX: u64 = 3 << 3;
+    const AVX_512: u64 = 7 << 5;
+    const PKRU: u64 = 1 << 9;
+    const AMX: u64 = 3 << 17;
+    const APX: u64 = 1 << 19;
+    const KNOWN: u64 = X87 | SSE | AVX | MPX | AVX_512 | PKRU | AMX | APX;
+    value & !(supported & KNOWN) == 0
+        && value & X87 == X87
+        && (value & AVX == 0 || value & SSE == SSE)
+        && (value & MPX == 0 || value & MPX == MPX)
+        && (value & AVX_512 == 0 || value & (AVX | AVX_512) == (AVX | AVX_512))
+        && (value & AMX == 0 || value & AMX == AMX)
+        && (value & APX == 0 || value & MPX == 0)
+}
+
 impl<'r, V: FieldsMut> Xsetbv<'r, V> {
     pub(super) fn new(mut guest: Guest<'r, V>) -> Self {
         Self {
@@ -126,6 +145,14 @@ impl<'r, V: FieldsMut> Xsetbv<'r, V> {
             value: guest.registers().edx_eax(),
             guest,
         }
+    }
+
+    /// Whether this is a write to XCR0 that a processor with the state components `supported` (CPUID.(0DH, 0):EDX:EAX) takes. Components
+    /// that are not known here are refused: nobody knows which others they need or exclude.
+    ///
+    /// SDM Vol. 1, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features".
+    pub const fn is_taken(&self, supported: u64) -> bool {
+        self.index == 0 && xcr0_takes(self.value, supported)
     }
 
     /// Completes the instruction; the effect is the caller's.

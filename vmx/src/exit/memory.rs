@@ -7,6 +7,11 @@ use hvkit_vmcs::store::FieldsMut;
 
 use super::{Delivery, Guest, combine};
 
+/// The exceptions whose exit qualification is the event data of their delivery by FRED.
+const DEBUG: u8 = 1;
+const DEVICE_NOT_AVAILABLE: u8 = 7;
+const PAGE_FAULT: u8 = 14;
+
 /// An access that stopped at the EPT.
 #[derive(Debug)]
 pub struct EptFault<'r, V: FieldsMut> {
@@ -93,7 +98,14 @@ impl<'r, V: FieldsMut> Exception<'r, V> {
                 if let Some(address) = self.page_fault() {
                     self.guest.registers().cr2 = address;
                 }
-                self.guest.inject(event, self.error_code);
+                let data = if event.is_a(EventKind::HARDWARE_EXCEPTION)
+                    && matches!(event.vector(), DEBUG | DEVICE_NOT_AVAILABLE | PAGE_FAULT)
+                {
+                    self.qualification
+                } else {
+                    0
+                };
+                self.guest.inject_with_data(event, self.error_code, data);
             }
             Delivery::DoubleFault => self.guest.inject(Delivery::DOUBLE_FAULT, 0),
             Delivery::TripleFault => {}

@@ -9,12 +9,12 @@ mod source;
 
 use std::fmt::Write;
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::check::lint::Sources;
+use crate::checkout::Stamp;
 use lab_kit::paths;
 
 use crate::step::Step;
@@ -22,10 +22,10 @@ use crate::step::Step;
 /// What to run.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Cases an oracle runs; its own number for CI if not given.
+    /// Cases each oracle runs; as many as in CI if not given.
     #[arg(long)]
     cases: Option<u64>,
-    /// Only look at the results of oracles that ran before.
+    /// Only look at the results of oracles that ran before: the page says at which commit each did.
     #[arg(long)]
     no_run: bool,
 }
@@ -39,13 +39,12 @@ pub fn evidence(options: &Options) -> Result<()> {
     let step = Step::start("EVIDENCE.md");
     let sources = Sources::read()?;
     let mut page = String::new();
-    let commit = git(&["rev-parse", "--short", "HEAD"])?;
-    let date = git(&["show", "-s", "--format=%cs", "HEAD"])?;
+    let Stamp { date, commit } = Stamp::now()?;
     writeln!(
         page,
         "# Evidence\n\nMade by `cargo xtask evidence` from commit {commit} of {date}. Do not edit: run it again.\n"
     )?;
-    oracles::write(&mut page)?;
+    oracles::write(&mut page, &commit)?;
     source::write(&mut page, &sources)?;
     coverage::write(&mut page)?;
     mutation::write(&mut page)?;
@@ -58,15 +57,4 @@ pub fn evidence(options: &Options) -> Result<()> {
         failed.join(", ")
     );
     Ok(())
-}
-
-/// What git says.
-pub(crate) fn git(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("git")
-        .current_dir(paths::root())
-        .args(arguments)
-        .output()
-        .context("cannot start git")?;
-    ensure!(output.status.success(), "git {arguments:?} failed");
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use lab_kit::paths;
 
-use crate::evidence::git;
+use crate::checkout::Stamp;
 
 /// What libFuzzer said of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,15 +45,14 @@ impl Run {
         }
     }
 
-    /// Adds a line to the target's record.
-    pub(super) fn append(&self, target: &str, sanitizer: &str) -> Result<()> {
+    /// Adds a line to the target's record, of the code as it was at the start.
+    pub(super) fn append(&self, target: &str, stamp: &Stamp, sanitizer: &str) -> Result<()> {
         ensure!(self.executions > 0, "libFuzzer did not say how much it did");
         let path = path(target);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let date = git(&["show", "-s", "--format=%cs", "HEAD"])?;
-        let commit = git(&["rev-parse", "--short", "HEAD"])?;
+        let Stamp { date, commit } = stamp;
         let Run {
             executions,
             seconds,

@@ -9,6 +9,7 @@
 //!
 //! `HVKIT_CASES=6` in the environment has tests that take so many random cases be quick: what a few cases catch, many do.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,7 +17,8 @@ use clap::Args;
 
 use lab_kit::paths;
 
-use crate::cargo::install;
+use crate::cargo::{folder_of, install};
+use crate::checkout::Stamp;
 
 pub(crate) mod guards;
 mod list;
@@ -36,7 +38,7 @@ const CARGO_MUTANTS: &str = "27.1.0";
 /// What `cargo xtask mutants` takes.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// A library crate's folder, such as `ept`.
+    /// A library crate, such as `ept` or `hvkit-ept`.
     package: String,
     /// How many mutants to draw.
     #[arg(long, default_value_t = 150)]
@@ -60,9 +62,17 @@ pub struct Options {
     jobs: u32,
 }
 
+/// How many that are unviable lie before the first that was not tried, since the time was up: the sample ends there.
+fn came_to(unviable: &BTreeSet<u32>, tried: &[u32], ends: &[Option<End>]) -> u64 {
+    let untried = tried.iter().zip(ends).find(|(_, end)| end.is_none());
+    let end = untried.map_or(u32::MAX, |(id, _)| *id);
+    unviable.range(..end).count() as u64
+}
+
 /// Tries mutants of a crate and writes the record. Survivors are no failure: they are listed.
 pub fn mutants(options: &Options) -> Result<()> {
     let Options { package, seed, .. } = options;
+    let package = folder_of(package);
     ensure!(
         paths::root().join(package).join("Cargo.toml").exists(),
         "there is no crate {package}"
@@ -71,6 +81,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let all = list::all(package)?;
     let count = all.len();
     let drawn = list::sample(all, options.sample, *seed);
+    let stamp = Stamp::now()?;
     let tree = Tree::copy(package, "tree")?;
     tree.add_switch()?;
     let unviable = tree.weave(&drawn)?;
@@ -88,7 +99,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let time = Duration::from_secs(options.minutes.saturating_mul(60));
     let ends = trial::try_all(&ids, &mut tests, &tree.folder(), options.jobs, time)?;
     let mut run = Run {
-        unviable: unviable.len() as u64,
+        unviable: came_to(&unviable, &ids, &ends),
         ..Run::default()
     };
     for (id, end) in ids.iter().zip(ends) {
@@ -110,7 +121,7 @@ pub fn mutants(options: &Options) -> Result<()> {
     let cases = std::env::var("HVKIT_CASES").map(|cases| format!(",cases={cases}"));
     let cases = cases.unwrap_or_default();
     let sample = format!("{tried}of{count},seed={seed},without={without}{cases}");
-    let path = run.write(package, &sample)?;
+    let path = run.write(package, &stamp, &sample)?;
     println!(
         "{package}: {} of {} caught; {} survive, in {}",
         run.caught + run.timeout,
@@ -119,4 +130,22 @@ pub fn mutants(options: &Options) -> Result<()> {
         path.display()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_that_was_broken_off_has_no_mutants_of_behind_its_end() {
+        let unviable = BTreeSet::from([0, 3, 5, 9]);
+        let tried = [1, 2, 4, 6, 7, 8];
+        let mut ends = [Some(End::Caught); 6];
+        assert_eq!(came_to(&unviable, &tried, &ends), 4);
+        ends[3..].fill(None);
+        // 6 was not tried: 0, 3 and 5 were drawn before it.
+        assert_eq!(came_to(&unviable, &tried, &ends), 3);
+        ends.fill(None);
+        assert_eq!(came_to(&unviable, &tried, &ends), 1);
+    }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use lab_kit::paths;
 
-use crate::evidence::git;
+use crate::checkout::Stamp;
 
 /// How mutants ended.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,13 +32,12 @@ impl Run {
         self.caught + self.timeout + self.missed.len() as u64
     }
 
-    /// Writes it to `mutants/CRATE`.
-    pub(super) fn write(&self, package: &str, sample: &str) -> Result<PathBuf> {
+    /// Writes it to `mutants/CRATE`, of the code as it was copied.
+    pub(super) fn write(&self, package: &str, stamp: &Stamp, sample: &str) -> Result<PathBuf> {
         if self.tried() == 0 {
             bail!("no mutant was tried");
         }
-        let date = git(&["show", "-s", "--format=%cs", "HEAD"])?;
-        let commit = git(&["rev-parse", "--short", "HEAD"])?;
+        let Stamp { date, commit } = stamp;
         let Run {
             caught,
             timeout,

@@ -105,11 +105,21 @@ impl<'a> Tree<'a> {
         self.root.join(self.package)
     }
 
-    /// Weaves the mutants in and takes out those that do not compile; returns their numbers.
+    /// Weaves the mutants in and takes out those that do not compile; returns their numbers, and those of which no place was found.
     pub(super) fn weave(&self, mutants: &[Mutant]) -> Result<BTreeSet<u32>> {
         let mut out = BTreeSet::new();
         for attempt in 0..ATTEMPTS {
-            self.write(mutants, &out)?;
+            let lost = self.write(mutants, &out)?;
+            for id in &lost {
+                let Some(Mutant { name, place, .. }) = mutants.get(*id as usize) else {
+                    continue;
+                };
+                println!(
+                    "cannot be woven, counts as unviable: {}:{}: {name}",
+                    place.0, place.1
+                );
+            }
+            out.extend(lost);
             let wrong = self.wrong()?;
             if wrong.is_empty() {
                 return Ok(out);
@@ -125,7 +135,8 @@ impl<'a> Tree<'a> {
         bail!("still not compiled after {ATTEMPTS} attempts")
     }
 
-    fn write(&self, mutants: &[Mutant], out: &BTreeSet<u32>) -> Result<()> {
+    fn write(&self, mutants: &[Mutant], out: &BTreeSet<u32>) -> Result<Vec<u32>> {
+        let mut all_lost = Vec::new();
         let mut files: BTreeMap<&Path, Vec<(u32, &Mutant)>> = BTreeMap::new();
         for (id, mutant) in (0..).zip(mutants) {
             let of_file = files.entry(&mutant.file).or_default();
@@ -135,11 +146,12 @@ impl<'a> Tree<'a> {
         }
         for (file, mutants) in files {
             let source = fs::read_to_string(paths::root().join(file))?;
-            let woven = weave::weave(&source, &mutants)
+            let (woven, lost) = weave::weave(&source, &mutants)
                 .with_context(|| format!("cannot weave {}", file.display()))?;
             fs::write(self.root.join(file), woven)?;
+            all_lost.extend(lost);
         }
-        Ok(())
+        Ok(all_lost)
     }
 
     /// The mutants at which the compiler takes offence.

@@ -21,8 +21,9 @@ use super::list::{Kind, Mutant};
 /// What a woven place asks.
 pub(super) const ASK: &str = "::hvkit_mutant_switch::on";
 
-/// `source` with the mutants woven in, each with its number.
-pub(super) fn weave(source: &str, mutants: &[(u32, &Mutant)]) -> Result<String> {
+/// `source` with the mutants woven in, each with its number; and the numbers of those whose place is not found: nothing would ask for
+/// them, and every test would pass.
+pub(super) fn weave(source: &str, mutants: &[(u32, &Mutant)]) -> Result<(String, Vec<u32>)> {
     let file = syn::parse_file(source).context("does not parse")?;
     let mut wanted: HashMap<(usize, bool), Vec<(u32, &Mutant)>> = HashMap::new();
     for (id, mutant) in mutants {
@@ -36,7 +37,11 @@ pub(super) fn weave(source: &str, mutants: &[(u32, &Mutant)]) -> Result<String> 
     };
     finder.visit_file(&file);
     let edits = finder.edits;
-    Ok(render(source, 0..source.len(), &edits, None))
+    let woven = render(source, 0..source.len(), &edits, None);
+    let ids = mutants.iter().map(|(id, _)| *id);
+    let lost = ids.filter(|id| !woven.contains(&format!("{ASK}({id})")));
+    let lost = lost.collect();
+    Ok((woven, lost))
 }
 
 /// The byte at a line and column, both from 1, in characters.
@@ -292,7 +297,8 @@ mod tests {
             mutant(source, Kind::Binary, "& 1", "|"),
         ];
         let numbered: Vec<_> = (1..).zip(&mutants).collect();
-        let woven = weave(source, &numbered).unwrap();
+        let (woven, lost) = weave(source, &numbered).unwrap();
+        assert!(lost.is_empty(), "{lost:?}");
         let inner = format!("((if {ASK}(3) {{ (b) | (1) }} else {{ (b) & (1) }}))");
         assert_eq!(
             woven,
@@ -300,6 +306,28 @@ mod tests {
                 "fn f(é: u8, b: u8) -> u8 {{\n    if {ASK}(1) {{ return 0; }} \
                  (if {ASK}(2) {{ (é) ^ ({inner}) }} else {{ (é) | ({inner}) }})\n}}\n"
             )
+        );
+    }
+
+    #[test]
+    fn a_mutant_that_has_no_place_is_told() {
+        let source = "fn f(a: u8) -> u8 {\n    m!(a | 1) + !a\n}\n";
+        let mutants = [
+            // No expression: a macro's argument.
+            mutant(source, Kind::Binary, "| 1", "^"),
+            mutant(source, Kind::Binary, "+ !", "-"),
+            // Another of the same place, which asks once.
+            mutant(source, Kind::Unary, "!a", ""),
+            mutant(source, Kind::Unary, "!a", "-"),
+            mutant(source, Kind::Arm, "m!", ""),
+        ];
+        let numbered: Vec<_> = (1..).zip(&mutants).collect();
+        let (woven, lost) = weave(source, &numbered).unwrap();
+        assert_eq!(lost.len(), 3, "{woven}");
+        assert!(lost.contains(&1) && lost.contains(&5), "{lost:?}");
+        assert!(
+            lost.iter()
+                .all(|id| !woven.contains(&format!("{ASK}({id})")))
         );
     }
 
@@ -313,7 +341,8 @@ mod tests {
             mutant(source, Kind::Guard, "n > 3", "true"),
         ];
         let numbered: Vec<_> = (1..).zip(&mutants).collect();
-        let woven = weave(source, &numbered).unwrap();
+        let (woven, lost) = weave(source, &numbered).unwrap();
+        assert!(lost.is_empty(), "{lost:?}");
         for part in [
             format!("1 | 2 if !{ASK}(1) => (if {ASK}(2) {{ true }} else {{ !(true) }}),"),
             format!("n if (if {ASK}(3) {{ true }} else {{ n > 3 }}) => false"),

@@ -21,23 +21,37 @@ use lab_cases::Order;
 use super::ledger;
 use super::summary::Summary;
 use super::tally::Tally;
+use crate::checkout::Stamp;
 use crate::step::Step;
 
 /// Cases that one run of a model takes, at most; several runs go side by side.
 const PART: u64 = 20_000;
 
+/// How many cases of an oracle there is time for in CI. A run of fewer is of a part.
+fn for_ci(name: &str) -> u64 {
+    match name {
+        "vtd" => 20_000,
+        "vtd-interrupts" => 15_000,
+        "vtd-scalable" => 3_000,
+        _ => 10_000,
+    }
+}
+
 /// Which cases to run.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Cases {
-    /// How many cases.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) cases: u64,
+    /// How many cases; as many as in CI if not given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    cases: Option<u64>,
     /// Which cases: equal seeds give equal cases.
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
     /// The first case's number.
     #[arg(long, default_value_t = 0)]
     pub(super) first: u64,
+    /// Keep the result for EVIDENCE.md although it is of fewer cases than CI runs, or not of the first ones.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// What one part of the cases came to.
@@ -75,14 +89,20 @@ impl Cases {
         note: &str,
         compare: impl Fn(Range<u64>) -> Result<Part> + Sync,
     ) -> Result<()> {
-        // One that is run again by itself leaves what all came to.
-        self.compare(name, rules, note, compare, |summary| match self.first {
-            0 => summary.save(name),
-            _ => Ok(()),
-        })
+        self.compare(name, rules, note, compare, |summary| summary.save(name))
     }
 
-    /// The same, the result being kept by `keep`.
+    /// Whether the result is kept: that of all leaves no room for that of a few, which somebody looks at by themselves.
+    fn is_kept(&self, name: &str) -> bool {
+        self.keep || self.first == 0 && self.count(name) >= for_ci(name)
+    }
+
+    /// How many.
+    fn count(&self, name: &str) -> u64 {
+        self.cases.unwrap_or_else(|| for_ci(name))
+    }
+
+    /// The same, the result being kept by `keep`, if all cases ran and it is one to be kept.
     fn compare(
         &self,
         name: &str,
@@ -92,15 +112,17 @@ impl Cases {
         keep: impl Fn(&Summary) -> Result<()>,
     ) -> Result<()> {
         ledger::check(name, rules)?;
-        let end = self.first.checked_add(self.cases);
+        let count = self.count(name);
+        let end = self.first.checked_add(count);
         let end = end.context("the last case has no number")?;
         let step = Step::start(format!(
-            "oracle {name}: {} cases from {}, seed {}",
-            self.cases, self.first, self.seed
+            "oracle {name}: {count} cases from {}, seed {}",
+            self.first, self.seed
         ));
+        let stamp = self.is_kept(name).then(Stamp::now).transpose()?;
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        let size = self.cases.div_ceil(workers as u64).clamp(1, PART);
-        let parts = self.cases.div_ceil(size);
+        let size = count.div_ceil(workers as u64).clamp(1, PART);
+        let parts = count.div_ceil(size);
         let next = AtomicU64::new(0);
         let all = Mutex::new((Tally::default(), String::new()));
         let work = || -> Result<()> {
@@ -141,27 +163,27 @@ impl Cases {
             println!("{count:>8}  {kind}");
         }
         println!("{tally}");
-        let summary = Summary {
-            model: version.clone(),
-            cases: self.cases,
-            agreeing: tally.agreeing(),
-            explained: tally
-                .explained()
-                .map(|(rule, count)| (rule.to_owned(), count))
-                .collect(),
-            differing: tally.differing(),
-            unstable: tally.once(),
-        };
-        keep(&summary)?;
         if let Some(failure) = failures.into_iter().next() {
             step.failed("");
             return Err(failure);
         }
-        ensure!(
-            tally.total() == self.cases,
-            "only {} cases ran",
-            tally.total()
-        );
+        ensure!(tally.total() == count, "only {} cases ran", tally.total());
+        if let Some(Stamp { commit, .. }) = stamp {
+            keep(&Summary {
+                commit,
+                model: version.clone(),
+                seed: self.seed,
+                first: self.first,
+                cases: count,
+                agreeing: tally.agreeing(),
+                explained: tally
+                    .explained()
+                    .map(|(rule, count)| (rule.to_owned(), count))
+                    .collect(),
+                differing: tally.differing(),
+                unstable: tally.once(),
+            })?;
+        }
         if tally.differing() > 0 {
             step.failed("");
             bail!(
@@ -201,8 +223,12 @@ mod tests {
         verdict: impl Fn(u64) -> Result<Verdict> + Sync,
     ) -> Result<BTreeMap<u64, u32>> {
         let seen = Mutex::new(BTreeMap::new());
-        let (seed, first) = (1, 7);
-        let which = Cases { cases, seed, first };
+        let which = Cases {
+            cases: Some(cases),
+            seed: 1,
+            first: 7,
+            keep: false,
+        };
         let compare = |numbers| {
             let mut tally = Tally::default();
             for number in numbers {
@@ -264,11 +290,67 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_the_cases_leaves_what_was_kept_of_all() {
+        let kept = |first, cases, keep| {
+            let which = Cases {
+                cases,
+                seed: 5,
+                first,
+                keep,
+            };
+            let agree = |numbers: Range<u64>| {
+                let mut tally = Tally::default();
+                numbers.for_each(|number| tally.add(number, "kind".to_owned(), Verdict::Agrees));
+                let version = "none".to_owned();
+                Ok(Part { tally, version })
+            };
+            let kept = Mutex::new(Vec::new());
+            let keep = |summary: &Summary| {
+                kept.lock().unwrap().push(summary.clone());
+                Ok(())
+            };
+            which
+                .compare("paging", &RULES, "no model", agree, keep)
+                .unwrap();
+            kept.into_inner().unwrap()
+        };
+        // The first case alone, as it is run again if it differed; then others alone, and some.
+        for (first, cases) in [(0, 1), (7, 1), (0, 9_999), (1, 10_000)] {
+            assert_eq!(kept(first, Some(cases), false), [], "{cases} from {first}");
+        }
+        let whole = kept(0, None, false);
+        let [summary] = &whole[..] else {
+            panic!("{whole:?}");
+        };
+        let numbers = (summary.seed, summary.first, summary.cases, summary.agreeing);
+        assert_eq!(numbers, (5, 0, 10_000, 10_000));
+        assert_eq!(summary.commit, Stamp::now().unwrap().commit);
+        assert_eq!(kept(0, Some(10_001), false).len(), 1);
+        // As the page asks.
+        assert_eq!(kept(0, Some(1), true)[0].cases, 1);
+    }
+
+    #[test]
+    fn what_did_not_run_to_its_end_is_not_kept() {
+        let which = Cases {
+            cases: None,
+            seed: 1,
+            first: 0,
+            keep: true,
+        };
+        let fails = |_| Err(anyhow!("no model here"));
+        let keep = |summary: &Summary| panic!("{summary:?}");
+        let error = which.compare("paging", &RULES, "", fails, keep);
+        assert_eq!(error.unwrap_err().to_string(), "no model here");
+    }
+
+    #[test]
     fn a_part_that_leaves_cases_out_and_a_ledger_that_does_not_fit_are_errors() {
         let cases = Cases {
-            cases: 2,
+            cases: Some(2),
             seed: 1,
             first: u64::MAX - 2,
+            keep: false,
         };
         let nothing = |_| {
             let (tally, version) = (Tally::default(), String::new());
@@ -282,7 +364,10 @@ mod tests {
             .compare("paging", &[], "", nothing, forget)
             .unwrap_err();
         assert!(error.to_string().contains("ledger"), "{error:#}");
-        let last = Cases { cases: 3, ..cases };
+        let last = Cases {
+            cases: Some(3),
+            ..cases
+        };
         let error = last
             .compare("paging", &RULES, "", nothing, forget)
             .unwrap_err();

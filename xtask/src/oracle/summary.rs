@@ -15,7 +15,13 @@ use lab_kit::paths;
 pub(crate) struct Summary {
     /// The model and its version, as it names itself.
     pub(crate) model: String,
-    /// How many cases were asked for.
+    /// The commit it ran on, as a [`Stamp`](crate::checkout::Stamp) has it.
+    pub(crate) commit: String,
+    /// Of which cases.
+    pub(crate) seed: u64,
+    /// The first case's number.
+    pub(crate) first: u64,
+    /// How many cases ran, from the first on.
     pub(crate) cases: u64,
     /// The same on both sides.
     pub(crate) agreeing: u64,
@@ -38,7 +44,8 @@ impl Summary {
         let path = Self::path(name);
         fs::create_dir_all(paths::logs())?;
         let text = json!({
-            "model": self.model, "cases": self.cases, "agreeing": self.agreeing,
+            "model": self.model, "commit": self.commit, "seed": self.seed,
+            "first": self.first, "cases": self.cases, "agreeing": self.agreeing,
             "explained": self.explained, "differing": self.differing,
             "unstable": self.unstable,
         });
@@ -54,6 +61,10 @@ impl Summary {
                 .as_u64()
                 .with_context(|| format!("no number {name:?}"))
         };
+        let text = |name: &str| {
+            let text = value[name].as_str().map(str::to_owned);
+            text.with_context(|| format!("no {name:?}"))
+        };
         let explained = value["explained"].as_object().context("no \"explained\"")?;
         let explained = explained.iter().map(|(rule, count)| {
             Ok((
@@ -62,7 +73,10 @@ impl Summary {
             ))
         });
         Ok(Self {
-            model: value["model"].as_str().context("no \"model\"")?.to_owned(),
+            model: text("model")?,
+            commit: text("commit")?,
+            seed: number("seed")?,
+            first: number("first")?,
             cases: number("cases")?,
             agreeing: number("agreeing")?,
             explained: explained.collect::<Result<_>>()?,
@@ -78,13 +92,17 @@ mod tests {
 
     #[test]
     fn what_is_read_and_what_is_not() {
-        let text = r#"{"agreeing":7,"cases":10,"differing":1,"explained":{"rule":2},"model":"Bochs","unstable":0}"#;
+        let text = r#"{"agreeing":7,"cases":10,"commit":"abc","differing":1,"explained":{"rule":2},"first":4,"model":"Bochs","seed":3,"unstable":0}"#;
         let summary = Summary::parse(text).unwrap();
         assert_eq!(
             (summary.agreeing, summary.cases, summary.differing),
             (7, 10, 1)
         );
         assert_eq!(summary.explained["rule"], 2);
+        assert_eq!((summary.seed, summary.first), (3, 4));
+        assert_eq!((&*summary.model, &*summary.commit), ("Bochs", "abc"));
+        // As one was written that did not say on what it ran.
+        assert!(Summary::parse(&text.replace("commit", "comment")).is_err());
         assert!(Summary::parse("{}").is_err());
         assert!(Summary::parse("").is_err());
     }

@@ -9,6 +9,7 @@ use hvkit_vmcs::capability::Processor;
 use hvkit_vmcs::check::{Checker, Outcome, Rule, Sink, Verdict, Violation};
 use hvkit_vmcs::dump::Dump;
 use hvkit_vmcs::encoding::Encoding;
+use hvkit_vmcs::fields::find;
 use hvkit_vmcs::store::{Fields, Snapshot};
 
 use crate::page::Page;
@@ -22,6 +23,8 @@ pub(crate) struct Report<'a> {
     broken: Vec<Violation>,
     /// Rules that cannot be decided: the file lacks their fields, or they look at memory.
     open: Vec<&'static Rule>,
+    /// Fields that the rules look at and the file lacks. Whether they apply may hang on those too.
+    missing: BTreeSet<Encoding>,
     /// The verdict if only `broken` count.
     verdict: Verdict,
 }
@@ -31,7 +34,7 @@ pub(crate) struct Report<'a> {
 struct Gather {
     violations: Vec<Violation>,
     undecided: Vec<&'static Rule>,
-    missing: BTreeSet<u32>,
+    missing: BTreeSet<Encoding>,
 }
 
 impl Sink for Gather {
@@ -44,7 +47,7 @@ impl Sink for Gather {
     }
 
     fn missing(&mut self, field: Encoding) {
-        self.missing.insert(field.0);
+        self.missing.insert(field);
     }
 }
 
@@ -67,6 +70,7 @@ impl<'a> Report<'a> {
             failure,
             broken,
             open,
+            missing: gather.missing,
             verdict,
         }
     }
@@ -128,7 +132,12 @@ impl<'a> Report<'a> {
             ))?;
         }
         let outcome = self.verdict.outcome();
-        page.line(format_args!("The processor will say: {outcome}"))
+        let as_far = if self.missing.is_empty() {
+            ""
+        } else {
+            ", as far as the file says"
+        };
+        page.line(format_args!("The processor will say{as_far}: {outcome}"))
     }
 
     /// The same for programs.
@@ -139,6 +148,7 @@ impl<'a> Report<'a> {
             "broken": self.broken,
             "causes": self.failure.map(|_| self.causes().collect::<Vec<_>>()),
             "undecided": self.open.iter().map(|rule| rule.id).collect::<Vec<_>>(),
+            "missing": self.missing.iter().filter_map(|field| Some(find(*field)?.id)).collect::<Vec<_>>(),
             "outcome": self.verdict.outcome(),
         })
     }

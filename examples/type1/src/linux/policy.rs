@@ -21,22 +21,32 @@ pub const FEATURE_CONTROL: u32 = 0x3a;
 /// `IA32_MISC_ENABLE`. The kernel reads it before it can handle a fault, and Bochs 2.7 has none.
 pub const MISC_ENABLE: u32 = 0x1a0;
 /// All off, fast strings too: as the model answers where it is told to ignore what it does not know, so the kernel chooses the
-/// same code with and without this hypervisor.
-const MISC_ENABLE_VALUE: u64 = 0;
+/// same code with and without this hypervisor. But branch trace storage and PEBS are unavailable, which bits 11 and 12 say.
+const MISC_ENABLE_VALUE: u64 = 1 << 11 | 1 << 12;
 /// Locked, and VMX off: what firmware leaves that does not want it used.
 const LOCKED: u64 = 1;
 /// `IA32_XSS`, for the components that XSAVES and XRSTORS exit for.
 const XSS: u64 = 0xda0;
 const CR4_OSXSAVE: u64 = 1 << 18;
+const CR4_PKE: u64 = 1 << 22;
 /// CPUID.01H:ECX.
 const ECX_VMX: u32 = 1 << 5;
 const ECX_OSXSAVE: u32 = 1 << 27;
 const ECX_X2APIC: u32 = 1 << 21;
+/// Debug store: its 64-bit layout, and its qualification by privilege; in EDX, itself.
+const ECX_DEBUG_STORE: u32 = 1 << 2 | 1 << 4;
+const EDX_DEBUG_STORE: u32 = 1 << 21;
+/// CPUID.23H.0:EAX: the subleaves 4 and 5 of PEBS are there.
+const EAX_PEBS: u32 = 3 << 4;
 /// CPUID.06H:EAX: hardware feedback, and its enhancement.
 const EAX_FEEDBACK: u32 = 1 << 19 | 1 << 23;
+/// CPUID.07H.0:ECX: CR4.PKE is set.
+const ECX_OSPKE: u32 = 1 << 4;
 /// CPUID.07H.0:EBX: processor trace, whose leaf is 14H, and whose state component is 8.
 const EBX_TRACE: u32 = 1 << 25;
 const TRACE_COMPONENT: u32 = 8;
+/// CPUID.07H.1:EAX: FRED transitions.
+const EAX_FRED: u32 = 1 << 17;
 /// "Sleep enable" of the power-management control register. ACPI, "PM1 Control Registers".
 const SLEEP_ENABLE: u32 = 1 << 13;
 /// `IA32_APIC_BASE`: x2APIC mode, and the local APIC enabled.
@@ -140,22 +150,34 @@ impl<P: Paging> Passed<P> {
                 answer[0] &= !EAX_FEEDBACK;
                 answer[3] = 0;
             }
-            (7, 0) => answer[1] &= !EBX_TRACE,
+            (7, 0) => {
+                answer[1] &= !EBX_TRACE;
+                answer[2] &= !ECX_OSPKE;
+                if exit.guest.read(f::GUEST_CR4) & CR4_PKE != 0 {
+                    answer[2] |= ECX_OSPKE;
+                }
+            }
+            // Its MSRs are not switched.
+            (7, 1) => answer[0] &= !EAX_FRED,
             (0xd, 1) => answer[2] &= !(1 << TRACE_COMPONENT),
-            (0x14, _) | (0xd, TRACE_COMPONENT) => answer = [0; 4],
+            (0x14, _) | (0xd, TRACE_COMPONENT) | (0x23, 4 | 5) => answer = [0; 4],
+            // What would write where an exit leads.
+            (0x23, 0) => answer[0] &= !EAX_PEBS,
             _ => {}
         }
         if exit.leaf == 1 {
             let ecx = &mut answer[2];
-            *ecx &= !(ECX_VMX | ECX_OSXSAVE);
+            *ecx &= !(ECX_VMX | ECX_OSXSAVE | ECX_DEBUG_STORE);
             if exit.guest.read(f::GUEST_CR4) & CR4_OSXSAVE != 0 {
                 *ecx |= ECX_OSXSAVE;
             }
+            answer[3] &= !EDX_DEBUG_STORE;
         }
         exit.answer(answer);
     }
 
-    /// The port that exits: power-off ends the guest, everything else is done for it.
+    /// The port that exits: power-off ends the guest, other IN and OUT are done for it. INS and OUTS there are refused, which no processor does:
+    /// they would take the guest's memory, and nobody powers off so.
     fn port(&self, exit: Io<'_, Current<'_>>) -> Next {
         match exit.direction {
             Direction::Out(value) => {
@@ -188,16 +210,41 @@ fn keeps_its_place(now: u64, value: u64) -> bool {
         && match (now & MODE, value & MODE) {
             (old, new) if old == new => true,
             (ENABLED, MODE) => has_x2apic,
-            (ENABLED | MODE, 0) | (0, ENABLED) => true,
+            (ENABLED, 0) | (0, ENABLED) => true,
+            (MODE, 0) => !x2apic_is_locked(),
             _ => false,
         }
 }
 
+/// Whether the local APIC cannot leave x2APIC mode. SDM Vol. 4: bit 0 of `IA32_XAPIC_DISABLE_STATUS`, where bit 21 of
+/// `IA32_ARCH_CAPABILITIES`, if that is there, tells of it.
+fn x2apic_is_locked() -> bool {
+    const EDX_ARCH_CAPABILITIES: u32 = 1 << 29;
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    const XAPIC_DISABLE: u64 = 1 << 21;
+    const XAPIC_DISABLE_STATUS: u32 = 0xbd;
+    if __cpuid_count(0, 0).eax < 7 || __cpuid_count(7, 0).edx & EDX_ARCH_CAPABILITIES == 0 {
+        return false;
+    }
+    // SAFETY: CPUID tells of it.
+    let tells = unsafe { msr(ARCH_CAPABILITIES) } & XAPIC_DISABLE != 0;
+    // SAFETY: its bit tells of the other.
+    tells && unsafe { msr(XAPIC_DISABLE_STATUS) } & 1 != 0
+}
+
 fn apic_base() -> u64 {
+    // SAFETY: every processor with VMX has the MSR.
+    unsafe { msr(APIC_BASE) }
+}
+
+/// # Safety
+///
+/// The processor must have the MSR.
+unsafe fn msr(index: u32) -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: every processor with VMX has the MSR; reading changes nothing.
+    // SAFETY: the caller's promise; reading changes nothing.
     unsafe {
-        asm!("rdmsr", in("ecx") APIC_BASE, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+        asm!("rdmsr", in("ecx") index, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }
     u64::from(high) << 32 | u64::from(low)
 }
@@ -215,27 +262,14 @@ fn set_apic_base(value: u64) -> bool {
     true
 }
 
-/// XSETBV as the processor would do it for the guest. SDM Vol. 1, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features".
+/// XSETBV as the processor would do it for the guest.
 fn extended_state(exit: Xsetbv<'_, Current<'_>>) {
-    const X87: u64 = 1;
-    const SSE: u64 = 1 << 1;
-    const AVX: u64 = 1 << 2;
-    const BOUNDS: u64 = 3 << 3;
-    const AVX_512: u64 = 7 << 5;
     let known = __cpuid_count(0xd, 0);
     let known = u64::from(known.edx) << 32 | u64::from(known.eax);
-    let value = exit.value;
-    let all_or_none = |bits: u64| value & bits == 0 || value & bits == bits;
-    let is_right = exit.index == 0
-        && value & X87 != 0
-        && value & !known == 0
-        && (value & AVX == 0 || value & SSE != 0)
-        && (value & AVX_512 == 0 || value & AVX != 0)
-        && all_or_none(AVX_512)
-        && all_or_none(BOUNDS);
-    if !is_right {
+    if !exit.is_taken(known) {
         return exit.fault();
     }
+    let value = exit.value;
     // SAFETY: CR4.OSXSAVE is set, and the value is one that XCR0 takes. The host uses SSE registers at most, which work
     // whatever XCR0 says.
     unsafe {
@@ -266,7 +300,7 @@ unsafe fn write(port: u16, bytes: u8, value: u32) {
 
 /// # Safety
 ///
-/// As for [`write`]: a read may have effects too.
+/// As for [`write()`]: a read may have effects too.
 unsafe fn read(port: u16, bytes: u8) -> u32 {
     let value: u32;
     // SAFETY: the caller's promise.

@@ -2,7 +2,7 @@
 //! The instruction that writes a guarded table, done for the guest.
 //!
 //! Only what kernels write page tables with: moves, exchanges, read-modify-write of one word, string stores and moves. Where
-//! it writes is known already: the fault says so.
+//! it writes the fault says, if that is where the operand begins: of one that crosses pages it is the page that faulted.
 
 use core::fmt;
 use hvkit_shadow_paging::guest::{Access, Kind, Privilege, translate};
@@ -37,7 +37,7 @@ const DF: u64 = 1 << 10;
 pub enum NotDone {
     /// No instruction writes: an event is delivered, and pushes its frame.
     Delivery,
-    /// The instruction's bytes, or what it reads, cannot be reached.
+    /// The instruction's bytes, or what it reads, cannot be reached, or are not in the guest's RAM.
     Unreachable,
     /// An instruction that is not known here.
     Unknown(Code),
@@ -66,7 +66,9 @@ pub struct Write<'g, 'r, 'm, V: FieldsMut> {
     pub mode: &'m PagingMode,
     /// The privilege of its data accesses.
     pub privilege: Privilege,
-    /// Where it writes.
+    /// Where it faulted.
+    pub linear: u64,
+    /// Where that is.
     pub physical: u64,
 }
 
@@ -81,10 +83,13 @@ impl<V: FieldsMut> Write<'_, '_, '_, V> {
         if !matches!(size, 1 | 2 | 4 | 8) {
             return Err(NotDone::Unknown(instruction.code()));
         }
-        if self.physical & 7 > 8 - size {
+        let begins = self.destination(&instruction, size);
+        let begins = begins.ok_or(NotDone::Unknown(instruction.code()))?;
+        if begins != self.linear || self.physical & 7 > 8 - size {
             return Err(NotDone::Crosses);
         }
         let old = self.memory.load(self.physical, size);
+        let old = old.ok_or(NotDone::Unreachable)?;
         let (new, done) = match instruction.mnemonic() {
             Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
                 return self.string(&instruction, size, |write| Ok(write.guest.get(Gpr::RAX)));
@@ -230,7 +235,8 @@ impl<V: FieldsMut> Write<'_, '_, '_, V> {
         let access = Access::new(Kind::Read, self.privilege);
         let found = translate(self.mode, self.memory, from, access);
         let found = found.map_err(|_| NotDone::Unreachable)?;
-        Ok(self.memory.load(found.physical, size))
+        let loaded = self.memory.load(found.physical, size);
+        loaded.ok_or(NotDone::Unreachable)
     }
 
     /// The instruction at RIP.
@@ -264,7 +270,10 @@ impl<V: FieldsMut> Write<'_, '_, '_, V> {
                 }
             }
             let Some(distance) = page else { break };
-            *byte = self.memory.load(at.wrapping_add(distance), 1) as u8;
+            let Some(loaded) = self.memory.load(at.wrapping_add(distance), 1) else {
+                break;
+            };
+            *byte = loaded as u8;
             length += 1;
         }
         let bytes = bytes.get(..length).unwrap_or_default();
@@ -273,6 +282,44 @@ impl<V: FieldsMut> Write<'_, '_, '_, V> {
             return Err(NotDone::Unreachable);
         }
         Ok(instruction)
+    }
+
+    /// The linear address at which the first operand begins, if it is in memory.
+    fn destination(&self, instruction: &Instruction, size: u64) -> Option<u64> {
+        if !matches!(instruction.op0_kind(), OpKind::Memory | OpKind::MemoryESRDI) {
+            return None;
+        }
+        let is_64_bit = self.guest.is_64_bit();
+        let base = instruction.virtual_address(0, 0, |register, _, _| match register {
+            Register::FS => Some(self.guest.read(f::GUEST_FS_BASE)),
+            Register::GS => Some(self.guest.read(f::GUEST_GS_BASE)),
+            Register::CS | Register::DS | Register::ES | Register::SS if is_64_bit => Some(0),
+            Register::CS => Some(self.guest.read(f::GUEST_CS_BASE)),
+            Register::DS => Some(self.guest.read(f::GUEST_DS_BASE)),
+            Register::ES => Some(self.guest.read(f::GUEST_ES_BASE)),
+            Register::SS => Some(self.guest.read(f::GUEST_SS_BASE)),
+            register => {
+                let value = self.guest.get(general(register)?);
+                Some(value & mask(register.size() as u64))
+            }
+        })?;
+        // A bit's number in a register is signed and may lie outside of the operand.
+        let words = match instruction.mnemonic() {
+            Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+                if instruction.op1_kind() == OpKind::Register =>
+            {
+                let unused = 64 - 8 * size;
+                let bit = (self.operand(instruction)? << unused) as i64 >> unused;
+                bit.div_euclid(8 * size as i64)
+            }
+            _ => 0,
+        };
+        let linear = base.wrapping_add((words as u64).wrapping_mul(size));
+        Some(if is_64_bit {
+            linear
+        } else {
+            linear & 0xffff_ffff
+        })
     }
 
     /// The second operand.

@@ -93,7 +93,7 @@ impl HostMap for Map<'_> {
     }
 }
 
-/// The guest's memory, by guest-physical address. What is not the guest's RAM reads as zeros and takes no writes.
+/// The guest's memory, by guest-physical address. As table entries, what is not the guest's RAM reads as zeros and takes no writes.
 pub struct GuestMemory<'a> {
     map: &'a Map<'a>,
     window: &'a PhysicalWindow,
@@ -130,37 +130,37 @@ impl<'a> GuestMemory<'a> {
         at >= self.start && self.map.is_ram(at, length)
     }
 
-    /// `length` bytes, at most 8, that may straddle words but not leave the page.
-    pub fn load(&self, at: u64, length: u64) -> u64 {
+    /// `length` bytes, at most 8, that may straddle words but not leave the page. `None` if they are not in the guest's RAM: what ROM and
+    /// devices have is not known here.
+    pub fn load(&self, at: u64, length: u64) -> Option<u64> {
         let aligned = at & !7;
-        let low = self.word(aligned);
+        let low = self.word(aligned)?;
         let shift = (at - aligned) * 8;
         let mut value = low >> shift;
         if shift + length * 8 > 64 {
-            value |= self.word(aligned + 8) << (64 - shift);
+            value |= self.word(aligned + 8)? << (64 - shift);
         }
-        value & mask(length)
+        Some(value & mask(length))
     }
 
-    /// Stores `length` bytes, at most 8, that do not straddle words.
+    /// Stores `length` bytes, at most 8, that do not straddle words. Nothing, if they are not in the guest's RAM.
     pub fn store(&self, at: u64, length: u64, value: u64) {
         use hvkit_page_table::OwnEntries;
-        if !self.has(at, length) {
-            return;
-        }
         let (aligned, shift) = (at & !7, (at & 7) * 8);
         let mask = mask(length) << shift;
-        let old = self.word(aligned);
+        let Some(old) = self.word(aligned) else {
+            return;
+        };
         let new = old & !mask | value << shift & mask;
         self.window.write(aligned, Width::Eight, new);
     }
 
-    fn word(&self, at: u64) -> u64 {
+    fn word(&self, at: u64) -> Option<u64> {
         if !self.has(at, 8) {
-            return 0;
+            return None;
         }
         let Ok(word) = self.window.read(at, Width::Eight);
-        word
+        Some(word)
     }
 }
 

@@ -25,8 +25,6 @@ const LME: u64 = 1 << 8;
 pub const LMA: u64 = 1 << 10;
 const NXE: u64 = 1 << 11;
 const PE: u64 = 1 << 0;
-const CD: u64 = 1 << 30;
-const NW: u64 = 1 << 29;
 const PG: u64 = 1 << 31;
 /// Of CR3, the root's address; PAE's is 32-byte aligned, and in the same page.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -100,6 +98,7 @@ impl Shadow<'_> {
                 self.write_cr3(&mut exit.guest, value, isolation)
             }
             CrAccess::Write { number: 4, value } => self.write_cr4(&mut exit.guest, value),
+            _ if exit.refuses_cr0(self.visible_efer()) => Wrote::Refused,
             _ => match exit.new_cr0() {
                 Some(value) => self.write_cr0(&mut exit.guest, value),
                 None => return Next::Give("a control register that was not expected"),
@@ -134,18 +133,6 @@ impl Shadow<'_> {
     }
 
     fn write_cr0(&mut self, guest: &mut Guest<'_, Current<'_>>, value: u64) -> Wrote {
-        // SDM Vol. 2B, "MOV - Move to/from Control Registers".
-        if value & PG != 0 && value & PE == 0
-            || value & NW != 0 && value & CD == 0
-            || value >> 32 != 0
-        {
-            return Wrote::Refused;
-        }
-        let registers = self.vcpu.registers();
-        let stops_paging = registers.cr0 & PG != 0 && value & PG == 0;
-        if stops_paging && (guest.is_64_bit() || registers.cr4 & PCIDE != 0) {
-            return Wrote::Refused;
-        }
         if value & PE == 0 {
             // As a processor does in VMX operation that has no unrestricted guests.
             println!("type1: real mode refused: it takes an unrestricted guest, which takes EPT");
@@ -278,37 +265,32 @@ impl Shadow<'_> {
     }
 
     fn invpcid(&mut self, mut exit: Skip<'_, Current<'_>>) -> Next {
-        let Some(Instruction::Invalidate { descriptor, kind }) = exit
+        let Some(Instruction::Invalidate {
+            descriptor: operand,
+            kind,
+        }) = exit
             .information()
             .map(|information| information.instruction())
         else {
             return Next::Give("an INVPCID without an operand");
         };
-        let at = linear_address(&exit.guest, descriptor);
-        let Some([pcid, linear]) = self.two_words(&exit.guest, at) else {
+        let at = linear_address(&exit.guest, operand);
+        let Some(descriptor) = self.two_words(&exit.guest, at) else {
             return Next::Give("an INVPCID whose operand cannot be read");
         };
         let is_long = exit.guest.is_64_bit();
         let number = exit.guest.get(kind) & if is_long { u64::MAX } else { 0xffff_ffff };
-        let canonical = (linear as i64) << 16 >> 16 == linear as i64;
-        let enabled = self.vcpu.registers().cr4 & PCIDE != 0;
-        let kind = match number {
-            0 if pcid >> 12 == 0 && canonical && (enabled || pcid == 0) => {
-                InvalidateKind::Address(linear)
-            }
-            1 if pcid >> 12 == 0 && (enabled || pcid == 0) => InvalidateKind::Context,
-            2 => InvalidateKind::AllWithGlobal,
-            3 => InvalidateKind::All,
-            _ => {
-                exit.fault();
-                return Next::Go;
-            }
+        let cr4 = self.vcpu.registers().cr4;
+        let Some(kind) = InvalidateKind::decode(number, descriptor, cr4) else {
+            exit.fault();
+            return Next::Go;
         };
         let machine = Machine {
             memory: &self.memory,
             map: self.map,
         };
         let owed = self.vcpu.invpcid(&mut self.mmu, machine, kind);
+        let [_, linear] = descriptor;
         self.event(&Record::Invalidate {
             kind: number as u8,
             linear,
@@ -341,7 +323,7 @@ impl Shadow<'_> {
             if found.physical & 0xfff > 0xff8 {
                 return None;
             }
-            *word = self.memory.load(found.physical, 8);
+            *word = self.memory.load(found.physical, 8)?;
         }
         Some(words)
     }

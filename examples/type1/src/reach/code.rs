@@ -25,6 +25,9 @@ const STUB: u64 = 16;
 const OUR_TABLES: u64 = 0x4000;
 const OUR_CODE: u64 = 0x20_0000;
 
+/// A page directory for addresses from 4 GiB on, which no attempt's own memory hangs on. The page before it is not a table.
+const DIRECTORY: u64 = 0x11_5000;
+
 macro_rules! attempts {
     ($($name:literal: $code:literal)*) => {
         /// The attempts in words.
@@ -61,12 +64,25 @@ attempts! {
     "IA32_APIC_BASE at its code": "mov ecx, 0x1b; rdmsr; and eax, 0xfff; or eax, 0x200000; wrmsr"
     "RDMSR of IA32_RTIT_OUTPUT_BASE": "mov ecx, 0x560; rdmsr"
     "processor trace in CPUID": "mov eax, 7; xor ecx, ecx; cpuid; mov eax, ebx; and eax, 0x2000000"
+    "WRMSR to IA32_DS_AREA": "mov ecx, 0x600; xor edx, edx; wrmsr"
+    "WRMSR to IA32_PEBS_ENABLE": "mov ecx, 0x3f1; xor edx, edx; wrmsr"
+    "debug store in CPUID": "mov eax, 1; cpuid; mov eax, edx; and eax, 0x200000; and ecx, 4; or eax, ecx"
     "VMX in CPUID": "mov eax, 1; cpuid; mov eax, ecx; and eax, 0x20"
     "CR4.VMXE": "mov rax, cr4; or eax, 0x2000; mov cr4, rax"
     "VMXON": "vmxon [rsp - 8]"
     "VMREAD": "mov ebx, 0x6c16; vmread rax, rbx"
     "INVEPT": "mov ecx, 2; invept rcx, [rsp - 16]"
     "VMCALL": "vmcall"
+    "a store across into a page directory": "movabs rbx, 0x100000000; mov rax, [rbx]; mov ebx, 0x114ffc; movabs rax, 0x8300000077; \
+        mov [rbx], rax; mov rax, [rbx]"
+    "1100 stores across into a page directory": "mov ecx, 1100; 2: movabs rbx, 0x100000000; mov rax, [rbx]; mov ebx, 0x114ffc; \
+        movabs rax, 0x8300000077; mov [rbx], rax; loop 2b; mov rax, [rbx]"
+    "a move from ROM into a page directory, less what is in ROM": "movabs rbx, 0x100000000; mov rax, [rbx]; mov r12, rdi; mov esi, 0xffff0; \
+        mov edi, 0x115008; movsq; mov rdi, r12; mov eax, 0x115008; mov rax, [rax]; mov ebx, 0xffff0; sub rax, [rbx]"
+    "CR4.PKE less OSPKE in CPUID": "mov eax, 7; xor ecx, ecx; cpuid; mov r8d, ecx; shr r8d, 3; mov r9, cr4; mov r10, r9; \
+        bt r8d, 0; jnc 2f; bts r9, 22; 2: mov cr4, r9; mov eax, 7; xor ecx, ecx; cpuid; mov cr4, r10; shr ecx, 3; mov eax, ecx; shr eax, 1; xor eax, ecx; and eax, 1"
+    "INVPCID with a descriptor that is none": "push 0; push 0x1000; mov ecx, 2; invpcid rcx, [rsp]"
+    "CR0.PG and CR0.NE cleared in 64-bit code": "mov rax, cr0; btr rax, 31; btr rax, 5; mov cr0, rax"
     "CR0.PG cleared in 64-bit code": "mov rax, cr0; btr rax, 31; mov cr0, rax"
     "CR0.PE cleared, and set again": "push 0x20; lea rbx, [rip + 2f]; push rbx; retfq; 2: .code32; mov ebx, 0x30; mov cr0, ebx; mov ebx, 0x80000033; \
         mov cr0, ebx; .byte 0xea; .long 3f - reach + 0x100000; .word 0x10; .code64; 3: "
@@ -145,6 +161,8 @@ pub unsafe fn place() {
     put(level_3, low | 3);
     put(level_3 + 8 * 2, OUR_TABLES | 3);
     put(level_3 + 8 * 3, high | 3);
+    put(level_3 + 8 * 4, DIRECTORY | 3);
+    put(DIRECTORY, 0x83);
     for page in 0..128 {
         put(low + 8 * page, page << 21 | 0x83);
     }

@@ -36,6 +36,7 @@ use crate::machine::address_map::AddressMap;
 use crate::machine::memory::GuestRam;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What to boot.
@@ -69,16 +70,23 @@ pub fn load(
     }
 }
 
-/// Opens a file that cannot be a directory; its length, too.
+/// Opens a regular file, and no other: of a pipe or a device the length is none. That, too.
 fn open_file(
     path: &Path,
     unreadable: fn(PathBuf, io::Error) -> BootError,
 ) -> Result<(File, u64), BootError> {
     let fail = |error| unreadable(path.to_owned(), error);
-    let file = File::open(path).map_err(fail)?;
+    // A pipe that nobody writes to is not waited for.
+    let mut options = File::options();
+    let opened = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(fail)?;
     let metadata = file.metadata().map_err(fail)?;
     if metadata.is_dir() {
         return Err(fail(io::ErrorKind::IsADirectory.into()));
+    }
+    if !metadata.is_file() {
+        let why = "no regular file, whose length could be told";
+        return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
     Ok((file, metadata.len()))
 }
@@ -110,5 +118,39 @@ fn open(path: &Path) -> Result<Kernel, BootError> {
         Ok(Kernel::BzImage(file))
     } else {
         Err(BootError::NotAKernel(path.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    /// As the shell's `--initramfs <(...)` is.
+    #[test]
+    fn what_has_no_length_is_not_taken_for_an_empty_file() {
+        let (pipe, mut end) = io::pipe().unwrap();
+        end.write_all(b"07070100").unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", pipe.as_raw_fd()));
+        let unreadable = |path, source| BootError::InitramfsFile { path, source };
+        for path in [path, "/dev/zero".into()] {
+            let error = open_file(&path, unreadable).unwrap_err().to_string();
+            let name = path.display();
+            let line = format!(
+                "cannot read initramfs {name}: no regular file, whose length could be told"
+            );
+            assert_eq!(error, line);
+        }
+        // A pipe with a name, of which nobody has the other end.
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        assert!(open_file(&fifo, unreadable).is_err());
+        assert!(matches!(open(&fifo), Err(BootError::KernelFile { .. })));
+        let file = folder.path().join("file");
+        std::fs::write(&file, "0707").unwrap();
+        assert_eq!(open_file(&file, unreadable).unwrap().1, 4);
     }
 }

@@ -184,9 +184,9 @@ struct Arguments {
     #[arg(long, value_name = "FOLDER")]
     snapshot: Option<PathBuf>,
 
-    /// Go on with the machine that was saved to this folder; the other options as they were then, but
-    /// for --kernel, --initramfs and --cmdline
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kernel", "initramfs"])]
+    /// Go on with the machine that was saved to this folder; the other options as they were then, without
+    /// --kernel, --initramfs and --cmdline
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kernel", "initramfs", "cmdline"])]
     restore: Option<PathBuf>,
 
     /// What becomes of the machine when the guest asks for a reset: it ends (status 3), or another begins with the same options

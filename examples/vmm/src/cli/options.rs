@@ -12,6 +12,7 @@ use hvkit_virtio_devices::limit::{Limits, Rate};
 use hvkit_virtio_devices::net::{MAX_PAIRS, MOST_SPEED};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where random bytes come from, unless somebody says otherwise.
 pub(super) const RANDOM: &str = "/dev/urandom";
@@ -31,8 +32,8 @@ pub(super) fn memory(text: &str) -> Result<u64, OptionError> {
     )
 }
 
-/// The keys of a disk in a file; the last is for the disk of a machine.
-const DISK: &[&str] = &[
+/// The keys of a disk in a file, and then those that only the disk of a machine has: where it is in that.
+const DISK: [&str; 16] = [
     "path",
     "readonly",
     "serial",
@@ -41,25 +42,25 @@ const DISK: &[&str] = &[
     "image_type",
     "backing",
     "direct",
-    "iommu",
-    "packed",
-    "pci_segment",
     "bw_size",
     "bw_refill_time",
     "ops_size",
     "ops_refill_time",
+    "iommu",
+    "packed",
+    "pci_segment",
     "control",
 ];
 
 /// The disk of a machine.
 pub(super) fn disk(text: &str) -> Result<Disk, OptionError> {
-    disk_with(DISK, text)
+    disk_with(&DISK, text)
 }
 
-/// A disk for another VMM, of which that has control.
+/// A disk for another VMM, which has control of it, and says where it is, behind which unit and with which queues.
 pub(super) fn disk_to_serve(text: &str) -> Result<Disk, OptionError> {
-    const KEYS: &[&str] = match DISK.split_last() {
-        Some((_control, keys)) => keys,
+    const KEYS: &[&str] = match DISK.split_last_chunk::<4>() {
+        Some((keys, _of_a_machine)) => keys,
         None => &[],
     };
     disk_with(KEYS, text)
@@ -237,10 +238,9 @@ pub(super) fn limits(keys: &Keys<'_>) -> Result<Limits, OptionError> {
     let rate = |burst: Option<u64>, time: Option<NonZeroU64>| {
         let burst = burst?;
         let time = time.map_or(1000, NonZeroU64::get);
-        let thousandfold = u128::from(burst).saturating_mul(1000);
-        let per_second = thousandfold.checked_div(time.into())?;
         Some(Rate {
-            per_second: u64::try_from(per_second).unwrap_or(u64::MAX),
+            tokens: burst,
+            per: Duration::from_millis(time),
             burst,
         })
     };

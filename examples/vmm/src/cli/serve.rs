@@ -17,11 +17,12 @@ pub(super) const WORD: &str = "serve";
 #[derive(Debug, Parser)]
 #[command(name = "vmm serve", max_term_width = 100)]
 struct Arguments {
-    /// Disk image. Keys: as for the disk of a machine, but for control
+    /// Disk image. Keys: as for the disk of a machine, but for iommu, packed, pci_segment and control, which
+    /// are the other VMM's
     #[arg(long, value_name = "path=FILE[,readonly=on]")]
     disk: String,
 
-    /// Where to listen, for one VMM: a socket that is not there yet
+    /// Where to listen, for one VMM: a socket that nobody listens at yet
     #[arg(long, value_name = "PATH", required_unless_present = "device")]
     socket: Option<PathBuf>,
 

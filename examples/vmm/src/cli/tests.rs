@@ -11,6 +11,7 @@ use crate::config::{
 };
 use clap::CommandFactory;
 use hvkit_virtio_devices::limit::{Limits, Rate};
+use std::time::Duration;
 
 fn parse(line: &str) -> Config {
     let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
@@ -264,17 +265,46 @@ fn devices_have_their_keys() {
         control: Some("c".into()),
         limits: Limits {
             bytes: Some(Rate {
-                per_second: 10 << 20,
+                tokens: 1 << 20,
+                per: Duration::from_millis(100),
                 burst: 1 << 20,
             }),
-            requests: Some(Rate {
-                per_second: 50,
-                burst: 50,
-            }),
+            requests: Some(Rate::per_second(50)),
         },
         ..Disk::new("d".into())
     };
     assert_eq!(limited, Ok(expected));
+}
+
+/// The kernel that a saved machine has has read its command line.
+#[test]
+fn a_machine_that_goes_on_takes_no_command_line() {
+    let refused = |line: &str| {
+        let parsed = Arguments::try_parse_from(line.split(' '));
+        parsed.unwrap_err().to_string()
+    };
+    let error = refused("vmm --restore f --cmdline quiet");
+    assert!(
+        error.contains("'--restore <FOLDER>' cannot be used with"),
+        "{error}"
+    );
+    assert!(error.contains("--cmdline <TEXT>"), "{error}");
+    assert!(Arguments::try_parse_from(["vmm", "--restore", "f"]).is_ok());
+}
+
+#[test]
+fn a_refill_may_take_longer_than_a_second_for_each() {
+    let slow = disk("d,ops_size=1,ops_refill_time=60000,bw_size=512,bw_refill_time=3600000");
+    let rate = |tokens, seconds| Rate {
+        tokens,
+        per: Duration::from_secs(seconds),
+        burst: tokens,
+    };
+    let expected = Limits {
+        bytes: Some(rate(512, 3600)),
+        requests: Some(rate(1, 60)),
+    };
+    assert_eq!(slow.unwrap().limits, expected);
 }
 
 #[test]
@@ -402,13 +432,20 @@ fn devices_that_make_no_sense_are_told_by_key() {
         speed.contains("speed=2147483648 is not a number of Mbit/s up to"),
         "{speed}"
     );
-    // Of a disk that is served, the other VMM has control.
-    let control = text(disk_to_serve("d,control=c").unwrap_err());
-    assert!(
-        control.contains("--disk: unknown key 'control'"),
-        "{control}"
-    );
-    assert_eq!(disk_to_serve("d,ops_size=50"), disk("d,ops_size=50"));
+    // Of a disk that is served, the other VMM has control, and says where it is.
+    for (key, value) in [
+        ("control", "c"),
+        ("iommu", "on"),
+        ("pci_segment", "3"),
+        ("packed", "off"),
+    ] {
+        let error = text(disk_to_serve(&format!("d,{key}={value}")).unwrap_err());
+        let unknown = format!("--disk: unknown key '{key}'");
+        assert!(error.contains(&unknown), "{error}");
+    }
+    let others = "d,readonly=on,serial=s,num_queues=2,queue_size=64,image_type=qcow2,backing=on,direct=on,\
+        bw_size=1M,bw_refill_time=10,ops_size=50,ops_refill_time=20";
+    assert_eq!(disk_to_serve(others), disk(others));
     let several = net("tap=t,num_queue_pairs=64").unwrap();
     let expected = NetWire::Tap {
         name: "t".into(),

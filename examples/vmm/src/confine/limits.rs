@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the process may use of the host, beyond the guest's memory.
 
+use crate::machine::processors::MOST;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 
-/// Open files: what 254 vCPUs, every device's queues and some hundred connections of a guest take.
+/// Open files: what the vCPUs take, one each; every device's queues, two each and what the device itself has; and some hundred
+/// connections of a guest. A machine without devices has 20 besides.
 const FILES: u64 = 4096;
+const _: () = assert!(
+    FILES >= 3 * MOST as u64,
+    "the most vCPUs leave little for devices"
+);
 
 /// Bounds the process, for ever: no core file, in which a guest's memory would lie, and not more than 4096 files.
 ///

@@ -9,7 +9,6 @@ use super::kvm::KvmError;
 use kvm_bindings::kvm_cpuid_entry2 as Entry;
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
-use std::ops::RangeInclusive;
 
 /// Leaf 1 ECX, leaf 0x8000_0001 ECX: virtual machines of its own.
 const VMX: u32 = 1 << 5;
@@ -77,7 +76,7 @@ impl Features {
             .supported
             .as_slice()
             .iter()
-            .filter(|entry| !TOPOLOGY.contains(&entry.function))
+            .filter(|entry| !TOPOLOGIES.contains(&entry.function))
             .copied()
             .collect();
         for entry in &mut leaves {
@@ -88,7 +87,7 @@ impl Features {
         }
         if leaves
             .iter()
-            .any(|entry| entry.function == 0 && entry.eax >= *TOPOLOGY.start())
+            .any(|entry| entry.function == 0 && entry.eax >= TOPOLOGY)
         {
             leaves.extend(topology(id, count));
         }
@@ -97,14 +96,15 @@ impl Features {
     }
 }
 
-/// The leaves that list topology levels. Intel's newer leaf 0x1f is left out: without it software
-/// uses 0xb.
-const TOPOLOGY: RangeInclusive<u32> = 0xb..=0xb;
+/// The leaf that lists topology levels, and Intel's newer one with more kinds of them, which is left out: where it is empty
+/// software uses the older. SDM 2A, "CPUID": "V2 Extended Topology Enumeration Leaf".
+const TOPOLOGY: u32 = 0xb;
+const TOPOLOGIES: [u32; 2] = [TOPOLOGY, 0x1f];
 
 /// The two levels of leaf 0xb.
 fn topology(id: u32, count: u32) -> [Entry; 2] {
     let level = |index, eax, ebx, ecx| Entry {
-        function: *TOPOLOGY.start(),
+        function: TOPOLOGY,
         index,
         flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
         eax,
@@ -230,6 +230,35 @@ mod tests {
         ] {
             assert_eq!(id_bits(count), bits, "{count}");
         }
+    }
+
+    #[test]
+    fn the_hosts_own_topology_is_in_no_leaf() {
+        let level = |function, index| Entry {
+            index,
+            flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            eax: 7,
+            ebx: 96,
+            ecx: 0x500 | index,
+            edx: 0x77,
+            ..leaf(function)
+        };
+        let mut largest = leaf(0);
+        largest.eax = 0x20;
+        let host: [u32; 3] = [0, 1, 2];
+        let [b, v2] = [0xb, 0x1f].map(|function| host.map(|index| level(function, index)));
+        let leaves = [&[largest, leaf(1)][..], &b, &v2, &[leaf(0x20)]].concat();
+        let features = Features {
+            supported: CpuId::from_entries(&leaves).unwrap(),
+            tsc_deadline: false,
+        };
+        let told = features.of_vcpu(1, 2);
+        let mut functions: Vec<_> = told.as_slice().iter().map(|leaf| leaf.function).collect();
+        functions.sort_unstable();
+        // The two levels of leaf 0xb are ours.
+        assert_eq!(functions, [0, 1, 0xb, 0xb, 0x20]);
+        let levels = told.as_slice().iter().filter(|leaf| leaf.function == 0xb);
+        assert!(levels.into_iter().all(|level| level.edx == 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::vm::Vm;
 use crate::chipset::DeviceMemory;
 use crate::config::{self, Access, Config, Dma, NetWire, Output, Place, VirtioConsole};
 use crate::confine::Confiner;
+use crate::connect::{PATIENCE, connect};
 use crate::console::pty::PseudoTerminal;
 use crate::console::tty::TtyPort;
 use crate::output_file::{self, NotEmptied, ToEmpty};
@@ -30,7 +31,6 @@ use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use std::fs::File;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -359,7 +359,7 @@ fn net(net: &config::Net) -> Result<Net, DeviceError> {
             return Ok(Net::with_pairs(options, wires)?);
         }
         NetWire::Socket(path) => {
-            let connected = UnixStream::connect(path).and_then(FrameStream::new);
+            let connected = connect(path, PATIENCE).and_then(FrameStream::new);
             Wire::Stream(connected.map_err(|source| DeviceError::NetSocket {
                 path: path.clone(),
                 source,

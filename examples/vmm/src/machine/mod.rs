@@ -184,7 +184,7 @@ impl Machine {
             address_bits: map.address_bits(),
             features: snapshot::leaves(features.of_vcpu(0, count).as_slice()),
         };
-        let saving = Saving::new(&kvm, &vm, description, config)?;
+        let saving = Saving::new(&kvm, &vm, description, config, stop.clone())?;
         match source {
             Some(source) => saving.restore(source, &vm, &vcpus, &platform, console.as_ref())?,
             None => boot(config, &vm, &map, &platform, vcpus.first())?,
@@ -253,6 +253,9 @@ impl Machine {
                     Ok(()) => {
                         stop.ask(StopReason::Saved);
                         threads.go_on();
+                    }
+                    Err(error) if stop.is_asked() => {
+                        log::error!("the machine was not saved: {error}");
                     }
                     Err(error) => {
                         log::error!("the machine was not saved, and goes on: {error}");

@@ -12,7 +12,7 @@ use std::ffi::c_char;
 /// Local APIC ids are bytes, and 255 means all of them.
 const MOST_OF_BYTES: usize = 254;
 /// With ids of 32 bits: what one of our snapshots has room for, and KVM runs.
-const MOST: usize = 1024;
+pub(crate) const MOST: usize = 1024;
 
 /// Which processors interrupts can be sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! From a machine that stands still to a snapshot, and back.
 
 use super::platform::Platform;
+use super::stop::Stop;
 use super::threads::VcpuThreads;
 use super::vcpu::Vcpu;
 use super::vm::Vm;
@@ -39,15 +40,17 @@ pub(super) struct Saving {
     listed: Arc<[u32]>,
     to: Option<Destination>,
     images: Images,
+    stop: Stop,
 }
 
 impl Saving {
-    /// Of the machine `vm` of this `description`, to be saved where `config` says.
+    /// Of the machine `vm` of this `description`, which `stop` stops, to be saved where `config` says.
     pub(super) fn new(
         kvm: &Kvm,
         vm: &Vm,
         description: Description,
         config: &Config,
+        stop: Stop,
     ) -> Result<Self, SnapshotError> {
         let to = config.snapshot.as_deref().map(Destination::create);
         let to = to.transpose()?;
@@ -66,6 +69,7 @@ impl Saving {
             listed: with_unlisted(list.as_slice()),
             to,
             images,
+            stop,
         })
     }
 
@@ -123,6 +127,12 @@ impl Saving {
             disks: self.images.save()?,
             devices,
         };
+        // What the vCPUs had to finish may have switched it off, or one saw nothing but the gate of what another did: nobody
+        // can ask from here on.
+        if let Some(reason) = self.stop.reason() {
+            let reason = reason.clone();
+            return Err(SnapshotError::Over { reason });
+        }
         to.save(&manifest, vm.ram())?;
         log::info!("saved in {}", to.folder().display());
         Ok(())
@@ -187,3 +197,6 @@ fn check_processor(vm: &Vm) -> Result<(), SnapshotError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

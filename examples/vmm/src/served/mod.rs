@@ -24,6 +24,7 @@
 pub mod serve;
 
 use crate::config::{Dma, Rings};
+use crate::connect::{PATIENCE, connect};
 use crate::viommu::DmaTable;
 use hvkit_virtio_devices::net::MacAddress;
 use hvkit_virtio_devices::vhost_user::{
@@ -32,7 +33,6 @@ use hvkit_virtio_devices::vhost_user::{
 use hvkit_vtd_iommu::emulation::Mapping;
 use std::io;
 use std::ops::Range;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 use vm_memory::{GuestMemoryMmap, Permissions};
@@ -188,7 +188,7 @@ pub fn open(served: &Served, memory: &GuestMemoryMmap) -> Result<VhostUser, Serv
         options = options.with_reconnection(reconnection(served, interval));
     }
     let memory = SharedMemory::of(memory).map_err(failed)?;
-    let stream = UnixStream::connect(&served.socket).map_err(|source| ServedError::Connect {
+    let stream = connect(&served.socket, PATIENCE).map_err(|source| ServedError::Connect {
         option,
         socket: socket(),
         source,

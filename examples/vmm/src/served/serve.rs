@@ -14,12 +14,13 @@ use crate::vfio_user;
 use crate::vfio_user::server::{Events, GivenMemory};
 use hvkit_virtio_devices::block::{Block, Metadata};
 use hvkit_virtio_devices::device::Device;
+use hvkit_virtio_devices::listener::{ListenError, Listener};
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::vhost_user::BackEnd;
 use hvkit_virtio_devices::vhost_user::back_end::ServeError;
 use hvkit_virtio_devices::worker::{Runner, Threads};
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -82,11 +83,17 @@ pub fn serve(
     };
     let disk = open(asked)?;
     let confiner = Confiner::new(confinement)?;
-    let listener = UnixListener::bind(socket).map_err(failed)?;
+    let bound = Listener::bind(socket).map_err(|error| match error {
+        ListenError::InUse => io::Error::new(io::ErrorKind::AddrInUse, error),
+        ListenError::Host(source) => source,
+    });
+    let listener = bound.map_err(failed)?;
+    // There is nothing else to wait for.
+    listener.socket().set_nonblocking(false).map_err(failed)?;
     log::info!("{} is served at {}", asked.path.display(), socket.display());
-    let accepted = listener.accept();
-    // Nobody else is served. It may have been removed already.
-    let _ = std::fs::remove_file(socket);
+    let accepted = listener.socket().accept();
+    // Nobody else is served.
+    drop(listener);
     let (stream, _) = accepted.map_err(failed)?;
     match protocol {
         Protocol::VhostUser => back_end(disk, stream, &confiner, |_| Ok(())),
@@ -206,7 +213,10 @@ mod tests {
     use crate::config::Format;
     use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
     use hvkit_virtio_devices::fake::{ByHand, Driver, Vectors};
+    use std::os::unix::net::UnixListener;
     use std::process::Command;
+    use std::thread;
+    use std::time::Instant;
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     /// A request for sector 0 with 512 bytes at 0x9000, which is `data`; its status.
@@ -233,6 +243,42 @@ mod tests {
         // As if the process were killed: nothing is written when this ends.
         std::mem::forget(driver);
         memory.read_obj(GuestAddress(0xa000)).unwrap()
+    }
+
+    #[test]
+    fn the_socket_of_a_process_that_was_killed_is_taken_over_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("disk");
+        std::fs::write(&image, [0; 4096]).unwrap();
+        let socket = folder.path().join("socket");
+        let asked = Disk::new(image);
+        let serve_at = |socket: &Path| serve(&asked, socket, Protocol::VhostUser, Confinement::Off);
+        // Somebody listens.
+        let other = UnixListener::bind(&socket).unwrap();
+        let error = serve_at(&socket).unwrap_err().to_string();
+        assert!(error.ends_with("socket: in use, or no socket"), "{error}");
+        // And is not disturbed by who only asked: it would take that for the VMM.
+        other.set_nonblocking(true).unwrap();
+        let kind = other.accept().unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
+        // Dropped without being removed, as after SIGKILL.
+        drop(other);
+        thread::scope(|scope| {
+            let serving = scope.spawn(|| serve_at(&socket));
+            let begun = Instant::now();
+            let client = loop {
+                match UnixStream::connect(&socket) {
+                    Ok(client) => break Some(client),
+                    Err(_) if serving.is_finished() || begun.elapsed() > PATIENCE => break None,
+                    Err(_) => thread::sleep(Duration::from_millis(10)),
+                }
+            };
+            assert!(client.is_some(), "{:?}", serving.join());
+            drop(client);
+            let served = serving.join().unwrap();
+            assert!(!matches!(served, Err(ServingError::Socket { .. })));
+        });
+        assert!(!socket.exists());
     }
 
     #[test]

@@ -35,8 +35,16 @@ pub struct DiskState {
 struct Image {
     path: PathBuf,
     file: File,
-    format: Format,
-    bytes: u64,
+    size: Size,
+}
+
+/// Where the size comes from that the guest sees.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    /// A raw image's is its length, which can be another whenever one looks.
+    Length,
+    /// A qcow2 image's is in its header, in bytes, and does not change while a guest has it.
+    Header(u64),
 }
 
 /// The images of a machine.
@@ -109,39 +117,40 @@ impl Images {
 
 impl Image {
     fn open(path: PathBuf, format: Format) -> io::Result<Self> {
-        let mut file = File::open(&path)?;
-        let bytes = match format {
-            // Also of a block device.
-            Format::Raw => file.seek(SeekFrom::End(0))?,
+        let file = File::open(&path)?;
+        let size = match format {
+            Format::Raw => Size::Length,
             Format::Qcow2 => {
                 let mut size = [0; 8];
                 file.read_exact_at(&mut size, QCOW2_SIZE)?;
-                u64::from_be_bytes(size)
+                Size::Header(u64::from_be_bytes(size))
             }
         };
-        Ok(Image {
-            path,
-            file,
-            format,
-            bytes,
-        })
+        Ok(Image { path, file, size })
     }
 
     fn state(&self) -> io::Result<DiskState> {
-        let digest = match self.format {
-            Format::Raw => Some(self.digest()?),
-            Format::Qcow2 => None,
-        };
-        let bytes = self.bytes;
-        Ok(DiskState { bytes, digest })
+        match self.size {
+            Size::Length => {
+                // Also of a block device. It may have grown or shrunk since it was opened, and the guest with it.
+                let bytes = (&self.file).seek(SeekFrom::End(0))?;
+                let digest = Some(self.digest(bytes)?);
+                Ok(DiskState { bytes, digest })
+            }
+            Size::Header(bytes) => Ok(DiskState {
+                bytes,
+                digest: None,
+            }),
+        }
     }
 
-    fn digest(&self) -> io::Result<u64> {
-        let length = self.bytes.min(PLACE);
+    /// Of the places of the file, which has so many bytes.
+    fn digest(&self, bytes: u64) -> io::Result<u64> {
+        let length = bytes.min(PLACE);
         let mut digest = Fnv::default();
         // Fits: it is a page at most.
         let mut place = vec![0; length as usize];
-        for at in places(self.bytes) {
+        for at in places(bytes) {
             self.file.read_exact_at(&mut place, at)?;
             digest.add(&place);
         }
@@ -255,6 +264,37 @@ mod tests {
             })
             .is_err()
         );
+    }
+
+    /// As after the line `resize` at a disk's socket.
+    #[test]
+    fn a_disk_is_saved_as_long_as_it_is_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let of_the_start = images(&path, Format::Raw);
+        let file = File::options().write(true).open(&path).unwrap();
+        for bytes in [3 << 20, 1 << 16, 512] {
+            file.set_len(bytes).unwrap();
+            let saved = of_the_start.save().unwrap();
+            assert_eq!(saved[0].bytes, bytes);
+            images(&path, Format::Raw).check(&saved).unwrap();
+            // It is its end that was looked at, too.
+            let at = bytes - 1;
+            let mut last = [0];
+            file_at(&path).read_exact_at(&mut last, at).unwrap();
+            file.write_all_at(&[!last[0]], at).unwrap();
+            let error = images(&path, Format::Raw).check(&saved).unwrap_err();
+            assert!(
+                matches!(error, SnapshotError::DiskContent { .. }),
+                "{error}"
+            );
+            file.write_all_at(&last, at).unwrap();
+        }
+    }
+
+    fn file_at(path: &Path) -> File {
+        File::open(path).unwrap()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Why a machine cannot be saved or restored: one line each.
 
+use crate::machine::stop::StopReason;
 use crate::pci::FunctionAddress;
 use hvkit_virtio_devices::transport::state::{RestoreError, SaveError};
 use hvkit_vtd_iommu::emulation::StateError;
@@ -76,6 +77,12 @@ pub enum SnapshotError {
     #[error("--snapshot: {} has something in it, and no machine beside it: give another folder, or remove it", path.display())]
     Foreign {
         /// The file.
+        path: PathBuf,
+    },
+    /// Nobody could find what is written to it.
+    #[error("{} was removed while the machine ran", path.display())]
+    Removed {
+        /// The file, which is there no more; what may be in its place is another.
         path: PathBuf,
     },
     /// The manifest.
@@ -224,6 +231,12 @@ pub enum SnapshotError {
     Ended {
         /// Which one.
         vcpu: u32,
+    },
+    /// The machine has come to its end already, and what went on with it would be none that runs.
+    #[error("it has come to its end: {reason}")]
+    Over {
+        /// Which end.
+        reason: StopReason,
     },
     /// A vCPU did not stand still.
     #[error("a vCPU is in the host and did not stand still in {patience:?}")]

@@ -5,11 +5,11 @@ use super::error::SnapshotError;
 use super::manifest::{LIMIT, Manifest, parse};
 use super::memory;
 use crate::machine::memory::GuestRam;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, fstat};
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const MANIFEST: &str = "manifest.json";
@@ -56,6 +56,48 @@ fn open_or_make(path: &Path) -> Result<(File, Made<'_>), SnapshotError> {
     Ok((file, Made(made)))
 }
 
+/// How often the manifest is looked for again, because who had it before removed it between our opening and locking it.
+const ATTEMPTS: u32 = 1000;
+
+/// The manifest of `folder`, opened or made, which is this process's now, and what removes it if it was made. The lock goes
+/// with the file, however we end.
+fn take<'a>(at: &'a Path, folder: &Path) -> Result<(File, Made<'a>), SnapshotError> {
+    for _ in 0..ATTEMPTS {
+        let (manifest, made) = open_or_make(at)?;
+        match flock(&manifest, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if leads_to(at, &manifest).map_err(failed("look at", at))? => {
+                return Ok((manifest, made));
+            }
+            // What is locked has no name any more, and what may be at its place is not ours to remove.
+            Ok(()) => made.keep(),
+            Err(Errno::WOULDBLOCK) => {
+                // Also if another was between our making it and now.
+                made.keep();
+                break;
+            }
+            Err(error) => return Err(failed("lock", folder)(error.into())),
+        }
+    }
+    let path = folder.to_path_buf();
+    Err(SnapshotError::InUse { path })
+}
+
+/// Whether `path` is a name of `file`.
+fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether somebody removed `file`: it has no name in any folder. It asks by `fstat`, which a process may that gave up
+/// its files, and not by a path.
+fn is_removed(file: &File) -> io::Result<bool> {
+    Ok(fstat(file)?.st_nlink == 0)
+}
+
 /// Has the names in a folder be on stable storage.
 fn sync_names(folder: &File) -> io::Result<()> {
     match folder.sync_all() {
@@ -93,17 +135,7 @@ impl Destination {
         let mut names = vec![File::open(folder).map_err(failed("read", folder))?];
         names.extend(File::open(folder.join("..")));
         let manifest_at = folder.join(MANIFEST);
-        let (manifest, made_manifest) = open_or_make(&manifest_at)?;
-        // It goes with the file, however we end.
-        match flock(&manifest, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                // Also if another was between our making it and now.
-                made_manifest.keep();
-                return Err(SnapshotError::InUse { path: path() });
-            }
-            Err(error) => return Err(failed("lock", folder)(error.into())),
-        }
+        let (manifest, made_manifest) = take(&manifest_at, folder)?;
         if length(&manifest)? > 0 {
             return Err(SnapshotError::Taken { path: path() });
         }
@@ -135,7 +167,8 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// The host's. Nothing of what was written stays, for the storage may be full of it; it may be tried again.
+    /// [`SnapshotError::Removed`]: somebody removed a file of the folder, so that nobody could find what is written to it;
+    /// and the host's. Nothing of what was written stays, for the storage may be full of it; it may be tried again.
     pub fn save(&mut self, manifest: &Manifest, ram: &GuestRam) -> Result<(), SnapshotError> {
         let saved = self.write(manifest, ram);
         self.saved = saved.is_ok();
@@ -148,7 +181,25 @@ impl Destination {
         saved
     }
 
+    /// Whether what is written has a name. A folder that was given another name has it still.
+    fn check_names(&self) -> Result<(), SnapshotError> {
+        for (file, name) in self.files() {
+            let path = self.folder.join(name);
+            if is_removed(file).map_err(failed("look at", &path))? {
+                return Err(SnapshotError::Removed { path });
+            }
+        }
+        Ok(())
+    }
+
+    /// The memory is first, and the manifest, whose lock is on both, is last.
+    fn files(&self) -> [(&File, &'static str); 2] {
+        [(&self.memory, MEMORY), (&self.manifest, MANIFEST)]
+    }
+
     fn write(&self, manifest: &Manifest, ram: &GuestRam) -> Result<(), SnapshotError> {
+        // Before all of the memory is written in vain.
+        self.check_names()?;
         let written = self.memory.set_len(0);
         written
             .and_then(|()| memory::write(ram, &self.memory))
@@ -163,16 +214,21 @@ impl Destination {
         let mut names = self.names.iter();
         names
             .try_for_each(sync_names)
-            .map_err(failed("write", &self.folder))
+            .map_err(failed("write", &self.folder))?;
+        self.check_names()
     }
 }
 
 impl Drop for Destination {
     fn drop(&mut self) {
         if !self.saved {
-            for name in [MANIFEST, MEMORY] {
-                // Where that is not possible, an empty file stays, which the next machine takes.
-                let _ = fs::remove_file(self.folder.join(name));
+            // In this order: who makes another manifest must not find memory that is removed right after. And what is at the
+            // place of a file that was removed is another's.
+            for (file, name) in self.files() {
+                if !is_removed(file).unwrap_or(false) {
+                    // Where that is not possible, an empty file stays, which the next machine takes.
+                    let _ = fs::remove_file(self.folder.join(name));
+                }
             }
         }
     }
@@ -304,6 +360,57 @@ mod tests {
         drop(to);
         assert_eq!(lengths(at)[1], 1 << 20);
         assert!(Source::open(at).is_ok());
+    }
+
+    #[test]
+    fn what_is_written_to_a_file_that_was_removed_is_no_snapshot() {
+        for removed in [&[MANIFEST, MEMORY][..], &[MANIFEST], &[MEMORY]] {
+            let folder = tempdir().unwrap();
+            let at = folder.path();
+            let mut to = Destination::create(at).unwrap();
+            for name in removed {
+                fs::remove_file(at.join(name)).unwrap();
+            }
+            let error = to.save(&manifest(), &ram()).unwrap_err();
+            assert!(matches!(error, SnapshotError::Removed { .. }), "{error}");
+            let line = error.to_string();
+            assert!(line.contains("was removed while"), "{line}");
+            // Another machine may have the folder now, and its files are not removed with this one.
+            let _ = fs::remove_file(at.join(MANIFEST));
+            let _ = fs::remove_file(at.join(MEMORY));
+            let mut other = Destination::create(at).unwrap();
+            drop(to);
+            other.save(&manifest(), &ram()).unwrap();
+            assert!(Source::open(at).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_removed_between_its_opening_and_its_lock_is_not_taken() {
+        let folder = tempdir().unwrap();
+        let at = folder.path();
+        let tries = || {
+            let mut taken = 0;
+            for _ in 0..3000 {
+                match Destination::create(at) {
+                    Ok(to) => {
+                        taken += 1;
+                        for (file, name) in to.files() {
+                            assert!(leads_to(&at.join(name), file).unwrap(), "{name}");
+                        }
+                    }
+                    Err(SnapshotError::InUse { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            taken
+        };
+        let taken = std::thread::scope(|scope| {
+            let threads = [(); 3].map(|()| scope.spawn(tries));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert!(taken.into_iter().all(|times| times > 0), "{taken:?}");
+        assert_eq!(fs::read_dir(at).unwrap().count(), 0);
     }
 
     /// What has no storage and says so otherwise than by [`io::ErrorKind::InvalidInput`]: a descriptor of a path alone.

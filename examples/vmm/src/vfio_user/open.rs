@@ -8,11 +8,11 @@ use super::message::{Command, Wanted, command, receive};
 use super::version::{Limits, VersionError, offer, theirs};
 use super::{Given, UserDevice};
 use crate::confine::Starter;
+use crate::connect;
 use crate::machine::memory::GuestRam;
 use hvkit_virtio_devices::patience::end_of;
 use hvkit_virtio_devices::vhost_user::channel::Channel;
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -99,11 +99,12 @@ pub fn open(
     starter: &Starter,
 ) -> Result<UserFunction, UserDeviceError> {
     let name = || device.name();
-    let stream =
-        UnixStream::connect(&device.socket).map_err(|source| UserDeviceError::Connect {
+    let stream = connect::connect(&device.socket, connect::PATIENCE).map_err(|source| {
+        UserDeviceError::Connect {
             socket: device.socket.clone(),
             source,
-        })?;
+        }
+    })?;
     let no_server = |source| UserDeviceError::NoServer {
         name: name(),
         source,
@@ -114,7 +115,7 @@ pub fn open(
         name: name(),
         source,
     })?;
-    let connection = connect(name(), channel, limits, ram, starter)?;
+    let connection = listen(name(), channel, limits, ram, starter)?;
     let function = UserFunction::new(Arc::clone(&connection)).map_err(|source| {
         // Whoever listens on it would do so until the server goes.
         connection.close();
@@ -130,7 +131,7 @@ pub fn open(
     Ok(function)
 }
 
-fn connect(
+fn listen(
     name: String,
     channel: Channel,
     limits: Limits,

@@ -10,6 +10,7 @@ pub(crate) mod packed;
 pub(crate) mod split;
 
 use super::chain::Descriptor;
+use super::refused::Refused;
 use super::{Head, Layout, Position};
 
 /// A chain that was taken by a process that cannot complete it any more.
@@ -111,11 +112,20 @@ impl Notes {
     }
 
     /// A chain is begun, which consists in the ring of `descriptors` if the queue is packed.
-    pub(super) fn began(&mut self, head: &mut Head, descriptors: &[Descriptor]) {
+    ///
+    /// # Errors
+    ///
+    /// There is no room for it, and nothing is noted.
+    pub(super) fn began(
+        &mut self,
+        head: &mut Head,
+        descriptors: &[Descriptor],
+    ) -> Result<(), Refused> {
         match &mut self.area {
             Area::Split(notes) => notes.began(head.index()),
-            Area::Packed(notes) => head.set_entry(notes.began(descriptors)),
+            Area::Packed(notes) => head.set_entry(notes.began(descriptors)?),
         }
+        Ok(())
     }
 
     /// The chain that was begun last was not.

@@ -26,6 +26,7 @@ use vm_memory::{AtomicAccess, Bytes, MmapRegion, VolatileMemory};
 use super::{Begun, Left};
 use crate::queue::chain::{Descriptor, NEXT};
 use crate::queue::packed::{Place, is_available};
+use crate::queue::refused::{Refused, too_long};
 
 /// Bytes before the entries, and of each entry.
 pub(crate) const HEAD: usize = 32;
@@ -297,6 +298,10 @@ impl Notes {
         #[cfg(test)]
         tests::stored(at, value.as_slice());
         let at = self.area.start.saturating_add(at);
+        // Behind it is another queue's.
+        if at.saturating_add(size_of::<T>()) > self.area.end {
+            return;
+        }
         // The area was found in the memory.
         let _ = self
             .memory
@@ -344,8 +349,18 @@ impl Notes {
     }
 
     /// A chain of `descriptors` is begun; which entry it is known by.
-    pub(super) fn began(&mut self, descriptors: &[Descriptor]) -> u16 {
+    ///
+    /// # Errors
+    ///
+    /// There are not so many entries free: what was completed has to be shown first, and no driver offers more before it was. Nothing
+    /// is noted then.
+    pub(super) fn began(&mut self, descriptors: &[Descriptor]) -> Result<u16, Refused> {
         let head = self.free;
+        let mut at = head;
+        for _ in descriptors {
+            let next = self.next.get(usize::from(at)).copied();
+            at = next.ok_or_else(|| too_long(self.size.into()))?;
+        }
         let (mut at, mut last) = (head, head);
         for descriptor in descriptors {
             self.put(at, ID_AT, descriptor.next);
@@ -353,7 +368,7 @@ impl Notes {
             self.put(at, LENGTH_AT, descriptor.length);
             self.put(at, ADDRESS_AT, descriptor.address);
             last = at;
-            // There are as many entries as the ring has descriptors.
+            // So many were found free.
             at = self.next.get(usize::from(at)).copied().unwrap_or(self.size);
         }
         set(&mut self.last, head, last);
@@ -365,7 +380,7 @@ impl Notes {
         self.put(head, 0, 1u8);
         (self.free, self.old_free) = (at, at);
         self.set_free();
-        head
+        Ok(head)
     }
 
     /// The chain that was begun last was not.

@@ -113,11 +113,12 @@ impl State {
         self.news.keep();
     }
 
-    /// Tells of a change that was kept, and of each from now on.
+    /// Tells of a change that was kept, and of each from now on; and by the pin, of what was not taken before.
     pub(super) fn tell(&mut self) {
         if self.news.end() {
             self.config_event();
         }
+        self.drive();
     }
 
     /// Takes what was saved, of as many vectors and queues as there are.
@@ -129,7 +130,6 @@ impl State {
         }
         self.isr = state.isr & (ISR_QUEUE | ISR_CONFIG);
         self.news.restore(state.generation.into());
-        self.drive();
     }
 
     /// The virtio part of a reset. MSI-X belongs to PCI and keeps its state.
@@ -230,6 +230,10 @@ impl State {
     }
 
     fn drive(&self) {
+        // Half restored, it does not know yet whether the pin is used at all.
+        if self.news.are_kept() {
+            return;
+        }
         if let Some(line) = &self.line {
             line.set(if self.pin_disabled {
                 Level::Deasserted

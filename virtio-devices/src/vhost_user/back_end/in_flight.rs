@@ -160,10 +160,12 @@ impl BackEnd {
         Some(())
     }
 
-    /// Waits until what another process had begun of queue `at` is finished, a bounded time.
+    /// Waits until what another process had begun of queue `at` is finished, a bounded time; not at all if it has failed, for then it
+    /// never is.
     pub(super) fn finish(&self, at: usize) {
         let end = end_of(PATIENCE);
-        while !self.running.is_empty() && self.is_left(at) == Some(true) && Instant::now() < end {
+        let goes_on = || !self.running.is_empty() && !self.calls.has_failed(at);
+        while goes_on() && self.is_left(at) == Some(true) && Instant::now() < end {
             std::thread::sleep(INTERVAL);
         }
     }

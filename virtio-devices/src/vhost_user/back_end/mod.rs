@@ -89,6 +89,8 @@ pub struct BackEnd {
     offered: Features,
     accepted: Features,
     acknowledges: bool,
+    /// The VMM enables rings: it has accepted VHOST_USER_F_PROTOCOL_FEATURES, or nothing yet.
+    enables: bool,
     /// Where the device's addresses lead, if they are translated.
     translator: Translator,
     given: Option<Given>,
@@ -132,6 +134,7 @@ impl BackEnd {
             offered: ours,
             accepted: Features::empty(),
             acknowledges: false,
+            enables: true,
             translator: Translator::default(),
             given: None,
             rings: (0..queues).map(|_| Ring::default()).collect(),
@@ -264,12 +267,15 @@ impl BackEnd {
                 self.acknowledges = settled.contains(Protocol::REPLY_ACK);
             }
             Request::SET_FEATURES => {
-                let accepted = Features::from_bits_retain(word(payload)? & !PROTOCOL_FEATURES);
+                let bits = word(payload)?;
+                let accepted = Features::from_bits_retain(bits & !PROTOCOL_FEATURES);
                 if !self.offered.contains(accepted) {
                     return None;
                 }
                 self.stop()?;
                 self.accepted = accepted;
+                self.begin_rings(bits & PROTOCOL_FEATURES != 0);
+                self.device.negotiated(accepted);
                 self.start()?;
             }
             Request::GET_CONFIG | SET_CONFIG => return self.config(asked, payload),
@@ -282,6 +288,15 @@ impl BackEnd {
             _ => return self.set_state(asked, payload),
         }
         Some(None)
+    }
+
+    /// How rings begin: disabled if the VMM enables them, and else enabled ("Ring states"). Said again, it changes nothing.
+    fn begin_rings(&mut self, enables: bool) {
+        if std::mem::replace(&mut self.enables, enables) != enables {
+            for ring in &mut self.rings {
+                ring.enabled = !enables;
+            }
+        }
     }
 
     fn config(&mut self, asked: Request, payload: &[u8]) -> Option<Option<Vec<u8>>> {
@@ -427,6 +442,7 @@ impl BackEnd {
                 queues.push(ActiveQueue { index, queue, kick });
             }
         }
+        self.calls.forget_failures();
         let workers = self.device.activate(Activation {
             memory: memory?,
             features: self.accepted,
@@ -437,7 +453,6 @@ impl BackEnd {
             Ok(workers) => workers,
             Err(ActivateError::QueueMissing { .. }) => {
                 // The VMM starts one after the other, and some devices need several.
-                self.device.reset();
                 return Some(());
             }
             Err(_) => return None,
@@ -449,13 +464,12 @@ impl BackEnd {
     }
 
     /// Stops all workers, and notes where each queue goes on; nothing if one does not stop in time, for nobody else may
-    /// serve its queues then.
+    /// serve its queues then. No driver has reset anything: of that a VMM says nothing by this protocol.
     fn stop(&mut self) -> Option<()> {
         for worker in &mut self.running {
             worker.request_stop();
         }
         let end = end_of(PATIENCE);
-        let ran = !self.running.is_empty();
         for mut worker in self.running.drain(..) {
             let left = end.saturating_duration_since(Instant::now());
             let Stopped::With(worker) = worker.stopped(left) else {
@@ -466,9 +480,6 @@ impl BackEnd {
                     ring.base = position;
                 }
             }
-        }
-        if ran {
-            self.device.reset();
         }
         Some(())
     }

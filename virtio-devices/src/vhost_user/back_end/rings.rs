@@ -2,6 +2,7 @@
 //! The queues as the VMM sets them up, and how their driver is told.
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -49,6 +50,8 @@ pub(super) type Report = Box<dyn Fn(&dyn std::error::Error) + Send + Sync>;
 pub(super) struct Calls {
     calls: Mutex<Vec<Option<EventFd>>>,
     errors: Mutex<Vec<Option<EventFd>>>,
+    /// Whether each queue has failed since it was started last.
+    failed: Vec<AtomicBool>,
     report: Report,
 }
 
@@ -58,6 +61,7 @@ impl Calls {
         Arc::new(Self {
             calls: none(),
             errors: none(),
+            failed: (0..queues).map(|_| AtomicBool::new(false)).collect(),
             report,
         })
     }
@@ -65,6 +69,19 @@ impl Calls {
     /// From now on queue `index` is told by `event`, or not at all.
     pub(super) fn set_call(&self, index: usize, event: Option<EventFd>) {
         put(&self.calls, index, event);
+    }
+
+    /// Whether queue `index` is served no more until it is started again.
+    pub(super) fn has_failed(&self, index: usize) -> bool {
+        let failed = self.failed.get(index);
+        failed.is_some_and(|failed| failed.load(Ordering::Acquire))
+    }
+
+    /// The queues are started.
+    pub(super) fn forget_failures(&self) {
+        for failed in &self.failed {
+            failed.store(false, Ordering::Release);
+        }
     }
 
     /// From now on errors of queue `index` are told by `event`, or not at all.
@@ -94,6 +111,15 @@ impl Interrupts for Calls {
     }
 
     fn needs_reset(&self, why: &Failure) {
+        let only = match why {
+            Failure::Queue { index, .. } | Failure::Unanswerable { index, .. } => Some(*index),
+            _ => None,
+        };
+        for (failed, index) in self.failed.iter().zip(0..) {
+            if only.is_none_or(|only| only == index) {
+                failed.store(true, Ordering::Release);
+            }
+        }
         (self.report)(why);
         let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         for error in errors.iter().flatten() {

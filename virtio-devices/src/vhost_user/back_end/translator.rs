@@ -110,7 +110,8 @@ impl Translator {
         ranges.map(mapped.range, mapped.target, mapped.access);
     }
 
-    /// From now on `addresses` have to be asked for.
+    /// From now on `addresses` have to be asked for. What was translated before and is under way, in a call of a worker or an
+    /// io_uring, goes on with what it has: this does not wait for it.
     pub(super) fn invalidate(&self, addresses: Range<u64>) {
         let mut ranges = self.0.ranges.write();
         let ranges = ranges

@@ -16,12 +16,12 @@
 use std::io;
 use std::time::Duration;
 
-use vm_memory::GuestAddressSpace;
+use vm_memory::{GuestAddressSpace, GuestMemory};
 
 use super::{Relay, Served, State};
 use crate::device::{Failure, Trouble};
 use crate::features::Features;
-use crate::queue::{Begun, Reach};
+use crate::queue::{Begun, Left, Reach};
 use crate::vhost_user::error::BackEndError;
 use crate::vhost_user::in_flight::{InFlight, used_index};
 use crate::vhost_user::message::Request;
@@ -38,6 +38,78 @@ enum Way {
     Behind(u16, Vec<u16>),
 }
 
+/// What is known of what the back end that is gone has done.
+pub(super) struct Known<'m, M: GuestMemory + ?Sized> {
+    memory: &'m M,
+    in_flight: Option<&'m InFlight>,
+    ordered: bool,
+    packed: bool,
+    /// A network card, which what the rings still show is enough for.
+    says: bool,
+}
+
+impl<'m, M: GuestMemory + ?Sized> Known<'m, M> {
+    pub(super) fn of<A: GuestAddressSpace>(
+        relay: &Relay<A>,
+        memory: &'m M,
+        in_flight: Option<&'m InFlight>,
+    ) -> Self {
+        Self {
+            memory,
+            in_flight,
+            ordered: relay.features.contains(Features::IN_ORDER),
+            packed: relay.is_packed(),
+            says: relay.shared.kind.says_when_lost(),
+        }
+    }
+
+    fn left(&self, queue: &Served) -> Option<Left> {
+        let (index, config) = (queue.active.index, queue.active.queue.config());
+        self.in_flight?.left(index, config, self.memory, queue.base)
+    }
+
+    fn way(&self, queue: &mut Served) -> Option<Way> {
+        if self.packed {
+            // Without notes, nothing has been begun since it stopped there.
+            let used = match self.in_flight {
+                Some(_) => self.left(queue)?.used,
+                None => queue.base,
+            };
+            return Some(Way::From(used));
+        }
+        let reach = Reach::new(self.memory);
+        let used = used_index(self.memory, queue.active.queue.config().device_area)?;
+        if let Some(ledger) = &mut queue.ledger {
+            ledger.look(&reach);
+            return match ledger.in_flight() {
+                Some((used, begun)) if ledger.is_next(&reach, &begun) => Some(Way::From(used)),
+                Some((used, begun)) => Some(Way::Behind(used, begun)),
+                None if self.says => ledger.showed_order(&reach).map(Way::From),
+                None => None,
+            };
+        }
+        if !self.ordered && self.in_flight.is_none() {
+            // Nothing has been begun since it stopped there.
+            return Some(Way::From(queue.base));
+        }
+        if !self.ordered {
+            // Notes that make no sense to us are no help to another.
+            self.left(queue)?;
+        }
+        Some(Way::From(used))
+    }
+
+    /// Where a queue is whose chains nobody answers, and what is in flight there that whoever goes on would not find.
+    pub(super) fn rest(&self, queue: &mut Served) -> Option<(u16, Vec<Begun>)> {
+        Some(match self.way(queue)? {
+            Way::Behind(used, begun) => (used, begun.into_iter().map(Begun::Split).collect()),
+            // In order, what is not used is next.
+            Way::From(used) if self.ordered && !self.packed => (used, Vec::new()),
+            Way::From(used) => (used, self.left(queue).map_or(Vec::new(), |left| left.begun)),
+        })
+    }
+}
+
 impl<A: GuestAddressSpace> Relay<A> {
     /// Whether it waits for another back end when its own is gone.
     pub(super) fn is_patient(&self) -> bool {
@@ -48,43 +120,8 @@ impl<A: GuestAddressSpace> Relay<A> {
     pub(super) fn find_bases(&mut self, in_flight: Option<&InFlight>) -> bool {
         let ways: Option<Vec<_>> = {
             let memory = self.memory.memory();
-            let reach = Reach::new(&*memory);
-            let ordered = self.features.contains(Features::IN_ORDER);
-            let says = self.shared.kind.says_when_lost();
-            let packed = self.is_packed();
-            let way = |queue: &mut Served| {
-                let (index, config) = (queue.active.index, *queue.active.queue.config());
-                let left = |notes: &InFlight| notes.left(index, &config, &*memory, queue.base);
-                if packed {
-                    // Without notes, nothing has been begun since it stopped there.
-                    let used = match in_flight {
-                        Some(notes) => left(notes)?.used,
-                        None => queue.base,
-                    };
-                    return Some(Way::From(used));
-                }
-                let used = used_index(&*memory, config.device_area)?;
-                if let Some(ledger) = &mut queue.ledger {
-                    ledger.look(&reach);
-                    return match ledger.in_flight() {
-                        Some((used, begun)) if ledger.is_next(&reach, &begun) => {
-                            Some(Way::From(used))
-                        }
-                        Some((used, begun)) => Some(Way::Behind(used, begun)),
-                        None if says => ledger.showed_order(&reach).map(Way::From),
-                        None => None,
-                    };
-                }
-                if !ordered && in_flight.is_none() {
-                    // Nothing has been begun since it stopped there.
-                    return Some(Way::From(queue.base));
-                }
-                if !ordered {
-                    // Notes that make no sense to us are no help to another.
-                    left(in_flight?)?;
-                }
-                Some(Way::From(used))
-            };
+            let known = Known::of(self, &*memory, in_flight);
+            let way = |queue: &mut Served| known.way(queue);
             self.queues.iter_mut().map(way).collect()
         };
         let Some(ways) = ways else { return false };

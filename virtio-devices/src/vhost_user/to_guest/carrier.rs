@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::link::{Link, MOST, Meaning, Message, PeerError};
 use super::shared::{BACKEND_UP, FRONTEND_UP, Shared};
 use crate::device::{ActiveQueue, Failure, Interrupts};
-use crate::queue::{Chain, Notify, Position, QueueError};
+use crate::queue::{Chain, Mapped, Notify, Position, QueueError};
 use crate::vhost_user::Request;
 use crate::worker::{Progress, Worker};
 
@@ -151,42 +151,12 @@ impl<A: GuestAddressSpace> Carrier<A> {
         };
         let index = self.receive.index;
         let mut queue = self.receive.queue.map(memory);
-        let mut progress = Progress::More;
-        for _ in 0..BATCH {
-            let message = match connected.waiting.take() {
-                Some(message) => message,
-                None => {
-                    let Some((message, files)) = connected.link.receive()? else {
-                        progress = Progress::Wait;
-                        break;
-                    };
-                    let meaning = Link::take(&message, files, &self.shared)?;
-                    if let Meaning::Kick { index, event } = meaning {
-                        connected.set_kick(&self.epoll, index, event)?;
-                    }
-                    message
-                }
-            };
-            let Some(head) = queue.pop(&mut self.chain).map_err(broken(index))? else {
-                connected.waiting = Some(message);
-                progress = Progress::Wait;
-                break;
-            };
-            let room = self.chain.writable();
-            if room.len() < message.len() as u64 {
-                let head = head.index();
-                queue.fail();
-                return Err(Ended::Device(Failure::Unanswerable { index, head }));
-            }
-            // Memory that is not there is the driver's own loss.
-            let written = room.write(queue.reach(), &message).unwrap_or(0);
-            queue
-                .complete(head, written as u32)
-                .map_err(broken(index))?;
-        }
+        let carried = connected.carry(&self.epoll, &self.shared, &mut queue, &mut self.chain);
+        // What came before something went wrong has come, and is not to be the first of the next connection.
         if queue.publish().map_err(broken(index))? == Notify::Yes {
-            self.interrupts.queue(self.receive.index);
+            self.interrupts.queue(index);
         }
+        let mut progress = carried.map_err(|why| why.of(index))?;
         if connected.waiting.is_some() && queue.enable_kicks().map_err(broken(index))? {
             progress = Progress::More;
         }
@@ -197,33 +167,16 @@ impl<A: GuestAddressSpace> Carrier<A> {
     fn carry_answers<M: GuestMemory + ?Sized>(&mut self, memory: &M) -> Result<Progress, Ended> {
         let index = self.transmit.index;
         let mut queue = self.transmit.queue.map(memory);
-        let mut progress = Progress::More;
-        let mut sent = Ok(());
-        for _ in 0..BATCH {
-            let Some(head) = queue.pop(&mut self.chain).map_err(broken(index))? else {
-                progress = Progress::Wait;
-                break;
-            };
-            let answer = self.chain.readable();
-            let length = usize::try_from(answer.len()).unwrap_or(usize::MAX);
-            if let Some(connected) = &self.connected {
-                let mut message = vec![0; length.min(MOST)];
-                let read = answer.read(queue.reach(), &mut message).ok();
-                let whole = length <= MOST && read == Some(length);
-                sent = match whole {
-                    true => connected.link.send(message, self.shared.queues()),
-                    false => Err(PeerError::Answer { length }),
-                };
-            }
-            queue.complete(head, 0).map_err(broken(index))?;
-            if sent.is_err() {
-                break;
-            }
-        }
+        let carried = carry_answers(
+            self.connected.as_mut(),
+            self.shared.queues(),
+            &mut queue,
+            &mut self.chain,
+        );
         if queue.publish().map_err(broken(index))? == Notify::Yes {
-            self.interrupts.queue(self.transmit.index);
+            self.interrupts.queue(index);
         }
-        sent?;
+        let mut progress = carried.map_err(|why| why.of(index))?;
         if progress == Progress::Wait && queue.enable_kicks().map_err(broken(index))? {
             progress = Progress::More;
         }
@@ -245,6 +198,44 @@ impl<A: GuestAddressSpace> Carrier<A> {
 }
 
 impl Connected {
+    /// Puts messages into `queue`, a bounded number of them. Whether there may be more.
+    fn carry<M: GuestMemory + ?Sized>(
+        &mut self,
+        epoll: &Epoll,
+        shared: &Shared,
+        queue: &mut Mapped<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Progress, Stopped> {
+        for _ in 0..BATCH {
+            let message = match self.waiting.take() {
+                Some(message) => message,
+                None => {
+                    let Some((message, files)) = self.link.receive()? else {
+                        return Ok(Progress::Wait);
+                    };
+                    let meaning = Link::take(&message, files, shared)?;
+                    if let Meaning::Kick { index, event } = meaning {
+                        self.set_kick(epoll, index, event)?;
+                    }
+                    message
+                }
+            };
+            let Some(head) = queue.pop(chain)? else {
+                self.waiting = Some(message);
+                return Ok(Progress::Wait);
+            };
+            let room = chain.writable();
+            if room.len() < message.len() as u64 {
+                queue.fail();
+                return Err(Stopped::NoRoom(head.index()));
+            }
+            // Memory that is not there is the driver's own loss.
+            let written = room.write(queue.reach(), &message).unwrap_or(0);
+            queue.complete(head, written as u32)?;
+        }
+        Ok(Progress::More)
+    }
+
     fn set_kick(
         &mut self,
         epoll: &Epoll,
@@ -269,6 +260,67 @@ impl Connected {
             // It is there: it was added.
             let _ = epoll.ctl(ControlOperation::Delete, event.as_raw_fd(), none);
         }
+    }
+}
+
+/// Sends what `queue` has to whoever is `connected`, of a device of so many `queues`; a bounded number of answers. Whether there may be
+/// more.
+fn carry_answers<M: GuestMemory + ?Sized>(
+    mut connected: Option<&mut Connected>,
+    queues: u16,
+    queue: &mut Mapped<'_, M>,
+    chain: &mut Chain,
+) -> Result<Progress, Stopped> {
+    for _ in 0..BATCH {
+        let Some(head) = queue.pop(chain)? else {
+            return Ok(Progress::Wait);
+        };
+        let answer = chain.readable();
+        let length = usize::try_from(answer.len()).unwrap_or(usize::MAX);
+        let mut sent = Ok(());
+        if let Some(connected) = &mut connected {
+            let mut message = vec![0; length.min(MOST)];
+            let read = answer.read(queue.reach(), &mut message).ok();
+            let whole = length <= MOST && read == Some(length);
+            sent = match whole {
+                true => connected.link.send(message, queues),
+                false => Err(PeerError::Answer { length }),
+            };
+        }
+        queue.complete(head, 0)?;
+        sent?;
+    }
+    Ok(Progress::More)
+}
+
+/// Why no more are carried.
+enum Stopped {
+    Link(PeerError),
+    Queue(Box<QueueError>),
+    /// The chain from that descriptor has no room for one.
+    NoRoom(u16),
+}
+
+impl Stopped {
+    /// As what it ends, of queue `index`.
+    fn of(self, index: u16) -> Ended {
+        match self {
+            Self::Link(why) => Ended::Link(why),
+            Self::Queue(source) => Ended::Device(Failure::Queue { index, source }),
+            Self::NoRoom(head) => Ended::Device(Failure::Unanswerable { index, head }),
+        }
+    }
+}
+
+impl From<PeerError> for Stopped {
+    fn from(why: PeerError) -> Self {
+        Self::Link(why)
+    }
+}
+
+impl From<Box<QueueError>> for Stopped {
+    fn from(why: Box<QueueError>) -> Self {
+        Self::Queue(why)
     }
 }
 

@@ -150,7 +150,7 @@ fn stops_at(index: u64) -> Liar {
     Liar::new(11, Lie::Value(index << 32))
 }
 
-fn without_notes() -> Liar {
+pub(super) fn without_notes() -> Liar {
     let mut liar = honest();
     liar.features &= !IN_ORDER;
     liar.protocol = WITHOUT_NOTES;
@@ -168,7 +168,7 @@ pub(super) fn begin(place: &Place, liar: Liar, options: Options) -> (Guest, Peer
 }
 
 /// As a device does it: puts `heads` in the used ring, and then shows its index.
-fn use_up(guest: &Guest, ring: &Ring, index: &mut u16, heads: &[u16]) {
+pub(super) fn use_up(guest: &Guest, ring: &Ring, index: &mut u16, heads: &[u16]) {
     for head in heads {
         let place = ring.used + 4 + 8 * u64::from(*index % 64);
         guest.write(place, &u64::from(*head).to_le_bytes());

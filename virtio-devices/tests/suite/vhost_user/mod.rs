@@ -4,11 +4,13 @@
 mod again;
 mod liar;
 mod lost;
+mod lost_card;
 mod noted;
 mod ours;
 mod packed;
 mod pairs;
 mod peer;
+mod ring_states;
 mod served;
 mod to_guest;
 mod translated;

@@ -21,7 +21,7 @@ declare! { RULES: Area::Guest(4), "Checks on Guest Non-Register State";
         "The first 4 bytes of the VMCS it names must hold the processor's revision identifier, and in bit 31 the setting of \"VMCS shadowing\".";
     CURRENT = "guest.link-pointer.current", [VMCS_LINK_POINTER],
         "Outside SMM, and for an entry to SMM, it must not be the current VMCS pointer.";
-    EXECUTIVE = "guest.link-pointer.executive", [VMCS_LINK_POINTER, EXECUTIVE_VMCS_POINTER],
+    EXECUTIVE = "guest.link-pointer.executive", [VMCS_LINK_POINTER, EXECUTIVE_VMCS_POINTER, ENTRY_CONTROLS],
         "For an entry that leaves SMM, it must differ from the executive-VMCS pointer.";
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 declare! { RULES: Area::Guest(0), "Checks on Guest Control Registers, Debug Registers, and MSRs";
-    CR0 = "guest.cr0.fixed", [GUEST_CR0, SECONDARY_CONTROLS],
+    CR0 = "guest.cr0.fixed", [GUEST_CR0, SECONDARY_CONTROLS, PRIMARY_CONTROLS],
         "CR0 must not set any bit to a value not supported in VMX operation; PE and PG are free if \"unrestricted guest\" is 1, NW and CD always.";
     PG_PE = "guest.cr0.pg-pe", [GUEST_CR0],
         "If CR0.PG is 1, CR0.PE must be 1.";

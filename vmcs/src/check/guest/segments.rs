@@ -19,9 +19,9 @@ use crate::{
 };
 
 declare! { RULES: Area::Guest(0), "Checks on Guest Segment Registers";
-    SS_RPL = "guest.ss.rpl", [GUEST_SS_SELECTOR, GUEST_CS_SELECTOR],
+    SS_RPL = "guest.ss.rpl", [GUEST_SS_SELECTOR, GUEST_CS_SELECTOR, GUEST_RFLAGS, PRIMARY_CONTROLS, SECONDARY_CONTROLS],
         "Unless the guest will be virtual-8086 or unrestricted, RPL of SS must equal RPL of CS.";
-    V86_BASE = "guest.v8086.base", [GUEST_CS_BASE, GUEST_SS_BASE, GUEST_DS_BASE, GUEST_ES_BASE, GUEST_FS_BASE, GUEST_GS_BASE],
+    V86_BASE = "guest.v8086.base", [GUEST_CS_BASE, GUEST_SS_BASE, GUEST_DS_BASE, GUEST_ES_BASE, GUEST_FS_BASE, GUEST_GS_BASE, GUEST_CS_SELECTOR, GUEST_SS_SELECTOR, GUEST_DS_SELECTOR, GUEST_ES_SELECTOR, GUEST_FS_SELECTOR, GUEST_GS_SELECTOR],
         "If the guest will be virtual-8086, each base must be the selector times 16.";
     V86_LIMIT = "guest.v8086.limit", [GUEST_CS_LIMIT, GUEST_SS_LIMIT, GUEST_DS_LIMIT, GUEST_ES_LIMIT, GUEST_FS_LIMIT, GUEST_GS_LIMIT],
         "If the guest will be virtual-8086, each limit must be FFFFH.";
@@ -31,9 +31,9 @@ declare! { RULES: Area::Guest(0), "Checks on Guest Segment Registers";
         "The bases of FS and GS must be canonical.";
     CS_BASE = "guest.cs.base", [GUEST_CS_BASE],
         "Bits 63:32 of the CS base must be 0.";
-    DATA_BASE = "guest.ss-ds-es.base", [GUEST_SS_BASE, GUEST_DS_BASE, GUEST_ES_BASE],
+    DATA_BASE = "guest.ss-ds-es.base", [GUEST_SS_BASE, GUEST_DS_BASE, GUEST_ES_BASE, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS],
         "If SS, DS or ES is usable, bits 63:32 of its base must be 0.";
-    CS_TYPE = "guest.cs.type", [GUEST_CS_ACCESS_RIGHTS, SECONDARY_CONTROLS],
+    CS_TYPE = "guest.cs.type", [GUEST_CS_ACCESS_RIGHTS, SECONDARY_CONTROLS, PRIMARY_CONTROLS, GUEST_RFLAGS],
         "The type of CS must be 9, 11, 13 or 15 (accessed code), or for an unrestricted guest also 3 (accessed writable data).";
     SS_TYPE = "guest.ss.type", [GUEST_SS_ACCESS_RIGHTS],
         "If SS is usable, its type must be 3 or 7 (accessed writable data).";
@@ -43,15 +43,15 @@ declare! { RULES: Area::Guest(0), "Checks on Guest Segment Registers";
         "If DS, ES, FS or GS is usable and a code segment, bit 1 of its type must be 1 (readable).";
     S_BIT = "guest.segment.s", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS],
         "The S bit of CS and of each usable segment must be 1 (code or data).";
-    CS_DPL_DATA = "guest.cs.dpl-data", [GUEST_CS_ACCESS_RIGHTS],
+    CS_DPL_DATA = "guest.cs.dpl-data", [GUEST_CS_ACCESS_RIGHTS, GUEST_RFLAGS],
         "If the type of CS is 3 (writable data), its DPL must be 0.";
     CS_DPL_EQUAL = "guest.cs.dpl-non-conforming", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS],
         "If the type of CS is 9 or 11 (non-conforming code), its DPL must equal the DPL of SS.";
     CS_DPL_CONFORMING = "guest.cs.dpl-conforming", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS],
         "If the type of CS is 13 or 15 (conforming code), its DPL must not exceed the DPL of SS.";
-    SS_DPL_RPL = "guest.ss.dpl-rpl", [GUEST_SS_ACCESS_RIGHTS, GUEST_SS_SELECTOR],
+    SS_DPL_RPL = "guest.ss.dpl-rpl", [GUEST_SS_ACCESS_RIGHTS, GUEST_SS_SELECTOR, GUEST_RFLAGS, PRIMARY_CONTROLS, SECONDARY_CONTROLS],
         "Unless the guest is unrestricted, the DPL of SS must equal the RPL of its selector.";
-    SS_DPL_ZERO = "guest.ss.dpl-zero", [GUEST_SS_ACCESS_RIGHTS, GUEST_CS_ACCESS_RIGHTS, GUEST_CR0],
+    SS_DPL_ZERO = "guest.ss.dpl-zero", [GUEST_SS_ACCESS_RIGHTS, GUEST_CS_ACCESS_RIGHTS, GUEST_CR0, GUEST_RFLAGS],
         "If the type of CS is 3, or CR0.PE is 0, the DPL of SS must be 0.";
     FRED_DPL = "guest.fred.dpl", [GUEST_SS_ACCESS_RIGHTS, GUEST_CR4],
         "If the guest will use FRED transitions, the DPL of SS must be 0 or 3.";
@@ -59,7 +59,7 @@ declare! { RULES: Area::Guest(0), "Checks on Guest Segment Registers";
         "If the guest will use FRED transitions and the DPL of SS is 0, the L bit of CS must be 1.";
     FRED_USER = "guest.fred.user", [GUEST_RFLAGS, GUEST_INTERRUPTIBILITY, GUEST_SS_ACCESS_RIGHTS, GUEST_CR4],
         "If the guest will use FRED transitions and the DPL of SS is 3, IOPL and blocking by STI must be 0.";
-    DATA_DPL = "guest.data.dpl", [GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS],
+    DATA_DPL = "guest.data.dpl", [GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS, PRIMARY_CONTROLS, SECONDARY_CONTROLS],
         "Unless the guest is unrestricted, if DS, ES, FS or GS is usable and of type 0 to 11, its DPL must not be less than the RPL of its selector.";
     PRESENT = "guest.segment.present", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS],
         "The P bit of CS and of each usable segment must be 1.";
@@ -67,9 +67,9 @@ declare! { RULES: Area::Guest(0), "Checks on Guest Segment Registers";
         "Bits 11:8 of the access rights of CS and of each usable segment must be 0.";
     CS_DB = "guest.cs.db", [GUEST_CS_ACCESS_RIGHTS, ENTRY_CONTROLS],
         "If the guest will be in IA-32e mode and the L bit of CS is 1, its D/B bit must be 0.";
-    G_SMALL = "guest.segment.g-clear", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS],
+    G_SMALL = "guest.segment.g-clear", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS, GUEST_CS_LIMIT, GUEST_SS_LIMIT, GUEST_DS_LIMIT, GUEST_ES_LIMIT, GUEST_FS_LIMIT, GUEST_GS_LIMIT],
         "For CS and each usable segment: if any of bits 11:0 of the limit is 0, G must be 0.";
-    G_LARGE = "guest.segment.g-set", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS],
+    G_LARGE = "guest.segment.g-set", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS, GUEST_CS_LIMIT, GUEST_SS_LIMIT, GUEST_DS_LIMIT, GUEST_ES_LIMIT, GUEST_FS_LIMIT, GUEST_GS_LIMIT],
         "For CS and each usable segment: if any of bits 31:20 of the limit is 1, G must be 1.";
     RESERVED_HIGH = "guest.segment.reserved-high", [GUEST_CS_ACCESS_RIGHTS, GUEST_SS_ACCESS_RIGHTS, GUEST_DS_ACCESS_RIGHTS, GUEST_ES_ACCESS_RIGHTS, GUEST_FS_ACCESS_RIGHTS, GUEST_GS_ACCESS_RIGHTS],
         "Bits 31:17 of the access rights of CS and of each usable segment must be 0.";

@@ -3,6 +3,8 @@
 //!
 //! Injecting an NMI into a guest that blocks by STI gives qualification 3; the manual gives no number of its own to
 //! blocking by MOV SS, so that gives 0.
+//!
+//! Bit 11 of the pending debug exceptions must be 0, says the list of checks; the field's table gives it to bus locks. The list is followed.
 
 use super::Guest;
 use crate::{

@@ -16,11 +16,11 @@ use crate::{
 declare! { RULES: Area::Guest(0), "Checks on Guest Segment Registers";
     TR_TI = "guest.tr.ti", [GUEST_TR_SELECTOR],
         "The TI flag of TR must be 0.";
-    LDTR_TI = "guest.ldtr.ti", [GUEST_LDTR_SELECTOR],
+    LDTR_TI = "guest.ldtr.ti", [GUEST_LDTR_SELECTOR, GUEST_LDTR_ACCESS_RIGHTS],
         "If LDTR is usable, its TI flag must be 0.";
     TR_BASE = "guest.tr.base", [GUEST_TR_BASE],
         "The base of TR must be canonical.";
-    LDTR_BASE = "guest.ldtr.base", [GUEST_LDTR_BASE],
+    LDTR_BASE = "guest.ldtr.base", [GUEST_LDTR_BASE, GUEST_LDTR_ACCESS_RIGHTS],
         "If LDTR is usable, its base must be canonical.";
     TR_TYPE = "guest.tr.type", [GUEST_TR_ACCESS_RIGHTS, ENTRY_CONTROLS],
         "The type of TR must be 11 (busy TSS), or 3 (16-bit busy TSS) if the guest will not be in IA-32e mode.";

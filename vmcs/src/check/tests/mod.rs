@@ -4,6 +4,7 @@
 //! Cases are in raw numbers of the manual's appendix, changed in VMCSs that enter. A case that breaks a rule must break
 //! that rule and no other, unless it says so; a case that keeps it must break none.
 
+mod absent;
 mod controls;
 mod guest_registers;
 mod guest_segments;

@@ -232,3 +232,46 @@ fn any_exit_can_be_read_and_answered() {
         }
     }
 }
+
+/// SDM: field 2052H is the injected-event data, 2404H the original-event data; bit 32 of CR4 is FRED.
+#[test]
+fn a_guest_that_uses_fred_finds_the_event_data() {
+    const DATA: u32 = 0x2052;
+    const ORIGINAL_DATA: u32 = 0x2404;
+    let became = |cr4: u64, event: u64, original: u64, with: fn(Exception<'_, Vmcs>)| {
+        let mut vmcs = stopped(&[
+            (0x6804, cr4),
+            (EVENT, event),
+            (QUALIFICATION, 0xdead_b000),
+            (ORIGINAL, original),
+            (ORIGINAL_DATA, 0xbeef_0000),
+            (DATA, 0x77),
+        ]);
+        answer(&mut vmcs, &mut Registers::new(), 0, |exit| match exit {
+            Exit::Exception(exit) => with(exit),
+            other => panic!("{other:?}"),
+        });
+        field(&vmcs, DATA)
+    };
+    let reflect = |exit: Exception<'_, Vmcs>| {
+        let _ = exit.reflect();
+    };
+    const FRED: u64 = 1 << 32;
+    // #DB, #NM and #PF have data; #UD and #GP have none, nor has a double fault.
+    for (event, data) in [
+        (0x8000_0301, 0xdead_b000),
+        (0x8000_0307, 0xdead_b000),
+        (0x8000_0b0e, 0xdead_b000),
+        (UD, 0),
+        (GP, 0),
+    ] {
+        assert_eq!(became(FRED, event, 0, reflect), data, "{event:#x}");
+        assert_eq!(became(0, event, 0, reflect), 0x77, "{event:#x}");
+    }
+    assert_eq!(became(FRED, GP, 0x8000_0b0e, reflect), 0);
+    // What the exit interrupted is delivered with what it had.
+    let retry = |exit: Exception<'_, Vmcs>| exit.retry();
+    assert_eq!(became(FRED, 0x8000_0b0e, 0x8000_0301, retry), 0xbeef_0000);
+    assert_eq!(became(0, 0x8000_0b0e, 0x8000_0301, retry), 0x77);
+    assert_eq!(became(FRED, GP, 0, |mut exit| exit.guest.fault()), 0);
+}

@@ -317,3 +317,89 @@ fn cr3_cr4_and_cr8() {
     });
     assert_eq!(injected(&vmcs), (0, true));
 }
+
+#[test]
+fn xcr0_takes_what_the_manual_lets_it() {
+    let takes = |index: u64, value: u64, supported: u64| {
+        let mut registers = Registers::new().with(Gpr::RCX, index);
+        registers.set_edx_eax(value);
+        let mut taken = None;
+        answer(&mut stopped(&[]), &mut registers, 55, |exit| match exit {
+            Exit::Xsetbv(exit) => taken = Some(exit.is_taken(supported)),
+            other => panic!("{other:?}"),
+        });
+        taken.unwrap()
+    };
+    let all = 0xe_02ff;
+    for value in [
+        1, 3, 7, 0x1f, 0x1b, 0xe7, 0x203, 0x6_0003, 0x8_0003, 0xe_02e7,
+    ] {
+        assert!(takes(0, value, all), "{value:#x}");
+        assert!(!takes(1, value, all), "there is no XCR1");
+    }
+    for value in [
+        // Without x87; AVX without SSE; half of MPX; AVX-512 without AVX, and parts of it.
+        0, 2, 5, 0xb, 0x13, 0xe3, 0x27, 0x67, 0xc7, // Half of AMX; APX with MPX.
+        0x2_0003, 0x4_0003, 0x8_001b,
+    ] {
+        assert!(!takes(0, value, u64::MAX), "{value:#x}");
+    }
+    // Not there; of IA32_XSS; not known.
+    assert!(!takes(0, 7, 3) && takes(0, 3, 3));
+    assert!(!takes(0, 0x103, u64::MAX) && !takes(0, 1 << 20 | 3, u64::MAX));
+    assert!(!takes(0, 1 << 62 | 3, u64::MAX));
+}
+
+/// MOV to CR0 from RBX: what a processor takes, and what it refuses.
+#[test]
+fn cr0_refuses_what_the_manual_says() {
+    const LEGACY: &[(u32, u64)] = &[(0x4012, 0), (0x4816, 0xc09b)];
+    let refuses = |fields: &[(u32, u64)], old: u64, efer: u64, new: u64| {
+        // CR0 is the host's, whose NE is set; the guest reads the shadow.
+        let mut vmcs = stopped(&[(0x6000, u64::MAX), (0x6004, old), (CR0, old | 0x20)]);
+        for &(field, value) in fields.iter().chain(&[(QUALIFICATION, 0x300)]) {
+            vmcs.set(Encoding(field), value).unwrap();
+        }
+        let mut registers = Registers::new().with(Gpr::RBX, new);
+        let mut refused = None;
+        answer(&mut vmcs, &mut registers, 28, |exit| match exit {
+            Exit::ControlRegister(exit) => refused = Some(exit.refuses_cr0(efer)),
+            other => panic!("{other:?}"),
+        });
+        refused.unwrap()
+    };
+    let legacy = |cr4: u64| [LEGACY, &[(0x6804, cr4)]].concat();
+    const LME: u64 = 0x100;
+    // 64-bit mode, paging on. NE and WP are free, CD too, and NW with it.
+    for new in [
+        0x8000_0031,
+        0x8000_0011,
+        0x8001_0031,
+        0xc000_0031,
+        0xe000_0031,
+    ] {
+        assert!(!refuses(&[], 0x8000_0031, LME, new), "{new:#x}");
+    }
+    // Bit 32; PG without PE; NW without CD; paging off in 64-bit mode, with and without NE.
+    for new in [0x1_8000_0031, 0x8000_0030, 0xa000_0031, 0x31, 0x11] {
+        assert!(refuses(&[], 0x8000_0031, LME, new), "{new:#x}");
+    }
+    // Paging off elsewhere, but not with PCIDs. The guest's CR4 is what it reads.
+    assert!(!refuses(&legacy(0x20), 0x8000_0031, 0, 0x31));
+    assert!(refuses(&legacy(0x2_0020), 0x8000_0031, 0, 0x31));
+    let shadowed = [
+        LEGACY,
+        &[(0x6804, 0x20), (0x6002, 0x2_0000), (0x6006, 0x2_0000)],
+    ]
+    .concat();
+    assert!(refuses(&shadowed, 0x8000_0031, 0, 0x31));
+    // Paging on: for IA-32e mode it takes PAE, and code that is not 64-bit yet.
+    assert!(!refuses(&legacy(0x20), 0x31, LME, 0x8000_0031));
+    assert!(refuses(&legacy(0), 0x31, LME, 0x8000_0031));
+    assert!(!refuses(&legacy(0), 0x31, 0, 0x8000_0031));
+    let long = [(0x4012, 0), (0x4816, 0xa09b), (0x6804, 0x20)];
+    assert!(refuses(&long, 0x31, LME, 0x8000_0031));
+    // WP stays where there is CET.
+    assert!(refuses(&legacy(0x80_0020), 0x8001_0031, 0, 0x8000_0031));
+    assert!(!refuses(&legacy(0x80_0020), 0x8001_0031, 0, 0x8001_0011));
+}

@@ -20,7 +20,7 @@ use lab_kit::models::{Fetched, Model};
 /// How long one host may take on this machine's clock, and how often it is tried. A machine that others use gives an emulated
 /// host a fraction of what an idle one does.
 /// One that hangs does so for ever, so it is better tried again than waited for.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(300);
 const TRIES: u32 = 5;
 /// How long a VMM may take on the host's clock, in seconds.
 const LIMIT: u32 = 300;

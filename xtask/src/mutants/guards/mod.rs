@@ -12,7 +12,7 @@ use clap::Args;
 use lab_kit::paths;
 
 use super::tree::Tree;
-use crate::evidence::git;
+use crate::checkout::Stamp;
 
 mod list;
 
@@ -33,8 +33,8 @@ pub struct Options {
 
 /// Takes each guard out in a copy of the checkout, and runs its test there.
 pub fn guards(options: &Options) -> Result<()> {
+    let Stamp { commit, .. } = Stamp::now()?;
     let copy = Tree::copy("page-table", "guards")?;
-    let commit = git(&["rev-parse", "--short", "HEAD"])?;
     let (mut noticed, mut wrong) = (noticed(), Vec::new());
     let wanted = |guard: &&Guard| {
         let name = options.name.as_deref();
@@ -117,7 +117,7 @@ pub(crate) enum Since {
     Same,
     /// Changed.
     Changed,
-    /// The commit is not in this checkout's history.
+    /// The commit is not in this checkout's history, or was changed when the guard was taken out.
     Unknown,
 }
 
@@ -180,7 +180,9 @@ mod tests {
     #[test]
     fn a_commit_that_is_not_there_says_nothing_of_a_file() {
         let test = "loops_end";
-        assert_eq!(since(test, "no-such-commit").unwrap(), Since::Unknown);
+        for nowhere in ["no-such-commit", "HEAD+changes"] {
+            assert_eq!(since(test, nowhere).unwrap(), Since::Unknown);
+        }
         assert!(since(test, "HEAD").unwrap() != Since::Unknown);
     }
 

@@ -7,7 +7,7 @@ use super::super::Notes;
 use super::*;
 use crate::fake::PackedRing;
 use crate::features::Features;
-use crate::queue::{Chain, Head, Layout, Position, Queue, QueueConfig, QueueError};
+use crate::queue::{Chain, ChainError, Head, Layout, Position, Queue, QueueConfig, QueueError};
 use crate::vhost_user::in_flight::InFlight;
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -234,6 +234,53 @@ fn journal(event: Option<Store>) {
             stores.push(event);
         }
     });
+}
+
+/// A driver that offers more than it was shown to be used, while the entries of what was completed are not free yet: it is refused, and
+/// nothing of it is noted, least of all behind the area.
+#[test]
+fn more_than_there_are_entries_is_refused() {
+    // So many are completed and not shown, and then so many descriptors offered.
+    for (completed, offered) in [(SIZE, 1), (SIZE - 1, 2), (SIZE, SIZE)] {
+        let mut noted = Noted::new(Features::empty());
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((LENGTH + ENTRY) as u64).unwrap();
+        let mapped = FileOffset::new(file.try_clone().unwrap(), 0);
+        let memory = Arc::new(MmapRegion::from_file(mapped, LENGTH + ENTRY).unwrap());
+        let left = Left::nothing(0x8000);
+        let notes = Notes::new(memory, 0..LENGTH, (Layout::Packed, SIZE), left);
+        noted.queue.note_in(notes.unwrap());
+        for _ in 0..completed {
+            noted.offer(1, false);
+        }
+        let mut mapped = noted.queue.map(&*noted.memory);
+        let mut chain = Chain::new();
+        for _ in 0..completed {
+            let head = mapped.pop(&mut chain).unwrap().unwrap();
+            mapped.complete(head, 0).unwrap();
+        }
+        let descriptor = |at| (0x6000, 1, 0, u16::from(at + 1 < offered));
+        let descriptors: Vec<_> = (0..offered).map(descriptor).collect();
+        noted.ring.offer(&descriptors);
+        let bytes = || {
+            let mut bytes = vec![0; LENGTH + ENTRY];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        let before = bytes();
+        match *mapped.pop(&mut chain).unwrap_err() {
+            QueueError::Chain { source, .. } => {
+                assert_eq!(
+                    source.to_string(),
+                    ChainError::TooLong { size: SIZE }.to_string()
+                );
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(bytes(), before, "{completed} {offered}");
+        // It has failed, and does not go on.
+        assert!(mapped.pop(&mut chain).unwrap().is_none());
+    }
 }
 
 proptest! {

@@ -370,3 +370,24 @@ fn a_socket_that_is_somebodys_is_refused() {
         "{said}"
     );
 }
+
+/// What it says before it hangs up belongs to its connection, and not to the next.
+#[test]
+fn last_words_are_heard_at_once() {
+    let mut program = Program::ready();
+    let mut stream = program.connect();
+    stream.write_all(&message(1, 1, &[])).unwrap();
+    drop(stream);
+    program.until("end", |program| (program.status() == 0).then_some(()));
+    assert_eq!(program.message().map(|(request, ..)| request), Some(1));
+    program.want();
+    let mut stream = program.connect();
+    stream.write_all(&message(15, 1, &[])).unwrap();
+    assert_eq!(program.next_message().0, 15);
+    // The same for what comes before nonsense.
+    let nonsense = [message(1, 1, &[]), message(1, 0, &[])].concat();
+    stream.write_all(&nonsense).unwrap();
+    program.until("end", |program| (program.status() == 0).then_some(()));
+    assert_eq!(program.message().map(|(request, ..)| request), Some(1));
+    assert_eq!(program.message(), None);
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A field that is not there, and is taken as zero, breaks only rules that name it: who knows which fields a file has can tell what
+//! is broken from what is not decided.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::store::Fields;
+
+/// A VMCS less one field.
+struct Without<'a>(&'a Vmcs, Encoding);
+
+impl Fields for Without<'_> {
+    fn get(&self, encoding: Encoding) -> Option<u64> {
+        if encoding == self.1 {
+            return None;
+        }
+        self.0.get(encoding)
+    }
+}
+
+fn broken(checker: &Checker<'_>, vmcs: &impl Fields) -> BTreeSet<&'static str> {
+    let mut ids = BTreeSet::new();
+    checker.check(vmcs, &mut |violation: &Violation| {
+        ids.insert(violation.rule.id);
+    });
+    ids
+}
+
+/// Rules, each with a field on which it depends without naming it.
+fn unnamed(checker: &Checker<'_>, vmcs: &Vmcs, found: &mut BTreeSet<(&str, &str)>) {
+    let before = broken(checker, vmcs);
+    for info in crate::fields::ALL {
+        let after = broken(checker, &Without(vmcs, info.encoding));
+        for id in after.difference(&before) {
+            let rule = find_rule(id).unwrap();
+            if !rule.fields.contains(&info.encoding) {
+                found.insert((rule.id, info.name));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rule_names_every_field_whose_absence_can_break_it() {
+    let mut found = BTreeSet::new();
+    for case in tables() {
+        let checker = Checker::new(&case.cpu).at(case.moment);
+        for changes in case.passes.iter().chain(&case.breaks) {
+            unnamed(&checker, &case.vmcs(changes), &mut found);
+        }
+    }
+    for cpu in [presets::bochs_skylake_x(), presets::everything()] {
+        for seed in Seed::ALL {
+            unnamed(&Checker::new(&cpu), &seed.vmcs(&cpu), &mut found);
+        }
+    }
+    assert_eq!(found, BTreeSet::new());
+}
