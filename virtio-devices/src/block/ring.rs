@@ -331,6 +331,17 @@ mod tests {
 
     use super::*;
 
+    /// A ring, if this host has any, which that of CI must.
+    fn ring(file: &File, size: u32) -> Option<Ring> {
+        let ring = Ring::new(file, size).ok();
+        let may_lack = std::env::var_os("CI").is_none();
+        assert!(ring.is_some() || may_lack, "this host has no rings");
+        if ring.is_none() {
+            eprintln!("not tried: this host has no rings");
+        }
+        ring
+    }
+
     /// The kernel's own refusal: more entries than it gives anybody.
     #[test]
     fn a_host_that_refuses_is_an_error() {
@@ -343,8 +354,7 @@ mod tests {
     fn a_ring_can_do_nothing_else() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; 512]).unwrap();
-        let Ok(mut ring) = Ring::new(&file, 4) else {
-            eprintln!("not tried: this host has no rings");
+        let Some(mut ring) = ring(&file, 4) else {
             return;
         };
         let other = tempfile::tempfile().unwrap();
@@ -371,8 +381,7 @@ mod tests {
     fn a_buffer_is_nobody_s_while_the_kernel_has_it() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; 512]).unwrap();
-        let Ok(mut ring) = Ring::new(&file, 1) else {
-            eprintln!("not tried: this host has no rings");
+        let Some(mut ring) = ring(&file, 1) else {
             return;
         };
         assert_eq!(ring.prepare(LARGEST + 1), None);
@@ -415,8 +424,7 @@ mod tests {
         for is_refused in calls {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&[1; 512]).unwrap();
-            let Ok(mut ring) = Ring::new(&file, 2) else {
-                eprintln!("not tried: this host has no rings");
+            let Some(mut ring) = ring(&file, 2) else {
                 return;
             };
             let tickets = [0; 2].map(|_| {

@@ -6,11 +6,10 @@ pub(crate) mod lint;
 mod lints;
 mod package;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lab_kit::paths;
 
 use crate::cargo::{Package, cargo, packages};
@@ -85,31 +84,60 @@ fn apart() -> PathBuf {
     paths::target().join("bench-check")
 }
 
-/// Benchmarks, for their peers' sake, and fuzz targets are outside the workspace, and would go stale unseen.
+/// Benchmarks, for their peers' sake, fuzz targets and programs for bare metal are outside the workspace, and would go stale unseen.
 fn outside() -> Result<()> {
-    let mut manifests: Vec<PathBuf> = fs::read_dir(paths::root().join("bench"))
-        .context("cannot list bench/")?
-        .filter_map(|entry| Some(entry.ok()?.path().join("Cargo.toml")))
-        .filter(|manifest| manifest.exists())
-        .collect();
-    manifests.sort();
-    anyhow::ensure!(!manifests.is_empty(), "no benchmark in bench/");
-    manifests.push(paths::root().join("fuzz/Cargo.toml"));
-    for manifest in manifests {
-        let name = manifest.parent().and_then(Path::file_name);
+    for folder in &lint::Sources::read()?.outside {
+        let manifest = paths::root().join(folder).join("Cargo.toml");
+        let name = folder.display();
         step::run(
-            &format!("clippy outside {}", name.unwrap_or_default().display()),
-            cargo(&["clippy", "-q", "--all-targets", "--manifest-path"])
-                .arg(&manifest)
-                .arg("--target-dir")
-                .arg(apart())
-                // Nothing is linked, so libFuzzer, which takes longer than all the rest, is not compiled: no such file is looked for. Any
-                // compiler will do; the nightly one is for cargo-fuzz's sanitizers.
-                .env("CUSTOM_LIBFUZZER_PATH", "/nowhere/libfuzzer.a")
+            &format!("fmt outside {name}"),
+            cargo(&["fmt", "--check", "--manifest-path"]).arg(&manifest),
+        )?;
+        step::run(
+            &format!("clippy outside {name}"),
+            Host::of(folder)
+                .set(&mut cargo(&["clippy", "-q"]), &manifest)
                 .args(["--", "-Dwarnings"]),
         )?;
     }
     Ok(())
+}
+
+/// What a package outside the workspace runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Host {
+    /// An operating system.
+    System,
+    /// None.
+    Metal,
+}
+
+impl Host {
+    /// Of the package in this folder, from the root.
+    fn of(folder: &Path) -> Self {
+        match ["bench", "fuzz"]
+            .iter()
+            .any(|system| folder.starts_with(system))
+        {
+            true => Self::System,
+            false => Self::Metal,
+        }
+    }
+
+    /// Has `command` look at the package, apart from the workspace's own.
+    fn set<'c>(self, command: &'c mut Command, manifest: &Path) -> &'c mut Command {
+        command.arg("--manifest-path").arg(manifest);
+        command.arg("--target-dir").arg(apart());
+        match self {
+            Self::System => command
+                .arg("--all-targets")
+                // Nothing is linked, so libFuzzer, which takes longer than all the rest, is not compiled: no such file is looked for. Any
+                // compiler will do; the nightly one is for cargo-fuzz's sanitizers.
+                .env("CUSTOM_LIBFUZZER_PATH", "/nowhere/libfuzzer.a"),
+            // Who has a panic handler of its own cannot unwind; and nothing there can be a test.
+            Self::Metal => command.env("CARGO_PROFILE_DEV_PANIC", "abort"),
+        }
+    }
 }
 
 /// Crates that say they need no `std`, in a program that would not compile with it: see its front page. That it links and works is a test's
@@ -158,4 +186,34 @@ fn house_lints() -> Result<()> {
         "house lints: {} rules broken; they are in xtask/src/check/lints",
         found.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// That all of them are in the list is [`lint::Sources::read`]'s: it asks git.
+    #[test]
+    fn every_kind_of_package_outside_is_looked_at() {
+        let outside = lint::Sources::read().unwrap().outside;
+        let of = |host| {
+            let folders = outside
+                .iter()
+                .filter(move |folder| Host::of(folder) == host);
+            folders
+                .map(|folder| folder.to_str().unwrap())
+                .collect::<Vec<_>>()
+        };
+        let system = of(Host::System);
+        assert!(system.contains(&"fuzz") && system.len() > 2, "{system:?}");
+        let metal = of(Host::Metal);
+        for folder in [
+            "examples/type1",
+            "lab/payload-rt",
+            "lab/payload-vmcs",
+            "lab/payloads/vmx",
+        ] {
+            assert!(metal.contains(&folder), "{metal:?}");
+        }
+    }
 }
