@@ -99,6 +99,14 @@ fn outside() -> Result<()> {
                 .set(&mut cargo(&["clippy", "-q"]), &manifest)
                 .args(["--", "-Dwarnings"]),
         )?;
+        if Host::of(folder) == Host::Metal {
+            let mut doc = cargo(&["doc", "-q", "--no-deps"]);
+            doc.env("RUSTDOCFLAGS", "-Dwarnings");
+            step::run(
+                &format!("doc outside {name}"),
+                Host::Metal.set(&mut doc, &manifest),
+            )?;
+        }
     }
     Ok(())
 }
