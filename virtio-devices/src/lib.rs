@@ -79,15 +79,16 @@
 //! | all devices on PCI, by messages and by pins; some on MMIO | Debian's kernel 6.1, with fio (verifying), iperf3, ping, socat, mkfs | the VMM's `tests/virtio.rs` |
 //! | bytes of others | no panic: fuzz targets `virtio_queue`, `virtio_device` (all devices, the IOMMU among them), and lints | `EVIDENCE.md` |
 //!
-//! Not checked against another's: the IOMMU device and persistent memory have the specification and Linux's drivers alone.
+//! Not checked against another's: persistent memory has the specification and Linux's driver alone, the IOMMU device the specification alone: the VMM has no
+//! option for it, and no Linux has driven it.
 //!
 //! `EVIDENCE.md`, the VMM (`examples/vmm`) and the fuzz targets are in the repository.
 //!
 //! # What is not here
 //!
 //! A VMM: KVM, a bus, guest memory, threads and clocks are brought along. The other ends of what devices are made of (a tap interface's network, an
-//! image's file, virtiofsd, passt) are the host's. No vhost of the kernel's, no graphics, no input, no hot-plug; packed queues, reconnection and
-//! a log of writes are not done for devices of other processes.
+//! image's file, virtiofsd, passt) are the host's. No vhost of the kernel's, no graphics, no input, no hot-plug; for devices of
+//! other processes, no log of writes.
 //!
 //! # Features
 //!

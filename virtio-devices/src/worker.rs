@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A [`Worker`] has no thread of its own and never waits. A [`Runner`] is the VMM's choice: one thread
-//! per worker ([`Threads`], whose threads the VMM spawns), an event loop, or a test that calls it by hand.
+//! per worker ([`Threads`], whose threads the VMM spawns), an event loop (the example `event_loop` has one over rust-vmm's event-manager), or a test that
+//! calls it by hand.
 #![cfg_attr(
     not(test),
     deny(

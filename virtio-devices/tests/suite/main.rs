@@ -8,6 +8,7 @@ mod counters;
 mod disk;
 mod disk_settings;
 mod entropy;
+mod event_loop;
 mod formats;
 mod hostile;
 mod hostile_cases;
