@@ -202,6 +202,12 @@ iperf3 -s >/dev/null & served=$!
 socat TCP-LISTEN:7000,reuseaddr,fork EXEC:cat & echoes=$!
 run alone "--net tap=t0" "address=10.0.0.2/24 pings=10.0.0.1 server=10.0.0.1 echo=10.0.0.1"
 kill $served $echoes
+# What this user may not have, and what is not as it is asked for.
+ip tuntap add dev others mode tap user nobody
+run absent "--net tap=nobodys"
+run others "--net tap=others"
+run pairs "--cpus boot=2 --net tap=t0,num_queue_pairs=2"
+ip link delete others
 network host-only t0 10.0.1.1/24; echo "@host twice $?"
 network remove t0
 echo "@host removed $(ip link show dev t0 2>&1 | grep -c 'does not exist')"
@@ -221,6 +227,7 @@ network bridged t0 br0 up0 user && network bridged t1 br0 "" user
 echo "@host bridge $(ip -4 -o address show dev br0 | grep -c 192.0.2.1/24) $(ip -4 route | grep -c 'dev br0') $(ip -4 -o address show dev up0 | wc -l)"
 run second "--net tap=t1,mac=52:54:00:00:00:02" "address=192.0.2.12/24 serve=yes iperf=yes wait=told" & second=$!
 ready second
+run busy "--net tap=t1"
 run first "--net tap=t0,mac=52:54:00:00:00:01" \
     "address=192.0.2.11/24 pings=192.0.2.254,192.0.2.1,192.0.2.12 server=192.0.2.254 echo=192.0.2.254 peer=192.0.2.12"
 kill $(pidof vmm); wait $second
@@ -302,6 +309,27 @@ fn host_only_and_bridged_as_the_script_makes_them() {
         "{text}"
     );
     assert_eq!((host["twice"], host["removed"]), ("2", "1"), "{text}");
+    for (end, status, said) in [
+        (
+            "absent",
+            "57",
+            "vmm: tap nobodys: not permitted; it must be made for this user (ip tuntap add), or run with CAP_NET_ADMIN",
+        ),
+        (
+            "others",
+            "57",
+            "vmm: tap others: not permitted; it must be made for this user (ip tuntap add), or run with CAP_NET_ADMIN",
+        ),
+        (
+            "pairs",
+            "56",
+            "vmm: tap t0: made for one queue, or for several (ip tuntap add ... multi_queue), and not for as many as are asked for",
+        ),
+        ("busy", "56", "vmm: tap t1: in use by another process"),
+    ] {
+        assert_eq!(host[&*format!("status-{end}")], status, "{end}\n{text}");
+        assert!(text.lines().any(|line| line == said), "{end}\n{text}");
+    }
     // The bridge has the address, its network's route and both others; the uplink has none.
     assert_eq!(host["bridge"], "1 3 0", "{text}");
     let guest = echoed(&text, "first");
