@@ -77,10 +77,10 @@
 //! | vhost-user | rust-vmm's `vhost-user-backend`; a peer that lies; QEMU's storage daemon and virtiofsd | `vhost_user`, the VMM's `tests/served` |
 //! | vhost-user, either end | no panic, every wait ends: fuzz targets `vhost_user_told` (what a back end says), `vhost_user_served` (what a VMM asks) | `EVIDENCE.md` |
 //! | all devices on PCI, by messages and by pins; some on MMIO | Debian's kernel 6.1, with fio (verifying), iperf3, ping, socat, mkfs | the VMM's `tests/virtio.rs` |
+//! | a disk, a card and an entropy device behind the IOMMU device | Debian's kernel 6.12 | the VMM's `tests/virtio_iommu.rs` |
 //! | bytes of others | no panic: fuzz targets `virtio_queue`, `virtio_device` (all devices, the IOMMU among them), and lints | `EVIDENCE.md` |
 //!
-//! Not checked against another's: persistent memory has the specification and Linux's driver alone, the IOMMU device the specification alone: the VMM has no
-//! option for it, and no Linux has driven it.
+//! Not checked against another's: the IOMMU device and persistent memory have the specification and Linux's drivers alone.
 //!
 //! `EVIDENCE.md`, the VMM (`examples/vmm`) and the fuzz targets are in the repository.
 //!

@@ -18,6 +18,7 @@
 )]
 
 mod mmio;
+mod paravirtual;
 mod saving;
 mod served;
 mod units;
@@ -47,6 +48,7 @@ use crate::pci::{
     AssignError, ConfigPorts, Ecam, FunctionAddress, HostBridge, KvmDoorbells, Root, RootError,
     intx, ports,
 };
+use crate::viommu::paravirtual::Paravirtual;
 use crate::viommu::{self, UnitError};
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::transport::mmio::MmioError;
@@ -167,6 +169,7 @@ pub struct Chipset {
     /// Those of PCI pins, in use.
     lines: BTreeMap<Gsi, Arc<SharedLine>>,
     units: Vec<Unit>,
+    paravirtual: Option<Paravirtual>,
     /// Functions of the host; the bus has them.
     assigned: BTreeMap<FunctionAddress, Weak<Mutex<Assigned>>>,
     /// The unit that has the I/O APIC.
@@ -246,6 +249,7 @@ impl Chipset {
             watchdog: None,
             lines: BTreeMap::new(),
             units: Vec::new(),
+            paravirtual: None,
             io_apic_unit: None,
             io_apic: None,
             config,
@@ -400,6 +404,10 @@ impl Chipset {
             .iter()
             .map(|unit| unit.described.clone())
             .collect();
+        let mut others: Vec<_> = self.paravirtual.iter().map(Paravirtual::table).collect();
+        if !units.is_empty() {
+            others.push(viommu::table(&units, self.io_apic_unit)?);
+        }
         let platform = Platform {
             // The APIC id is the vCPU's number.
             apic_ids: (0..cpus).collect(),
@@ -411,10 +419,7 @@ impl Chipset {
             }),
             watchdog: self.watchdog,
             virtio: self.windows.clone(),
-            others: match &units[..] {
-                [] => Vec::new(),
-                units => vec![viommu::table(units, self.io_apic_unit)?],
-            },
+            others,
         };
         Ok(acpi::build(&platform, ACPI_TABLES)?)
     }

@@ -59,6 +59,8 @@ pub struct Config {
     pub console_place: Place,
     /// Remapping units that the guest finds.
     pub vtds: Vec<Vtd>,
+    /// A paravirtual IOMMU, in place of those.
+    pub virtio_iommu: VirtioIommu,
     /// Segments of PCI.
     pub segments: u16,
     /// The serial line.
@@ -126,6 +128,7 @@ impl Config {
             console_dma: Dma::Direct,
             console_place: Place::default(),
             vtds: Vec::new(),
+            virtio_iommu: VirtioIommu::Absent,
             segments: 1,
             serial: Serial::Tty,
             output: Output::Anew,
@@ -226,7 +229,7 @@ pub enum Dma {
     /// not offering VIRTIO_F_ACCESS_PLATFORM.
     #[default]
     Direct,
-    /// By addresses that the guest's remapping unit translates.
+    /// By addresses that the guest's remapping unit, or its virtio-iommu, translates.
     Translated,
 }
 
@@ -282,6 +285,16 @@ impl Default for Vtd {
             scalable: false,
         }
     }
+}
+
+/// Whether there is a virtio-iommu, which devices with `iommu=on` are behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VirtioIommu {
+    /// There is none.
+    #[default]
+    Absent,
+    /// One, on PCI segment 0.
+    Present,
 }
 
 /// Which devices of its segment a remapping unit has.

@@ -113,8 +113,7 @@ impl Iommu {
         })
     }
 
-    /// Puts a device behind it. `id` is what the platform's description calls it: for a PCI function segment
-    /// and requester ID.
+    /// Puts a device behind it, as [`Endpoints::add`] does.
     ///
     /// # Errors
     ///
@@ -124,14 +123,15 @@ impl Iommu {
         id: u32,
         reserved: Vec<Reserved>,
     ) -> Result<SharedEndpoint, EndpointError> {
-        if reserved.len() > PROBE_SIZE as usize / PROPERTY {
-            return Err(EndpointError::TooManyReserved(reserved.len()));
+        self.endpoints().add(id, reserved)
+    }
+
+    /// By which devices are put behind it once it is a transport's.
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints {
+            domains: Arc::clone(&self.domains),
+            faults: Arc::clone(&self.faults),
         }
-        let endpoint = Arc::new(Endpoint::new(id, reserved, Arc::clone(&self.faults)));
-        if !lock(&self.domains).add(Arc::clone(&endpoint)) {
-            return Err(EndpointError::Taken(id));
-        }
-        Ok(SharedEndpoint(endpoint))
     }
 
     /// The numbers of the queues for requests and for events. Bytes are those of what was read and written.
@@ -156,6 +156,32 @@ impl Iommu {
         put(32, &PROBE_SIZE.to_le_bytes());
         put(BYPASS as usize, &[u8::from(self.bypass == Bypass::Yes)]);
         bytes
+    }
+}
+
+/// The devices behind an [`Iommu`], for who has given that away.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    domains: Arc<Mutex<Domains>>,
+    faults: Arc<Faults>,
+}
+
+impl Endpoints {
+    /// Puts a device behind the IOMMU. `id` is what the platform's description calls it: for a PCI function segment
+    /// and requester ID.
+    ///
+    /// # Errors
+    ///
+    /// [`EndpointError`]; nothing is added then.
+    pub fn add(&self, id: u32, reserved: Vec<Reserved>) -> Result<SharedEndpoint, EndpointError> {
+        if reserved.len() > PROBE_SIZE as usize / PROPERTY {
+            return Err(EndpointError::TooManyReserved(reserved.len()));
+        }
+        let endpoint = Arc::new(Endpoint::new(id, reserved, Arc::clone(&self.faults)));
+        if !lock(&self.domains).add(Arc::clone(&endpoint)) {
+            return Err(EndpointError::Taken(id));
+        }
+        Ok(SharedEndpoint(endpoint))
     }
 }
 

@@ -31,7 +31,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use device::{AtBoot, EndpointError, Iommu, SharedEndpoint, feature};
+pub use device::{AtBoot, EndpointError, Endpoints, Iommu, SharedEndpoint, feature};
 pub use domain::Limits;
 pub use endpoint::{Endpoint, Held, Reserved};
 pub use request::{MapFlags, Span, Status};

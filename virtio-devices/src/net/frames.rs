@@ -156,7 +156,8 @@ impl<A> Handler<A> for Receiver {
                 if !self.sieve.is_open() {
                     // Who changes it meanwhile changes what is its own.
                     let mut begin = [0; LOOKED_AT];
-                    let there = room.split_at(HEADER).1.read(reach, &mut begin).unwrap_or(0);
+                    let frame = room.split_at(HEADER).1;
+                    let there = frame.read_back(reach, &mut begin).unwrap_or(0);
                     let there = there.min(count.saturating_sub(HEADER as usize));
                     if !self.sieve.wants(begin.get(..there).unwrap_or_default()) {
                         return Answer::Retry;

@@ -336,7 +336,7 @@ fn write_at<M: GuestMemory + ?Sized>(
     Ok(())
 }
 
-/// Reads the first bytes of `segments`, as many as `data` has.
+/// Reads back the first bytes of `segments`, as many as `data` has.
 fn read_from<M: GuestMemory + ?Sized>(
     reach: &Reach<'_, M>,
     segments: &[Segment],
@@ -347,7 +347,7 @@ fn read_from<M: GuestMemory + ?Sized>(
         let Some((here, later)) = rest.split_at_mut_checked(piece.length as usize) else {
             break;
         };
-        reach.read(here, piece.address)?;
+        reach.read_back(here, piece.address)?;
         rest = later;
     }
     Ok(())

@@ -139,6 +139,24 @@ impl<'c> Buffers<'c> {
         Ok(whole.wrapping_sub(rest.len()))
     }
 
+    /// Copies out of guest memory what the device itself has just written there, as [`read`](Self::read) does.
+    pub(crate) fn read_back<M: GuestMemory + ?Sized>(
+        self,
+        reach: &Reach<'_, M>,
+        data: &mut [u8],
+    ) -> Result<usize, GuestMemoryError> {
+        let whole = data.len();
+        let mut rest = data;
+        for piece in self.pieces() {
+            let length = rest.len().min(piece.length as usize);
+            let Some(now) = rest.split_off_mut(..length).filter(|now| !now.is_empty()) else {
+                break;
+            };
+            reach.read_back(now, piece.address)?;
+        }
+        Ok(whole.wrapping_sub(rest.len()))
+    }
+
     /// Copies `data` into guest memory until it is all there or there is no more room; returns how much.
     pub fn write<M: GuestMemory + ?Sized>(
         self,

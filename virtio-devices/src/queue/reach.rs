@@ -113,6 +113,20 @@ impl<'m, M: GuestMemory + ?Sized> Reach<'m, M> {
         }
     }
 
+    /// Copies out of guest memory what the device itself has just written there: a driver behind an IOMMU maps what a device
+    /// writes so that it cannot be read. What the driver has changed since is what comes.
+    pub(crate) fn read_back(&self, data: &mut [u8], address: u64) -> Result<(), GuestMemoryError> {
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let mut rest = data;
+        self.for_each(Segment { address, length }, Permissions::Write, |slice| {
+            let count = rest.len().min(slice.len());
+            if let Some(here) = rest.split_off_mut(..count) {
+                slice.copy_to(here);
+            }
+            Ok(())
+        })
+    }
+
     /// Copies into guest memory.
     #[inline(always)]
     pub fn write(&self, data: &[u8], address: u64) -> Result<(), GuestMemoryError> {

@@ -7,6 +7,7 @@
 //!                -> MCFG           PCI configuration space, by segment
 //!                -> WDAT           the watchdog, if there is one
 //!                -> DMAR           the remapping units, if there are any
+//!                -> VIOT           the virtio-iommu, if there is one
 //! ```
 //!
 //! The platform is hardware-reduced: no SCI, no PM timer, no fixed events, no FACS. That is less to

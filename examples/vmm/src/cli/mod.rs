@@ -27,7 +27,7 @@ mod vtd;
 pub use key_value::OptionError;
 pub(crate) use key_value::size;
 
-use crate::config::{Config, KVM_DEVICE, Output, Transport, Watchdog};
+use crate::config::{Config, KVM_DEVICE, Output, Transport, VirtioIommu, Watchdog};
 use crate::exit_status::ExitStatus;
 use crate::hello::{self, HelloError};
 use crate::machine::{Machine, MachineError};
@@ -158,6 +158,10 @@ struct Arguments {
     #[arg(long, value_name = "aw=48[,caching=on]", num_args = 0..=1, default_missing_value = vtd::PLAIN, action = ArgAction::Append)]
     vtd: Vec<String>,
 
+    /// A virtio-iommu in place of remapping units: devices with iommu=on are behind it. For virtio devices of the VMM's own, on segment 0
+    #[arg(long, conflicts_with = "vtd")]
+    virtio_iommu: bool,
+
     /// The platform. Keys: num_pci_segments=N, 1 to 16. Disks, network cards, devices and so on are on
     /// segment 0, or on that of their key pci_segment=N
     #[arg(
@@ -194,7 +198,7 @@ struct Arguments {
     on_reboot: OnReboot,
 
     /// Run a guest that is built in, instead of a kernel
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "serial", "console", "platform", "transport", "confine", "report", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "dirty_log", "counters", "snapshot", "restore"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel", "initramfs", "cmdline", "cpus", "memory", "serial", "console", "platform", "transport", "confine", "report", "disk", "device", "user_device", "net", "fs", "vhost_user_backend", "rng", "balloon", "vsock", "pmem", "watchdog", "vtd", "virtio_iommu", "dirty_log", "counters", "snapshot", "restore"])]
     guest: Option<Guest>,
 
     /// Give up, while the guest runs, all files and system calls that the VMM does not need
@@ -426,6 +430,10 @@ fn config(arguments: Arguments, kernel: PathBuf) -> Result<Config, OptionError> 
             .iter()
             .map(|text| vtd(text))
             .collect::<Result<_, _>>()?,
+        virtio_iommu: match arguments.virtio_iommu {
+            true => VirtioIommu::Present,
+            false => VirtioIommu::Absent,
+        },
         segments: platform(&arguments.platform)?,
         balloon: arguments.balloon.as_deref().map(balloon).transpose()?,
         vsock: arguments.vsock.as_deref().map(vsock).transpose()?,

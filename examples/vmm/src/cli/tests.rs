@@ -232,6 +232,11 @@ fn devices_have_their_keys() {
     assert_eq!(config.vtds, []);
     assert_eq!(config.segments, 1);
 
+    assert_eq!(config.virtio_iommu, VirtioIommu::Absent);
+    let config = parse("vmm --kernel k --virtio-iommu --disk d,iommu=on");
+    assert_eq!(config.virtio_iommu, VirtioIommu::Present);
+    assert_eq!(config.disks[0].dma, Dma::Translated);
+
     let config = parse(
         "vmm --kernel k --vtd --disk d,iommu=on e --rng iommu=on --console null,iommu=on \
          --net tap=t,iommu=on --device /dev,iommu=on",

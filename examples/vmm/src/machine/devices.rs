@@ -7,7 +7,9 @@ use super::line_socket::LineSocket;
 use super::user_network::{self, UserNetworkError};
 use super::vm::Vm;
 use crate::chipset::DeviceMemory;
-use crate::config::{self, Access, Config, Dma, NetWire, Output, Place, VirtioConsole};
+use crate::config::{
+    self, Access, Config, Dma, NetWire, Output, Place, VirtioConsole, VirtioIommu,
+};
 use crate::confine::Confiner;
 use crate::connect::{PATIENCE, connect};
 use crate::console::pty::PseudoTerminal;
@@ -16,7 +18,7 @@ use crate::output_file::{self, NotEmptied, ToEmpty};
 use crate::passthrough::KvmSlots;
 use crate::peer::{self, PeerBackEndError};
 use crate::served::{self, Served, ServedError, Told};
-use crate::viommu::TranslatedMemory;
+use crate::viommu::{MappedMemory, TranslatedMemory};
 use crate::wake::Wake;
 use hvkit_virtio_devices::balloon::{self, Balloon};
 use hvkit_virtio_devices::block::{self, Block, Metadata, OpenError};
@@ -136,6 +138,8 @@ pub(super) enum Opened {
     Direct(Box<dyn Device<DeviceMemory>>),
     /// Behind the remapping unit.
     Translated(Box<dyn Device<TranslatedMemory>>),
+    /// Behind the virtio-iommu.
+    Mapped(Box<dyn Device<MappedMemory>>),
     /// Behind the remapping unit, in another process, which is told.
     Told(Box<dyn Device<TranslatedMemory>>, Told, Served),
 }
@@ -145,17 +149,20 @@ impl Opened {
     pub(super) fn counters(&self) -> Vec<Counters> {
         match self {
             Opened::Direct(device) => device.counters(),
+            Opened::Mapped(device) => device.counters(),
             Opened::Translated(device) | Opened::Told(device, ..) => device.counters(),
         }
     }
 
-    pub(super) fn new<D>(dma: Dma, device: D) -> Self
+    /// `device`, which reaches memory by `dma` in a machine with that IOMMU or none of the kind.
+    fn new<D>(dma: Dma, iommu: VirtioIommu, device: D) -> Self
     where
-        D: Device<DeviceMemory> + Device<TranslatedMemory> + 'static,
+        D: Device<DeviceMemory> + Device<TranslatedMemory> + Device<MappedMemory> + 'static,
     {
-        match dma {
-            Dma::Direct => Opened::Direct(Box::new(device)),
-            Dma::Translated => Opened::Translated(Box::new(device)),
+        match (dma, iommu) {
+            (Dma::Direct, _) => Opened::Direct(Box::new(device)),
+            (Dma::Translated, VirtioIommu::Absent) => Opened::Translated(Box::new(device)),
+            (Dma::Translated, VirtioIommu::Present) => Opened::Mapped(Box::new(device)),
         }
     }
 }
@@ -192,24 +199,24 @@ pub(super) fn open(
         if let Some(path) = &disk.control {
             sockets.push(disk_control(path, &device, confiner)?);
         }
-        let device = Opened::new(disk.dma, device);
+        let device = Opened::new(disk.dma, config.virtio_iommu, device);
         devices.push(("disk", disk.place.clone(), device));
     }
     for net in &config.nets {
-        let device = Opened::new(net.dma, self::net(net)?);
+        let device = Opened::new(net.dma, config.virtio_iommu, self::net(net)?);
         devices.push(("network card", net.place.clone(), device));
     }
     for served in &config.served {
         let device = served::open(served, memory)?;
         let device = match Told::of(&device) {
             Some(told) => Opened::Told(Box::new(device), told, served.clone()),
-            None => Opened::new(served.dma, device),
+            None => Opened::new(served.dma, config.virtio_iommu, device),
         };
         devices.push(("device of another process", Place::default(), device));
     }
     for asked in &config.back_ends {
         let device = peer::open(asked, config.transport, slots, vm.fd())?;
-        let device = Opened::new(asked.dma, device);
+        let device = Opened::new(asked.dma, config.virtio_iommu, device);
         devices.push(("back end for another machine", Place::default(), device));
     }
     if let Some(rng) = &config.rng {
@@ -217,7 +224,7 @@ pub(super) fn open(
             path: rng.source.clone(),
             source,
         })?;
-        let device = Opened::new(rng.dma, Entropy::new(file));
+        let device = Opened::new(rng.dma, config.virtio_iommu, Entropy::new(file));
         devices.push(("random bytes", rng.place.clone(), device));
     }
     if let Some(port) = port(&config.console, config.output, tty, &mut to_empty)? {
@@ -225,7 +232,7 @@ pub(super) fn open(
         if let Some(tty) = tty {
             tty.follow(console.terminal());
         }
-        let device = Opened::new(config.console_dma, console);
+        let device = Opened::new(config.console_dma, config.virtio_iommu, console);
         devices.push(("console", config.console_place.clone(), device));
     }
     if let Some(balloon) = &config.balloon {
@@ -234,7 +241,7 @@ pub(super) fn open(
         }
         let (device, listening) = self::balloon(balloon, memory, confiner)?;
         sockets.extend(listening);
-        let device = Opened::new(Dma::Direct, device);
+        let device = Opened::new(Dma::Direct, config.virtio_iommu, device);
         let place = Place {
             rings: balloon.rings,
             ..Place::default()
@@ -243,7 +250,7 @@ pub(super) fn open(
     }
     if let Some(vsock) = &config.vsock {
         let device = Vsock::new(vsock.cid, &vsock.socket)?;
-        let device = Opened::new(vsock.dma, device);
+        let device = Opened::new(vsock.dma, config.virtio_iommu, device);
         devices.push(("sockets", vsock.place.clone(), device));
     }
     Ok(Devices {

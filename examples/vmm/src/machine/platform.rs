@@ -18,7 +18,7 @@ use crate::acpi::Tables;
 use crate::acpi::power::{RESET_CODE, RESET_VECTOR};
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::chipset::{Chipset, ChipsetError, Placement};
-use crate::config::{self, Config, Output, Place, Transport, Watchdog};
+use crate::config::{self, Config, Output, Place, Transport, VirtioIommu, Watchdog};
 use crate::confine::{Confiner, Nursery};
 use crate::console::Console;
 use crate::console::serial;
@@ -136,6 +136,17 @@ impl Platform {
             ));
         }
         let mut counted = Vec::new();
+        if config.virtio_iommu == VirtioIommu::Present {
+            let iommu = Chipset::virtio_iommu()?;
+            let queues = iommu.counters().to_vec();
+            let at = chipset.add_virtio_iommu(iommu, Arc::clone(&memory))?;
+            log::info!("virtio-iommu at {at}");
+            counted.push(Counted {
+                device: "virtio-iommu",
+                at: at.to_string(),
+                queues,
+            });
+        }
         for (name, place, device) in opened {
             let queues = device.counters();
             let place = placement(config, &place);
@@ -148,6 +159,9 @@ impl Platform {
                 (Opened::Translated(device), Transport::Pci) => {
                     chipset.add_translated_virtio(place, device)?.to_string()
                 }
+                (Opened::Mapped(device), Transport::Pci) => chipset
+                    .add_mapped_virtio(place, device, &memory)?
+                    .to_string(),
                 (Opened::Told(device, table, served), Transport::Pci) => {
                     let at = chipset.add_translated_virtio(place, device)?;
                     let option = served.what.option();
@@ -168,7 +182,7 @@ impl Platform {
                         chipset.add_mmio_virtio(place.rings, device, memory)?
                     )
                 }
-                (Opened::Translated(_) | Opened::Told(..), Transport::Mmio) => {
+                (Opened::Translated(_) | Opened::Mapped(_) | Opened::Told(..), Transport::Mmio) => {
                     return Err(ChipsetError::NotOnPci { name }.into());
                 }
             };

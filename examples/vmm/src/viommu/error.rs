@@ -106,6 +106,14 @@ pub enum UnitError {
         /// The device.
         name: String,
     },
+    /// A virtio-iommu tells nobody what the guest maps.
+    #[error("--{option}: {name} has iommu=on, which needs --vtd caching=on, not --virtio-iommu")]
+    NotTold {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        name: String,
+    },
     /// No first stage.
     #[error("--vtd: aw={bits} is too narrow for scalable=on, whose tables have 48 bits or more")]
     NarrowScalable {

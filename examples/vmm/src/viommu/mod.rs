@@ -15,6 +15,8 @@
 //! The guest finds the units by their [`table()`]. A unit has every PCI function of its segment that no other unit has, or
 //! those that name it ([`plan`]). A virtio device without `iommu=on` does its DMA by physical addresses all the same, and says so by not offering
 //! `VIRTIO_F_ACCESS_PLATFORM`, as virtio has it ("Reserved Feature Bits").
+//!
+//! In place of units, a machine can have the [paravirtual] IOMMU, which the guest finds by another table.
 
 #![cfg_attr(
     not(test),
@@ -30,6 +32,7 @@
 mod error;
 mod host;
 mod options;
+pub mod paravirtual;
 pub mod plan;
 mod remapper;
 mod shadow;
@@ -49,11 +52,13 @@ pub use window::Window;
 use crate::interrupts::{Router, UnitNumber, Watcher};
 use crate::machine::memory::GuestRam;
 use crate::machine::stop::Stop;
+use hvkit_virtio_devices::iommu::SharedEndpoint;
 use hvkit_vtd_iommu::emulation::{
     DeviceIommu, DeviceMemory, Options, SharedUnit, State, StateError, Unit,
 };
 use hvkit_vtd_iommu::spec::RequesterId;
 use std::sync::Arc;
+use vm_memory::IommuMemory;
 
 /// Mappings of one device that the host is given. VFIO has a limit of its own, 65535 unless its module is told otherwise.
 const MAPPINGS: usize = 65_000;
@@ -64,6 +69,9 @@ pub type MachineUnit = SharedUnit<GuestRam, UnitHost>;
 /// Memory as a device behind the unit sees it: pages that it was led to are found again without asking the unit, until
 /// the unit is told to forget anything.
 pub type TranslatedMemory = Arc<DeviceMemory<GuestRam, UnitHost>>;
+
+/// Memory as a device behind the virtio-iommu sees it.
+pub type MappedMemory = Arc<IommuMemory<GuestRam, SharedEndpoint>>;
 
 /// A remapping unit of one machine.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //! Which device is behind which unit, by what the user says; and what of it contradicts itself.
 
 use super::UnitError;
-use crate::config::{Config, Dma, Place, Rings, Scope, Transport, Vtd};
+use crate::config::{Config, Dma, Place, Rings, Scope, Transport, VirtioIommu, Vtd};
 use crate::interrupts::UnitNumber;
 use crate::machine::address_map::MOST_UNITS;
 use std::collections::BTreeSet;
@@ -221,6 +221,15 @@ fn check_device(config: &Config, device: &Device<'_>) -> Result<(), UnitError> {
             });
         }
         (None, None) if device.dma == Dma::Translated => {
+            if config.virtio_iommu == VirtioIommu::Present && segment == 0 {
+                return match device.kind {
+                    Kind::Ours => Ok(()),
+                    Kind::Served | Kind::Physical => Err(UnitError::NotTold {
+                        option,
+                        name: name(),
+                    }),
+                };
+            }
             return Err(UnitError::NoUnit {
                 option,
                 name: name(),

@@ -51,6 +51,44 @@ fn two(disks: Vec<Disk>) -> Config {
     }
 }
 
+#[test]
+fn a_virtio_iommu_is_for_devices_of_our_own_on_segment_0() {
+    let paravirtual = |config: Config| Config {
+        virtio_iommu: VirtioIommu::Present,
+        ..config
+    };
+    let behind = |segment, unit| paravirtual(two(vec![disk(segment, unit, Dma::Translated)]));
+    assert_eq!(line(&behind(0, None)), "fine");
+    assert_eq!(
+        line(&behind(1, None)),
+        "--disk: a.img has iommu=on, and there is no remapping unit: add --vtd pci_segment=1"
+    );
+    assert_eq!(
+        line(&behind(0, Some("b"))),
+        "--disk: a.img has iommu=b, which is neither on nor off nor the id of a --vtd"
+    );
+    assert_eq!(
+        line(&paravirtual(device(Dma::Translated))),
+        "--device: /sys/x has iommu=on, which needs --vtd caching=on, not --virtio-iommu"
+    );
+    let served = Config {
+        served: vec![Served {
+            what: What::Disk,
+            socket: "/s".into(),
+            queues: None,
+            queue_size: None,
+            reconnect: None,
+            dma: Dma::Translated,
+            rings: Rings::Split,
+        }],
+        ..Config::new("k".into())
+    };
+    assert_eq!(
+        line(&paravirtual(served)),
+        "--disk: /s has iommu=on, which needs --vtd caching=on, not --virtio-iommu"
+    );
+}
+
 fn unit(id: Option<&str>, segment: u16, scope: Scope) -> Vtd {
     Vtd {
         id: id.map(str::to_owned),
