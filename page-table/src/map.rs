@@ -93,7 +93,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
     /// A table that is there already, at `root`: made by an earlier owner, who is gone.
     ///
-    /// Its frames must be ones that `frames` takes back.
+    /// Its frames must be ones that `frames` takes back, each table linked once. Entries that lead to tables may forbid
+    /// something, as those of this crate never do: it stays forbidden, whatever leaves below are given, and
+    /// [`merge`](Self::merge) keeps such tables while anything is mapped in them.
     pub const fn adopt(format: F, memory: M, frames: P, root: u64) -> Self {
         Self {
             format,
