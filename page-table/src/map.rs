@@ -79,7 +79,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     ///
     /// # Errors
     ///
-    /// [`MapError::OutOfFrames`] or [`MapError::BadFrame`]: no root.
+    /// [`MapError::OutOfFrames`] or [`MapError::BadFrame`]: no root. [`MapError::TableTooLarge`]: a table of this shape fits no
+    /// frame.
     pub fn new(format: F, memory: M, frames: P) -> Result<Self, Refused<F>> {
         let mut mapper = Self::adopt(format, memory, frames, 0);
         mapper.root = mapper.allocate()?;
@@ -339,9 +340,12 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         }
     }
 
-    /// A frame from the pool that a table can be in.
+    /// A frame from the pool that a table can be in: one at any level.
     #[inline]
     pub(crate) fn allocate(&self) -> Result<u64, Refused<F>> {
+        if let Some((level, bytes)) = self.format.shape().too_large() {
+            return Err(MapError::TableTooLarge { level, bytes });
+        }
         let frame = self.frames.allocate().ok_or(MapError::OutOfFrames)?;
         let bits = self.format.frame_bits();
         if frame & 0xfff != 0 || frame >> bits.min(63) != 0 {

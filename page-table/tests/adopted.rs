@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tables that an earlier owner made, otherwise than this crate would.
+//! Tables that an earlier owner made, otherwise than this crate would; tables of a shape that it cannot make.
 
 mod formats;
 
-use formats::{Eights, R, RW};
+use formats::{Eights, Fours, R, RW};
 use hvkit_page_table::fake::FakeTables;
-use hvkit_page_table::{Mapper, OwnEntries, Sizes, Stale, Width};
+use hvkit_page_table::law::{Broken, broken};
+use hvkit_page_table::{Frames, MapError, Mapper, OwnEntries, Shape, Sizes, Stale, Upper, Width};
 
 const PAGE: u64 = 0x1000;
 
@@ -46,4 +47,37 @@ fn a_merge_keeps_a_table_whose_upper_entry_withholds_a_right() {
             [below, if step == 0 { 3 } else { 2 }, 3]
         );
     }
+}
+
+/// A frame is 4 KiB. What is larger would be written over its neighbours.
+#[test]
+fn a_table_that_no_frame_holds_is_neither_made_nor_added_to() {
+    let shape = |bits: &[u8], width| Shape::new(12, bits, 1, width, Upper::Zero).unwrap();
+    for (shape, level, bytes) in [
+        (shape(&[12, 12], Width::Eight), 1, 0x8000),
+        (shape(&[9, 10], Width::Eight), 2, 0x2000),
+        (shape(&[9, 10, 9, 9], Width::Eight), 2, 0x2000),
+        (shape(&[10, 11], Width::Four), 2, 0x2000),
+    ] {
+        let memory = FakeTables::new();
+        let refused = Err(MapError::TableTooLarge { level, bytes });
+        let made = Mapper::new(Eights::with(shape), &memory, &memory).map(|_| ());
+        assert_eq!(made, refused);
+        assert_eq!((memory.in_use(), memory.journal().len()), (0, 0));
+
+        let root = memory.allocate().unwrap();
+        memory.fill(root, Width::Eight, 512, |_| 0);
+        memory.checkpoint();
+        let mut mapper = Mapper::adopt(Eights::with(shape), &memory, &memory, root);
+        assert_eq!(mapper.map(0..PAGE, 0x10_0000, RW), refused);
+        assert_eq!(mapper.fault_in(0..PAGE, 0x10_0000, RW).map(|_| ()), refused);
+        assert_eq!((memory.in_use(), memory.journal().len()), (1, 0));
+
+        let law = Broken::TableTooLarge { level, bytes };
+        assert_eq!(broken(&Eights::with(shape), &[RW]), Some(law));
+    }
+    let memory = FakeTables::new();
+    let full = shape(&[9, 1, 9], Width::Eight);
+    assert!(Mapper::new(Eights::with(full), &memory, &memory).is_ok());
+    assert!(Mapper::new(Fours::new(), &memory, &memory).is_ok());
 }
