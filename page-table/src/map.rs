@@ -115,7 +115,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         self
     }
 
-    /// Limits the pages that later operations make. What is mapped stays as it is.
+    /// Limits the pages that later operations make, what they leave of a page that they cut among them. What is mapped
+    /// stays as it is.
     pub const fn set_sizes(&mut self, sizes: Sizes) {
         self.sizes = sizes;
     }

@@ -284,6 +284,42 @@ fn sizes_forbid_large_pages_and_large_executable_ones() {
     mapper.settle(stale, &mut |_: &_| Ok::<(), ()>(())).unwrap();
 }
 
+/// The limit is for all that later operations make, also beside the range of the one that cuts a page.
+#[test]
+fn what_is_left_of_a_cut_page_keeps_to_the_limit_on_sizes() {
+    const GIB: u64 = 1 << 30;
+    let (large, executable) = (2 << 20, 1 << 12);
+    let limits = Sizes {
+        largest: 2,
+        largest_executable: 1,
+    };
+    for (rights, sizes, left) in [
+        (RX, limits, executable),
+        (RW, limits, large),
+        (RW, Sizes::SMALLEST, 1 << 12),
+        (RX, Sizes::ANY, large),
+    ] {
+        let memory = FakeTables::new();
+        let mut mapper = Mapper::new(Eights::four_levels(), &memory, &memory).unwrap();
+        mapper.map(0..2 * GIB, 0, rights).unwrap();
+        mapper.set_sizes(sizes);
+        let stale = mapper.unmap(GIB - 0x1000..GIB).unwrap();
+        mapper.settle(stale, &mut |_: &_| Ok::<(), ()>(())).unwrap();
+        let size = |address| 1 << (3 + 9 * mapper.translate(address).unwrap().level);
+        assert_eq!((size(0), size(GIB - (4 << 20))), (left, left));
+        assert_eq!(size(GIB - 0x2000), 1 << 12);
+        assert_eq!(size(GIB), GIB, "what is mapped stays as it is");
+        assert!(mapper.translate(GIB - 0x1000).is_err());
+    }
+    // The level that pages are split to is no limit beside them.
+    let memory = FakeTables::new();
+    let mut mapper = Mapper::new(Eights::four_levels(), &memory, &memory).unwrap();
+    mapper.map(0..GIB, 0, RX).unwrap();
+    let stale = mapper.split(0..0x1000, 1).unwrap();
+    mapper.settle(stale, &mut |_: &_| Ok::<(), ()>(())).unwrap();
+    assert_eq!(mapper.translate(GIB - 0x1000).unwrap().level, 2);
+}
+
 #[test]
 fn forty_bit_targets_only_in_pages_that_hold_them() {
     let memory = FakeTables::new();
