@@ -261,6 +261,34 @@ fn a_split_makes_pages_of_the_level_that_is_asked_for() {
 }
 
 #[test]
+fn a_split_leaves_holes_as_they_are() {
+    const SIXTEEN: u64 = 0x10_000;
+    let memory = FakeTables::new();
+    let mut mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();
+    mapper.map(SIXTEEN..2 * SIXTEEN, 0x10_0000, RW).unwrap();
+    // A part of the hole before the page, all of the one behind it, and a part of the next.
+    let range = 0x1000..3 * SIXTEEN + 0x1000;
+    // Frames for the page's five tables, and no more.
+    memory.limit(1 + 5);
+    memory.checkpoint();
+    let stale = mapper.split(range, 1).unwrap();
+    assert_eq!(memory.in_use(), 1 + 5);
+    assert_eq!(stale.spans(), [Span::new(SIXTEEN, SIXTEEN)]);
+    let in_root = |at: u64| at & !0xfff == mapper.root();
+    let journal = memory.journal();
+    let stores = journal.iter().filter(|store| in_root(store.at));
+    assert_eq!(stores.count(), 1, "the link of the page's tables");
+    mapper
+        .settle(stale, &mut |_: &Stale| Ok::<(), ()>(()))
+        .unwrap();
+    // No frame is asked for to find that there is no page.
+    for (start, length) in [(0x1000, 0x1000), (2 * SIXTEEN, 2 * SIXTEEN)] {
+        let refused = mapper.split(start..start + length, 1).unwrap_err();
+        assert_eq!(refused, MapError::NothingMapped { start, length });
+    }
+}
+
+#[test]
 fn sizes_forbid_large_pages_and_large_executable_ones() {
     let memory = FakeTables::new();
     let sizes = Sizes {
