@@ -108,6 +108,9 @@ impl Attributes {
     }
 
     /// The same with the bits of `mask` set, of those that [`options`](Self::options) reads.
+    ///
+    /// A page that is write-protected to [log writes](Self::write_tracked) cannot have those that let some writes through
+    /// nevertheless: [`Rule::NotTrackable`](crate::Rule::NotTrackable).
     #[inline]
     #[must_use]
     pub const fn with_options(self, mask: u64) -> Self {
@@ -120,6 +123,11 @@ impl Attributes {
     pub const fn without_options(self, mask: u64) -> Self {
         Self(self.0 & !(mask & Self::OPTIONS))
     }
+
+    /// The options that let some writes through without the right to write: SDM 3C, "EPT Violations", "Sub-Page Write
+    /// Permissions".
+    pub(crate) const WRITES_OTHERWISE: u64 =
+        EptEntry::SUB_PAGE_WRITE | EptEntry::SUPERVISOR_SHADOW_STACK | EptEntry::PAGING_WRITE;
 
     const OPTIONS: u64 = EptEntry::SUPPRESS_VE
         | EptEntry::SUB_PAGE_WRITE
@@ -150,15 +158,23 @@ impl Attributes {
     }
 
     /// Takes the right to write away and remembers it; what cannot be written stays as it is.
+    ///
+    /// What can be written in [another way](Self::WRITES_OTHERWISE) becomes what no entry can be.
     #[inline]
     #[must_use]
     pub(crate) const fn track_writes(self) -> Self {
         let write = Rights::WRITE.bits();
-        if self.0 & write == 0 {
+        if self.0 & (write | Self::WRITES_OTHERWISE) == 0 {
             self
         } else {
             Self(self.0 & !write | Self::TRACKED)
         }
+    }
+
+    /// Whether it is write-protected to log writes, and some writes would go through nevertheless.
+    #[inline]
+    pub(crate) const fn tracked_in_vain(self) -> bool {
+        self.0 & Self::TRACKED != 0 && self.0 & Self::WRITES_OTHERWISE != 0
     }
 
     /// Gives back what [`track_writes`](Self::track_writes) took.

@@ -25,6 +25,10 @@ pub enum Rule {
     /// Sub-page write permissions are for 4-KByte pages.
     #[error("sub-page write permissions for a page at level {0}")]
     SubPagesOfLargePage(u8),
+    /// Write-protection would not stop all writes: the page is to be [logged](crate::dirty::write_protect), and these bits let
+    /// some through without the right to write.
+    #[error("not to be write-protected for a log: {0:#x} lets some writes through")]
+    NotTrackable(u64),
 }
 
 /// EPT on one processor: levels, capabilities, physical-address width and controls.
@@ -231,6 +235,11 @@ impl Encode for Ept {
             bits & !(self.rules.meaningful(1) | Attributes::SOFTWARE | Attributes::TRACKED);
         if unknown != 0 {
             return Err(Rule::Ignored(needed_for(unknown)));
+        }
+        if attributes.tracked_in_vain() {
+            return Err(Rule::NotTrackable(
+                attributes.options(Attributes::WRITES_OTHERWISE),
+            ));
         }
         if level > 1 && bits & EptEntry::SUB_PAGE_WRITE != 0 {
             return Err(Rule::SubPagesOfLargePage(level));

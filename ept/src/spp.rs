@@ -119,6 +119,15 @@ pub enum SetVectorError {
     /// The pool has no frame left. Tables linked so far stay, and deny every write.
     #[error("no frame left for a table")]
     OutOfFrames,
+    /// The pool returned a frame that no table can be in. It was given back; tables linked so far stay, and deny every
+    /// write.
+    #[error("frame {frame:#x} from the pool is unaligned or wider than {bits} bits")]
+    BadFrame {
+        /// The frame.
+        frame: u64,
+        /// Bits of a physical address.
+        bits: u32,
+    },
 }
 
 /// Sets the vector for the page of `guest_physical`, adding tables that deny every write.
@@ -154,8 +163,14 @@ pub fn set_vector<M: OwnEntries, P: Frames>(
             Err(Fault::Malformed { rule, .. }) => return Err(rule.into()),
             Err(_) => {
                 let frame = frames.allocate().ok_or(SetVectorError::OutOfFrames)?;
+                let entry = SppEntry::table(frame);
+                if entry.next(format.physical_bits) != Ok(frame) {
+                    frames.free(frame);
+                    let bits = format.physical_bits;
+                    return Err(SetVectorError::BadFrame { frame, bits });
+                }
                 memory.fill(frame, width, 512, |_| 0);
-                memory.write(at, width, SppEntry::table(frame).0);
+                memory.write(at, width, entry.0);
             }
         }
     }
@@ -164,6 +179,8 @@ pub fn set_vector<M: OwnEntries, P: Frames>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use hvkit_page_table::Width;
     use hvkit_page_table::fake::{FakeGuest, FakeTables, Unreadable};
 
@@ -244,6 +261,36 @@ mod tests {
         assert_eq!(set(PAGE + 0x1000, 1), Ok(()));
         assert_eq!(memory.in_use(), 4);
         assert_eq!(vector(&FORMAT, &memory, root, PAGE), Ok(SppVector(0x14)));
+    }
+
+    /// A pool with one frame, in which no table can be.
+    struct Odd<'a>(u64, &'a Cell<u32>);
+
+    impl Frames for Odd<'_> {
+        fn allocate(&self) -> Option<u64> {
+            Some(self.0)
+        }
+
+        fn free(&self, frame: u64) {
+            assert_eq!(frame, self.0);
+            self.1.set(self.1.get() + 1);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_no_entry_can_name_is_given_back_unwritten() {
+        let memory = FakeTables::new();
+        let root = memory.allocate().unwrap();
+        memory.fill(root, Width::Eight, 512, |_| 0);
+        memory.checkpoint();
+        for frame in [1 << 46, root + 0x800, 1 << 52 | 0x1000] {
+            let given = Cell::new(0);
+            let vector = SppVector(1);
+            let set = set_vector(&FORMAT, &memory, &Odd(frame, &given), root, PAGE, vector);
+            assert_eq!(set, Err(SetVectorError::BadFrame { frame, bits: 46 }));
+            assert_eq!(given.get(), 1);
+        }
+        assert_eq!(memory.journal(), []);
     }
 
     #[test]

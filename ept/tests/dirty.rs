@@ -3,14 +3,14 @@
 
 use std::cell::Cell;
 
-use hvkit_ept::access::{Access, GuestSpace};
+use hvkit_ept::access::{Access, GuestSpace, ShadowStack};
 use hvkit_ept::dirty::harvest::{HarvestError, dirty_round};
 use hvkit_ept::dirty::write_protect::{self, WriteFault};
 use hvkit_ept::marks::Updates;
 use hvkit_ept::spec::{Accesses, Controls, EptVpidCap, MemoryType, PageRights, Rights, WalkLength};
-use hvkit_ept::{Attributes, Ept};
+use hvkit_ept::{Attributes, Ept, Rule};
 use hvkit_page_table::fake::FakeTables;
-use hvkit_page_table::{MapError, Mapper, Root, Span, Stale, translate};
+use hvkit_page_table::{Frames, MapError, Mapper, OwnEntries, Root, Span, Stale, Width, translate};
 
 const CAP: EptVpidCap = EptVpidCap::from_msr(0x0f01_06f3_41c1);
 
@@ -213,6 +213,77 @@ fn rights_that_change_meanwhile_are_what_is_left() {
     assert_eq!([0, 0x1000].map(rights), [read_only; 2], "nor does the end");
     assert_eq!(rights(0x2000), Rights::READ_WRITE);
     assert_eq!(rights(0x3000), Rights::READ_WRITE_EXECUTE);
+}
+
+/// Each in its own way lets writes through that the right to write is missing for: they would never be reported.
+#[test]
+fn pages_that_are_written_without_the_right_to_write_are_not_watched_in_vain() {
+    let r = Rights::READ;
+    let supervisor = Access::translation(Accesses::WRITE, PageRights::PAGING_OFF)
+        .with_shadow_stack(ShadowStack::Supervisor);
+    for (control, bit, write) in [
+        (Controls::SUPERVISOR_SHADOW_STACK, 1 << 60, supervisor),
+        (Controls::PAGING_WRITE, 1 << 58, Access::paging_write()),
+        (
+            Controls::SUB_PAGE_WRITE,
+            1 << 61,
+            Access::translation(Accesses::WRITE, PageRights::PAGING_OFF),
+        ),
+    ] {
+        let memory = FakeTables::new();
+        let cap = EptVpidCap::from_msr(0x0f01_06f3_41c1 | 1 << 23);
+        let ept = Ept::new(cap, 46, WalkLength::Four, control).unwrap();
+        let mut mapper = Mapper::new(ept, &memory, &memory).unwrap();
+        // Of a sub-page permission table: root, two tables, and a vector that grants all of page 1.
+        let [root, third, second, first] = [(); 4].map(|()| {
+            let frame = memory.allocate().unwrap();
+            memory.fill(frame, Width::Eight, 512, |_| 0);
+            frame
+        });
+        for (table, next) in [(root, third), (third, second), (second, first)] {
+            memory.write(table, Width::Eight, next | 1);
+        }
+        memory.write(first + 8, Width::Eight, 0x5555_5555_5555_5555);
+        let written = |mapper: &Table<'_>| {
+            let space = GuestSpace::new(mapper.format(), mapper.memory(), mapper.root());
+            let space = space.with_sub_pages(root);
+            space.access(0x1000, write).is_ok()
+        };
+        for rights in [r, Rights::READ_WRITE] {
+            let page = Attributes::RAM.with_rights(rights).with_options(bit);
+            mapper.map(0..0x1000, 0x10_0000, Attributes::RAM).unwrap();
+            mapper.map(0x1000..0x2000, 0x10_1000, page).unwrap();
+            memory.checkpoint();
+            let refused = write_protect::start(&mut mapper, 0..0x2000);
+            let Err(MapError::Unsupported {
+                level: 1,
+                rule: Rule::NotTrackable(bits),
+                ..
+            }) = refused
+            else {
+                panic!("{bit:#x}: {refused:?}, written: {}", written(&mapper));
+            };
+            assert_eq!(bits, bit);
+            assert_eq!(memory.journal(), [], "nothing is changed");
+            assert!(written(&mapper) && guest_writes(&mapper, 0));
+            assert_eq!(mapper.translate(0x1000).unwrap().attributes, page);
+
+            // Without that page all is well, and what is watched stays so.
+            let stale = write_protect::start(&mut mapper, 0..0x1000).unwrap();
+            mapper.settle(stale, &mut flush(&Cell::new(0))).unwrap();
+            assert!(!guest_writes(&mapper, 0));
+            let given = mapper.protect(0..0x1000, |page| page.with_options(bit));
+            assert!(matches!(
+                given,
+                Err(MapError::Unsupported {
+                    rule: Rule::NotTrackable(_),
+                    ..
+                })
+            ));
+            let stale = mapper.unmap(0..0x2000).unwrap();
+            mapper.settle(stale, &mut flush(&Cell::new(0))).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@
 use core::ops::Range;
 
 use crate::chain::Subtree;
-use crate::change::{Block, Change};
+use crate::change::{Block, Change, Unmap};
 use crate::error::{MapError, Refused};
 use crate::format::{Encode, Entry};
 use crate::map::Mapper;
@@ -148,9 +148,14 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         let touched = low >> shift..up(high);
         let whole = up(low)..high >> shift;
 
+        // Pages that the operation leaves as they are, but for their size: the policy has a say in it, the operation none.
+        let remain = match before {
+            Block::Hole => u8::MAX,
+            Block::Leaf { attributes, .. } => self.largest(&Unmap, attributes),
+        };
         let outside = |slots: Range<u64>| {
             let block = before.skip(slots.start << shift);
-            self.fill_uniform(site.table, site.level, slots, block, u8::MAX)
+            self.fill_uniform(site.table, site.level, slots, block, remain)
         };
         outside(0..touched.start)?;
         if touched.start < whole.start {

@@ -202,7 +202,9 @@ impl<F: Encode, M: OwnEntries, P: Frames, C: Change<F>> Operation<'_, F, M, P, C
                 entry: slot.entry,
             });
         };
-        let action = if after == here && level <= self.change.largest().max(1) {
+        // A hole has no size: there is nothing in it to be made smaller.
+        let keeps_size = level <= self.change.largest().max(1) || matches!(here, Block::Hole);
+        let action = if after == here && keeps_size {
             Action::Keep
         } else {
             match after {

@@ -96,6 +96,14 @@ pub enum MapError<A, R> {
         /// Physical-address bits of a table entry.
         bits: u32,
     },
+    /// A table of this shape does not lie in one frame of 4 KiB. Such tables can be walked, not made.
+    #[error("a table at level {level} has {bytes:#x} bytes, and a frame 0x1000")]
+    TableTooLarge {
+        /// The lowest level of which this is so.
+        level: u8,
+        /// Bytes of a table there.
+        bytes: u64,
+    },
     /// An entry of our own table that is malformed: it was not written by this crate.
     #[error("level {level} entry {entry:#x} for {address:#x} is corrupt")]
     Corrupt {

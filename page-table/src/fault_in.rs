@@ -32,7 +32,7 @@ pub struct Filled {
     /// Mapped as asked before, by someone else.
     pub same: u64,
     /// Mapped before to something else, or otherwise; left alone. So is a hole in a table of a level that
-    /// has no pages, under a larger page that was asked for.
+    /// has no pages, under a larger page that was asked for, and one whose entry a peer rewrote 64 times and left empty.
     pub other: u64,
 }
 
@@ -222,7 +222,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
                 patience = patience.saturating_sub(1);
             }
             match format.decode(entry, level) {
-                Entry::Empty if leaves => (),
+                // Stored. What is empty for want of patience is counted below.
+                Entry::Empty if patience > 0 => (),
                 Entry::Leaf {
                     target: there,
                     attributes: theirs,

@@ -22,7 +22,7 @@ pub struct Mapped<A> {
 
 /// Iterates over what is mapped; made by [`Mapper::mappings`].
 ///
-/// An error is the last item: behind a corrupt entry nothing is known.
+/// An error is the last item: behind a corrupt entry nothing is known. What lies before it comes before it.
 #[derive(Debug)]
 pub struct Mappings<'a, F: Encode, M, P> {
     mapper: &'a Mapper<F, M, P>,
@@ -184,6 +184,10 @@ impl<F: Encode, M: OwnEntries, P: Frames> Iterator for Mappings<'_, F, M, P> {
                 Ok(Some(piece)) => piece,
                 Ok(None) => return self.held.take().map(Ok),
                 Err(error) => {
+                    // What is known first. The cursor stands still: it finds the entry again.
+                    if let Some(held) = self.held.take() {
+                        return Some(Ok(held));
+                    }
                     self.failed = true;
                     return Some(Err(error));
                 }

@@ -72,6 +72,14 @@ pub enum Broken<A> {
         /// The level.
         level: u8,
     },
+    /// A table does not lie in one frame of 4 KiB: no mapper makes it.
+    #[error("a table at level {level} has {bytes:#x} bytes, and a frame 0x1000")]
+    TableTooLarge {
+        /// The level.
+        level: u8,
+        /// Bytes of a table there.
+        bytes: u64,
+    },
 }
 
 /// The first law that `format` breaks, tried with each of `attributes` that it supports.
@@ -82,6 +90,9 @@ pub fn broken<F: Encode>(
     attributes: &[F::Attributes],
 ) -> Option<Broken<F::Attributes>> {
     let shape = format.shape();
+    if let Some((level, bytes)) = shape.too_large() {
+        return Some(Broken::TableTooLarge { level, bytes });
+    }
     let empty = format.empty();
     if empty & addresses(12, format.frame_bits()).fold(24, BitOr::bitor) != 0 {
         return Some(Broken::EmptyBits { empty });

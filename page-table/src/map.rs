@@ -79,7 +79,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
     ///
     /// # Errors
     ///
-    /// [`MapError::OutOfFrames`] or [`MapError::BadFrame`]: no root.
+    /// [`MapError::OutOfFrames`] or [`MapError::BadFrame`]: no root. [`MapError::TableTooLarge`]: a table of this shape fits no
+    /// frame.
     pub fn new(format: F, memory: M, frames: P) -> Result<Self, Refused<F>> {
         let mut mapper = Self::adopt(format, memory, frames, 0);
         mapper.root = mapper.allocate()?;
@@ -93,7 +94,9 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
 
     /// A table that is there already, at `root`: made by an earlier owner, who is gone.
     ///
-    /// Its frames must be ones that `frames` takes back.
+    /// Its frames must be ones that `frames` takes back, each table linked once. Entries that lead to tables may forbid
+    /// something, as those of this crate never do: it stays forbidden, whatever leaves below are given, and
+    /// [`merge`](Self::merge) keeps such tables while anything is mapped in them.
     pub const fn adopt(format: F, memory: M, frames: P, root: u64) -> Self {
         Self {
             format,
@@ -112,7 +115,8 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         self
     }
 
-    /// Limits the pages that later operations make. What is mapped stays as it is.
+    /// Limits the pages that later operations make, what they leave of a page that they cut among them. What is mapped
+    /// stays as it is.
     pub const fn set_sizes(&mut self, sizes: Sizes) {
         self.sizes = sizes;
     }
@@ -337,9 +341,12 @@ impl<F: Encode, M: OwnEntries, P: Frames> Mapper<F, M, P> {
         }
     }
 
-    /// A frame from the pool that a table can be in.
+    /// A frame from the pool that a table can be in: one at any level.
     #[inline]
     pub(crate) fn allocate(&self) -> Result<u64, Refused<F>> {
+        if let Some((level, bytes)) = self.format.shape().too_large() {
+            return Err(MapError::TableTooLarge { level, bytes });
+        }
         let frame = self.frames.allocate().ok_or(MapError::OutOfFrames)?;
         let bits = self.format.frame_bits();
         if frame & 0xfff != 0 || frame >> bits.min(63) != 0 {

@@ -111,10 +111,13 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
             let at = shape.entry_at(table, start, level);
             let entry = mapper.memory().load(at, shape.width());
             match mapper.format().decode(entry, level) {
-                Entry::Table { frame, .. } => {
+                Entry::Table {
+                    frame,
+                    attributes: above,
+                } => {
                     let whole = (start, end) == (base, behind);
                     let verdict = if whole {
-                        self.judge(frame, level, base)?
+                        self.judge(frame, above, level, base)?
                     } else {
                         Verdict::Stays
                     };
@@ -144,37 +147,44 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
         Ok(())
     }
 
-    /// What a slot at `level` could hold instead of the table at `frame`.
+    /// What a slot at `level` could hold instead of the table at `frame`, for which its entry says `above`.
     fn judge(
         &self,
         frame: u64,
+        above: F::Attributes,
         level: u8,
         base: u64,
     ) -> Result<Verdict<F::Attributes>, Refused<F>> {
-        Ok(match self.summary(Subtree::under(level, frame), base)? {
-            Some(Block::Hole) => Verdict::Becomes(Block::Hole),
-            Some(
-                block @ Block::Leaf {
-                    target, attributes, ..
-                },
-            ) => {
-                let largest = self.mapper.largest(&crate::change::Unmap, attributes);
-                // A ledger is a subtree, and so below the highest level of all.
-                let ledger = usize::from(level) < MAX_LEVELS;
-                if ledger && self.mapper.fits(level, largest, 1, target, attributes) {
-                    Verdict::Becomes(block)
-                } else {
-                    Verdict::Stays
+        Ok(
+            match self.summary(Subtree::under(level, frame), above, base)? {
+                Some(Block::Hole) => Verdict::Becomes(Block::Hole),
+                Some(
+                    block @ Block::Leaf {
+                        target, attributes, ..
+                    },
+                ) => {
+                    let largest = self.mapper.largest(&crate::change::Unmap, attributes);
+                    // A ledger is a subtree, and so below the highest level of all.
+                    let ledger = usize::from(level) < MAX_LEVELS;
+                    if ledger && self.mapper.fits(level, largest, 1, target, attributes) {
+                        Verdict::Becomes(block)
+                    } else {
+                        Verdict::Stays
+                    }
                 }
-            }
-            None => Verdict::Stays,
-        })
+                None => Verdict::Stays,
+            },
+        )
     }
 
     /// The one block that all of a table is; `None` if it is not one.
+    ///
+    /// Nor if the entry that leads to it forbids something, which `above` says: a leaf in its place would not. Tables of
+    /// this crate forbid nothing, those of an earlier owner may.
     fn summary(
         &self,
         table: Subtree,
+        above: F::Attributes,
         base: u64,
     ) -> Result<Option<Block<F::Attributes>>, Refused<F>> {
         let Subtree {
@@ -197,8 +207,11 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
                     attributes,
                     marks: 0,
                 },
-                Entry::Table { frame, .. } if level > 1 => {
-                    match self.summary(Subtree::under(level, frame), first)? {
+                Entry::Table {
+                    frame,
+                    attributes: above,
+                } if level > 1 => {
+                    match self.summary(Subtree::under(level, frame), above, first)? {
                         Some(block) => block,
                         None => return Ok(None),
                     }
@@ -215,7 +228,10 @@ impl<F: Encode, M: OwnEntries, P: Frames> Merge<'_, F, M, P> {
                 return Ok(None);
             }
         }
-        Ok(all)
+        Ok(all.filter(|block| match *block {
+            Block::Hole => true,
+            Block::Leaf { attributes, .. } => format.fold(above, attributes) == attributes,
+        }))
     }
 
     /// Tables that one ledger of `level` lists. Slot 0 is for the chain.

@@ -135,6 +135,9 @@ impl<const BITS: u32> PerLevel<BITS> {
 impl Shape {
     /// A shape from its numbers.
     ///
+    /// Tables of up to 12 index bits can be walked. A [`Mapper`](crate::Mapper) makes those that are no larger than a frame
+    /// of 4 KiB: 9 bits for 8-byte entries, 10 for 4-byte ones.
+    ///
     /// `index_bits[i]` belongs to level `i + 1`; `leaf_levels` names each level that may hold leaves by
     /// its bit `level - 1`, and level 1 must.
     ///
@@ -280,6 +283,17 @@ impl Shape {
     #[must_use]
     pub const fn entries(&self, level: u8) -> u64 {
         1u64.wrapping_shl(self.index_bits.get(level))
+    }
+
+    /// The lowest level at which a table is larger than a frame, and its bytes.
+    pub(crate) fn too_large(&self) -> Option<(u8, u64)> {
+        if self.nines {
+            return None;
+        }
+        (1..=self.levels)
+            // 4096 entries at most, of 8 bytes.
+            .map(|level| (level, self.entries(level) << self.width.shift()))
+            .find(|&(_, bytes)| bytes > 0x1000)
     }
 
     /// Which entry of a table at `level` translates `address`.

@@ -213,7 +213,8 @@ impl Debt for Stale {
             return;
         };
         match self.spans.get_mut(last) {
-            Some(last) if last.start.wrapping_add(last.length) == span.start => {
+            // Not `wrapping_add`: no span goes from the last page of all on to page 0.
+            Some(last) if last.start.checked_add(last.length) == Some(span.start) => {
                 last.length = last.length.saturating_add(span.length);
             }
             _ => self.add_apart(span),

@@ -221,6 +221,62 @@ fn who_loses_the_race_uses_what_the_winner_linked() {
     );
 }
 
+/// Memory in which somebody else is quicker so many times, and leaves the entry empty.
+struct Restless<'a> {
+    memory: &'a FakeTables,
+    turns: std::cell::Cell<u32>,
+}
+
+impl ReadEntry for Restless<'_> {
+    type Error = std::convert::Infallible;
+
+    fn read(&self, at: u64, width: Width) -> Result<u64, Self::Error> {
+        self.memory.read(at, width)
+    }
+}
+
+impl UpdateEntry for Restless<'_> {
+    fn compare_exchange(
+        &self,
+        at: u64,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, Self::Error> {
+        if let Some(left) = self.turns.get().checked_sub(1) {
+            self.turns.set(left);
+            self.memory.write(at, width, current ^ 0x2000);
+        }
+        self.memory.compare_exchange(at, width, current, new)
+    }
+}
+
+impl OwnEntries for Restless<'_> {
+    fn write(&self, at: u64, width: Width, entry: u64) {
+        self.memory.write(at, width, entry);
+    }
+}
+
+#[test]
+fn a_slot_that_does_not_come_to_rest_is_counted_too() {
+    let memory = FakeTables::new();
+    let restless = Restless {
+        memory: &memory,
+        turns: 0.into(),
+    };
+    let mapper = Mapper::new(Eights::tiny(), &restless, &memory).unwrap();
+    mapper.fault_in(3 * PAGE..4 * PAGE, 0x3000, RW).unwrap();
+    // 64 turns are as many as it is tried. What is found then is a hole, and is left alone.
+    restless.turns.set(64);
+    let filled = mapper.fault_in(0..2 * PAGE, 0, RW).unwrap();
+    let counted = |filled: Filled| (filled.added, filled.same, filled.other);
+    assert_eq!(counted(filled), (PAGE, 0, PAGE));
+    assert!(mapper.translate(0).is_err() && mapper.translate(PAGE).is_ok());
+    restless.turns.set(63);
+    let filled = mapper.fault_in(0..2 * PAGE, 0, RW).unwrap();
+    assert_eq!(counted(filled), (PAGE, PAGE, 0));
+}
+
 #[test]
 fn a_fault_in_range_lies_in_one_table() {
     let memory = FakeTables::new();

@@ -8,7 +8,8 @@ use formats::{Eights, MARKS, R, RW, Rights, Rule};
 use hvkit_page_table::fake::FakeTables;
 use hvkit_page_table::law::{Broken, broken};
 use hvkit_page_table::{
-    Encode, Entry, Fault, Filled, Format, MapError, Mapper, Marks, Shape, Sizes, Stale, Width,
+    Encode, Entry, Fault, Filled, Format, MapError, Mapped, Mapper, Marks, Shape, Sizes, Span,
+    Stale, Width,
 };
 
 const PAGE: u64 = 0x1000;
@@ -139,6 +140,27 @@ fn what_looks_at_each_page_names_it() {
         assert_eq!(mapper.merge(lo * PAGE..hi * PAGE).unwrap_err(), CORRUPT);
     }
     assert_eq!(memory.journal(), [], "refused before anything was stored");
+}
+
+/// What lies before it is known, and told first.
+#[test]
+fn a_listing_ends_with_it_and_not_before() {
+    let memory = FakeTables::new();
+    let mapper = subject(&memory, &[5]);
+    let list = |lo: u64, hi: u64| {
+        let list = mapper.mappings(lo * PAGE..hi * PAGE).unwrap();
+        list.collect::<Vec<_>>()
+    };
+    let stretch = |lo: u64, hi: u64| {
+        Ok(Mapped {
+            span: Span::new(lo * PAGE, (hi - lo) * PAGE),
+            target: 0x10_0000 + lo * PAGE,
+            attributes: RW,
+        })
+    };
+    assert_eq!(list(0, 32), [stretch(0, 5), Err(CORRUPT)]);
+    assert_eq!(list(5, 32), [Err(CORRUPT)]);
+    assert_eq!(list(6, 32), [stretch(6, 32)]);
 }
 
 #[test]

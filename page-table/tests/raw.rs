@@ -261,6 +261,34 @@ fn a_split_makes_pages_of_the_level_that_is_asked_for() {
 }
 
 #[test]
+fn a_split_leaves_holes_as_they_are() {
+    const SIXTEEN: u64 = 0x10_000;
+    let memory = FakeTables::new();
+    let mut mapper = Mapper::new(Eights::tiny(), &memory, &memory).unwrap();
+    mapper.map(SIXTEEN..2 * SIXTEEN, 0x10_0000, RW).unwrap();
+    // A part of the hole before the page, all of the one behind it, and a part of the next.
+    let range = 0x1000..3 * SIXTEEN + 0x1000;
+    // Frames for the page's five tables, and no more.
+    memory.limit(1 + 5);
+    memory.checkpoint();
+    let stale = mapper.split(range, 1).unwrap();
+    assert_eq!(memory.in_use(), 1 + 5);
+    assert_eq!(stale.spans(), [Span::new(SIXTEEN, SIXTEEN)]);
+    let in_root = |at: u64| at & !0xfff == mapper.root();
+    let journal = memory.journal();
+    let stores = journal.iter().filter(|store| in_root(store.at));
+    assert_eq!(stores.count(), 1, "the link of the page's tables");
+    mapper
+        .settle(stale, &mut |_: &Stale| Ok::<(), ()>(()))
+        .unwrap();
+    // No frame is asked for to find that there is no page.
+    for (start, length) in [(0x1000, 0x1000), (2 * SIXTEEN, 2 * SIXTEEN)] {
+        let refused = mapper.split(start..start + length, 1).unwrap_err();
+        assert_eq!(refused, MapError::NothingMapped { start, length });
+    }
+}
+
+#[test]
 fn sizes_forbid_large_pages_and_large_executable_ones() {
     let memory = FakeTables::new();
     let sizes = Sizes {
@@ -282,6 +310,42 @@ fn sizes_forbid_large_pages_and_large_executable_ones() {
     assert_eq!(mapper.translate(4 << 20).unwrap().level, 2);
     assert!(stale.tables());
     mapper.settle(stale, &mut |_: &_| Ok::<(), ()>(())).unwrap();
+}
+
+/// The limit is for all that later operations make, also beside the range of the one that cuts a page.
+#[test]
+fn what_is_left_of_a_cut_page_keeps_to_the_limit_on_sizes() {
+    const GIB: u64 = 1 << 30;
+    let (large, executable) = (2 << 20, 1 << 12);
+    let limits = Sizes {
+        largest: 2,
+        largest_executable: 1,
+    };
+    for (rights, sizes, left) in [
+        (RX, limits, executable),
+        (RW, limits, large),
+        (RW, Sizes::SMALLEST, 1 << 12),
+        (RX, Sizes::ANY, large),
+    ] {
+        let memory = FakeTables::new();
+        let mut mapper = Mapper::new(Eights::four_levels(), &memory, &memory).unwrap();
+        mapper.map(0..2 * GIB, 0, rights).unwrap();
+        mapper.set_sizes(sizes);
+        let stale = mapper.unmap(GIB - 0x1000..GIB).unwrap();
+        mapper.settle(stale, &mut |_: &_| Ok::<(), ()>(())).unwrap();
+        let size = |address| 1 << (3 + 9 * mapper.translate(address).unwrap().level);
+        assert_eq!((size(0), size(GIB - (4 << 20))), (left, left));
+        assert_eq!(size(GIB - 0x2000), 1 << 12);
+        assert_eq!(size(GIB), GIB, "what is mapped stays as it is");
+        assert!(mapper.translate(GIB - 0x1000).is_err());
+    }
+    // The level that pages are split to is no limit beside them.
+    let memory = FakeTables::new();
+    let mut mapper = Mapper::new(Eights::four_levels(), &memory, &memory).unwrap();
+    mapper.map(0..GIB, 0, RX).unwrap();
+    let stale = mapper.split(0..0x1000, 1).unwrap();
+    mapper.settle(stale, &mut |_: &_| Ok::<(), ()>(())).unwrap();
+    assert_eq!(mapper.translate(GIB - 0x1000).unwrap().level, 2);
 }
 
 #[test]

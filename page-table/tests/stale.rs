@@ -194,6 +194,24 @@ fn all_of_a_canonical_space_is_forgotten_before_its_table_is_freed() {
     assert_eq!(memory.in_use(), 0);
 }
 
+/// A span has no way round the end of the address space: `last` stops there, and so does who invalidates up to it.
+#[test]
+fn the_last_page_of_all_and_page_0_are_both_named() {
+    let memory = FakeTables::new();
+    let format = Eights::with(Shape::nines(4, 0b111, Upper::SignExtended).unwrap());
+    let mut mapper = Mapper::new(format, &memory, &memory).unwrap();
+    let (top, zero) = (Span::new(0xffff_ffff_ffff_f000, PAGE), Span::new(0, PAGE));
+    for (first, second) in [(top, zero), (zero, top)] {
+        mapper.map(top, 0x10_0000, RW).unwrap();
+        mapper.map(zero, 0x20_0000, RW).unwrap();
+        let mut all = mapper.unmap(first).unwrap();
+        let other = mapper.unmap(second).unwrap();
+        mapper.merge_stale(&mut all, other).unwrap();
+        assert_eq!(all.spans(), [first, second]);
+        mapper.settle(all, &mut done).unwrap();
+    }
+}
+
 #[test]
 fn a_token_of_another_table_is_refused() {
     let memory = FakeTables::new();

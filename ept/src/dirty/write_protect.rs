@@ -11,6 +11,12 @@
 //! Bit 11 of an entry, which hardware ignores, is what remembers. Pages that were read-only before stay
 //! so: a violation there is not ours. So are those that lose the right meanwhile, by
 //! [`Attributes::with_rights`](crate::Attributes::with_rights).
+//!
+//! Pages that some writes reach without the right to write cannot be watched so, and are refused:
+//! [`SUPERVISOR_SHADOW_STACK`](crate::spec::EptEntry::SUPERVISOR_SHADOW_STACK) (shadow-stack writes),
+//! [`PAGING_WRITE`](crate::spec::EptEntry::PAGING_WRITE) (accessed and dirty flags of the guest's) and
+//! [`SUB_PAGE_WRITE`](crate::spec::EptEntry::SUB_PAGE_WRITE), each where its control is on. Dirty flags
+//! ([`harvest`](super::harvest)) see those writes too.
 
 use hvkit_page_table::{Frames, Mapper, OwnEntries, Refused, Span, Stale};
 
@@ -38,7 +44,9 @@ pub enum WriteFault {
 ///
 /// # Errors
 ///
-/// As [`Mapper::protect`]; nothing is changed then.
+/// As [`Mapper::protect`]; [`MapError::Unsupported`](hvkit_page_table::MapError::Unsupported) with
+/// [`Rule::NotTrackable`](crate::Rule::NotTrackable) if a page can be written without the right to write. Nothing is
+/// changed then.
 pub fn start<M: OwnEntries, P: Frames>(
     mapper: &mut Mapper<Ept, M, P>,
     span: impl Into<Span>,
