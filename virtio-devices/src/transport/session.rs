@@ -263,13 +263,12 @@ impl<A: GuestAddressSpace> Session<A> {
     }
 
     /// Stops the workers and keeps them, until the last hold is released. A worker in a call that does not
-    /// return within [`PATIENCE`] ends with that call, unless the hold has ended by then: it goes on.
+    /// return within [`PATIENCE`] ends with that call, unless the hold has ended by then: it goes on. The next hold
+    /// waits for it again, whatever holds already.
     pub(super) fn hold(&mut self, hold: Holds) {
-        if self.holds.is_empty() {
-            self.stop_workers();
-            self.collect(PATIENCE);
-        }
         self.holds |= hold;
+        self.stop_workers();
+        self.collect(PATIENCE);
     }
 
     /// Ends a hold.

@@ -197,6 +197,49 @@ fn a_pause_that_came_to_nothing_costs_the_guest_nothing() {
     driver.function.save().unwrap();
 }
 
+fn is_saved(guest: &Guest) -> bool {
+    let saved = match &guest.bus {
+        Bus::Pci(driver) => driver.function.save().map(drop),
+        Bus::Mmio(driver) => driver.device.save().map(drop),
+    };
+    assert!(matches!(saved, Ok(()) | Err(SaveError::Running)));
+    saved.is_ok()
+}
+
+/// A worker that was too late for one pause is there for the next, also if nothing was resumed between them.
+#[test]
+fn a_second_pause_takes_the_late_worker_back() {
+    for transport in TRANSPORTS {
+        let mut guest = guest(transport);
+        let mut rings = guest.start(u64::MAX, &[0]);
+        guest.workers.set_stuck(true);
+        guest.pause();
+        assert!(!is_saved(&guest));
+        guest.workers.set_stuck(false);
+        guest.pause();
+        assert!(is_saved(&guest));
+        guest.resume();
+        rings[0].submit(&[Writable(0x8000, 4)]);
+        guest.run(0);
+        assert_eq!(rings[0].take().unwrap().length, 4);
+    }
+}
+
+/// So is one that was too late for a driver that let go of the function, as one does before a reboot.
+#[test]
+fn a_pause_without_bus_master_takes_the_late_worker_back() {
+    let mut guest = guest(Transport::Pci);
+    guest.start(u64::MAX, &[0]);
+    guest.workers.set_stuck(true);
+    set_command(&mut guest, 2);
+    guest.pause();
+    assert!(!is_saved(&guest));
+    guest.resume();
+    guest.workers.set_stuck(false);
+    guest.pause();
+    assert!(is_saved(&guest));
+}
+
 /// Random bytes whose owner has something to do at the end, which takes a while.
 struct Ending(Arc<AtomicBool>);
 
