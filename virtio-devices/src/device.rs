@@ -328,6 +328,12 @@ pub enum Failure {
         /// How many.
         workers: usize,
     },
+    /// Workers ended without being handed back: they panicked. What they served has nobody, and nobody knows how far they came.
+    #[error("{workers} workers are gone")]
+    Gone {
+        /// How many.
+        workers: usize,
+    },
     /// A worker could not be started.
     #[error(transparent)]
     Start(#[from] StartError),

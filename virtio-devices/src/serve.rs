@@ -51,6 +51,8 @@ pub(crate) struct QueueServer<A, H> {
     active: ActiveQueue,
     chain: Chain,
     serving: Serving<H>,
+    /// The host has failed, which was told: what is under way may never be served.
+    is_given_up: bool,
 }
 
 /// A chain that was popped and not answered yet, and the room in it.
@@ -89,6 +91,7 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
                 heads: Vec::new(),
             },
             active,
+            is_given_up: false,
         }
     }
 
@@ -124,6 +127,10 @@ impl<A: GuestAddressSpace, H: Handler<A>> QueueServer<A, H> {
             serving.interrupts.queue(index);
         }
         // Nothing more can be served: what is under way would wait for ever.
+        let told = told.inspect_err(|_| {
+            self.is_given_up = true;
+            queue.fail();
+        });
         let told = told.map_err(ActivateError::from)?;
         // One batch a call, also if a quick driver has made more available: a request to stop comes between.
         let more = match batch? {
@@ -377,12 +384,13 @@ impl<A: GuestAddressSpace + Send, H: Handler<A>> Worker for QueueServer<A, H> {
     /// Waits for what is under way, as a call that does not return would: who has asked has patience of its own, and
     /// the device is not reset before. Where the host has failed, it is not waited for without end.
     fn stopping(&mut self) {
-        let mut looks = None;
+        let mut looks = self.is_given_up.then_some(LOOKS);
         while self.serving.handler.under_way() && looks != Some(0) {
             let waited = self.serving.handler.wait(PATIENCE);
             looks = looks.map(|left: u32| left.saturating_sub(1));
             if let (Err(why), None) = (waited, looks) {
                 looks = Some(LOOKS);
+                self.is_given_up = true;
                 self.active.queue.fail();
                 let why = ActivateError::from(why).into();
                 self.serving.interrupts.needs_reset(&why);
@@ -418,7 +426,7 @@ mod tests {
     use crate::features::Features;
     use crate::queue::{Queue, QueueConfig, Reach};
 
-    /// Of a host that fails for good.
+    /// Of a host that fails for good: how often it was waited for.
     struct Stuck(u32);
 
     impl<A> Handler<A> for Stuck {
@@ -428,6 +436,10 @@ mod tests {
 
         fn serve<M: GuestMemory + ?Sized>(&mut self, _: &Reach<'_, M>, _: &Chain) -> Answer {
             Answer::Later
+        }
+
+        fn submit(&mut self) -> io::Result<bool> {
+            Err(io::ErrorKind::BrokenPipe.into())
         }
 
         fn under_way(&self) -> bool {
@@ -453,8 +465,8 @@ mod tests {
         fn trouble(&self, _trouble: &Trouble) {}
     }
 
-    #[test]
-    fn a_host_that_has_failed_is_not_waited_for_without_end() {
+    /// The server of a queue that such a host serves, and what is told.
+    fn stuck() -> (QueueServer<Arc<GuestMemoryMmap<()>>, Stuck>, Arc<Told>) {
         let ranges = [(GuestAddress(0), 0x4000)];
         let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap());
         let config = QueueConfig {
@@ -469,11 +481,28 @@ mod tests {
             kick: EventFd::new(EFD_NONBLOCK).unwrap(),
         };
         let told = Arc::new(Told::default());
-        let mut server = QueueServer::new(memory, active, told.clone(), Stuck(0));
+        let server = QueueServer::new(memory, active, told.clone(), Stuck(0));
+        (server, told)
+    }
+
+    #[test]
+    fn a_host_that_has_failed_is_not_waited_for_without_end() {
+        let (mut server, told) = stuck();
         server.stopping();
         assert_eq!(server.serving.handler.0, LOOKS + 1);
         assert_eq!(told.0.lock().unwrap().len(), 1);
         // What was never served is not passed by.
+        assert_eq!(server.ready(0), Progress::Done);
+    }
+
+    /// Whichever call the host refuses first.
+    #[test]
+    fn a_host_that_failed_before_it_is_told_once() {
+        let (mut server, told) = stuck();
+        assert_eq!(server.ready(0), Progress::Done);
+        server.stopping();
+        assert_eq!(server.serving.handler.0, LOOKS);
+        assert_eq!(told.0.lock().unwrap().len(), 1);
         assert_eq!(server.ready(0), Progress::Done);
     }
 }

@@ -86,9 +86,11 @@ impl UnderWay {
         self.source
     }
 
-    /// Whether there is anything.
+    /// Whether there is anything of this queue's worker. Of one before it, which could not wait for a host that has failed, the ring may
+    /// have more.
     pub(super) fn any(&self) -> bool {
-        lock(&self.ring).under_way() > 0
+        let ours = self.slots.iter().any(|slot| slot.moving.is_some());
+        ours && lock(&self.ring).under_way() > 0
     }
 
     /// As [`Ring::submit`].
@@ -262,6 +264,11 @@ fn lock(ring: &SharedRing) -> MutexGuard<'_, Ring> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+    use std::time::Instant;
+
     use super::*;
 
     fn moving(operation: Operation, done: usize) -> Moving {
@@ -316,5 +323,33 @@ mod tests {
             tried.next(interrupted(), WriteBack),
             Next::Answer(Err(_))
         ));
+    }
+
+    /// Of a worker that could not wait for the host, the ring keeps what is under way. Nobody else is to wait for it.
+    #[test]
+    fn what_an_earlier_worker_left_in_the_ring_is_not_waited_for() {
+        let (nothing, mut pipe) = io::pipe().unwrap();
+        // A read of which the end does not come.
+        let Ok(mut ring) = Ring::new(&File::from(OwnedFd::from(nothing)), 2) else {
+            // That of CI has rings: those of the ring's own tests say so.
+            return;
+        };
+        let ticket = ring.prepare(512).unwrap();
+        ring.start(ticket, Operation::Read, 0, 0, 512).unwrap();
+        assert!(ring.submit().unwrap());
+        let ring = Arc::new(Mutex::new(ring));
+        let mut first = UnderWay::new(Arc::clone(&ring));
+        let second = UnderWay::new(Arc::clone(&ring));
+        first.slots.resize_with(2, Slot::default);
+        first.slots[ticket.number()].moving = Some(moving(Operation::Read, 0));
+        assert!(first.any());
+        assert!(!second.any());
+        // None is left when the kernel has nothing any more.
+        pipe.write_all(&[0; 512]).unwrap();
+        let begun = Instant::now();
+        while lock(&ring).finished().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "not finished");
+        }
+        assert!(!first.any());
     }
 }

@@ -91,7 +91,7 @@ pub struct Position {
 
 impl Position {
     /// As after a reset.
-    fn start(layout: Layout) -> Self {
+    pub(crate) fn start(layout: Layout) -> Self {
         let both = match layout {
             Layout::Split => 0,
             Layout::Packed => 1 << 15,

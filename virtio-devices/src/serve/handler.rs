@@ -65,7 +65,7 @@ pub(crate) trait Handler<A>: Send {
     ///
     /// # Errors
     ///
-    /// The host's: some are never served.
+    /// The host's, each time from then on: some are never served.
     fn wait(&mut self, _patience: Duration) -> io::Result<()> {
         Ok(())
     }

@@ -69,6 +69,14 @@ bitflags::bitflags! {
     }
 }
 
+/// Workers that are to go on, and neither do nor can be started again.
+struct Missing {
+    /// They ended.
+    gone: usize,
+    /// They neither go on nor come back.
+    stuck: usize,
+}
+
 /// What a write to the status field led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -263,13 +271,21 @@ impl<A: GuestAddressSpace> Session<A> {
     }
 
     /// Stops the workers and keeps them, until the last hold is released. A worker in a call that does not
-    /// return within [`PATIENCE`] ends with that call, unless the hold has ended by then: it goes on.
-    pub(super) fn hold(&mut self, hold: Holds) {
-        if self.holds.is_empty() {
-            self.stop_workers();
-            self.collect(PATIENCE);
-        }
+    /// return within [`PATIENCE`] ends with that call, unless the hold has ended by then: it goes on. The next hold
+    /// waits for it again, whatever holds already.
+    pub(super) fn hold(&mut self, hold: Holds, interrupts: &Arc<dyn Interrupts>) {
         self.holds |= hold;
+        self.stop_workers();
+        let gone = self.collect(PATIENCE);
+        self.tell_gone(gone, interrupts);
+    }
+
+    /// Tells of workers that are gone: their queues are not served any more, and whoever began them anew would serve old chains again.
+    fn tell_gone(&self, gone: usize, interrupts: &Arc<dyn Interrupts>) {
+        // A reset forgets them as it does the others.
+        if gone > 0 && !self.resetting {
+            interrupts.needs_reset(&Failure::Gone { workers: gone });
+        }
     }
 
     /// Ends a hold.
@@ -279,7 +295,8 @@ impl<A: GuestAddressSpace> Session<A> {
         if !held || !self.holds.is_empty() || self.resetting {
             return;
         }
-        let stuck = self.go_on();
+        let Missing { gone, stuck } = self.go_on();
+        self.tell_gone(gone, interrupts);
         let started = match stuck {
             0 => self.start_held(),
             _ => Err(Failure::Stuck { workers: stuck }),
@@ -290,9 +307,9 @@ impl<A: GuestAddressSpace> Session<A> {
         }
     }
 
-    /// Has those workers go on that were in a call all the while, and takes back the others; how many do neither.
-    fn go_on(&mut self) -> usize {
-        self.collect(Duration::ZERO);
+    /// Has those workers go on that were in a call all the while, and takes back the others.
+    fn go_on(&mut self) -> Missing {
+        let mut gone = self.collect(Duration::ZERO);
         let mut stuck = 0usize;
         for mut worker in std::mem::take(&mut self.workers) {
             let ended = match worker.go_on() {
@@ -303,14 +320,14 @@ impl<A: GuestAddressSpace> Session<A> {
             match ended {
                 None => self.workers.push(worker),
                 Some(Stopped::With(worker)) => self.held.push(worker),
-                Some(Stopped::Gone) => {}
+                Some(Stopped::Gone) => gone = gone.saturating_add(1),
                 Some(Stopped::NotYet) => {
                     stuck = stuck.saturating_add(1);
                     self.workers.push(worker);
                 }
             }
         }
-        stuck
+        Missing { gone, stuck }
     }
 
     fn reset(&mut self) -> Outcome {
@@ -391,21 +408,26 @@ impl<A> Session<A> {
         }
     }
 
-    /// Takes back the workers that have stopped, waiting at most `patience` for all of them.
-    fn collect(&mut self, patience: Duration) {
+    /// Takes back the workers that have stopped, waiting at most `patience` for all of them; how many are gone instead.
+    fn collect(&mut self, patience: Duration) -> usize {
+        let mut gone = 0usize;
         let start = Instant::now();
         let held = &mut self.held;
         self.workers.retain_mut(|worker| {
             let left = patience.saturating_sub(start.elapsed());
             match worker.stopped(left) {
                 Stopped::NotYet => true,
-                Stopped::Gone => false,
+                Stopped::Gone => {
+                    gone = gone.saturating_add(1);
+                    false
+                }
                 Stopped::With(worker) => {
                     held.push(worker);
                     false
                 }
             }
         });
+        gone
     }
 }
 

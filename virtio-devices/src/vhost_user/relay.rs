@@ -246,10 +246,11 @@ impl<A: GuestAddressSpace> Relay<A> {
                 // Used in the order in which they came: what is not used is next.
                 return Some((used_index(&*memory, config.device_area)?, Vec::new()));
             }
-            let left =
-                in_flight
-                    .as_ref()?
-                    .left(queue.active.index, &config, &*memory, queue.base)?;
+            let Some(notes) = &in_flight else {
+                // Of a packed queue nobody knows. A split one has a ledger while the back end serves it: this one had stopped.
+                return (!packed).then(|| (queue.base, Vec::new()));
+            };
+            let left = notes.left(queue.active.index, &config, &*memory, queue.base)?;
             Some((left.used, left.begun))
         });
         let begun: Vec<_> = begun.collect();

@@ -34,19 +34,19 @@ mod server;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use vm_memory::GuestAddressSpace;
 
 use self::mux::Mux;
-use self::server::{Queues, Server};
+use self::server::{Queues, Server, SharedMux, lock};
 use crate::bytes::read_at;
 use crate::counters::Counters;
 use crate::device::{ActivateError, Activation, ActiveQueue, Device, StateError};
 use crate::features::{DeviceType, Features};
 use crate::listener::Listener;
-use crate::queue::Chain;
+use crate::queue::{Chain, Layout, Position};
 use crate::worker::Worker;
 
 /// The host's context identifier, as every guest knows it.
@@ -92,6 +92,8 @@ pub struct Vsock {
     host: Arc<Listener>,
     counters: [Counters; QUEUES],
     lost: Arc<AtomicBool>,
+    /// The connections, from the first activation to a reset.
+    mux: Option<SharedMux>,
 }
 
 impl Vsock {
@@ -110,7 +112,25 @@ impl Vsock {
             host: Arc::new(host::listen(path)?),
             counters: Default::default(),
             lost: Arc::default(),
+            mux: None,
         })
+    }
+
+    /// The connections of the driver whose queues are `queues`.
+    fn mux(&mut self, queues: &Queues, layout: Layout) -> io::Result<SharedMux> {
+        let Some(mux) = &self.mux else {
+            let mux = Arc::new(Mutex::new(Mux::new(self.cid, Arc::clone(&self.host))?));
+            self.mux = Some(Arc::clone(&mux));
+            return Ok(mux);
+        };
+        // Who serves the device to another VMM is told of no reset, but that driver's queues begin again. Of a driver that has only come so
+        // far that both indices are there again, the connections are gone too, which is why it is told.
+        let start = Position::start(layout);
+        let both = [&queues.receive, &queues.transmit];
+        if both.iter().all(|active| active.queue.position() == start) && lock(mux).begin_anew() {
+            self.lost.store(true, Ordering::SeqCst);
+        }
+        Ok(Arc::clone(mux))
     }
 
     /// The numbers of the queues for receiving and for sending, as the guest sees them, and for events.
@@ -147,9 +167,9 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Vsock {
     ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
         let Activation {
             memory,
+            features,
             mut queues,
             interrupts,
-            ..
         } = activation;
         let queues = Queues {
             receive: ActiveQueue::take(&mut queues, RECEIVE)?,
@@ -157,7 +177,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Vsock {
             event: ActiveQueue::take(&mut queues, EVENT).ok(),
         };
         Ok(vec![Box::new(Server {
-            mux: Mux::new(self.cid, Arc::clone(&self.host))?,
+            mux: self.mux(&queues, Layout::of(features))?,
             memory,
             queues,
             interrupts,
@@ -172,6 +192,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Vsock {
     }
 
     fn reset(&mut self) {
+        self.mux = None;
         self.lost.store(false, Ordering::SeqCst);
     }
 

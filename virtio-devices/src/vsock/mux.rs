@@ -39,6 +39,7 @@ const LISTENER: Ports = Ports {
 pub(super) struct TooSmall;
 
 /// The connections, and both ends of them.
+#[derive(Debug)]
 pub(super) struct Mux {
     cid: u64,
     host: Arc<Listener>,
@@ -79,6 +80,16 @@ impl Mux {
         };
         mux.watch(&*mux.host, EventSet::IN, LISTENER)?;
         Ok(mux)
+    }
+
+    /// A driver that begins anew knows of no connection: ends those that the one before it knew of. Whether there were any.
+    pub(super) fn begin_anew(&mut self) -> bool {
+        let connections = self.connections.iter();
+        let known = connections.filter(|(_, connection)| !connection.owed.contains(Owed::REQUEST));
+        let known: Vec<_> = known.map(|(ports, _)| *ports).collect();
+        known.iter().for_each(|ports| self.forget(*ports));
+        self.replies.clear();
+        !known.is_empty()
     }
 
     fn watch(&self, file: &impl AsFd, events: EventSet, ports: Ports) -> io::Result<()> {

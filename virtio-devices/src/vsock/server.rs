@@ -2,8 +2,8 @@
 //! The worker of all three queues: what the guest sends decides what it is sent.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::GuestAddressSpace;
 
@@ -26,9 +26,16 @@ pub(super) struct Queues {
     pub(super) event: Option<ActiveQueue>,
 }
 
+/// Connections that outlive the worker that serves them.
+pub(super) type SharedMux = Arc<Mutex<Mux>>;
+
+pub(super) fn lock(mux: &SharedMux) -> MutexGuard<'_, Mux> {
+    mux.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Serves them.
 pub(super) struct Server<A> {
-    pub(super) mux: Mux,
+    pub(super) mux: SharedMux,
     pub(super) memory: A,
     pub(super) queues: Queues,
     pub(super) interrupts: Arc<dyn Interrupts>,
@@ -41,15 +48,17 @@ pub(super) struct Server<A> {
 
 impl<A: GuestAddressSpace> Server<A> {
     fn work(&mut self) -> Result<Progress, Failure> {
-        let mut more = !self.mux.look();
+        let mux = Arc::clone(&self.mux);
+        let mux = &mut *lock(&mux);
+        let mut more = !mux.look();
         self.event()?;
-        more |= self.take_packets()?;
-        more |= self.give_packets()?;
+        more |= self.take_packets(mux)?;
+        more |= self.give_packets(mux)?;
         Ok(if more { Progress::More } else { Progress::Wait })
     }
 
     /// Takes packets. Whether to go on at once.
-    fn take_packets(&mut self) -> Result<bool, Failure> {
+    fn take_packets(&mut self, mux: &mut Mux) -> Result<bool, Failure> {
         let memory = self.memory.memory();
         let active = &mut self.queues.transmit;
         let index = active.index;
@@ -59,12 +68,12 @@ impl<A: GuestAddressSpace> Server<A> {
         let (mut drained, mut taken) = (false, Ok(()));
         for _ in 0..BATCH {
             // Then the guest's own turn comes first; see `give_packets`.
-            if self.mux.is_full() {
+            if mux.is_full() {
                 break;
             }
             match queue.pop(&mut self.chain) {
                 Ok(Some(head)) => {
-                    let moved = self.mux.take(queue.reach(), &self.chain);
+                    let moved = mux.take(queue.reach(), &self.chain);
                     self.counters[1].served(1, moved);
                     queue.complete(head, 0).map_err(broken)?;
                 }
@@ -85,22 +94,22 @@ impl<A: GuestAddressSpace> Server<A> {
         taken?;
         match drained {
             true => queue.enable_kicks().map_err(broken),
-            false => Ok(!self.mux.is_full()),
+            false => Ok(!mux.is_full()),
         }
     }
 
     /// Gives packets. Whether to go on at once.
-    fn give_packets(&mut self) -> Result<bool, Failure> {
+    fn give_packets(&mut self, mux: &mut Mux) -> Result<bool, Failure> {
         let memory = self.memory.memory();
         let active = &mut self.queues.receive;
         let index = active.index;
         let broken = |source| Failure::Queue { index, source };
-        let was_full = self.mux.is_full();
+        let was_full = mux.is_full();
         let mut queue = active.queue.map(&*memory);
         queue.disable_kicks().map_err(broken)?;
         let (mut drained, mut given) = (false, Ok(()));
         for _ in 0..BATCH {
-            if !self.mux.has_something() {
+            if !mux.has_something() {
                 break;
             }
             let head = match queue.pop(&mut self.chain) {
@@ -114,7 +123,7 @@ impl<A: GuestAddressSpace> Server<A> {
                     break;
                 }
             };
-            match self.mux.give(queue.reach(), &self.chain) {
+            match mux.give(queue.reach(), &self.chain) {
                 Ok(Some((written, moved))) => {
                     self.counters[0].served(1, moved.into());
                     queue.complete(head, written).map_err(broken)?;
@@ -140,7 +149,7 @@ impl<A: GuestAddressSpace> Server<A> {
             return queue.enable_kicks().map_err(broken);
         }
         // The guest may have waited for room of ours.
-        Ok(self.mux.has_something() || was_full && !self.mux.is_full())
+        Ok(mux.has_something() || was_full && !mux.is_full())
     }
 
     /// Tells the guest that its connections are gone, if they are (5.10.6.7).
@@ -197,7 +206,7 @@ impl<A: GuestAddressSpace + Send> Worker for Server<A> {
 
     fn sources(&self) -> Vec<RawFd> {
         let kicks = self.kicks().map(|active| active.kick.as_raw_fd());
-        kicks.chain([self.mux.source()]).collect()
+        kicks.chain([lock(&self.mux).source()]).collect()
     }
 
     fn positions(&self) -> Vec<(u16, Position)> {

@@ -4,19 +4,20 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hvkit_virtio_devices::entropy::Entropy;
 use hvkit_virtio_devices::fake::Buffer::Writable;
-use hvkit_virtio_devices::fake::{Driver, Vectors};
+use hvkit_virtio_devices::fake::{Driver, Ring, Vectors};
 use hvkit_virtio_devices::pci::PciFunction;
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::transport::state::SaveError;
 use hvkit_virtio_devices::worker::{Runner, Running, StartError, Stopped, Threads, Worker};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::support::guest::{Bus, Guest, TRANSPORTS, Transport};
+use crate::support::guest::{Bus, Guest, Memory, TRANSPORTS, Transport};
 
 fn guest(transport: Transport) -> Guest {
     Guest::new(Box::new(Entropy::new(std::io::repeat(7))), transport)
@@ -197,6 +198,49 @@ fn a_pause_that_came_to_nothing_costs_the_guest_nothing() {
     driver.function.save().unwrap();
 }
 
+fn is_saved(guest: &Guest) -> bool {
+    let saved = match &guest.bus {
+        Bus::Pci(driver) => driver.function.save().map(drop),
+        Bus::Mmio(driver) => driver.device.save().map(drop),
+    };
+    assert!(matches!(saved, Ok(()) | Err(SaveError::Running)));
+    saved.is_ok()
+}
+
+/// A worker that was too late for one pause is there for the next, also if nothing was resumed between them.
+#[test]
+fn a_second_pause_takes_the_late_worker_back() {
+    for transport in TRANSPORTS {
+        let mut guest = guest(transport);
+        let mut rings = guest.start(u64::MAX, &[0]);
+        guest.workers.set_stuck(true);
+        guest.pause();
+        assert!(!is_saved(&guest));
+        guest.workers.set_stuck(false);
+        guest.pause();
+        assert!(is_saved(&guest));
+        guest.resume();
+        rings[0].submit(&[Writable(0x8000, 4)]);
+        guest.run(0);
+        assert_eq!(rings[0].take().unwrap().length, 4);
+    }
+}
+
+/// So is one that was too late for a driver that let go of the function, as one does before a reboot.
+#[test]
+fn a_pause_without_bus_master_takes_the_late_worker_back() {
+    let mut guest = guest(Transport::Pci);
+    guest.start(u64::MAX, &[0]);
+    guest.workers.set_stuck(true);
+    set_command(&mut guest, 2);
+    guest.pause();
+    assert!(!is_saved(&guest));
+    guest.resume();
+    guest.workers.set_stuck(false);
+    guest.pause();
+    assert!(is_saved(&guest));
+}
+
 /// Random bytes whose owner has something to do at the end, which takes a while.
 struct Ending(Arc<AtomicBool>);
 
@@ -279,4 +323,102 @@ fn a_worker_that_neither_goes_on_nor_comes_back_is_told() {
         *told.lock().unwrap(),
         ["1 workers neither go on nor come back"]
     );
+}
+
+/// Who runs a worker, finds it gone when it has been asked for it so often in vain.
+struct Vanishing(u32);
+
+impl Runner for Vanishing {
+    fn start(&mut self, _worker: Box<dyn Worker>) -> Result<Box<dyn Running>, StartError> {
+        Ok(Box::new(Vanishing(self.0)))
+    }
+}
+
+impl Running for Vanishing {
+    fn request_stop(&mut self) {}
+
+    fn stopped(&mut self, _patience: Duration) -> Stopped {
+        match self.0.checked_sub(1) {
+            Some(left) => {
+                self.0 = left;
+                Stopped::NotYet
+            }
+            None => Stopped::Gone,
+        }
+    }
+
+    fn go_on(&mut self) -> bool {
+        false
+    }
+}
+
+/// A function with a source of random bytes that is run by `runner`, and what the VMM was told.
+fn entropy(
+    source: impl Read + Send + 'static,
+    runner: Box<dyn Runner>,
+) -> (Driver<VirtioPci<Memory>>, Ring, Arc<Mutex<Vec<String>>>) {
+    let memory = crate::support::memory();
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    let report = Arc::clone(&told);
+    let vectors = Arc::new(Vectors::default());
+    let device = Box::new(Entropy::new(source));
+    let function = VirtioPci::new(device, memory.clone(), vectors, runner).unwrap();
+    let function = function.with_report(move |why| report.lock().unwrap().push(why.to_string()));
+    let mut driver = Driver::probe(function);
+    driver.negotiate(u64::MAX);
+    let ring = driver.queue(0, &memory, 0x1000, 16);
+    driver.set_status(0xf);
+    (driver, ring, told)
+}
+
+/// Nobody knows where its queue is: whoever began at the start would serve a disk's old writes again.
+#[test]
+fn a_worker_that_is_gone_is_told_and_saved_as_a_failure() {
+    // Found when it is paused; when it is to go on; and when it does not.
+    for in_vain in 0..3 {
+        let (mut driver, _ring, told) = entropy(std::io::empty(), Box::new(Vanishing(in_vain)));
+        driver.function.pause();
+        if in_vain > 0 {
+            assert!(matches!(driver.function.save(), Err(SaveError::Running)));
+            driver.function.resume();
+            driver.function.pause();
+        }
+        assert_eq!(driver.status(), 0x4f);
+        assert_eq!(driver.function.save().unwrap().session.status, 0x4f);
+        assert_eq!(*told.lock().unwrap(), ["1 workers are gone"]);
+        // A reset is the way out, and nothing is told twice.
+        driver.function.resume();
+        driver.set_status(0);
+        assert_eq!(driver.status(), 0);
+        assert_eq!(told.lock().unwrap().len(), 1);
+    }
+}
+
+/// Random bytes that are none; says so first.
+struct Panicking(Sender<()>);
+
+impl Read for Panicking {
+    fn read(&mut self, _bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.0.send(()).unwrap();
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_worker_that_panicked_is_told_when_the_driver_lets_go_of_the_function() {
+    let threads =
+        Threads::new(|name, body| std::thread::Builder::new().name(name).spawn(body).map(drop));
+    let (tell, asked) = channel();
+    let (mut driver, mut ring, told) = entropy(Panicking(tell), Box::new(threads));
+    ring.submit(&[Writable(0x8000, 4)]);
+    driver.kick(0);
+    asked.recv_timeout(Duration::from_secs(60)).unwrap();
+    driver.function.config_write(4, &2u16.to_le_bytes());
+    assert_eq!(*told.lock().unwrap(), ["1 workers are gone"]);
+    driver.function.pause();
+    assert_eq!(driver.function.save().unwrap().session.status, 0x4f);
+    // One that is gone keeps no reset waiting, and is nothing to a driver that begins anew.
+    driver.set_status(0);
+    assert_eq!(driver.status(), 0);
+    assert_eq!(told.lock().unwrap().len(), 1);
 }

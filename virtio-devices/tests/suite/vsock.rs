@@ -5,14 +5,21 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use hvkit_virtio_devices::device::{Activation, ActiveQueue, Device, Failure, Interrupts, Trouble};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::Ring;
+use hvkit_virtio_devices::features::Features;
+use hvkit_virtio_devices::queue::{Position, Queue, QueueConfig};
 use hvkit_virtio_devices::vsock::{Vsock, VsockError};
 use tempfile::TempDir;
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::moved::moved;
-use crate::support::guest::{Guest, TRANSPORTS, Transport};
+use crate::support::guest::{Guest, Memory, TRANSPORTS, Transport, ring_at};
+use crate::support::memory;
 
 /// Operations.
 pub(crate) mod op {
@@ -555,4 +562,168 @@ fn the_driver_is_asked_to_tell_of_its_next_buffer_for_an_event() {
         guest.run(2);
         assert!(event.take().is_some());
     }
+}
+
+/// Nobody to be told.
+struct Quiet;
+
+impl Interrupts for Quiet {
+    fn queue(&self, _index: u16) {}
+    fn config(&self) {}
+    fn needs_reset(&self, why: &Failure) {
+        panic!("{why}");
+    }
+    fn trouble(&self, trouble: &Trouble) {
+        panic!("{trouble}");
+    }
+}
+
+/// A device as it is served to the VMM of another process: activated whenever its queues or memory have changed, and told of no reset.
+struct Apart {
+    device: Vsock,
+    memory: Memory,
+    rings: Vec<Ring>,
+    positions: Vec<Position>,
+    folder: TempDir,
+}
+
+impl Apart {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut apart = Self {
+            device: Vsock::new(CID, &folder.path().join("vsock")).unwrap(),
+            memory: memory(),
+            rings: Vec::new(),
+            positions: Vec::new(),
+            folder,
+        };
+        apart.begin_anew();
+        apart
+    }
+
+    /// A driver has its queues where they begin.
+    fn begin_anew(&mut self) {
+        let ring = |queue| Ring::new(self.memory.clone(), ring_at(queue), 64);
+        self.rings = (0..3).map(ring).collect();
+        self.positions = vec![Position::default(); 3];
+        self.rings[0].submit(&[Writable(PLACES, PLACE as u32)]);
+    }
+
+    /// Activates it, has it do all that there is to do, and stops it.
+    fn serve(&mut self) {
+        let queue = |((ring, position), index): ((&Ring, &Position), u16)| {
+            let config = QueueConfig {
+                size: ring.size,
+                descriptor_area: ring.table,
+                driver_area: ring.available,
+                device_area: ring.used,
+            };
+            let features = Features::VERSION_1;
+            let queue = Queue::restored(&config, features, &*self.memory, *position);
+            ActiveQueue {
+                index,
+                queue: queue.unwrap(),
+                kick: EventFd::new(EFD_NONBLOCK).unwrap(),
+            }
+        };
+        let activation = Activation {
+            memory: self.memory.clone(),
+            features: Features::VERSION_1,
+            queues: self
+                .rings
+                .iter()
+                .zip(&self.positions)
+                .zip(0..)
+                .map(queue)
+                .collect(),
+            interrupts: Arc::new(Quiet),
+        };
+        let mut workers = self.device.activate(activation).unwrap();
+        assert_eq!(workers.len(), 1);
+        for _ in 0..8 {
+            workers[0].ready(0);
+        }
+        let positions = workers[0].positions();
+        self.positions = positions.iter().map(|(_, position)| *position).collect();
+    }
+
+    fn send(&mut self, packet: Packet) {
+        let at = GuestAddress(HEADER);
+        self.memory.write_slice(&packet.bytes(), at).unwrap();
+        self.rings[1].submit(&[Readable(HEADER, 44)]);
+        self.serve();
+        assert!(self.rings[1].take().is_some());
+    }
+
+    /// The packet that came for the guest, without its data; its buffer is given back.
+    fn received(&mut self) -> Option<Packet> {
+        let length = self.rings[0].take()?.length as usize;
+        let mut raw = vec![0; length];
+        let at = GuestAddress(PLACES);
+        self.memory.read_slice(&mut raw, at).unwrap();
+        self.rings[0].submit(&[Writable(PLACES, PLACE as u32)]);
+        Some(Packet::read(&raw))
+    }
+
+    /// A connection from the guest's port 1000 to the host's 5000.
+    fn connect(&mut self) -> UnixStream {
+        let path = self.folder.path().join("vsock_5000");
+        let listener = UnixListener::bind(&path).unwrap();
+        self.send(request(1000, 5000));
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(self.received().unwrap().op, op::RESPONSE);
+        stream
+    }
+
+    /// Whether the driver is told that all its connections are gone (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET).
+    fn is_told_of_an_end(&mut self) -> bool {
+        self.rings[2].submit(&[Writable(DATA, 4)]);
+        self.serve();
+        self.rings[2].take().is_some()
+    }
+}
+
+/// "What the driver has set is as it was": it knows of no end of its connections.
+#[test]
+fn connections_outlive_a_change_of_queues() {
+    let mut apart = Apart::new();
+    let mut stream = apart.connect();
+    stream.write_all(b"hello").unwrap();
+    apart.serve();
+    let packet = apart.received().expect("nothing came");
+    assert_eq!((packet.op, packet.len), (op::RW, 5));
+    assert_eq!((packet.from.1, packet.to.1), (5000, 1000));
+    assert!(!apart.is_told_of_an_end());
+}
+
+/// Nobody tells of the reset, but queues that begin again do: of what the driver before has left, this one knows nothing.
+#[test]
+fn a_driver_that_begins_anew_has_no_connections() {
+    let mut apart = Apart::new();
+    let mut stream = apart.connect();
+    // One that the host wants, and no driver has heard of.
+    let mut client = UnixStream::connect(apart.folder.path().join("vsock")).unwrap();
+    client.write_all(b"CONNECT 7\n").unwrap();
+    apart.begin_anew();
+    apart.rings[0] = Ring::new(apart.memory.clone(), ring_at(0), 64);
+    apart.serve();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "it is open");
+    assert!(apart.is_told_of_an_end());
+    // Before that driver has taken or sent anything.
+    apart.rings[0].submit(&[Writable(PLACES, PLACE as u32)]);
+    apart.serve();
+    let packet = apart.received().expect("nothing came");
+    assert_eq!((packet.op, packet.to.1), (op::REQUEST, 7));
+}
+
+#[test]
+fn a_reset_ends_connections_and_nobody_is_told() {
+    let mut apart = Apart::new();
+    let mut stream = apart.connect();
+    Device::<Memory>::reset(&mut apart.device);
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "it is open");
+    apart.begin_anew();
+    assert!(!apart.is_told_of_an_end());
 }

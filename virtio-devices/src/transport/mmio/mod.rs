@@ -196,7 +196,8 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
 
     /// As [`VirtioPci::pause`](super::pci::VirtioPci::pause).
     pub fn pause(&mut self) {
-        self.session.hold(Holds::PAUSED);
+        let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+        self.session.hold(Holds::PAUSED, &interrupts);
     }
 
     /// Lets the workers go on.

@@ -137,7 +137,8 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         let interrupts = PciInterrupts::new(msix, queues, notifications, status);
         let interrupts = Arc::new(interrupts);
         // As after power-on: the function masters no bus.
-        session.hold(Holds::BUS);
+        let told: Arc<dyn Interrupts> = interrupts.clone();
+        session.hold(Holds::BUS, &told);
         Ok(Self {
             config,
             declared,
@@ -205,7 +206,8 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
     /// Stops the workers and keeps them. What they have begun is finished; from then on neither memory nor the
     /// outside is accessed, and registers still answer.
     pub fn pause(&mut self) {
-        self.session.hold(Holds::PAUSED);
+        let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+        self.session.hold(Holds::PAUSED, &interrupts);
     }
 
     /// Lets the workers go on.
@@ -381,12 +383,10 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
         }
         // Neither memory nor messages are written by a function that masters no bus. PCI Local Bus 3.0,
         // "Device Control".
+        let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
         match (self.master, master) {
-            (false, true) => {
-                let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
-                self.session.release(Holds::BUS, &interrupts);
-            }
-            (true, false) => self.session.hold(Holds::BUS),
+            (false, true) => self.session.release(Holds::BUS, &interrupts),
+            (true, false) => self.session.hold(Holds::BUS, &interrupts),
             _ => {}
         }
         self.master = master;

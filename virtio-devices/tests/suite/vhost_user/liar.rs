@@ -48,6 +48,8 @@ pub(super) struct Liar {
     pub(super) protocol: u64,
     at: u32,
     lie: Lie,
+    /// How often it is asked for that and answers as it should, before it lies.
+    pub(super) spared: usize,
     /// Numbers and payloads of what it was told.
     pub(super) heard: Arc<Mutex<Vec<Message>>>,
     pub(super) in_flight: File,
@@ -67,6 +69,7 @@ impl Liar {
             protocol: 0x1229 | 1 << 60,
             at,
             lie,
+            spared: 0,
             heard: Arc::default(),
             in_flight,
             own: Arc::default(),
@@ -124,7 +127,12 @@ impl Liar {
             } else {
                 vec![]
             };
-            if request == self.at {
+            let times = || {
+                let heard = self.heard.lock().unwrap();
+                let same = heard.iter().filter(|(other, _)| *other == request);
+                same.count()
+            };
+            if request == self.at && times() > self.spared {
                 match self.lie {
                     Lie::Silence => continue,
                     Lie::HalfAnAnswer => answer.truncate(3),

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A back end that dies, with and without knowledge of what it had begun.
 
-use super::peer::{Disk, serve};
 use std::time::{Duration, Instant};
 
+use super::again::without_notes;
+use super::liar::{Liar, Lie};
+use super::lost_card::save;
+use super::peer::{Disk, serve};
 use super::{PATIENCE, STATUS, guest, request, submit, taken, until};
 use crate::support::pattern;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
@@ -135,6 +138,51 @@ fn a_back_end_that_dies_while_the_machine_is_paused() {
     // Nothing was in flight, so no feature is needed for errors.
     assert_eq!(taken(&mut guest, &mut rings[0]).head, u32::from(head));
     assert_eq!(guest.read(STATUS, 1)[0], IO_ERROR);
+}
+
+/// One that hangs up when it is to stop the queue after `stopped` others, and that notes nothing.
+fn dies_behind(stopped: usize) -> Liar {
+    let mut liar = Liar::new(11, Lie::HangUp);
+    let silent = without_notes();
+    (liar.features, liar.protocol) = (silent.features, silent.protocol);
+    liar.spared = stopped;
+    liar
+}
+
+/// A queue that has stopped has nothing in flight, whatever becomes of the next.
+#[test]
+fn a_back_end_that_dies_between_two_queues_that_it_stops() {
+    let socket = dies_behind(1).serve();
+    let mut guest = guest(socket, Options::block().with_queues(2));
+    let mut rings = guest.start(ALL, &[0, 1]);
+    guest.pause();
+    let head = submit(&mut guest, &mut rings[0], 0, 0, 512);
+    guest.kick(0);
+    guest.resume();
+    assert_eq!(guest.status() & NEEDS_RESET, 0);
+    assert_eq!(taken(&mut guest, &mut rings[0]).head, u32::from(head));
+    assert_eq!(guest.read(STATUS, 1)[0], IO_ERROR);
+    let head = submit(&mut guest, &mut rings[1], 0, 0, 512);
+    guest.kick(1);
+    assert_eq!(taken(&mut guest, &mut rings[1]).head, u32::from(head));
+    assert_eq!(guest.read(STATUS, 1)[0], IO_ERROR);
+}
+
+/// What a card is to send is drained, and the card can be saved.
+#[test]
+fn the_same_of_a_card() {
+    const MQ: u64 = 1 << 22;
+    let mut liar = dies_behind(2);
+    liar.features |= MQ;
+    let mut guest = guest(liar.serve(), Options::net(None, None).with_queues(2));
+    let mut rings = guest.start(ALL, &[0, 1, 2, 3, 4]);
+    guest.pause();
+    rings[1].submit(&[Readable(0x8_0000, 64)]);
+    guest.kick(1);
+    guest.resume();
+    assert_eq!(taken(&mut guest, &mut rings[1]).length, 0);
+    assert_eq!(guest.config(6, 2), 0, "the link is up");
+    assert!(save(&mut guest).is_ok());
 }
 
 #[test]

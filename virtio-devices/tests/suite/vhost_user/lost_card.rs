@@ -45,7 +45,7 @@ fn die(guest: &mut Guest, peer: &Peer) {
     guest.step();
 }
 
-fn save(guest: &mut Guest) -> Result<PciState, SaveError> {
+pub(super) fn save(guest: &mut Guest) -> Result<PciState, SaveError> {
     guest.pause();
     let Bus::Pci(driver) = &mut guest.bus else {
         unreachable!()
