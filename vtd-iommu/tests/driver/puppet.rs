@@ -15,6 +15,8 @@ use hvkit_vtd_iommu::spec::registers::{
 };
 use hvkit_vtd_iommu::tables::SecondStage;
 
+use crate::caches::Caches;
+
 /// The device of these tests.
 pub(crate) const DEVICE: RequesterId = RequesterId(0x0318);
 
@@ -55,6 +57,8 @@ pub(crate) struct Puppet {
     pub(crate) write_buffer_flushes: Cell<u32>,
     /// So many of them are done.
     pub(crate) flushes_done: Cell<u32>,
+    /// What it keeps of the device's translations, if it is one that does.
+    pub(crate) caches: RefCell<Option<Caches>>,
 }
 
 /// 39, 48 and 57 bits, 57-bit addresses, 256 domains, large pages, page-selective, draining.
@@ -108,6 +112,7 @@ impl Puppet {
             waits: Cell::default(),
             write_buffer_flushes: Cell::default(),
             flushes_done: Cell::new(u32::MAX),
+            caches: RefCell::default(),
         };
         puppet.set32(VER.offset(), 0x60);
         puppet.set64(CAP.offset(), cap.0);
@@ -209,6 +214,10 @@ impl Puppet {
     }
 
     fn act(&self, descriptor: Descriptor, raw: RawDescriptor) {
+        if let Some(caches) = &mut *self.caches.borrow_mut() {
+            caches.fill(&self.memory);
+            caches.drop_named(&descriptor);
+        }
         let device = match descriptor {
             Descriptor::Wait(wait) => {
                 self.waits.set(self.waits.get() + 1);
