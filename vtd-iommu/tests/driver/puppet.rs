@@ -57,6 +57,12 @@ pub(crate) struct Puppet {
     pub(crate) write_buffer_flushes: Cell<u32>,
     /// So many of them are done.
     pub(crate) flushes_done: Cell<u32>,
+    /// The next command to CCMD or the IOTLB register is done when it was read so many times.
+    pub(crate) late_by: Cell<u32>,
+    /// That command's register, what it will say, and how many reads until then.
+    pending: Cell<Option<(u32, u64, u32)>>,
+    /// How often such a register, or the address that belongs to it, was written before its command was done.
+    pub(crate) written_while_pending: Cell<u32>,
     /// What it keeps of the device's translations, if it is one that does.
     pub(crate) caches: RefCell<Option<Caches>>,
 }
@@ -112,6 +118,9 @@ impl Puppet {
             waits: Cell::default(),
             write_buffer_flushes: Cell::default(),
             flushes_done: Cell::new(u32::MAX),
+            late_by: Cell::default(),
+            pending: Cell::default(),
+            written_while_pending: Cell::default(),
             caches: RefCell::default(),
         };
         puppet.set32(VER.offset(), 0x60);
@@ -259,6 +268,11 @@ impl Puppet {
             _ => (value & !(1 << 63), granularity << actual),
         };
         self.set64(offset, busy | done);
+        let late = self.late_by.take();
+        if late > 0 {
+            self.pending.set(Some((offset, busy | done, late)));
+            self.set64(offset, value);
+        }
     }
 }
 
@@ -268,6 +282,15 @@ impl Mmio for Puppet {
     }
 
     fn read64(&self, offset: u32) -> u64 {
+        if let Some((register, done, left)) = self.pending.get()
+            && register == offset
+        {
+            let next = left.checked_sub(1).map(|left| (register, done, left));
+            self.pending.set(next);
+            if next.is_none() {
+                self.set64(offset, done);
+            }
+        }
         u64::from(self.read32(offset + 4)) << 32 | u64::from(self.read32(offset))
     }
 
@@ -287,6 +310,11 @@ impl Mmio for Puppet {
     }
 
     fn write64(&self, offset: u32, value: u64) {
+        let touched = |register| offset == register || (offset, register) == (0x500, 0x508);
+        if self.pending.get().is_some_and(|(at, ..)| touched(at)) {
+            let count = self.written_while_pending.get();
+            self.written_while_pending.set(count + 1);
+        }
         if offset == 0x28 {
             self.invalidate_by_register(offset, value, value >> 61 & 3, 59);
         } else if offset == 0x508 {
