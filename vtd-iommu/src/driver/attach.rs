@@ -83,6 +83,8 @@ impl<M, P> Default for Device<M, P> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gone {
     pub(super) domain: u16,
+    /// The id under which its table was for a moment, if it was not changed in one store.
+    pub(super) between: Option<u16>,
     pub(super) kind: Option<StageKind>,
     pub(super) tlb: Option<DeviceTlb>,
 }
@@ -296,6 +298,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         };
         let gone = Gone {
             domain: domain.id_of(attached),
+            between: None,
             kind: Some(F::KIND),
             tlb: attached.tlb,
         };
@@ -321,6 +324,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             Some(domain) if self.reach(source) == Reach::PassThrough => {
                 let gone = Gone {
                     domain,
+                    between: None,
                     kind: None,
                     tlb: None,
                 };

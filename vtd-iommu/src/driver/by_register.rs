@@ -40,8 +40,11 @@ fn context<R: Mmio>(unit: &R, scope: ContextScope) -> Result<(), DriverError> {
             .with_source(source.0)
             .with_function_mask(function_mask),
     };
+    let idle = || unit.wait_for(CCMD, Waiting::ContextCommand, |c| !c.invalidate());
+    // Not while a command that timed out is pending: the bit that clears may be that one's.
+    idle()?;
     unit.put(CCMD, word);
-    let left = unit.wait_for(CCMD, Waiting::ContextCommand, |c| !c.invalidate())?;
+    let left = idle()?;
     if left.actual_granularity() == 0 {
         return Err(DriverError::NotInvalidated { register: left.0 });
     }
@@ -59,6 +62,9 @@ fn iotlb<R: Mmio>(
         .with_invalidate(true)
         .with_drain_reads(drain.contains(Drain::READS))
         .with_drain_writes(drain.contains(Drain::WRITES));
+    let idle = || unit.wait_for(register, Waiting::IotlbCommand, |c| !c.invalidate());
+    // As above; the address register, too, is the pending command's.
+    idle()?;
     let word = match scope {
         IotlbScope::Global => word.with_granularity(1),
         IotlbScope::Domain { domain } => word.with_granularity(2).with_domain(domain),
@@ -72,7 +78,7 @@ fn iotlb<R: Mmio>(
         }
     };
     unit.put(register, word);
-    let left = unit.wait_for(register, Waiting::IotlbCommand, |c| !c.invalidate())?;
+    let left = idle()?;
     if left.actual_granularity() == 0 {
         return Err(DriverError::NotInvalidated { register: left.0 });
     }

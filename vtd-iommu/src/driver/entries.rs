@@ -112,9 +112,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
                 let at = word_at(RootEntry::address(self.root, source), half);
                 let contexts = self.table_at(at, |table| RootHalf::new(table).0)?;
                 let at = ScalableContextEntry::address(contexts, source);
-                let directory = self.directory(at, source, tlb)?;
-                let at = PasidDirectoryEntry::address(directory, pasid);
-                let table = self.table_at(at, |table| PasidDirectoryEntry::new(table).0)?;
+                let table = self.pasid_table(at, source, pasid, tlb)?;
                 Ok(PasidEntry::address(table, pasid))
             }
         }
@@ -131,46 +129,65 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         Ok(table)
     }
 
-    /// The PASID directory of the scalable-mode context entry at `at`. With `tlb`, the entry also lets
-    /// translation requests through.
-    fn directory(
+    /// The table of `pasid` behind the scalable-mode context entry at `at`. With `tlb`, the entry also lets
+    /// translation requests through, once the table is there.
+    fn pasid_table(
         &mut self,
         at: u64,
         source: RequesterId,
+        pasid: Pasid,
         tlb: Option<DeviceTlb>,
     ) -> Result<u64, DriverError> {
+        let link = |table| PasidDirectoryEntry::new(table).0;
         let low = self.memory.load(at, Width::Eight);
-        let mut entry = ScalableContextEntry([low, 0, 0, 0]);
-        if !entry.present() {
-            let directory = zeroed(&self.memory, &self.frames)?;
-            entry = ScalableContextEntry::new(directory, DIRECTORY_SIZE);
-            if self.ecap.pasid() {
-                entry = entry.with_pasid_enabled();
+        let entry = ScalableContextEntry([low, 0, 0, 0]);
+        if entry.present() {
+            let slot = PasidDirectoryEntry::address(entry.directory(), pasid);
+            let table = self.table_at(slot, link)?;
+            if tlb.is_some() && !self.fills_tlb(source, None) {
+                self.open_tlb(at, source, entry)?;
             }
-            if self.ecap.page_requests() && tlb.is_some() {
-                entry = entry.with_page_requests();
-            }
-            if tlb.is_some() {
-                entry = entry.with_device_tlb();
-            }
-            store_first_word_last(&self.memory, at, &entry.0);
-            return Ok(directory);
+            return Ok(table);
         }
-        if tlb.is_some() && !self.fills_tlb(source, None) {
-            let before = entry;
-            entry = entry.with_device_tlb();
-            if self.ecap.page_requests() {
-                entry = entry.with_page_requests();
-            }
-            self.memory.write(at, Width::Eight, entry.0[0]);
-            // The device-TLB holds nothing: no translation request was answered before.
-            let done = self.forget_context(source).and_then(|()| self.wait());
-            if let Err(error) = done {
-                self.memory.write(at, Width::Eight, before.0[0]);
-                return Err(error);
-            }
+        let directory = zeroed(&self.memory, &self.frames)?;
+        let slot = PasidDirectoryEntry::address(directory, pasid);
+        // Nobody has seen the directory yet.
+        let table = self
+            .table_at(slot, link)
+            .inspect_err(|_| self.frames.free(directory))?;
+        let mut entry = ScalableContextEntry::new(directory, DIRECTORY_SIZE);
+        if self.ecap.pasid() {
+            entry = entry.with_pasid_enabled();
         }
-        Ok(entry.directory())
+        if tlb.is_some() {
+            entry = self.letting_through(entry);
+        }
+        store_first_word_last(&self.memory, at, &entry.0);
+        Ok(table)
+    }
+
+    /// The same, with translation and page requests.
+    fn letting_through(&self, entry: ScalableContextEntry) -> ScalableContextEntry {
+        let entry = entry.with_device_tlb();
+        if self.ecap.page_requests() {
+            entry.with_page_requests()
+        } else {
+            entry
+        }
+    }
+
+    /// Lets translation and page requests of `source` through, whose context entry at `at` is `before`.
+    fn open_tlb(
+        &mut self,
+        at: u64,
+        source: RequesterId,
+        before: ScalableContextEntry,
+    ) -> Result<(), DriverError> {
+        let open = self.letting_through(before);
+        self.memory.write(at, Width::Eight, open.0[0]);
+        // The device-TLB holds nothing: no translation request was answered before.
+        let done = self.forget_context(source).and_then(|()| self.wait());
+        done.inspect_err(|_| self.memory.write(at, Width::Eight, before.0[0]))
     }
 
     /// Whether a device-TLB of `source` is filled through any of its entries but that of `except`.

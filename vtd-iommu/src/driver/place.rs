@@ -130,7 +130,12 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         let outcome = match held {
             Some(domain) => {
                 let kind = Some(StageKind::Second);
-                let gone = Gone { domain, kind, tlb };
+                let gone = Gone {
+                    domain,
+                    between: None,
+                    kind,
+                    tlb,
+                };
                 self.forget_entry(source, pasid, gone)
             }
             None => self.show(source, pasid.unwrap_or(Pasid::ZERO), way.id),
@@ -140,6 +145,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             // now, and can be taken out later.
             let gone = Gone {
                 domain: way.id,
+                between: None,
                 kind: None,
                 tlb,
             };
@@ -166,13 +172,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }
             None => self.memory.write(at, Width::Eight, 0),
         }
-        let held = holding.map(|holding| holding.id);
-        self.forget_entry(source, pasid, gone)?;
-        if let Some(domain) = held {
-            // The old table was in use under the new id for a moment.
-            self.ask_iotlb(domain, None)?;
-            self.wait()?;
-        }
+        let between = holding.map(|holding| holding.id);
+        self.forget_entry(source, pasid, Gone { between, ..gone })?;
         if pasid.is_some() && gone.tlb.is_some() && self.ecap.page_request_drain() {
             self.invalidation.wait_drained(&self.registers)?;
         }
@@ -207,29 +208,34 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         pasid: Option<Pasid>,
         gone: Gone,
     ) -> Result<(), DriverError> {
-        let Gone { domain, kind, tlb } = gone;
-        match self.mode {
-            Mode::Legacy => self.ask(Descriptor::Context(ContextScope::Device {
-                domain,
-                source,
-                function_mask: 0,
-            }))?,
-            Mode::Scalable => {
-                let pasid = pasid.unwrap_or(Pasid::ZERO);
-                self.ask(Descriptor::PasidCache(PasidCacheScope::Pasid {
+        // Caches drop what has the id that they are asked for, and of the old table they may have either.
+        let ids = || [Some(gone.domain), gone.between].into_iter().flatten();
+        for domain in ids() {
+            self.ask(match self.mode {
+                Mode::Legacy => Descriptor::Context(ContextScope::Device {
                     domain,
-                    pasid,
-                }))?;
-                // Of a nested translation the first stage's too.
-                self.ask_pasid_iotlb(domain, Some(pasid), None)?;
-            }
+                    source,
+                    function_mask: 0,
+                }),
+                Mode::Scalable => Descriptor::PasidCache(PasidCacheScope::Pasid {
+                    domain,
+                    pasid: pasid.unwrap_or(Pasid::ZERO),
+                }),
+            })?;
         }
-        if kind != Some(StageKind::First) {
-            self.ask_iotlb(domain, None)?;
+        for domain in ids() {
+            if self.mode == Mode::Scalable {
+                // Of a nested translation the first stage's too.
+                self.ask_pasid_iotlb(domain, pasid, None)?;
+            }
+            // The holding domain's own table is a second stage.
+            if gone.kind != Some(StageKind::First) || gone.between == Some(domain) {
+                self.ask_iotlb(domain, None)?;
+            }
         }
         // The unit must have forgotten before the device asks it again.
         self.wait()?;
-        if let Some(device) = tlb {
+        if let Some(device) = gone.tlb {
             self.ask_device_tlb(device, pasid, AtsRange::ALL)?;
             self.wait()?;
         }

@@ -40,6 +40,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         if let Some(holding) = &device.holding {
             let gone = Gone {
                 domain: holding.id,
+                between: None,
                 kind: Some(StageKind::Second),
                 tlb: None,
             };

@@ -272,6 +272,39 @@ fn registers_may_refuse_and_may_be_deaf() {
     assert_eq!(unsupported.unwrap_err(), DriverError::Unsupported(ability));
 }
 
+/// "Software must not submit another invalidation request through this register while the ICC field is Set", nor IVT.
+#[test]
+fn a_register_whose_command_is_late_is_not_written_again_until_it_is_done() {
+    let puppet = Puppet::new(cap(), ExtendedCapability(ecap().0 & !2));
+    let mut unit = puppet.legacy();
+    let mut domain = unit.new_domain().unwrap();
+    unit.attach(&mut domain, Attachment::new(DEVICE)).unwrap();
+    let _ = domain.map(0x1000..0x3000, 0x1000, RW).unwrap();
+    let stale = domain.unmap(0x1000..0x2000).unwrap();
+    // A page: IVA and the IOTLB register. The puppet waits for four reads.
+    puppet.late_by.set(6);
+    let owed = unit.settle(&domain, stale).unwrap_err();
+    let late = |waiting| DriverError::TimedOut(waiting);
+    assert_eq!(owed.cause, Cause::Failed(late(Waiting::IotlbCommand)));
+    unit.settle(&domain, owed.stale).unwrap();
+    assert_eq!(puppet.written_while_pending.get(), 0);
+
+    puppet.late_by.set(6);
+    let detached = unit.detach(&mut domain, DEVICE, None);
+    assert_eq!(detached, Err(late(Waiting::ContextCommand)));
+    unit.detach(&mut domain, DEVICE, None).unwrap();
+    assert_eq!(puppet.written_while_pending.get(), 0);
+
+    // One that is never done is waited for in the same patience, and not written either.
+    unit.attach(&mut domain, Attachment::new(DEVICE)).unwrap();
+    puppet.late_by.set(u32::MAX);
+    for _ in 0..3 {
+        let detached = unit.detach(&mut domain, DEVICE, None);
+        assert_eq!(detached, Err(late(Waiting::ContextCommand)));
+    }
+    assert_eq!(puppet.written_while_pending.get(), 0);
+}
+
 #[test]
 fn a_deferred_flush_that_fails_is_owed_until_one_succeeds() {
     let puppet = Puppet::new(cap(), ecap());

@@ -2,6 +2,7 @@
 //! The driver against a puppet: a unit that does no more than answer, records what it is asked, and fails on
 //! command. What QEMU's unit cannot show is here: time-outs, device-TLBs, write buffers, the order of stores.
 
+mod caches;
 mod devices;
 mod failures;
 mod interrupts;

@@ -15,6 +15,8 @@ use hvkit_vtd_iommu::spec::registers::{
 };
 use hvkit_vtd_iommu::tables::SecondStage;
 
+use crate::caches::Caches;
+
 /// The device of these tests.
 pub(crate) const DEVICE: RequesterId = RequesterId(0x0318);
 
@@ -55,6 +57,14 @@ pub(crate) struct Puppet {
     pub(crate) write_buffer_flushes: Cell<u32>,
     /// So many of them are done.
     pub(crate) flushes_done: Cell<u32>,
+    /// The next command to CCMD or the IOTLB register is done when it was read so many times.
+    pub(crate) late_by: Cell<u32>,
+    /// That command's register, what it will say, and how many reads until then.
+    pending: Cell<Option<(u32, u64, u32)>>,
+    /// How often such a register, or the address that belongs to it, was written before its command was done.
+    pub(crate) written_while_pending: Cell<u32>,
+    /// What it keeps of the device's translations, if it is one that does.
+    pub(crate) caches: RefCell<Option<Caches>>,
 }
 
 /// 39, 48 and 57 bits, 57-bit addresses, 256 domains, large pages, page-selective, draining.
@@ -108,6 +118,10 @@ impl Puppet {
             waits: Cell::default(),
             write_buffer_flushes: Cell::default(),
             flushes_done: Cell::new(u32::MAX),
+            late_by: Cell::default(),
+            pending: Cell::default(),
+            written_while_pending: Cell::default(),
+            caches: RefCell::default(),
         };
         puppet.set32(VER.offset(), 0x60);
         puppet.set64(CAP.offset(), cap.0);
@@ -209,6 +223,10 @@ impl Puppet {
     }
 
     fn act(&self, descriptor: Descriptor, raw: RawDescriptor) {
+        if let Some(caches) = &mut *self.caches.borrow_mut() {
+            caches.fill(&self.memory);
+            caches.drop_named(&descriptor);
+        }
         let device = match descriptor {
             Descriptor::Wait(wait) => {
                 self.waits.set(self.waits.get() + 1);
@@ -250,6 +268,11 @@ impl Puppet {
             _ => (value & !(1 << 63), granularity << actual),
         };
         self.set64(offset, busy | done);
+        let late = self.late_by.take();
+        if late > 0 {
+            self.pending.set(Some((offset, busy | done, late)));
+            self.set64(offset, value);
+        }
     }
 }
 
@@ -259,6 +282,15 @@ impl Mmio for Puppet {
     }
 
     fn read64(&self, offset: u32) -> u64 {
+        if let Some((register, done, left)) = self.pending.get()
+            && register == offset
+        {
+            let next = left.checked_sub(1).map(|left| (register, done, left));
+            self.pending.set(next);
+            if next.is_none() {
+                self.set64(offset, done);
+            }
+        }
         u64::from(self.read32(offset + 4)) << 32 | u64::from(self.read32(offset))
     }
 
@@ -278,6 +310,11 @@ impl Mmio for Puppet {
     }
 
     fn write64(&self, offset: u32, value: u64) {
+        let touched = |register| offset == register || (offset, register) == (0x500, 0x508);
+        if self.pending.get().is_some_and(|(at, ..)| touched(at)) {
+            let count = self.written_while_pending.get();
+            self.written_while_pending.set(count + 1);
+        }
         if offset == 0x28 {
             self.invalidate_by_register(offset, value, value >> 61 & 3, 59);
         } else if offset == 0x508 {

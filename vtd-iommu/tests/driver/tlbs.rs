@@ -131,3 +131,34 @@ fn reserved_memory_that_cannot_be_shown_is_taken_back() {
     unit.remove(DEVICE).unwrap();
     unit.reserve(DEVICE, &regions).unwrap();
 }
+
+/// An attachment that is refused for want of a frame lets nothing through: nobody would have the device-TLB forget.
+#[test]
+fn a_device_tlb_whose_pasid_has_no_table_is_not_let_through() {
+    for present in [false, true] {
+        let puppet = Puppet::new(cap(), scalable_ecap());
+        let mut unit = puppet.scalable();
+        let mut domain = unit.new_domain().unwrap();
+        // The context table of the bus, and nothing in it for the device.
+        let neighbour = RequesterId(DEVICE.0 + 1);
+        unit.attach(&mut domain, Attachment::new(neighbour))
+            .unwrap();
+        if present {
+            unit.attach(&mut domain, Attachment::new(DEVICE)).unwrap();
+        }
+        // Of a directory and a table of PASIDs, room for all but the table.
+        let room = usize::from(!present);
+        puppet.memory.limit(puppet.memory.in_use() + room);
+        let refused = unit.attach(&mut domain, with_tlb(64));
+        assert_eq!(refused, Err(DriverError::OutOfFrames));
+        assert_eq!(context(&puppet, &unit) & LET_THROUGH, 0, "{present}");
+        puppet.memory.unlimit();
+        let pasid = Pasid::new(64).unwrap();
+        let without = Attachment::new(DEVICE).with_pasid(pasid);
+        unit.attach(&mut domain, without).unwrap();
+        assert_eq!(context(&puppet, &unit) & LET_THROUGH, 0, "{present}");
+        unit.detach(&mut domain, DEVICE, Some(pasid)).unwrap();
+        unit.attach(&mut domain, with_tlb(64)).unwrap();
+        assert_eq!(context(&puppet, &unit) & LET_THROUGH, LET_THROUGH);
+    }
+}
