@@ -19,7 +19,7 @@ use crate::{
     event::{ActivityState, Event},
     exit::ExitInformation,
     fields as f,
-    store::Fields,
+    store::{Fields, known},
 };
 
 /// Guest state, host state, controls and the last exit, in groups; fields the store does not have are left out.
@@ -33,15 +33,19 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Dump<'a, S>(pub &'a S);
 
-/// Every field the store has, as `name = value`, one a line: what [`crate::store::parse_listing`] reads.
+/// Every field the store has, as `name = value`, one a line, and with its encoding for a name where only the high half of one is known: what [`crate::store::parse_listing`] reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Listing<'a, S>(pub &'a S);
 
 impl<S: Fields> fmt::Display for Listing<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for info in &f::ALL {
-            if let Some(value) = self.0.get(info.encoding) {
-                writeln!(f, "{} = {value:#x}", info.id)?;
+            match known(self.0, info.encoding) {
+                Some((half, value)) if half.is_high() => {
+                    writeln!(f, "{:#06x} = {value:#x}", half.0)?;
+                }
+                Some((_, value)) => writeln!(f, "{} = {value:#x}", info.id)?,
+                None => {}
             }
         }
         Ok(())

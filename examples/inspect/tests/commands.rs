@@ -6,6 +6,7 @@ mod support;
 use std::path::Path;
 use std::process::Output;
 
+use hvkit_vmcs::{capability::presets, dump::Listing, seed::Seed};
 use support::hvkit;
 use tempfile::TempDir;
 
@@ -140,6 +141,25 @@ fn what_hangs_on_a_field_that_is_not_there_is_not_decided() {
     ));
     assert!(told.contains("guest.ss.rpl:"), "{told}");
     assert!(told.contains("guest.ss.dpl-rpl:"), "{told}");
+}
+
+/// Every field is there, and an MSR-load area that is in no file.
+#[test]
+fn what_hangs_on_memory_is_not_decided() {
+    let all = Seed::LongMode.vmcs(&presets::everything());
+    let listing = Listing(&all).to_string();
+    let told = text(&hvkit(&["vmcs", "-"], listing.as_bytes()));
+    assert!(
+        told.ends_with("The processor will say: the guest runs\n"),
+        "{told}"
+    );
+    let listing = listing + "entry_msr_load_count = 1\nentry_msr_load_address = 0x9000\n";
+    let told = text(&hvkit(&["vmcs", "-"], listing.as_bytes()));
+    assert!(told.contains("\nNot decided, "), "{told}");
+    assert!(
+        told.ends_with("The processor will say, as far as the file says: the guest runs\n"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -100,45 +100,57 @@ impl<'a> arbitrary::Arbitrary<'a> for Vmcs {
 }
 
 /// A VMCS that remembers which fields it was given: what a dump that is not complete becomes.
+///
+/// Of a 64-bit field it may have been given bits 63:32 alone. These it has then, and the field it has not.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     vmcs: Vmcs,
-    present: [u64; SLOTS.div_ceil(64)],
+    /// Of each slot, whether the field is known as a whole.
+    whole: Known,
+    /// Of each slot, whether at least its high half is known.
+    any: Known,
 }
+
+/// A bit for each slot.
+type Known = [u64; SLOTS.div_ceil(64)];
 
 impl Snapshot {
     /// A snapshot of no fields.
     pub const fn new() -> Self {
         Self {
             vmcs: Vmcs::new(),
-            present: [0; SLOTS.div_ceil(64)],
+            whole: [0; SLOTS.div_ceil(64)],
+            any: [0; SLOTS.div_ceil(64)],
         }
     }
 
-    /// Copies every field that `from` has, and knows of no other.
+    /// Copies every field that `from` has, or the half of it that `from` has, and knows of no other.
     pub fn of(from: &impl Fields) -> Self {
         let mut snapshot = Self::new();
         for info in &fields::ALL {
-            if let Some(value) = from.get(info.encoding) {
+            if let Some((encoding, value)) = known(from, info.encoding) {
                 // A field of the list always has a slot.
-                let _ = snapshot.set(info.encoding, value);
+                let _ = snapshot.set(encoding, value);
             }
         }
         snapshot
     }
 
-    /// How many fields it has.
+    /// How many fields it has, those of which it has the high half alone among them.
     pub fn len(&self) -> usize {
-        self.present
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+        self.any.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether it has no field.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What a store knows of a field: the whole of it, or else its high half; and the encoding that accesses just that.
+pub(crate) fn known(store: &impl Fields, field: Encoding) -> Option<(Encoding, u64)> {
+    let value = |encoding: Encoding| Some((encoding, store.get(encoding)?));
+    value(field).or_else(|| value(field.high_half()?))
 }
 
 /// The bit of a slot in its word.
@@ -150,7 +162,12 @@ impl Fields for Snapshot {
     #[inline]
     fn get(&self, encoding: Encoding) -> Option<u64> {
         let slot = fields::slot(encoding)?;
-        let present = self.present.get(slot / 64)?;
+        let present = if encoding.is_high() {
+            &self.any
+        } else {
+            &self.whole
+        };
+        let present = present.get(slot / 64)?;
         if present & present_bit(slot) == 0 {
             return None;
         }
@@ -161,10 +178,14 @@ impl Fields for Snapshot {
 impl FieldsMut for Snapshot {
     fn set(&mut self, encoding: Encoding, value: u64) -> Result<(), NoSuchField> {
         self.vmcs.set(encoding, value)?;
-        if let Some(slot) = fields::slot(encoding)
-            && let Some(present) = self.present.get_mut(slot / 64)
+        let slot = fields::slot(encoding).ok_or(NoSuchField(encoding))?;
+        if let Some(any) = self.any.get_mut(slot / 64) {
+            *any |= present_bit(slot);
+        }
+        if !encoding.is_high()
+            && let Some(whole) = self.whole.get_mut(slot / 64)
         {
-            *present |= present_bit(slot);
+            *whole |= present_bit(slot);
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ mod tests;
 
 pub use listing::{ListingError, ListingProblem, parse_listing};
 pub use log::{LogError, Logged, logged};
+pub(crate) use memory::known;
 pub use memory::{Snapshot, Vmcs};
 pub use raw::{Layout, Raw, TooShort};
 pub use vmcs12::{Vmcs12, Vmcs12Error, Vmcs12Layout};

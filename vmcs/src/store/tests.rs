@@ -174,7 +174,8 @@ fn a_listing_by_name_and_number() {
     let text = b"guest_rip = 0xfff0\n0x2011: 1 # high half of the TSC offset\n\nVPID 2";
     let vmcs = parse_listing(text).unwrap();
     assert_eq!(vmcs.read(f::GUEST_RIP), Some(0xfff0));
-    assert_eq!(vmcs.read(f::TSC_OFFSET), Some(1 << 32));
+    assert_eq!(vmcs.read(f::TSC_OFFSET), None, "bits 31:0 are not known");
+    assert_eq!(vmcs.get(Encoding(0x2011)), Some(1));
     assert_eq!(
         (vmcs.read(f::VPID), vmcs.read(f::GUEST_RSP)),
         (Some(2), None)
@@ -183,6 +184,28 @@ fn a_listing_by_name_and_number() {
     assert!(Snapshot::new().is_empty());
     assert_eq!(Vmcs::copy_of(&vmcs).read(f::GUEST_RSP), Some(0));
     assert_eq!(Snapshot::of(&vmcs), vmcs);
+}
+
+#[test]
+fn half_a_field_is_not_a_field() {
+    let link = f::VMCS_LINK_POINTER;
+    let mut half = Snapshot::new();
+    half.set(Encoding(0x2801), 0xffff_ffff).unwrap();
+    assert_eq!((half.get(Encoding(0x2800)), half.read(link)), (None, None));
+    assert_eq!(half.get(Encoding(0x2801)), Some(0xffff_ffff));
+    // What is known is neither lost nor taken for more, by a copy or a listing.
+    assert_eq!(Snapshot::of(&half), half);
+    let text = crate::dump::Listing(&half).to_string();
+    assert_eq!(text, "0x2801 = 0xffffffff\n");
+    assert_eq!(parse_listing(text.as_bytes()), Ok(half.clone()));
+    assert_eq!((half.len(), half.is_empty()), (1, false));
+    // VMWRITE of the whole in 64-bit mode, and then of its high half.
+    let mut whole = parse_listing(b"vmcs_link_pointer = 0x5000").unwrap();
+    assert_eq!(whole.get(Encoding(0x2801)), Some(0));
+    whole.set(Encoding(0x2801), 1).unwrap();
+    assert_eq!(whole.read(link), Some(0x1_0000_5000));
+    half.set(Encoding(0x2800), 2).unwrap();
+    assert_eq!((half.read(link), half.len()), (Some(2), 1));
 }
 
 #[test]

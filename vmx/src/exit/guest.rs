@@ -215,7 +215,8 @@ impl<'r, V: FieldsMut> Guest<'r, V> {
             reason
                 if reason.is(ExitReason::EPT_VIOLATION)
                     || reason.is(ExitReason::PML_FULL)
-                    || reason.is(ExitReason::SPP) =>
+                    || reason.is(ExitReason::SPP)
+                    || reason.is(ExitReason::INSTRUCTION_TIMEOUT) =>
             {
                 self.read(f::EXIT_QUALIFICATION) >> 12 & 1 != 0
             }

@@ -132,7 +132,7 @@ impl<'a> Report<'a> {
             ))?;
         }
         let outcome = self.verdict.outcome();
-        let as_far = if self.missing.is_empty() {
+        let as_far = if self.missing.is_empty() && self.open.is_empty() {
             ""
         } else {
             ", as far as the file says"

@@ -15,9 +15,10 @@ use crate::{
 };
 
 declare! { RULES: Area::Guest(2), "Checks on Guest Page-Directory-Pointer-Table Entries";
-    FIELD = "guest.pdpte.field", [GUEST_PDPTE0, GUEST_PDPTE1, GUEST_PDPTE2, GUEST_PDPTE3],
+    FIELD = "guest.pdpte.field", [GUEST_PDPTE0, GUEST_PDPTE1, GUEST_PDPTE2, GUEST_PDPTE3,
+        GUEST_CR0, GUEST_CR4, ENTRY_CONTROLS, PRIMARY_CONTROLS, SECONDARY_CONTROLS],
         "If the guest will use PAE paging and EPT, a PDPTE field with bit 0 set must have bits 8:5, 2:1 and those beyond the physical-address width clear.";
-    MEMORY = "guest.pdpte.memory", [GUEST_CR3],
+    MEMORY = "guest.pdpte.memory", [GUEST_CR3, GUEST_CR0, GUEST_CR4, ENTRY_CONTROLS, PRIMARY_CONTROLS, SECONDARY_CONTROLS],
         "If the guest will use PAE paging without EPT, a present PDPTE in the table at CR3 must have bits 8:5, 2:1 and those beyond the physical-address width clear.";
 }
 

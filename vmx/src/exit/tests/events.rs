@@ -110,11 +110,13 @@ fn no_exception_of_real_mode_has_an_error_code() {
 
 #[test]
 fn nmis_that_iret_unblocked_are_blocked_again() {
-    // EPT violation: bit 12 of the qualification. Page fault: bit 12 of the event. Double fault: undefined.
+    // EPT violation, instruction timeout: bit 12 of the qualification. Page fault: bit 12 of the event. Double fault: undefined.
     for (reason, qualification, event, blocked) in [
         (48, 1 << 12, 0, 8),
         (48, 0, 0, 0),
         (49, 1 << 12, 0, 0),
+        (75, 1 << 12, 0, 8),
+        (75, 1 << 0, 0, 0),
         (0, 0, 0x8000_1b0e, 8),
         (0, 1 << 12, 0x8000_0b0e, 0),
         (0, 0, 0x8000_1b08, 0),
@@ -127,10 +129,11 @@ fn nmis_that_iret_unblocked_are_blocked_again() {
             |exit| match exit {
                 Exit::EptViolation(exit, _) | Exit::EptMisconfiguration(exit) => exit.retry(),
                 Exit::Exception(exit) => exit.retry(),
+                Exit::Other(exit) => exit.retry(),
                 other => panic!("{other:?}"),
             },
         );
-        assert_eq!(field(&vmcs, INTERRUPTIBILITY), blocked);
+        assert_eq!(field(&vmcs, INTERRUPTIBILITY), blocked, "{reason}");
     }
 }
 
