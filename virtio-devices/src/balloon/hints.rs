@@ -44,7 +44,7 @@ pub enum Round {
     Asked,
     /// It has begun.
     Begun,
-    /// It has said that there are no more.
+    /// It has begun, and has said that there are no more, or the host has ended it. What is hinted now is of no round.
     Complete,
 }
 
@@ -83,7 +83,11 @@ impl Hints {
 
 /// Begins a round and returns its identifier: another than the one before.
 pub(super) fn begin(shared: &Shared) -> u32 {
-    let mut hints = shared.hints();
+    ask(shared, &mut shared.hints())
+}
+
+/// Begins one, of whoever has the lock: round and command change together.
+fn ask(shared: &Shared, hints: &mut Hints) -> u32 {
     *hints = Hints {
         round: Round::Asked,
         ..Hints::default()
@@ -93,6 +97,28 @@ pub(super) fn begin(shared: &Shared) -> u32 {
     shared.last_round.store(id, Ordering::SeqCst);
     shared.command.store(id, Ordering::SeqCst);
     id
+}
+
+/// Ends a round, if there is one; true if so. "The device MUST ignore pages that are provided with a command ID that does
+/// not match the current value" (5.5.6.6.2), and that is DONE now.
+pub(super) fn end(shared: &Shared) -> bool {
+    let mut hints = shared.hints();
+    let open = shared.command.load(Ordering::SeqCst) > DONE;
+    if open {
+        shared.command.store(DONE, Ordering::SeqCst);
+        hints.round = match hints.round {
+            Round::Begun | Round::Complete => Round::Complete,
+            Round::Asked | Round::Idle => Round::Idle,
+        };
+    }
+    open
+}
+
+/// As after a reset.
+pub(super) fn forget(shared: &Shared) {
+    let mut hints = shared.hints();
+    shared.command.store(STOP, Ordering::SeqCst);
+    *hints = Hints::default();
 }
 
 /// Reads what the driver hints.
@@ -107,8 +133,9 @@ impl Hint {
 
     /// The driver answers to a command, or says that it has no more.
     fn command(&self, id: u32) {
-        let asked = self.shared.command.load(Ordering::SeqCst);
         let mut hints = self.shared.hints();
+        // Under the lock: to a question that came meanwhile it is no answer.
+        let asked = self.shared.command.load(Ordering::SeqCst);
         hints.round = match (hints.round, id) {
             (Round::Asked, id) if id == asked && id >= FIRST => Round::Begun,
             (Round::Begun, STOP) => Round::Complete,
@@ -150,8 +177,13 @@ impl<A> Handler<A> for Hint {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::balloon::{Balloon, Options};
+    use crate::reclaim::{Reclaim, ReclaimError};
 
     proptest! {
         /// Against a set of single pages.
@@ -174,6 +206,33 @@ mod tests {
             }
             prop_assert_eq!(hints.bytes(), model.len() as u64 * PAGE);
             prop_assert_eq!(pages, model.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    /// The device compares with "the current value in free_page_hint_cmd_id" (5.5.6.6.2), not with that of before: the
+    /// host asks anew while the worker has an answer to its last question in hand.
+    #[test]
+    fn an_answer_is_to_what_is_asked_when_it_counts() {
+        let balloon = Balloon::new(Options::new(), Arc::new(NoMemory)).unwrap();
+        let shared = Arc::clone(&balloon.shared);
+        let first = begin(&shared);
+        let mut asks = shared.hints();
+        std::thread::scope(|scope| {
+            scope.spawn(|| Hint::new(Arc::clone(&shared)).command(first));
+            // Long enough for the worker to come as far as it can.
+            std::thread::sleep(Duration::from_millis(200));
+            ask(&shared, &mut asks);
+            drop(asks);
+        });
+        assert_eq!(shared.hints().round, Round::Asked);
+    }
+
+    #[derive(Debug)]
+    struct NoMemory;
+
+    impl Reclaim for NoMemory {
+        fn reclaim(&self, _address: u64, _length: u64) -> Result<(), ReclaimError> {
+            Ok(())
         }
     }
 

@@ -133,7 +133,7 @@ struct Shared {
     actual: AtomicU32,
     /// What it fills free pages with.
     poison: AtomicU32,
-    /// What the driver is asked of hints: [`STOP`], [`DONE`], or a round's identifier.
+    /// What the driver is asked of hints: [`STOP`], [`DONE`], or a round's identifier. Written with `hints` locked, once a worker runs.
     command: AtomicU32,
     /// The identifier of the last round.
     last_round: AtomicU32,
@@ -153,15 +153,6 @@ impl Shared {
 
     fn hints(&self) -> MutexGuard<'_, Hints> {
         self.hints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends a round of hints, if there is one; true if so.
-    fn end_round(&self) -> bool {
-        let open = self.command.load(Ordering::SeqCst) > DONE;
-        if open {
-            self.command.store(DONE, Ordering::SeqCst);
-        }
-        open
     }
 }
 
@@ -208,9 +199,9 @@ impl Control {
         self.0.events.changed();
     }
 
-    /// Lets the guest use its free pages again. What it hinted is still known.
+    /// Lets the guest use its free pages again. What it hinted is still known; what it hints from now on is ignored.
     pub fn end_hints(&self) {
-        if self.0.end_round() {
+        if hints::end(&self.0) {
             self.0.events.changed();
         }
     }
@@ -385,8 +376,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
             field.store(0, Ordering::SeqCst);
         }
         self.shared.statistics().forget();
-        self.shared.command.store(STOP, Ordering::SeqCst);
-        *self.shared.hints() = Hints::default();
+        hints::forget(&self.shared);
         // A question of before is nobody's any more. An error means that there was none.
         let _ = self.shared.asked.read();
     }
@@ -419,7 +409,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Balloon {
         // Linux does not answer to the identifier that it has answered to last, although that round is over.
         let last = last.map_or(command, u32::from_le_bytes);
         self.shared.last_round.store(last, Ordering::SeqCst);
-        self.untold = self.shared.end_round();
+        self.untold = hints::end(&self.shared);
         Ok(())
     }
 }

@@ -195,8 +195,13 @@ impl Domains {
                     .copied()
                     .all(|reserved| !overlap(reserved.span(), mapping.span))
             };
-            if domain.bypass != bypass || !domain.mappings.values().all(free) {
+            if domain.bypass != bypass {
                 return Err(Status::INVALID);
+            }
+            // "If properties of the endpoint [...] are compatible with properties of other endpoints already attached"
+            // (5.13.6.3.2): they are not if a mapping of theirs is where this one may have none.
+            if !domain.mappings.values().all(free) {
+                return Err(Status::UNSUPPORTED);
             }
             if self.attached.get(&endpoint) == Some(&id) {
                 return Ok(());

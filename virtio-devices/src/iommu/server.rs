@@ -9,7 +9,7 @@ use vm_memory::{GuestAddressSpace, GuestMemory};
 use super::device::{PROBE_SIZE, PROPERTY, lock};
 use super::domain::{Domains, Offered};
 use super::endpoint::Reserved;
-use super::request::{LONGEST, Request, Status, TAIL};
+use super::request::{LONGEST, Malformed, Request, Status, TAIL};
 use crate::bytes::put_at;
 use crate::counters::Counters;
 use crate::device::{ActiveQueue, Failure, Interrupts};
@@ -100,11 +100,8 @@ impl Requests<'_> {
             let Some(head) = queue.pop(chain).map_err(broken)? else {
                 return Ok(Drained::Yes);
             };
-            let Some(written) = self.serve(queue.reach(), chain) else {
-                queue.fail();
-                let head = head.index();
-                return Err(Failure::Unanswerable { index, head });
-            };
+            // "[...] it returns the buffers without writing to them" (5.13.6).
+            let written = self.serve(queue.reach(), chain).unwrap_or(0);
             let read = chain.readable_bytes();
             self.counters.served(1, read.saturating_add(written.into()));
             queue.complete(head, written).map_err(broken)?;
@@ -112,7 +109,8 @@ impl Requests<'_> {
         Ok(Drained::No)
     }
 
-    /// Serves one request. Returns how much was written; `None` if there is no room for a status.
+    /// Serves one request. Returns how much was written; `None` if nothing may be: there is no room for a status, or the
+    /// type is unknown.
     fn serve<M: GuestMemory + ?Sized>(&self, reach: &Reach<'_, M>, chain: &Chain) -> Option<u32> {
         let writable = chain.writable();
         let before = writable.len().checked_sub(TAIL)?;
@@ -120,13 +118,16 @@ impl Requests<'_> {
         let mut raw = [0; LONGEST];
         let request = match chain.readable().read(reach, &mut raw) {
             Ok(length) => Request::decode(raw.get(..length).unwrap_or_default()),
-            Err(_) => Err(Status::INVALID),
+            Err(_) => Err(Malformed::Invalid),
         };
+        if request == Err(Malformed::UnknownType) {
+            return None;
+        }
         let mut filled = 0;
         let mut domains = lock(self.domains);
         let status = match request {
             Ok(request) => domains.serve(request, self.bypass_domains),
-            Err(status) => status,
+            Err(_) => Status::INVALID,
         };
         let status = match request {
             Ok(Request::Probe { endpoint }) if status == Status::OK => {

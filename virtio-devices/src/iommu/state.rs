@@ -87,11 +87,12 @@ fn replay(state: &[u8], domains: &mut Domains) -> Result<Bypass, StateError> {
         _ => return Err(bad(0)),
     };
     domains.reset(bypass);
-    while let [kind, ..] = rest {
+    while !rest.is_empty() {
         let at = state.len().saturating_sub(rest.len());
-        let length = match *kind {
-            ATTACH => ATTACH_LENGTH,
-            MAP => MAP_LENGTH,
+        // What a driver may set in a head is not saved.
+        let length = match rest {
+            [ATTACH, 0, 0, 0, ..] => ATTACH_LENGTH,
+            [MAP, 0, 0, 0, ..] => MAP_LENGTH,
             _ => return Err(bad(at)),
         };
         let (request, after) = rest.split_at_checked(length).ok_or(bad(at))?;

@@ -201,7 +201,7 @@ fn what_attach_refuses() {
     // A mapping where the newcomer may have none.
     serve(&mut domains, attach(1, 1));
     serve(&mut domains, map(1, 0xfeef_f000, 0xfeef_ffff, 0));
-    assert_eq!(serve(&mut domains, attach(1, 2)), Status::INVALID);
+    assert_eq!(serve(&mut domains, attach(1, 2)), Status::UNSUPPORTED);
     // A bypass domain without the feature; the other kind of a domain that exists.
     let bypass = |domain| Request::Attach {
         domain,

@@ -380,3 +380,41 @@ fn a_round_after_a_move_is_not_the_one_before_it() {
     Device::<Memory>::config_read(&new, 8, &mut raw);
     assert_eq!(u32::from_le_bytes(raw), 2);
 }
+
+/// "The device MUST ignore pages that are provided with a command ID that does not match the current value in
+/// free_page_hint_cmd_id" (5.5.6.6.2): after the end of a round that is DONE, or whatever is asked next.
+#[test]
+fn pages_that_come_after_the_end_of_a_round_are_ignored() {
+    for transport in TRANSPORTS {
+        let (mut guest, control, _) = balloon(Options::new().with_free_page_hints(), transport);
+        let mut rings = guest.start(u64::MAX, &[0, 1, 2, 3]);
+        let ring = &mut rings[3];
+        // Before it has begun: there is nothing to complete.
+        control.ask_hints();
+        let id = guest.config(8, 4) as u32;
+        control.end_hints();
+        assert_eq!(control.hints().round, Round::Idle);
+        guest.write(0x8000, &numbers(&[id, id + 1, 0]));
+        ring.submit(&[Readable(0x8000, 4)]);
+        ring.submit(&[Writable(0x10_0000, 0x1000)]);
+        guest.run(3);
+        assert_eq!(control.hints().bytes(), 0);
+
+        control.ask_hints();
+        assert_eq!(guest.config(8, 4) as u32, id + 1);
+        ring.submit(&[Readable(0x8004, 4)]);
+        ring.submit(&[Writable(0x10_0000, 0x1000)]);
+        guest.run(3);
+        control.end_hints();
+        // What the driver had queued when it read DONE.
+        ring.submit(&[Writable(0x20_0000, 0x1000)]);
+        ring.submit(&[Readable(0x8008, 4)]);
+        guest.run(3);
+        let hints = control.hints();
+        assert_eq!(hints.round, Round::Complete);
+        assert_eq!(
+            hints.ranges.into_iter().collect::<Vec<_>>(),
+            [(0x10_0000, 0x1000)]
+        );
+    }
+}

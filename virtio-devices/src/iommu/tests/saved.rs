@@ -62,12 +62,14 @@ fn states_that_no_driver_leads_to() {
             .collect::<Vec<u8>>()
     };
     let nine: Vec<u8> = (1..10).flat_map(|page| map(page << 12)).collect();
-    let forged: [(&[&[u8]], usize); 9] = [
+    let forged: [(&[&[u8]], usize); 10] = [
         (&[], 0),
         (&[&[2]], 0),
         // An unknown type, and one that a state does not have.
         (&[&[0], &[9; 36]], 1),
         (&[&[0], &[2; 20]], 1),
+        // A head that has more than a type.
+        (&[&[0], &[1, 1, 0, 0], &attach(1)[4..]], 1),
         // An endpoint that there is not; a domain that there is not; a mapping twice; half a request.
         (&[&[0], &attach(3)], 1),
         (&[&[0], &map(0x1000)], 1),
