@@ -60,6 +60,7 @@ pub mod peer;
 pub mod served;
 pub mod snapshot;
 mod stderr;
+mod unread;
 pub mod vfio_user;
 pub mod viommu;
 pub mod wake;

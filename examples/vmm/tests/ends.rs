@@ -12,9 +12,13 @@ mod support;
 
 use elf::kernel;
 use kvm::has_kvm;
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use signal::{Signalled, signalled};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Folder, run, vmm};
 
@@ -235,38 +239,84 @@ fn the_start_is_reported_as_json() {
     assert!(report.contains(",\"cpu_us\":"), "{report}");
 }
 
-/// Nobody reads what the guest prints: it waits, and the VMM still ends when it is told to.
-#[test]
-fn a_reader_that_does_not_read_keeps_nobody_from_ending_the_vmm() {
-    if !has_kvm() {
-        return;
-    }
-    // Prints for ever.
-    let code = [out(0x3f8, b'r'), out(0x3f8, b'\n'), vec![0xeb, 0xf0]].concat();
-    let folder = Folder::new();
-    let mut child = machine(&folder, &code)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // By then the pipe has long been full.
-    std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(child.try_wait().unwrap(), None);
-    let kill = format!("kill -TERM {}", child.id());
-    let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
-    assert!(sent.success());
+/// Its exit status, once it has ended.
+fn ends_in_time(mut child: Child) -> Option<i32> {
     let asked = Instant::now();
-    let ended = loop {
+    loop {
         match child.try_wait().unwrap() {
-            Some(ended) => break ended,
+            Some(ended) => return ended.code(),
             None if asked.elapsed() > Duration::from_secs(60) => {
                 let _ = child.kill();
                 panic!("it does not end");
             }
             None => std::thread::sleep(Duration::from_millis(50)),
         }
+    }
+}
+
+/// A terminal, and its end that nobody reads.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&user).unwrap();
+    unlockpt(&user).unwrap();
+    let name = ptsname(&user, Vec::new()).unwrap();
+    let program = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty());
+    (user, program.unwrap())
+}
+
+/// Nobody reads what the guest prints: it waits, and the VMM still ends when it is told to; also where what it says itself
+/// has the same reader.
+#[test]
+fn a_reader_that_does_not_read_keeps_nobody_from_ending_the_vmm() {
+    if !has_kvm() {
+        return;
+    }
+    let pipe = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        (OwnedFd::from(reader), OwnedFd::from(writer))
     };
-    assert_eq!(ended.code(), Some(128 + 15));
+    let ((one, stdout), (two, stderr)) = (pipe(), pipe());
+    let (three, both) = pipe();
+    let (four, screen) = terminal();
+    let _readers = [one, two, three, four];
+    let ends = [
+        (stdout, stderr),
+        (both.try_clone().unwrap(), both),
+        (screen.try_clone().unwrap(), screen),
+    ];
+    // Prints for ever.
+    let code = [out(0x3f8, b'r'), out(0x3f8, b'\n'), vec![0xeb, 0xf0]].concat();
+    let folder = Folder::new();
+    let children = ends.map(|(stdout, stderr)| {
+        let mut command = machine(&folder, &code);
+        command.arg("-vvv").stdout(stdout).stderr(stderr);
+        command.spawn().unwrap()
+    });
+    // By then they have long been full.
+    std::thread::sleep(Duration::from_secs(5));
+    let ended = children.map(|mut child| {
+        assert_eq!(child.try_wait().unwrap(), None);
+        let kill = format!("kill -TERM {}", child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success());
+        ends_in_time(child)
+    });
+    assert_eq!(ended, [Some(128 + 15); 3]);
+}
+
+/// Nobody reads what the VMM says of a guest that came to harm.
+#[test]
+fn a_report_that_nobody_reads_is_not_waited_for() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = Folder::new();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // pipe(7), "Pipe capacity".
+    writer.write_all(&[b'x'; 65536]).unwrap();
+    let mut command = machine(&folder, &out(0x505, 1));
+    command.stdout(Stdio::null()).stderr(writer);
+    assert_eq!(ends_in_time(command.spawn().unwrap()), Some(4));
 }
 
 /// What a machine wrote before is gone once another runs, and what has nothing to lose is written to as it is.

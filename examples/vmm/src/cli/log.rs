@@ -34,6 +34,7 @@ fn is_shown(metadata: &Metadata<'_>, level: LevelFilter) -> bool {
 
 /// Starts logging: warnings, and with each `-v` one level more.
 pub(super) fn start(verbosity: u8) {
+    stderr::open();
     let level = match verbosity {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,

@@ -7,6 +7,8 @@
 use crate::console::terminal;
 use crate::exit_status::ExitStatus;
 use crate::machine::history::History;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::stdio::stderr;
 use std::ffi::CStr;
 use std::fmt::{self, Write};
 use std::io;
@@ -97,6 +99,18 @@ struct StandardError;
 impl Write for StandardError {
     #[expect(unsafe_code, reason = "std's standard error takes a lock")]
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        let patience = Timespec {
+            tv_sec: 3,
+            tv_nsec: 0,
+        };
+        // Somebody may be there who does not read: the process is to end all the same.
+        if poll(
+            &mut [PollFd::new(&stderr(), PollFlags::OUT)],
+            Some(&patience),
+        ) != Ok(1)
+        {
+            return Err(fmt::Error);
+        }
         // SAFETY: reads `text.len()` bytes of `text`; may be called in a signal handler.
         let written = unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
         if written < 0 { Err(fmt::Error) } else { Ok(()) }

@@ -2,47 +2,49 @@
 //! Output to somebody who may not read: the guest waits, as for a slow line, but not the end of the machine.
 
 use crate::machine::stop::Stop;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use crate::unread;
+use rustix::event::Timespec;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether the machine goes on, in nanoseconds.
-const SLICE: i64 = 50_000_000;
+/// How often it is looked whether the machine goes on.
+const SLICE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
 /// How long a reader has once the machine is at its end.
 const LAST: Duration = Duration::from_secs(3);
-/// What a pipe or a terminal that is ready takes without making us wait: PIPE_BUF of Linux.
-const PIECE: usize = 4096;
 
 /// A writer that waits for its reader for as long as the machine runs, and a little longer; not at all once a signal has
 /// told the VMM to end.
 #[derive(Debug)]
 pub struct Patient<W> {
     to: W,
+    /// The same file, if it could be opened so that writing does not wait.
+    anew: Option<OwnedFd>,
     stop: Stop,
 }
 
 impl<W: AsFd> Patient<W> {
-    /// Writes to the file `to`, while the machine of `stop` goes on.
+    /// Writes to the file `to`, while the machine of `stop` goes on. A terminal or a pipe is opened once more, so this is to
+    /// be called before the process gives up opening files.
     pub fn new(to: W, stop: Stop) -> Self {
-        Patient { to, stop }
+        let anew = unread::anew(&to);
+        Patient { to, anew, stop }
     }
+}
 
-    /// Waits until `to` takes something.
-    fn wait(&self) -> io::Result<()> {
+impl<W: AsFd> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut since = None;
         loop {
-            let slice = Timespec {
-                tv_sec: 0,
-                tv_nsec: SLICE,
+            let written = match &self.anew {
+                Some(file) => unread::write(file, bytes, &SLICE)?,
+                None => unread::write(&self.to, bytes, &SLICE)?,
             };
-            let mut files = [PollFd::new(&self.to, PollFlags::OUT)];
-            match poll(&mut files, Some(&slice)) {
-                // Also one that nobody will ever read: writing to it says so.
-                Ok(1..) => return Ok(()),
-                Ok(0) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            if let Some(written) = written {
+                return Ok(written);
             }
             let late =
                 self.stop.is_asked() && since.get_or_insert_with(Instant::now).elapsed() >= LAST;
@@ -51,14 +53,6 @@ impl<W: AsFd> Patient<W> {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
         }
-    }
-}
-
-impl<W: AsFd> Write for Patient<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = bytes.get(..PIECE).unwrap_or(bytes);
-        self.wait()?;
-        Ok(rustix::io::write(&self.to, piece)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -59,6 +59,7 @@ use crate::console::input::{Signals, Waited, wait};
 use crate::console::tty::TtyPort;
 use crate::passthrough;
 use crate::snapshot::{self, Description, Source};
+use crate::stderr;
 use crate::vfio_user;
 use crate::viommu;
 use address_map::AddressMap;
@@ -122,6 +123,7 @@ impl Machine {
     /// Builds the machine that `config` describes, with its kernel in memory.
     pub fn new(config: &Config) -> Result<Self, MachineError> {
         let began = Instant::now();
+        stderr::open();
         memory::check_size(config.memory)?;
         viommu::check(config)?;
         snapshot::check(config)?;
@@ -270,7 +272,8 @@ impl Machine {
             stop.ask(StopReason::Quit);
         }
         let registers = threads.join();
-        if let Some(console) = &console {
+        // A vCPU that is stuck in the host may have the line.
+        if let (Ok(_), Some(console)) = (&registers, &console) {
             console.drain();
         }
         drop(platform);
