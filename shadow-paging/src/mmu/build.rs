@@ -3,7 +3,7 @@
 //!
 //! Each table on the way is found by its role, or made; a link to another one is replaced.
 
-use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Width};
+use hvkit_page_table::{Encode, Entry, Format, Frames, MAX_LEVELS, OwnEntries, ReadEntry, Width};
 
 use super::guard::Was;
 use super::host::{Backing, HostMap, Machine};
@@ -15,7 +15,8 @@ use super::stage::{Path, Stage};
 use super::{Cause, Mmu};
 
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
-    /// The entry for a leaf at `level` on `path`, with every table above it linked.
+    /// The entry for a leaf at `level` on `path`, with every table above it linked. Where a frame is missing, other tables
+    /// are given up if there are any.
     pub(super) fn leaf_slot<M: ReadEntry, B: HostMap>(
         &mut self,
         space: &Space<S>,
@@ -30,6 +31,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         if let Some(id) = self.quick(space, path, bits, level) {
             return Ok(Link::new(id, index));
         }
+        // By level of the table.
+        let mut way = [space.root; MAX_LEVELS];
         let mut id = space.root;
         for below in (level..shape.levels()).rev() {
             let key = key_on_path(&space.stage, space.number, path, bits, below);
@@ -38,11 +41,18 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             id = match self.linked(link, &key) {
                 Some(child) => child,
                 None => {
-                    let child = self.current_table(&key, machine, None)?;
+                    let child = self.current_table(&key, machine, None);
+                    if matches!(child, Err(Cause::OutOfFrames)) {
+                        self.reclaim_for(&way);
+                    }
+                    let child = child?;
                     self.put_link(link, child)?;
                     child
                 }
             };
+            if let Some(slot) = way.get_mut(usize::from(below)) {
+                *slot = id;
+            }
             self.touch(id);
         }
         Ok(Link::new(id, index))

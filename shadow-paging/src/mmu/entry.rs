@@ -6,6 +6,7 @@ use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, Span, Width};
 use super::key::coverage;
 use super::links::Link;
 use super::owed::Flush;
+use super::reverse_map::Place;
 use super::row::{Row, line_of};
 use super::stage::Stage;
 use super::{Mmu, OutOfMemory, Reclaim};
@@ -45,7 +46,7 @@ impl NewLeaf {
     }
 }
 
-/// How often a host frame is mapped before its oldest mappings make room: what bounds a search.
+/// How often a host frame is mapped before mappings of long ago make room: what bounds a search.
 const MOST_MAPPINGS: usize = 1024;
 
 /// How many parents are looked at to learn the linear address of an entry.
@@ -97,22 +98,39 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         self.insert_leaf(link, new)
     }
 
-    /// Puts a leaf where there is nothing.
+    /// Puts a leaf where there is nothing. Another one to the same page makes room if there are many.
     pub(super) fn insert_leaf(&mut self, link: Link, new: NewLeaf) -> Result<(), OutOfMemory> {
         let NewLeaf { level, target, .. } = new;
         let mut place = self.reverse.reserve(level, target)?;
-        if self.tuning.reclaim == Reclaim::Any
-            && self.reverse.count(place) >= MOST_MAPPINGS
-            && let Some(oldest) = self.reverse.link(place, 0)
+        if self.crowded(place)
+            && let Some(old) = self.reverse.old(place)
         {
-            self.drop_entry(oldest);
+            self.drop_entry(old);
             // The chunk goes when its last link does: look again.
             place = self.reverse.reserve(level, target)?;
         }
+        self.insert_at(place, link, new);
+        Ok(())
+    }
+
+    /// The same for a leaf that nobody waits for: none makes room for it. The one that somebody does wait for might.
+    pub(super) fn insert_if_room(&mut self, link: Link, new: NewLeaf) -> Result<(), OutOfMemory> {
+        let place = self.reverse.reserve(new.level, new.target)?;
+        if !self.crowded(place) {
+            self.insert_at(place, link, new);
+        }
+        Ok(())
+    }
+
+    fn crowded(&self, place: Place) -> bool {
+        self.tuning.reclaim == Reclaim::Any && self.reverse.count(place) >= MOST_MAPPINGS
+    }
+
+    /// Puts a leaf where there is nothing, and its link where there is room.
+    fn insert_at(&mut self, place: Place, link: Link, new: NewLeaf) {
         self.reverse.push(place, link);
         self.tables.write(new.at, Width::Eight, new.word);
         self.stored(link);
-        Ok(())
     }
 
     /// The entry at `link` is another, and not empty.

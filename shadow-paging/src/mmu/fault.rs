@@ -103,7 +103,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// # Errors
     ///
     /// Memory or frames ran out, or guest memory could not be read or marked. What had been shadowed
-    /// is still right; [`Cause::OutOfFrames`] comes only when nothing could be reclaimed.
+    /// is still right; [`Cause::OutOfFrames`] comes only when nothing could be reclaimed but the tables on the way to this
+    /// very page.
     pub fn fault<M: UpdateEntry, B: HostMap>(
         &mut self,
         space: &Space<S>,
@@ -112,14 +113,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         access: S::Access,
     ) -> Result<Answer<S::Refusal>, Failed<M::Error>> {
         let verdict = match self.judge(space, machine, address, access) {
-            Err(Cause::OutOfFrames) => {
-                self.reclaim(self.batch());
-                if self.debt.frames() > 0 {
-                    Ok(Verdict::Retry)
-                } else {
-                    Err(Cause::OutOfFrames)
-                }
-            }
+            Err(Cause::OutOfFrames) if self.debt.frames() > 0 => Ok(Verdict::Retry),
             other => other,
         };
         self.keep_some_free();

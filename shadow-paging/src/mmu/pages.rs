@@ -333,9 +333,15 @@ impl Pages {
         self.slots.get_mut(id as usize)?.take()
     }
 
+    /// How many tables are no root in use.
+    pub(crate) fn but_roots(&self) -> usize {
+        let pages = self.slots.iter().flatten();
+        pages.filter(|page| page.roots == 0).count()
+    }
+
     /// A table that was not used for a while and that `spare` lets go; what was used gets another
     /// round.
-    pub(crate) fn victim(&mut self, spare: impl Fn(&Page) -> bool) -> Option<u32> {
+    pub(crate) fn victim(&mut self, spare: impl Fn(u32, &Page) -> bool) -> Option<u32> {
         let count = self.slots.len() as u32;
         for _ in 0..count.saturating_mul(2) {
             let next = self.hand.saturating_add(1);
@@ -344,7 +350,7 @@ impl Pages {
             if let Some(page) = self.get_mut(hand)
                 && !core::mem::take(&mut page.used)
                 && page.roots == 0
-                && spare(page)
+                && spare(hand, page)
             {
                 return Some(hand);
             }

@@ -29,7 +29,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             && let Some((index, new)) = self.next_ready(&row, memory, near, &mut rest)
         {
             let neighbour = Link::new(link.page(), index);
-            if self.insert_leaf(neighbour, new).is_err() {
+            if self.insert_if_room(neighbour, new).is_err() {
                 return;
             }
         }

@@ -12,6 +12,10 @@ use super::{Mmu, Owed, Reclaim};
 /// Frames that a fault should find free: a path's, and one.
 const RESERVE: usize = 6;
 
+/// Tables that are not given up ahead of need: those below a root that one instruction may need at a time, its own
+/// page's, its stack's, its operands', with descriptors, four for each. Without them it would never be done.
+const KEPT: usize = 24;
+
 impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     /// Gives up to `count` shadow tables back, those first that were not used for long. Roots of open
     /// spaces stay, and what [`Tuning::reclaim`](super::Tuning) spares.
@@ -32,15 +36,32 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             && self.unsettled == 0
             && self.debt.frames() == 0
         {
+            let more = self.pages.but_roots().saturating_sub(KEPT);
+            self.reclaim(self.batch().min(more));
+        }
+    }
+
+    /// Gives tables up to go on with the way of tables that `way` begins, and none of those. `Retry` follows if that
+    /// gives frames.
+    pub(super) fn reclaim_for(&mut self, way: &[u32]) {
+        self.reclaim_but(self.batch(), way);
+        // What others' tokens hold may be enough: their owners settle them, and this one meanwhile.
+        if self.debt.frames() == 0 && self.held > self.pages.live() {
             self.reclaim(self.batch());
         }
     }
 
     pub(super) fn reclaim(&mut self, count: usize) {
+        self.reclaim_but(count, &[]);
+    }
+
+    fn reclaim_but(&mut self, count: usize, but: &[u32]) {
         for _ in 0..count {
             let any = self.tuning.reclaim == Reclaim::Any;
-            let unlinked = |page: &Page| any || page.parents == Head::EMPTY;
-            let Some(id) = self.pages.victim(unlinked) else {
+            let victim = self.pages.victim(|id, page: &Page| {
+                (any || page.parents == Head::EMPTY) && !but.contains(&id)
+            });
+            let Some(id) = victim else {
                 return;
             };
             self.remove_table(id);

@@ -34,6 +34,8 @@ pub(crate) struct ReverseMap {
     free: Vec<u32>,
     index: Index,
     pub(crate) lists: Lists,
+    /// Counts the links that had to make room.
+    turn: usize,
 }
 
 const CHUNK: u32 = 7;
@@ -145,6 +147,14 @@ impl ReverseMap {
     /// Link number `at` of the page.
     pub(crate) fn link(&self, place: Place, at: usize) -> Option<Link> {
         self.lists.get(self.head(place), at)
+    }
+
+    /// A link of the page that is to make room for another: the next one each time, so that one that came last is the
+    /// last whose turn it is. Where links stand says nothing of their age: the last takes the place of one that goes.
+    pub(crate) fn old(&mut self, place: Place) -> Option<Link> {
+        let at = self.turn.checked_rem(self.count(place))?;
+        self.turn = self.turn.wrapping_add(1);
+        self.link(place, at)
     }
 
     /// Adds a link, for which there is room.

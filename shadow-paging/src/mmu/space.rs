@@ -57,7 +57,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
     ///
     /// # Errors
     ///
-    /// No frame or memory for its root, or the guest's root is not in memory.
+    /// No frame or memory for its root, or the guest's root is not in memory. [`Cause::OutOfFrames`] with a token that is
+    /// not empty: settle it and try again.
     pub fn open<M: ReadEntry, B: HostMap>(
         &mut self,
         stage: S,
@@ -65,6 +66,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<(Space<S>, Owed), Failed<M::Error>> {
         let result = self.open_root(&stage, &top, machine);
+        self.make_room(&result);
         let (root, owed) = self.settle_up(result)?;
         let (number, root, frame) = root;
         let owner = self.owner;
@@ -94,6 +96,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.change_root(space, &stage, top, load, machine);
+        self.make_room(&result);
         self.settle_load(load, result).map(|((), owed)| owed)
     }
 
@@ -110,7 +113,15 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         machine: Machine<'_, M, B>,
     ) -> Result<Owed, Failed<M::Error>> {
         let result = self.switch_root(space, top, load, machine);
+        self.make_room(&result);
         self.settle_load(load, result).map(|((), owed)| owed)
+    }
+
+    /// A root that found no frame finds one the next time, if any table can be given up.
+    fn make_room<R, E>(&mut self, result: &Result<R, Cause<E>>) {
+        if matches!(result, Err(Cause::OutOfFrames)) {
+            self.reclaim(self.batch());
+        }
     }
 
     fn settle_load<E>(

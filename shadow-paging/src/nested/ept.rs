@@ -59,6 +59,10 @@ impl SecondStage for Ept {
     fn tells_user_execute(&self) -> bool {
         self.controls().contains(Controls::MODE_BASED_EXECUTE)
     }
+
+    fn walks_write(&self) -> bool {
+        self.controls().contains(Controls::ACCESSED_DIRTY)
+    }
 }
 
 #[cfg(test)]

@@ -85,4 +85,10 @@ pub trait SecondStage: Encode + Copy + PartialEq {
     fn tells_user_execute(&self) -> bool {
         false
     }
+
+    /// Whether hardware that walks it counts a read of a guest's own page tables as a write of the page that they are in. SDM
+    /// 3C, "EPT Violations": EPT whose accessed and dirty flags are enabled.
+    fn walks_write(&self) -> bool {
+        false
+    }
 }

@@ -62,8 +62,8 @@
 //!
 //! # L1's EPT
 //!
-//! An EPT violation of L2 is [`Mmu::fault`](crate::mmu::Mmu::fault) with the accesses of its qualification. There are two
-//! ways to see what L1 writes:
+//! An EPT violation of L2 is [`Mmu::fault`](crate::mmu::Mmu::fault) with the accesses of its qualification. Hardware walks ours with
+//! accessed and dirty flags enabled exactly where L1's EPTP enables them. There are two ways to see what L1 writes:
 //!
 //! - L1's own memory is a space of the same MMU ([`Nested::direct`], [`Top::Direct`](crate::mmu::Top)): L1's tables are
 //!   guarded.

@@ -32,6 +32,11 @@ pub enum Unsupported {
     /// cannot.
     #[error("mode-based execute control in the guest's tables alone")]
     UserExecute,
+    /// Hardware would count the reads of page walks as [writes](SecondStage::walks_write) by one of the two, and by the other
+    /// not: violations that the guest's tables do not say, or dirty flags that are missing. Enable accessed and dirty flags of
+    /// the shadow where the guest enables its own, and there alone.
+    #[error("a page walk's reads are writes by the tables of one side alone")]
+    WalksWrite,
 }
 
 /// Why a guest's tables refuse an access.
@@ -90,6 +95,9 @@ impl<F: SecondStage> Nested<F> {
         }
         if guest.tells_user_execute() && !shadow.tells_user_execute() {
             return Err(Unsupported::UserExecute);
+        }
+        if guest.walks_write() != shadow.walks_write() {
+            return Err(Unsupported::WalksWrite);
         }
         Ok(Self {
             guest: Some(guest),

@@ -11,7 +11,7 @@ use hvkit_shadow_paging::fake::{FakeHost, FakeTlb};
 use hvkit_shadow_paging::mmu::{
     Backed, HostReason, HostRights, Load, Machine, Mmu, Owed, Space, Top, Tuning, Verdict,
 };
-use hvkit_shadow_paging::nested::{Grants, Nested, Refused, SecondStage};
+use hvkit_shadow_paging::nested::{Grants, Nested, Refused, SecondStage, Unsupported};
 use lab_cases::Random;
 
 /// The processor: a TLB that forgets only what it is told.
@@ -68,7 +68,7 @@ pub(crate) fn ept(controls: Controls) -> Ept {
 
 /// L2 under L1's EPT.
 pub(crate) fn l2_stage(controls: Controls) -> Nested<Ept> {
-    Nested::new(ept(controls), ept(Controls::empty())).unwrap()
+    Nested::new(ept(controls), ept(controls)).unwrap()
 }
 
 /// L1 itself.
@@ -317,6 +317,20 @@ fn l2_sees_what_l1s_ept_says() {
             refused += played.1;
         }
         assert!(done > 100 && refused > 100, "{done} {refused}");
+    }
+}
+
+/// SDM 3C, "EPT Violations": with accessed and dirty flags enabled in the EPTP, a read of a guest's paging structures counts as
+/// a write. So hardware must have them enabled if L1 has, and only then.
+#[test]
+fn accessed_and_dirty_flags_are_enabled_on_both_sides_or_on_none() {
+    let flags = [Controls::empty(), Controls::ACCESSED_DIRTY];
+    for l1 in flags {
+        for ours in flags {
+            let refused = Nested::new(ept(l1), ept(ours)).err();
+            let expected = (l1 != ours).then_some(Unsupported::WalksWrite);
+            assert_eq!(refused, expected, "{l1:?} on {ours:?}");
+        }
     }
 }
 
