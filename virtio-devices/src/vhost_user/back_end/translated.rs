@@ -4,6 +4,7 @@
 use super::BackEnd;
 use super::rings::Ring;
 use crate::features::Features;
+use crate::patience::end_of;
 use crate::vhost_user::translation::{Kind, Mapped, Message};
 
 impl BackEnd {
@@ -37,8 +38,9 @@ impl BackEnd {
                 Some(())
             }
             Kind::Invalidate => {
-                self.translator.invalidate(range);
-                Some(())
+                let end = end_of(self.patience);
+                // While a worker uses it, nobody may be told that it does not.
+                self.translator.invalidate(&range, end).then_some(())
             }
             // Those are ours to say.
             Kind::Miss | Kind::AccessFail => None,
