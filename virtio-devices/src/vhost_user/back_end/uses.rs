@@ -370,3 +370,225 @@ impl Worker for Watched {
         self.within(|worker| worker.ready(index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    const READ: Permissions = Permissions::Read;
+    const WRITE: Permissions = Permissions::Write;
+
+    /// What leads so far away, for anything.
+    fn led(parts: &[(Range<u64>, u64)]) -> Ranges {
+        let mut ranges = Ranges::default();
+        for (range, distance) in parts {
+            let target = range.start.wrapping_add(*distance);
+            ranges.map(range.clone(), target, Permissions::ReadWrite);
+        }
+        ranges
+    }
+
+    fn found(its: &Use, ranges: &Ranges, wanted: Range<u64>, access: Permissions) -> bool {
+        its.find(ranges, &wanted, access).is_ok()
+    }
+
+    fn pins(its: &Use) -> Vec<(Range<u64>, Permissions)> {
+        let state = its.state();
+        let pins = state.pins.iter().map(|pin| &pin.found);
+        pins.map(|found| (found.range.clone(), found.access))
+            .collect()
+    }
+
+    /// Whether somebody would wait for it.
+    fn is_waited_for(its: &Use, addresses: Range<u64>) -> bool {
+        !its.wait(&addresses, Instant::now())
+    }
+
+    #[test]
+    fn what_is_pinned_is_what_was_wanted_and_neighbours_are_one() {
+        let ranges = led(&[(0x1000..0x9000, 0x10_0000), (0x9000..0xa000, 0)]);
+        let its = Use::default();
+        // Part of what is known; what goes on from it; part of that; the same elsewhere, for another access, and over the end of what leads as far away.
+        for (wanted, access) in [
+            (0x1800..0x2000, WRITE),
+            (0x2000..0x2400, WRITE),
+            (0x1900..0x2200, WRITE),
+            (0x5000..0x5010, WRITE),
+            (0x1900..0x2200, READ),
+            (0x8ff0..0x9010, READ),
+            (0x9000..0x9010, READ),
+        ] {
+            assert!(found(&its, &ranges, wanted, access));
+        }
+        assert_eq!(
+            pins(&its),
+            [
+                (0x1800..0x2400, WRITE),
+                (0x5000..0x5010, WRITE),
+                (0x1900..0x2200, READ),
+                (0x8ff0..0x9000, READ),
+                (0x9000..0x9010, READ),
+            ]
+        );
+        assert!(!found(&its, &ranges, 0xa000..0xa001, READ));
+        for (addresses, waited) in [
+            (0x1000..0x1800, false),
+            (0x1000..0x1801, true),
+            (0x23ff..0x2400, true),
+            (0x2400..0x5000, false),
+            (0x5008..0x5008, false),
+            (0..u64::MAX, true),
+        ] {
+            assert_eq!(
+                is_waited_for(&its, addresses.clone()),
+                waited,
+                "{addresses:x?}"
+            );
+        }
+        its.end();
+        assert!(!is_waited_for(&its, 0..u64::MAX));
+    }
+
+    #[test]
+    fn too_many_pins_are_everything_until_the_call_ends() {
+        let all = led(&[(0..1 << 40, 0)]);
+        let its = Use::default();
+        let page = |index: usize| (index as u64) << 13;
+        for index in 0..MOST {
+            assert!(found(&its, &all, page(index)..page(index) + 1, READ));
+        }
+        assert!(!is_waited_for(&its, page(MOST)..page(MOST) + 1));
+        assert!(found(&its, &all, page(MOST)..page(MOST) + 1, READ));
+        assert_eq!(its.state().pins.len(), MOST);
+        assert!(is_waited_for(&its, page(MOST)..page(MOST) + 1));
+        assert!(is_waited_for(&its, 1 << 50..1 << 51));
+        // Nobody knows where all of it led: who asks has lost it.
+        {
+            let asking = its.ask();
+            assert!(asking.find(&all, &(0..1), READ).is_ok());
+        }
+        {
+            let asking = its.ask();
+            assert!(its.wait(&(1 << 50..1 << 51), Instant::now()));
+            assert!(matches!(asking.find(&all, &(0..1), READ), Err(Gap::Moved)));
+        }
+        // That was one access.
+        assert!(its.ask().find(&all, &(0..1), READ).is_ok());
+        its.end();
+        assert!(!is_waited_for(&its, 0..u64::MAX));
+    }
+
+    #[test]
+    fn what_a_call_has_found_is_looked_for_again_after_it_has_asked() {
+        let before = led(&[(0x1000..0x4000, 0x10_0000)]);
+        let parts = |middle: u64| {
+            let end = (0x3000..0x4000, 0x10_0000);
+            led(&[(0x1000..0x2000, 0x10_0000), (0x2000..0x3000, middle), end])
+        };
+        let holes = led(&[(0x1000..0x2000, 0x10_0000), (0x3000..0x4000, 0x10_0000)]);
+        let its = Use::default();
+        let all = 0..u64::MAX;
+        let again = |now: &Ranges, forgotten: Range<u64>| {
+            assert!(found(&its, &before, 0x1800..0x3800, READ));
+            let asking = its.ask();
+            assert!(its.wait(&forgotten, Instant::now()), "it asks");
+            let found = asking.find(now, &(0x1000..0x1001), WRITE);
+            found.map_err(|gap| match gap {
+                Gap::Missing { address, .. } => Some(address),
+                Gap::Moved => None,
+            })
+        };
+        assert!(again(&before, all.clone()).is_ok());
+        assert!(again(&parts(0x10_0000), all.clone()).is_ok());
+        assert_eq!(again(&parts(0), all.clone()).unwrap_err(), None);
+        assert_eq!(again(&holes, all.clone()).unwrap_err(), Some(0x2000));
+        // What was not forgotten is not looked for, and it is as it was.
+        assert!(again(&holes, 0..0x1800).is_ok());
+        // It does not ask any more.
+        assert!(is_waited_for(&its, all));
+    }
+
+    /// A worker that finds a page, and says so; and that goes on when it is told, or panics.
+    struct Slow {
+        found: Sender<()>,
+        go: Receiver<()>,
+    }
+
+    impl Worker for Slow {
+        fn name(&self) -> String {
+            "slow".to_owned()
+        }
+        fn sources(&self) -> Vec<RawFd> {
+            vec![-1]
+        }
+        fn positions(&self) -> Vec<(u16, Position)> {
+            vec![(7, Position::default())]
+        }
+        fn started(&mut self) {
+            self.ready(0);
+        }
+        fn stopping(&mut self) {
+            self.ready(0);
+        }
+        fn ready(&mut self, _index: usize) -> Progress {
+            let ranges = led(&[(0x1000..0x2000, 0)]);
+            let its = call().expect("in no call");
+            assert!(found(&its, &ranges, 0x1000..0x2000, READ));
+            let _ = self.found.send(());
+            self.go.recv().unwrap();
+            Progress::Done
+        }
+    }
+
+    fn slow() -> (Slow, Receiver<()>, Sender<()>) {
+        let ((found, has_found), (go, goes)) = (channel(), channel());
+        (Slow { found, go: goes }, has_found, go)
+    }
+
+    #[test]
+    fn each_call_is_known_and_ends_however_it_ends() {
+        let long = Duration::from_secs(60);
+        let page = 0x1fff..0x2000;
+        type Made = fn(&mut dyn Worker);
+        let calls: [Made; 3] = [
+            |worker| worker.started(),
+            |worker| assert_eq!(worker.ready(0), Progress::Done),
+            |worker| worker.stopping(),
+        ];
+        for made in calls {
+            for panics in [false, true] {
+                let uses = Uses::default();
+                let (slow, has_found, go) = slow();
+                let mut worker = uses.watch(Box::new(slow));
+                assert_eq!(worker.name(), "slow");
+                assert_eq!(worker.sources(), [-1]);
+                assert_eq!(worker.positions(), [(7, Position::default())]);
+                let thread = std::thread::spawn(move || {
+                    assert!(call().is_none());
+                    made(worker.as_mut());
+                    assert!(call().is_none());
+                    worker
+                });
+                has_found.recv_timeout(long).unwrap();
+                assert!(!uses.wait(&page, Instant::now()));
+                assert!(uses.wait(&(0x2000..0x3000), Instant::now()));
+                std::thread::scope(|scope| {
+                    let waiting = scope.spawn(|| uses.wait(&page, Instant::now() + long));
+                    match panics {
+                        true => drop(go),
+                        false => go.send(()).unwrap(),
+                    }
+                    assert!(waiting.join().unwrap());
+                });
+                assert_eq!(thread.join().is_err(), panics);
+                assert!(call().is_none());
+                // It is gone, and not kept.
+                let _other = uses.watch(Box::new(self::slow().0));
+                assert_eq!(uses.0.lock().unwrap().len(), 1);
+            }
+        }
+    }
+}
