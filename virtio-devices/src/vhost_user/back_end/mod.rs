@@ -16,6 +16,7 @@ mod memory;
 pub(super) mod rings;
 mod translated;
 mod translator;
+mod uses;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -93,6 +94,8 @@ pub struct BackEnd {
     enables: bool,
     /// Where the device's addresses lead, if they are translated.
     translator: Translator,
+    /// How long a worker may take to end what it uses, or itself.
+    patience: Duration,
     given: Option<Given>,
     rings: Vec<Ring>,
     running: Vec<Box<dyn Running>>,
@@ -136,6 +139,7 @@ impl BackEnd {
             acknowledges: false,
             enables: true,
             translator: Translator::default(),
+            patience: PATIENCE,
             given: None,
             rings: (0..queues).map(|_| Ring::default()).collect(),
             running: Vec::new(),
@@ -458,6 +462,10 @@ impl BackEnd {
             Err(_) => return None,
         };
         for worker in workers {
+            let worker = match translated {
+                true => self.translator.watch(worker),
+                false => worker,
+            };
             self.running.push(self.runner.start(worker).ok()?);
         }
         Some(())
@@ -469,7 +477,7 @@ impl BackEnd {
         for worker in &mut self.running {
             worker.request_stop();
         }
-        let end = end_of(PATIENCE);
+        let end = end_of(self.patience);
         for mut worker in self.running.drain(..) {
             let left = end.saturating_duration_since(Instant::now());
             let Stopped::With(worker) = worker.stopped(left) else {

@@ -4,6 +4,7 @@
 use super::BackEnd;
 use super::rings::Ring;
 use crate::features::Features;
+use crate::patience::end_of;
 use crate::vhost_user::translation::{Kind, Mapped, Message};
 
 impl BackEnd {
@@ -37,8 +38,9 @@ impl BackEnd {
                 Some(())
             }
             Kind::Invalidate => {
-                self.translator.invalidate(range);
-                Some(())
+                let end = end_of(self.patience);
+                // While a worker uses it, nobody may be told that it does not.
+                self.translator.invalidate(&range, end).then_some(())
             }
             // Those are ours to say.
             Kind::Miss | Kind::AccessFail => None,
@@ -59,5 +61,94 @@ impl BackEnd {
             let end = start.saturating_add(length);
             self.translator.foresee(start..end, access)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::RawFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+    use std::time::Duration;
+
+    use vm_memory::{GuestAddress, Iommu, Permissions};
+
+    use super::*;
+    use crate::entropy::Entropy;
+    use crate::queue::Position;
+    use crate::vhost_user::message::{Header, Request, VERSION};
+    use crate::worker::{Progress, Threads, Worker};
+
+    /// A worker that has found a page and does not return before somebody hangs up.
+    struct Stuck {
+        translator: super::super::Translator,
+        found: Sender<()>,
+        end: Receiver<()>,
+    }
+
+    impl Worker for Stuck {
+        fn name(&self) -> String {
+            "stuck".to_owned()
+        }
+        fn sources(&self) -> Vec<RawFd> {
+            Vec::new()
+        }
+        fn positions(&self) -> Vec<(u16, Position)> {
+            Vec::new()
+        }
+        fn ready(&mut self, _index: usize) -> Progress {
+            let at = GuestAddress(0x1000);
+            let found = self.translator.translate(at, 1, Permissions::Read);
+            assert!(found.is_ok());
+            self.found.send(()).unwrap();
+            let _ = self.end.recv();
+            Progress::Done
+        }
+    }
+
+    #[test]
+    fn a_worker_that_does_not_end_what_it_uses_ends_the_connection() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let runner = Box::new(Threads::new(|_, _| Ok(())));
+        let device = Box::new(Entropy::new(std::io::empty()));
+        let mut back_end = BackEnd::new(theirs, device, runner, |_| {}).unwrap();
+        back_end.patience = Duration::from_millis(50);
+        let translator = back_end.translator.clone();
+        translator.update(Mapped {
+            range: 0x1000..0x2000,
+            target: 0,
+            access: Permissions::ReadWrite,
+        });
+        let ((found, has_found), (end, ends)) = (channel(), channel());
+        let mut stuck = translator.watch(Box::new(Stuck {
+            translator: translator.clone(),
+            found,
+            end: ends,
+        }));
+        let call = thread::spawn(move || stuck.ready(0));
+        has_found.recv().unwrap();
+        let message = Message {
+            address: 0x1000,
+            size: 1,
+            theirs: 0,
+            access: Permissions::ReadWrite,
+            kind: Kind::Invalidate,
+        };
+        let header = Header {
+            request: Request::IOTLB_MSG.0,
+            flags: VERSION,
+            size: 32,
+        };
+        let message = [&header.bytes()[..], message.payload().as_slice()].concat();
+        ours.write_all(&message).unwrap();
+        let ended = back_end.run().unwrap_err();
+        assert_eq!(
+            ended.to_string(),
+            "the VMM's IOTLB_MSG of 32 bytes makes no sense"
+        );
+        drop(end);
+        call.join().unwrap();
     }
 }

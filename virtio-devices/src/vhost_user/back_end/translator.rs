@@ -10,16 +10,18 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use vm_memory::iommu::{Error, IotlbIterator, IovaRange};
 use vm_memory::{GuestAddress, Iommu, Iotlb, Permissions};
 
+use super::uses::{self, Gap, Uses};
 use crate::patience::end_of;
 use crate::vhost_user::channel::Channel;
 use crate::vhost_user::message::{HEADER, Header, NEED_REPLY, REPLY, VERSION, VERSION_MASK};
 use crate::vhost_user::translation::{BACKEND_IOTLB, Kind, Mapped, Message, Ranges};
+use crate::worker::Worker;
 
 /// Ranges that are kept. One more, and all are forgotten: the VMM knows them.
 const MOST: usize = 65_536;
@@ -36,8 +38,16 @@ pub struct Translator(Arc<Known>);
 
 struct Known {
     patience: Duration,
-    ranges: RwLock<Ranges>,
+    table: RwLock<Table>,
     own: Mutex<Option<Own>>,
+    uses: Uses,
+}
+
+#[derive(Default)]
+struct Table {
+    ranges: Ranges,
+    /// How often some of it was invalidated.
+    invalidations: u64,
 }
 
 /// The channel for requests of our own.
@@ -63,6 +73,8 @@ enum Unknown {
     Forbidden,
     /// Into too many pieces.
     Torn,
+    /// What the same call has found before leads elsewhere by now.
+    Moved,
 }
 
 impl Unknown {
@@ -72,6 +84,7 @@ impl Unknown {
             Self::Nowhere => "it leads nowhere",
             Self::Forbidden => "it leads where such an access may not go",
             Self::Torn => "it leads into too many pieces",
+            Self::Moved => "what was found before it leads elsewhere now",
         }
     }
 }
@@ -87,8 +100,9 @@ impl Translator {
     pub(super) fn with_patience(patience: Duration) -> Self {
         Self(Arc::new(Known {
             patience,
-            ranges: RwLock::default(),
+            table: RwLock::default(),
             own: Mutex::default(),
+            uses: Uses::default(),
         }))
     }
 
@@ -98,46 +112,60 @@ impl Translator {
         *self.0.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
     }
 
-    /// From now on `mapped`.
-    pub(super) fn update(&self, mapped: Mapped) {
-        let mut ranges = self.0.ranges.write();
-        let ranges = ranges
-            .as_mut()
-            .unwrap_or_else(|poisoned| poisoned.get_mut());
-        if ranges.len() >= MOST {
-            ranges.clear();
-        }
-        ranges.map(mapped.range, mapped.target, mapped.access);
+    /// `worker`, of a device that is behind this: it is known from now on what it uses.
+    pub(super) fn watch(&self, worker: Box<dyn Worker>) -> Box<dyn Worker> {
+        self.0.uses.watch(worker)
     }
 
-    /// From now on `addresses` have to be asked for. What was translated before and is under way, in a call of a worker or an
-    /// io_uring, goes on with what it has: this does not wait for it.
-    pub(super) fn invalidate(&self, addresses: Range<u64>) {
-        let mut ranges = self.0.ranges.write();
-        let ranges = ranges
-            .as_mut()
-            .unwrap_or_else(|poisoned| poisoned.get_mut());
-        // One of them may become two.
-        if ranges.len() >= MOST {
-            ranges.clear();
+    /// From now on `mapped`.
+    pub(super) fn update(&self, mapped: Mapped) {
+        let mut table = self.change();
+        if table.ranges.len() >= MOST {
+            table.ranges.clear();
         }
-        ranges.unmap(addresses);
+        let Mapped {
+            range,
+            target,
+            access,
+        } = mapped;
+        table.ranges.map(range, target, access);
+    }
+
+    /// From now on `addresses` have to be asked for. Waits until no worker uses what they led to; `false`: one does at `end`.
+    pub(super) fn invalidate(&self, addresses: &Range<u64>, end: Instant) -> bool {
+        {
+            let mut table = self.change();
+            // One of them may become two.
+            if table.ranges.len() >= MOST {
+                table.ranges.clear();
+            }
+            table.ranges.unmap(addresses.clone());
+            table.invalidations = table.invalidations.wrapping_add(1);
+        }
+        self.0.uses.wait(addresses, end)
     }
 
     /// Forgets everything.
     pub(super) fn clear(&self) {
-        let mut ranges = self.0.ranges.write();
-        let ranges = ranges
-            .as_mut()
-            .unwrap_or_else(|poisoned| poisoned.get_mut());
-        ranges.clear();
+        self.change().ranges.clear();
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        let table = self.0.table.read();
+        table.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Table> {
+        let table = self.0.table.write();
+        table.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether all of `addresses` are known for `access`; if not, the VMM is asked for what is missing, and not waited for.
     pub(super) fn foresee(&self, addresses: Range<u64>, access: Permissions) -> bool {
         let mut at = addresses.start;
         while at < addresses.end {
-            match self.known(at, access) {
+            let known = uses::look(&self.table().ranges, at, access);
+            match known {
                 Ok(found) => at = found.range.end,
                 Err(_) => {
                     // It answers with an update, or the queue is not served.
@@ -149,28 +177,54 @@ impl Translator {
         true
     }
 
-    fn known(&self, address: u64, access: Permissions) -> Result<Mapped, Unknown> {
-        let ranges = self.0.ranges.read();
-        let ranges = ranges.unwrap_or_else(PoisonError::into_inner);
-        let found = ranges.at(address).ok_or(Unknown::Nowhere)?;
-        if !found.access.allow(access) {
-            return Err(Unknown::Forbidden);
-        }
-        Ok(found)
-    }
-
-    /// What `address` leads to, from the VMM if need be.
-    fn find(&self, address: u64, access: Permissions) -> Result<Mapped, Unknown> {
-        if let Ok(found) = self.known(address, access) {
+    /// What `wanted` begins with leads to, from the VMM if need be.
+    fn find(&self, wanted: &Range<u64>, access: Permissions) -> Result<Mapped, Unknown> {
+        // Without a call it is the connection's own thread, which hears of no change meanwhile.
+        let call = uses::call();
+        let known = match &call {
+            Some(call) => call.find(&self.table().ranges, wanted, access),
+            None => uses::look(&self.table().ranges, wanted.start, access),
+        };
+        if let Ok(found) = known {
             return Ok(found);
         }
-        self.ask(address, access).ok_or(Unknown::Unasked)?;
-        self.known(address, access)
+        let end = end_of(self.0.patience);
+        let asking = call.as_ref().map(|call| call.ask());
+        let mut last = None;
+        loop {
+            let table = self.table();
+            let invalidations = table.invalidations;
+            let known = match &asking {
+                Some(asking) => asking.find(&table.ranges, wanted, access),
+                None => uses::look(&table.ranges, wanted.start, access),
+            };
+            drop(table);
+            let (address, access, forbidden) = match known {
+                Ok(found) => return Ok(found),
+                Err(Gap::Moved) => return Err(Unknown::Moved),
+                Err(Gap::Missing {
+                    address,
+                    access,
+                    forbidden,
+                }) => (address, access, forbidden),
+            };
+            // What was invalidated after the answer is asked for once more.
+            let asked = last.replace((address, invalidations));
+            if asked == last {
+                return Err(match forbidden {
+                    true => Unknown::Forbidden,
+                    false => Unknown::Nowhere,
+                });
+            }
+            if Instant::now() >= end {
+                return Err(Unknown::Unasked);
+            }
+            self.ask(address, access, end).ok_or(Unknown::Unasked)?;
+        }
     }
 
-    /// Asks the VMM, and waits for its answer, before which it has told what it knows. Nothing if there is none in time.
-    fn ask(&self, address: u64, access: Permissions) -> Option<()> {
-        let end = end_of(self.0.patience);
+    /// Asks the VMM, and waits for its answer, before which it has told what it knows. Nothing if there is none by `end`.
+    fn ask(&self, address: u64, access: Permissions, end: Instant) -> Option<()> {
         // One at a time, so that the last answer is to this question.
         let mut own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = own.as_mut()?;
@@ -273,7 +327,7 @@ impl Iommu for Translator {
             if at >= end {
                 break;
             }
-            let mapped = self.find(at, access).map_err(|why| refused(&why))?;
+            let mapped = self.find(&(at..end), access).map_err(|why| refused(&why))?;
             let upto = mapped.range.end.min(end);
             // From `at` on, and no longer than `length`.
             let offset = at.wrapping_sub(mapped.range.start);

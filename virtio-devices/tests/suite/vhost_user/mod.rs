@@ -2,6 +2,7 @@
 //! Devices that another process serves: with rust-vmm's back end, with back ends that lie, and with one that dies.
 
 mod again;
+mod invalidated;
 mod liar;
 mod lost;
 mod lost_card;
@@ -10,6 +11,7 @@ mod ours;
 mod packed;
 mod pairs;
 mod peer;
+mod raw;
 mod ring_states;
 mod served;
 mod to_guest;

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,20 +12,14 @@ use hvkit_virtio_devices::fake::{Behind, ByHand, Driver, Ring, Tables, Vectors};
 use hvkit_virtio_devices::transport::pci::VirtioPci;
 use hvkit_virtio_devices::vhost_user::{AddressSpace, Options, SharedMemory, VhostUser};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, Permissions};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::liar::{Liar, Lie};
 use super::ours::serve;
+use super::raw::{AWAY, PAGE, RING, Raw, TRANSLATED, update, words};
 use super::{DATA, HEADER, PATIENCE, STATUS, device, shared_memory};
 use crate::support::guest::Memory;
 use crate::support::{header, image, pattern};
 
-/// What the device's addresses are above the guest's.
-const AWAY: u64 = 0x7_0000_0000;
-const RING: u64 = 0x1_0000;
-const PAGE: u64 = 0x1000;
-const TRANSLATED: u64 = 1 << 33;
 const IO_ERROR: u8 = 1;
 
 /// A guest with a disk behind its IOMMU.
@@ -226,11 +219,6 @@ fn what_is_not_shared_cannot_be_mapped() {
     assert!(other.address_space().is_none());
 }
 
-fn words(payload: &[u8]) -> [u64; 4] {
-    let word = |at: usize| u64::from_ne_bytes(payload[at..at + 8].try_into().unwrap());
-    [word(0), word(8), word(16), word(24)]
-}
-
 #[test]
 fn a_back_end_is_told_word_by_word() {
     let mut liar = Liar::new(99, Lie::HangUp);
@@ -349,117 +337,17 @@ fn a_back_end_that_does_not_acknowledge_is_lost() {
     }
 }
 
-/// A front end in raw words, and our back end at the other end.
-struct Raw {
-    socket: UnixStream,
-    own: UnixStream,
-    memory: Memory,
-}
-
-impl Raw {
-    fn send(&mut self, request: u32, payload: &[u8], file: Option<i32>) {
-        let head = [request, 1, payload.len() as u32].map(u32::to_ne_bytes);
-        let message = [&head.concat()[..], payload].concat();
-        let files: Vec<_> = file.into_iter().collect();
-        self.socket.send_with_fds(&[&message[..1]], &files).unwrap();
-        self.socket.write_all(&message[1..]).unwrap();
-    }
-
-    /// A question and its eight bytes.
-    fn ask(&mut self, request: u32, payload: &[u8]) -> u64 {
-        self.send(request, payload, None);
-        let mut answer = [0; 20];
-        self.socket.read_exact(&mut answer).unwrap();
-        assert_eq!(answer[..12], [request, 5, 8].map(u32::to_ne_bytes).concat());
-        u64::from_ne_bytes(answer[12..].try_into().unwrap())
-    }
-
-    fn translation(&mut self, words: [u64; 4]) -> u64 {
-        self.ask(22, &words.map(u64::to_ne_bytes).concat())
-    }
-
-    /// What it asks of its own: flags and words.
-    fn asked(&mut self) -> (u32, [u64; 4]) {
-        let mut raw = [0; 12 + 32];
-        self.own.read_exact(&mut raw).unwrap();
-        let head = |at: usize| u32::from_ne_bytes(raw[at..at + 4].try_into().unwrap());
-        assert_eq!((head(0), head(8)), (1, 32));
-        (head(4), words(&raw[12..]))
-    }
-}
-
 /// The queue is nowhere until the back end was told where, and it asks for that; and so is a buffer.
 #[test]
 fn our_back_end_asks() {
     let image = image(128);
     let (socket, serving) = serve(&image);
-    let (own, theirs) = UnixStream::pair().unwrap();
-    for stream in [&socket, &own] {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
-    let memory = shared_memory();
-    let front_memory = Arc::clone(&memory);
-    let mut front = Raw {
-        socket,
-        own,
-        memory,
-    };
-    assert_ne!(front.ask(1, &[]) & TRANSLATED, 0);
-    // Without acknowledgement of what has none.
-    front.send(16, &(1u64 << 5 | 1 << 9).to_ne_bytes(), None);
-    front.send(21, &[], Some(theirs.as_raw_fd()));
-    front.send(2, &(1u64 << 30 | 1 << 32 | TRANSLATED).to_ne_bytes(), None);
-    // Both regions by files of their own; here they begin at 1 << 40.
-    const THEIRS: u64 = 1 << 40;
-    let files: Vec<_> = front
-        .memory
-        .iter()
-        .map(|region| {
-            use vm_memory::GuestMemoryRegion;
-            region.file_offset().unwrap().file().as_raw_fd()
-        })
-        .collect();
-    let table: Vec<u64> = vec![
-        0,
-        0x10_0000,
-        THEIRS,
-        0,
-        0x10_0000,
-        0x10_0000,
-        THEIRS + 0x10_0000,
-        0x10_0000,
-    ];
-    let table: Vec<u8> = [2u64]
-        .iter()
-        .chain(&table)
-        .flat_map(|w| w.to_ne_bytes())
-        .collect();
-    let head = [5u32, 1, table.len() as u32].map(u32::to_ne_bytes).concat();
-    front.socket.send_with_fds(&[&head[..1]], &files).unwrap();
-    front
-        .socket
-        .write_all(&[&head[1..], &table[..]].concat())
-        .unwrap();
-    let state = |queue: u32, value: u32| [queue, value].map(u32::to_ne_bytes).concat();
-    let mut ring = Ring::new(front.memory.clone(), RING, 16);
-    front.send(8, &state(0, 16), None);
-    front.send(10, &state(0, 0), None);
-    let place = [
-        0,
-        AWAY + ring.table,
-        AWAY + ring.used,
-        AWAY + ring.available,
-        0,
-    ];
-    front.send(9, &place.map(u64::to_ne_bytes).concat(), None);
-    let [kick, call] = [0; 2].map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
-    front.send(13, &0u64.to_ne_bytes(), Some(call.as_raw_fd()));
-    front.send(12, &0u64.to_ne_bytes(), Some(kick.as_raw_fd()));
-    front.send(18, &state(0, 1), None);
+    let mut front = Raw::begin(socket);
+    let front_memory = Arc::clone(&front.memory);
+    let mut queue = front.queue();
+    let (ring, kick) = (&mut queue.ring, &queue.kick);
     // It cannot begin, asks for the first page, and nobody answers that but by an update.
     assert_eq!(front.asked(), (1, [AWAY + RING, 0, 0, 1 | 1 << 8]));
-    let update =
-        |page: u64, to: u64, access: u64| [AWAY + page, PAGE, THEIRS + to, access | 2 << 8];
     assert_eq!(front.translation(update(RING, RING, 3)), 0);
     // The used ring is on another page: that it will be written is said.
     let used = ring.used & !(PAGE - 1);
@@ -480,11 +368,7 @@ fn our_back_end_asks() {
     // The buffer is unknown: this time it waits for the answer.
     assert_eq!(front.asked(), (1 | 8, [AWAY + DATA, 0, 0, 2 | 1 << 8]));
     assert_eq!(front.translation(update(DATA, DATA + 0x3000, 2)), 0);
-    let answer = [1u32, 1 | 4, 8].map(u32::to_ne_bytes).concat();
-    front
-        .own
-        .write_all(&[&answer[..], &[0; 8]].concat())
-        .unwrap();
+    front.answer(0);
     let end = std::time::Instant::now() + PATIENCE;
     while ring.take().is_none() {
         assert!(std::time::Instant::now() < end, "no answer");
@@ -518,20 +402,16 @@ fn our_back_end_asks() {
         status[0]
     };
     let unknown = DATA + 0x1_0000;
-    request(&mut ring, unknown);
+    request(ring, unknown);
     let miss = |page: u64| (1 | 8, [AWAY + page, 0, 0, 2 | 1 << 8]);
     assert_eq!(front.asked(), miss(unknown));
-    assert_eq!(ended(&mut ring), IO_ERROR);
-    request(&mut ring, unknown + PAGE);
+    assert_eq!(ended(ring), IO_ERROR);
+    request(ring, unknown + PAGE);
     assert_eq!(front.asked(), miss(unknown + PAGE));
-    let late = [&answer[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
-    front.own.write_all(&late).unwrap();
+    front.answer(1);
     assert_eq!(front.translation(update(unknown + PAGE, DATA, 2)), 0);
-    front
-        .own
-        .write_all(&[&answer[..], &[0; 8]].concat())
-        .unwrap();
-    assert_eq!(ended(&mut ring), 0);
+    front.answer(0);
+    assert_eq!(ended(ring), 0);
     drop(front);
     assert_eq!(serving.join().unwrap(), "hung up; ");
 }
