@@ -27,6 +27,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use runner::{EventLoop, Member};
 
 type Memory = Arc<GuestMemoryMmap>;
+type Guest = Driver<VirtioPci<Memory>>;
 
 /// "Feature Bits": VIRTIO_F_VERSION_1.
 const VERSION_1: u64 = 1 << 32;
@@ -92,7 +93,7 @@ fn begin(
     memory: &Memory,
     on_loop: &EventLoop,
     base: u64,
-) -> Result<(Driver<VirtioPci<Memory>>, Ring), Box<dyn Error>> {
+) -> Result<(Guest, Ring), Box<dyn Error>> {
     let told = Arc::new(Vectors::default());
     let function = VirtioPci::new(device, memory.clone(), told, Box::new(on_loop.clone()))?;
     let mut driver = Driver::probe(function);
@@ -102,7 +103,7 @@ fn begin(
     Ok((driver, queue))
 }
 
-fn ask(driver: &mut Driver<VirtioPci<Memory>>, queue: &mut Ring, request: &[Buffer]) {
+fn ask(driver: &mut Guest, queue: &mut Ring, request: &[Buffer]) {
     queue.submit(request);
     driver.kick(0);
 }

@@ -70,12 +70,12 @@ impl Runner for EventLoop {
         match added {
             Ok(None) => Ok(Box::new(OnLoop { control, back })),
             Ok(Some(trouble)) => Err(failed(trouble)),
-            Err(gone) => Err(failed(of(gone))),
+            Err(gone) => Err(failed(of(&gone))),
         }
     }
 }
 
-fn of(error: event_manager::Error) -> io::Error {
+fn of(error: &event_manager::Error) -> io::Error {
     io::Error::other(error.to_string())
 }
 
@@ -185,7 +185,7 @@ impl Member {
 impl MutEventSubscriber for Member {
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = self.watch(ops) {
-            self.trouble = Some(of(error));
+            self.trouble = Some(of(&error));
             return;
         }
         if let Some(worker) = self.worker.as_mut() {
