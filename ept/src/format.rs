@@ -231,15 +231,18 @@ impl Encode for Ept {
 
     fn check(&self, attributes: Attributes, level: u8) -> Result<(), Rule> {
         let bits = attributes.0 & !Attributes::UPPER_READ_ONLY;
-        let unknown =
-            bits & !(self.rules.meaningful(1) | Attributes::SOFTWARE | Attributes::TRACKED);
+        // Few pages are tracked: one question for most.
+        let unknown = bits & !(self.rules.meaningful(1) | Attributes::SOFTWARE);
         if unknown != 0 {
-            return Err(Rule::Ignored(needed_for(unknown)));
-        }
-        if attributes.tracked_in_vain() {
-            return Err(Rule::NotTrackable(
-                attributes.options(Attributes::WRITES_OTHERWISE),
-            ));
+            let unknown = unknown & !Attributes::TRACKED;
+            if unknown != 0 {
+                return Err(Rule::Ignored(needed_for(unknown)));
+            }
+            if attributes.tracked_in_vain() {
+                return Err(Rule::NotTrackable(
+                    attributes.options(Attributes::WRITES_OTHERWISE),
+                ));
+            }
         }
         if level > 1 && bits & EptEntry::SUB_PAGE_WRITE != 0 {
             return Err(Rule::SubPagesOfLargePage(level));
