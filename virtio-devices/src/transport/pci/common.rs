@@ -65,6 +65,8 @@ pub(super) struct Selectors {
     device_feature: u32,
     driver_feature: u32,
     queue: u16,
+    /// `notification_select` of the window beside: which of the device's notifications.
+    pub(super) notification: u16,
 }
 
 impl Selectors {
@@ -78,6 +80,7 @@ impl Selectors {
             device_feature,
             driver_feature,
             queue: u16::try_from(queue).unwrap_or(u16::MAX),
+            notification: 0,
         };
     }
 }
