@@ -223,7 +223,7 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
             driver_features,
             queue,
         } = self.selectors;
-        let interrupts = self.interrupts.lock();
+        let mut interrupts = self.interrupts.lock();
         Ok(MmioState {
             session: self.session.save()?,
             selectors: [device_features, driver_features, queue],

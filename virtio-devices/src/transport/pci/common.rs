@@ -122,7 +122,7 @@ impl<A: GuestAddressSpace> Common<'_, A> {
         put(field::DEVICE_STATUS, &[status]);
         put(field::QUEUE_SELECT, &queue.to_le_bytes());
         {
-            let interrupts = self.interrupts.lock();
+            let mut interrupts = self.interrupts.lock();
             put(
                 field::CONFIG_VECTOR,
                 &interrupts.config_vector().to_le_bytes(),
