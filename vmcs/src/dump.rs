@@ -17,7 +17,7 @@ use crate::{
     controls::names_of,
     encoding::Encoding,
     event::{ActivityState, Event},
-    exit::ExitInformation,
+    exit::{ExitInformation, ExitReason, Qualification},
     fields as f,
     store::{Fields, known},
 };
@@ -145,6 +145,19 @@ const VECTORS: [(&str, Encoding); 8] = [
 
 const SEGMENTS: [&str; 8] = ["ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"];
 
+/// A value in hexadecimal, in a column of so many digits; a dash if there is none.
+struct Digits(Option<u64>, usize);
+
+impl fmt::Display for Digits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(value, digits) = *self;
+        match value {
+            Some(value) => write!(f, "{value:0digits$x}"),
+            None => write!(f, "{:>digits$}", "-"),
+        }
+    }
+}
+
 impl<S: Fields> fmt::Display for Dump<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Guest state\n")?;
@@ -162,8 +175,9 @@ impl<S: Fields> fmt::Display for Dump<'_, S> {
         }
         self.lines(CONTROLS, f)?;
         f.write_str("Last exit\n")?;
-        if let Some(exit) = ExitInformation::read(self.0) {
-            writeln!(f, "  {exit}")?;
+        match ExitInformation::read(self.0) {
+            Some(exit) => writeln!(f, "  {exit}")?,
+            None => self.exit_in_part(f)?,
         }
         self.lines(EXIT, f)
     }
@@ -186,33 +200,58 @@ impl<S: Fields> Dump<'_, S> {
         Ok(())
     }
 
+    /// What there is of the reason and the events. Logs have few of the fields that make an [`ExitInformation`].
+    fn exit_in_part(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let event = self.0.read(f::EXITING_EVENT).map(Event);
+        if let Some(reason) = self.0.read(f::EXIT_REASON).map(ExitReason) {
+            write!(f, "  {reason} ({:#x})", reason.0)?;
+            if let (Some(raw), Some(event)) = (self.0.read(f::EXIT_QUALIFICATION), event) {
+                match Qualification::decode(reason, raw, event) {
+                    Qualification::None => {}
+                    qualification => write!(f, ", {qualification:?}")?,
+                }
+            }
+            f.write_str("\n")?;
+        }
+        if let Some(event) = event {
+            writeln!(f, "  exiting event: {event:?}")?;
+        }
+        if let Some(event) = self.0.read(f::ORIGINAL_EVENT) {
+            writeln!(f, "  original event: {:?}", Event(event))?;
+        }
+        Ok(())
+    }
+
     fn segments(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, name) in (0..).zip(SEGMENTS) {
             let get = |first: Encoding| self.0.get(Encoding(first.0.wrapping_add(number << 1)));
-            let fields = (
-                get(f::GUEST_ES_SELECTOR.encoding()),
-                get(f::GUEST_ES_ACCESS_RIGHTS.encoding()),
-                get(f::GUEST_ES_LIMIT.encoding()),
-                get(f::GUEST_ES_BASE.encoding()),
-            );
-            if let (Some(selector), Some(rights), Some(limit), Some(base)) = fields {
-                let unusable = if rights & 1 << 16 != 0 {
-                    "  unusable"
-                } else {
-                    ""
-                };
-                writeln!(
-                    f,
-                    "  {name:<4} selector {selector:04x}  rights {rights:05x}  limit {limit:08x}  base {base:016x}{unusable}"
-                )?;
+            let selector = get(f::GUEST_ES_SELECTOR.encoding());
+            let rights = get(f::GUEST_ES_ACCESS_RIGHTS.encoding());
+            let limit = get(f::GUEST_ES_LIMIT.encoding());
+            let base = get(f::GUEST_ES_BASE.encoding());
+            if selector.or(rights).or(limit).or(base).is_none() {
+                continue;
             }
+            let unusable = match rights {
+                Some(rights) if rights & 1 << 16 != 0 => "  unusable",
+                _ => "",
+            };
+            let (selector, rights) = (Digits(selector, 4), Digits(rights, 5));
+            let (limit, base) = (Digits(limit, 8), Digits(base, 16));
+            writeln!(
+                f,
+                "  {name:<4} selector {selector}  rights {rights}  limit {limit}  base {base}{unusable}"
+            )?;
         }
         for (name, base, limit) in [
             ("GDTR", f::GUEST_GDTR_BASE, f::GUEST_GDTR_LIMIT),
             ("IDTR", f::GUEST_IDTR_BASE, f::GUEST_IDTR_LIMIT),
         ] {
-            if let (Some(base), Some(limit)) = (self.0.read(base), self.0.read(limit)) {
-                writeln!(f, "  {name} {:31}limit {limit:08x}  base {base:016x}", "")?;
+            let base = self.0.get(base.encoding());
+            let limit = self.0.get(limit.encoding());
+            if base.or(limit).is_some() {
+                let (limit, base) = (Digits(limit, 8), Digits(base, 16));
+                writeln!(f, "  {name} {:31}limit {limit}  base {base}", "")?;
             }
         }
         Ok(())
@@ -298,6 +337,48 @@ mod tests {
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_field_that_is_alone_is_in_the_dump() {
+        let special = [
+            (0x4826, 2, "activity: shutdown"),
+            (0x4402, 48, "EPT violation (0x30)"),
+            (0x4402, 0x8000_0021, "(0x80000021)"),
+            (
+                0x4404,
+                0x8000_0b0d,
+                "exiting event: 0x80000b0d hardware exception, vector 13 (#GP)",
+            ),
+            (
+                0x4408,
+                0x8000_0202,
+                "original event: 0x80000202 non-maskable interrupt",
+            ),
+        ];
+        let plain = f::ALL.iter().map(|info| (info.encoding.0, 0xa5c3, "a5c3"));
+        let plain = plain.filter(|(field, ..)| special.iter().all(|(other, ..)| other != field));
+        for (field, value, shown) in plain.chain(special) {
+            let mut vmcs = Snapshot::new();
+            vmcs.set(Encoding(field), value).unwrap();
+            let text = Dump(&vmcs).to_string();
+            assert!(text.contains(shown), "{field:#x}: {shown}\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_lacks_of_a_segment_is_a_dash() {
+        let mut vmcs = Snapshot::new();
+        vmcs.write(f::GUEST_CS_ACCESS_RIGHTS, 0x1_0000).unwrap();
+        vmcs.write(f::GUEST_GDTR_BASE, 0x1000).unwrap();
+        let text = Dump(&vmcs).to_string();
+        let lines: Vec<_> = text.lines().collect();
+        let expected = [
+            "Guest state",
+            "  CS   selector    -  rights 10000  limit        -  base                -  unusable",
+            "  GDTR                                limit        -  base 0000000000001000",
+        ];
+        assert_eq!(lines[..3], expected);
     }
 
     #[test]

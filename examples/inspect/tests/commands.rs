@@ -18,6 +18,9 @@ const LOG: &str = "\
 [ 1.0] kvm_intel: Interruptibility = 00000000  ActivityState = 00000000
 [ 1.0] kvm_intel: *** Control State ***
 [ 1.0] kvm_intel: VMEntry: intr_info=800000ec errcode=00000000 ilen=00000000
+[ 1.0] kvm_intel: VMExit: intr_info=00000000 errcode=00000000 ilen=00000000
+[ 1.0] kvm_intel:         reason=80000021 qualification=0000000000000000
+[ 1.0] kvm_intel: IDTVectoring: info=00000000 errcode=00000000
 ";
 
 fn text(output: &Output) -> String {
@@ -91,12 +94,16 @@ fn a_log_is_explained() {
     let text = text(&output);
     assert!(
         text.starts_with(
-            "-: logged at line 1, 9 fields
+            "-: logged at line 1, 16 fields
 "
         ),
         "{text}"
     );
     assert!(text.contains("RIP = 000000000000fff0"), "{text}");
+    assert!(
+        text.contains("Last exit\n  VM-entry failure due to invalid guest state (0x80000021)"),
+        "{text}"
+    );
     assert!(
         text.contains("guest.rflags.if: Guest RFLAGS is 0x2."),
         "{text}"

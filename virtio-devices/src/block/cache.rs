@@ -36,13 +36,19 @@ impl Cache {
         Features::from_bits_retain(self.accepted.load(Ordering::Acquire))
     }
 
-    /// A driver has accepted `features`, which may be said more than once. What was chosen stays where it may: the VMM that a disk is
-    /// served to tells of no reset, and may have kept it. A driver reads which it is, as either may follow a reset (5.2.5).
-    pub(super) fn begin(&self, features: Features) {
-        if self.accepted.swap(features.bits(), Ordering::AcqRel) == features.bits() {
-            return;
+    /// A driver has accepted `features`, of which an activation says nothing new. What was chosen stays where it may: the VMM that a
+    /// disk is served to tells of no reset, and may have kept it. A driver reads which it is, as either may follow a reset (5.2.5).
+    pub(super) fn accept(&self, features: Features) {
+        if self.accepted() != features {
+            self.begin(features);
         }
-        // Who cannot flush begins with a cache that needs none (5.2.5.2).
+    }
+
+    /// A driver accepts `features`: another, perhaps, than the one that has accepted the same before.
+    pub(super) fn begin(&self, features: Features) {
+        self.accepted.store(features.bits(), Ordering::Release);
+        // Who cannot flush begins with a cache that needs none (5.2.5.2). If it is not another driver after all, its writes are
+        // on stable storage sooner than it has asked for.
         if features.contains(feature::CONFIG_WCE) && !features.contains(feature::FLUSH) {
             self.choose(false);
         }

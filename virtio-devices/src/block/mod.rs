@@ -165,7 +165,7 @@ impl<A: GuestAddressSpace + Send + 'static> Device<A> for Block {
         if activation.queues.is_empty() {
             return Err(ActivateError::QueueMissing { index: 0 });
         }
-        self.cache.begin(activation.features);
+        self.cache.accept(activation.features);
         self.events
             .connect(Some(Arc::clone(&activation.interrupts)));
         let Activation {

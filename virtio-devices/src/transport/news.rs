@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Changes of device-specific configuration: how many there were, and whether the driver is told of one.
+//! Changes of device-specific configuration: whether there was one, and whether the driver is told of it.
 //!
-//! "Device Configuration Space" (2.5): the generation is another after each change.
+//! "Device Configuration Space" (2.5): the generation is another after each change. Only what is read is counted: however many
+//! changes come between two reads, the number of the second is another, in however few bits it is shown (4.1.4.3.1).
 
 /// When the driver is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,18 +20,24 @@ enum Telling {
 #[derive(Debug, Default)]
 pub(super) struct News {
     generation: u32,
+    /// The configuration is another than at that generation.
+    changed: bool,
     telling: Telling,
 }
 
 impl News {
     /// The number that is another after each change: of a transport that has less room for it, the low bits.
-    pub(super) fn generation(&self) -> u32 {
+    pub(super) fn generation(&mut self) -> u32 {
+        if std::mem::take(&mut self.changed) {
+            self.generation = self.generation.wrapping_add(1);
+        }
         self.generation
     }
 
     /// The generation of a device that goes on.
     pub(super) fn restore(&mut self, generation: u32) {
         self.generation = generation;
+        self.changed = false;
     }
 
     /// Changes are kept until [`end`](Self::end): what they are told by is about to be restored.
@@ -50,7 +57,7 @@ impl News {
             self.telling = Telling::Waiting;
             return false;
         }
-        self.generation = self.generation.wrapping_add(1);
+        self.changed = true;
         true
     }
 

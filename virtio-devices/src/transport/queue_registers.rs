@@ -19,7 +19,7 @@ impl Half {
     }
 }
 
-/// The registers of one queue. Once it is enabled they keep their values until a reset.
+/// The registers of one queue. While it is enabled they keep their values.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueRegisters {
     max: u16,
@@ -96,7 +96,7 @@ impl QueueRegisters {
         self.enabled = true;
     }
 
-    /// Takes the enabling back. The transport sees to it that the device is not live.
+    /// Takes the enabling back. The transport sees to it that nobody serves the queue.
     pub(super) fn disable(&mut self) {
         self.enabled = false;
     }

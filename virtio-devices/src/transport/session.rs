@@ -17,6 +17,7 @@
 //! "Driver Requirements: Device Initialization" (3.1.1), "Device Status Field" (2.1).
 
 mod restore;
+mod stop_queue;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -66,6 +67,8 @@ bitflags::bitflags! {
         const BUS = 1;
         /// The VMM has paused it.
         const PAUSED = 2;
+        /// A queue is taken from those who serve it.
+        const QUEUE = 4;
     }
 }
 
@@ -99,6 +102,10 @@ pub(super) struct Session<A> {
     workers: Vec<Box<dyn Running>>,
     /// Workers that are not to run now.
     held: Vec<Box<dyn Worker>>,
+    /// Workers that are not to run before a reset: the driver has stopped a queue of theirs.
+    stopped: Vec<Box<dyn Worker>>,
+    /// Queues that the driver has stopped, while their workers are still in a call.
+    stopping: Vec<u16>,
     holds: Holds,
     resetting: bool,
 }
@@ -131,6 +138,8 @@ impl<A: GuestAddressSpace> Session<A> {
             kicks,
             workers: Vec::new(),
             held: Vec::new(),
+            stopped: Vec::new(),
+            stopping: Vec::new(),
             holds: Holds::empty(),
             resetting: false,
         })
@@ -343,6 +352,9 @@ impl<A: GuestAddressSpace> Session<A> {
             return Outcome::Taken;
         }
         self.held.clear();
+        self.stopped.clear();
+        self.stopping.clear();
+        self.holds.remove(Holds::QUEUE);
         self.resetting = false;
         self.device.reset();
         self.accepted = Features::empty();

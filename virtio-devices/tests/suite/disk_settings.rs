@@ -12,6 +12,7 @@ use hvkit_virtio_devices::block::{
 use hvkit_virtio_devices::device::{Device, StateError};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::Ring;
+use hvkit_virtio_devices::features::Features;
 
 use crate::formats::qcow2;
 use crate::moved::moved;
@@ -21,6 +22,8 @@ use crate::support::{header, image, pattern};
 /// VIRTIO_BLK_F_RO and VIRTIO_BLK_F_CONFIG_WCE, by their numbers (5.2.3).
 const RO: u64 = 1 << 5;
 const CONFIG_WCE: u64 = 1 << 11;
+/// VIRTIO_BLK_F_FLUSH.
+const FLUSH: u64 = 1 << 9;
 
 /// `writeback` in configuration space.
 const WRITEBACK: u64 = 0x20;
@@ -265,4 +268,49 @@ fn the_choice_goes_along_with_a_machine() {
     assert_eq!(restore(&[0, 0]), Err(length));
     restore(&[0]).unwrap();
     assert_eq!(Device::<Memory>::save(&block).unwrap(), [0]);
+}
+
+/// "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST initialize writeback to 0" (5.2.5.2):
+/// each time that a driver accepts features, for of the reset between two drivers the VMM that a disk is served to says nothing.
+#[test]
+fn who_cannot_flush_begins_without_a_cache_each_time() {
+    let file = image(64);
+    let mut block = Block::open(Options::new(file.path())).unwrap();
+    let writeback = |block: &Block| {
+        let mut raw = [0xee];
+        Device::<Memory>::config_read(block, WRITEBACK, &mut raw);
+        raw[0]
+    };
+    let choose =
+        |block: &mut Block, value| Device::<Memory>::config_write(block, WRITEBACK, &[value]);
+    for features in [CONFIG_WCE, CONFIG_WCE, CONFIG_WCE | 1 << 2] {
+        let features = Features::from_bits_retain(features);
+        Device::<Memory>::negotiated(&mut block, features);
+        assert_eq!(writeback(&block), 0);
+        choose(&mut block, 1);
+        assert_eq!(writeback(&block), 1);
+    }
+    // Of who can flush, what was chosen stays.
+    let both = Features::from_bits_retain(CONFIG_WCE | FLUSH);
+    for chosen in [0, 1] {
+        Device::<Memory>::negotiated(&mut block, both);
+        choose(&mut block, chosen);
+        Device::<Memory>::negotiated(&mut block, both);
+        assert_eq!(writeback(&block), chosen);
+    }
+}
+
+/// An activation says no features that were not accepted before: it comes with each change of queues, too.
+#[test]
+fn what_was_chosen_stays_over_an_activation() {
+    for transport in TRANSPORTS {
+        let file = image(64);
+        let (mut guest, _) = disk(Options::new(file.path()), transport);
+        guest.negotiate(CONFIG_WCE | 1 << 32);
+        assert_eq!(guest.config(WRITEBACK, 1), 0);
+        guest.set_config(WRITEBACK, &[1]);
+        guest.place(0, [0x1_0000, 0x1_1000, 0x1_2000]);
+        assert_eq!(guest.set_status(0xf), 0xf);
+        assert_eq!(guest.config(WRITEBACK, 1), 1);
+    }
 }

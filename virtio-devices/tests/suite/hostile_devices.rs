@@ -15,7 +15,7 @@ use crate::hostile_kinds::{DATA, KINDS};
 use crate::hostile_subject::Verdict::{self, Pass, Refused};
 use crate::hostile_subject::{Kind, Left, Subject};
 use crate::support::END;
-use crate::support::guest::{TRANSPORTS, on_bus, ring_at};
+use crate::support::guest::{Bus, TRANSPORTS, on_bus, ring_at};
 
 const STATUS: u64 = 0x9000;
 const TABLE: u64 = 0xc000;
@@ -353,6 +353,10 @@ fn registers_at_the_wrong_time(cases: &mut Vec<Case>) {
         cases.push(case(name, EITHER, move |s, _| {
             s.guest.scribble(value, width);
             s.deaf = true;
+            // "To stop using the queue the driver MUST write zero (0x0) to this QueueReady" (4.2.2.2): it has.
+            if (value, width) == (0, 4) && matches!(s.guest.bus, Bus::Mmio(_)) {
+                s.left = Left::Live;
+            }
         }));
     }
     for width in [1, 2, 3, 4, 8] {

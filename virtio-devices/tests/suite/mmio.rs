@@ -3,10 +3,18 @@
 
 use std::sync::{Arc, Mutex};
 
-use hvkit_virtio_devices::fake::{ByHand, Line, MmioDriver};
+use hvkit_virtio_devices::balloon::{self, Balloon};
+use hvkit_virtio_devices::entropy::Entropy;
+use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
+use hvkit_virtio_devices::fake::{ByHand, Line, MmioDriver, Ring};
 use hvkit_virtio_devices::pci::Level;
+use hvkit_virtio_devices::queue::Position;
+use hvkit_virtio_devices::reclaim::HostPages;
 use hvkit_virtio_devices::transport::mmio::{MmioError, NOTIFY, VirtioMmio};
 
+use crate::moved::moved;
+use crate::net_pairs::card;
+use crate::support::guest::{Bus, Guest, Transport};
 use crate::support::memory;
 use crate::support::probe::{Memory, Probe, Seen};
 use crate::transport_life::is_read_after_the_change;
@@ -113,9 +121,15 @@ fn a_queue_is_ready_until_it_is_not_or_the_device_is_live() {
     b.driver.put(0x044, 0);
     assert_eq!(b.driver.get(0x044), 0);
     b.start();
+    // "Reading from this register returns the last value written to it" (4.2.2), of a live queue, too.
     b.driver.put(0x030, 0);
     b.driver.put(0x044, 0);
-    assert_eq!(b.driver.get(0x044), 1, "a live queue");
+    assert_eq!(b.driver.get(0x044), 0, "a live queue");
+    assert_eq!(
+        b.workers.running(),
+        0,
+        "one that does not say what it serves"
+    );
     let seen = b.seen.lock().unwrap();
     let activated = seen.activated.as_ref().unwrap();
     assert_eq!(activated.queues, [(0, 8), (2, 64)]);
@@ -192,6 +206,124 @@ fn a_device_that_no_driver_could_use() {
         let error = new(vec![8, size]).unwrap_err();
         assert!(matches!(error, MmioError::QueueSize { index: 1, size: s } if s == size));
     }
+}
+
+/// "The device MUST NOT access virtual queue contents when QueueReady is zero" (4.2.2.1); "To stop using the queue the driver
+/// MUST write zero (0x0) to this QueueReady and MUST read the value back to ensure synchronization" (4.2.2.2).
+#[test]
+fn a_live_queue_is_stopped_when_it_reads_as_not_ready() {
+    let balloon = || Balloon::new(balloon::Options::new(), Arc::new(HostPages::new(memory())));
+    let mut guest = Guest::new(Box::new(balloon().unwrap()), Transport::Mmio);
+    let mut rings = guest.start(1 << 32, &[0, 1]);
+    let deflate = |guest: &mut Guest, value| {
+        let Bus::Mmio(driver) = &mut guest.bus else {
+            unreachable!("it is on MMIO");
+        };
+        driver.put(0x030, 1);
+        if let Some(value) = value {
+            driver.put(0x044, value);
+        }
+        driver.get(0x044)
+    };
+    let serves = |guest: &mut Guest, rings: &mut [Ring], queue: usize| {
+        rings[queue].submit(&[Readable(0x8000, 4)]);
+        guest.run(queue as u16);
+        rings[queue].take().is_some()
+    };
+    for queue in [0, 1] {
+        assert!(serves(&mut guest, &mut rings, queue));
+    }
+    // A worker in a call that has not returned has the queue still, and all wait for it.
+    guest.workers.set_stuck(true);
+    assert_eq!(deflate(&mut guest, Some(0)), 1);
+    assert_eq!(deflate(&mut guest, None), 1);
+    guest.workers.set_stuck(false);
+    assert_eq!(deflate(&mut guest, None), 0);
+    assert!(!serves(&mut guest, &mut rings, 1));
+    // The others go on; what was stopped stays stopped, until a reset.
+    assert!(serves(&mut guest, &mut rings, 0));
+    assert_eq!(deflate(&mut guest, Some(1)), 0);
+    assert!(!serves(&mut guest, &mut rings, 1));
+    assert_eq!(guest.status(), 0xf);
+
+    // And so it is in a machine that goes on elsewhere, and elsewhere again.
+    let mut guest = moved(&mut guest, Box::new(balloon().unwrap()));
+    let mut guest = moved(&mut guest, Box::new(balloon().unwrap()));
+    assert_eq!(deflate(&mut guest, None), 0);
+    assert!(!serves(&mut guest, &mut rings, 1));
+    assert_eq!(guest.set_status(0), 0);
+    let mut rings = guest.start(1 << 32, &[0, 1]);
+    for queue in [0, 1] {
+        assert!(serves(&mut guest, &mut rings, queue));
+    }
+}
+
+/// While it is paused, too; and one that was being stopped when the machine was saved is not started where it goes on.
+#[test]
+fn a_queue_is_stopped_whatever_holds_the_device() {
+    let entropy = || Box::new(Entropy::new(std::io::repeat(7)));
+    for paused in [true, false] {
+        let mut guest = Guest::new(entropy(), Transport::Mmio);
+        let mut rings = guest.start(1 << 32, &[0]);
+        let ready = |guest: &mut Guest, value: Option<u32>| {
+            let Bus::Mmio(driver) = &mut guest.bus else {
+                unreachable!("it is on MMIO");
+            };
+            value.inspect(|value| driver.put(0x044, *value));
+            driver.get(0x044)
+        };
+        if paused {
+            guest.pause();
+            assert_eq!(ready(&mut guest, Some(0)), 0);
+            guest.resume();
+        } else {
+            guest.workers.set_stuck(true);
+            assert_eq!(ready(&mut guest, Some(0)), 1);
+            guest.workers.set_stuck(false);
+            guest = moved(&mut guest, entropy());
+            assert_eq!(ready(&mut guest, None), 0);
+        }
+        rings[0].submit(&[Writable(0x8000, 4)]);
+        guest.run(0);
+        assert_eq!(rings[0].take(), None);
+        assert_eq!(guest.status(), 0xf);
+        // A write to what is stopped stops nothing more.
+        assert_eq!(ready(&mut guest, Some(0)), 0);
+    }
+}
+
+/// A card's receive and transmit queue have one worker: the one stops with the other, and is saved as it stands.
+#[test]
+fn a_queue_stops_with_what_is_served_beside_it() {
+    let (card, _wires) = card();
+    let mut guest = Guest::new(card, Transport::Mmio);
+    let mut rings = guest.start(1 << 32, &[0, 1]);
+    let mut sends = |guest: &mut Guest| {
+        rings[1].submit(&[Readable(0x9000, 72)]);
+        guest.run(1);
+        rings[1].take().is_some()
+    };
+    assert!(sends(&mut guest));
+    let Bus::Mmio(driver) = &mut guest.bus else {
+        unreachable!("it is on MMIO");
+    };
+    driver.put(0x030, 0);
+    driver.put(0x044, 0);
+    assert_eq!(driver.get(0x044), 0);
+    driver.put(0x030, 1);
+    assert_eq!(driver.get(0x044), 1, "the driver has not stopped it");
+    assert!(!sends(&mut guest));
+    guest.pause();
+    let Bus::Mmio(driver) = &mut guest.bus else {
+        unreachable!("it is on MMIO");
+    };
+    let saved = driver.device.save().unwrap().session.queues;
+    assert_eq!([saved[0].enabled, saved[1].enabled], [false, true]);
+    let one = Position {
+        available: 1,
+        used: 1,
+    };
+    assert_eq!(saved[1].position, Some(one));
 }
 
 /// "ConfigGeneration" (4.2.2.1): no part of a change is seen with the number of before.

@@ -34,7 +34,7 @@ fn wires(pairs: usize) -> (Vec<Wire>, Vec<UnixDatagram>) {
 }
 
 /// A card of three pairs.
-fn card() -> (Box<Net>, Vec<UnixDatagram>) {
+pub(crate) fn card() -> (Box<Net>, Vec<UnixDatagram>) {
     let (wires, ends) = wires(3);
     let net = Net::with_pairs(Options::new(), wires).unwrap();
     (Box::new(net), ends)

@@ -691,3 +691,23 @@ fn devices_that_do_not_fit_are_refused() {
         assert!(matches!(error, PciError::QueueSize { index: 1, size: s } if s == size));
     }
 }
+
+/// "The device MUST present a changed config_generation after the driver has read a device-specific configuration value
+/// which has changed since any part of the device-specific configuration was last read", and: "simply incrementing it on
+/// every configuration change could violate this requirement due to wrap" (4.1.4.3.1).
+#[test]
+fn however_many_changes_come_the_generation_is_another() {
+    let mut bench = Bench::new();
+    bench.start();
+    let interrupts = bench.interrupts();
+    let mut before = common(&mut bench, 0x15, 1);
+    for changes in [1, 255, 256, 257, 512, 1 << 16] {
+        for _ in 0..changes {
+            interrupts.config();
+        }
+        let after = common(&mut bench, 0x15, 1);
+        assert_ne!(after, before, "{changes} changes");
+        assert_eq!(common(&mut bench, 0x15, 1), after, "and no change, none");
+        before = after;
+    }
+}

@@ -62,7 +62,7 @@ enum Action {
 
 enum Bus {
     Pci(Box<Driver<VirtioPci<Memory>>>),
-    Mmio(MmioDriver<Memory>),
+    Mmio(Box<MmioDriver<Memory>>),
 }
 
 impl Bus {
@@ -78,7 +78,7 @@ impl Bus {
             Place::Mmio => {
                 let line = Arc::new(Line::default());
                 let device = VirtioMmio::new(device, memory, line, runner).expect("a device");
-                Bus::Mmio(MmioDriver::probe(device))
+                Bus::Mmio(Box::new(MmioDriver::probe(device)))
             }
         }
     }

@@ -61,7 +61,7 @@ impl State {
         self.pending
     }
 
-    pub(super) fn generation(&self) -> u32 {
+    pub(super) fn generation(&mut self) -> u32 {
         self.news.generation()
     }
 

@@ -198,6 +198,13 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
     pub fn pause(&mut self) {
         let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
         self.session.hold(Holds::PAUSED, &interrupts);
+        self.finish_stopping();
+    }
+
+    /// Completes the stops of queues that have begun, if they can be.
+    fn finish_stopping(&mut self) {
+        let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+        self.session.finish_stopping(&interrupts);
     }
 
     /// Lets the workers go on.
@@ -217,7 +224,7 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
             driver_features,
             queue,
         } = self.selectors;
-        let interrupts = self.interrupts.lock();
+        let mut interrupts = self.interrupts.lock();
         Ok(MmioState {
             session: self.session.save()?,
             selectors: [device_features, driver_features, queue],
@@ -287,6 +294,10 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
             queue,
             ..
         } = self.selectors;
+        if offset == register::QUEUE_READY {
+            // The driver reads it until the queue is stopped (4.2.2.2).
+            self.finish_stopping();
+        }
         let queue = u16::try_from(queue)
             .ok()
             .and_then(|index| self.session.queue(index));
@@ -332,10 +343,14 @@ impl<A: GuestAddressSpace> VirtioMmio<A> {
 
     fn set_queue(&mut self, offset: u64, value: u32) {
         let layout = self.session.layout();
-        let queue = u16::try_from(self.selectors.queue)
-            .ok()
-            .and_then(|index| self.session.queue_mut(index));
-        let Some(queue) = queue else {
+        let Ok(index) = u16::try_from(self.selectors.queue) else {
+            return;
+        };
+        if (offset, value) == (register::QUEUE_READY, 0) {
+            let interrupts: Arc<dyn Interrupts> = self.interrupts.clone();
+            self.session.stop_queue(index, &interrupts);
+        }
+        let Some(queue) = self.session.queue_mut(index) else {
             return;
         };
         match offset {

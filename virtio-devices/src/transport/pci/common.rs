@@ -65,6 +65,8 @@ pub(super) struct Selectors {
     device_feature: u32,
     driver_feature: u32,
     queue: u16,
+    /// `notification_select` of the window beside: which of the device's notifications.
+    pub(super) notification: u16,
 }
 
 impl Selectors {
@@ -78,6 +80,7 @@ impl Selectors {
             device_feature,
             driver_feature,
             queue: u16::try_from(queue).unwrap_or(u16::MAX),
+            notification: 0,
         };
     }
 }
@@ -119,7 +122,7 @@ impl<A: GuestAddressSpace> Common<'_, A> {
         put(field::DEVICE_STATUS, &[status]);
         put(field::QUEUE_SELECT, &queue.to_le_bytes());
         {
-            let interrupts = self.interrupts.lock();
+            let mut interrupts = self.interrupts.lock();
             put(
                 field::CONFIG_VECTOR,
                 &interrupts.config_vector().to_le_bytes(),

@@ -98,7 +98,7 @@ impl State {
         self.trouble = Some(report);
     }
 
-    pub(super) fn save(&self) -> InterruptState {
+    pub(super) fn save(&mut self) -> InterruptState {
         InterruptState {
             vectors: self.msix.save(),
             config_vector: self.config_vector,
@@ -184,7 +184,7 @@ impl State {
         }
     }
 
-    pub(super) fn generation(&self) -> u8 {
+    pub(super) fn generation(&mut self) -> u8 {
         // What there is room for.
         self.news.generation() as u8
     }

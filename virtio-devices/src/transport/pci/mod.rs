@@ -327,18 +327,24 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
         }
     }
 
-    /// What the capability for access by configuration space asks for, if it is a legal access (4.1.4.9).
-    fn access(&self) -> Option<(u64, usize)> {
+    /// What the capability for access by configuration space asks for, if it is a legal access: a base address register that a
+    /// capability names, the offset in its window, and how many bytes (4.1.4.9).
+    fn access(&self) -> Option<(u8, u64, usize)> {
         let mut capability = [0; CFG_DATA as usize];
         self.config.read(self.declared.access, &mut capability);
         let [.., o0, o1, o2, o3, l0, l1, l2, l3] = capability;
         let offset = u32::from_le_bytes([o0, o1, o2, o3]);
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        let legal = capability[4] == BAR
-            && matches!(length, 1 | 2 | 4)
+        let bar = capability[4];
+        let room = match (bar, &self.resources) {
+            (BAR, _) => self.layout.length(),
+            (resources::BAR, Some(resources)) => resources.length(),
+            _ => 0,
+        };
+        let legal = matches!(length, 1 | 2 | 4)
             && offset.is_multiple_of(length)
-            && u64::from(offset) < self.layout.length();
-        legal.then_some((u64::from(offset), length as usize))
+            && u64::from(offset).saturating_add(length.into()) <= room;
+        legal.then_some((bar, u64::from(offset), length as usize))
     }
 
     fn touches_access_data(&self, offset: u16, data: &[u8]) -> bool {
@@ -356,12 +362,12 @@ impl<A: GuestAddressSpace> VirtioPci<A> {
 impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
     fn config_read(&mut self, offset: u16, data: &mut [u8]) {
         if self.touches_access_data(offset, data)
-            && let Some((at, length)) = self.access()
+            && let Some((bar, at, length)) = self.access()
         {
             let mut value = [0; 4];
             // 1, 2 or 4.
             let value = value.get_mut(..length).unwrap_or_default();
-            self.window_read(at, value);
+            self.bar_read(bar, at, value);
             self.config.set(self.declared.access_data(), value);
         }
         self.show_interrupt_status();
@@ -391,12 +397,12 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
         }
         self.master = master;
         if self.touches_access_data(offset, data)
-            && let Some((at, length)) = self.access()
+            && let Some((bar, at, length)) = self.access()
         {
             let mut value = [0; 4];
             self.config.read(self.declared.access_data(), &mut value);
             // 1, 2 or 4.
-            self.window_write(at, value.get(..length).unwrap_or_default());
+            self.bar_write(bar, at, value.get(..length).unwrap_or_default());
         }
     }
 
@@ -405,20 +411,22 @@ impl<A: GuestAddressSpace + Send> PciFunction for VirtioPci<A> {
     }
 
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
-        match &self.resources {
-            _ if bar == BAR => self.window_read(offset, data),
-            Some(resources) if bar == resources::BAR => {
-                resources.read(&self.interrupts.lock(), offset, data);
+        match bar {
+            BAR => self.window_read(offset, data),
+            resources::BAR if self.resources.is_some() => {
+                let selected = self.selectors.notification;
+                ResourceWindow::read(&self.interrupts.lock(), selected, offset, data);
             }
             _ => data.fill(0),
         }
     }
 
     fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
-        match &mut self.resources {
-            _ if bar == BAR => self.window_write(offset, data),
-            Some(resources) if bar == resources::BAR => {
-                resources.write(&mut self.interrupts.lock(), offset, data);
+        match bar {
+            BAR => self.window_write(offset, data),
+            resources::BAR if self.resources.is_some() => {
+                let selected = &mut self.selectors.notification;
+                ResourceWindow::write(&mut self.interrupts.lock(), selected, offset, data);
             }
             _ => {}
         }

@@ -36,28 +36,27 @@ const SHARED_MEMORY_CFG: u8 = 8;
 /// The window, and who is behind it.
 pub(super) struct ResourceWindow {
     resources: Box<dyn Resources>,
-    /// `notification_select`.
-    selected: u16,
 }
 
 impl ResourceWindow {
     pub(super) fn new(resources: Box<dyn Resources>) -> Self {
-        Self {
-            resources,
-            selected: 0,
-        }
+        Self { resources }
     }
 
     pub(super) fn notifications(&self) -> u16 {
         self.resources.notifications().min(MOST)
     }
 
+    /// Bytes of the window.
+    pub(super) fn length(&self) -> u64 {
+        let length = MEMORY.saturating_add(self.resources.memory());
+        length.checked_next_power_of_two().unwrap_or(u64::MAX)
+    }
+
     /// Gives the function the window, and the capabilities that say what is where.
     pub(super) fn declare(&self, config: &mut ConfigSpace) -> Result<(), PciError> {
         let memory = self.resources.memory();
-        let length = MEMORY.saturating_add(memory).checked_next_power_of_two();
-        let length = length.unwrap_or(u64::MAX);
-        config.add_bar(BAR, BarKind::Memory64Prefetchable, length)?;
+        config.add_bar(BAR, BarKind::Memory64Prefetchable, self.length())?;
         let doorbells = u64::from(self.resources.doorbells().min(MOST)) * DOORBELL_STRIDE;
         let mut body = capability(DOORBELL_CFG, BAR, 20, &(0..doorbells)).to_vec();
         body.extend((DOORBELL_STRIDE as u32).to_le_bytes());
@@ -79,9 +78,10 @@ impl ResourceWindow {
         Ok(())
     }
 
-    pub(super) fn read(&self, interrupts: &State, offset: u64, data: &mut [u8]) {
-        let [s0, s1] = self.selected.to_le_bytes();
-        let [v0, v1] = interrupts.notification_vector(self.selected).to_le_bytes();
+    /// Reads the window while `selected` is `notification_select`.
+    pub(super) fn read(interrupts: &State, selected: u16, offset: u64, data: &mut [u8]) {
+        let [s0, s1] = selected.to_le_bytes();
+        let [v0, v1] = interrupts.notification_vector(selected).to_le_bytes();
         data.fill(0);
         for (byte, at) in data.iter_mut().zip(offset..) {
             let structure = at
@@ -95,18 +95,18 @@ impl ResourceWindow {
 
     /// Takes each field of the notification structure that a write covers whole. A doorbell that comes here rings for
     /// nobody: those that do are events of the host's.
-    pub(super) fn write(&mut self, interrupts: &mut State, offset: u64, data: &[u8]) {
+    pub(super) fn write(interrupts: &mut State, selected: &mut u16, offset: u64, data: &[u8]) {
         let field = |at: u64| {
             let start =
                 usize::try_from(NOTIFICATIONS.checked_add(at)?.checked_sub(offset)?).ok()?;
             let bytes = data.get(start..start.checked_add(2)?)?;
             Some(u16::from_le_bytes(bytes.try_into().ok()?))
         };
-        if let Some(selected) = field(0) {
-            self.selected = selected;
+        if let Some(written) = field(0) {
+            *selected = written;
         }
         if let Some(vector) = field(2) {
-            interrupts.set_notification_vector(self.selected, vector);
+            interrupts.set_notification_vector(*selected, vector);
         }
     }
 

@@ -22,6 +22,7 @@ impl<A: GuestAddressSpace> Session<A> {
         let positions: Vec<_> = self
             .held
             .iter()
+            .chain(&self.stopped)
             .flat_map(|worker| worker.positions())
             .collect();
         let queues = self.queues.iter().zip(0..).map(|(registers, index)| {
@@ -82,7 +83,11 @@ impl<A: GuestAddressSpace> Session<A> {
                 queues,
                 interrupts: Arc::clone(interrupts),
             });
-            self.held = activated.inspect_err(|_| self.device.reset())?;
+            self.held = match activated {
+                // The driver has stopped a queue of a live device, without which there is nothing to serve until it resets it.
+                Err(ActivateError::QueueMissing { .. }) => Vec::new(),
+                activated => activated.inspect_err(|_| self.device.reset())?,
+            };
         }
         self.accepted = accepted;
         self.status.add(status);

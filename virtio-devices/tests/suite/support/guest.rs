@@ -22,7 +22,7 @@ pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Pci, Transport::Mmio];
 
 pub(crate) enum Bus {
     Pci(Box<Driver<VirtioPci<Memory>>>),
-    Mmio(MmioDriver<Memory>),
+    Mmio(Box<MmioDriver<Memory>>),
 }
 
 /// Runs the same on either driver.
@@ -82,7 +82,7 @@ impl Guest {
                 let line = Arc::new(Line::default());
                 let device = VirtioMmio::new(device, memory.clone(), line, runner).unwrap();
                 let device = device.with_report(failed).with_trouble_report(trouble);
-                Bus::Mmio(MmioDriver::probe(device))
+                Bus::Mmio(Box::new(MmioDriver::probe(device)))
             }
         };
         Self {
