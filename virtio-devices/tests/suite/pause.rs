@@ -352,13 +352,16 @@ impl Running for Vanishing {
     }
 }
 
+/// What the VMM was told.
+type Told = Arc<Mutex<Vec<String>>>;
+
 /// A function with a source of random bytes that is run by `runner`, and what the VMM was told.
 fn entropy(
     source: impl Read + Send + 'static,
     runner: Box<dyn Runner>,
-) -> (Driver<VirtioPci<Memory>>, Ring, Arc<Mutex<Vec<String>>>) {
+) -> (Driver<VirtioPci<Memory>>, Ring, Told) {
     let memory = crate::support::memory();
-    let told = Arc::<Mutex<Vec<String>>>::default();
+    let told = Told::default();
     let report = Arc::clone(&told);
     let vectors = Arc::new(Vectors::default());
     let device = Box::new(Entropy::new(source));
