@@ -102,6 +102,11 @@ pub trait Running: Send {
     /// Waits for the end that was asked for, at most `patience`.
     fn stopped(&mut self, patience: Duration) -> Stopped;
 
+    /// Whether it has ended and will not be handed back, as far as is known now: it panicked. No end need have been asked for.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     /// Takes back what was asked for. `true`: the worker is called again, now or when the call that it is in returns.
     /// `false`: it has stopped by then, and [`stopped`](Self::stopped) has it.
     fn go_on(&mut self) -> bool;
@@ -293,6 +298,12 @@ impl Running for Thread {
             *after = After::Again;
         }
         *after == After::Again
+    }
+
+    fn is_gone(&self) -> bool {
+        // A thread that ends says first that it hands the worker back, unless it panics; either way it lets go of this.
+        let has_ended = Arc::strong_count(&self.control) == 1;
+        has_ended && *self.control.after() != After::Returned
     }
 
     fn stopped(&mut self, patience: Duration) -> Stopped {

@@ -123,8 +123,8 @@ impl Vsock {
             self.mux = Some(Arc::clone(&mux));
             return Ok(mux);
         };
-        // Who serves the device to another VMM is told of no reset, but that driver's queues begin again. Of a driver that has only come so
-        // far that both indices are there again, the connections are gone too, which is why it is told.
+        // Who serves the device to another VMM is told of no reset, but a driver that begins anew has queues that do. Should those of one that
+        // goes on be there again by chance, it is told that its connections are gone.
         let start = Position::start(layout);
         let both = [&queues.receive, &queues.transmit];
         if both.iter().all(|active| active.queue.position() == start) && lock(mux).begin_anew() {

@@ -238,6 +238,10 @@ fn a_worker_that_panics_is_gone() {
         on_ready,
     });
     let mut running = threads().start(worker).unwrap();
+    let begun = Instant::now();
+    while !running.is_gone() {
+        assert!(begun.elapsed() < LONG, "it is not gone");
+    }
     assert!(matches!(running.stopped(LONG), Stopped::Gone));
 }
 
@@ -248,7 +252,9 @@ fn a_worker_that_is_done_comes_back_by_itself() {
         on_ready: |_, _| Progress::Done,
     });
     let mut running = threads().start(worker).unwrap();
+    assert!(!running.is_gone());
     assert!(matches!(running.stopped(LONG), Stopped::With(_)));
+    assert!(!running.is_gone());
 }
 
 #[test]

@@ -160,11 +160,12 @@ impl BackEnd {
         Some(())
     }
 
-    /// Waits until what another process had begun of queue `at` is finished, a bounded time; not at all if it has failed, for then it
-    /// never is.
+    /// Waits until what another process had begun of queue `at` is finished, a bounded time; not at all if it has failed, or a worker is
+    /// gone, for then it never is.
     pub(super) fn finish(&self, at: usize) {
         let end = end_of(PATIENCE);
-        let goes_on = || !self.running.is_empty() && !self.calls.has_failed(at);
+        let is_gone = || self.running.iter().any(|worker| worker.is_gone());
+        let goes_on = || !self.running.is_empty() && !self.calls.has_failed(at) && !is_gone();
         while goes_on() && self.is_left(at) == Some(true) && Instant::now() < end {
             std::thread::sleep(INTERVAL);
         }

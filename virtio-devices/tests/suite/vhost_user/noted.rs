@@ -2,20 +2,26 @@
 //! Our own back end and the notes of what is in flight, by "Inflight I/O tracking": with rust-vmm's front end and raw words.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hvkit_virtio_devices::device::{ActivateError, Activation, ActiveQueue, Device};
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::fake::{Ring, Used};
+use hvkit_virtio_devices::features::{DeviceType, Features};
+use hvkit_virtio_devices::queue::Position;
+use hvkit_virtio_devices::vhost_user::back_end;
+use hvkit_virtio_devices::worker::{Progress, Worker};
 use vhost::vhost_user::message::{VhostUserInflight, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::ours::serve;
+use super::ours::{serve, serve_device};
 use super::{PATIENCE, shared_memory};
 use crate::support::guest::Memory;
 use crate::support::{header, image, pattern};
@@ -35,6 +41,10 @@ struct Front {
 impl Front {
     fn new(image: &tempfile::NamedTempFile, memory: Memory, ring: Ring) -> Self {
         let (socket, _) = serve(image);
+        Self::at(socket, memory, ring)
+    }
+
+    fn at(socket: UnixStream, memory: Memory, ring: Ring) -> Self {
         let mut front = Frontend::from_stream(socket, 2);
         front.get_features().unwrap();
         front.set_owner().unwrap();
@@ -251,4 +261,85 @@ fn notes_that_make_no_sense_end_it() {
         front.start_with_doubt(base);
         assert!(front.front.get_vring_base(0).is_err(), "{at} {word:?}");
     }
+}
+
+/// A disk whose worker panics at the first call.
+struct Fragile;
+
+impl Device<back_end::Memory> for Fragile {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::BLOCK
+    }
+
+    fn features(&self) -> Features {
+        Features::empty()
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![SIZE]
+    }
+
+    fn config_read(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn config_write(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(
+        &mut self,
+        activation: Activation<back_end::Memory>,
+    ) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
+        let queues = activation.queues.into_iter();
+        Ok(queues
+            .map(|queue| Box::new(Panicking(queue)) as Box<dyn Worker>)
+            .collect())
+    }
+
+    fn reset(&mut self) {}
+}
+
+struct Panicking(ActiveQueue);
+
+impl Worker for Panicking {
+    fn name(&self) -> String {
+        "panicking".to_owned()
+    }
+
+    fn sources(&self) -> Vec<RawFd> {
+        vec![self.0.kick.as_raw_fd()]
+    }
+
+    fn positions(&self) -> Vec<(u16, Position)> {
+        Vec::new()
+    }
+
+    fn ready(&mut self, _index: usize) -> Progress {
+        panic!("on purpose");
+    }
+}
+
+/// The VMM learns of it when it asks, and not when our patience (10 s) is at its end: nobody finishes what is in flight.
+#[test]
+fn a_worker_that_is_gone_finishes_nothing() {
+    let memory = shared_memory();
+    let ring = Ring::new(memory.clone(), 0x1_0000, SIZE);
+    let (socket, _) = serve_device(Box::new(Fragile));
+    let mut front = Front::at(socket, memory, ring);
+    let head = front.read(1);
+    let mut area = vec![0; AREA as usize];
+    for (at, word) in [(8, 1), (10, SIZE)] {
+        area[at..at + 2].copy_from_slice(&word.to_ne_bytes());
+    }
+    area[16 + 16 * usize::from(head)] = 1;
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&area, 0).unwrap();
+    let told = VhostUserInflight::new(AREA, 0, 1, SIZE);
+    front
+        .front
+        .set_inflight_fd(&told, file.as_raw_fd())
+        .unwrap();
+    front.start(0);
+    let before = Instant::now();
+    assert!(front.front.get_vring_base(0).is_err());
+    assert_eq!(in_flight(&file, head), 1);
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }
