@@ -35,6 +35,8 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     pub fn remove(&mut self, source: RequesterId) -> Result<(), DriverError> {
         self.unattached(source)?;
         self.let_go_of_reserved(source)?;
+        // Nothing, unless opening it failed.
+        self.close_tlb(source, None)?;
         self.devices.remove(&source);
         Ok(())
     }
