@@ -42,6 +42,7 @@ pub(super) struct Device<M, P> {
     pub(super) reach: Reach,
     /// Where it is while it is nowhere else, if it has reserved memory.
     pub(super) holding: Option<Domain<SecondStage, M, P>>,
+    /// Its reserved memory, declared.
     pub(super) regions: Vec<Span>,
     /// Through what its requests without PASID go, unless they are blocked or held.
     pub(super) plain: Option<Way>,
@@ -104,11 +105,12 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     /// # Errors
     ///
     /// The device is attached already, a region cannot be mapped, there are no ids or frames, or the unit does not do as
-    /// it is told. Nothing is left of it then; if the unit does not even take the entry back, [remove](Self::remove) the
-    /// device once it answers, and declare its memory again.
+    /// it is told. Nothing is left of it then; if the unit does not even take the entry back, declare the memory again once
+    /// it answers, or [remove](Self::remove) the device.
     pub fn reserve(&mut self, source: RequesterId, regions: &[Span]) -> Result<(), DriverError> {
         let known = self.devices.get(&source);
-        if known.is_some_and(|d| d.reach != Reach::Blocked || d.holding.is_some()) {
+        // A holding domain without regions is what a failure left.
+        if known.is_some_and(|d| d.reach != Reach::Blocked || !d.regions.is_empty()) {
             return Err(DriverError::Attached {
                 source_id: source,
                 pasid: None,
@@ -117,6 +119,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         if regions.is_empty() {
             return Ok(());
         }
+        self.let_go_of_reserved(source)?;
         let mut holding = self.new_domain()?;
         let mapped = self.map_reserved(&mut holding, source, regions);
         let placed = mapped
@@ -135,10 +138,13 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         let domain = holding.id;
         let device = self.devices.entry(source).or_default();
         device.holding = Some(holding);
-        device.regions = regions.to_vec();
-        self.show(source, Pasid::ZERO, domain).inspect_err(|_| {
-            let _ = self.remove(source);
-        })
+        let shown = self.show(source, Pasid::ZERO, domain);
+        if shown.is_err() {
+            let _ = self.let_go_of_reserved(source);
+        } else if let Some(device) = self.devices.get_mut(&source) {
+            device.regions = regions.to_vec();
+        }
+        shown
     }
 
     /// Identity-maps `regions` in `domain`, where that is not so already: all of them, or none. Returns those that

@@ -117,7 +117,8 @@ pub struct Attachment {
     pub source: RequesterId,
     /// The PASID that its requests have; `None` for those without.
     pub pasid: Option<Pasid>,
-    /// Its device-TLB, if it has one that is on.
+    /// Its device-TLB, if it has one that is on. In scalable mode a device's translation requests are let through all together
+    /// (DTE): while any of its attachments names one, it is told to forget of every one.
     pub tlb: Option<DeviceTlb>,
 }
 

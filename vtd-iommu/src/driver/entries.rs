@@ -2,6 +2,7 @@
 //! The tables between a requester and its domain, and how an entry in them is stored.
 
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 use hvkit_page_table::{Frames, OwnEntries, Width};
 
@@ -144,7 +145,10 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         if entry.present() {
             let slot = PasidDirectoryEntry::address(entry.directory(), pasid);
             let table = self.table_at(slot, link)?;
-            if tlb.is_some() && !self.fills_tlb(source, None) {
+            if let Some(tlb) = tlb
+                && !self.fills_tlb(source, None)
+            {
+                self.tlbs.insert(source, tlb);
                 self.open_tlb(at, source, entry)?;
             }
             return Ok(table);
@@ -203,23 +207,38 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             .any(|(_, way)| way.tlb.is_some())
     }
 
-    /// Lets no translation or page request of `source` through any more: its last entry that filled a device-TLB is
-    /// gone.
+    /// Lets no translation or page request of `source` through any more, if any was: its last entry that names a
+    /// device-TLB is gone. What the device keeps of the others, all but `except`, is forgotten.
     pub(super) fn close_tlb(
         &mut self,
         source: RequesterId,
-        device: DeviceTlb,
+        except: Option<Attachment>,
     ) -> Result<(), DriverError> {
-        let half = u64::from(source.device() >= 16);
-        let at = word_at(RootEntry::address(self.root, source), half);
-        let contexts = self.table_at(at, |table| RootHalf::new(table).0)?;
-        let at = ScalableContextEntry::address(contexts, source);
-        let low = self.memory.load(at, Width::Eight);
-        let closed = ScalableContextEntry([low, 0, 0, 0]).without_device_tlb();
-        self.memory.write(at, Width::Eight, closed.0[0]);
-        self.forget_context(source)?;
-        self.ask_device_tlb(device, None, AtsRange::ALL)?;
-        self.wait()
+        let Some(&device) = self.tlbs.get(&source) else {
+            return Ok(());
+        };
+        // In legacy mode the entry that is gone was all.
+        if self.mode == Mode::Scalable {
+            let half = u64::from(source.device() >= 16);
+            let at = word_at(RootEntry::address(self.root, source), half);
+            let contexts = self.table_at(at, |table| RootHalf::new(table).0)?;
+            let at = ScalableContextEntry::address(contexts, source);
+            let low = self.memory.load(at, Width::Eight);
+            let closed = ScalableContextEntry([low, 0, 0, 0]).without_device_tlb();
+            self.memory.write(at, Width::Eight, closed.0[0]);
+            self.forget_context(source)?;
+            self.ask_device_tlb(device, None, AtsRange::ALL)?;
+            let gone = except.and_then(|except| except.pasid);
+            let known = self.devices.get(&source);
+            let pasids = known.into_iter().flat_map(|known| known.pasids.keys());
+            let others: Vec<Pasid> = pasids.copied().filter(|one| Some(*one) != gone).collect();
+            for pasid in others {
+                self.ask_device_tlb(device, Some(pasid), AtsRange::ALL)?;
+            }
+            self.wait()?;
+        }
+        self.tlbs.remove(&source);
+        Ok(())
     }
 
     /// Asks for a scalable-mode context entry to be forgotten that was changed while present, and all that was found

@@ -155,7 +155,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             }
         }
         for at in domain.attached.iter().filter(using) {
-            if let Some(device) = at.tlb {
+            if let Some(device) = self.tlb_of(at.source, at.tlb) {
                 self.ask_device_tlb(device, pasid, range)?;
             }
         }

@@ -113,7 +113,15 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         way: Way,
     ) -> Result<(), DriverError> {
         let Attachment { source, pasid, tlb } = device;
+        let this = Some(device);
+        if tlb.is_none() && !self.fills_tlb(source, this) {
+            // Nothing, unless opening it failed.
+            self.close_tlb(source, this)?;
+        }
         let at = self.slot(source, pasid.unwrap_or(Pasid::ZERO), tlb)?;
+        if let Some(tlb) = tlb {
+            self.tlbs.entry(source).or_insert(tlb);
+        }
         entry.store(&self.memory, at, Moved::In);
         let state = self.devices.entry(source).or_default();
         match pasid {
@@ -174,19 +182,17 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         }
         let between = holding.map(|holding| holding.id);
         self.forget_entry(source, pasid, Gone { between, ..gone })?;
-        if pasid.is_some() && gone.tlb.is_some() && self.ecap.page_request_drain() {
+        let filled = self.tlb_of(source, gone.tlb).is_some();
+        if pasid.is_some() && filled && self.ecap.page_request_drain() {
             self.invalidation.wait_drained(&self.registers)?;
         }
-        let this = Attachment {
+        let this = Some(Attachment {
             source,
             pasid,
             tlb: gone.tlb,
-        };
-        if let Some(device) = gone.tlb
-            && self.mode == Mode::Scalable
-            && !self.fills_tlb(source, Some(this))
-        {
-            self.close_tlb(source, device)?;
+        });
+        if !self.fills_tlb(source, this) {
+            self.close_tlb(source, this)?;
         }
         let device = self.devices.entry(source).or_default();
         match pasid {
@@ -235,7 +241,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
         }
         // The unit must have forgotten before the device asks it again.
         self.wait()?;
-        if let Some(device) = gone.tlb {
+        if let Some(device) = self.tlb_of(source, gone.tlb) {
             self.ask_device_tlb(device, pasid, AtsRange::ALL)?;
             self.wait()?;
         }

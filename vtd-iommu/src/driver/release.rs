@@ -34,33 +34,47 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
     /// It is attached; detach it first. Or the unit does not forget it: the device is blocked, and stays known.
     pub fn remove(&mut self, source: RequesterId) -> Result<(), DriverError> {
         self.unattached(source)?;
-        let Some(device) = self.devices.get(&source) else {
+        self.let_go_of_reserved(source)?;
+        // Nothing, unless opening it failed.
+        self.close_tlb(source, None)?;
+        self.devices.remove(&source);
+        Ok(())
+    }
+
+    /// Takes a device that is in its holding domain out of it: blocked there too, and the domain's table and id are
+    /// free. Its PASIDs stay where they are.
+    pub(super) fn let_go_of_reserved(&mut self, source: RequesterId) -> Result<(), DriverError> {
+        let device = self.devices.get(&source);
+        let Some(holding) = device.and_then(|device| device.holding.as_ref()) else {
             return Ok(());
         };
-        if let Some(holding) = &device.holding {
-            let gone = Gone {
-                domain: holding.id,
-                between: None,
-                kind: Some(StageKind::Second),
-                tlb: None,
-            };
-            let at = self.slot(source, Pasid::ZERO, None)?;
-            self.memory.write(at, Width::Eight, 0);
-            self.forget_entry(source, None, gone)?;
-        }
-        let Some(mut device) = self.devices.remove(&source) else {
-            return Ok(());
+        let gone = Gone {
+            domain: holding.id,
+            between: None,
+            kind: Some(StageKind::Second),
+            tlb: None,
         };
-        let Some(mut holding) = device.holding.take() else {
+        let at = self.slot(source, Pasid::ZERO, None)?;
+        self.memory.write(at, Width::Eight, 0);
+        self.forget_entry(source, None, gone)?;
+        let device = self.devices.get_mut(&source);
+        let Some(mut holding) = device.and_then(|device| device.holding.take()) else {
             return Ok(());
         };
         let attached = core::mem::take(&mut holding.attached);
-        self.destroy(holding).map_err(|(mut holding, error)| {
-            holding.attached = attached;
-            device.holding = Some(holding);
-            self.devices.insert(source, device);
-            error
-        })
+        let destroyed = self.destroy(holding);
+        let device = self.devices.entry(source).or_default();
+        match destroyed {
+            Ok(()) => {
+                device.regions.clear();
+                Ok(())
+            }
+            Err((mut holding, error)) => {
+                holding.attached = attached;
+                device.holding = Some(holding);
+                Err(error)
+            }
+        }
     }
 
     /// Gives the unit up: DMA and interrupts are not remapped any more, every device reaches all memory, and every frame

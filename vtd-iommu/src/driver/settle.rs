@@ -7,10 +7,10 @@ use hvkit_page_table::{Cause, Frames, OwnEntries, Span, Stale, Unsettled};
 
 use super::domain::{Domain, Fresh, Stage, StageKind};
 use super::{DriverError, Mmio, Unit, command};
-use crate::spec::Pasid;
 use crate::spec::invalidation::{
     AtsRange, Descriptor, DeviceTlb, IotlbScope, Pages, PasidIotlbScope,
 };
+use crate::spec::{Pasid, RequesterId};
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,8 +158,13 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             pages if pages.order >= 52 => AtsRange::ALL,
             Pages { address, order, .. } => AtsRange { address, order },
         };
+        if self.tlbs.is_empty() {
+            return Ok(());
+        }
         for at in &domain.attached {
-            let Some(device) = at.tlb else { continue };
+            let Some(device) = self.tlb_of(at.source, at.tlb) else {
+                continue;
+            };
             // Under nested translation the device knows addresses of the first stage, and these are the second's.
             let range = match domain.nesting(at) {
                 Some(_) => AtsRange::ALL,
@@ -168,6 +173,12 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             self.ask_device_tlb(device, at.pasid, range)?;
         }
         Ok(())
+    }
+
+    /// The device-TLB that is filled through an attachment of `source` which named `tlb`. DTE is of all the requests of
+    /// a device: it is filled through those that named none, too.
+    pub(super) fn tlb_of(&self, source: RequesterId, tlb: Option<DeviceTlb>) -> Option<DeviceTlb> {
+        tlb.or_else(|| self.tlbs.get(&source).copied())
     }
 
     /// What a device keeps of its requests with `pasid`, or of those without.

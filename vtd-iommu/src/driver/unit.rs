@@ -23,7 +23,9 @@ use super::queue::{DescriptorWidth, InvalidationQueue, RingMemory};
 use super::{Ability, DriverError, Mmio, Registers, Waiting};
 use crate::spec::RequesterId;
 use crate::spec::context::AddressWidth;
-use crate::spec::invalidation::{ContextScope, Descriptor, Drain, IotlbScope, PasidCacheScope};
+use crate::spec::invalidation::{
+    ContextScope, Descriptor, DeviceTlb, Drain, IotlbScope, PasidCacheScope,
+};
 use crate::spec::registers::{
     CAP, Capability, ECAP, ExtendedCapability, GSTS, PMEN, ProtectedMemoryEnable, RootTableAddress,
     TranslationTableMode, VER, Version,
@@ -122,6 +124,9 @@ pub struct Unit<R, M, P> {
     pub(super) invalidation: Invalidation<M>,
     pub(super) ids: Ids,
     pub(super) devices: BTreeMap<RequesterId, Device<M, P>>,
+    /// Device-TLBs that may be filled, by any attachment of their device: from before its translation requests are let
+    /// through until after they are not.
+    pub(super) tlbs: BTreeMap<RequesterId, DeviceTlb>,
     pub(super) pass_through: Option<u16>,
 }
 
@@ -193,6 +198,7 @@ impl<R: Mmio, M: OwnEntries + Clone, P: Frames + Clone> Unit<R, M, P> {
             invalidation: Invalidation::new(queue),
             ids,
             devices: BTreeMap::new(),
+            tlbs: BTreeMap::new(),
             pass_through: None,
         };
         match unit.set_root() {

@@ -187,3 +187,38 @@ fn a_released_unit_gives_every_frame_back() {
         assert_eq!(puppet.memory.in_use(), 0);
     }
 }
+
+/// The device's PASID stays where it is, and its memory can be declared again.
+#[test]
+fn reserved_memory_that_cannot_be_shown_is_taken_back_beside_a_pasid() {
+    let late = DriverError::TimedOut(Waiting::InvalidationWait);
+    let puppet = Puppet::new(cap().with_caching_mode(true), scalable_ecap());
+    let mut unit = puppet.scalable();
+    let mut domain = unit.new_domain().unwrap();
+    let process = Attachment::new(DEVICE).with_pasid(Pasid::new(5).unwrap());
+    unit.attach(&mut domain, process).unwrap();
+    puppet.failure.set(Failure::DeafQueue);
+    assert_eq!(unit.reserve(DEVICE, &[REGION]), Err(late));
+    puppet.failure.set(Failure::None);
+    unit.reserve(DEVICE, &[REGION]).unwrap();
+    let entry = crate::devices::pasid_entry(&puppet, &unit, 0x318, 0);
+    assert_eq!(entry[0] & 1, 1, "reachable");
+
+    // Where only the write buffer is deaf, the unit takes it back at once.
+    let with = cap().with_write_buffer_flush(true);
+    let puppet = Puppet::new(with, scalable_ecap());
+    let mut unit = puppet.scalable();
+    let mut domain = unit.new_domain().unwrap();
+    unit.attach(&mut domain, process).unwrap();
+    let before = puppet.memory.in_use();
+    let done = puppet.write_buffer_flushes.get();
+    // The region is flushed out, the entry never.
+    puppet.flushes_done.set(done + 1);
+    let late = DriverError::TimedOut(Waiting::WriteBuffer);
+    assert_eq!(unit.reserve(DEVICE, &[REGION]), Err(late));
+    let entry = crate::devices::pasid_entry(&puppet, &unit, 0x318, 0);
+    assert_eq!(entry[0], 0);
+    assert_eq!(puppet.memory.in_use(), before, "nothing is left");
+    let entry = crate::devices::pasid_entry(&puppet, &unit, 0x318, 5);
+    assert_eq!(entry[0] & 1, 1, "the PASID is where it was");
+}
