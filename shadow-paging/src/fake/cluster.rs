@@ -259,7 +259,7 @@ impl Cluster {
                     Some(Seen::Done(physical))
                 }
                 Verdict::Host { physical, reason } => match reason {
-                    HostReason::Absent => Some(Seen::Elsewhere),
+                    HostReason::Absent | HostReason::Beyond { .. } => Some(Seen::Elsewhere),
                     HostReason::Rights(_) => {
                         self.host.set_rights(physical, HostRights::ALL);
                         None
