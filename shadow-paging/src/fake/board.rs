@@ -12,7 +12,9 @@ use super::processor::FakeProcessor;
 use crate::guest::{
     Access, ErrorCode, Features, GuestFault, Kind, PagingMode, Privilege, Registers,
 };
-use crate::mmu::{Audit, Failed, HostReason, HostRights, Machine, Mmu, Owed, Tuning, Verdict};
+use crate::mmu::{
+    Audit, Backed, Failed, HostReason, HostRights, Machine, Mmu, Owed, Tuning, Verdict,
+};
 use crate::x86::{
     Control, ControlError, Hardware, InvalidateKind, Linear, PageFault, Processor, Vcpu,
 };
@@ -371,10 +373,15 @@ impl Board {
     /// The host begins to log writes to the guest's page at `guest`.
     pub fn log_writes(&mut self, guest: u64) {
         if let Some(logged) = self.host.set_rights(guest, HostRights::READ_ONLY) {
-            let owed = self.mmu.host_protect(logged);
-            self.settle(owed);
+            self.protect(logged);
             self.processor.assert_forgot(logged.host, Kind::Write);
         }
+    }
+
+    /// The host tells the MMU that writes to `logged` are withheld.
+    pub fn protect(&mut self, logged: Backed) {
+        let owed = self.mmu.host_protect(logged);
+        self.settle(owed);
     }
 
     /// The host wants `count` tables back.
