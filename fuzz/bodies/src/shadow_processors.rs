@@ -10,6 +10,7 @@ use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::{Cluster, Doing, Instruction};
 use hvkit_shadow_paging::guest::{Kind, Registers, cr0, cr4, efer};
 use hvkit_shadow_paging::mmu::Tuning;
+use hvkit_shadow_paging::x86::InvalidateKind;
 
 use crate::shadow::{Entry, Linear, access};
 
@@ -135,9 +136,14 @@ fn play(cluster: &mut Cluster, p: usize, width: Width, step: Step) {
         Step::Control(bit) => {
             cluster.intercept(
                 p,
-                match bit % 3 {
+                match bit % 8 {
                     0 => Instruction::Cr0(registers.cr0 ^ cr0::WP),
                     1 => Instruction::Cr4(registers.cr4 ^ cr4::SMEP),
+                    2 => Instruction::Cr4(registers.cr4 ^ cr4::PGE),
+                    3 => Instruction::Cr4(registers.cr4 ^ cr4::PCIDE),
+                    4 => Instruction::Invpcid(InvalidateKind::Context),
+                    5 => Instruction::Invpcid(InvalidateKind::AllWithGlobal),
+                    6 => Instruction::Efer(registers.efer ^ efer::NXE),
                     _ => Instruction::Cr4(registers.cr4 ^ cr4::SMAP),
                 },
             );

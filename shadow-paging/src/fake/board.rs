@@ -12,8 +12,12 @@ use super::processor::FakeProcessor;
 use crate::guest::{
     Access, ErrorCode, Features, GuestFault, Kind, PagingMode, Privilege, Registers,
 };
-use crate::mmu::{Audit, Failed, HostReason, HostRights, Machine, Mmu, Owed, Tuning, Verdict};
-use crate::x86::{Control, ControlError, InvalidateKind, Linear, PageFault, Processor, Vcpu};
+use crate::mmu::{
+    Audit, Backed, Failed, HostReason, HostRights, Machine, Mmu, Owed, Tuning, Verdict,
+};
+use crate::x86::{
+    Control, ControlError, Hardware, InvalidateKind, Linear, PageFault, Processor, Vcpu,
+};
 
 /// What an access does with the four bytes at its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +203,12 @@ impl Board {
             .unwrap_or_default()
     }
 
+    /// How the real processor is set up; `None` before the guest is started.
+    #[must_use]
+    pub fn hardware(&self) -> Option<Hardware> {
+        self.vcpu.as_ref().map(Vcpu::hardware)
+    }
+
     /// How the guest's own tables are read now; `None` before it is started.
     #[must_use]
     pub fn mode(&self) -> Option<PagingMode> {
@@ -258,7 +268,7 @@ impl Board {
                     return Outcome::Done(at.map_or(0, |at| self.perform(at, doing)));
                 }
                 Verdict::Host { physical, reason } => match reason {
-                    HostReason::Absent => return Outcome::Failed,
+                    HostReason::Absent | HostReason::Beyond { .. } => return Outcome::Failed,
                     // Logged: the page is dirty, and may be written.
                     HostReason::Rights(_) => {
                         self.host.set_rights(physical, HostRights::ALL);
@@ -363,10 +373,15 @@ impl Board {
     /// The host begins to log writes to the guest's page at `guest`.
     pub fn log_writes(&mut self, guest: u64) {
         if let Some(logged) = self.host.set_rights(guest, HostRights::READ_ONLY) {
-            let owed = self.mmu.host_protect(logged);
-            self.settle(owed);
+            self.protect(logged);
             self.processor.assert_forgot(logged.host, Kind::Write);
         }
+    }
+
+    /// The host tells the MMU that writes to `logged` are withheld.
+    pub fn protect(&mut self, logged: Backed) {
+        let owed = self.mmu.host_protect(logged);
+        self.settle(owed);
     }
 
     /// The host wants `count` tables back.

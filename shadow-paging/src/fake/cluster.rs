@@ -16,10 +16,10 @@ use core::convert::Infallible;
 use hvkit_page_table::{Root, Width, walk};
 
 use super::board::{BoardMemory, BoardMmu, Doing, Instruction, exit};
-use super::history::{History, Recorder};
+use super::history::{History, Permitted, Recorder};
 use super::memory::FakeHost;
 use super::processor::{FakeProcessor, format};
-use crate::guest::{Access, Features, GuestFault, Kind, Registers, cr4, probe};
+use crate::guest::{Access, Features, GuestFault, Kind, Registers, cr0, cr4, probe};
 use crate::mmu::{
     Audit, Failed, Flush, HostReason, HostRights, Machine, Mmu, Owed, Tuning, Verdict,
 };
@@ -49,13 +49,53 @@ struct Memory {
     all: u64,
     spaces: BTreeMap<u64, u64>,
     pages: BTreeMap<(u64, u64), u64>,
+    /// By page, whatever the PCID.
+    everywhere: BTreeMap<u64, u64>,
 }
 
 impl Memory {
     fn since(&self, cr3: u64, page: u64) -> u64 {
         let space = self.spaces.get(&cr3).copied().unwrap_or(0);
+        let everywhere = self.everywhere.get(&page).copied().unwrap_or(0);
         let page = self.pages.get(&(cr3, page)).copied().unwrap_or(0);
-        self.all.max(space).max(page)
+        self.all.max(space).max(everywhere).max(page)
+    }
+
+    /// The processor, whose registers were `before`, executed `instruction` at `now`. SDM 3A, "Operations that Invalidate TLBs
+    /// and Paging-Structure Caches"; the guest has no global pages.
+    fn invalidated(&mut self, before: &Registers, instruction: Instruction, now: u64) {
+        let tagged = before.cr4 & cr4::PCIDE != 0;
+        let page = |linear: u64| linear & !0xfff;
+        match instruction {
+            Instruction::Cr3(value) if tagged && value >> 63 != 0 => (),
+            Instruction::Cr3(value) if tagged => {
+                self.spaces.insert(value, now);
+            }
+            Instruction::Cr3(_) | Instruction::InvalidateAll => self.all = now,
+            Instruction::Invlpg(linear) => {
+                self.pages.insert((before.cr3, page(linear)), now);
+            }
+            // The MMU is not told of the PCID, so it may have been any.
+            Instruction::Invpcid(InvalidateKind::Address(linear)) => {
+                self.everywhere.insert(page(linear), now);
+            }
+            Instruction::Invpcid(
+                InvalidateKind::Context | InvalidateKind::AllWithGlobal | InvalidateKind::All,
+            ) => self.all = now,
+            Instruction::Cr0(value) if before.cr0 & !value & cr0::PG != 0 => self.all = now,
+            Instruction::Cr4(value)
+                if (before.cr4 ^ value) & cr4::PGE != 0
+                    || before.cr4 & !value & cr4::PCIDE != 0 =>
+            {
+                self.all = now;
+            }
+            Instruction::Cr4(value)
+                if (before.cr4 ^ value) & cr4::PAE != 0 || !before.cr4 & value & cr4::SMEP != 0 =>
+            {
+                self.spaces.insert(before.cr3, now);
+            }
+            Instruction::Cr0(_) | Instruction::Cr4(_) | Instruction::Efer(_) => (),
+        }
     }
 }
 
@@ -79,6 +119,8 @@ pub struct Cluster {
     late: Vec<Owed>,
     /// Accesses that were done by what a processor remembered, wrong by the tables as they are.
     pub stale: u64,
+    /// Accesses of which it was not found out whether the manual permits them: they were let pass.
+    pub undecided: u64,
 }
 
 macro_rules! machine {
@@ -124,6 +166,7 @@ impl Cluster {
             processors: Vec::new(),
             late: Vec::new(),
             stale: 0,
+            undecided: 0,
         };
         let features = Features::all(40);
         for _ in 0..count {
@@ -259,7 +302,7 @@ impl Cluster {
                     Some(Seen::Done(physical))
                 }
                 Verdict::Host { physical, reason } => match reason {
-                    HostReason::Absent => Some(Seen::Elsewhere),
+                    HostReason::Absent | HostReason::Beyond { .. } => Some(Seen::Elsewhere),
                     HostReason::Rights(_) => {
                         self.host.set_rights(physical, HostRights::ALL);
                         None
@@ -302,12 +345,18 @@ impl Cluster {
         self.stale += u64::from(!fresh);
         let cr3 = one.vcpu.registers().cr3;
         let since = one.memory.since(cr3, linear & !0xfff);
-        let permitted = mode.format().is_none()
-            || self
-                .history
-                .permits(&self.host, mode, (linear, since), access, physical);
+        let permitted = if mode.format().is_some() {
+            let since = (linear, since);
+            self.history
+                .permits(&self.host, mode, since, access, physical)
+        } else if physical == linear {
+            Permitted::Yes
+        } else {
+            Permitted::No
+        };
+        self.undecided += u64::from(permitted == Permitted::Undecided);
         assert!(
-            permitted,
+            permitted != Permitted::No,
             "processor {p}: {access:?} to {linear:#x} came to {physical:#x}, by nothing since {since}; now {now:x?}"
         );
     }
@@ -329,8 +378,7 @@ impl Cluster {
             return false;
         }
         let (vcpu, mmu) = (&mut one.vcpu, &mut self.mmu);
-        let pcid = vcpu.registers().cr4 & cr4::PCIDE != 0;
-        let before = vcpu.registers().cr3;
+        let before = *vcpu.registers();
         let control = |control: Result<crate::x86::Control, _>| control.map(|done| done.owed);
         let machine = machine!(self);
         let done = match instruction {
@@ -356,22 +404,7 @@ impl Cluster {
             }
             Err(ControlError::General(_) | ControlError::Unsupported(_)) => return false,
         };
-        let memory = &mut one.memory;
-        match instruction {
-            Instruction::Cr3(value) if pcid && value >> 63 != 0 => (),
-            Instruction::Cr3(value) if pcid => {
-                memory.spaces.insert(value, now);
-            }
-            Instruction::Cr3(_) | Instruction::InvalidateAll => memory.all = now,
-            Instruction::Invlpg(linear) => {
-                memory.pages.insert((before, linear & !0xfff), now);
-            }
-            // What else is forgotten is not relied upon.
-            Instruction::Invpcid(_)
-            | Instruction::Cr0(_)
-            | Instruction::Cr4(_)
-            | Instruction::Efer(_) => (),
-        }
+        one.memory.invalidated(&before, instruction, now);
         self.owes(p, owed);
         true
     }

@@ -17,8 +17,17 @@ use crate::guest::{Access, GuestFault, PagingMode, probe};
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 
-/// How many ways through the history are tried before any is taken for permitted.
+/// How many ways through the history are tried before it is left undecided.
 const PATIENCE: u32 = 20_000;
+
+/// Whether the manual permits an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permitted {
+    Yes,
+    No,
+    /// There are too many ways to look at them all.
+    Undecided,
+}
 
 /// The values of each word of guest memory that was written.
 #[derive(Debug, Default)]
@@ -70,7 +79,7 @@ impl History {
         (linear, since): (u64, u64),
         access: Access,
         physical: u64,
-    ) -> bool {
+    ) -> Permitted {
         let search = Search {
             history: self,
             host,
@@ -80,7 +89,12 @@ impl History {
             access,
             left: Cell::new(PATIENCE),
         };
-        search.leads_to(physical, &mut Vec::new())
+        let found = search.leads_to(physical, &mut Vec::new());
+        match (found, search.left.get()) {
+            (true, _) => Permitted::Yes,
+            (false, 0) => Permitted::Undecided,
+            (false, _) => Permitted::No,
+        }
     }
 }
 
@@ -164,9 +178,12 @@ impl ReadEntry for Chosen<'_> {
 
 impl Search<'_> {
     fn leads_to(&self, physical: u64, chosen: &mut Vec<(u64, u64)>) -> bool {
-        self.left.set(self.left.get().saturating_sub(1));
-        if self.left.get() == 0 {
-            return true;
+        let Some(left) = self.left.get().checked_sub(1) else {
+            return false;
+        };
+        self.left.set(left);
+        if left == 0 {
+            return false;
         }
         let entries = Chosen {
             entries: chosen,

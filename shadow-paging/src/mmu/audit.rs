@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Looking at everything: whether each shadow entry, list and state is as the rules say.
 
-use hvkit_page_table::{Entry, Frames, OwnEntries, ReadEntry};
+use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry};
 
 use super::Mmu;
+use super::entry::Slot;
+use super::expect::Expected;
 pub(super) use super::expect::Wrong;
 use super::host::{HostMap, Machine};
 use super::key::Base;
 use super::links::Link;
 use super::pages::Sync;
-use super::row::{Near, line_of};
+use super::row::{Near, Row, line_of};
 use super::stage::Stage;
 
 /// Something that must not be.
@@ -171,35 +173,73 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 }
                 Entry::Empty | Entry::Malformed(_) => (),
             }
-            let wrong = match row.expected(machine.memory, index) {
-                Ok(expected) => self.wrong(&row, &near, &slot, expected),
-                Err(_) => {
-                    found(Finding::Unreadable { table, index });
-                    continue;
-                }
+            let Ok(expected) = row.expected(machine.memory, index) else {
+                found(Finding::Unreadable { table, index });
+                continue;
             };
-            if let (Some(_), Some(seen)) = (wrong, &page.seen)
+            let Some(wrong) = self.wrong(&row, &near, &slot, expected) else {
+                continue;
+            };
+            if let Some(seen) = &page.seen
                 && let Ok(Some(behind)) = row.behind(machine.memory, index)
                 && seen.was(index, behind.entry)
             {
                 found(Finding::Misremembered { table, index });
             }
+            // What a guest may see of it, it may see of a TLB.
+            let stale = unsync && wrong != Wrong::WritesGuarded && wrong != Wrong::Malformed;
+            let wrong = if stale {
+                self.never_stale(machine.map, &row, &near, &slot, expected)
+            } else {
+                Some(wrong)
+            };
             match wrong {
-                // What a guest may see of it, it may see of a TLB. What the host relies on holds.
-                Some(Wrong::NothingExpected | Wrong::OtherTable | Wrong::TooMuch) if unsync => {
-                    audit.stale = audit.stale.saturating_add(1);
-                }
-                Some(Wrong::OtherTarget) if unsync => {
-                    audit.stale = audit.stale.saturating_add(1);
-                }
                 Some(wrong) => found(Finding::Entry {
                     table,
                     index,
                     wrong,
                 }),
-                None => (),
+                None => audit.stale = audit.stale.saturating_add(1),
             }
         }
+    }
+
+    /// What no entry may be, however far behind the guest: a leaf that can write what the MMU or the host keeps from being
+    /// written. Its own target tells, as far as the map does: that says of guest frames what is behind them and not
+    /// the reverse, so of a leaf that the guest's entry does not stand for any more only guarded tables are known.
+    fn never_stale<B: HostMap>(
+        &self,
+        map: &B,
+        row: &Row<'_, S>,
+        near: &Near<'_, B>,
+        slot: &Slot<S>,
+        expected: Expected,
+    ) -> Option<Wrong> {
+        let Entry::Leaf { target, attributes } = *slot else {
+            return None;
+        };
+        if row.stage.protect(attributes) == Some(attributes) {
+            return None;
+        }
+        let size = row.stage.shadow().shape().size(row.key.level);
+        let guarded = |frame: u64| {
+            let page = map.backing(frame).page(frame, 4096);
+            page.is_some_and(|page| page.host.wrapping_sub(target) < size)
+        };
+        let writes_guarded = self.pages.ids().any(|id| {
+            self.pages.get(id).is_some_and(|page| match page.key.base {
+                Base::Table(frame) => page.sync != Sync::Unsync && guarded(frame),
+                _ => false,
+            })
+        });
+        if writes_guarded {
+            return Some(Wrong::WritesGuarded);
+        }
+        let Expected::Page { target: guest, .. } = expected else {
+            return None;
+        };
+        let page = near.backing(guest).page(guest, size)?;
+        (page.host == target && !page.rights.write).then_some(Wrong::TooMuch)
     }
 
     fn knows_leaf(&self, level: u8, target: u64, link: Link) -> bool {

@@ -46,6 +46,12 @@ impl NewLeaf {
     }
 }
 
+/// Whether a leaf of `level` can hold the host address `host`.
+#[inline]
+pub(super) fn fits<S: Stage>(stage: &S, level: u8, host: u64) -> bool {
+    host >> stage.shadow().target_bits(level).min(52) == 0
+}
+
 /// How often a host frame is mapped before mappings of long ago make room: what bounds a search.
 const MOST_MAPPINGS: usize = 1024;
 
@@ -197,7 +203,9 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         };
         let (level, at, empty) = (row.key.level, row.at(link.index()), row.empty);
         match row.decode(self.word(&row, link.index())) {
-            Entry::Empty | Entry::Malformed(_) => return,
+            Entry::Empty => return,
+            // Damaged: what it was is not known, nor what hardware made of it.
+            Entry::Malformed(_) => self.debt.add(Flush::Everything),
             Entry::Leaf { target, .. } => {
                 self.owe_flush(link);
                 let known = self.reverse.remove(level, target, link);

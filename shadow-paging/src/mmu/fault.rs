@@ -18,8 +18,9 @@
 //!            tables on the way, leaf, neighbours <-----------------' -> Repaired: run on
 //! ```
 
-use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, UpdateEntry};
+use hvkit_page_table::{Entry, Format, Frames, OwnEntries, UpdateEntry};
 
+use super::entry::fits;
 use super::host::{Backing, HostMap, HostPage, HostRights, Machine};
 use super::pages::{Page, Sync};
 use super::row::Near;
@@ -85,6 +86,11 @@ pub enum HostReason {
     Absent,
     /// It does not allow this kind of access.
     Rights(HostRights),
+    /// What is there has an address that no entry of the shadow can hold.
+    Beyond {
+        /// Host-physical address.
+        host: u64,
+    },
 }
 
 /// A verdict, and the flush that is owed before the guest runs on.
@@ -189,6 +195,10 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             let reason = HostReason::Absent;
             return Ok(Verdict::Host { physical, reason });
         };
+        if !fits(&space.stage, level, page.host) {
+            let reason = HostReason::Beyond { host: page.host };
+            return Ok(Verdict::Host { physical, reason });
+        }
         let link = self.leaf_slot(space, machine, path, address, level)?;
         // Only now: a table on the way may be the very page.
         let size = self.size(level, space);
@@ -260,8 +270,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
                 let size = shape.size(level);
                 let page = backing.page(path.target, size)?;
                 let free = !self.guards_in(path.target & !shape.below(level), size);
-                (free && page.host >> format.target_bits(level).min(52) == 0)
-                    .then_some((level, page))
+                (free && fits(stage, level, page.host)).then_some((level, page))
             });
         match larger {
             Some((level, page)) => (level, Some(page)),

@@ -15,8 +15,9 @@
 //! A table that is reached over and over (the guest may link tables in circles) is looked at as a whole
 //! once in each pass: the work is bounded by the budget, not by what the guest's tables unfold to.
 
-use hvkit_page_table::{Encode, Entry, Format, Frames, OwnEntries, ReadEntry, Span};
+use hvkit_page_table::{Entry, Format, Frames, OwnEntries, ReadEntry, Span};
 
+use super::entry::fits;
 use super::expect::Expected;
 use super::host::{HostMap, Machine};
 use super::key::{Base, Key, coverage};
@@ -280,7 +281,7 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
         let Some(page) = machine.map.backing(target).page(target, size) else {
             return Ok(false);
         };
-        if page.host >> stage.shadow().target_bits(level).min(52) != 0 {
+        if !fits(&stage, level, page.host) {
             return Ok(true);
         }
         let Some(attributes) = self.usual(&stage, rights, page.rights, target) else {

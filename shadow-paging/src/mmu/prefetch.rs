@@ -3,10 +3,10 @@
 
 use core::ops::Range;
 
-use hvkit_page_table::{Encode, Frames, OwnEntries, ReadEntry};
+use hvkit_page_table::{Frames, OwnEntries, ReadEntry};
 
 use super::Mmu;
-use super::entry::NewLeaf;
+use super::entry::{NewLeaf, fits};
 use super::expect::Expected;
 use super::host::HostMap;
 use super::links::Link;
@@ -54,8 +54,8 @@ impl<S: Stage, T: OwnEntries, P: Frames> Mmu<S, T, P> {
             };
             let page = near.backing(target).page(target, 4096)?;
             let attributes = self.usual(stage, rights, page.rights, target)?;
-            let fits = page.host >> stage.shadow().target_bits(1).min(52) == 0;
-            fits.then(|| (index, NewLeaf::of(row, index, page.host, attributes)))
+            fits(stage, 1, page.host)
+                .then(|| (index, NewLeaf::of(row, index, page.host, attributes)))
         })
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The shadow MMU, one ability at a time.
 
+mod audits;
+mod beyond;
 mod budget;
 mod crowded;
 mod failures;

@@ -6,6 +6,7 @@ use hvkit_page_table::Width;
 use hvkit_shadow_paging::fake::{Cluster, Doing, Instruction, Seen};
 use hvkit_shadow_paging::guest::{Access, Kind, Layout, Privilege, Registers, cr0, cr4, efer};
 use hvkit_shadow_paging::mmu::Tuning;
+use hvkit_shadow_paging::x86::InvalidateKind;
 use lab_cases::Random;
 
 use crate::tables::Tables;
@@ -20,8 +21,22 @@ struct Counts {
     waits: u64,
     failed: u64,
     stale: u64,
+    undecided: u64,
     unsync: usize,
+    /// Executed, by kind.
+    by: [u64; KINDS],
 }
+
+/// Ways to invalidate, each of which is to be executed often: INVLPG, INVPCID of each type, MOV to CR4 that changes PGE, that
+/// clears PCIDE, that sets SMEP, MOV to CR0 that clears PG.
+const KINDS: usize = 9;
+
+/// Two of them.
+const PCIDE: usize = 6;
+const SMEP: usize = 7;
+
+/// The ways that name an address.
+const BY_ADDRESS: [usize; 2] = [0, 1];
 
 struct Player {
     r: Random,
@@ -75,14 +90,19 @@ fn play(layout: Layout, seed: u64, processors: u64, budget: u32, counts: &mut Co
         waits,
         failed,
         unsync,
+        by,
         ..
     } = player.counts;
+    for (all, more) in counts.by.iter_mut().zip(by) {
+        *all += more;
+    }
     counts.done += done;
     counts.faults += faults;
     counts.waits += waits;
     counts.failed += failed;
     counts.unsync += unsync;
     counts.stale += player.cluster.stale;
+    counts.undecided += player.cluster.undecided;
 }
 
 impl Player {
@@ -101,13 +121,15 @@ impl Player {
         match self.r.below(24) {
             0..=5 => self.edit(p),
             6 => self.switch(p),
-            7 => self.control(p),
+            7 | 12 => self.control(p),
             8 | 9 => {
                 let linear = self.tables.linear(&mut self.r);
-                self.cluster.intercept(p, Instruction::Invlpg(linear));
+                let kind = self.r.pick(&BY_ADDRESS);
+                self.invalidate(p, kind, linear);
             }
             10 => {
-                self.cluster.intercept(p, Instruction::InvalidateAll);
+                let kind = self.way(p);
+                self.invalidate(p, kind, 0);
             }
             11 => self.host(),
             _ => self.access(p),
@@ -125,6 +147,11 @@ impl Player {
     }
 
     fn access(&mut self, p: usize) {
+        let linear = self.tables.linear(&mut self.r);
+        self.access_to(p, linear);
+    }
+
+    fn access_to(&mut self, p: usize, page: u64) {
         let r = &mut self.r;
         let kind = r.pick(&[Kind::Read, Kind::Read, Kind::Write, Kind::Fetch]);
         let privilege = r.pick(&[
@@ -138,7 +165,7 @@ impl Player {
             Kind::Write => Doing::Store(r.next() as u32),
             _ => Doing::Load,
         };
-        let linear = self.tables.linear(r) + (r.below(512) << 3);
+        let linear = page + (r.below(512) << 3);
         let seen = self
             .cluster
             .access(p, linear, Access::new(kind, privilege), doing);
@@ -154,6 +181,17 @@ impl Player {
             .filter(|&(_, &(level, _))| level == 1 || self.tables.levels > level || level == 2)
             .map(|(&at, &(level, _))| (at, level))
             .collect();
+        let kind = if self.r.chance(1, 3) {
+            self.r.pick(&BY_ADDRESS)
+        } else {
+            self.way(p)
+        };
+        if kind == SMEP {
+            let cr4 = self.cluster.registers(p).cr4;
+            self.cluster
+                .intercept(p, Instruction::Cr4(cr4 & !cr4::SMEP));
+            self.cluster.settle(p);
+        }
         let (at, level) = self.r.pick(&slots);
         let value = self.tables.change(at, &mut self.r);
         let doing = match self.tables.width {
@@ -172,13 +210,65 @@ impl Player {
         }
         let everywhere = self.r.chance(1, 2);
         for q in (0..self.processors as usize).filter(|&q| everywhere || q == p) {
-            for linear in self.tables.addresses_of(at) {
-                self.cluster.intercept(q, Instruction::Invlpg(linear));
+            let addresses = if BY_ADDRESS.contains(&kind) {
+                self.tables.addresses_of(at)
+            } else {
+                vec![0]
+            };
+            for linear in addresses {
+                self.invalidate(q, kind, linear);
                 // A shootdown in haste: the next does not wait for the last one's token.
                 if self.r.chance(1, 2) {
                     self.cluster.settle(q);
                 }
             }
+            // Nothing that it had is left; nothing else has invalidated anything since.
+            let translated = self.tables.addresses_of(at);
+            if !translated.is_empty() && self.r.chance(1, 2) {
+                self.cluster.settle(q);
+                let linear = self.r.pick(&translated);
+                self.access_to(q, linear);
+            }
+        }
+    }
+
+    /// A way to invalidate that processor `p` has now, the rarest most often.
+    fn way(&mut self, p: usize) -> usize {
+        if self.r.chance(1, 4) {
+            return SMEP;
+        }
+        let tagged = self.cluster.registers(p).cr4 & cr4::PCIDE != 0;
+        if tagged && self.r.chance(1, 2) {
+            return PCIDE;
+        }
+        self.r.below(KINDS as u64) as usize
+    }
+
+    /// Processor `p` invalidates `linear`, or more, by an instruction of `kind`, if it can.
+    fn invalidate(&mut self, p: usize, kind: usize, linear: u64) {
+        let registers = self.cluster.registers(p);
+        let instruction = match kind {
+            0 => Instruction::Invlpg(linear),
+            1 => Instruction::Invpcid(InvalidateKind::Address(linear)),
+            2 => Instruction::Invpcid(InvalidateKind::Context),
+            3 => Instruction::Invpcid(InvalidateKind::AllWithGlobal),
+            4 => Instruction::Invpcid(InvalidateKind::All),
+            5 => Instruction::Cr4(registers.cr4 ^ cr4::PGE),
+            PCIDE if registers.cr4 & cr4::PCIDE != 0 => {
+                Instruction::Cr4(registers.cr4 & !cr4::PCIDE)
+            }
+            SMEP if registers.cr4 & cr4::SMEP == 0 => Instruction::Cr4(registers.cr4 | cr4::SMEP),
+            8 => Instruction::Cr0(registers.cr0 & !cr0::PG),
+            _ => return,
+        };
+        let done = self.cluster.intercept(p, instruction);
+        self.counts.by[kind] += u64::from(done);
+        if kind == 8 && done {
+            self.cluster.settle(p);
+            let paging = self
+                .cluster
+                .intercept(p, Instruction::Cr0(registers.cr0 | cr0::PG));
+            assert!(paging, "what was possible before");
         }
     }
 
@@ -193,9 +283,17 @@ impl Player {
 
     fn control(&mut self, p: usize) {
         let registers = self.cluster.registers(p);
-        let instruction = match self.r.below(3) {
+        let long = matches!(self.tables.layout, Layout::FourLevel | Layout::FiveLevel);
+        let instruction = match self.r.below(4) {
             0 => Instruction::Cr0(registers.cr0 ^ cr0::WP),
             1 => Instruction::Cr4(registers.cr4 ^ cr4::SMEP),
+            2 if long && registers.cr4 & cr4::PCIDE == 0 => {
+                // PCIDE cannot be set while CR3 has a PCID.
+                let root = registers.cr3 & !0xfff;
+                self.cluster.intercept(p, Instruction::Cr3(root));
+                self.cluster.settle(p);
+                Instruction::Cr4(registers.cr4 | cr4::PCIDE)
+            }
             _ => Instruction::Cr4(registers.cr4 ^ cr4::SMAP),
         };
         self.cluster.intercept(p, instruction);
@@ -226,6 +324,12 @@ fn several_processors_come_to_what_the_manual_permits() {
     println!("{counts:?}");
     // Some 33 of each a program, and fewer of what needs several processors.
     let [some, few] = [1000, 10].map(|usual| usual * count / 30);
+    let least = few * 4;
+    assert!(counts.by.iter().all(|&by| by > least), "{counts:?}");
+    assert_eq!(counts.undecided, 0, "each access is decided");
     assert!(counts.done > some && counts.faults > some, "{counts:?}");
-    assert!(counts.stale > few && counts.waits > 10 * few, "{counts:?}");
+    assert!(
+        2 * counts.stale > few && counts.waits > 10 * few,
+        "{counts:?}"
+    );
 }
