@@ -29,6 +29,7 @@ mod cluster;
 mod history;
 mod memory;
 mod processor;
+mod remembered;
 mod tlb;
 
 pub use board::{Board, BoardMemory, BoardMmu, Doing, Instruction, Outcome};
