@@ -5,6 +5,11 @@
 //!   VMM --- socket --- BackEnd --- Device --- activate --> workers --- queues in the guest's memory
 //! ```
 //!
+//! Behind an IOMMU of the guest's, the VMM hears that a translation is gone when no worker uses what it led to any more; at most ten seconds are
+//! waited for that, and then the connection ends. A worker that asks the VMM itself is not waited for, since that may not answer before:
+//! it looks again, with the answer, whether all leads where it did. So what remains is a driver that unmaps a queue that is served: the queue may be
+//! written where it lay until the worker that asked returns.
+//!
 //! What a disk has in flight is noted in memory that the VMM keeps: should this process be killed, the next one finishes it.
 //!
 //! The VMM is not believed either: each request has its length and its files, queues are checked as a driver's are,

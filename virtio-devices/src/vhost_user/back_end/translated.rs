@@ -67,6 +67,7 @@ impl BackEnd {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::net::Shutdown;
     use std::os::fd::RawFd;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Receiver, Sender, channel};
@@ -143,6 +144,7 @@ mod tests {
         };
         let message = [&header.bytes()[..], message.payload().as_slice()].concat();
         ours.write_all(&message).unwrap();
+        ours.shutdown(Shutdown::Write).unwrap();
         let ended = back_end.run().unwrap_err();
         assert_eq!(
             ended.to_string(),

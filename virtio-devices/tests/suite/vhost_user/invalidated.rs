@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use hvkit_virtio_devices::block::{Block, HostCache, Options};
 use hvkit_virtio_devices::device::{ActivateError, Activation, ActiveQueue, Device};
+use hvkit_virtio_devices::fake::Buffer;
 use hvkit_virtio_devices::fake::Buffer::{Readable, Writable};
 use hvkit_virtio_devices::features::{DeviceType, Features};
 use hvkit_virtio_devices::queue::Position;
@@ -312,16 +313,16 @@ fn what_leads_elsewhere_after_the_answer_fails_the_access() {
     }
 }
 
-const LENGTH: u64 = 0x2_0000;
-const REQUESTS: u16 = 4;
+const LENGTH: u64 = 0x4_0000;
+const WHOLE: Buffer = Writable(AWAY + DATA, LENGTH as u32);
 
 /// A disk's requests, whose buffer is taken away while they are under way: after the acknowledgement nothing comes there any more, and what is
 /// not done fails.
-fn nothing_comes_after_the_acknowledgement(options: impl Fn(&Path) -> Options) {
+fn nothing_comes_after_the_acknowledgement(parts: &[Buffer], options: impl Fn(&Path) -> Options) {
     // Not where other temporary files are: that may be memory.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("disk.img");
-    std::fs::write(&path, pattern(1, LENGTH)).unwrap();
+    std::fs::write(&path, pattern(1, parts.len() as u64 * LENGTH)).unwrap();
     let disk = Block::open(options(&path)).unwrap();
     let (socket, serving) = serve_device(Box::new(disk));
     let mut front = Raw::begin(socket);
@@ -337,23 +338,28 @@ fn nothing_comes_after_the_acknowledgement(options: impl Fn(&Path) -> Options) {
         memory.read_slice(&mut bytes, GuestAddress(DATA)).unwrap();
         bytes
     };
+    let requests = 16 / (parts.len() as u16 + 2);
     for round in 0..60 {
         let all = [AWAY + DATA, LENGTH, update(DATA, DATA, 3)[2], 3 | 2 << 8];
         assert_eq!(front.translation(all), 0);
-        for _ in 0..REQUESTS {
-            queue.ring.submit(&[
-                Readable(AWAY + HEADER, 16),
-                Writable(AWAY + DATA, LENGTH as u32),
-                Writable(AWAY + STATUS, 1),
-            ]);
+        for _ in 0..requests {
+            let ends = [Readable(AWAY + HEADER, 16), Writable(AWAY + STATUS, 1)];
+            queue.ring.submit(&[&ends[..1], parts, &ends[1..]].concat());
         }
         queue.kick.write(1).unwrap();
-        // At another moment each time.
-        std::thread::sleep(Duration::from_micros(10 * round));
+        // When the first of it has come, or at another moment each time.
+        let wait = match round % 2 {
+            0 => PATIENCE,
+            _ => Duration::from_micros(5 * round),
+        };
+        let begun = Instant::now();
+        while memory.read_obj::<u64>(GuestAddress(DATA)).unwrap() == 0 && begun.elapsed() < wait {
+            std::hint::spin_loop();
+        }
         front.tell(invalidate(AWAY + DATA, LENGTH));
         let (mut taken, mut acknowledged) = (0, false);
         let end = Instant::now() + PATIENCE;
-        while taken < REQUESTS || !acknowledged {
+        while taken < requests || !acknowledged {
             assert!(Instant::now() < end, "{taken} {acknowledged}");
             if !acknowledged && readable(&front.socket) {
                 assert_eq!(front.acknowledged(), 0);
@@ -384,13 +390,14 @@ fn readable(socket: &UnixStream) -> bool {
 
 #[test]
 fn a_disk_writes_nothing_after_the_acknowledgement() {
-    nothing_comes_after_the_acknowledgement(|path| Options::new(path));
+    // The same buffer again and again, so that it takes long.
+    nothing_comes_after_the_acknowledgement(&[WHOLE; 14], |path| Options::new(path));
 }
 
 /// What its io_uring moves while no call is made goes where nothing leads any more.
 #[test]
 fn a_disk_with_a_ring_writes_nothing_after_the_acknowledgement() {
-    nothing_comes_after_the_acknowledgement(|path| {
+    nothing_comes_after_the_acknowledgement(&[WHOLE], |path| {
         Options::new(path).with_host_cache(HostCache::Bypassed)
     });
 }
