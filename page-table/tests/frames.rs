@@ -151,10 +151,11 @@ fn a_frame_that_no_entry_can_name_is_refused() {
     }
 }
 
-/// Memory in which somebody else links a table just before we do.
+/// Memory in which somebody else is quicker.
 struct Raced<'a> {
     memory: &'a FakeTables,
-    link: std::cell::Cell<Option<u64>>,
+    /// What is there just before we store, if anybody puts it there, of what we expect.
+    theirs: &'a dyn Fn(u64) -> Option<u64>,
 }
 
 impl ReadEntry for Raced<'_> {
@@ -173,8 +174,8 @@ impl UpdateEntry for Raced<'_> {
         current: u64,
         new: u64,
     ) -> Result<u64, Self::Error> {
-        if let Some(link) = self.link.take() {
-            self.memory.write(at, width, link);
+        if let Some(entry) = (self.theirs)(current) {
+            self.memory.write(at, width, entry);
         }
         self.memory.compare_exchange(at, width, current, new)
     }
@@ -189,15 +190,16 @@ impl OwnEntries for Raced<'_> {
 #[test]
 fn who_loses_the_race_uses_what_the_winner_linked() {
     let memory = FakeTables::new();
+    let link = std::cell::Cell::new(None);
     let raced = Raced {
         memory: &memory,
-        link: None.into(),
+        theirs: &|_| link.take(),
     };
     let mapper = Mapper::new(Eights::tiny(), &raced, &memory).unwrap();
     let mapper = mapper.with_sizes(Sizes::SMALLEST);
     let theirs = memory.allocate().unwrap();
     (0..4).for_each(|i| memory.write(theirs + i * 8, Width::Eight, 0));
-    raced.link.set(Some(theirs | 3));
+    link.set(Some(theirs | 3));
     let filled = mapper.fault_in(0..PAGE, 0x5000, RW).unwrap();
     assert_eq!(filled.added, PAGE);
     assert_eq!(mapper.walk(0).steps()[1].at, Some(theirs));
@@ -207,7 +209,7 @@ fn who_loses_the_race_uses_what_the_winner_linked() {
         "root, theirs, and one leaf table; ours went back"
     );
     // The winner mapped the very page.
-    raced.link.set(Some(0x9001));
+    link.set(Some(0x9001));
     let filled = mapper.fault_in(PAGE..3 * PAGE, 0x9000, R).unwrap();
     assert_eq!(
         (filled.added, filled.same, filled.other),
@@ -221,58 +223,28 @@ fn who_loses_the_race_uses_what_the_winner_linked() {
     );
 }
 
-/// Memory in which somebody else is quicker so many times, and leaves the entry empty.
-struct Restless<'a> {
-    memory: &'a FakeTables,
-    turns: std::cell::Cell<u32>,
-}
-
-impl ReadEntry for Restless<'_> {
-    type Error = std::convert::Infallible;
-
-    fn read(&self, at: u64, width: Width) -> Result<u64, Self::Error> {
-        self.memory.read(at, width)
-    }
-}
-
-impl UpdateEntry for Restless<'_> {
-    fn compare_exchange(
-        &self,
-        at: u64,
-        width: Width,
-        current: u64,
-        new: u64,
-    ) -> Result<u64, Self::Error> {
-        if let Some(left) = self.turns.get().checked_sub(1) {
-            self.turns.set(left);
-            self.memory.write(at, width, current ^ 0x2000);
-        }
-        self.memory.compare_exchange(at, width, current, new)
-    }
-}
-
-impl OwnEntries for Restless<'_> {
-    fn write(&self, at: u64, width: Width, entry: u64) {
-        self.memory.write(at, width, entry);
-    }
-}
-
 #[test]
 fn a_slot_that_does_not_come_to_rest_is_counted_too() {
     let memory = FakeTables::new();
-    let restless = Restless {
+    let turns = std::cell::Cell::new(0u32);
+    // So many times, and then it leaves the entry empty.
+    let again = |current| {
+        turns.set(turns.get().checked_sub(1)?);
+        Some(current ^ 0x2000)
+    };
+    let restless = Raced {
         memory: &memory,
-        turns: 0.into(),
+        theirs: &again,
     };
     let mapper = Mapper::new(Eights::tiny(), &restless, &memory).unwrap();
     mapper.fault_in(3 * PAGE..4 * PAGE, 0x3000, RW).unwrap();
     // 64 turns are as many as it is tried. What is found then is a hole, and is left alone.
-    restless.turns.set(64);
+    turns.set(64);
     let filled = mapper.fault_in(0..2 * PAGE, 0, RW).unwrap();
     let counted = |filled: Filled| (filled.added, filled.same, filled.other);
     assert_eq!(counted(filled), (PAGE, 0, PAGE));
     assert!(mapper.translate(0).is_err() && mapper.translate(PAGE).is_ok());
-    restless.turns.set(63);
+    turns.set(63);
     let filled = mapper.fault_in(0..2 * PAGE, 0, RW).unwrap();
     assert_eq!(counted(filled), (PAGE, PAGE, 0));
 }

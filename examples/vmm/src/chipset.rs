@@ -51,6 +51,7 @@ use crate::pci::{
 use crate::viommu::paravirtual::Paravirtual;
 use crate::viommu::{self, UnitError};
 use hvkit_virtio_devices::device::Device;
+use hvkit_virtio_devices::iommu::EndpointError;
 use hvkit_virtio_devices::transport::mmio::MmioError;
 use hvkit_virtio_devices::transport::pci::{PciError, VirtioPci};
 use hvkit_virtio_devices::worker::{Runner, Threads};
@@ -135,6 +136,9 @@ pub enum ChipsetError {
     /// The remapping unit.
     #[error(transparent)]
     Unit(#[from] UnitError),
+    /// A device behind the virtio-iommu.
+    #[error("virtio-iommu: {0}")]
+    Endpoint(#[from] EndpointError),
     /// A device behind the remapping unit of a machine that has none.
     #[error("no remapping unit for a device to be behind")]
     NoUnit,
@@ -286,6 +290,15 @@ impl Chipset {
     ) -> Result<FunctionAddress, ChipsetError> {
         let at = self.free(place)?;
         let function = self.virtio(at, place, device, memory)?;
+        self.put(at, function)
+    }
+
+    /// Puts a virtio device's function on the bus at `at`, which is said again.
+    fn put<A: GuestAddressSpace + Send + 'static>(
+        &mut self,
+        at: FunctionAddress,
+        function: VirtioPci<A>,
+    ) -> Result<FunctionAddress, ChipsetError> {
         let function = Arc::new(Mutex::new(function));
         self.root().insert(at, function.clone())?;
         self.devices.insert(at, function);

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A member has one call of each source that wants one, then the loop looks at the others: a worker with a full queue keeps nobody waiting for
-//! longer than a call.
+//! longer than a call. A worker that panics takes the loop with it, and all on it: whoever wants less gives each a thread.
 
 use std::io;
 use std::os::fd::RawFd;

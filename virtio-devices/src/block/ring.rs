@@ -326,13 +326,13 @@ impl Drop for Ring {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write as _;
 
     use super::*;
 
     /// A ring, if this host has any, which that of CI must.
-    fn ring(file: &File, size: u32) -> Option<Ring> {
+    pub(in crate::block) fn ring(file: &File, size: u32) -> Option<Ring> {
         let ring = Ring::new(file, size).ok();
         let may_lack = std::env::var_os("CI").is_none();
         assert!(ring.is_some() || may_lack, "this host has no rings");

@@ -118,14 +118,15 @@ impl<'c> Buffers<'c> {
             reach.read(data, address)?;
             return Ok(whole);
         }
-        self.read_pieces(reach, data)
+        self.gather(data, |now, address| reach.read(now, address))
     }
 
+    /// Fills `data` piece by piece, each by `copy` from its address.
     #[inline(never)]
-    fn read_pieces<M: GuestMemory + ?Sized>(
+    fn gather(
         self,
-        reach: &Reach<'_, M>,
         data: &mut [u8],
+        copy: impl Fn(&mut [u8], u64) -> Result<(), GuestMemoryError>,
     ) -> Result<usize, GuestMemoryError> {
         let whole = data.len();
         let mut rest = data;
@@ -134,7 +135,7 @@ impl<'c> Buffers<'c> {
             let Some(now) = rest.split_off_mut(..length).filter(|now| !now.is_empty()) else {
                 break;
             };
-            reach.read(now, piece.address)?;
+            copy(now, piece.address)?;
         }
         Ok(whole.wrapping_sub(rest.len()))
     }
@@ -145,16 +146,7 @@ impl<'c> Buffers<'c> {
         reach: &Reach<'_, M>,
         data: &mut [u8],
     ) -> Result<usize, GuestMemoryError> {
-        let whole = data.len();
-        let mut rest = data;
-        for piece in self.pieces() {
-            let length = rest.len().min(piece.length as usize);
-            let Some(now) = rest.split_off_mut(..length).filter(|now| !now.is_empty()) else {
-                break;
-            };
-            reach.read_back(now, piece.address)?;
-        }
-        Ok(whole.wrapping_sub(rest.len()))
+        self.gather(data, |now, address| reach.read_back(now, address))
     }
 
     /// Copies `data` into guest memory until it is all there or there is no more room; returns how much.

@@ -23,6 +23,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::support::guest::Memory;
 use crate::support::{header, image, memory};
+use crate::worker::Watching;
 use runner::{EventLoop, Member};
 
 #[path = "../../examples/event_loop/runner.rs"]
@@ -310,22 +311,6 @@ fn a_worker_that_is_done_comes_back_by_itself_and_one_that_nobody_holds_ends() {
 #[test]
 fn what_cannot_be_watched_is_an_error_and_so_is_a_loop_that_is_gone() {
     let on_loop = Looping::new();
-    /// A regular file has no readiness.
-    struct Watching(std::fs::File);
-    impl Worker for Watching {
-        fn name(&self) -> String {
-            "watching".into()
-        }
-        fn sources(&self) -> Vec<RawFd> {
-            vec![self.0.as_raw_fd()]
-        }
-        fn positions(&self) -> Vec<(u16, Position)> {
-            Vec::new()
-        }
-        fn ready(&mut self, _index: usize) -> Progress {
-            Progress::Done
-        }
-    }
     let watching = || Box::new(Watching(tempfile::tempfile().unwrap()));
     let mut runner = on_loop.runner();
     let refused = runner.start(watching()).err().expect("started");

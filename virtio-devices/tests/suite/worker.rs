@@ -282,25 +282,27 @@ fn a_thread_that_cannot_be_made_is_an_error() {
     assert_eq!(error.source.kind(), io::ErrorKind::WouldBlock);
 }
 
+/// Watches a regular file, which has no readiness.
+pub(crate) struct Watching(pub(crate) std::fs::File);
+
+impl Worker for Watching {
+    fn name(&self) -> String {
+        "watching".into()
+    }
+    fn sources(&self) -> Vec<RawFd> {
+        vec![self.0.as_raw_fd()]
+    }
+    fn positions(&self) -> Vec<(u16, Position)> {
+        Vec::new()
+    }
+    fn ready(&mut self, _index: usize) -> Progress {
+        Progress::Done
+    }
+}
+
 #[test]
 fn a_source_that_cannot_be_watched_is_an_error() {
-    // A regular file has no readiness.
     let file = tempfile::tempfile().unwrap();
-    struct Watching(std::fs::File);
-    impl Worker for Watching {
-        fn name(&self) -> String {
-            String::new()
-        }
-        fn sources(&self) -> Vec<RawFd> {
-            vec![self.0.as_raw_fd()]
-        }
-        fn positions(&self) -> Vec<(u16, Position)> {
-            Vec::new()
-        }
-        fn ready(&mut self, _index: usize) -> Progress {
-            Progress::Done
-        }
-    }
     assert!(serve(&mut Watching(file), &event()).is_err());
 }
 

@@ -7,7 +7,6 @@ use crate::viommu::MappedMemory;
 use crate::viommu::paravirtual::Paravirtual;
 use hvkit_virtio_devices::device::Device;
 use hvkit_virtio_devices::iommu::{AtBoot, Iommu, Limits};
-use std::sync::{Arc, Mutex};
 
 impl Chipset {
     /// Puts a virtio-iommu on the PCI bus, before the devices that will be behind it: so it is restored before them, too.
@@ -39,7 +38,7 @@ impl Chipset {
     ///
     /// # Errors
     ///
-    /// [`ChipsetError::NoUnit`].
+    /// [`ChipsetError::NoUnit`], [`ChipsetError::Endpoint`].
     pub fn add_mapped_virtio(
         &mut self,
         place: Placement,
@@ -48,15 +47,10 @@ impl Chipset {
     ) -> Result<FunctionAddress, ChipsetError> {
         let at = self.free(place)?;
         let paravirtual = self.paravirtual.as_mut().ok_or(ChipsetError::NoUnit)?;
-        let memory = paravirtual
-            .add(at, memory)
-            .map_err(|_| ChipsetError::NoUnit)?;
+        let memory = paravirtual.add(at, memory)?;
         let function = self.virtio(at, place, device, memory)?;
         // As behind a remapping unit: a table of each request's would be mapped and taken back.
         let function = function.with_access_platform().without_indirect_tables();
-        let function = Arc::new(Mutex::new(function));
-        self.root().insert(at, function.clone())?;
-        self.devices.insert(at, function);
-        Ok(at)
+        self.put(at, function)
     }
 }

@@ -113,10 +113,7 @@ impl Chipset {
         let function = self.virtio(at, place, device, memory)?;
         // A guest's driver would map each request's table, and take it back: a fourth of what a disk's request costs in strict mode.
         let function = function.with_access_platform().without_indirect_tables();
-        let function = Arc::new(Mutex::new(function));
-        self.root().insert(at, function.clone())?;
-        self.devices.insert(at, function);
-        Ok(at)
+        self.put(at, function)
     }
 
     /// The same behind its remapping unit: `table` is the device's in the host, and follows the guest's.

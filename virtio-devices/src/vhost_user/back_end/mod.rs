@@ -22,6 +22,7 @@ pub(super) mod rings;
 mod translated;
 mod translator;
 mod uses;
+mod watched;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

@@ -17,6 +17,7 @@ use vm_memory::iommu::{Error, IotlbIterator, IovaRange};
 use vm_memory::{GuestAddress, Iommu, Iotlb, Permissions};
 
 use super::uses::{self, Gap, Uses};
+use super::watched;
 use crate::patience::end_of;
 use crate::vhost_user::channel::Channel;
 use crate::vhost_user::message::{HEADER, Header, NEED_REPLY, REPLY, VERSION, VERSION_MASK};
@@ -180,7 +181,7 @@ impl Translator {
     /// What `wanted` begins with leads to, from the VMM if need be.
     fn find(&self, wanted: &Range<u64>, access: Permissions) -> Result<Mapped, Unknown> {
         // Without a call it is the connection's own thread, which hears of no change meanwhile.
-        let call = uses::call();
+        let call = watched::call();
         let known = match &call {
             Some(call) => call.find(&self.table().ranges, wanted, access),
             None => uses::look(&self.table().ranges, wanted.start, access),

@@ -22,36 +22,24 @@
 //! (a vsock's) fails one of these if it asks for it while a buffer of those is unmapped.
 //! An UPDATE of what leads elsewhere already is not waited for either: a VMM invalidates first.
 
-use std::cell::RefCell;
 use std::ops::Range;
-use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use vm_memory::Permissions;
 
-use crate::queue::Position;
+use super::watched::Watched;
 use crate::vhost_user::translation::{Mapped, Ranges};
-use crate::worker::{Progress, Worker};
+use crate::worker::Worker;
 
 /// Pins of a call. One more, and it has pinned everything.
 const MOST: usize = 4096;
 /// Pins that are looked at for one that a new one goes on from: those of a request's parts, among which are the same pages again and again.
 const RECENT: usize = 4;
 
-thread_local! {
-    /// The call that this thread is in. It is that of one device: a worker finds nothing in another's memory.
-    static CALL: RefCell<Option<Arc<Use>>> = const { RefCell::new(None) };
-}
-
-/// The call of a worker that the thread is in.
-pub(super) fn call() -> Option<Arc<Use>> {
-    CALL.try_with(|call| call.borrow().clone()).ok().flatten()
-}
-
 /// The workers of a device.
 #[derive(Default)]
-pub(super) struct Uses(Mutex<Vec<Weak<Use>>>);
+pub(super) struct Uses(pub(super) Mutex<Vec<Weak<Use>>>);
 
 /// What one worker uses.
 #[derive(Default)]
@@ -103,7 +91,7 @@ impl Uses {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         uses.retain(|other| other.strong_count() > 0);
         uses.push(Arc::downgrade(&its));
-        Box::new(Watched { worker, its })
+        Box::new(Watched::new(worker, its))
     }
 
     /// Waits until no call uses any of `addresses`, which are forgotten by now; those that ask are told instead. `false`: one does at `end`.
@@ -146,7 +134,7 @@ impl Use {
     }
 
     /// The call has ended.
-    fn end(&self) {
+    pub(super) fn end(&self) {
         let mut state = self.state();
         state.call = state.call.wrapping_add(1);
         state.pins.clear();
@@ -305,77 +293,8 @@ pub(super) fn look(ranges: &Ranges, address: u64, access: Permissions) -> Result
     })
 }
 
-/// A worker whose calls are known.
-struct Watched {
-    worker: Box<dyn Worker>,
-    its: Arc<Use>,
-}
-
-impl Watched {
-    /// Calls it.
-    fn within<T>(&mut self, call: impl FnOnce(&mut dyn Worker) -> T) -> T {
-        let _call = Call::begin(&self.its);
-        call(self.worker.as_mut())
-    }
-}
-
-/// A call that this thread is in, until it is dropped.
-struct Call {
-    its: Arc<Use>,
-    /// What the thread was in before.
-    outer: Option<Arc<Use>>,
-}
-
-impl Call {
-    fn begin(its: &Arc<Use>) -> Self {
-        let outer = CALL.try_with(|call| call.replace(Some(Arc::clone(its))));
-        Self {
-            its: Arc::clone(its),
-            outer: outer.ok().flatten(),
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let outer = self.outer.take();
-        // A thread without that has ended.
-        let _ = CALL.try_with(|call| call.replace(outer));
-        self.its.end();
-    }
-}
-
-impl Worker for Watched {
-    fn name(&self) -> String {
-        self.worker.name()
-    }
-
-    fn sources(&self) -> Vec<RawFd> {
-        self.worker.sources()
-    }
-
-    fn positions(&self) -> Vec<(u16, Position)> {
-        self.worker.positions()
-    }
-
-    fn started(&mut self) {
-        self.within(|worker| worker.started());
-    }
-
-    fn stopping(&mut self) {
-        self.within(|worker| worker.stopping());
-    }
-
-    fn ready(&mut self, index: usize) -> Progress {
-        self.within(|worker| worker.ready(index))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::time::Duration;
-
     use super::*;
 
     const READ: Permissions = Permissions::Read;
@@ -509,86 +428,5 @@ mod tests {
         assert!(again(&holes, 0..0x1800).is_ok());
         // It does not ask any more.
         assert!(is_waited_for(&its, all));
-    }
-
-    /// A worker that finds a page, and says so; and that goes on when it is told, or panics.
-    struct Slow {
-        found: Sender<()>,
-        go: Receiver<()>,
-    }
-
-    impl Worker for Slow {
-        fn name(&self) -> String {
-            "slow".to_owned()
-        }
-        fn sources(&self) -> Vec<RawFd> {
-            vec![-1]
-        }
-        fn positions(&self) -> Vec<(u16, Position)> {
-            vec![(7, Position::default())]
-        }
-        fn started(&mut self) {
-            self.ready(0);
-        }
-        fn stopping(&mut self) {
-            self.ready(0);
-        }
-        fn ready(&mut self, _index: usize) -> Progress {
-            let ranges = led(&[(0x1000..0x2000, 0)]);
-            let its = call().expect("in no call");
-            assert!(found(&its, &ranges, 0x1000..0x2000, READ));
-            let _ = self.found.send(());
-            self.go.recv().unwrap();
-            Progress::Done
-        }
-    }
-
-    fn slow() -> (Slow, Receiver<()>, Sender<()>) {
-        let ((found, has_found), (go, goes)) = (channel(), channel());
-        (Slow { found, go: goes }, has_found, go)
-    }
-
-    #[test]
-    fn each_call_is_known_and_ends_however_it_ends() {
-        let long = Duration::from_secs(60);
-        let page = 0x1fff..0x2000;
-        type Made = fn(&mut dyn Worker);
-        let calls: [Made; 3] = [
-            |worker| worker.started(),
-            |worker| assert_eq!(worker.ready(0), Progress::Done),
-            |worker| worker.stopping(),
-        ];
-        for made in calls {
-            for panics in [false, true] {
-                let uses = Uses::default();
-                let (slow, has_found, go) = slow();
-                let mut worker = uses.watch(Box::new(slow));
-                assert_eq!(worker.name(), "slow");
-                assert_eq!(worker.sources(), [-1]);
-                assert_eq!(worker.positions(), [(7, Position::default())]);
-                let thread = std::thread::spawn(move || {
-                    assert!(call().is_none());
-                    made(worker.as_mut());
-                    assert!(call().is_none());
-                    worker
-                });
-                has_found.recv_timeout(long).unwrap();
-                assert!(!uses.wait(&page, Instant::now()));
-                assert!(uses.wait(&(0x2000..0x3000), Instant::now()));
-                std::thread::scope(|scope| {
-                    let waiting = scope.spawn(|| uses.wait(&page, Instant::now() + long));
-                    match panics {
-                        true => drop(go),
-                        false => go.send(()).unwrap(),
-                    }
-                    assert!(waiting.join().unwrap());
-                });
-                assert_eq!(thread.join().is_err(), panics);
-                assert!(call().is_none());
-                // It is gone, and not kept.
-                let _other = uses.watch(Box::new(self::slow().0));
-                assert_eq!(uses.0.lock().unwrap().len(), 1);
-            }
-        }
     }
 }

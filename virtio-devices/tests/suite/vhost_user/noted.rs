@@ -44,6 +44,16 @@ impl Front {
         Self::at(socket, memory, ring)
     }
 
+    /// Gives it these notes of queue 0, and returns the file that they are in.
+    fn give(&mut self, area: &[u8]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(area, 0).unwrap();
+        let told = VhostUserInflight::new(AREA, 0, 1, SIZE);
+        let given = self.front.set_inflight_fd(&told, file.as_raw_fd());
+        given.unwrap();
+        file
+    }
+
     fn at(socket: UnixStream, memory: Memory, ring: Ring) -> Self {
         let mut front = Frontend::from_stream(socket, 2);
         front.get_features().unwrap();
@@ -208,13 +218,7 @@ fn a_disk_of_ours_finishes_what_another_process_has_begun() {
         area[at] = 1;
         area[at + 8] = counter;
     }
-    let file = tempfile::tempfile().unwrap();
-    file.write_all_at(&area, 0).unwrap();
-    let told = VhostUserInflight::new(AREA, 0, 1, SIZE);
-    front
-        .front
-        .set_inflight_fd(&told, file.as_raw_fd())
-        .unwrap();
+    let file = front.give(&area);
     front.start(1);
     let order = [0; 3].map(|_| front.used().head);
     assert_eq!(order, [heads[2], heads[0], heads[3]].map(u32::from));
@@ -329,13 +333,7 @@ fn a_worker_that_is_gone_finishes_nothing() {
         area[at..at + 2].copy_from_slice(&word.to_ne_bytes());
     }
     area[16 + 16 * usize::from(head)] = 1;
-    let file = tempfile::tempfile().unwrap();
-    file.write_all_at(&area, 0).unwrap();
-    let told = VhostUserInflight::new(AREA, 0, 1, SIZE);
-    front
-        .front
-        .set_inflight_fd(&told, file.as_raw_fd())
-        .unwrap();
+    let file = front.give(&area);
     front.start(0);
     let before = Instant::now();
     assert!(front.front.get_vring_base(0).is_err());
