@@ -16,6 +16,7 @@
 //! and the first request that makes no sense ends the connection. It can end this process all the same, by making the
 //! memory that it shares shorter.
 
+mod error;
 mod in_flight;
 mod memory;
 pub(super) mod rings;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{GuestMemoryMmap, IommuMemory};
 
+pub use self::error::ServeError;
 use self::in_flight::Noted;
 use self::memory::Given;
 pub use self::rings::event;
@@ -69,23 +71,6 @@ const NOTING: Protocol = OFFERED.union(Protocol::INFLIGHT_SHMFD);
 const SET_CONFIG: Request = Request(25);
 /// In the payload of SET_VRING_KICK and its like: there is no file.
 pub(super) const NO_FILE: u64 = 1 << 8;
-
-/// Why a device is not served any more.
-#[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The connection.
-    #[error("cannot hear or answer the VMM: {0}")]
-    Connection(#[from] io::Error),
-    /// The VMM asked for what cannot be.
-    #[error("the VMM's {asked} of {length} bytes makes no sense")]
-    Request {
-        /// What it asked.
-        asked: Request,
-        /// Bytes of its payload.
-        length: u32,
-    },
-}
 
 /// A device that is served to one VMM.
 pub struct BackEnd {
